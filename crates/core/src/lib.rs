@@ -1,0 +1,27 @@
+//! The native core of threadlets: what the path of every request runs through.
+//!
+//! It knows nothing of Python. A request, a timer's value, and a source's owner are type
+//! parameters here; the bindings crate fills them in with Python objects.
+//!
+//! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`poller`] and
+//! [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
+//! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns).
+
+pub mod clock;
+pub mod dispatcher;
+pub mod error;
+pub mod op;
+pub mod poller;
+pub mod sources;
+pub mod stream;
+pub mod timers;
+pub mod watch;
+pub mod write_queue;
+
+pub use dispatcher::Dispatcher;
+pub use error::{Error, Result};
+pub use poller::{Interest, Poller, Readiness};
+pub use sources::{SourceKey, Sources};
+pub use stream::Stream;
+pub use timers::{TimerKey, Timers};
+pub use write_queue::WriteQueue;

@@ -1,0 +1,247 @@
+//! Readiness: an edge-triggered poller (mio: epoll or kqueue) that any thread may wait on.
+//!
+//! Waiting and delivering are two steps. [`Poller::wait`] blocks and touches nothing else, so it
+//! runs without Python's lock; [`Poller::deliver`] hands out what came. Edges suit what is tried
+//! first anyway: a descriptor is registered once, for both directions, and a system call more is
+//! needed only by who wants levels ([`Poller::modify`] reports a readiness that still holds).
+
+use std::io;
+use std::ops::BitOr;
+use std::os::fd::RawFd;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Poll, Registry, Token, Waker};
+
+use crate::error::{Error, Result};
+use crate::sources::SourceKey;
+
+const EVENTS_MAX: usize = 1024;
+const WAKER: Token = Token(usize::MAX);
+
+/// The directions in which a source wants to be told of readiness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest {
+    /// Tell when there is something to read.
+    pub readable: bool,
+    /// Tell when there is room to write.
+    pub writable: bool,
+}
+
+impl Interest {
+    /// Both directions.
+    pub const BOTH: Self = Self { readable: true, writable: true };
+    /// Reading alone.
+    pub const READABLE: Self = Self { readable: true, writable: false };
+    /// Neither direction.
+    pub const NONE: Self = Self { readable: false, writable: false };
+
+    /// Whether every direction of `other` is in here.
+    pub fn contains(self, other: Self) -> bool {
+        self | other == self
+    }
+
+    fn to_mio(self) -> Option<mio::Interest> {
+        match (self.readable, self.writable) {
+            (true, true) => Some(mio::Interest::READABLE | mio::Interest::WRITABLE),
+            (true, false) => Some(mio::Interest::READABLE),
+            (false, true) => Some(mio::Interest::WRITABLE),
+            (false, false) => None,
+        }
+    }
+}
+
+impl BitOr for Interest {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self {
+            readable: self.readable || other.readable,
+            writable: self.writable || other.writable,
+        }
+    }
+}
+
+/// What a source has become ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness {
+    /// There is something to read: data, an end, or an error.
+    pub readable: bool,
+    /// There is room to write, or an error to be told by writing.
+    pub writable: bool,
+    /// The reading half has ended: a read that comes up short is not the last one.
+    pub read_closed: bool,
+}
+
+impl Readiness {
+    /// Something to read, without news of an end.
+    pub const READABLE: Self = Self { readable: true, writable: false, read_closed: false };
+}
+
+/// Waits until registered descriptors are ready, or until somebody wakes it.
+#[derive(Debug)]
+pub struct Poller {
+    registry: Registry,
+    waker: Waker,
+    // Held by whoever has the dispatcher role; never contended.
+    waiting: Mutex<(Poll, Events)>,
+}
+
+impl Poller {
+    /// A poller with nothing registered.
+    pub fn new() -> Result<Self> {
+        let error = |error: io::Error| Error::from_io("epoll_create", &error);
+        let poll = Poll::new().map_err(error)?;
+        let registry = poll.registry().try_clone().map_err(error)?;
+        let waker = Waker::new(&registry, WAKER).map_err(error)?;
+        let waiting = Mutex::new((poll, Events::with_capacity(EVENTS_MAX)));
+        Ok(Self { registry, waker, waiting })
+    }
+
+    /// Begin to report the readiness of `fd`; whatever it is ready for now is reported too.
+    ///
+    /// A descriptor that is registered already (its number was closed behind our back and a
+    /// duplicate kept the file open) changes over to the new key.
+    pub fn register(&self, fd: RawFd, key: SourceKey, interest: Interest) -> Result<()> {
+        let Some(interest) = interest.to_mio() else { return Ok(()) };
+        let token = Token(key.to_bits());
+        match self.registry.register(&mut SourceFd(&fd), token, interest) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.registry.reregister(&mut SourceFd(&fd), token, interest)
+            }
+            result => result,
+        }
+        .map_err(|error| Error::from_io("epoll_ctl", &error))
+    }
+
+    /// Change what is reported of a registered `fd`, and report anew what it is ready for now.
+    ///
+    /// A descriptor that the kernel forgot (it was closed and its number opened again) is
+    /// registered afresh.
+    pub fn modify(&self, fd: RawFd, key: SourceKey, interest: Interest) -> Result<()> {
+        let Some(interest) = interest.to_mio() else { return self.deregister(fd) };
+        let token = Token(key.to_bits());
+        match self.registry.reregister(&mut SourceFd(&fd), token, interest) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.registry.register(&mut SourceFd(&fd), token, interest)
+            }
+            result => result,
+        }
+        .map_err(|error| Error::from_io("epoll_ctl", &error))
+    }
+
+    /// Stop reporting `fd`. Descriptors that were closed before are forgotten already.
+    pub fn deregister(&self, fd: RawFd) -> Result<()> {
+        match self.registry.deregister(&mut SourceFd(&fd)) {
+            Err(error) if !is_gone(&error) => Err(Error::from_io("epoll_ctl", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Make the present or the next wait return at once. Any thread may call it.
+    pub fn wake(&self) -> Result<()> {
+        self.waker.wake().map_err(|error| Error::from_io("eventfd_write", &error))
+    }
+
+    /// Wait for events, at most for `patience` (`None`: for ever). A signal ends it early.
+    pub fn wait(&self, patience: Option<Duration>) -> Result<()> {
+        let mut waiting = self.waiting.lock().expect("no wait panics");
+        let (poll, events) = &mut *waiting;
+        match poll.poll(events, patience) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                Err(Error::from_io("epoll_wait", &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Hand out the events of the last wait.
+    pub fn deliver(&self, mut take: impl FnMut(SourceKey, Readiness)) {
+        let mut waiting = self.waiting.lock().expect("no delivery panics");
+        let (_, events) = &mut *waiting;
+        for event in events.iter().filter(|event| event.token() != WAKER) {
+            let read_closed = event.is_read_closed() || event.is_error();
+            let readiness = Readiness {
+                readable: event.is_readable() || read_closed,
+                writable: event.is_writable() || event.is_write_closed() || event.is_error(),
+                read_closed,
+            };
+            take(SourceKey::from_bits(event.token().0), readiness);
+        }
+        events.clear();
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    // ENOENT: not registered; EBADF: closed.
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::Sources;
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    fn events(poller: &Poller) -> Vec<(SourceKey, Readiness)> {
+        let mut events = Vec::new();
+        poller.wait(Some(Duration::ZERO)).unwrap();
+        poller.deliver(|key, readiness| events.push((key, readiness)));
+        events
+    }
+
+    #[test]
+    fn an_edge_is_reported_once_and_modify_reports_the_level() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let poller = Poller::new().unwrap();
+        let key = Sources::default().insert(());
+        poller.register(ours.as_raw_fd(), key, Interest::READABLE).unwrap();
+        assert_eq!(0, events(&poller).len());
+
+        theirs.write_all(b"data").unwrap();
+        assert_eq!(vec![(key, Readiness::READABLE)], events(&poller));
+        assert_eq!(0, events(&poller).len());
+
+        poller.modify(ours.as_raw_fd(), key, Interest::READABLE).unwrap();
+        assert_eq!(1, events(&poller).len());
+        ours.read_exact(&mut [0; 4]).unwrap();
+        poller.modify(ours.as_raw_fd(), key, Interest::READABLE).unwrap();
+        assert_eq!(0, events(&poller).len());
+    }
+
+    #[test]
+    fn an_end_is_reported_as_readable_and_closed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let poller = Poller::new().unwrap();
+        let key = Sources::default().insert(());
+        poller.register(ours.as_raw_fd(), key, Interest::READABLE).unwrap();
+        drop(theirs);
+        let (_, readiness) = events(&poller)[0];
+        assert!(readiness.readable && readiness.read_closed);
+    }
+
+    #[test]
+    fn a_wake_from_another_thread_ends_the_wait() {
+        let poller = Poller::new().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| poller.wake().unwrap());
+            poller.wait(None).unwrap();
+        });
+        let mut n_events = 0;
+        poller.deliver(|_, _| n_events += 1);
+        assert_eq!(0, n_events);
+    }
+
+    #[test]
+    fn a_closed_descriptor_can_be_deregistered() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let poller = Poller::new().unwrap();
+        let fd = ours.as_raw_fd();
+        poller.register(fd, Sources::default().insert(()), Interest::BOTH).unwrap();
+        drop(ours);
+        poller.deregister(fd).unwrap();
+    }
+}

@@ -1,0 +1,99 @@
+//! Sources: who is told when a descriptor becomes ready.
+//!
+//! A key carries the generation of its slot, so that an event that was already on its way when
+//! its source went away finds nobody, rather than the slot's next owner.
+
+use slab::Slab;
+
+/// Names one source of readiness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceKey(u64);
+
+impl SourceKey {
+    fn new(slot: usize, generation: u32) -> Self {
+        Self((u64::from(generation) << 32) | slot as u64)
+    }
+
+    fn slot(self) -> usize {
+        (self.0 & u64::from(u32::MAX)) as usize
+    }
+
+    fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The key as the poller carries it.
+    pub(crate) fn to_bits(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The key that [`SourceKey::to_bits`] gave.
+    pub(crate) fn from_bits(bits: usize) -> Self {
+        Self(bits as u64)
+    }
+}
+
+/// The sources registered with one poller, each with an owner of type `S`.
+#[derive(Debug)]
+pub struct Sources<S> {
+    slots: Slab<(u32, S)>,
+    generation: u32,
+}
+
+impl<S> Default for Sources<S> {
+    fn default() -> Self {
+        Self { slots: Slab::new(), generation: 0 }
+    }
+}
+
+impl<S> Sources<S> {
+    /// Add a source and give it a key that no other source has had.
+    pub fn insert(&mut self, owner: S) -> SourceKey {
+        // The generation's top bit stays clear: the poller keeps the largest key for itself.
+        self.generation = (self.generation + 1) & (u32::MAX >> 1);
+        SourceKey::new(self.slots.insert((self.generation, owner)), self.generation)
+    }
+
+    /// The owner of a source, unless it went away.
+    pub fn get(&self, key: SourceKey) -> Option<&S> {
+        let (generation, owner) = self.slots.get(key.slot())?;
+        (*generation == key.generation()).then_some(owner)
+    }
+
+    /// Forget a source and give its owner back.
+    pub fn remove(&mut self, key: SourceKey) -> Option<S> {
+        self.get(key)?;
+        Some(self.slots.remove(key.slot()).1)
+    }
+
+    /// How many sources there are.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are no sources.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The owners of all sources.
+    pub fn owners(&self) -> impl Iterator<Item = &S> {
+        self.slots.iter().map(|(_, (_, owner))| owner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_event_does_not_reach_the_slots_next_owner() {
+        let mut sources = Sources::default();
+        let first = sources.insert("first");
+        assert_eq!(Some("first"), sources.remove(first));
+        let second = sources.insert("second");
+        assert_eq!(None, sources.get(first));
+        assert_eq!(None, sources.remove(first));
+        assert_eq!(Some(&"second"), sources.get(SourceKey::from_bits(second.to_bits())));
+    }
+}

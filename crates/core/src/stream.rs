@@ -1,0 +1,307 @@
+//! A connected stream socket: what is sent, what is received, and how it ends.
+//!
+//! A stream decides; it calls nobody. Each method makes at most one system call and says what
+//! its owner has to do: pass data on, ask for less, report the end. It knows nothing of the
+//! poller: it is told when to try again.
+
+use crate::error::Result;
+use crate::op::{self, SocketFd};
+use crate::write_queue::WriteQueue;
+
+/// The most that is unsent before the owner is asked to pause, unless it sets a limit of its own.
+const HIGH_WATER_BYTES: usize = 64 * 1024;
+
+/// What a receive brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes; `more` when there may be more to receive at once.
+    Data {
+        /// How many bytes of the buffer were filled.
+        n_bytes: usize,
+        /// The buffer was filled to its end.
+        more: bool,
+    },
+    /// The peer has ended its half.
+    End,
+    /// Nothing yet.
+    Nothing,
+}
+
+/// The state of one connection; `C` owns or shares the bytes of one unsent chunk.
+#[derive(Debug)]
+pub struct Stream<C> {
+    fd: SocketFd,
+    unsent: WriteQueue<C>,
+    low_water_bytes: usize,
+    high_water_bytes: usize,
+    /// Its owner wants data. Never set while closing.
+    reading: bool,
+    /// Its owner was asked to write no more for now.
+    writes_paused: bool,
+    /// Nothing is to be written after what is unsent.
+    writing_ended: bool,
+    /// No more is received, and the connection ends when everything is sent.
+    closing: bool,
+    /// The connection is over; its owner is being told. Implies `closing`, and nothing unsent.
+    over: bool,
+}
+
+impl<C: AsRef<[u8]>> Stream<C> {
+    /// A stream on a connected, non-blocking socket; reading starts with [`Stream::resume`].
+    pub fn new(fd: SocketFd) -> Self {
+        Self {
+            fd,
+            unsent: WriteQueue::default(),
+            low_water_bytes: HIGH_WATER_BYTES / 4,
+            high_water_bytes: HIGH_WATER_BYTES,
+            reading: false,
+            writes_paused: false,
+            writing_ended: false,
+            closing: false,
+            over: false,
+        }
+    }
+
+    /// The socket.
+    pub fn fd(&self) -> SocketFd {
+        self.fd
+    }
+
+    /// Whether the owner wants data.
+    pub fn is_reading(&self) -> bool {
+        self.reading
+    }
+
+    /// Whether the connection is closing or over.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Whether the connection is over.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether the writing half was ended.
+    pub fn is_writing_ended(&self) -> bool {
+        self.writing_ended
+    }
+
+    /// How many bytes are yet to be sent.
+    pub fn n_unsent(&self) -> usize {
+        self.unsent.n_bytes()
+    }
+
+    /// Receive nothing until [`Stream::resume`]; false when that was so already.
+    pub fn pause(&mut self) -> bool {
+        std::mem::replace(&mut self.reading, false)
+    }
+
+    /// Receive again; false when that was so already, or when the stream is closing.
+    pub fn resume(&mut self) -> bool {
+        let resumes = !self.reading && !self.closing;
+        self.reading |= resumes;
+        resumes
+    }
+
+    /// Receive into `buffer`.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Received> {
+        Ok(match op::recv(self.fd, buffer)? {
+            None => Received::Nothing,
+            Some(0) => Received::End,
+            Some(n_bytes) => Received::Data { n_bytes, more: n_bytes == buffer.len() },
+        })
+    }
+
+    /// Send as much of `data` as there is room for now; the result is a count of bytes.
+    ///
+    /// Zero while older bytes are unsent: bytes leave in order. What was not sent is the
+    /// owner's to [`Stream::queue`].
+    pub fn send(&mut self, data: &[u8]) -> Result<usize> {
+        if !self.unsent.is_empty() {
+            return Ok(0);
+        }
+        Ok(op::send(self.fd, data)?.unwrap_or(0))
+    }
+
+    /// Keep a chunk, of which `n_sent` bytes are sent already, until there is room for it.
+    pub fn queue(&mut self, chunk: C, n_sent: usize) {
+        self.unsent.push(chunk, n_sent);
+    }
+
+    /// Send what is unsent, as far as there is room; true when nothing is left.
+    pub fn flush(&mut self) -> Result<bool> {
+        while !self.unsent.is_empty() {
+            let fd = self.fd;
+            let n_unsent = self.unsent.n_bytes();
+            match self.unsent.send_with(|slices| op::send_vectored(fd, slices))? {
+                Some(n_sent) if n_sent > 0 => debug_assert!(self.unsent.n_bytes() < n_unsent),
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Set the water marks, in bytes, between which the owner's writing is paused and resumed.
+    pub fn set_limits(&mut self, low_water_bytes: usize, high_water_bytes: usize) {
+        self.low_water_bytes = low_water_bytes;
+        self.high_water_bytes = high_water_bytes;
+    }
+
+    /// The water marks: low, high.
+    pub fn limits(&self) -> (usize, usize) {
+        (self.low_water_bytes, self.high_water_bytes)
+    }
+
+    /// Whether the owner is to be asked now to write no more: true once for each time that the
+    /// unsent bytes pass the high-water mark.
+    pub fn must_pause_writes(&mut self) -> bool {
+        let pauses = !self.writes_paused && self.unsent.n_bytes() > self.high_water_bytes;
+        self.writes_paused |= pauses;
+        pauses
+    }
+
+    /// Whether the owner may be told now to write again: true once for each pause.
+    pub fn may_resume_writes(&mut self) -> bool {
+        let resumes = self.writes_paused && self.unsent.n_bytes() <= self.low_water_bytes;
+        self.writes_paused &= !resumes;
+        resumes
+    }
+
+    /// End the writing half once everything is sent.
+    pub fn end_writing(&mut self) -> Result<()> {
+        if self.writing_ended || self.closing {
+            return Ok(());
+        }
+        self.writing_ended = true;
+        if self.unsent.is_empty() { op::shutdown_write(self.fd) } else { Ok(()) }
+    }
+
+    /// Close once everything is sent; true when that is now, and the owner is to be told.
+    pub fn close(&mut self) -> bool {
+        if self.closing {
+            return false;
+        }
+        self.closing = true;
+        self.reading = false;
+        self.over = self.unsent.is_empty();
+        self.over
+    }
+
+    /// Close now and give back what was unsent; `None` when the connection was over already.
+    pub fn abort(&mut self) -> Option<WriteQueue<C>> {
+        if self.over {
+            return None;
+        }
+        self.closing = true;
+        self.reading = false;
+        self.over = true;
+        Some(std::mem::take(&mut self.unsent))
+    }
+
+    /// Whether a flush that left nothing ends a closing connection; its owner is to be told.
+    pub fn ends_drained(&mut self) -> bool {
+        let ends = self.closing && !self.over && self.unsent.is_empty();
+        self.over |= ends;
+        ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    fn pair() -> (UnixStream, UnixStream, Stream<Vec<u8>>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stream = Stream::new(SocketFd::new(ours.as_raw_fd()));
+        (ours, theirs, stream)
+    }
+
+    /// Fill the socket until it takes no more; returns how many bytes it took.
+    fn fill(stream: &mut Stream<Vec<u8>>) -> usize {
+        let data = vec![7; 4 << 20];
+        let mut n_sent = 0;
+        loop {
+            match stream.send(&data).unwrap() {
+                0 => return n_sent,
+                n => n_sent += n,
+            }
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_sent_by_a_later_flush() {
+        let (_ours, mut theirs, mut stream) = pair();
+        let n_sent = fill(&mut stream);
+        stream.queue(b"tail".to_vec(), 0);
+        assert_eq!(Ok(false), stream.flush());
+        theirs.read_exact(&mut vec![0; n_sent]).unwrap();
+        assert_eq!(Ok(true), stream.flush());
+        let mut tail = [0; 4];
+        theirs.read_exact(&mut tail).unwrap();
+        assert_eq!(b"tail", &tail);
+    }
+
+    #[test]
+    fn writers_are_paused_once_above_the_high_and_resumed_once_below_the_low_mark() {
+        let (_ours, mut theirs, mut stream) = pair();
+        let n_sent = fill(&mut stream);
+        stream.set_limits(10, 100);
+        stream.queue(vec![0; 100], 0);
+        assert!(!stream.must_pause_writes());
+        stream.queue(vec![0; 1], 0);
+        assert_eq!((true, false), (stream.must_pause_writes(), stream.must_pause_writes()));
+        assert!(!stream.may_resume_writes());
+        theirs.read_exact(&mut vec![0; n_sent]).unwrap();
+        stream.flush().unwrap();
+        assert_eq!((true, false), (stream.may_resume_writes(), stream.may_resume_writes()));
+    }
+
+    #[test]
+    fn a_closing_stream_ends_when_it_has_sent_everything() {
+        let (_ours, mut theirs, mut stream) = pair();
+        let n_sent = fill(&mut stream);
+        stream.queue(b"tail".to_vec(), 0);
+        assert!(!stream.close());
+        assert!(!stream.ends_drained());
+        theirs.read_exact(&mut vec![0; n_sent]).unwrap();
+        stream.flush().unwrap();
+        assert_eq!((true, false), (stream.ends_drained(), stream.ends_drained()));
+    }
+
+    #[test]
+    fn an_aborted_stream_drops_what_it_had_not_sent() {
+        let (_ours, _theirs, mut stream) = pair();
+        fill(&mut stream);
+        stream.queue(b"tail".to_vec(), 0);
+        stream.close();
+        let unsent = stream.abort().expect("the connection was not over");
+        assert_eq!((4, 0), (unsent.n_bytes(), stream.n_unsent()));
+        assert!(stream.abort().is_none());
+    }
+
+    #[test]
+    fn a_receive_tells_data_end_and_nothing_apart() {
+        let (_ours, mut theirs, mut stream) = pair();
+        let mut buffer = [0; 4];
+        assert_eq!(Ok(Received::Nothing), stream.receive(&mut buffer));
+        theirs.write_all(b"abcdef").unwrap();
+        assert_eq!(Ok(Received::Data { n_bytes: 4, more: true }), stream.receive(&mut buffer));
+        assert_eq!(Ok(Received::Data { n_bytes: 2, more: false }), stream.receive(&mut buffer));
+        drop(theirs);
+        assert_eq!(Ok(Received::End), stream.receive(&mut buffer));
+    }
+
+    #[test]
+    fn a_closing_stream_does_not_read_again() {
+        let (_ours, _theirs, mut stream) = pair();
+        assert!(stream.resume());
+        assert!(stream.close());
+        assert!(!stream.resume());
+        assert!(!stream.is_reading());
+    }
+}
