@@ -24,6 +24,11 @@ impl Error {
         Self { operation, errno }
     }
 
+    /// The error of an operation on a descriptor that was closed.
+    pub fn bad_descriptor(operation: &'static str) -> Self {
+        Self::new(operation, Errno::BADF)
+    }
+
     /// An error of `operation` for the reason found in a standard library error.
     pub fn from_io(operation: &'static str, error: &std::io::Error) -> Self {
         let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);

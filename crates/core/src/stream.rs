@@ -34,8 +34,10 @@ pub struct Stream<C> {
     unsent: WriteQueue<C>,
     low_water_bytes: usize,
     high_water_bytes: usize,
-    /// Its owner wants data. Never set while closing.
+    /// Its owner wants data. Never set while closing, nor after the peer's end.
     reading: bool,
+    /// The peer has ended its half.
+    reading_ended: bool,
     /// Its owner was asked to write no more for now.
     writes_paused: bool,
     /// Nothing is to be written after what is unsent.
@@ -47,14 +49,15 @@ pub struct Stream<C> {
 }
 
 impl<C: AsRef<[u8]>> Stream<C> {
-    /// A stream on a connected, non-blocking socket; reading starts with [`Stream::resume`].
+    /// A stream on a connected, non-blocking socket, whose owner wants data.
     pub fn new(fd: SocketFd) -> Self {
         Self {
             fd,
             unsent: WriteQueue::default(),
             low_water_bytes: HIGH_WATER_BYTES / 4,
             high_water_bytes: HIGH_WATER_BYTES,
-            reading: false,
+            reading: true,
+            reading_ended: false,
             writes_paused: false,
             writing_ended: false,
             closing: false,
@@ -97,9 +100,9 @@ impl<C: AsRef<[u8]>> Stream<C> {
         std::mem::replace(&mut self.reading, false)
     }
 
-    /// Receive again; false when that was so already, or when the stream is closing.
+    /// Receive again; false when that was so already, or when nothing more can come.
     pub fn resume(&mut self) -> bool {
-        let resumes = !self.reading && !self.closing;
+        let resumes = !self.reading && !self.reading_ended && !self.closing;
         self.reading |= resumes;
         resumes
     }
@@ -108,7 +111,11 @@ impl<C: AsRef<[u8]>> Stream<C> {
     pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Received> {
         Ok(match op::recv(self.fd, buffer)? {
             None => Received::Nothing,
-            Some(0) => Received::End,
+            Some(0) => {
+                self.reading = false;
+                self.reading_ended = true;
+                Received::End
+            }
             Some(n_bytes) => Received::Data { n_bytes, more: n_bytes == buffer.len() },
         })
     }
@@ -294,12 +301,13 @@ mod tests {
         assert_eq!(Ok(Received::Data { n_bytes: 2, more: false }), stream.receive(&mut buffer));
         drop(theirs);
         assert_eq!(Ok(Received::End), stream.receive(&mut buffer));
+        assert!(!stream.resume());
     }
 
     #[test]
     fn a_closing_stream_does_not_read_again() {
         let (_ours, _theirs, mut stream) = pair();
-        assert!(stream.resume());
+        assert_eq!((true, true), (stream.pause(), stream.resume()));
         assert!(stream.close());
         assert!(!stream.resume());
         assert!(!stream.is_reading());

@@ -1,0 +1,72 @@
+//! Accepting connections: in bursts, until no more are waiting.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use pyo3::PyTraverseError;
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use threadlets_core::op::{self, SocketFd};
+
+use crate::callback::{current_context, in_context};
+use crate::dispatcher::Dispatcher;
+use crate::error::to_python;
+use crate::request::Request;
+
+/// How many connections are accepted before other requests get their turn.
+const ACCEPT_BURST_MAX: usize = 256;
+
+/// A listening socket and whom to tell of its connections.
+#[pyclass(frozen, module = "threadlets._core")]
+#[derive(Debug)]
+pub struct Acceptor {
+    fd: SocketFd,
+    on_connection: Py<PyAny>,
+    on_error: Py<PyAny>,
+    /// The context in which the server was started; its connections are made in it.
+    context: Py<PyAny>,
+    retired: AtomicBool,
+}
+
+impl Acceptor {
+    pub(crate) fn new(
+        py: Python<'_>,
+        fd: i32,
+        on_connection: Py<PyAny>,
+        on_error: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let context = current_context(py)?.unbind();
+        let retired = AtomicBool::new(false);
+        Ok(Self { fd: SocketFd::new(fd), on_connection, on_error, context, retired })
+    }
+
+    /// Accept no more; its descriptor is about to be closed.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+}
+
+#[pymethods]
+impl Acceptor {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.on_connection)?;
+        visit.call(&self.on_error)?;
+        visit.call(&self.context)
+    }
+}
+
+/// Accept what is waiting, at most one burst of it; the rest is queued behind other requests.
+pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Acceptor>) -> PyResult<()> {
+    let py = slf.py();
+    let this = slf.get();
+    for _ in 0..ACCEPT_BURST_MAX {
+        if this.retired.load(Relaxed) {
+            return Ok(());
+        }
+        match op::accept(this.fd) {
+            Ok(Some(fd)) => in_context(py, &this.context, || this.on_connection.call1(py, (fd,)))?,
+            Ok(None) => return Ok(()),
+            Err(error) => return this.on_error.call1(py, (to_python(error),)).map(drop),
+        };
+    }
+    dispatcher.get().submit(py, Request::Accept(slf.clone().unbind()))
+}

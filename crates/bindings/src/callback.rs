@@ -1,0 +1,275 @@
+//! Handles: a callback that waits for its burst, and can be cancelled until then.
+//!
+//! A handle gives up its callback when it runs or is cancelled, so it never keeps a cycle alive
+//! and needs no tracking by the collector. Callbacks still queued are traversed by the
+//! dispatcher that queues them.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use pyo3::{PyTraverseError, ffi};
+use threadlets_core::TimerKey;
+
+use crate::dispatcher::Dispatcher;
+use crate::gil_cell::GilCell;
+
+/// What a handle runs.
+#[derive(Debug)]
+pub(crate) struct Callback {
+    pub(crate) callable: Py<PyAny>,
+    pub(crate) args: Py<PyTuple>,
+    pub(crate) context: Py<PyAny>,
+}
+
+impl Callback {
+    /// A callback that runs in `context`, or in a copy of the present one.
+    pub(crate) fn new(
+        callable: Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        context: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let context = match context {
+            Some(context) => context,
+            None => current_context(callable.py())?,
+        };
+        Ok(Self { callable: callable.unbind(), args: args.unbind(), context: context.unbind() })
+    }
+
+    /// Run the callback in its context.
+    pub(crate) fn run(&self, py: Python<'_>) -> PyResult<()> {
+        in_context(py, &self.context, || self.callable.bind(py).call1(self.args.bind(py)).map(drop))
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.callable)?;
+        visit.call(&self.args)?;
+        visit.call(&self.context)
+    }
+
+    fn describe(&self, py: Python<'_>) -> PyResult<String> {
+        py.import("asyncio.format_helpers")?
+            .call_method1("_format_callback_source", (&self.callable, &self.args))?
+            .extract()
+    }
+}
+
+/// A copy of the current context, as `contextvars.copy_context()` gives.
+pub(crate) fn current_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()) }
+}
+
+/// Run `body` inside `context`.
+pub(crate) fn in_context<R>(
+    py: Python<'_>,
+    context: &Py<PyAny>,
+    body: impl FnOnce() -> PyResult<R>,
+) -> PyResult<R> {
+    // SAFETY: `context` is alive; an object that is no context is refused with a TypeError.
+    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    let result = body();
+    // SAFETY: this is the context entered above, and whatever `body` entered it has left.
+    if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
+        return result.and(Err(PyErr::fetch(py)));
+    }
+    result
+}
+
+/// Whether nobody but its one holder refers to `object`.
+fn is_unshared<T>(object: &Py<T>) -> bool {
+    // SAFETY: the object is alive; the collector calls this with the GIL held.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) == 1 }
+}
+
+/// A callback queued by `call_soon`.
+#[pyclass(frozen, module = "threadlets._core")]
+#[derive(Debug)]
+pub(crate) struct Handle {
+    callback: GilCell<Option<Callback>>,
+}
+
+impl Handle {
+    pub(crate) fn new(callback: Callback) -> Self {
+        Self { callback: GilCell::new(Some(callback)) }
+    }
+
+    /// The callback, unless it was cancelled; it is the caller's to run, once.
+    pub(crate) fn take(&self, py: Python<'_>) -> Option<Callback> {
+        self.callback.with(py, Option::take)
+    }
+
+    /// Visit the callback of a handle that only its queue holds, on the queue's behalf.
+    pub(crate) fn traverse_queued(
+        this: &Py<Self>,
+        visit: &PyVisit<'_>,
+    ) -> Result<(), PyTraverseError> {
+        if !is_unshared(this) {
+            return Ok(());
+        }
+        this.get().callback.traverse(visit, |callback| {
+            callback.as_ref().map_or(Ok(()), |callback| callback.traverse(visit))
+        })
+    }
+}
+
+#[pymethods]
+impl Handle {
+    /// Do not run the callback; without effect once it has run.
+    fn cancel(&self, py: Python<'_>) {
+        drop(self.take(py));
+    }
+
+    /// Whether the callback has run or will not run.
+    fn cancelled(&self, py: Python<'_>) -> bool {
+        self.callback.with(py, |callback| callback.is_none())
+    }
+
+    /// The context in which the callback will run; None once it has run or was cancelled.
+    fn get_context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.callback.with(py, |callback| callback.as_ref().map(|it| it.context.clone_ref(py)))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        match describe(py, &self.callback)? {
+            Some(callback) => Ok(format!("<Handle {callback}>")),
+            None => Ok("<Handle done or cancelled>".to_owned()),
+        }
+    }
+}
+
+/// A callback queued by `call_later` or `call_at`.
+#[pyclass(frozen, module = "threadlets._core")]
+#[derive(Debug)]
+pub(crate) struct TimerHandle {
+    when: f64,
+    pending: GilCell<Option<Pending>>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    callback: Callback,
+    dispatcher: Py<Dispatcher>,
+    /// Set once the timer was started, at once after the handle was made.
+    key: Option<TimerKey>,
+}
+
+impl TimerHandle {
+    pub(crate) fn new(when: f64, callback: Callback, dispatcher: Py<Dispatcher>) -> Self {
+        let pending = Pending { callback, dispatcher, key: None };
+        Self { when, pending: GilCell::new(Some(pending)) }
+    }
+
+    /// Remember under which key the dispatcher knows this timer.
+    pub(crate) fn set_key(&self, py: Python<'_>, key: TimerKey) {
+        self.pending.with(py, |pending| {
+            if let Some(pending) = pending {
+                pending.key = Some(key);
+            }
+        });
+    }
+
+    /// The callback, unless it was cancelled; it is the caller's to run, once.
+    pub(crate) fn take(&self, py: Python<'_>) -> Option<Callback> {
+        self.pending.with(py, Option::take).map(|pending| pending.callback)
+    }
+
+    /// Visit the callback of a handle that only its queue holds, on the queue's behalf.
+    pub(crate) fn traverse_queued(
+        this: &Py<Self>,
+        visit: &PyVisit<'_>,
+    ) -> Result<(), PyTraverseError> {
+        if !is_unshared(this) {
+            return Ok(());
+        }
+        this.get().pending.traverse(visit, |pending| match pending {
+            Some(pending) => {
+                visit.call(&pending.dispatcher)?;
+                pending.callback.traverse(visit)
+            }
+            None => Ok(()),
+        })
+    }
+}
+
+#[pymethods]
+impl TimerHandle {
+    /// Do not run the callback; the timer is forgotten at once. Without effect once it has run.
+    fn cancel(&self, py: Python<'_>) {
+        let Some(pending) = self.pending.with(py, Option::take) else { return };
+        if let Some(key) = pending.key {
+            pending.dispatcher.get().forget_timer(py, key);
+        }
+    }
+
+    /// Whether the callback has run or will not run.
+    fn cancelled(&self, py: Python<'_>) -> bool {
+        self.pending.with(py, |pending| pending.is_none())
+    }
+
+    /// The loop's time, in seconds, at which the callback is due.
+    fn when(&self) -> f64 {
+        self.when
+    }
+
+    /// The context in which the callback will run; None once it has run or was cancelled.
+    fn get_context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.pending.with(py, |it| it.as_ref().map(|it| it.callback.context.clone_ref(py)))
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.when.to_bits().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __richcmp__(
+        slf: &Bound<'_, Self>,
+        other: &Bound<'_, PyAny>,
+        op: pyo3::pyclass::CompareOp,
+    ) -> Py<PyAny> {
+        use pyo3::pyclass::CompareOp;
+        let py = slf.py();
+        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented() };
+        let (ours, theirs) = (slf.get().when, other.get().when);
+        let answer = match op {
+            CompareOp::Eq => slf.is(other),
+            CompareOp::Ne => !slf.is(other),
+            CompareOp::Lt => ours < theirs,
+            CompareOp::Le => ours <= theirs,
+            CompareOp::Gt => ours > theirs,
+            CompareOp::Ge => ours >= theirs,
+        };
+        pyo3::types::PyBool::new(py, answer).to_owned().into_any().unbind()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let pending = self
+            .pending
+            .with(py, |pending| pending.as_ref().map(|pending| pending.callback.clone_ref(py)));
+        match pending {
+            Some(callback) => {
+                Ok(format!("<TimerHandle when={} {}>", self.when, callback.describe(py)?))
+            }
+            None => Ok(format!("<TimerHandle done or cancelled when={}>", self.when)),
+        }
+    }
+}
+
+impl Callback {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self {
+            callable: self.callable.clone_ref(py),
+            args: self.args.clone_ref(py),
+            context: self.context.clone_ref(py),
+        }
+    }
+}
+
+fn describe(py: Python<'_>, callback: &GilCell<Option<Callback>>) -> PyResult<Option<String>> {
+    let callback = callback.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)));
+    callback.map(|callback| callback.describe(py)).transpose()
+}

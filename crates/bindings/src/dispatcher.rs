@@ -1,0 +1,494 @@
+//! The dispatcher as Python sees it: the native base class of `threadlets.Loop`.
+//!
+//! Ready queue → burst → timers → poll. All state is guarded by the GIL and names no thread but
+//! `_thread_id`, so that the role can pass from thread to thread between two requests.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use threadlets_core::{Poller, Readiness, SourceKey, Sources, TimerKey, clock};
+
+use crate::callback::{Callback, Handle, TimerHandle};
+use crate::error::{ends_the_loop, to_python};
+use crate::gil_cell::GilCell;
+use crate::request::Request;
+use crate::stream::Stream;
+use crate::watches::Watches;
+
+/// The most that one receive takes, in bytes.
+const RECEIVE_MAX_BYTES: usize = 256 * 1024;
+
+/// What every use of a closed loop is told.
+const CLOSED: &str = "Event loop is closed: its close() was called, or the run() that made it has \
+                      ended; make another with threadlets.new_event_loop()";
+
+/// Who is told of a descriptor's readiness.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Stream(Py<Stream>),
+    Watch(i32),
+}
+
+/// Queues, timers and poller of one loop, and the burst that runs what is ready.
+///
+/// `threadlets.Loop` adds to it what asyncio expects of a loop.
+#[pyclass(subclass, frozen, module = "threadlets._core")]
+pub struct Dispatcher {
+    queues: GilCell<threadlets_core::Dispatcher<Request>>,
+    pub(crate) sources: GilCell<Sources<Source>>,
+    pub(crate) watches: GilCell<Watches>,
+    pub(crate) poller: Poller,
+    /// Where streams receive; taken out while in use.
+    receive_buffer: GilCell<Option<Box<[u8]>>>,
+    /// The thread that holds the dispatcher role; zero when the loop does not run.
+    thread_id: AtomicU64,
+    /// The dispatcher waits in the poller: new work must wake it.
+    sleeping: AtomicBool,
+    stopping: AtomicBool,
+    closed: AtomicBool,
+    debug: AtomicBool,
+}
+
+impl Dispatcher {
+    /// Queue a request, and wake the dispatcher should it be waiting for events.
+    ///
+    /// It can only be waiting when another thread holds the GIL, so this costs a request of the
+    /// dispatcher's own one load.
+    pub(crate) fn submit(&self, py: Python<'_>, request: Request) -> PyResult<()> {
+        self.queues.with(py, |queues| queues.submit(request));
+        self.wake_if_sleeping()
+    }
+
+    /// Forget a timer that was cancelled.
+    pub(crate) fn forget_timer(&self, py: Python<'_>, key: TimerKey) {
+        drop(self.queues.with(py, |queues| queues.cancel_timer(key)));
+    }
+
+    /// Register a descriptor for both directions.
+    pub(crate) fn add_source(
+        &self,
+        py: Python<'_>,
+        fd: i32,
+        source: Source,
+    ) -> PyResult<SourceKey> {
+        let key = self.sources.with(py, |sources| sources.insert(source));
+        match self.poller.register(fd, key, threadlets_core::Interest::BOTH) {
+            Ok(()) => Ok(key),
+            Err(error) => {
+                drop(self.sources.with(py, |sources| sources.remove(key)));
+                Err(to_python(error))
+            }
+        }
+    }
+
+    /// Lend the receive buffer to `use_buffer`, which may run no Python code.
+    pub(crate) fn with_receive_buffer<R>(
+        &self,
+        py: Python<'_>,
+        use_buffer: impl FnOnce(&mut [u8]) -> R,
+    ) -> R {
+        self.receive_buffer.with(py, |buffer| {
+            use_buffer(buffer.get_or_insert_with(|| vec![0; RECEIVE_MAX_BYTES].into_boxed_slice()))
+        })
+    }
+
+    pub(crate) fn check_closed(&self) -> PyResult<()> {
+        if self.closed.load(Relaxed) {
+            return Err(PyRuntimeError::new_err(CLOSED));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_debug(&self) -> bool {
+        self.debug.load(Relaxed)
+    }
+
+    fn wake_if_sleeping(&self) -> PyResult<()> {
+        if self.sleeping.load(Relaxed) {
+            self.poller.wake().map_err(to_python)?;
+        }
+        Ok(())
+    }
+
+    /// One turn: poll, then one burst of what is ready.
+    fn turn(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        this.poll(py)?;
+        let n_burst = this.queues.with(py, |queues| {
+            let now_ns = if queues.has_timers() { clock::now_ns() } else { 0 };
+            queues.begin_burst(now_ns)
+        });
+        for _ in 0..n_burst {
+            // A callback may have closed down the queue.
+            let Some(request) = this.queues.with(py, threadlets_core::Dispatcher::next) else {
+                break;
+            };
+            Self::run(slf, request)?;
+        }
+        Ok(())
+    }
+
+    /// Wait for events, without the GIL, and queue what they make ready.
+    fn poll(&self, py: Python<'_>) -> PyResult<()> {
+        Watches::rearm(self, py)?;
+        let patience = if self.stopping.load(Relaxed) {
+            Some(Duration::ZERO)
+        } else {
+            self.queues.with(py, |queues| {
+                queues.patience(if queues.has_timers() { clock::now_ns() } else { 0 })
+            })
+        };
+        // Say so while the GIL is still held: whoever takes it next must know to wake us.
+        self.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
+        let waited = py.detach(|| self.poller.wait(patience));
+        self.sleeping.store(false, Relaxed);
+        waited.map_err(to_python)?;
+        py.check_signals()?;
+        self.queues.with(py, |queues| {
+            self.sources.with(py, |sources| {
+                self.watches.with(py, |watches| {
+                    self.poller.deliver(|key, readiness| match sources.get(key) {
+                        Some(Source::Stream(stream)) => {
+                            queues.submit(Request::Stream(stream.clone_ref(py), readiness));
+                        }
+                        Some(Source::Watch(fd)) => watches.became_ready(py, *fd, readiness, queues),
+                        None => {}
+                    });
+                });
+            });
+        });
+        Ok(())
+    }
+
+    fn run(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
+        if slf.get().is_debug() {
+            return Self::run_timed(slf, request);
+        }
+        Self::run_untimed(slf, request)
+    }
+
+    fn run_untimed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
+        let py = slf.py();
+        match request {
+            Request::Callback(handle) => Self::run_callback(slf, handle.get().take(py)),
+            Request::Timer(handle) => Self::run_callback(slf, handle.get().take(py)),
+            Request::Foreign(handle) => Self::run_foreign(slf, handle.bind(py)),
+            Request::Stream(stream, readiness) => Stream::became_ready(stream.bind(py), readiness),
+            Request::Accept(acceptor) => crate::accept::run(slf, acceptor.bind(py)),
+            Request::Operations(fd, direction) => crate::sock_ops::retry(slf, fd, direction),
+        }
+    }
+
+    /// Run a request in debug mode: report it when it holds up the others.
+    fn run_timed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
+        let py = slf.py();
+        // Handles of debug mode time themselves; they know where they were made.
+        if matches!(request, Request::Foreign(_)) {
+            return Self::run_untimed(slf, request);
+        }
+        let description = match &request {
+            Request::Stream(stream, _) => stream.get().describe(py),
+            other => format!("{other:?}"),
+        };
+        let started_ns = clock::now_ns();
+        Self::run_untimed(slf, request)?;
+        let duration = clock::to_seconds(clock::now_ns() - started_ns);
+        slf.call_method1(intern!(py, "_ran"), (description, duration)).map(drop)
+    }
+
+    fn run_callback(slf: &Bound<'_, Self>, callback: Option<Callback>) -> PyResult<()> {
+        let Some(callback) = callback else { return Ok(()) };
+        match callback.run(slf.py()) {
+            Ok(()) => Ok(()),
+            Err(error) => Self::report(slf, error, &callback),
+        }
+    }
+
+    #[cold]
+    fn report(slf: &Bound<'_, Self>, error: PyErr, callback: &Callback) -> PyResult<()> {
+        let py = slf.py();
+        if ends_the_loop(py, &error) {
+            return Err(error);
+        }
+        let args = (error, &callback.callable, &callback.args, &callback.context);
+        slf.call_method1(intern!(py, "_callback_failed"), args).map(drop)
+    }
+
+    /// Run an `asyncio.Handle`, which reports its own failures.
+    fn run_foreign(slf: &Bound<'_, Self>, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        if handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
+            return Ok(());
+        }
+        if slf.get().is_debug() {
+            return slf.call_method1(intern!(py, "_run_debug"), (handle,)).map(drop);
+        }
+        handle.call_method0(intern!(py, "_run")).map(drop)
+    }
+
+    /// Queue a callback in debug mode: checked, and with the place where it was made.
+    #[cold]
+    fn debug_handle<'py>(
+        slf: &Bound<'py, Self>,
+        when: Option<f64>,
+        callback: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        context: Option<&Bound<'py, PyAny>>,
+        method: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let arguments = (when, callback, args, context, method);
+        slf.call_method1(intern!(py, "_make_debug_handle"), arguments)
+    }
+
+    fn submit_callback<'py>(
+        slf: &Bound<'py, Self>,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
+        method: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let this = slf.get();
+        this.check_closed()?;
+        if this.is_debug() {
+            let handle = Self::debug_handle(slf, None, &callback, &args, context.as_ref(), method)?;
+            this.submit(py, Request::Foreign(handle.clone().unbind()))?;
+            return Ok(handle);
+        }
+        let handle = Bound::new(py, Handle::new(Callback::new(callback, args, context)?))?;
+        this.submit(py, Request::Callback(handle.clone().unbind()))?;
+        Ok(handle.into_any())
+    }
+
+    fn submit_callback_at<'py>(
+        slf: &Bound<'py, Self>,
+        when: f64,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
+        method: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let this = slf.get();
+        this.check_closed()?;
+        let deadline_ns = clock::deadline_ns(when);
+        if this.is_debug() {
+            let handle =
+                Self::debug_handle(slf, Some(when), &callback, &args, context.as_ref(), method)?;
+            let request = Request::Foreign(handle.clone().unbind());
+            this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
+            this.wake_if_sleeping()?;
+            return Ok(handle);
+        }
+        let callback = Callback::new(callback, args, context)?;
+        let handle = Bound::new(py, TimerHandle::new(when, callback, slf.clone().unbind()))?;
+        let request = Request::Timer(handle.clone().unbind());
+        let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
+        handle.get().set_key(py, key);
+        this.wake_if_sleeping()?;
+        Ok(handle.into_any())
+    }
+}
+
+#[pymethods]
+impl Dispatcher {
+    /// Subclasses may take arguments of their own.
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        Ok(Self {
+            queues: GilCell::new(threadlets_core::Dispatcher::default()),
+            sources: GilCell::new(Sources::default()),
+            watches: GilCell::new(Watches::default()),
+            poller: Poller::new().map_err(to_python)?,
+            receive_buffer: GilCell::new(None),
+            thread_id: AtomicU64::new(0),
+            sleeping: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            debug: AtomicBool::new(false),
+        })
+    }
+
+    /// The loop's time in seconds: that of `time.monotonic()`.
+    fn time(&self) -> f64 {
+        clock::to_seconds(clock::now_ns())
+    }
+
+    /// Call `callback(*args)` in the next burst.
+    #[pyo3(signature = (callback, *args, context=None))]
+    fn call_soon<'py>(
+        slf: &Bound<'py, Self>,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Self::submit_callback(slf, callback, args, context, "call_soon")
+    }
+
+    /// Call `callback(*args)` in the next burst; any thread may ask for it.
+    #[pyo3(signature = (callback, *args, context=None))]
+    fn call_soon_threadsafe<'py>(
+        slf: &Bound<'py, Self>,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Self::submit_callback(slf, callback, args, context, "call_soon_threadsafe")
+    }
+
+    /// Call `callback(*args)` when the loop's time reaches `when`, in seconds.
+    #[pyo3(signature = (when, callback, *args, context=None))]
+    fn call_at<'py>(
+        slf: &Bound<'py, Self>,
+        when: Option<f64>,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let when = when.ok_or_else(|| PyTypeError::new_err("when cannot be None"))?;
+        Self::submit_callback_at(slf, when, callback, args, context, "call_at")
+    }
+
+    /// Call `callback(*args)` after `delay` seconds.
+    #[pyo3(signature = (delay, callback, *args, context=None))]
+    fn call_later<'py>(
+        slf: &Bound<'py, Self>,
+        delay: Option<f64>,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let delay = delay.ok_or_else(|| PyTypeError::new_err("delay must not be None"))?;
+        let when = slf.get().time() + delay;
+        Self::submit_callback_at(slf, when, callback, args, context, "call_later")
+    }
+
+    /// Run bursts until `_stopping` is set; the loop's run_forever wraps it.
+    fn _run_bursts(slf: &Bound<'_, Self>) -> PyResult<()> {
+        loop {
+            Self::turn(slf)?;
+            if slf.get().stopping.load(Relaxed) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Run one burst.
+    fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::turn(slf)
+    }
+
+    /// Queue an `asyncio.Handle`.
+    fn _add_callback(&self, handle: Bound<'_, PyAny>) -> PyResult<()> {
+        let py = handle.py();
+        self.submit(py, Request::Foreign(handle.unbind()))
+    }
+
+    /// Queue an `asyncio.Handle` from a signal handler or another thread.
+    fn _add_callback_signalsafe(&self, handle: Bound<'_, PyAny>) -> PyResult<()> {
+        self._add_callback(handle)
+    }
+
+    /// An `asyncio.TimerHandle` of debug mode was cancelled; its timer finds that out by itself.
+    fn _timer_handle_cancelled(&self, _handle: &Bound<'_, PyAny>) {}
+
+    /// Wake the dispatcher from any thread.
+    fn _write_to_self(&self) -> PyResult<()> {
+        if self.closed.load(Relaxed) {
+            return Ok(());
+        }
+        self.poller.wake().map_err(to_python)
+    }
+
+    /// Drop everything that is queued or registered, at closing.
+    fn _release(&self, py: Python<'_>) {
+        let queues = self.queues.with(py, std::mem::take);
+        let sources = self.sources.with(py, std::mem::take);
+        let watches = self.watches.with(py, std::mem::take);
+        drop((queues, sources, watches));
+    }
+
+    #[getter(_debug)]
+    fn debug(&self) -> bool {
+        self.is_debug()
+    }
+
+    #[setter(_debug)]
+    fn set_debug_flag(&self, enabled: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.debug.store(enabled.is_truthy()?, Relaxed);
+        Ok(())
+    }
+
+    #[getter(_stopping)]
+    fn stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    #[setter(_stopping)]
+    fn set_stopping(&self, stopping: bool) -> PyResult<()> {
+        self.stopping.store(stopping, Relaxed);
+        self.wake_if_sleeping()
+    }
+
+    #[getter(_closed)]
+    fn closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+
+    #[setter(_closed)]
+    fn set_closed(&self, closed: bool) {
+        self.closed.store(closed, Relaxed);
+    }
+
+    #[getter(_thread_id)]
+    fn thread_id(&self) -> Option<u64> {
+        Some(self.thread_id.load(Relaxed)).filter(|&id| id != 0)
+    }
+
+    #[setter(_thread_id)]
+    fn set_thread_id(&self, thread_id: Option<u64>) {
+        self.thread_id.store(thread_id.unwrap_or(0), Relaxed);
+    }
+
+    /// Refuse to go on with a closed loop.
+    fn _check_closed(&self) -> PyResult<()> {
+        self.check_closed()
+    }
+
+    /// How many requests are ready, how many timers and how many descriptors are registered.
+    fn _counts(&self, py: Python<'_>) -> (usize, usize, usize) {
+        let (n_ready, n_timers) = self.queues.with(py, |it| (it.n_ready(), it.n_timers()));
+        (n_ready, n_timers, self.sources.with(py, |sources| sources.len()))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.queues.traverse(&visit, |queues| {
+            queues.requests().try_for_each(|request| request.traverse(&visit))
+        })?;
+        self.sources.traverse(&visit, |sources| {
+            sources.owners().try_for_each(|source| match source {
+                Source::Stream(stream) => visit.call(stream),
+                Source::Watch(_) => Ok(()),
+            })
+        })?;
+        self.watches.traverse(&visit, |watches| watches.traverse(&visit))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        self._release(py);
+    }
+}
+
+/// A short name for what a readiness is for, in debug reports.
+pub(crate) fn name_of(readiness: Readiness) -> &'static str {
+    if readiness.readable { "read" } else { "write" }
+}

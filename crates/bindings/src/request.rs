@@ -1,0 +1,48 @@
+//! Requests: what the dispatcher's ready queue holds.
+
+use pyo3::PyTraverseError;
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use threadlets_core::Readiness;
+
+use crate::accept::Acceptor;
+use crate::callback::{Handle, TimerHandle};
+use crate::sock_ops::Direction;
+use crate::stream::Stream;
+
+/// One thing for a burst to run.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// A callback of `call_soon`.
+    Callback(Py<Handle>),
+    /// A callback of `call_later` or `call_at` whose time has come.
+    Timer(Py<TimerHandle>),
+    /// An `asyncio.Handle`: a reader or writer, or any callback in debug mode.
+    Foreign(Py<PyAny>),
+    /// A connection that can be read from or written to.
+    Stream(Py<Stream>, Readiness),
+    /// A listening socket with connections to accept.
+    Accept(Py<Acceptor>),
+    /// A descriptor on which operations wait.
+    Operations(i32, Direction),
+}
+
+impl Request {
+    /// Visit what a queued request refers to, for the cycle collector.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Callback(handle) => {
+                Handle::traverse_queued(handle, visit)?;
+                visit.call(handle)
+            }
+            Self::Timer(handle) => {
+                TimerHandle::traverse_queued(handle, visit)?;
+                visit.call(handle)
+            }
+            Self::Foreign(handle) => visit.call(handle),
+            Self::Stream(stream, _) => visit.call(stream),
+            Self::Accept(acceptor) => visit.call(acceptor),
+            Self::Operations(..) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! A connected stream socket between the dispatcher and a protocol.
+//!
+//! Here is what happens once per message: receive and hand over, send or queue, flush. What
+//! happens once per connection (how it opens, fails and ends) is the transport's, in Python.
+
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+use threadlets_core::op::SocketFd;
+use threadlets_core::stream::Received;
+use threadlets_core::{Error, Readiness, SourceKey};
+
+use crate::byte_buffer::ByteBuffer;
+use crate::callback::{current_context, in_context};
+use crate::dispatcher::{Dispatcher, Source, name_of};
+use crate::error::{ends_the_loop, to_python};
+use crate::gil_cell::GilCell;
+use crate::request::Request;
+
+/// Unsent bytes: shared when nobody can change them, copied otherwise.
+#[derive(Debug)]
+enum Chunk {
+    Shared(PyBackedBytes),
+    Copied(Vec<u8>),
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Copied(bytes) => bytes,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    io: threadlets_core::Stream<Chunk>,
+    /// Set from the start of reading until the connection is released.
+    key: Option<SourceKey>,
+    /// The transport that users see; None once the connection is released.
+    transport: Option<Py<PyAny>>,
+    protocol: Option<Py<PyAny>>,
+    /// The protocol lends its own buffers (`asyncio.BufferedProtocol`).
+    protocol_lends: bool,
+    /// The peer's end was announced: only an empty read is the last one.
+    end_announced: bool,
+    /// The transport wants to be told when everything is sent; nothing is written meanwhile.
+    reports_drained: bool,
+    /// How many writes came after the connection was over.
+    n_writes_lost: u32,
+}
+
+/// The native half of a socket transport.
+#[pyclass(frozen, module = "threadlets._core")]
+#[derive(Debug)]
+pub struct Stream {
+    dispatcher: Py<Dispatcher>,
+    /// The context in which the connection was made; its protocol is called in it.
+    context: Py<PyAny>,
+    state: GilCell<State>,
+}
+
+/// What a write asks its transport to do.
+enum Written {
+    Done,
+    PauseProtocol,
+    Lost { n_writes_lost: u32 },
+    Failed(Error),
+}
+
+impl Stream {
+    /// Serve a connection that has become ready.
+    pub(crate) fn became_ready(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
+        let this = slf.get();
+        in_context(slf.py(), &this.context, || {
+            if readiness.writable {
+                this.flush(slf.py())?;
+            }
+            if readiness.readable { Self::receive(slf, readiness) } else { Ok(()) }
+        })
+    }
+
+    /// A description for debug reports.
+    pub(crate) fn describe(&self, py: Python<'_>) -> String {
+        let protocol = self.state.with(py, |it| it.protocol.as_ref().map(|it| it.clone_ref(py)));
+        let protocol = protocol.and_then(|it| it.bind(py).repr().ok());
+        let protocol =
+            protocol.map_or_else(|| "a closed connection".to_owned(), |it| it.to_string());
+        format!("<{} of {protocol}>", name_of(Readiness::READABLE))
+    }
+
+    /// Receive once and hand over; what may be left is queued behind other requests.
+    fn receive(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let receiver = this.state.with(py, |state| {
+            state.end_announced |= readiness.read_closed;
+            let protocol = state.protocol.as_ref().filter(|_| state.io.is_reading())?;
+            Some((protocol.clone_ref(py), state.protocol_lends))
+        });
+        // A paused connection is tried again when it resumes.
+        let Some((protocol, lends)) = receiver else { return Ok(()) };
+        let protocol = protocol.bind(py);
+        let received =
+            if lends { this.receive_lent(py, protocol) } else { this.receive_data(py, protocol) };
+        match received {
+            Ok(Received::Nothing) => Ok(()),
+            Ok(Received::End) => this.tell_transport(py, intern!(py, "_received_end")),
+            Ok(Received::Data { more, .. }) => {
+                let goes_on =
+                    this.state.with(py, |it| (more || it.end_announced) && it.io.is_reading());
+                if !goes_on {
+                    return Ok(());
+                }
+                let request = Request::Stream(slf.clone().unbind(), Readiness::READABLE);
+                this.dispatcher.get().submit(py, request)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn receive_data(&self, py: Python<'_>, protocol: &Bound<'_, PyAny>) -> PyResult<Received> {
+        let (received, data) = self.dispatcher.get().with_receive_buffer(py, |buffer| {
+            let received = self.state.with(py, |state| state.io.receive(buffer));
+            let data = match received {
+                Ok(Received::Data { n_bytes, .. }) => Some(PyBytes::new(py, &buffer[..n_bytes])),
+                _ => None,
+            };
+            (received, data)
+        });
+        if let Some(data) = data
+            && let Err(error) = protocol.call_method1(intern!(py, "data_received"), (data,))
+        {
+            let message = "Fatal error: protocol.data_received() call failed.";
+            self.fail(py, error, message)?;
+        }
+        self.received(py, received)
+    }
+
+    fn receive_lent(&self, py: Python<'_>, protocol: &Bound<'_, PyAny>) -> PyResult<Received> {
+        let lent = protocol
+            .call_method1(intern!(py, "get_buffer"), (-1,))
+            .and_then(|buffer| ByteBuffer::writable(&buffer));
+        let buffer = match lent {
+            Ok(buffer) if buffer.bytes(py).is_empty() => {
+                Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"))
+            }
+            other => other,
+        };
+        let mut buffer = match buffer {
+            Ok(buffer) => buffer,
+            Err(error) => {
+                self.fail(py, error, "Fatal error: protocol.get_buffer() call failed.")?;
+                return Ok(Received::Nothing);
+            }
+        };
+        let received = self.state.with(py, |state| state.io.receive(buffer.bytes_mut(py)));
+        drop(buffer);
+        if let Ok(Received::Data { n_bytes, .. }) = received
+            && let Err(error) = protocol.call_method1(intern!(py, "buffer_updated"), (n_bytes,))
+        {
+            self.fail(py, error, "Fatal error: protocol.buffer_updated() call failed.")?;
+        }
+        self.received(py, received)
+    }
+
+    /// Pass a receive's outcome on; a failure is the transport's to handle.
+    fn received(
+        &self,
+        py: Python<'_>,
+        received: threadlets_core::Result<Received>,
+    ) -> PyResult<Received> {
+        received.or_else(|error| {
+            self.fail(py, to_python(error), "Fatal read error on socket transport")?;
+            Ok(Received::Nothing)
+        })
+    }
+
+    /// Send what is unsent, and tell the transport what follows from it.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        let flushed = self.state.with(py, |state| {
+            if state.io.n_unsent() == 0 {
+                return None;
+            }
+            let flushed = state.io.flush();
+            Some(flushed.map(|_| state.io.may_resume_writes()))
+        });
+        match flushed {
+            None => return Ok(()),
+            Some(Ok(false)) => {}
+            Some(Ok(true)) => self.tell_transport(py, intern!(py, "_resume_protocol"))?,
+            Some(Err(error)) => {
+                return self.fail(py, to_python(error), "Fatal write error on socket transport");
+            }
+        }
+        // Look again: a protocol that was resumed may have written more.
+        let (drained, reports, ends, ended) = self.state.with(py, |state| {
+            let drained = state.io.n_unsent() == 0;
+            (drained, state.reports_drained, state.io.ends_drained(), state.io.is_writing_ended())
+        });
+        if !drained {
+            return Ok(());
+        }
+        if reports {
+            self.tell_transport(py, intern!(py, "_drained"))?;
+        }
+        if ends {
+            return self.tell_transport_of(py, intern!(py, "_lose"), py.None());
+        }
+        if ended {
+            let fd = self.state.with(py, |state| state.io.fd());
+            if let Err(error) = threadlets_core::op::shutdown_write(fd) {
+                return self.fail(py, to_python(error), "Fatal write error on socket transport");
+            }
+        }
+        Ok(())
+    }
+
+    fn write_slice(
+        &self,
+        py: Python<'_>,
+        data: &[u8],
+        keep: impl FnOnce() -> Chunk,
+    ) -> PyResult<()> {
+        let written = self.state.with(py, |state| {
+            state.check_writable("write")?;
+            if data.is_empty() {
+                return Ok(Written::Done);
+            }
+            if state.io.is_over() {
+                state.n_writes_lost += 1;
+                return Ok(Written::Lost { n_writes_lost: state.n_writes_lost });
+            }
+            Ok::<_, PyErr>(match state.io.send(data) {
+                Ok(n_sent) if n_sent == data.len() => Written::Done,
+                Ok(n_sent) => {
+                    state.io.queue(keep(), n_sent);
+                    if state.io.must_pause_writes() {
+                        Written::PauseProtocol
+                    } else {
+                        Written::Done
+                    }
+                }
+                Err(error) => Written::Failed(error),
+            })
+        })?;
+        self.wrote(py, written)
+    }
+
+    fn wrote(&self, py: Python<'_>, written: Written) -> PyResult<()> {
+        match written {
+            Written::Done => Ok(()),
+            Written::PauseProtocol => self.tell_transport(py, intern!(py, "_pause_protocol")),
+            Written::Lost { n_writes_lost } => {
+                self.tell_transport_of(py, intern!(py, "_lost_write"), n_writes_lost)
+            }
+            Written::Failed(error) => {
+                self.fail(py, to_python(error), "Fatal write error on socket transport")
+            }
+        }
+    }
+
+    fn transport<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.state.with(py, |it| it.transport.as_ref().map(|it| it.bind(py).clone()))
+    }
+
+    fn tell_transport(
+        &self,
+        py: Python<'_>,
+        method: &Bound<'_, pyo3::types::PyString>,
+    ) -> PyResult<()> {
+        let Some(transport) = self.transport(py) else { return Ok(()) };
+        transport.call_method0(method).map(drop)
+    }
+
+    fn tell_transport_of<'py>(
+        &self,
+        py: Python<'py>,
+        method: &Bound<'py, pyo3::types::PyString>,
+        news: impl IntoPyObject<'py>,
+    ) -> PyResult<()> {
+        let Some(transport) = self.transport(py) else { return Ok(()) };
+        transport.call_method1(method, (news,)).map(drop)
+    }
+
+    /// Give an error to the transport, which ends the connection; what ends the loop passes.
+    fn fail(&self, py: Python<'_>, error: PyErr, message: &str) -> PyResult<()> {
+        if ends_the_loop(py, &error) {
+            return Err(error);
+        }
+        let Some(transport) = self.transport(py) else { return Ok(()) };
+        transport.call_method1(intern!(py, "_fatal_error"), (error, message)).map(drop)
+    }
+}
+
+impl State {
+    fn check_writable(&self, method: &str) -> PyResult<()> {
+        if self.io.is_writing_ended() {
+            let message = format!("Cannot call {method}() after write_eof()");
+            return Err(PyRuntimeError::new_err(message));
+        }
+        if self.reports_drained {
+            let message = format!("unable to {method}; sendfile is in progress");
+            return Err(PyRuntimeError::new_err(message));
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Stream {
+    #[new]
+    fn new(dispatcher: Py<Dispatcher>, fd: i32, transport: Bound<'_, PyAny>) -> PyResult<Self> {
+        if fd < 0 {
+            return Err(to_python(Error::bad_descriptor("fileno")));
+        }
+        let context = current_context(transport.py())?.unbind();
+        let state = State {
+            io: threadlets_core::Stream::new(SocketFd::new(fd)),
+            key: None,
+            transport: Some(transport.unbind()),
+            protocol: None,
+            protocol_lends: false,
+            end_announced: false,
+            reports_drained: false,
+            n_writes_lost: 0,
+        };
+        Ok(Self { dispatcher, context, state: GilCell::new(state) })
+    }
+
+    /// Hand what is received to `protocol` from now on; `lends`: into its own buffers.
+    fn set_protocol(&self, py: Python<'_>, protocol: Py<PyAny>, lends: bool) {
+        let previous = self.state.with(py, |state| {
+            state.protocol_lends = lends;
+            state.protocol.replace(protocol)
+        });
+        drop(previous);
+    }
+
+    /// Register with the poller, and read unless paused or closed meanwhile.
+    fn start(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let (is_over, fd) = this.state.with(py, |it| (it.io.is_over(), it.io.fd().raw()));
+        if is_over {
+            return Ok(());
+        }
+        let source = Source::Stream(slf.clone().unbind());
+        let key = this.dispatcher.get().add_source(py, fd, source)?;
+        this.state.with(py, |state| state.key = Some(key));
+        Ok(())
+    }
+
+    /// Receive no more until `resume`; whether that changes anything.
+    fn pause(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.io.pause())
+    }
+
+    /// Receive again; whether that changes anything.
+    fn resume(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let py = slf.py();
+        let this = slf.get();
+        let (resumes, started) = this.state.with(py, |it| (it.io.resume(), it.key.is_some()));
+        if resumes && started {
+            // An edge may have passed while nobody was reading.
+            let request = Request::Stream(slf.clone().unbind(), Readiness::READABLE);
+            this.dispatcher.get().submit(py, request)?;
+        }
+        Ok(resumes)
+    }
+
+    /// Whether data is received.
+    fn is_reading(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.io.is_reading())
+    }
+
+    /// Whether the connection is closing or over.
+    fn is_closing(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.io.is_closing())
+    }
+
+    /// Send `data`, a bytes-like object: at once as far as there is room, the rest later.
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = data.py();
+        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+            let keep = || Chunk::Shared(PyBackedBytes::from(bytes.clone()));
+            return self.write_slice(py, bytes.as_bytes(), keep);
+        }
+        with_contiguous(data, |slice| self.write_slice(py, slice, || Chunk::Copied(slice.to_vec())))
+    }
+
+    /// Send a list of bytes-like objects as if they were one.
+    fn writelines(&self, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = list_of_data.py();
+        self.state.with(py, |state| state.check_writable("writelines"))?;
+        let mut chunks = Vec::new();
+        for data in list_of_data.try_iter()? {
+            let data = data?;
+            match data.cast_exact::<PyBytes>() {
+                Ok(bytes) => chunks.push(Chunk::Shared(PyBackedBytes::from(bytes.clone()))),
+                Err(_) => with_contiguous(&data, |slice| {
+                    chunks.push(Chunk::Copied(slice.to_vec()));
+                    Ok(())
+                })?,
+            }
+        }
+        let written = self.state.with(py, |state| {
+            if chunks.iter().all(|chunk| chunk.as_ref().is_empty()) {
+                return Written::Done;
+            }
+            if state.io.is_over() {
+                state.n_writes_lost += 1;
+                return Written::Lost { n_writes_lost: state.n_writes_lost };
+            }
+            let was_waiting = state.io.n_unsent() > 0;
+            for chunk in chunks {
+                state.io.queue(chunk, 0);
+            }
+            let flushed = if was_waiting { Ok(false) } else { state.io.flush() };
+            match flushed {
+                Err(error) => Written::Failed(error),
+                Ok(_) if state.io.must_pause_writes() => Written::PauseProtocol,
+                Ok(_) => Written::Done,
+            }
+        });
+        self.wrote(py, written)
+    }
+
+    /// End the writing half once everything is sent.
+    fn write_eof(&self, py: Python<'_>) -> PyResult<()> {
+        self.state.with(py, |state| state.io.end_writing()).map_err(to_python)
+    }
+
+    /// Close once everything is sent; whether that is now, and the loss is to be reported.
+    fn close(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.io.close())
+    }
+
+    /// Close now and drop what is unsent; whether the loss is to be reported.
+    fn abort(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.io.abort()).is_some()
+    }
+
+    /// Leave the poller and forget transport and protocol; the socket may be closed after this.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        let (key, fd, transport, protocol) = self.state.with(py, |state| {
+            drop(state.io.abort());
+            (state.key.take(), state.io.fd().raw(), state.transport.take(), state.protocol.take())
+        });
+        drop((transport, protocol));
+        let Some(key) = key else { return Ok(()) };
+        let dispatcher = self.dispatcher.get();
+        drop(dispatcher.sources.with(py, |sources| sources.remove(key)));
+        dispatcher.poller.deregister(fd).map_err(to_python)
+    }
+
+    /// How many bytes are yet to be sent.
+    fn get_write_buffer_size(&self, py: Python<'_>) -> usize {
+        self.state.with(py, |state| state.io.n_unsent())
+    }
+
+    /// The water marks in bytes: low, high.
+    fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
+        self.state.with(py, |state| state.io.limits())
+    }
+
+    /// Set the water marks in bytes; whether the protocol is to be paused now.
+    fn set_write_buffer_limits(&self, py: Python<'_>, low: usize, high: usize) -> bool {
+        self.state.with(py, |state| {
+            state.io.set_limits(low, high);
+            state.io.must_pause_writes()
+        })
+    }
+
+    /// Refuse writes and report to the transport's `_drained` when everything is sent, or stop
+    /// doing so; whether there is anything unsent.
+    fn report_drained(&self, py: Python<'_>, enabled: bool) -> bool {
+        self.state.with(py, |state| {
+            state.reports_drained = enabled;
+            state.io.n_unsent() > 0
+        })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.dispatcher)?;
+        visit.call(&self.context)?;
+        self.state.traverse(&visit, |state| {
+            visit.call(&state.transport)?;
+            visit.call(&state.protocol)
+        })
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        let cleared = self.state.with(py, |it| (it.transport.take(), it.protocol.take()));
+        drop(cleared);
+    }
+}
+
+/// Give the bytes of a bytes-like object to `use_bytes`.
+fn with_contiguous<R>(
+    data: &Bound<'_, PyAny>,
+    use_bytes: impl FnOnce(&[u8]) -> PyResult<R>,
+) -> PyResult<R> {
+    let is_bytes_like = data.is_instance_of::<PyBytes>()
+        || data.is_instance_of::<PyByteArray>()
+        || data.is_instance_of::<PyMemoryView>();
+    if !is_bytes_like {
+        let name = data.get_type().name()?;
+        let message = format!("data argument must be a bytes-like object, not '{name}'");
+        return Err(PyTypeError::new_err(message));
+    }
+    if let Ok(buffer) = ByteBuffer::readable(data) {
+        return use_bytes(buffer.bytes(data.py()));
+    }
+    let copy = data.call_method0(intern!(data.py(), "tobytes"))?;
+    use_bytes(copy.cast::<PyBytes>()?.as_bytes())
+}

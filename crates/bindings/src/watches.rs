@@ -1,0 +1,341 @@
+//! Descriptors that their owners watch: `add_reader` and `add_writer`, acceptors, and the
+//! operations of `sock_ops` that wait.
+
+use std::collections::{HashMap, VecDeque};
+
+use pyo3::PyTraverseError;
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyTuple, PyType};
+use threadlets_core::watch::{Half, Watch};
+use threadlets_core::{Readiness, SourceKey};
+
+use crate::accept::Acceptor;
+use crate::dispatcher::{Dispatcher, Source};
+use crate::error::to_python;
+use crate::request::Request;
+use crate::sock_ops::{Direction, Operation};
+
+/// Who is called when a watched descriptor is ready.
+#[derive(Debug)]
+pub(crate) enum Handler {
+    /// An `asyncio.Handle`, called for as long as the descriptor is ready.
+    Callback(Py<PyAny>),
+    /// An acceptor, which takes everything that there is by itself.
+    Acceptor(Py<Acceptor>),
+}
+
+impl Handler {
+    fn request(&self, py: Python<'_>) -> Request {
+        match self {
+            Self::Callback(handle) => Request::Foreign(handle.clone_ref(py)),
+            Self::Acceptor(acceptor) => Request::Accept(acceptor.clone_ref(py)),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Watched {
+    key: SourceKey,
+    pub(crate) watch: Watch<Handler, Operation>,
+    /// A weak reference to the socket object whose operations registered the descriptor. When
+    /// another socket comes by with the same number, the number was closed and opened anew.
+    owner: Option<Py<PyAny>>,
+}
+
+/// The watched descriptors of one loop, by number.
+#[derive(Debug, Default)]
+pub(crate) struct Watches {
+    by_fd: HashMap<i32, Watched>,
+    /// Descriptors whose level must be asked for again before the next poll, because a callback
+    /// may not have taken everything.
+    to_rearm: Vec<i32>,
+}
+
+impl Watches {
+    /// The waiting operations of one direction of a descriptor.
+    pub(crate) fn operations(
+        &mut self,
+        fd: i32,
+        direction: Direction,
+    ) -> Option<&mut VecDeque<Operation>> {
+        self.by_fd.get_mut(&fd).map(|watched| &mut watched.half(direction).waiting)
+    }
+
+    /// Queue what the readiness of a descriptor makes ready.
+    pub(crate) fn became_ready(
+        &mut self,
+        py: Python<'_>,
+        fd: i32,
+        readiness: Readiness,
+        queues: &mut threadlets_core::Dispatcher<Request>,
+    ) {
+        let Some(watched) = self.by_fd.get(&fd) else { return };
+        let mut wants_level = false;
+        for (is_ready, half, direction) in [
+            (readiness.readable, &watched.watch.read, Direction::Read),
+            (readiness.writable, &watched.watch.write, Direction::Write),
+        ] {
+            if !is_ready {
+                continue;
+            }
+            if let Some(handler) = &half.handler {
+                queues.submit(handler.request(py));
+                wants_level |= matches!(handler, Handler::Callback(_));
+            }
+            if !half.waiting.is_empty() {
+                queues.submit(Request::Operations(fd, direction));
+            }
+        }
+        if wants_level {
+            self.to_rearm.push(fd);
+        }
+    }
+
+    /// Ask anew for the readiness of the descriptors whose callbacks were called.
+    pub(crate) fn rearm(dispatcher: &Dispatcher, py: Python<'_>) -> PyResult<()> {
+        dispatcher.watches.with(py, |watches| {
+            for fd in watches.to_rearm.drain(..) {
+                if let Some(watched) = watches.by_fd.get(&fd)
+                    && watched.watch.handled() != threadlets_core::Interest::NONE
+                {
+                    // A descriptor closed under its callback stays silent, as in select loops.
+                    let _ = dispatcher.poller.modify(fd, watched.key, watched.watch.interest());
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Set the handler of one direction; the one that was there is given back.
+    fn set_handler(
+        dispatcher: &Dispatcher,
+        py: Python<'_>,
+        fd: i32,
+        direction: Direction,
+        handler: Handler,
+    ) -> PyResult<Option<Handler>> {
+        let key = Self::key_of(dispatcher, py, fd);
+        let (previous, outcome) = dispatcher.watches.with(py, |watches| {
+            let watched = watches.entry(fd, key);
+            let was_idle = watched.watch.is_idle();
+            let previous = watched.half(direction).handler.replace(handler);
+            let interest = watched.watch.interest();
+            let outcome = if was_idle {
+                dispatcher.poller.register(fd, key, interest)
+            } else {
+                dispatcher.poller.modify(fd, key, interest)
+            };
+            (previous, outcome)
+        });
+        if let Err(error) = outcome {
+            drop(Self::remove_handler(dispatcher, py, fd, direction));
+            return Err(to_python(error));
+        }
+        Ok(previous)
+    }
+
+    /// Remove the handler of one direction, and the watch with its last handler.
+    fn remove_handler(
+        dispatcher: &Dispatcher,
+        py: Python<'_>,
+        fd: i32,
+        direction: Direction,
+    ) -> Option<Handler> {
+        let (handler, idle) = dispatcher.watches.with(py, |watches| {
+            let Some(watched) = watches.by_fd.get_mut(&fd) else { return (None, None) };
+            let handler = watched.half(direction).handler.take();
+            let idle = watched.watch.is_idle().then(|| watches.by_fd.remove(&fd)).flatten();
+            (handler, idle)
+        });
+        if let Some(watched) = idle {
+            // The caller may have closed the descriptor already; then there is nothing to undo.
+            let _ = dispatcher.poller.deregister(fd);
+            drop(dispatcher.sources.with(py, |sources| sources.remove(watched.key)));
+        }
+        handler
+    }
+
+    /// Let operations of `sock` wait on its descriptor: keep it registered for both directions.
+    pub(crate) fn register_for_operations(
+        dispatcher: &Dispatcher,
+        sock: &Bound<'_, PyAny>,
+        fd: i32,
+    ) -> PyResult<()> {
+        let py = sock.py();
+        let known = dispatcher.watches.with(py, |watches| {
+            watches.by_fd.get(&fd).and_then(|it| it.owner.as_ref()).map(|it| it.clone_ref(py))
+        });
+        if let Some(owner) = known
+            && owner.bind(py).call0()?.is(sock)
+        {
+            return Ok(());
+        }
+        let weakref = py.import(intern!(py, "weakref"))?.getattr(intern!(py, "ref"))?;
+        let owner = weakref.call1((sock,))?.unbind();
+        let key = Self::key_of(dispatcher, py, fd);
+        let (stale, outcome) = dispatcher.watches.with(py, |watches| {
+            let watched = watches.entry(fd, key);
+            watched.watch.keeps_registration = true;
+            let stale = (
+                watched.owner.replace(owner),
+                std::mem::take(&mut watched.watch.read.waiting),
+                std::mem::take(&mut watched.watch.write.waiting),
+            );
+            (stale, dispatcher.poller.modify(fd, key, watched.watch.interest()))
+        });
+        drop(stale);
+        outcome.map_err(to_python)
+    }
+
+    fn key_of(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) -> SourceKey {
+        let known = dispatcher.watches.with(py, |it| it.by_fd.get(&fd).map(|it| it.key));
+        known.unwrap_or_else(|| {
+            dispatcher.sources.with(py, |sources| sources.insert(Source::Watch(fd)))
+        })
+    }
+
+    fn entry(&mut self, fd: i32, key: SourceKey) -> &mut Watched {
+        self.by_fd.entry(fd).or_insert_with(|| Watched { key, watch: Watch::new(fd), owner: None })
+    }
+
+    /// Visit what the watches refer to, for the cycle collector.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for watched in self.by_fd.values() {
+            for half in [&watched.watch.read, &watched.watch.write] {
+                match &half.handler {
+                    Some(Handler::Callback(handle)) => visit.call(handle)?,
+                    Some(Handler::Acceptor(acceptor)) => visit.call(acceptor)?,
+                    None => {}
+                }
+                half.waiting.iter().try_for_each(|operation| operation.traverse(visit))?;
+            }
+            visit.call(&watched.owner)?;
+        }
+        Ok(())
+    }
+}
+
+impl Watched {
+    fn half(&mut self, direction: Direction) -> &mut Half<Handler, Operation> {
+        match direction {
+            Direction::Read => &mut self.watch.read,
+            Direction::Write => &mut self.watch.write,
+        }
+    }
+}
+
+#[pymethods]
+impl Dispatcher {
+    /// Call `callback(*args)` for as long as `fd` has something to read.
+    #[pyo3(signature = (fd, callback, *args))]
+    fn _add_reader<'py>(
+        slf: &Bound<'py, Self>,
+        fd: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        add_handler(slf, fd, Direction::Read, &callback, &args)
+    }
+
+    /// Call `callback(*args)` for as long as `fd` has room to write.
+    #[pyo3(signature = (fd, callback, *args))]
+    fn _add_writer<'py>(
+        slf: &Bound<'py, Self>,
+        fd: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        add_handler(slf, fd, Direction::Write, &callback, &args)
+    }
+
+    /// Call `on_connection(fd)` for every connection that the listening socket `fd` accepts, and
+    /// `on_error(exception)` when it cannot; `_remove_reader(fd)` ends it.
+    fn _add_acceptor(
+        slf: &Bound<'_, Self>,
+        fd: i32,
+        on_connection: Py<PyAny>,
+        on_error: Py<PyAny>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        slf.get().check_closed()?;
+        let acceptor = Py::new(py, Acceptor::new(py, fd, on_connection, on_error)?)?;
+        let handler = Handler::Acceptor(acceptor);
+        let previous = Watches::set_handler(slf.get(), py, fd, Direction::Read, handler)?;
+        retire(py, previous).map(drop)
+    }
+
+    /// Stop calling the reader of `fd`; whether there was one.
+    fn _remove_reader(&self, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        remove(self, fd, Direction::Read)
+    }
+
+    /// Stop calling the writer of `fd`; whether there was one.
+    fn _remove_writer(&self, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        remove(self, fd, Direction::Write)
+    }
+}
+
+fn add_handler<'py>(
+    slf: &Bound<'py, Dispatcher>,
+    fd: &Bound<'py, PyAny>,
+    direction: Direction,
+    callback: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    static HANDLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = slf.py();
+    slf.get().check_closed()?;
+    let fd = fileno(fd)?;
+    let handle = HANDLE.import(py, "asyncio", "Handle")?.call1((callback, args, slf, py.None()))?;
+    let handler = Handler::Callback(handle.clone().unbind());
+    let previous = Watches::set_handler(slf.get(), py, fd, direction, handler)?;
+    retire(py, previous)?;
+    Ok(handle)
+}
+
+fn remove(dispatcher: &Dispatcher, fd: &Bound<'_, PyAny>, direction: Direction) -> PyResult<bool> {
+    let py = fd.py();
+    if dispatcher.check_closed().is_err() {
+        return Ok(false);
+    }
+    retire(py, Watches::remove_handler(dispatcher, py, fileno(fd)?, direction))
+}
+
+/// Cancel a handler that was taken out, lest a queued call of it still run; whether there was one.
+fn retire(py: Python<'_>, handler: Option<Handler>) -> PyResult<bool> {
+    match handler {
+        Some(Handler::Callback(handle)) => {
+            handle.call_method0(py, intern!(py, "cancel"))?;
+            Ok(true)
+        }
+        Some(Handler::Acceptor(acceptor)) => {
+            acceptor.get().retire();
+            Ok(true)
+        }
+        None => Ok(false),
+    }
+}
+
+/// The number of a descriptor, given as itself or as an object with a `fileno()`.
+fn fileno(fd: &Bound<'_, PyAny>) -> PyResult<i32> {
+    if let Ok(fd) = fd.extract::<i32>() {
+        return check_fileno(fd, || fd.to_string());
+    }
+    let invalid = || {
+        let description = fd.repr().map_or_else(|_| "?".to_owned(), |it| it.to_string());
+        pyo3::exceptions::PyValueError::new_err(format!("Invalid file object: {description}"))
+    };
+    let number = fd.call_method0(intern!(fd.py(), "fileno")).map_err(|_| invalid())?;
+    check_fileno(number.extract::<i32>().map_err(|_| invalid())?, || number.to_string())
+}
+
+fn check_fileno(fd: i32, describe: impl FnOnce() -> String) -> PyResult<i32> {
+    if fd >= 0 {
+        return Ok(fd);
+    }
+    let message = format!("Invalid file descriptor: {}", describe());
+    Err(pyo3::exceptions::PyValueError::new_err(message))
+}

@@ -1,0 +1,251 @@
+"""`threadlets.Loop`: the native dispatcher with everything that asyncio expects of a loop.
+
+What every request passes through is native (`threadlets._core.Dispatcher`). What happens once
+per loop, server or connection is here, and what asyncio's own classes do well they go on doing:
+TLS, subprocesses, pipes, signals, happy eyeballs, executors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import threading
+from asyncio import base_events, constants, events, format_helpers, sslproto
+from asyncio.log import logger
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import Context
+from typing import Any
+
+from threadlets import _core
+from threadlets.aio.serving import Serving
+from threadlets.aio.transports import SocketTransport
+
+
+class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
+    """An asyncio event loop on the native dispatcher.
+
+    It is a full `asyncio.AbstractEventLoop`; programs need not know that it is not the stock one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_Poller())
+
+    # -- running -----------------------------------------------------------------------------
+
+    def run_forever(self) -> None:
+        """Run bursts until `stop()` is called."""
+        self._check_closed()
+        self._check_running()
+        self._set_coroutine_origin_tracking(self._debug)
+        asyncgen_hooks = sys.get_asyncgen_hooks()
+        self._thread_id = threading.get_ident()
+        try:
+            sys.set_asyncgen_hooks(
+                firstiter=self._asyncgen_firstiter_hook,
+                finalizer=self._asyncgen_finalizer_hook,
+            )
+            events._set_running_loop(self)
+            with self._signals_wake():
+                self._run_bursts()
+        finally:
+            self._stopping = False
+            self._thread_id = None
+            events._set_running_loop(None)
+            self._set_coroutine_origin_tracking(False)
+            sys.set_asyncgen_hooks(*asyncgen_hooks)
+
+    @contextlib.contextmanager
+    def _signals_wake(self) -> Iterator[None]:
+        """Let any signal end the poll, so that its Python handler runs at once.
+
+        Without it a signal that arrives just before the poll is seen only after the next event.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        ours = self._csock.fileno()
+        previous = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+        if previous not in (-1, ours):
+            # Somebody else's descriptor: it stays.
+            signal.set_wakeup_fd(previous)
+        try:
+            yield
+        finally:
+            if previous == -1 and not self._signal_handlers:
+                current = signal.set_wakeup_fd(-1)
+                if current not in (-1, ours):
+                    signal.set_wakeup_fd(current)
+
+    def close(self) -> None:
+        """Close the loop and drop what is still queued. Closing it twice does nothing."""
+        super().close()
+        if self._closed:
+            self._release()
+
+    # -- debug mode and failures ---------------------------------------------------------------
+
+    def _check_thread(self) -> None:
+        """Refuse a call from a thread that does not run the loop; debug mode asks for it."""
+        if self._thread_id in (None, threading.get_ident()):
+            return
+        owner = next((t.name for t in threading.enumerate() if t.ident == self._thread_id), "?")
+        raise RuntimeError(
+            "Non-thread-safe operation invoked on an event loop other than the current one: "
+            f"called from thread {threading.current_thread().name!r}, but the loop runs in "
+            f"thread {owner!r}; use loop.call_soon_threadsafe() or "
+            "asyncio.run_coroutine_threadsafe()"
+        )
+
+    def _make_debug_handle(
+        self,
+        when: float | None,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: Context | None,
+        method: str,
+    ) -> asyncio.Handle:
+        """Make the handle of a callback in debug mode: it knows where it was made."""
+        if method != "call_soon_threadsafe":
+            self._check_thread()
+        self._check_callback(callback, method)
+        handle: asyncio.Handle
+        if when is None:
+            handle = asyncio.Handle(callback, args, self, context)
+        else:
+            handle = asyncio.TimerHandle(when, callback, args, self, context)
+        if handle._source_traceback:
+            del handle._source_traceback[-1]
+        return handle
+
+    def _run_debug(self, handle: asyncio.Handle) -> None:
+        """Run a handle in debug mode, and warn when it holds up the loop."""
+        started = self.time()
+        self._current_handle = handle
+        try:
+            handle._run()
+        finally:
+            self._current_handle = None
+        self._ran(base_events._format_handle(handle), self.time() - started)
+
+    def _ran(self, description: str, duration: float) -> None:
+        """Warn when a request of debug mode took longer than `slow_callback_duration`."""
+        if duration >= self.slow_callback_duration:
+            logger.warning("Executing %s took %.3f seconds", description, duration)
+
+    def _callback_failed(
+        self,
+        exception: BaseException,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: Context,
+    ) -> None:
+        """Report the exception of a callback to the exception handler."""
+        source = format_helpers._format_callback_source(callback, args)
+        self.call_exception_handler(
+            {
+                "message": f"Exception in callback {source}",
+                "exception": exception,
+                "handle": asyncio.Handle(callback, args, self, context),
+            }
+        )
+
+    # -- connections and servers ---------------------------------------------------------------
+
+    def _make_socket_transport(
+        self,
+        sock: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+    ) -> SocketTransport:
+        self._ensure_fd_no_transport(sock)
+        return SocketTransport(self, sock, protocol, waiter, extra, server)
+
+    def _make_ssl_transport(
+        self,
+        rawsock: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: Any,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+    ) -> asyncio.Transport:
+        self._ensure_fd_no_transport(rawsock)
+        tls = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        SocketTransport(self, rawsock, tls, extra=extra, server=server)
+        return tls._app_transport
+
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: Any,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+    ) -> None:
+        timeouts = (ssl_handshake_timeout, ssl_shutdown_timeout)
+        Serving(self, protocol_factory, sock, sslcontext, server, timeouts).start()
+
+    # -- operations on sockets -----------------------------------------------------------------
+
+    async def sock_recv(self, sock: Any, n: int) -> bytes:
+        """Receive up to `n` bytes; empty bytes mean that the peer has ended its half."""
+        self._check_socket(sock)
+        done, result = self._sock_recv(sock, n)
+        return result if done else await self._outcome(sock, result)
+
+    async def sock_recv_into(self, sock: Any, buf: Any) -> int:
+        """Receive into a writable buffer; the result is a count of bytes."""
+        self._check_socket(sock)
+        done, result = self._sock_recv_into(sock, buf)
+        return result if done else await self._outcome(sock, result)
+
+    async def sock_sendall(self, sock: Any, data: Any) -> None:
+        """Send all of `data`. After an error nobody can tell how much of it was sent."""
+        self._check_socket(sock)
+        done, result = self._sock_sendall(sock, data)
+        if not done:
+            await self._outcome(sock, result)
+
+    def _check_socket(self, sock: Any) -> None:
+        base_events._check_ssl_socket(sock)
+        if self._debug and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+
+    async def _outcome(self, sock: Any, future: asyncio.Future[Any]) -> Any:
+        try:
+            return await future
+        except BaseException:
+            # Release the buffer of an operation that was cancelled.
+            self._sock_withdraw(sock.fileno(), future)
+            raise
+
+
+class _Poller:
+    """Stands where asyncio keeps its selector: readiness comes from the native poller."""
+
+    def get_map(self) -> Mapping[int, Any]:
+        return {}
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,301 @@
+"""Socket transports: what happens once per connection, around a native stream."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import warnings
+from asyncio import base_events, constants, futures, trsock
+from asyncio.log import logger
+from typing import TYPE_CHECKING, Any
+
+from threadlets import _core
+
+if TYPE_CHECKING:
+    from threadlets.aio.loop import Loop
+
+
+class SocketTransport(asyncio.Transport):
+    """A connected TCP or Unix socket.
+
+    `write` is the native stream's own method: it is called once per message, and a Python frame
+    around it would be a good part of its cost.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_empty_waiter",
+        "_loop",
+        "_protocol",
+        "_server",
+        "_sock",
+        "_sock_fd",
+        "_stream",
+        "write",
+    )
+
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+    ) -> None:
+        # Set first, for the destructor, should what follows fail.
+        self._sock: socket.socket | None = None
+        super().__init__(extra)
+        self._extra["socket"] = trsock.TransportSocket(sock)
+        self._extra["sockname"] = _address(sock.getsockname)
+        if "peername" not in self._extra:
+            self._extra["peername"] = _address(sock.getpeername)
+        self._loop: Loop | None = loop
+        self._sock_fd = sock.fileno()
+        self._stream = _core.Stream(loop, self._sock_fd, self)
+        self.write = self._stream.write
+        self._empty_waiter: asyncio.Future[None] | None = None
+        self.set_protocol(protocol)
+        # Small messages are sent at once, without waiting for an acknowledgement.
+        base_events._set_nodelay(sock)
+        self._sock = sock
+        self._server = server
+        if server is not None:
+            _attach(server, self)
+        loop._transports[self._sock_fd] = self
+        loop.call_soon(protocol.connection_made, self)
+        # Only now: data must not arrive before connection_made.
+        loop.call_soon(self._stream.start)
+        if waiter is not None:
+            loop.call_soon(futures._set_result_unless_cancelled, waiter, None)
+
+    def __repr__(self) -> str:
+        state = ["closed"] if self._sock is None else ["closing"] * self.is_closing()
+        reading = "polling" if self._stream.is_reading() else "idle"
+        n_unsent = self._stream.get_write_buffer_size()
+        writing = "polling" if n_unsent else "idle"
+        info = [
+            type(self).__name__,
+            *state,
+            f"fd={self._sock_fd}",
+            f"read={reading}",
+            f"write=<{writing}, bufsize={n_unsent}>",
+        ]
+        return f"<{' '.join(info)}>"
+
+    def __del__(self) -> None:
+        if self._sock is not None:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._sock.close()
+
+    # -- protocol ------------------------------------------------------------------------------
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Give what is received to `protocol` from now on."""
+        self._protocol: asyncio.BaseProtocol | None = protocol
+        self._stream.set_protocol(protocol, isinstance(protocol, asyncio.BufferedProtocol))
+
+    def get_protocol(self) -> Any:
+        """The protocol; None once the connection is lost."""
+        return self._protocol
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def is_reading(self) -> bool:
+        """Whether data is received."""
+        return self._stream.is_reading()
+
+    def pause_reading(self) -> None:
+        """Receive nothing until `resume_reading()`."""
+        if self._stream.pause() and self._loop and self._loop._debug:
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self) -> None:
+        """Receive again."""
+        if self._stream.resume() and self._loop and self._loop._debug:
+            logger.debug("%r resumes reading", self)
+
+    def _received_end(self) -> None:
+        """The peer has ended its half: close too, unless the protocol wants to go on writing."""
+        assert self._loop is not None
+        assert self._protocol is not None
+        if self._loop._debug:
+            logger.debug("%r received EOF", self)
+        try:
+            keep_open = self._protocol.eof_received()  # type: ignore[attr-defined]
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
+            return
+        if not keep_open:
+            self.close()
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Send a list of bytes-like objects as if they were one."""
+        self._stream.writelines(list_of_data)
+
+    def write_eof(self) -> None:
+        """End the writing half once everything is sent; data may still be received."""
+        self._stream.write_eof()
+
+    def can_write_eof(self) -> bool:
+        """True: a socket's halves end one by one."""
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        """How many bytes are yet to be sent."""
+        return self._stream.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """The water marks in bytes: low, high."""
+        return self._stream.get_write_buffer_limits()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the water marks in bytes; low is a quarter of high unless given.
+
+        Raises:
+            ValueError: not `high >= low >= 0`.
+        """
+        if high is None:
+            high = 64 * 1024 if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        if self._stream.set_write_buffer_limits(low, high):
+            self._pause_protocol()
+
+    def _pause_protocol(self) -> None:
+        self._tell_protocol("pause_writing")
+
+    def _resume_protocol(self) -> None:
+        self._tell_protocol("resume_writing")
+
+    def _tell_protocol(self, method: str) -> None:
+        try:
+            getattr(self._protocol, method)()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            assert self._loop is not None
+            self._loop.call_exception_handler(
+                {
+                    "message": f"protocol.{method}() failed",
+                    "exception": exc,
+                    "transport": self,
+                    "protocol": self._protocol,
+                }
+            )
+
+    def _lost_write(self, n_writes_lost: int) -> None:
+        if n_writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+
+    # -- sendfile: the loop writes to the socket itself once everything is sent ----------------
+
+    def _make_empty_waiter(self) -> asyncio.Future[None]:
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        assert self._loop is not None
+        self._empty_waiter = self._loop.create_future()
+        if not self._stream.report_drained(True):
+            self._empty_waiter.set_result(None)
+        return self._empty_waiter
+
+    def _reset_empty_waiter(self) -> None:
+        self._stream.report_drained(False)
+        self._empty_waiter = None
+
+    def _drained(self) -> None:
+        if self._empty_waiter is not None and not self._empty_waiter.done():
+            self._empty_waiter.set_result(None)
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closing or closed."""
+        return self._stream.is_closing()
+
+    def close(self) -> None:
+        """Close once everything is sent."""
+        if self._stream.close():
+            assert self._loop is not None
+            self._loop.call_soon(self._lose, None)
+
+    def abort(self) -> None:
+        """Close now; what is unsent is lost."""
+        self._force_close(None)
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        if self._stream.abort():
+            assert self._loop is not None
+            self._loop.call_soon(self._lose, exc)
+
+    def _fatal_error(
+        self, exc: BaseException, message: str = "Fatal error on transport"
+    ) -> None:
+        """End the connection; a peer's doing is logged, anything else reported."""
+        if self._loop is None:
+            return
+        if not isinstance(exc, OSError):
+            self._loop.call_exception_handler(
+                {
+                    "message": message,
+                    "exception": exc,
+                    "transport": self,
+                    "protocol": self._protocol,
+                }
+            )
+        elif self._loop._debug:
+            logger.debug("%r: %s", self, message, exc_info=exc)
+        self._force_close(exc)
+
+    def _lose(self, exc: BaseException | None) -> None:
+        """Tell the protocol that the connection is over, and give the descriptor back."""
+        sock, protocol, server = self._sock, self._protocol, self._server
+        try:
+            if protocol is not None:
+                protocol.connection_lost(exc)  # type: ignore[arg-type]
+        finally:
+            self._stream.release()
+            if sock is not None:
+                sock.close()
+            self._sock = self._protocol = self._loop = self._server = None
+            if server is not None:
+                _detach(server, self)
+            waiter = self._empty_waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(ConnectionError("Connection is closed by peer"))
+
+
+def _address(get: Any) -> Any:
+    try:
+        return get()
+    except OSError:
+        return None
+
+
+if hasattr(base_events.Server, "get_loop") and (
+    base_events.Server._attach.__code__.co_argcount > 1  # type: ignore[attr-defined]
+):
+
+    def _attach(server: Any, transport: SocketTransport) -> None:
+        """Count the transport among its server's connections."""
+        server._attach(transport)
+
+    def _detach(server: Any, transport: SocketTransport) -> None:
+        server._detach(transport)
+
+else:  # Before Python 3.13 a server counts its connections without knowing them.
+
+    def _attach(server: Any, transport: SocketTransport) -> None:
+        server._attach()
+
+    def _detach(server: Any, transport: SocketTransport) -> None:
+        server._detach()
