@@ -12,7 +12,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 use threadlets_core::op::SocketFd;
 use threadlets_core::stream::Received;
-use threadlets_core::{Error, Readiness, SourceKey};
+use threadlets_core::{Error, Interest, Readiness, SourceKey};
 
 use crate::byte_buffer::ByteBuffer;
 use crate::callback::{current_context, in_context};
@@ -49,8 +49,8 @@ struct State {
     protocol_lends: bool,
     /// The peer's end was announced: only an empty read is the last one.
     end_announced: bool,
-    /// The transport wants to be told when everything is sent; nothing is written meanwhile.
-    reports_drained: bool,
+    /// Somebody else writes to the socket once everything is sent (`sendfile`).
+    lent: bool,
     /// How many writes came after the connection was over.
     n_writes_lost: u32,
 }
@@ -199,14 +199,14 @@ impl Stream {
             }
         }
         // Look again: a protocol that was resumed may have written more.
-        let (drained, reports, ends, ended) = self.state.with(py, |state| {
+        let (drained, lent, ends, ended) = self.state.with(py, |state| {
             let drained = state.io.n_unsent() == 0;
-            (drained, state.reports_drained, state.io.ends_drained(), state.io.is_writing_ended())
+            (drained, state.lent, state.io.ends_drained(), state.io.is_writing_ended())
         });
         if !drained {
             return Ok(());
         }
-        if reports {
+        if lent {
             self.tell_transport(py, intern!(py, "_drained"))?;
         }
         if ends {
@@ -304,7 +304,7 @@ impl State {
             let message = format!("Cannot call {method}() after write_eof()");
             return Err(PyRuntimeError::new_err(message));
         }
-        if self.reports_drained {
+        if self.lent {
             let message = format!("unable to {method}; sendfile is in progress");
             return Err(PyRuntimeError::new_err(message));
         }
@@ -327,7 +327,7 @@ impl Stream {
             protocol: None,
             protocol_lends: false,
             end_announced: false,
-            reports_drained: false,
+            lent: false,
             n_writes_lost: 0,
         };
         Ok(Self { dispatcher, context, state: GilCell::new(state) })
@@ -459,6 +459,11 @@ impl Stream {
         dispatcher.poller.deregister(fd).map_err(to_python)
     }
 
+    /// Whether the protocol was asked to write no more for now.
+    fn is_writing_paused(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.io.is_writing_paused())
+    }
+
     /// How many bytes are yet to be sent.
     fn get_write_buffer_size(&self, py: Python<'_>) -> usize {
         self.state.with(py, |state| state.io.n_unsent())
@@ -477,13 +482,23 @@ impl Stream {
         })
     }
 
-    /// Refuse writes and report to the transport's `_drained` when everything is sent, or stop
-    /// doing so; whether there is anything unsent.
-    fn report_drained(&self, py: Python<'_>, enabled: bool) -> bool {
+    /// Refuse writes, and call the transport's `_drained` when everything is sent; whether there
+    /// is anything unsent.
+    fn lend(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| {
-            state.reports_drained = enabled;
+            state.lent = true;
             state.io.n_unsent() > 0
         })
+    }
+
+    /// Take the socket back from whoever wrote to it, and maybe watched it, since `lend`.
+    fn take_back(&self, py: Python<'_>) -> PyResult<()> {
+        let (key, fd) = self.state.with(py, |state| {
+            state.lent = false;
+            (state.key, state.io.fd().raw())
+        });
+        let Some(key) = key else { return Ok(()) };
+        self.dispatcher.get().poller.modify(fd, key, Interest::BOTH).map_err(to_python)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

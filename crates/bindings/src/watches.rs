@@ -99,7 +99,7 @@ impl Watches {
         dispatcher.watches.with(py, |watches| {
             for fd in watches.to_rearm.drain(..) {
                 if let Some(watched) = watches.by_fd.get(&fd)
-                    && watched.watch.handled() != threadlets_core::Interest::NONE
+                    && !watched.watch.is_unhandled()
                 {
                     // A descriptor closed under its callback stays silent, as in select loops.
                     let _ = dispatcher.poller.modify(fd, watched.key, watched.watch.interest());
@@ -255,16 +255,32 @@ impl Dispatcher {
     /// `on_error(exception)` when it cannot; `_remove_reader(fd)` ends it.
     fn _add_acceptor(
         slf: &Bound<'_, Self>,
-        fd: i32,
+        fd: &Bound<'_, PyAny>,
         on_connection: Py<PyAny>,
         on_error: Py<PyAny>,
     ) -> PyResult<()> {
         let py = slf.py();
         slf.get().check_closed()?;
+        let fd = fileno(fd)?;
         let acceptor = Py::new(py, Acceptor::new(py, fd, on_connection, on_error)?)?;
         let handler = Handler::Acceptor(acceptor);
         let previous = Watches::set_handler(slf.get(), py, fd, Direction::Read, handler)?;
         retire(py, previous).map(drop)
+    }
+
+    /// The watched descriptors, each with its reader and its writer or None.
+    fn _watched(&self, py: Python<'_>) -> Vec<(i32, Option<Py<PyAny>>, Option<Py<PyAny>>)> {
+        self.watches.with(py, |watches| {
+            let watched = watches.by_fd.iter().filter(|(_, it)| !it.watch.is_unhandled());
+            let handler = |half: &Half<Handler, Operation>| match &half.handler {
+                Some(Handler::Callback(handle)) => Some(handle.clone_ref(py)),
+                Some(Handler::Acceptor(acceptor)) => Some(acceptor.clone_ref(py).into_any()),
+                None => None,
+            };
+            watched
+                .map(|(fd, it)| (*fd, handler(&it.watch.read), handler(&it.watch.write)))
+                .collect()
+        })
     }
 
     /// Stop calling the reader of `fd`; whether there was one.

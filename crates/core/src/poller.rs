@@ -6,7 +6,6 @@
 //! needed only by who wants levels ([`Poller::modify`] reports a readiness that still holds).
 
 use std::io;
-use std::ops::BitOr;
 use std::os::fd::RawFd;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -34,31 +33,12 @@ impl Interest {
     pub const BOTH: Self = Self { readable: true, writable: true };
     /// Reading alone.
     pub const READABLE: Self = Self { readable: true, writable: false };
-    /// Neither direction.
-    pub const NONE: Self = Self { readable: false, writable: false };
-
-    /// Whether every direction of `other` is in here.
-    pub fn contains(self, other: Self) -> bool {
-        self | other == self
-    }
-
     fn to_mio(self) -> Option<mio::Interest> {
         match (self.readable, self.writable) {
             (true, true) => Some(mio::Interest::READABLE | mio::Interest::WRITABLE),
             (true, false) => Some(mio::Interest::READABLE),
             (false, true) => Some(mio::Interest::WRITABLE),
             (false, false) => None,
-        }
-    }
-}
-
-impl BitOr for Interest {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self {
-            readable: self.readable || other.readable,
-            writable: self.writable || other.writable,
         }
     }
 }

@@ -90,6 +90,11 @@ impl<C: AsRef<[u8]>> Stream<C> {
         self.writing_ended
     }
 
+    /// Whether the owner was asked to write no more for now.
+    pub fn is_writing_paused(&self) -> bool {
+        self.writes_paused
+    }
+
     /// How many bytes are yet to be sent.
     pub fn n_unsent(&self) -> usize {
         self.unsent.n_bytes()

@@ -43,19 +43,22 @@ impl<H, W> Watch<H, W> {
         Self { fd, read: Half::default(), write: Half::default(), keeps_registration: false }
     }
 
-    /// The directions in which callbacks are to be called.
-    pub fn handled(&self) -> Interest {
+    /// The directions to register.
+    pub fn interest(&self) -> Interest {
+        if self.keeps_registration {
+            return Interest::BOTH;
+        }
         Interest { readable: self.read.handler.is_some(), writable: self.write.handler.is_some() }
     }
 
-    /// The directions to register.
-    pub fn interest(&self) -> Interest {
-        if self.keeps_registration { Interest::BOTH } else { self.handled() }
+    /// Whether no callback is to be called.
+    pub fn is_unhandled(&self) -> bool {
+        self.read.handler.is_none() && self.write.handler.is_none()
     }
 
     /// Whether nobody watches any more, so that the watch can go away.
     pub fn is_idle(&self) -> bool {
-        self.interest() == Interest::NONE
+        self.is_unhandled() && !self.keeps_registration
     }
 }
 
@@ -70,8 +73,8 @@ mod tests {
         watch.read.handler = Some("callback");
         assert_eq!(Interest::READABLE, watch.interest());
         watch.keeps_registration = true;
-        assert_eq!((Interest::BOTH, Interest::READABLE), (watch.interest(), watch.handled()));
+        assert_eq!(Interest::BOTH, watch.interest());
         watch.read.handler = None;
-        assert!(!watch.is_idle());
+        assert_eq!((true, false), (watch.is_unhandled(), watch.is_idle()));
     }
 }

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import selectors
 import signal
 import sys
 import threading
 from asyncio import base_events, constants, events, format_helpers, sslproto
-from asyncio.log import logger
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any
 
@@ -30,7 +30,7 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
-        super().__init__(_Poller())
+        super().__init__(_Poller(self))
 
     # -- running -----------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
     def _ran(self, description: str, duration: float) -> None:
         """Warn when a request of debug mode took longer than `slow_callback_duration`."""
         if duration >= self.slow_callback_duration:
-            logger.warning("Executing %s took %.3f seconds", description, duration)
+            base_events.logger.warning("Executing %s took %.3f seconds", description, duration)
 
     def _callback_failed(
         self,
@@ -242,10 +242,37 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
 
 
 class _Poller:
-    """Stands where asyncio keeps its selector: readiness comes from the native poller."""
+    """Stands where asyncio keeps its selector, for those who look there what is watched.
 
-    def get_map(self) -> Mapping[int, Any]:
-        return {}
+    Readiness comes from the native poller; nothing is registered through this.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def get_map(self) -> dict[int, selectors.SelectorKey]:
+        """The watched descriptors, by number."""
+        return {
+            fd: selectors.SelectorKey(fd, fd, _events(reader, writer), (reader, writer))
+            for fd, reader, writer in self._loop._watched()
+        }
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """The registration of a descriptor, or of an object that has one.
+
+        Raises:
+            KeyError: it is not watched.
+        """
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        try:
+            return self.get_map()[fd]
+        except KeyError:
+            raise KeyError(f"{fileobj!r} is not registered") from None
 
     def close(self) -> None:
-        pass
+        """Do nothing: the poller ends with its loop."""
+
+
+def _events(reader: object, writer: object) -> int:
+    readable = selectors.EVENT_READ if reader is not None else 0
+    return readable | (selectors.EVENT_WRITE if writer is not None else 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import warnings
-from asyncio import base_events, constants, futures, trsock
+from asyncio import base_events, constants, futures, transports, trsock
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from threadlets.aio.loop import Loop
 
 
-class SocketTransport(asyncio.Transport):
+class SocketTransport(transports._FlowControlMixin):
     """A connected TCP or Unix socket.
 
     `write` is the native stream's own method: it is called once per message, and a Python frame
@@ -25,7 +25,6 @@ class SocketTransport(asyncio.Transport):
     __slots__ = (
         "__weakref__",
         "_empty_waiter",
-        "_loop",
         "_protocol",
         "_server",
         "_sock",
@@ -48,7 +47,7 @@ class SocketTransport(asyncio.Transport):
     ) -> None:
         # Set first, for the destructor, should what follows fail.
         self._sock: socket.socket | None = None
-        super().__init__(extra)
+        asyncio.Transport.__init__(self, extra)  # The water marks are the native stream's.
         self._extra["socket"] = trsock.TransportSocket(sock)
         self._extra["sockname"] = _address(sock.getsockname)
         if "peername" not in self._extra:
@@ -171,6 +170,10 @@ class SocketTransport(asyncio.Transport):
         if self._stream.set_write_buffer_limits(low, high):
             self._pause_protocol()
 
+    @property
+    def _protocol_paused(self) -> bool:
+        return self._stream.is_writing_paused()
+
     def _pause_protocol(self) -> None:
         self._tell_protocol("pause_writing")
 
@@ -204,12 +207,12 @@ class SocketTransport(asyncio.Transport):
             raise RuntimeError("Empty waiter is already set")
         assert self._loop is not None
         self._empty_waiter = self._loop.create_future()
-        if not self._stream.report_drained(True):
+        if not self._stream.lend():
             self._empty_waiter.set_result(None)
         return self._empty_waiter
 
     def _reset_empty_waiter(self) -> None:
-        self._stream.report_drained(False)
+        self._stream.take_back()
         self._empty_waiter = None
 
     def _drained(self) -> None:
