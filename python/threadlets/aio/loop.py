@@ -30,7 +30,7 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
-        super().__init__(_Poller(self))
+        super().__init__(_Poller(self))  # type: ignore[arg-type]
 
     # -- running -----------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         try:
             handle._run()
         finally:
-            self._current_handle = None
+            self._current_handle = None  # type: ignore[assignment]
         self._ran(base_events._format_handle(handle), self.time() - started)
 
     def _ran(self, description: str, duration: float) -> None:
@@ -170,14 +170,14 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         rawsock: Any,
         protocol: asyncio.BaseProtocol,
         sslcontext: Any,
-        waiter: asyncio.Future[None] | None = None,
+        waiter: Any = None,
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
         extra: dict[str, Any] | None = None,
         server: Any = None,
-        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        ssl_handshake_timeout: Any = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: Any = constants.SSL_SHUTDOWN_TIMEOUT,
     ) -> asyncio.Transport:
         self._ensure_fd_no_transport(rawsock)
         tls = sslproto.SSLProtocol(
@@ -211,14 +211,16 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
     async def sock_recv(self, sock: Any, n: int) -> bytes:
         """Receive up to `n` bytes; empty bytes mean that the peer has ended its half."""
         self._check_socket(sock)
-        done, result = self._sock_recv(sock, n)
-        return result if done else await self._outcome(sock, result)
+        done, received = self._sock_recv(sock, n)
+        data: bytes = received if done else await self._outcome(sock, received)
+        return data
 
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
         """Receive into a writable buffer; the result is a count of bytes."""
         self._check_socket(sock)
-        done, result = self._sock_recv_into(sock, buf)
-        return result if done else await self._outcome(sock, result)
+        done, received = self._sock_recv_into(sock, buf)
+        n_bytes: int = received if done else await self._outcome(sock, received)
+        return n_bytes
 
     async def sock_sendall(self, sock: Any, data: Any) -> None:
         """Send all of `data`. After an error nobody can tell how much of it was sent."""

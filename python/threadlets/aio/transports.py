@@ -55,7 +55,7 @@ class SocketTransport(transports._FlowControlMixin):
         self._loop: Loop | None = loop
         self._sock_fd = sock.fileno()
         self._stream = _core.Stream(loop, self._sock_fd, self)
-        self.write = self._stream.write
+        self.write = self._stream.write  # type: ignore[method-assign]
         self._empty_waiter: asyncio.Future[None] | None = None
         self.set_protocol(protocol)
         # Small messages are sent at once, without waiting for an acknowledgement.
@@ -87,7 +87,9 @@ class SocketTransport(transports._FlowControlMixin):
 
     def __del__(self) -> None:
         if self._sock is not None:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            warnings.warn(
+                f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self
+            )
             self._sock.close()
 
     # -- protocol ------------------------------------------------------------------------------
@@ -124,7 +126,7 @@ class SocketTransport(transports._FlowControlMixin):
         if self._loop._debug:
             logger.debug("%r received EOF", self)
         try:
-            keep_open = self._protocol.eof_received()  # type: ignore[attr-defined]
+            keep_open = self._protocol.eof_received()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -240,9 +242,7 @@ class SocketTransport(transports._FlowControlMixin):
             assert self._loop is not None
             self._loop.call_soon(self._lose, exc)
 
-    def _fatal_error(
-        self, exc: BaseException, message: str = "Fatal error on transport"
-    ) -> None:
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
         """End the connection; a peer's doing is logged, anything else reported."""
         if self._loop is None:
             return
@@ -285,7 +285,7 @@ def _address(get: Any) -> Any:
 
 
 if hasattr(base_events.Server, "get_loop") and (
-    base_events.Server._attach.__code__.co_argcount > 1  # type: ignore[attr-defined]
+    base_events.Server._attach.__code__.co_argcount > 1
 ):
 
     def _attach(server: Any, transport: SocketTransport) -> None:

@@ -1,0 +1,86 @@
+# Every target does the set-up that it needs. `make help` lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The extension is built for the interpreter in $(VENV); its artefacts are kept apart by it.
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
+BUILT := $(VENV)/.built
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/maturin:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet 'maturin>=1.8,<2'
+
+# Tools and the programs that the tests drive.
+$(VENV)/.dev: pyproject.toml | $(BIN)/maturin
+	$(BIN)/python -m pip install --quiet --group dev --group thirdparty
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml | $(BIN)/maturin
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+$(BUILT): pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet --extras cli,serve
+	@touch $@
+
+.PHONY: build
+build: $(BUILT) ## Install a release build with its extras into .venv
+
+.PHONY: demo
+demo: build ## Serve the example site under real load, and print what came out
+	$(BIN)/python -m examples.site.demo
+
+.PHONY: serve
+serve: build ## Serve the example site until Ctrl-C
+	$(BIN)/threadlets serve examples.site.app:app
+
+.PHONY: test
+test: build $(VENV)/.dev ## Run the tests: core, then Python
+	cargo test --workspace --quiet
+	$(BIN)/python -m pytest -n 2
+
+.PHONY: compat
+compat: build $(VENV)/.dev ## Run CPython's own asyncio tests on our loop, for each CPython here
+	$(BIN)/python tests/compat/run.py --every-python
+
+.PHONY: lint
+lint: build $(VENV)/.dev ## Check format, lints and types
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo fmt --check --manifest-path benches/loadgen/Cargo.toml
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest threadlets._core
+
+.PHONY: format
+format: $(VENV)/.dev ## Format everything
+	cargo fmt --all
+	cargo fmt --manifest-path benches/loadgen/Cargo.toml
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --fix --quiet .
+
+.PHONY: bench
+bench: build $(VENV)/.bench ## Measure against asyncio and uvloop; raw results in benches/results
+	$(BIN)/python -m benches
+
+.PHONY: fuzz
+fuzz: ## Run the core's property tests for 100,000 cases each
+	PROPTEST_CASES=100000 cargo test --release --package threadlets-core --quiet
+
+.PHONY: docs
+docs: ## Build the documentation of the core
+	cargo doc --package threadlets-core --no-deps --document-private-items
+
+.PHONY: clean
+clean: ## Remove what was built
+	cargo clean
+	rm -rf .venv .venv-3* .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,49 @@
+//! The load side of the socket benchmarks. Knows nothing of Python or of the loop under test:
+//! it opens connections to 127.0.0.1, sends messages, checks the echoes, prints one JSON line.
+//!
+//! ```text
+//! loadgen echo  --port P --connections N [--size 1024] [--warmup-s 0.5] [--seconds 2] [--server-pid PID]
+//! loadgen churn --port P --connections N [...]   a new connection per message, N at a time
+//! loadgen burst --port P --connections N [...]   N connects at once, again and again
+//! loadgen serve                                  the least an echo server can do: the ceiling
+//! ```
+
+mod args;
+mod churn;
+mod cpu;
+mod echo;
+mod exchange;
+mod report;
+mod serve;
+
+use std::process::ExitCode;
+
+use args::{Command, Load};
+
+fn main() -> ExitCode {
+    let command = match args::parse(std::env::args().skip(1)) {
+        Ok(command) => command,
+        Err(message) => {
+            eprintln!("loadgen: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = match command {
+        Command::Echo(load) => print(&load, echo::run),
+        Command::Churn(load) => print(&load, churn::run_churn),
+        Command::Burst(load) => print(&load, churn::run_burst),
+        Command::Serve => serve::run().map_err(|error| error.to_string()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("loadgen: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(load: &Load, run: impl Fn(&Load) -> Result<report::Report, String>) -> Result<(), String> {
+    println!("{}", run(load)?.to_json());
+    Ok(())
+}

@@ -1,0 +1,121 @@
+"""The table at the end of a run: medians with spreads, ratios, goals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benches.peers import SUBJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benches.summary import Measurement, Row, Spread
+
+#: The share of a CPU above which a side counts as saturated.
+_SATURATED = 0.93
+
+
+def show(title: str, rows: Sequence[Row], peers: Sequence[str]) -> None:
+    """Print the table, with rich where it is installed."""
+    header, lines = table(rows, peers)
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        print(f"\n{title}\n{plain(header, lines)}")
+        return
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width to fit a table into.
+        print(f"\n{title}\n{plain(header, lines)}")
+        return
+    drawn = Table(*header, title=title)
+    for line in lines:
+        drawn.add_row(*line)
+    console.print(drawn)
+
+
+def table(rows: Sequence[Row], peers: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the cells; a peer that was not measured shows a dash."""
+    others = [peer for peer in peers if peer != SUBJECT] if SUBJECT in peers else []
+    header = ["case", "metric", *peers, *(f"vs {peer}" for peer in others), "goal"]
+    lines = []
+    for row in rows:
+        lines.append(
+            [
+                row.case,
+                row.metric.name,
+                *(_spread(row.spreads.get(peer), row.metric.unit) for peer in peers),
+                *(_ratio(row, peer) for peer in others),
+                _goal(row),
+            ]
+        )
+    return header, lines
+
+
+def plain(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Lay the cells out in columns."""
+    widths = [max(len(line[idx]) for line in [header, *lines]) for idx in range(len(header))]
+    ruled = [header, ["-" * width for width in widths], *lines]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in ruled
+    )
+
+
+def failures(measurements: Sequence[Measurement]) -> list[str]:
+    """Return a line per measurement that has no figures or whose load saw errors."""
+    lines = []
+    for measurement in measurements:
+        where = f"{measurement.case}, round {measurement.round_idx + 1}, {measurement.peer}"
+        if measurement.error is not None:
+            lines.append(f"failed: {where}: {measurement.error}")
+        elif n_errors := measurement.figures.get("n_errors"):
+            lines.append(f"errors: {where}: {n_errors:.0f} connections failed")
+    return lines
+
+
+def limited_by_load(measurements: Sequence[Measurement]) -> list[str]:
+    """Return a line per case and peer whose rate the load bounded: only its CPU time compares."""
+    busy: dict[tuple[str, str], list[bool]] = {}
+    for measurement in measurements:
+        if "load_busy" in measurement.figures:
+            bounded = (
+                measurement.figures["load_busy"] > _SATURATED
+                and measurement.figures["server_busy"] < _SATURATED
+            )
+            busy.setdefault((measurement.case, measurement.peer), []).append(bounded)
+    return [
+        f"limited by the load: {case}, {peer}: compare CPU time, not the rate"
+        for (case, peer), bounded in busy.items()
+        if 2 * sum(bounded) > len(bounded)
+    ]
+
+
+def number(value: float) -> str:
+    """Write a figure with four significant digits, thousands separated."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def _spread(spread: Spread | None, unit: str) -> str:
+    if spread is None:
+        return "-"
+    extremes = f"{number(spread.smallest)}..{number(spread.largest)}"
+    return f"{number(spread.median)} {unit} [{extremes}]"
+
+
+def _ratio(row: Row, peer: str) -> str:
+    if peer not in row.ratios:
+        return "-"
+    ratio = row.ratios[peer]
+    verdict = "even" if round(ratio, 2) == 1 else "better" if row.is_win(peer) else "worse"
+    return f"{ratio:.2f}x {verdict}"
+
+
+def _goal(row: Row) -> str:
+    if row.metric.goal is None:
+        return ""
+    verdict = {True: "met", False: "missed", None: "not measured"}[row.goal_met]
+    return f"{row.metric.goal} {verdict}"

@@ -1,0 +1,64 @@
+"""The list of commands. A new command is a function in a file of its own and one line here."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+from threadlets.cli._run import RunCommand, run
+from threadlets.cli._serve import serve
+
+_EPILOG = (
+    "Exit status: 0 success, 1 the environment stands in the way, 2 wrong usage, "
+    "130 forced stop by Ctrl-C."
+)
+
+
+def build_command() -> Any:
+    """Assemble the command group; its `main` method parses arguments and exits."""
+    app = typer.Typer(
+        help="Run and serve asyncio programs on the threadlets event loop.",
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_global_options)
+    app.command(name="run", cls=RunCommand, context_settings=RunCommand.settings)(run)
+    app.command(name="serve", epilog=_EPILOG)(serve)
+    # Not `app()`: that replaces sys.excepthook, which belongs to the script of `threadlets run`.
+    return typer.main.get_command(app)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(_version_line())
+        raise typer.Exit
+
+
+def _global_options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            help="Show the version and exit.",
+            # Eager, so that it comes before the complaint about a missing command.
+            callback=_show_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Hold the options that stand in front of the command."""
+
+
+def _version_line() -> str:
+    try:
+        version = metadata.version("threadlets")
+    except metadata.PackageNotFoundError:
+        version = "(not installed)"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"threadlets {version} ({python}, {platform.system()} {platform.machine()})"

@@ -1,0 +1,41 @@
+"""What a user can put right, told as fact, cause and remedy.
+
+Knows nothing of typer and rich: it must be able to report that they are missing.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+STATUS_ENVIRONMENT = 1
+STATUS_USAGE = 2
+STATUS_INTERRUPTED = 130
+
+
+@dataclass
+class UserError(Exception):
+    """A situation that the user can put right, so it is shown without a traceback.
+
+    `detail` is shown above the message, as it stands: the user's own traceback, say.
+    """
+
+    fact: str
+    cause: str
+    remedy: str
+    status: int = STATUS_ENVIRONMENT
+    detail: str = ""
+    is_one_line: bool = False
+
+    def __str__(self) -> str:
+        separator = "; " if self.is_one_line else "\n"
+        return separator.join(
+            (f"error: {self.fact}", f"cause: {self.cause}", f"remedy: {self.remedy}")
+        )
+
+
+def print_error(error: UserError) -> None:
+    """Write the error to standard error."""
+    if error.detail:
+        print(error.detail.rstrip("\n"), file=sys.stderr)
+    print(error, file=sys.stderr)

@@ -1,0 +1,177 @@
+"""Bind the listening sockets, so that every refusal is explained before the application starts.
+
+Knows nothing of event loops: the sockets are bound here, and listened on by the server.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+
+from threadlets.cli._errors import STATUS_ENVIRONMENT, STATUS_USAGE, UserError
+
+PORT_MAX = 65535
+_UDS_PERMISSIONS = 0o666
+
+
+def bind_tcp(host: str, port: int) -> list[socket.socket]:
+    """Bind one socket for each address of `host`; port 0 takes a free one on the first address."""
+    if not 0 <= port <= PORT_MAX:
+        raise UserError(
+            fact=f"cannot listen on port {port}",
+            cause=f"ports lie between 0 and {PORT_MAX}; 0 takes a free one",
+            remedy="choose another --port",
+            status=STATUS_USAGE,
+        )
+    bound: list[socket.socket] = []
+    refusal: OSError | None = None
+    for family, address in _addresses(host, port):
+        try:
+            bound.append(_bind_address(family, address))
+        except OSError as error:
+            # A name such as localhost may have an IPv6 address on a machine without IPv6.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                _close_all(bound)
+                raise explain_tcp_refusal(error, host, port) from None
+            refusal = error
+        if bound and port == 0:
+            break
+    if not bound:
+        assert refusal is not None, "getaddrinfo returns at least one address or raises"
+        raise explain_tcp_refusal(refusal, host, port)
+    return bound
+
+
+def bind_uds(path: str) -> socket.socket:
+    """Bind a Unix socket; a socket file that nobody serves any more is replaced."""
+    _remove_stale_socket(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        os.chmod(path, _UDS_PERMISSIONS)
+    except OSError as error:
+        listener.close()
+        raise explain_uds_refusal(error, path) from None
+    return listener
+
+
+def explain_tcp_refusal(error: OSError, host: str, port: int) -> UserError:
+    """Turn the errno of a refused bind into fact, cause and remedy."""
+    where = f"{_bracketed(host)}:{port}"
+    name = errno.errorcode.get(error.errno or 0, "unknown error")
+    match error.errno:
+        case errno.EADDRINUSE:
+            cause = f"the port is taken by another process ({name})"
+            remedy = f"stop it (`ss -ltnp 'sport = :{port}'` names it), or choose another --port"
+        case errno.EACCES | errno.EPERM:
+            cause = f"ports below 1024 are for privileged processes ({name})"
+            remedy = "choose --port 8000, say, or grant CAP_NET_BIND_SERVICE"
+        case errno.EADDRNOTAVAIL:
+            cause = f"this machine has no such address ({name})"
+            remedy = "use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for all"
+        case _:
+            cause = f"{error.strerror or error} ({name})"
+            remedy = "check --host and --port"
+    return UserError(fact=f"cannot listen on {where}", cause=cause, remedy=remedy)
+
+
+def explain_uds_refusal(error: OSError, path: str) -> UserError:
+    """Turn the errno of a refused Unix-socket bind into fact, cause and remedy."""
+    folder = os.path.dirname(os.path.abspath(path))
+    match error.errno:
+        case errno.ENOENT:
+            cause, remedy = f"there is no folder {folder}", f"mkdir -p {folder}"
+        case errno.ENOTDIR:
+            cause, remedy = f"{folder} is not a folder", "choose another --uds path"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            cause = f"the folder {folder} may not be written to by this user"
+            remedy = "choose a --uds path in a folder of yours, /tmp say"
+        case errno.EADDRINUSE:
+            cause = "another server listens there"
+            remedy = "stop it, or choose another --uds path"
+        case _ if "too long" in str(error):
+            cause = f"the path has {len(os.fsencode(path))} bytes, the system allows 107"
+            remedy = "choose a shorter --uds path"
+        case _:
+            cause, remedy = str(error.strerror or error), "choose another --uds path"
+    return UserError(fact=f"cannot listen on '{path}'", cause=cause, remedy=remedy)
+
+
+def describe(listener: socket.socket) -> str:
+    """Give the address as a person would type it: an URL, or the path of a Unix socket."""
+    address = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{address}"
+    return f"http://{_bracketed(address[0])}:{address[1]}"
+
+
+def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (socket.gaierror, UnicodeError) as error:
+        raise UserError(
+            fact=f"cannot listen on the host '{host}'",
+            cause=f"the name is not known here ({error})",
+            remedy="use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for all",
+            status=STATUS_ENVIRONMENT,
+        ) from None
+    # IPv4 first: it is the address that port 0 is taken on, and that most clients try.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return list(dict.fromkeys((entry[0], entry[4]) for entry in found))
+
+
+def _bind_address(family: socket.AddressFamily, address: tuple[object, ...]) -> socket.socket:
+    # Name the protocol: event loops set TCP_NODELAY only on sockets that say they are TCP, and a
+    # response in two writes would wait 40 ms for a delayed acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Otherwise `::` also takes the port of IPv4, and a second address is refused.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        # Two servers may both bind with SO_REUSEADDR; only one may listen, so find out now.
+        listener.listen(1)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale_socket(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        # Absent, or out of reach: then bind says why.
+        return
+    if not stat.S_ISSOCK(mode):
+        raise UserError(
+            fact=f"cannot listen on '{path}'",
+            cause="a file that is no socket has this name",
+            remedy="choose another --uds path, or remove the file",
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            with suppress(OSError):
+                os.unlink(path)
+        except OSError as error:
+            raise explain_uds_refusal(error, path) from None
+        else:
+            taken = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            raise explain_uds_refusal(taken, path)
+
+
+def _close_all(listeners: list[socket.socket]) -> None:
+    for listener in listeners:
+        listener.close()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

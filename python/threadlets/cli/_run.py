@@ -1,0 +1,173 @@
+"""``threadlets run``: an asyncio program, unedited, on our loop.
+
+The program sees sys.argv, sys.path[0] and __main__ as ``python script.py`` sets them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import typer
+import typer.core
+
+from threadlets.cli._errors import STATUS_INTERRUPTED, STATUS_USAGE, UserError
+from threadlets.cli._policy import ThreadletsPolicy
+from threadlets.cli._traceback import without_our_frames
+
+
+class RunCommand(typer.core.TyperCommand):
+    """Leave everything after the script, or after ``-m MODULE``, to the script."""
+
+    settings: ClassVar[dict[str, Any]] = {
+        "allow_extra_args": True,
+        "allow_interspersed_args": False,
+    }
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _end_options_after_module(args))
+
+
+def run(
+    context: typer.Context,
+    script: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SCRIPT [ARGS]...",
+            help="The program, then its own arguments, which are passed on untouched.",
+            show_default=False,
+        ),
+    ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option("-m", metavar="MODULE", help="Run a module, as `python -m MODULE` does."),
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Switch on asyncio's debug mode in every loop.")
+    ] = False,
+) -> None:
+    """Run an asyncio program, unedited, on the threadlets event loop.
+
+    asyncio.run, asyncio.Runner, asyncio.new_event_loop and asyncio.get_event_loop all give the
+    threadlets loop. The exit status is the program's own: 1 after an uncaught exception, 130 after
+    Ctrl-C.
+    """
+    if module is not None:
+        # With -m the first positional argument is the module's, no script.
+        arguments = [*([] if script is None else [script]), *context.args]
+        execute = _module_runner(module)
+        sys.argv = [module, *arguments]
+        _set_first_path(os.getcwd())
+    elif script is not None:
+        execute = _script_runner(script)
+        sys.argv = [script, *context.args]
+        # A folder or a zip file with a __main__.py puts itself there, in runpy.
+        _set_first_path(str(Path(script).resolve().parent))
+    else:
+        raise UserError(
+            fact="there is nothing to run",
+            cause="neither a SCRIPT nor -m MODULE was given",
+            remedy="threadlets run script.py, or threadlets run -m package.module",
+            status=STATUS_USAGE,
+        )
+    asyncio.set_event_loop_policy(ThreadletsPolicy(debug=debug))
+    raise SystemExit(_status_of(execute))
+
+
+def _end_options_after_module(args: list[str]) -> list[str]:
+    """Insert ``--`` behind ``-m MODULE``: Python, too, gives all that follows to the module."""
+    for position, argument in enumerate(args):
+        if argument == "-m":
+            end = position + 2
+        elif argument.startswith("-m") and not argument.startswith("--"):
+            end = position + 1
+        elif argument.startswith("-") and argument != "--":
+            continue
+        else:
+            return args
+        return [*args[:end], "--", *args[end:]]
+    return args
+
+
+def _script_runner(script: str) -> Callable[[], object]:
+    path = Path(script)
+    if not path.exists():
+        raise UserError(
+            fact=f"cannot run '{script}'",
+            cause=f"there is no such file in {Path.cwd()}",
+            remedy="check the path; use -m for a module name",
+            status=STATUS_USAGE,
+        )
+    if not os.access(path, os.R_OK):
+        raise UserError(
+            fact=f"cannot run '{script}'",
+            cause="the file may not be read by this user",
+            remedy=f"chmod u+r {script}, or run as its owner",
+            status=STATUS_USAGE,
+        )
+    if path.is_dir() and not (path / "__main__.py").exists():
+        raise UserError(
+            fact=f"cannot run '{script}'",
+            cause="it is a folder without a __main__.py",
+            remedy="name the script inside it, or add a __main__.py",
+            status=STATUS_USAGE,
+        )
+    return lambda: runpy.run_path(script, run_name="__main__")
+
+
+def _module_runner(module: str) -> Callable[[], object]:
+    def execute() -> object:
+        # Looking for a module imports its parent packages, so it counts as running the program.
+        if not _can_run_module(module):
+            raise UserError(
+                fact=f"cannot run the module '{module}'",
+                cause="no module of that name, or a package without a __main__, is on sys.path",
+                remedy="check the name, run from the folder that holds it, or set PYTHONPATH",
+                status=STATUS_USAGE,
+            )
+        return runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+    return execute
+
+
+def _can_run_module(module: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{module}.__main__")
+    except ModuleNotFoundError as error:
+        # A parent that is missing is the user's slip; a missing import inside a parent is a bug
+        # in the program and shown as such.
+        if error.name is not None and f"{module}.__main__.".startswith(f"{error.name}."):
+            return False
+        raise
+    except ValueError:
+        return False
+    return spec is not None
+
+
+def _set_first_path(folder: str) -> None:
+    """Set sys.path[0] as the interpreter would, which with -P puts nothing there."""
+    if not sys.flags.safe_path:
+        sys.path[0] = folder
+
+
+def _status_of(execute: Callable[[], object]) -> int:
+    """Run the program; show an uncaught exception as the interpreter would, minus our frames."""
+    try:
+        execute()
+    except (UserError, SystemExit):
+        raise
+    except BaseException as error:
+        # Through the hook, since the program may have installed one of its own. Python's own hook
+        # shows the traceback that the exception carries, whatever its third argument says.
+        shown = without_our_frames(error.__traceback__)
+        sys.excepthook(type(error), error.with_traceback(shown), shown)
+        return STATUS_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    return 0

@@ -1,0 +1,6 @@
+"""Make the benchmarks importable: they live at the repository's root and are not installed."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

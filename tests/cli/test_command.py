@@ -1,0 +1,62 @@
+"""The command itself: version, help, and life without its extra packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from .conftest import RunCommand
+
+_WITHOUT = """
+import sys
+sys.modules[{missing!r}] = None
+from threadlets.cli import main
+main({arguments!r})
+"""
+
+
+def _without(missing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = _WITHOUT.format(missing=missing, arguments=list(arguments))
+    return subprocess.run(
+        [sys.executable, "-c", program], text=True, capture_output=True, timeout=60, check=False
+    )
+
+
+def test_version_names_package_and_python(command: RunCommand) -> None:
+    """The version line is what a bug report needs."""
+    done = command("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("threadlets ")
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in done.stdout
+
+
+def test_help_lists_the_commands(command: RunCommand) -> None:
+    """The help of the group names each command and the exit statuses."""
+    done = command("--help")
+    assert done.returncode == 0
+    assert {"run", "serve"} <= set(done.stdout.split())
+    assert "Exit status" in done.stdout
+
+
+def test_unknown_command_is_a_usage_error(command: RunCommand) -> None:
+    """A command that does not exist ends with status 2 and without a traceback."""
+    done = command("frobnicate")
+    assert done.returncode == 2
+    assert "frobnicate" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_cli_extra_is_one_line() -> None:
+    """Without typer the command says in one line what to install."""
+    done = _without("typer", "--help")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "pip install 'threadlets[cli]'" in done.stderr
+
+
+def test_missing_serve_extra_is_one_line() -> None:
+    """Without uvicorn `serve` says in one line what to install."""
+    done = _without("uvicorn", "serve", "service:app")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "pip install 'threadlets[serve]'" in done.stderr

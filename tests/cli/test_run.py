@@ -1,0 +1,177 @@
+"""`threadlets run`: an unedited program, the same but for its loop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import COMMAND, RunCommand
+
+WriteScript = Callable[[str], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> WriteScript:
+    """Write `script.py` into the folder in which the command runs."""
+
+    def write_script(source: str) -> str:
+        (tmp_path / "script.py").write_text(source)
+        return "script.py"
+
+    return write_script
+
+
+_WAYS_TO_A_LOOP = {
+    "asyncio.run": "asyncio.run(main())",
+    "Runner": "with asyncio.Runner() as runner: runner.run(main())",
+    "new_event_loop": "asyncio.new_event_loop().run_until_complete(main())",
+    "get_event_loop": "asyncio.get_event_loop().run_until_complete(main())",
+}
+
+
+@pytest.mark.parametrize("way", _WAYS_TO_A_LOOP)
+def test_every_way_to_a_loop_gives_ours(command: RunCommand, write: WriteScript, way: str) -> None:
+    """A script that knows nothing of threadlets runs on a `threadlets.Loop`."""
+    script = write(
+        "import asyncio, threadlets\n"
+        "async def main(): print(isinstance(asyncio.get_running_loop(), threadlets.Loop))\n"
+        f"{_WAYS_TO_A_LOOP[way]}\n"
+    )
+    done = command("run", script)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_script_sees_what_python_shows_it(
+    command: RunCommand, write: WriteScript, tmp_path: Path
+) -> None:
+    """sys.argv, sys.path[0], __name__ and __file__ are those of `python script.py`."""
+    script = write(
+        "import json, sys\n"
+        "import __main__\n"
+        "print(json.dumps([sys.argv, sys.path[0], __name__, __file__, __main__.__file__]))\n"
+    )
+    done = command("run", script, "--debug", "-x", "--", "--help")
+    expected = [
+        [script, "--debug", "-x", "--", "--help"],
+        str(tmp_path.resolve()),
+        *("__main__", script, script),
+    ]
+    assert expected == json.loads(done.stdout), done.stderr
+
+
+def test_module_gets_every_argument_behind_it(command: RunCommand, write: WriteScript) -> None:
+    """Behind -m MODULE even `--help` and `--debug` belong to the module."""
+    write("import sys; print(sys.argv[1:], __name__)")
+    done = command("run", "-m", "script", "--help", "value", "--debug")
+    assert done.stdout == "['--help', 'value', '--debug'] __main__\n", done.stderr
+
+
+def test_debug_switches_on_debug_mode(command: RunCommand, write: WriteScript) -> None:
+    """--debug in front of the script reaches the loop that the script makes."""
+    script = write(
+        "import asyncio\n"
+        "async def main(): print(asyncio.get_running_loop().get_debug())\n"
+        "asyncio.run(main())\n"
+    )
+    assert command("run", "--debug", script).stdout == "True\n"
+    assert command("run", script).stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("statement", "status"),
+    [("pass", 0), ("sys.exit(7)", 7), ("sys.exit()", 0), ("sys.exit('no')", 1)],
+)
+def test_exit_status_is_the_scripts(
+    command: RunCommand, write: WriteScript, statement: str, status: int
+) -> None:
+    """What the script tells sys.exit is what the shell sees."""
+    assert status == command("run", write(f"import sys\n{statement}\n")).returncode
+
+
+def test_uncaught_exception_shows_only_the_scripts_frames(
+    command: RunCommand, write: WriteScript
+) -> None:
+    """The traceback begins in the script, as it does under `python script.py`."""
+    done = command("run", write("def fail():\n    raise KeyError('lost')\nfail()\n"))
+    assert done.returncode == 1
+    assert "KeyError: 'lost'" in done.stderr
+    assert "runpy" not in done.stderr
+    assert "/cli/" not in done.stderr
+
+
+def test_syntax_error_is_shown_without_our_frames(command: RunCommand, write: WriteScript) -> None:
+    """A script that does not parse gets Python's own message."""
+    done = command("run", write("def :\n"))
+    assert done.returncode == 1
+    assert "SyntaxError" in done.stderr
+    assert "/cli/" not in done.stderr
+
+
+def test_scripts_own_excepthook_is_used(command: RunCommand, write: WriteScript) -> None:
+    """A hook that the script installs sees its uncaught exception."""
+    done = command(
+        "run",
+        write("import sys\nsys.excepthook = lambda *e: print('hook', e[0].__name__)\n1 / 0\n"),
+    )
+    assert (done.returncode, done.stdout) == (1, "hook ZeroDivisionError\n")
+
+
+def test_interrupt_ends_with_130(write: WriteScript, tmp_path: Path) -> None:
+    """Ctrl-C cancels the main task, as under asyncio.run, and the status is 130."""
+    script = write(
+        "import asyncio\n"
+        "async def main():\n"
+        "    print('ready', flush=True)\n"
+        "    try: await asyncio.Event().wait()\n"
+        "    finally: print('cleaned up', flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen(
+        [*COMMAND, "run", script],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (130, "cleaned up\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact", "remedy"),
+    [
+        (("missing.py",), "cannot run 'missing.py'", "check the path"),
+        (("-m", "missing_module"), "cannot run the module", "check the name"),
+        (("-m", "email"), "cannot run the module", "check the name"),
+        ((".",), "folder without a __main__.py", "add a __main__.py"),
+        ((), "nothing to run", "threadlets run script.py"),
+    ],
+)
+def test_nothing_to_run_names_the_remedy(
+    command: RunCommand, arguments: tuple[str, ...], fact: str, remedy: str
+) -> None:
+    """A program that is not there is a usage error with a remedy."""
+    done = command("run", *arguments)
+    assert done.returncode == 2
+    assert fact in done.stderr
+    assert remedy in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_import_inside_a_module_is_its_own_error(
+    command: RunCommand, write: WriteScript
+) -> None:
+    """A module that exists but imports one that does not is shown as it fails."""
+    write("import not_there\n")
+    done = command("run", "-m", "script")
+    assert done.returncode == 1
+    assert "No module named 'not_there'" in done.stderr
+    assert "/cli/" not in done.stderr
