@@ -8,7 +8,7 @@ from typing import Any, Final, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["Dispatcher", "Handle", "Stream", "TimerHandle", "__version__"]
+__all__ = ["Dispatcher", "Handle", "Stream", "TimerHandle", "__version__", "sockname"]
 
 __version__: Final[str]
 
@@ -82,7 +82,7 @@ class Dispatcher:
     def _add_acceptor(
         self,
         fd: Any,
-        on_connection: Callable[[int], object],
+        on_connection: Callable[[int, Any], object],
         on_error: Callable[[OSError], object],
     ) -> None: ...
     def _watched(self) -> list[tuple[int, object | None, object | None]]: ...
@@ -116,3 +116,5 @@ class Stream:
     def set_write_buffer_limits(self, low: int, high: int) -> bool: ...
     def lend(self) -> bool: ...
     def take_back(self) -> None: ...
+
+def sockname(fd: int) -> Any: ...

@@ -31,8 +31,9 @@ class _Slow:
                 else:
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError):
-            # The client left.
-            writer.close()
+            pass  # The client left.
+        finally:
+            writer.transport.abort()
 
     async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:

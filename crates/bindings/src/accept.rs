@@ -7,6 +7,7 @@ use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use threadlets_core::op::{self, SocketFd};
 
+use crate::address;
 use crate::callback::{current_context, in_context};
 use crate::dispatcher::Dispatcher;
 use crate::error::to_python;
@@ -63,7 +64,9 @@ pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Acceptor>)
             return Ok(());
         }
         match op::accept(this.fd) {
-            Ok(Some(fd)) => in_context(py, &this.context, || this.on_connection.call1(py, (fd,)))?,
+            Ok(Some((fd, peer))) => in_context(py, &this.context, || {
+                this.on_connection.call1(py, (fd, address::to_python(py, &peer)?))
+            })?,
             Ok(None) => return Ok(()),
             Err(error) => return this.on_error.call1(py, (to_python(error),)).map(drop),
         };

@@ -4,6 +4,7 @@
 //! every request is left to the Python side (`python/threadlets/aio`).
 
 mod accept;
+mod address;
 mod byte_buffer;
 mod callback;
 mod dispatcher;
@@ -17,6 +18,8 @@ mod watches;
 /// The native half of threadlets.
 #[pyo3::pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::address::sockname;
     #[pymodule_export]
     use super::callback::{Handle, TimerHandle};
     #[pymodule_export]

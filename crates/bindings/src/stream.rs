@@ -446,17 +446,17 @@ impl Stream {
         self.state.with(py, |state| state.io.abort()).is_some()
     }
 
-    /// Leave the poller and forget transport and protocol; the socket may be closed after this.
-    fn release(&self, py: Python<'_>) -> PyResult<()> {
-        let (key, fd, transport, protocol) = self.state.with(py, |state| {
-            drop(state.io.abort());
-            (state.key.take(), state.io.fd().raw(), state.transport.take(), state.protocol.take())
+    /// Forget transport, protocol and poller. The socket is to be closed at once after this:
+    /// closing takes its registration along.
+    fn release(&self, py: Python<'_>) {
+        let (key, transport, protocol, unsent) = self.state.with(py, |state| {
+            let unsent = state.io.abort();
+            (state.key.take(), state.transport.take(), state.protocol.take(), unsent)
         });
-        drop((transport, protocol));
-        let Some(key) = key else { return Ok(()) };
-        let dispatcher = self.dispatcher.get();
-        drop(dispatcher.sources.with(py, |sources| sources.remove(key)));
-        dispatcher.poller.deregister(fd).map_err(to_python)
+        if let Some(key) = key {
+            drop(self.dispatcher.get().sources.with(py, |sources| sources.remove(key)));
+        }
+        drop((transport, protocol, unsent));
     }
 
     /// Whether the protocol was asked to write no more for now.

@@ -4,10 +4,13 @@
 //! `Some` of the result, or `None` when the operation would block. It knows nothing of waiting.
 
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags,
+};
 
 use crate::error::{Error, Result};
 
@@ -42,6 +45,37 @@ impl SocketFd {
     }
 }
 
+/// The address of one end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// An Internet address and port.
+    Internet(SocketAddr),
+    /// The path of a Unix socket.
+    Path(Vec<u8>),
+    /// The name of a Unix socket in Linux' abstract namespace, without its leading zero byte.
+    Abstract(Vec<u8>),
+    /// No address: an unnamed Unix socket, or a family that we do not know.
+    Unnamed,
+}
+
+impl Address {
+    fn from_kernel(address: Option<SocketAddrAny>) -> Self {
+        let Some(address) = address else { return Self::Unnamed };
+        if let Ok(address) = SocketAddr::try_from(address.clone()) {
+            return Self::Internet(address);
+        }
+        let Ok(address) = SocketAddrUnix::try_from(address) else { return Self::Unnamed };
+        if let Some(path) = address.path_bytes() {
+            return Self::Path(path.to_vec());
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(name) = address.abstract_name().filter(|name| !name.is_empty()) {
+            return Self::Abstract(name.to_vec());
+        }
+        Self::Unnamed
+    }
+}
+
 /// Receive into `buffer`; 0 bytes mean that the peer has ended its half.
 pub fn recv(fd: SocketFd, buffer: &mut [u8]) -> Attempt<usize> {
     attempt("recv", || {
@@ -68,18 +102,30 @@ pub fn send_vectored(fd: SocketFd, buffers: &[IoSlice<'_>]) -> Attempt<usize> {
     })
 }
 
-/// Accept a connection as a non-blocking descriptor that child processes do not inherit.
+/// Accept a connection as a non-blocking descriptor that child processes do not inherit, with
+/// its peer's address.
 ///
 /// The caller owns the descriptor. A connection that its peer gave up before it was accepted is
 /// skipped.
-pub fn accept(fd: SocketFd) -> Attempt<RawFd> {
+pub fn accept(fd: SocketFd) -> Attempt<(RawFd, Address)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     loop {
-        match attempt("accept", || rustix::net::accept_with(fd.borrow(), flags)) {
+        match attempt("accept", || rustix::net::acceptfrom_with(fd.borrow(), flags)) {
             Err(Error { errno: Errno::CONNABORTED, .. }) => {}
-            outcome => return outcome.map(|accepted| accepted.map(IntoRawFd::into_raw_fd)),
+            outcome => {
+                return outcome.map(|accepted| {
+                    accepted.map(|(fd, peer)| (fd.into_raw_fd(), Address::from_kernel(peer)))
+                });
+            }
         }
     }
+}
+
+/// The address to which a socket is bound.
+pub fn local_address(fd: SocketFd) -> Result<Address> {
+    rustix::net::getsockname(fd.borrow())
+        .map(|address| Address::from_kernel(Some(address)))
+        .map_err(|errno| Error::new("getsockname", errno))
 }
 
 /// End the writing half: the peer reads an end after what was sent.
@@ -105,7 +151,7 @@ fn attempt<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
+    use std::os::fd::{AsRawFd, FromRawFd};
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -122,6 +168,32 @@ mod tests {
         let mut buffer = [0; 16];
         assert_eq!(Ok(Some(8)), recv(SocketFd::new(theirs.as_raw_fd()), &mut buffer));
         assert_eq!(b"one, two", &buffer[..8]);
+    }
+
+    #[test]
+    fn an_accepted_connection_knows_both_its_ends() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let fd = SocketFd::new(listener.as_raw_fd());
+        assert_eq!(Ok(None), accept(fd));
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, peer) = accept(fd).unwrap().expect("a connection is waiting");
+        assert_eq!(Address::Internet(client.local_addr().unwrap()), peer);
+        let local = local_address(SocketFd::new(accepted)).unwrap();
+        assert_eq!(Address::Internet(client.peer_addr().unwrap()), local);
+        // SAFETY: the accepted descriptor is ours, and closed by nobody else.
+        drop(unsafe { std::net::TcpStream::from_raw_fd(accepted) });
+    }
+
+    #[test]
+    fn unix_addresses_are_told_apart() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert_eq!(Ok(Address::Unnamed), local_address(SocketFd::new(ours.as_raw_fd())));
+        let path = std::env::temp_dir().join(format!("threadlets-op-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let expected = Address::Path(path.as_os_str().as_encoded_bytes().to_vec());
+        assert_eq!(Ok(expected), local_address(SocketFd::new(listener.as_raw_fd())));
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -30,6 +30,7 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
+        self._socket_transports: dict[int, SocketTransport] = {}
         super().__init__(_Poller(self))  # type: ignore[arg-type]
 
     # -- running -----------------------------------------------------------------------------
@@ -139,7 +140,7 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         exception: BaseException,
         callback: Callable[..., object],
         args: tuple[Any, ...],
-        context: Context,
+        context: Context | None,
     ) -> None:
         """Report the exception of a callback to the exception handler."""
         source = format_helpers._format_callback_source(callback, args)
@@ -163,7 +164,7 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         server: Any = None,
     ) -> SocketTransport:
         self._ensure_fd_no_transport(sock)
-        return SocketTransport(self, sock, protocol, waiter, extra, server)
+        return SocketTransport.connected(self, sock, protocol, waiter, extra, server)
 
     def _make_ssl_transport(
         self,
@@ -190,7 +191,7 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        SocketTransport(self, rawsock, tls, extra=extra, server=server)
+        SocketTransport.connected(self, rawsock, tls, extra=extra, server=server)
         return tls._app_transport
 
     def _start_serving(
@@ -205,6 +206,30 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
     ) -> None:
         timeouts = (ssl_handshake_timeout, ssl_shutdown_timeout)
         Serving(self, protocol_factory, sock, sslcontext, server, timeouts).start()
+
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        """Refuse a descriptor that belongs to a transport."""
+        super()._ensure_fd_no_transport(fd)
+        transport = self._socket_transports.get(fd if isinstance(fd, int) else fd.fileno())
+        if transport is not None and not transport.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+
+    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int) -> int:
+        """Send a file through a socket transport: the socket is lent out meanwhile."""
+        del self._socket_transports[transp._sock_fd]
+        was_reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        try:
+            n_sent: int = await self.sock_sendfile(
+                transp._sock, file, offset, count, fallback=False
+            )
+            return n_sent
+        finally:
+            transp._reset_empty_waiter()
+            if was_reading:
+                transp.resume_reading()
+            self._socket_transports[transp._sock_fd] = transp
 
     # -- operations on sockets -----------------------------------------------------------------
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import resource
 import socket
-from asyncio import constants, trsock
+from asyncio import base_events, constants, trsock
 from asyncio.log import logger
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from threadlets import _core
 from threadlets.aio.transports import SocketTransport
 
 if TYPE_CHECKING:
@@ -37,47 +39,52 @@ class Serving:
         self._sslcontext = sslcontext
         self._server = server
         self._ssl_timeouts = ssl_timeouts
+        self._sockname: Any = None
 
     def start(self) -> None:
         """Accept connections, in bursts, until none is waiting."""
-        fd = self._sock.fileno()
-        if fd != -1:  # The server was closed while it waited for descriptors.
-            self._loop._add_acceptor(fd, self._accepted, self._refused)
+        if self._sock.fileno() == -1:
+            return  # The server was closed while it waited for descriptors.
+        self._sockname = _fixed_sockname(self._sock)
+        # Connections inherit it: small messages are sent without waiting for an acknowledgement.
+        base_events._set_nodelay(self._sock)
+        accepted = self._accepted if self._sslcontext is None else self._accepted_tls
+        self._loop._add_acceptor(self._sock, accepted, self._refused)
 
-    def _accepted(self, fd: int) -> None:
-        listener = self._sock
-        conn = socket.socket(listener.family, listener.type, listener.proto, fileno=fd)
-        conn.setblocking(False)
+    def _accepted(self, fd: int, peername: Any) -> None:
         loop = self._loop
-        if loop._debug:
-            logger.debug("%r got a new connection: %r", self._server, conn)
-        if self._sslcontext is not None:
-            handshake_timeout, shutdown_timeout = self._ssl_timeouts
-            loop.create_task(
-                loop._accept_connection2(
-                    self._protocol_factory,
-                    conn,
-                    {},
-                    self._sslcontext,
-                    self._server,
-                    handshake_timeout,
-                    shutdown_timeout,
-                )
-            )
-            return
         try:
+            sockname = self._sockname or _core.sockname(fd)
+            extra = {"peername": peername, "sockname": sockname}
+            if loop._debug:
+                logger.debug("%r got a new connection from %r: %r", self._server, peername, fd)
             protocol = self._protocol_factory()
-            SocketTransport(loop, conn, protocol, server=self._server)
         except (SystemExit, KeyboardInterrupt):
+            os.close(fd)
             raise
         except BaseException as exc:
-            conn.close()
-            loop.call_exception_handler(
-                {
-                    "message": "Error on transport creation for incoming connection",
-                    "exception": exc,
-                }
+            os.close(fd)
+            self._report(exc)
+            return
+        SocketTransport.accepted(loop, fd, protocol, extra, self._server)
+
+    def _accepted_tls(self, fd: int, peername: Any) -> None:
+        conn = socket.socket(fileno=fd)
+        conn.setblocking(False)
+        self._loop.create_task(
+            self._loop._accept_connection2(
+                self._protocol_factory,
+                conn,
+                {"peername": peername},
+                self._sslcontext,
+                self._server,
+                *self._ssl_timeouts,
             )
+        )
+
+    def _report(self, exc: BaseException) -> None:
+        message = "Error on transport creation for incoming connection"
+        self._loop.call_exception_handler({"message": message, "exception": exc})
 
     def _refused(self, exc: OSError) -> None:
         """Out of descriptors or memory: say so, and accept again a little later."""
@@ -96,3 +103,11 @@ class Serving:
             )
             loop.call_later(constants.ACCEPT_RETRY_DELAY, self.start)
         loop.call_exception_handler(context)
+
+
+def _fixed_sockname(listener: socket.socket) -> Any:
+    """Return the address that all connections of a listener share, or None if each has its own."""
+    sockname = listener.getsockname()
+    if listener.family not in (socket.AF_INET, socket.AF_INET6):
+        return sockname
+    return None if sockname[0] in ("0.0.0.0", "::") else sockname

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import warnings
 from asyncio import base_events, constants, futures, transports, trsock
@@ -27,8 +28,8 @@ class SocketTransport(transports._FlowControlMixin):
         "_empty_waiter",
         "_protocol",
         "_server",
-        "_sock",
         "_sock_fd",
+        "_socket",
         "_stream",
         "write",
     )
@@ -39,40 +40,98 @@ class SocketTransport(transports._FlowControlMixin):
     def __init__(
         self,
         loop: Loop,
+        sock: socket.socket | int,
+        protocol: asyncio.BaseProtocol,
+        extra: dict[str, Any],
+        server: Any = None,
+    ) -> None:
+        # Set first, for the destructor, should what follows fail: it closes what is open.
+        self._socket: socket.socket | None
+        self._sock_fd: int
+        if isinstance(sock, int):
+            self._socket, self._sock_fd = None, sock
+        else:
+            self._socket, self._sock_fd = sock, sock.fileno()
+        asyncio.Transport.__init__(self, extra)  # The water marks are the native stream's.
+        self._loop: Loop | None = loop
+        self._stream = _core.Stream(loop, self._sock_fd, self)
+        self.write = self._stream.write  # type: ignore[method-assign]
+        self._empty_waiter: asyncio.Future[None] | None = None
+        self.set_protocol(protocol)
+        self._server = server
+        if server is not None:
+            _attach(server, self)
+        loop._socket_transports[self._sock_fd] = self
+
+    @classmethod
+    def connected(
+        cls,
+        loop: Loop,
         sock: socket.socket,
         protocol: asyncio.BaseProtocol,
         waiter: asyncio.Future[None] | None = None,
         extra: dict[str, Any] | None = None,
         server: Any = None,
-    ) -> None:
-        # Set first, for the destructor, should what follows fail.
-        self._sock: socket.socket | None = None
-        asyncio.Transport.__init__(self, extra)  # The water marks are the native stream's.
-        self._extra["socket"] = trsock.TransportSocket(sock)
-        self._extra["sockname"] = _address(sock.getsockname)
-        if "peername" not in self._extra:
-            self._extra["peername"] = _address(sock.getpeername)
-        self._loop: Loop | None = loop
-        self._sock_fd = sock.fileno()
-        self._stream = _core.Stream(loop, self._sock_fd, self)
-        self.write = self._stream.write  # type: ignore[method-assign]
-        self._empty_waiter: asyncio.Future[None] | None = None
-        self.set_protocol(protocol)
+    ) -> SocketTransport:
+        """Make a transport of a socket object; the protocol hears of it in the next burst."""
+        extra = {"sockname": _address(sock.getsockname)} | (extra or {})
+        if "peername" not in extra:
+            extra["peername"] = _address(sock.getpeername)
         # Small messages are sent at once, without waiting for an acknowledgement.
         base_events._set_nodelay(sock)
-        self._sock = sock
-        self._server = server
-        if server is not None:
-            _attach(server, self)
-        loop._transports[self._sock_fd] = self
-        loop.call_soon(protocol.connection_made, self)
+        transport = cls(loop, sock, protocol, extra, server)
+        loop.call_soon(protocol.connection_made, transport)
         # Only now: data must not arrive before connection_made.
-        loop.call_soon(self._stream.start)
+        loop.call_soon(transport._stream.start)
         if waiter is not None:
             loop.call_soon(futures._set_result_unless_cancelled, waiter, None)
+        return transport
+
+    @classmethod
+    def accepted(
+        cls,
+        loop: Loop,
+        fd: int,
+        protocol: asyncio.BaseProtocol,
+        extra: dict[str, Any],
+        server: Any,
+    ) -> None:
+        """Make a transport of a descriptor that a server has accepted, and start it at once."""
+        transport = cls(loop, fd, protocol, extra, server)
+        try:
+            protocol.connection_made(transport)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            loop._callback_failed(exc, protocol.connection_made, (transport,), None)
+        transport._stream.start()
+
+    @property
+    def _sock(self) -> socket.socket | None:
+        """The socket object, made when somebody asks for it; None once it is closed."""
+        if self._socket is None and self._sock_fd != -1:
+            self._socket = socket.socket(fileno=self._sock_fd)
+            self._socket.setblocking(False)
+        return self._socket
+
+    def _close_socket(self) -> None:
+        fd, self._sock_fd = self._sock_fd, -1
+        if self._loop is not None:
+            self._loop._socket_transports.pop(fd, None)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        elif fd != -1:
+            os.close(fd)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What is known of the connection: "socket", "sockname", "peername"."""
+        if name == "socket" and name not in self._extra and self._sock is not None:
+            self._extra[name] = trsock.TransportSocket(self._sock)
+        return self._extra.get(name, default)
 
     def __repr__(self) -> str:
-        state = ["closed"] if self._sock is None else ["closing"] * self.is_closing()
+        state = ["closed"] if self._sock_fd == -1 else ["closing"] * self.is_closing()
         reading = "polling" if self._stream.is_reading() else "idle"
         n_unsent = self._stream.get_write_buffer_size()
         writing = "polling" if n_unsent else "idle"
@@ -261,15 +320,14 @@ class SocketTransport(transports._FlowControlMixin):
 
     def _lose(self, exc: BaseException | None) -> None:
         """Tell the protocol that the connection is over, and give the descriptor back."""
-        sock, protocol, server = self._sock, self._protocol, self._server
+        protocol, server = self._protocol, self._server
         try:
             if protocol is not None:
                 protocol.connection_lost(exc)  # type: ignore[arg-type]
         finally:
             self._stream.release()
-            if sock is not None:
-                sock.close()
-            self._sock = self._protocol = self._loop = self._server = None
+            self._close_socket()
+            self._protocol = self._loop = self._server = None
             if server is not None:
                 _detach(server, self)
             waiter = self._empty_waiter

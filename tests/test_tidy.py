@@ -1,0 +1,120 @@
+"""House rules that a machine can check: layers, sizes, names, and what files say of themselves."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parent.parent
+
+# Who may import whom, from the bottom up: a package imports from itself and from what is above it
+# in this list, never from what is below.
+_LAYERS = (
+    "threadlets._core",
+    "threadlets.aio",
+    "threadlets",
+    "threadlets.cli",
+    "threadlets.__main__",
+)
+_LINES_MAX = 600
+
+
+def _tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
+        cwd=_ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    paths = [_ROOT / line for line in listed.stdout.splitlines()]
+    return [path for path in paths if path.is_file()]
+
+
+def _layer_of(module: str) -> int:
+    """Return the layer of a module: that of the longest name in `_LAYERS` which it starts with."""
+    names = [name for name in _LAYERS if module == name or module.startswith(name + ".")]
+    return _LAYERS.index(max(names, key=len))
+
+
+def _imported_modules(path: Path) -> list[str]:
+    modules = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            # `from threadlets import _core` imports threadlets._core, not the package's face.
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules += sorted(names & set(_LAYERS)) or [node.module]
+    return [module for module in modules if module.split(".")[0] == "threadlets"]
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(_ROOT / "python").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+_MODULES = sorted(_tracked("python/threadlets/*.py"))
+
+
+@pytest.mark.parametrize("path", _MODULES, ids=_module_name)
+def test_modules_import_from_their_own_layer_or_below(path: Path) -> None:
+    """The loop does not know the command line, nor the command line the loop's inside."""
+    module = _module_name(path)
+    layer = _layer_of(module)
+    for imported in _imported_modules(path):
+        assert _layer_of(imported) <= layer, f"{module} imports {imported} from a layer above"
+        if module.startswith("threadlets.cli"):
+            public = imported == "threadlets" or imported.startswith("threadlets.cli")
+            assert public, f"{module} imports {imported}: the command line uses the public face"
+
+
+def test_the_core_knows_nothing_of_python() -> None:
+    """No file of the core names PyO3, and its manifest cannot bring it in."""
+    for path in _tracked("crates/core"):
+        assert "pyo3" not in path.read_text(), f"{path} knows PyO3"
+
+
+def test_only_the_bindings_depend_on_pyo3() -> None:
+    """One crate knows Python."""
+    manifests = [path for path in _tracked("*Cargo.toml") if path.parent != _ROOT]
+    dependents = [path.parent.name for path in manifests if "pyo3" in path.read_text()]
+    assert ["bindings"] == dependents
+
+
+def test_unsafe_stays_where_it_is_expected() -> None:
+    """Raw pointers and descriptors live in few files; the state machines need none."""
+    expected = {
+        "crates/bindings/src/byte_buffer.rs",
+        "crates/bindings/src/callback.rs",
+        "crates/bindings/src/gil_cell.rs",
+        "crates/core/src/op.rs",
+    }
+    code = re.compile(r"\bunsafe\s*(\{|impl|fn)")
+    found = {
+        str(path.relative_to(_ROOT)) for path in _tracked("*.rs") if code.search(path.read_text())
+    }
+    assert expected == found
+
+
+@pytest.mark.parametrize("path", _tracked("*.py", "*.rs"), ids=lambda path: path.name)
+def test_files_hold_one_idea(path: Path) -> None:
+    """A file opens with its job, and stays short enough to be read at once."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= _LINES_MAX, f"{path} has a second idea in it"
+    if path.suffix == ".rs" and path.name != "build.rs":
+        assert text.startswith("//!"), f"{path} does not say what it is for"
+    elif text.strip():
+        assert ast.get_docstring(ast.parse(text)), f"{path} does not say what it is for"
+
+
+def test_make_help_lists_every_target() -> None:
+    """Whoever reads `make help` knows every target that is meant for people."""
+    makefile = (_ROOT / "Makefile").read_text()
+    phony = set(re.findall(r"^\.PHONY: (\S+)", makefile, re.MULTILINE))
+    documented = set(re.findall(r"^(\S+):.*## ", makefile, re.MULTILINE))
+    assert phony == documented
