@@ -8,7 +8,7 @@ from typing import Any, Final, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["Dispatcher", "Handle", "Stream", "TimerHandle", "__version__", "sockname"]
+__all__ = ["Datagrams", "Dispatcher", "Handle", "Stream", "TimerHandle", "__version__", "sockname"]
 
 __version__: Final[str]
 
@@ -85,6 +85,7 @@ class Dispatcher:
         on_connection: Callable[[int, Any], object],
         on_error: Callable[[OSError], object],
     ) -> None: ...
+    def _add_datagrams(self, fd: Any, protocol: asyncio.BaseProtocol) -> Datagrams: ...
     def _watched(self) -> list[tuple[int, object | None, object | None]]: ...
     def _remove_reader(self, fd: Any) -> bool: ...
     def _remove_writer(self, fd: Any) -> bool: ...
@@ -92,6 +93,12 @@ class Dispatcher:
     def _sock_recv_into(self, sock: socket.socket, buffer: Any) -> tuple[bool, Any]: ...
     def _sock_sendall(self, sock: socket.socket, data: Any) -> tuple[bool, Any]: ...
     def _sock_withdraw(self, fd: int, future: asyncio.Future[Any]) -> None: ...
+
+@final
+class Datagrams:
+    """A datagram socket that is read, and the protocol that hears of what comes."""
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
 
 @final
 class Stream:

@@ -182,6 +182,7 @@ impl Dispatcher {
             Request::Foreign(handle) => Self::run_foreign(slf, handle.bind(py)),
             Request::Stream(stream, readiness) => Stream::became_ready(stream.bind(py), readiness),
             Request::Accept(acceptor) => crate::accept::run(slf, acceptor.bind(py)),
+            Request::Datagrams(datagrams) => crate::datagrams::run(slf, datagrams.bind(py)),
             Request::Operations(fd, direction) => crate::sock_ops::retry(slf, fd, direction),
         }
     }

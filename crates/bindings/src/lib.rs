@@ -7,6 +7,7 @@ mod accept;
 mod address;
 mod byte_buffer;
 mod callback;
+mod datagrams;
 mod dispatcher;
 mod error;
 mod gil_cell;
@@ -22,6 +23,8 @@ mod _core {
     use super::address::sockname;
     #[pymodule_export]
     use super::callback::{Handle, TimerHandle};
+    #[pymodule_export]
+    use super::datagrams::Datagrams;
     #[pymodule_export]
     use super::dispatcher::Dispatcher;
     #[pymodule_export]

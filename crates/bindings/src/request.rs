@@ -7,6 +7,7 @@ use threadlets_core::Readiness;
 
 use crate::accept::Acceptor;
 use crate::callback::{Handle, TimerHandle};
+use crate::datagrams::Datagrams;
 use crate::sock_ops::Direction;
 use crate::stream::Stream;
 
@@ -23,6 +24,8 @@ pub(crate) enum Request {
     Stream(Py<Stream>, Readiness),
     /// A listening socket with connections to accept.
     Accept(Py<Acceptor>),
+    /// A datagram socket with something to receive.
+    Datagrams(Py<Datagrams>),
     /// A descriptor on which operations wait.
     Operations(i32, Direction),
 }
@@ -42,6 +45,7 @@ impl Request {
             Self::Foreign(handle) => visit.call(handle),
             Self::Stream(stream, _) => visit.call(stream),
             Self::Accept(acceptor) => visit.call(acceptor),
+            Self::Datagrams(datagrams) => visit.call(datagrams),
             Self::Operations(..) => Ok(()),
         }
     }

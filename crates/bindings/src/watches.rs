@@ -13,6 +13,7 @@ use threadlets_core::watch::{Half, Watch};
 use threadlets_core::{Readiness, SourceKey};
 
 use crate::accept::Acceptor;
+use crate::datagrams::Datagrams;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::to_python;
 use crate::request::Request;
@@ -25,6 +26,8 @@ pub(crate) enum Handler {
     Callback(Py<PyAny>),
     /// An acceptor, which takes everything that there is by itself.
     Acceptor(Py<Acceptor>),
+    /// A receiver of datagrams, which does so too.
+    Datagrams(Py<Datagrams>),
 }
 
 impl Handler {
@@ -32,6 +35,30 @@ impl Handler {
         match self {
             Self::Callback(handle) => Request::Foreign(handle.clone_ref(py)),
             Self::Acceptor(acceptor) => Request::Accept(acceptor.clone_ref(py)),
+            Self::Datagrams(datagrams) => Request::Datagrams(datagrams.clone_ref(py)),
+        }
+    }
+
+    fn object(&self, py: Python<'_>) -> Py<PyAny> {
+        match self {
+            Self::Callback(handle) => handle.clone_ref(py),
+            Self::Acceptor(acceptor) => acceptor.clone_ref(py).into_any(),
+            Self::Datagrams(datagrams) => datagrams.clone_ref(py).into_any(),
+        }
+    }
+
+    /// Stop for good: a call that is queued already must not take place.
+    fn retire(self, py: Python<'_>) -> PyResult<()> {
+        match self {
+            Self::Callback(handle) => handle.call_method0(py, intern!(py, "cancel")).map(drop),
+            Self::Acceptor(acceptor) => {
+                acceptor.get().retire();
+                Ok(())
+            }
+            Self::Datagrams(datagrams) => {
+                datagrams.get().retire();
+                Ok(())
+            }
         }
     }
 }
@@ -208,6 +235,7 @@ impl Watches {
                 match &half.handler {
                     Some(Handler::Callback(handle)) => visit.call(handle)?,
                     Some(Handler::Acceptor(acceptor)) => visit.call(acceptor)?,
+                    Some(Handler::Datagrams(datagrams)) => visit.call(datagrams)?,
                     None => {}
                 }
                 half.waiting.iter().try_for_each(|operation| operation.traverse(visit))?;
@@ -268,14 +296,28 @@ impl Dispatcher {
         retire(py, previous).map(drop)
     }
 
+    /// Give the datagrams that come on the socket `fd` to `protocol`; `_remove_reader(fd)` ends it.
+    fn _add_datagrams(
+        slf: &Bound<'_, Self>,
+        fd: &Bound<'_, PyAny>,
+        protocol: Py<PyAny>,
+    ) -> PyResult<Py<Datagrams>> {
+        let py = slf.py();
+        slf.get().check_closed()?;
+        let fd = fileno(fd)?;
+        let datagrams = Py::new(py, Datagrams::new(py, fd, protocol)?)?;
+        let handler = Handler::Datagrams(datagrams.clone_ref(py));
+        let previous = Watches::set_handler(slf.get(), py, fd, Direction::Read, handler)?;
+        retire(py, previous)?;
+        Ok(datagrams)
+    }
+
     /// The watched descriptors, each with its reader and its writer or None.
     fn _watched(&self, py: Python<'_>) -> Vec<(i32, Option<Py<PyAny>>, Option<Py<PyAny>>)> {
         self.watches.with(py, |watches| {
             let watched = watches.by_fd.iter().filter(|(_, it)| !it.watch.is_unhandled());
-            let handler = |half: &Half<Handler, Operation>| match &half.handler {
-                Some(Handler::Callback(handle)) => Some(handle.clone_ref(py)),
-                Some(Handler::Acceptor(acceptor)) => Some(acceptor.clone_ref(py).into_any()),
-                None => None,
+            let handler = |half: &Half<Handler, Operation>| {
+                half.handler.as_ref().map(|handler| handler.object(py))
             };
             watched
                 .map(|(fd, it)| (*fd, handler(&it.watch.read), handler(&it.watch.write)))
@@ -322,17 +364,8 @@ fn remove(dispatcher: &Dispatcher, fd: &Bound<'_, PyAny>, direction: Direction) 
 
 /// Cancel a handler that was taken out, lest a queued call of it still run; whether there was one.
 fn retire(py: Python<'_>, handler: Option<Handler>) -> PyResult<bool> {
-    match handler {
-        Some(Handler::Callback(handle)) => {
-            handle.call_method0(py, intern!(py, "cancel"))?;
-            Ok(true)
-        }
-        Some(Handler::Acceptor(acceptor)) => {
-            acceptor.get().retire();
-            Ok(true)
-        }
-        None => Ok(false),
-    }
+    let Some(handler) = handler else { return Ok(false) };
+    handler.retire(py).map(|()| true)
 }
 
 /// The number of a descriptor, given as itself or as an object with a `fileno()`.

@@ -83,6 +83,19 @@ pub fn recv(fd: SocketFd, buffer: &mut [u8]) -> Attempt<usize> {
     })
 }
 
+/// Receive one datagram into `buffer`, with its sender's address; None when it has none.
+///
+/// What does not fit into the buffer is lost.
+pub fn receive_from(fd: SocketFd, buffer: &mut [u8]) -> Attempt<(usize, Option<Address>)> {
+    let received = attempt("recvfrom", || {
+        rustix::net::recvfrom(fd.borrow(), &mut *buffer, RecvFlags::DONTWAIT)
+    })?;
+    Ok(received.map(|(_, n_bytes, sender)| {
+        let n_bytes = n_bytes.min(buffer.len());
+        (n_bytes, sender.map(|sender| Address::from_kernel(Some(sender))))
+    }))
+}
+
 /// Send what there is room for; the result is a count of bytes.
 pub fn send(fd: SocketFd, data: &[u8]) -> Attempt<usize> {
     attempt("send", || {
@@ -183,6 +196,19 @@ mod tests {
         assert_eq!(Address::Internet(client.peer_addr().unwrap()), local);
         // SAFETY: the accepted descriptor is ours, and closed by nobody else.
         drop(unsafe { std::net::TcpStream::from_raw_fd(accepted) });
+    }
+
+    #[test]
+    fn a_datagram_comes_with_its_sender() {
+        let ours = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let theirs = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let fd = SocketFd::new(ours.as_raw_fd());
+        let mut buffer = [0; 4];
+        assert_eq!(Ok(None), receive_from(fd, &mut buffer));
+        theirs.send_to(b"too long", ours.local_addr().unwrap()).unwrap();
+        let sender = Address::Internet(theirs.local_addr().unwrap());
+        assert_eq!(Ok(Some((4, Some(sender)))), receive_from(fd, &mut buffer));
+        assert_eq!(b"too ", &buffer);
     }
 
     #[test]

@@ -19,6 +19,7 @@ from contextvars import Context
 from typing import Any
 
 from threadlets import _core
+from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.serving import Serving
 from threadlets.aio.transports import SocketTransport
 
@@ -152,6 +153,16 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
             }
         )
 
+    def _protocol_failed(self, exception: BaseException, protocol: asyncio.BaseProtocol) -> None:
+        """Report the exception of a protocol whose connection goes on all the same."""
+        self.call_exception_handler(
+            {
+                "message": f"Exception in a method of {protocol!r}",
+                "exception": exception,
+                "protocol": protocol,
+            }
+        )
+
     # -- connections and servers ---------------------------------------------------------------
 
     def _make_socket_transport(
@@ -193,6 +204,17 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         )
         SocketTransport.connected(self, rawsock, tls, extra=extra, server=server)
         return tls._app_transport
+
+    def _make_datagram_transport(
+        self,
+        sock: Any,
+        protocol: asyncio.DatagramProtocol,
+        address: Any = None,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> DatagramTransport:
+        self._ensure_fd_no_transport(sock)
+        return DatagramTransport(self, sock, protocol, address, waiter, extra)
 
     def _start_serving(
         self,

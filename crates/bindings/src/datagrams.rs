@@ -1,0 +1,99 @@
+//! Receiving datagrams: in bursts, until no more are waiting.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use pyo3::PyTraverseError;
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use threadlets_core::op::{self, SocketFd};
+
+use crate::address;
+use crate::callback::{current_context, in_context};
+use crate::dispatcher::Dispatcher;
+use crate::error::{ends_the_loop, to_python};
+use crate::gil_cell::GilCell;
+use crate::request::Request;
+
+/// How many datagrams are received before other requests get their turn.
+const DATAGRAM_BURST_MAX: usize = 64;
+
+/// A datagram socket that is read, and the protocol that hears of what comes.
+#[pyclass(frozen, module = "threadlets._core")]
+#[derive(Debug)]
+pub struct Datagrams {
+    fd: SocketFd,
+    protocol: GilCell<Py<PyAny>>,
+    /// The context in which the endpoint was made; its protocol is called in it.
+    context: Py<PyAny>,
+    retired: AtomicBool,
+}
+
+impl Datagrams {
+    pub(crate) fn new(py: Python<'_>, fd: i32, protocol: Py<PyAny>) -> PyResult<Self> {
+        let context = current_context(py)?.unbind();
+        let protocol = GilCell::new(protocol);
+        Ok(Self { fd: SocketFd::new(fd), protocol, context, retired: AtomicBool::new(false) })
+    }
+
+    /// Receive no more; the descriptor may be about to be closed.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    /// Receive one datagram and hand it over; false when there was none.
+    fn receive(&self, dispatcher: &Bound<'_, Dispatcher>) -> PyResult<bool> {
+        let py = dispatcher.py();
+        let received = dispatcher.get().with_receive_buffer(py, |buffer| {
+            let received = op::receive_from(self.fd, buffer)?;
+            Ok(received.map(|(n_bytes, sender)| (PyBytes::new(py, &buffer[..n_bytes]), sender)))
+        });
+        let protocol = self.protocol.with(py, |protocol| protocol.clone_ref(py));
+        let handed_over = match received {
+            Ok(None) => return Ok(false),
+            Ok(Some((data, sender))) => {
+                let sender = sender.map(|it| address::to_python(py, &it)).transpose()?;
+                protocol.call_method1(py, intern!(py, "datagram_received"), (data, sender))
+            }
+            Err(error) => {
+                protocol.call_method1(py, intern!(py, "error_received"), (to_python(error),))
+            }
+        };
+        match handed_over {
+            Err(error) if ends_the_loop(py, &error) => Err(error),
+            Err(error) => {
+                let report = (error, protocol);
+                dispatcher.call_method1(intern!(py, "_protocol_failed"), report).map(|_| true)
+            }
+            Ok(_) => Ok(true),
+        }
+    }
+}
+
+#[pymethods]
+impl Datagrams {
+    /// Hand what is received to `protocol` from now on.
+    fn set_protocol(&self, py: Python<'_>, protocol: Py<PyAny>) {
+        let previous = self.protocol.with(py, |it| std::mem::replace(it, protocol));
+        drop(previous);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.context)?;
+        self.protocol.traverse(&visit, |protocol| visit.call(protocol))
+    }
+}
+
+/// Receive what is waiting, at most one burst of it; the rest is queued behind other requests.
+pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Datagrams>) -> PyResult<()> {
+    let this = slf.get();
+    in_context(slf.py(), &this.context, || {
+        for _ in 0..DATAGRAM_BURST_MAX {
+            if this.retired.load(Relaxed) || !this.receive(dispatcher)? {
+                return Ok(());
+            }
+        }
+        dispatcher.get().submit(slf.py(), Request::Datagrams(slf.clone().unbind()))
+    })
+}
