@@ -1,5 +1,6 @@
 # Every target does the set-up that it needs. `make help` lists them.
 
+SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -47,9 +48,25 @@ test: build $(VENV)/.dev ## Run the tests: core, then Python
 	cargo test --workspace --quiet
 	$(BIN)/python -m pytest -n 2
 
+# Every CPython here that has its own tests; those other than $(PYTHON) get environments of their own.
+MINORS := 3.11 3.12 3.13
+OUR_MINOR := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+find-python = $(shell for python in python$(1) $(HOME)/.pyenv/versions/$(1).*/bin/python$(1); do \
+	$$python -c 'import test.test_asyncio' 2>/dev/null && command -v $$python && break; done)
+OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call find-python,$(minor)),.venv-$(minor)))
+
+.venv-%/.built: pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
+	$(call find-python,$*) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --upgrade pip
+	.venv-$*/bin/python -m pip install --quiet pytest pytest-timeout pytest-xdist
+	VIRTUAL_ENV=$(CURDIR)/.venv-$* CARGO_TARGET_DIR=target/python-$* \
+		$(BIN)/maturin develop --release --quiet
+	@touch $@
+
 .PHONY: compat
 compat: build $(VENV)/.dev ## Run CPython's own asyncio tests on our loop, for each CPython here
-	$(BIN)/python tests/compat/run.py --every-python
+	set -- $(OTHER_VENVS); for venv; do $(MAKE) --no-print-directory $$venv/.built || exit; done; \
+	$(BIN)/python tests/compat/run.py -n 4 --python $(BIN)/python $${@/%//bin/python}
 
 .PHONY: lint
 lint: build $(VENV)/.dev ## Check format, lints and types

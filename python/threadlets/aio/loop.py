@@ -214,7 +214,7 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         extra: dict[str, Any] | None = None,
     ) -> DatagramTransport:
         self._ensure_fd_no_transport(sock)
-        return DatagramTransport(self, sock, protocol, address, waiter, extra)
+        return DatagramTransport(self, sock, protocol, address, waiter, extra)  # type: ignore[call-arg, arg-type]
 
     def _start_serving(
         self,
