@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use threadlets_core::op::{self, SocketFd};
+use threadlets_core::op::{self, Address, SocketFd};
 
 use crate::address;
-use crate::callback::{current_context, in_context};
+use crate::callback::{copy_context, current_context, in_context};
 use crate::dispatcher::Dispatcher;
 use crate::error::to_python;
 use crate::request::Request;
@@ -40,6 +40,18 @@ impl Acceptor {
         Ok(Self { fd: SocketFd::new(fd), on_connection, on_error, context, retired })
     }
 
+    /// Hand over a connection, in a context of its own: it shares no variables with others.
+    fn connect(&self, py: Python<'_>, fd: i32, peer: &Address) -> PyResult<()> {
+        if matches!(peer, Address::Internet(_)) {
+            // Its failure would only cost time.
+            let _ = op::set_nodelay(SocketFd::new(fd));
+        }
+        let context = copy_context(py, &self.context)?;
+        in_context(py, &context, || {
+            self.on_connection.call1(py, (fd, address::to_python(py, peer)?)).map(drop)
+        })
+    }
+
     /// Accept no more; its descriptor is about to be closed.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);
@@ -63,13 +75,19 @@ pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Acceptor>)
         if this.retired.load(Relaxed) {
             return Ok(());
         }
-        match op::accept(this.fd) {
-            Ok(Some((fd, peer))) => in_context(py, &this.context, || {
-                this.on_connection.call1(py, (fd, address::to_python(py, &peer)?))
-            })?,
+        let outcome = match op::accept(this.fd) {
             Ok(None) => return Ok(()),
-            Err(error) => return this.on_error.call1(py, (to_python(error),)).map(drop),
+            Ok(Some((fd, peer))) => this.connect(py, fd, &peer),
+            Err(error) => {
+                in_context(py, &this.context, || this.on_error.call1(py, (to_python(error),)))
+                    .map(drop)
+            }
         };
+        if outcome.is_err() {
+            // No edge tells of the connections that are waiting already.
+            dispatcher.get().submit(py, Request::Accept(slf.clone().unbind()))?;
+            return outcome;
+        }
     }
     dispatcher.get().submit(py, Request::Accept(slf.clone().unbind()))
 }

@@ -1,7 +1,7 @@
 //! Memory that Python lends: contiguous bytes of any object with the buffer protocol.
 
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::PyBufferError;
+use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
 
 /// An exported, contiguous buffer, seen as bytes.
@@ -25,7 +25,7 @@ impl ByteBuffer {
     pub(crate) fn writable(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let buffer = Self::readable(object)?;
         if buffer.0.readonly() {
-            return Err(PyBufferError::new_err("the buffer is read-only; pass a writable one"));
+            return Err(PyTypeError::new_err("the buffer is read-only; pass a writable one"));
         }
         Ok(buffer)
     }

@@ -1,14 +1,15 @@
 //! Handles: a callback that waits for its burst, and can be cancelled until then.
 //!
-//! A handle gives up its callback when it runs or is cancelled, so it never keeps a cycle alive
-//! and needs no tracking by the collector. Callbacks still queued are traversed by the
-//! dispatcher that queues them.
+//! A handle gives up its callback when it runs or is cancelled, so that a finished one keeps
+//! nothing alive.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::pyclass::CompareOp;
+use pyo3::types::{PyBool, PyTuple};
 use pyo3::{PyTraverseError, ffi};
 use threadlets_core::TimerKey;
 
@@ -42,6 +43,14 @@ impl Callback {
         in_context(py, &self.context, || self.callable.bind(py).call1(self.args.bind(py)).map(drop))
     }
 
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self {
+            callable: self.callable.clone_ref(py),
+            args: self.args.clone_ref(py),
+            context: self.context.clone_ref(py),
+        }
+    }
+
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.callable)?;
         visit.call(&self.args)?;
@@ -59,6 +68,14 @@ impl Callback {
 pub(crate) fn current_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: the call returns a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()) }
+}
+
+/// A copy of a context.
+pub(crate) fn copy_context(py: Python<'_>, context: &Py<PyAny>) -> PyResult<Py<PyAny>> {
+    // SAFETY: `context` is alive; the call returns a new reference, or null with an exception
+    // set, as it does for an object that is no context.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_Copy(context.as_ptr())) }
+        .map(Bound::unbind)
 }
 
 /// Run `body` inside `context`.
@@ -79,40 +96,22 @@ pub(crate) fn in_context<R>(
     result
 }
 
-/// Whether nobody but its one holder refers to `object`.
-fn is_unshared<T>(object: &Py<T>) -> bool {
-    // SAFETY: the object is alive; the collector calls this with the GIL held.
-    unsafe { ffi::Py_REFCNT(object.as_ptr()) == 1 }
-}
-
 /// A callback queued by `call_soon`.
-#[pyclass(frozen, module = "threadlets._core")]
+#[pyclass(frozen, module = "threadlets._core", weakref)]
 #[derive(Debug)]
 pub(crate) struct Handle {
     callback: GilCell<Option<Callback>>,
+    cancelled: AtomicBool,
 }
 
 impl Handle {
     pub(crate) fn new(callback: Callback) -> Self {
-        Self { callback: GilCell::new(Some(callback)) }
+        Self { callback: GilCell::new(Some(callback)), cancelled: AtomicBool::new(false) }
     }
 
     /// The callback, unless it was cancelled; it is the caller's to run, once.
     pub(crate) fn take(&self, py: Python<'_>) -> Option<Callback> {
         self.callback.with(py, Option::take)
-    }
-
-    /// Visit the callback of a handle that only its queue holds, on the queue's behalf.
-    pub(crate) fn traverse_queued(
-        this: &Py<Self>,
-        visit: &PyVisit<'_>,
-    ) -> Result<(), PyTraverseError> {
-        if !is_unshared(this) {
-            return Ok(());
-        }
-        this.get().callback.traverse(visit, |callback| {
-            callback.as_ref().map_or(Ok(()), |callback| callback.traverse(visit))
-        })
     }
 }
 
@@ -120,12 +119,13 @@ impl Handle {
 impl Handle {
     /// Do not run the callback; without effect once it has run.
     fn cancel(&self, py: Python<'_>) {
+        self.cancelled.store(true, Relaxed);
         drop(self.take(py));
     }
 
-    /// Whether the callback has run or will not run.
-    fn cancelled(&self, py: Python<'_>) -> bool {
-        self.callback.with(py, |callback| callback.is_none())
+    /// Whether `cancel()` was called.
+    fn cancelled(&self) -> bool {
+        self.cancelled.load(Relaxed)
     }
 
     /// The context in which the callback will run; None once it has run or was cancelled.
@@ -134,19 +134,29 @@ impl Handle {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        match describe(py, &self.callback)? {
-            Some(callback) => Ok(format!("<Handle {callback}>")),
-            None => Ok("<Handle done or cancelled>".to_owned()),
-        }
+        let callback = self.callback.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)));
+        let state = describe(py, callback, self.cancelled())?;
+        Ok(format!("<Handle {state}>"))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.callback.traverse(&visit, |callback| {
+            callback.as_ref().map_or(Ok(()), |callback| callback.traverse(&visit))
+        })
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        drop(self.take(py));
     }
 }
 
 /// A callback queued by `call_later` or `call_at`.
-#[pyclass(frozen, module = "threadlets._core")]
+#[pyclass(frozen, module = "threadlets._core", weakref)]
 #[derive(Debug)]
 pub(crate) struct TimerHandle {
     when: f64,
     pending: GilCell<Option<Pending>>,
+    cancelled: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -160,7 +170,8 @@ struct Pending {
 impl TimerHandle {
     pub(crate) fn new(when: f64, callback: Callback, dispatcher: Py<Dispatcher>) -> Self {
         let pending = Pending { callback, dispatcher, key: None };
-        Self { when, pending: GilCell::new(Some(pending)) }
+        let cancelled = AtomicBool::new(false);
+        Self { when, pending: GilCell::new(Some(pending)), cancelled }
     }
 
     /// Remember under which key the dispatcher knows this timer.
@@ -176,38 +187,22 @@ impl TimerHandle {
     pub(crate) fn take(&self, py: Python<'_>) -> Option<Callback> {
         self.pending.with(py, Option::take).map(|pending| pending.callback)
     }
-
-    /// Visit the callback of a handle that only its queue holds, on the queue's behalf.
-    pub(crate) fn traverse_queued(
-        this: &Py<Self>,
-        visit: &PyVisit<'_>,
-    ) -> Result<(), PyTraverseError> {
-        if !is_unshared(this) {
-            return Ok(());
-        }
-        this.get().pending.traverse(visit, |pending| match pending {
-            Some(pending) => {
-                visit.call(&pending.dispatcher)?;
-                pending.callback.traverse(visit)
-            }
-            None => Ok(()),
-        })
-    }
 }
 
 #[pymethods]
 impl TimerHandle {
     /// Do not run the callback; the timer is forgotten at once. Without effect once it has run.
     fn cancel(&self, py: Python<'_>) {
+        self.cancelled.store(true, Relaxed);
         let Some(pending) = self.pending.with(py, Option::take) else { return };
         if let Some(key) = pending.key {
             pending.dispatcher.get().forget_timer(py, key);
         }
     }
 
-    /// Whether the callback has run or will not run.
-    fn cancelled(&self, py: Python<'_>) -> bool {
-        self.pending.with(py, |pending| pending.is_none())
+    /// Whether `cancel()` was called.
+    fn cancelled(&self) -> bool {
+        self.cancelled.load(Relaxed)
     }
 
     /// The loop's time, in seconds, at which the callback is due.
@@ -226,12 +221,7 @@ impl TimerHandle {
         hasher.finish()
     }
 
-    fn __richcmp__(
-        slf: &Bound<'_, Self>,
-        other: &Bound<'_, PyAny>,
-        op: pyo3::pyclass::CompareOp,
-    ) -> Py<PyAny> {
-        use pyo3::pyclass::CompareOp;
+    fn __richcmp__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, op: CompareOp) -> Py<PyAny> {
         let py = slf.py();
         let Ok(other) = other.cast::<Self>() else { return py.NotImplemented() };
         let (ours, theirs) = (slf.get().when, other.get().when);
@@ -243,33 +233,35 @@ impl TimerHandle {
             CompareOp::Gt => ours > theirs,
             CompareOp::Ge => ours >= theirs,
         };
-        pyo3::types::PyBool::new(py, answer).to_owned().into_any().unbind()
+        PyBool::new(py, answer).to_owned().into_any().unbind()
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let pending = self
-            .pending
-            .with(py, |pending| pending.as_ref().map(|pending| pending.callback.clone_ref(py)));
-        match pending {
-            Some(callback) => {
-                Ok(format!("<TimerHandle when={} {}>", self.when, callback.describe(py)?))
+        let callback = self.pending.with(py, |it| it.as_ref().map(|it| it.callback.clone_ref(py)));
+        let state = describe(py, callback, self.cancelled())?;
+        Ok(format!("<TimerHandle when={} {state}>", self.when))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.pending.traverse(&visit, |pending| match pending {
+            Some(pending) => {
+                visit.call(&pending.dispatcher)?;
+                pending.callback.traverse(&visit)
             }
-            None => Ok(format!("<TimerHandle done or cancelled when={}>", self.when)),
-        }
+            None => Ok(()),
+        })
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        drop(self.pending.with(py, Option::take));
     }
 }
 
-impl Callback {
-    fn clone_ref(&self, py: Python<'_>) -> Self {
-        Self {
-            callable: self.callable.clone_ref(py),
-            args: self.args.clone_ref(py),
-            context: self.context.clone_ref(py),
-        }
+/// What a handle is about: its callback, or how it came to have none.
+fn describe(py: Python<'_>, callback: Option<Callback>, cancelled: bool) -> PyResult<String> {
+    match callback {
+        Some(callback) => callback.describe(py),
+        None if cancelled => Ok("cancelled".to_owned()),
+        None => Ok("done".to_owned()),
     }
-}
-
-fn describe(py: Python<'_>, callback: &GilCell<Option<Callback>>) -> PyResult<Option<String>> {
-    let callback = callback.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)));
-    callback.map(|callback| callback.describe(py)).transpose()
 }

@@ -3,6 +3,7 @@
 //! Ready queue → burst → timers → poll. All state is guarded by the GIL and names no thread but
 //! `_thread_id`, so that the role can pass from thread to thread between two requests.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use threadlets_core::{Poller, Readiness, SourceKey, Sources, TimerKey, clock};
+use threadlets_core::{Interest, Poller, Readiness, SourceKey, Sources, TimerKey, clock};
 
 use crate::callback::{Callback, Handle, TimerHandle};
 use crate::error::{ends_the_loop, to_python};
@@ -43,7 +44,8 @@ pub struct Dispatcher {
     queues: GilCell<threadlets_core::Dispatcher<Request>>,
     pub(crate) sources: GilCell<Sources<Source>>,
     pub(crate) watches: GilCell<Watches>,
-    pub(crate) poller: Poller,
+    /// None once the loop is closed: its descriptors go then, not with the last reference.
+    poller: GilCell<Option<Arc<Poller>>>,
     /// Where streams receive; taken out while in use.
     receive_buffer: GilCell<Option<Box<[u8]>>>,
     /// The thread that holds the dispatcher role; zero when the loop does not run.
@@ -62,7 +64,7 @@ impl Dispatcher {
     /// dispatcher's own one load.
     pub(crate) fn submit(&self, py: Python<'_>, request: Request) -> PyResult<()> {
         self.queues.with(py, |queues| queues.submit(request));
-        self.wake_if_sleeping()
+        self.wake_if_sleeping(py)
     }
 
     /// Forget a timer that was cancelled.
@@ -70,15 +72,23 @@ impl Dispatcher {
         drop(self.queues.with(py, |queues| queues.cancel_timer(key)));
     }
 
-    /// Register a descriptor for both directions.
+    /// The poller, unless the loop is closed.
+    pub(crate) fn poller(&self, py: Python<'_>) -> PyResult<Arc<Poller>> {
+        let poller = self.poller.with(py, |poller| poller.clone());
+        poller.ok_or_else(|| PyRuntimeError::new_err(CLOSED))
+    }
+
+    /// Register a descriptor of a stream, for reading.
     pub(crate) fn add_source(
         &self,
         py: Python<'_>,
         fd: i32,
         source: Source,
     ) -> PyResult<SourceKey> {
+        let poller = self.poller(py)?;
+        Watches::evict(self, py, fd);
         let key = self.sources.with(py, |sources| sources.insert(source));
-        match self.poller.register(fd, key, threadlets_core::Interest::BOTH) {
+        match poller.register(fd, key, Interest::READABLE) {
             Ok(()) => Ok(key),
             Err(error) => {
                 drop(self.sources.with(py, |sources| sources.remove(key)));
@@ -109,9 +119,9 @@ impl Dispatcher {
         self.debug.load(Relaxed)
     }
 
-    fn wake_if_sleeping(&self) -> PyResult<()> {
+    fn wake_if_sleeping(&self, py: Python<'_>) -> PyResult<()> {
         if self.sleeping.load(Relaxed) {
-            self.poller.wake().map_err(to_python)?;
+            self.poller(py)?.wake().map_err(to_python)?;
         }
         Ok(())
     }
@@ -121,10 +131,7 @@ impl Dispatcher {
         let py = slf.py();
         let this = slf.get();
         this.poll(py)?;
-        let n_burst = this.queues.with(py, |queues| {
-            let now_ns = if queues.has_timers() { clock::now_ns() } else { 0 };
-            queues.begin_burst(now_ns)
-        });
+        let n_burst = this.queues.with(py, |queues| queues.begin_burst(clock::now_ns));
         for _ in 0..n_burst {
             // A callback may have closed down the queue.
             let Some(request) = this.queues.with(py, threadlets_core::Dispatcher::next) else {
@@ -137,24 +144,22 @@ impl Dispatcher {
 
     /// Wait for events, without the GIL, and queue what they make ready.
     fn poll(&self, py: Python<'_>) -> PyResult<()> {
-        Watches::rearm(self, py)?;
+        let poller = self.poller(py)?;
+        Watches::rearm(self, py, &poller);
         let patience = if self.stopping.load(Relaxed) {
             Some(Duration::ZERO)
         } else {
-            self.queues.with(py, |queues| {
-                queues.patience(if queues.has_timers() { clock::now_ns() } else { 0 })
-            })
+            self.queues.with(py, |queues| queues.patience(clock::now_ns))
         };
         // Say so while the GIL is still held: whoever takes it next must know to wake us.
         self.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
-        let waited = py.detach(|| self.poller.wait(patience));
+        let waited = py.detach(|| poller.wait(patience));
         self.sleeping.store(false, Relaxed);
         waited.map_err(to_python)?;
-        py.check_signals()?;
         self.queues.with(py, |queues| {
             self.sources.with(py, |sources| {
                 self.watches.with(py, |watches| {
-                    self.poller.deliver(|key, readiness| match sources.get(key) {
+                    poller.deliver(|key, readiness| match sources.get(key) {
                         Some(Source::Stream(stream)) => {
                             queues.submit(Request::Stream(stream.clone_ref(py), readiness));
                         }
@@ -164,7 +169,8 @@ impl Dispatcher {
                 });
             });
         });
-        Ok(())
+        // Last: a signal handler may raise, and no edge comes twice.
+        py.check_signals()
     }
 
     fn run(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
@@ -180,10 +186,30 @@ impl Dispatcher {
             Request::Callback(handle) => Self::run_callback(slf, handle.get().take(py)),
             Request::Timer(handle) => Self::run_callback(slf, handle.get().take(py)),
             Request::Foreign(handle) => Self::run_foreign(slf, handle.bind(py)),
-            Request::Stream(stream, readiness) => Stream::became_ready(stream.bind(py), readiness),
-            Request::Accept(acceptor) => crate::accept::run(slf, acceptor.bind(py)),
-            Request::Datagrams(datagrams) => crate::datagrams::run(slf, datagrams.bind(py)),
-            Request::Operations(fd, direction) => crate::sock_ops::retry(slf, fd, direction),
+            Request::Stream(stream, readiness) => {
+                let outcome = Stream::became_ready(stream.bind(py), readiness);
+                Self::outlive(slf, outcome)
+            }
+            Request::Accept(acceptor) => {
+                Self::outlive(slf, crate::accept::run(slf, acceptor.bind(py)))
+            }
+            Request::Datagrams(datagrams) => {
+                Self::outlive(slf, crate::datagrams::run(slf, datagrams.bind(py)))
+            }
+            Request::Operations(fd, direction) => {
+                Self::outlive(slf, crate::sock_ops::retry(slf, fd, direction))
+            }
+        }
+    }
+
+    /// Report what a request of the loop's own has failed with, unless it is to end the loop.
+    fn outlive(slf: &Bound<'_, Self>, outcome: PyResult<()>) -> PyResult<()> {
+        let py = slf.py();
+        match outcome {
+            Err(error) if !ends_the_loop(py, &error) => {
+                slf.call_method1(intern!(py, "_request_failed"), (error,)).map(drop)
+            }
+            outcome => outcome,
         }
     }
 
@@ -286,7 +312,7 @@ impl Dispatcher {
                 Self::debug_handle(slf, Some(when), &callback, &args, context.as_ref(), method)?;
             let request = Request::Foreign(handle.clone().unbind());
             this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
-            this.wake_if_sleeping()?;
+            this.wake_if_sleeping(py)?;
             return Ok(handle);
         }
         let callback = Callback::new(callback, args, context)?;
@@ -294,7 +320,7 @@ impl Dispatcher {
         let request = Request::Timer(handle.clone().unbind());
         let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
         handle.get().set_key(py, key);
-        this.wake_if_sleeping()?;
+        this.wake_if_sleeping(py)?;
         Ok(handle.into_any())
     }
 }
@@ -309,7 +335,7 @@ impl Dispatcher {
             queues: GilCell::new(threadlets_core::Dispatcher::default()),
             sources: GilCell::new(Sources::default()),
             watches: GilCell::new(Watches::default()),
-            poller: Poller::new().map_err(to_python)?,
+            poller: GilCell::new(Some(Arc::new(Poller::new().map_err(to_python)?))),
             receive_buffer: GilCell::new(None),
             thread_id: AtomicU64::new(0),
             sleeping: AtomicBool::new(false),
@@ -403,19 +429,21 @@ impl Dispatcher {
     fn _timer_handle_cancelled(&self, _handle: &Bound<'_, PyAny>) {}
 
     /// Wake the dispatcher from any thread.
-    fn _write_to_self(&self) -> PyResult<()> {
-        if self.closed.load(Relaxed) {
-            return Ok(());
+    fn _write_to_self(&self, py: Python<'_>) -> PyResult<()> {
+        match self.poller(py) {
+            Ok(poller) => poller.wake().map_err(to_python),
+            Err(_) => Ok(()),
         }
-        self.poller.wake().map_err(to_python)
     }
 
-    /// Drop everything that is queued or registered, at closing.
+    /// Drop everything that is queued or registered, and the poller, at closing.
     fn _release(&self, py: Python<'_>) {
-        let queues = self.queues.with(py, std::mem::take);
+        let requests = self.queues.with(py, threadlets_core::Dispatcher::take_all);
+        requests.into_iter().for_each(|request| request.abandon(py));
         let sources = self.sources.with(py, std::mem::take);
         let watches = self.watches.with(py, std::mem::take);
-        drop((queues, sources, watches));
+        let poller = self.poller.with(py, Option::take);
+        drop((sources, watches, poller));
     }
 
     #[getter(_debug)]
@@ -435,9 +463,9 @@ impl Dispatcher {
     }
 
     #[setter(_stopping)]
-    fn set_stopping(&self, stopping: bool) -> PyResult<()> {
+    fn set_stopping(&self, py: Python<'_>, stopping: bool) -> PyResult<()> {
         self.stopping.store(stopping, Relaxed);
-        self.wake_if_sleeping()
+        self.wake_if_sleeping(py)
     }
 
     #[getter(_closed)]

@@ -17,7 +17,9 @@ mod stream;
 mod watches;
 
 /// The native half of threadlets.
-#[pyo3::pymodule]
+///
+/// It needs the GIL: all of its state is guarded by it.
+#[pyo3::pymodule(gil_used = true)]
 mod _core {
     #[pymodule_export]
     use super::address::sockname;

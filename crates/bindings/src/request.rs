@@ -31,17 +31,20 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// Give up what the request would have run.
+    pub(crate) fn abandon(self, py: Python<'_>) {
+        match self {
+            Self::Callback(handle) => drop(handle.get().take(py)),
+            Self::Timer(handle) => drop(handle.get().take(py)),
+            _ => {}
+        }
+    }
+
     /// Visit what a queued request refers to, for the cycle collector.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
-            Self::Callback(handle) => {
-                Handle::traverse_queued(handle, visit)?;
-                visit.call(handle)
-            }
-            Self::Timer(handle) => {
-                TimerHandle::traverse_queued(handle, visit)?;
-                visit.call(handle)
-            }
+            Self::Callback(handle) => visit.call(handle),
+            Self::Timer(handle) => visit.call(handle),
             Self::Foreign(handle) => visit.call(handle),
             Self::Stream(stream, _) => visit.call(stream),
             Self::Accept(acceptor) => visit.call(acceptor),

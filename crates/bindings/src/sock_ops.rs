@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use pyo3::PyTraverseError;
+use pyo3::exceptions::PyValueError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -39,6 +40,21 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
+    /// Whether its socket still has the descriptor `fd`.
+    pub(crate) fn is_open(&self, py: Python<'_>, fd: i32) -> PyResult<bool> {
+        Ok(self.sock.bind(py).call_method0(intern!(py, "fileno"))?.extract::<i32>()? == fd)
+    }
+
+    /// Fail the operation of a socket that was closed.
+    pub(crate) fn fail_closed(self, py: Python<'_>) -> PyResult<()> {
+        let future = self.future.bind(py);
+        if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
+            let closed = to_python(threadlets_core::Error::bad_descriptor("fileno"));
+            future.call_method1(intern!(py, "set_exception"), (closed,))?;
+        }
+        Ok(())
+    }
+
     /// Visit what the operation refers to, for the cycle collector.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.future)?;
@@ -96,6 +112,7 @@ fn start<'py>(
 ) -> PyResult<(bool, Bound<'py, PyAny>)> {
     let py = slf.py();
     let this = slf.get();
+    this.check_closed()?;
     let fd: i32 = sock.call_method0(intern!(py, "fileno"))?.extract()?;
     if fd < 0 {
         return Err(to_python(threadlets_core::Error::bad_descriptor("fileno")));
@@ -132,6 +149,11 @@ pub(crate) fn retry(slf: &Bound<'_, Dispatcher>, fd: i32, direction: Direction) 
         if future.call_method0(intern!(py, "done"))?.is_truthy()? {
             continue;
         }
+        // The number may have been closed since, and belong to somebody else by now.
+        if !operation.is_open(py, fd)? {
+            operation.fail_closed(py)?;
+            continue;
+        }
         match operation.kind.attempt(py, this, SocketFd::new(fd)) {
             Ok(Some(result)) => future.call_method1(intern!(py, "set_result"), (result,))?,
             Err(error) => future.call_method1(intern!(py, "set_exception"), (error,))?,
@@ -154,8 +176,10 @@ impl Dispatcher {
     fn _sock_recv<'py>(
         slf: &Bound<'py, Self>,
         sock: &Bound<'py, PyAny>,
-        n_bytes_max: usize,
+        n_bytes_max: isize,
     ) -> PyResult<(bool, Bound<'py, PyAny>)> {
+        let n_bytes_max = usize::try_from(n_bytes_max)
+            .map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
         start(slf, sock, Kind::Receive { n_bytes_max })
     }
 

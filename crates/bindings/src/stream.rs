@@ -47,8 +47,8 @@ struct State {
     protocol: Option<Py<PyAny>>,
     /// The protocol lends its own buffers (`asyncio.BufferedProtocol`).
     protocol_lends: bool,
-    /// The peer's end was announced: only an empty read is the last one.
-    end_announced: bool,
+    /// Registered for writing too: once there was no room for something.
+    told_of_room: bool,
     /// Somebody else writes to the socket once everything is sent (`sendfile`).
     lent: bool,
     /// How many writes came after the connection was over.
@@ -68,7 +68,7 @@ pub struct Stream {
 /// What a write asks its transport to do.
 enum Written {
     Done,
-    PauseProtocol,
+    Queued { pauses: bool },
     Lost { n_writes_lost: u32 },
     Failed(Error),
 }
@@ -76,13 +76,25 @@ enum Written {
 impl Stream {
     /// Serve a connection that has become ready.
     pub(crate) fn became_ready(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
+        let py = slf.py();
         let this = slf.get();
-        in_context(slf.py(), &this.context, || {
-            if readiness.writable {
-                this.flush(slf.py())?;
+        let served = in_context(py, &this.context, || {
+            if readiness.readable {
+                Self::receive(slf, readiness)?;
             }
-            if readiness.readable { Self::receive(slf, readiness) } else { Ok(()) }
-        })
+            if readiness.writable { this.flush(py) } else { Ok(()) }
+        });
+        if served.is_err() {
+            // What was not read or written is not reported again.
+            Self::try_again(slf, Readiness { writable: true, ..Readiness::READABLE })?;
+        }
+        served
+    }
+
+    /// Queue another attempt, behind other requests.
+    fn try_again(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
+        let request = Request::Stream(slf.clone().unbind(), readiness);
+        slf.get().dispatcher.get().submit(slf.py(), request)
     }
 
     /// A description for debug reports.
@@ -99,9 +111,14 @@ impl Stream {
         let py = slf.py();
         let this = slf.get();
         let receiver = this.state.with(py, |state| {
-            state.end_announced |= readiness.read_closed;
-            let protocol = state.protocol.as_ref().filter(|_| state.io.is_reading())?;
-            Some((protocol.clone_ref(py), state.protocol_lends))
+            if readiness.short_read_misleads {
+                state.io.distrust_short_reads();
+            }
+            if !state.io.is_reading() {
+                state.io.missed_readiness();
+                return None;
+            }
+            Some((state.protocol.as_ref()?.clone_ref(py), state.protocol_lends))
         });
         // A paused connection is tried again when it resumes.
         let Some((protocol, lends)) = receiver else { return Ok(()) };
@@ -111,15 +128,8 @@ impl Stream {
         match received {
             Ok(Received::Nothing) => Ok(()),
             Ok(Received::End) => this.tell_transport(py, intern!(py, "_received_end")),
-            Ok(Received::Data { more, .. }) => {
-                let goes_on =
-                    this.state.with(py, |it| (more || it.end_announced) && it.io.is_reading());
-                if !goes_on {
-                    return Ok(());
-                }
-                let request = Request::Stream(slf.clone().unbind(), Readiness::READABLE);
-                this.dispatcher.get().submit(py, request)
-            }
+            Ok(Received::Data { more: false, .. }) => Ok(()),
+            Ok(Received::Data { more: true, .. }) => Self::try_again(slf, Readiness::READABLE),
             Err(error) => Err(error),
         }
     }
@@ -226,8 +236,8 @@ impl Stream {
         py: Python<'_>,
         data: &[u8],
         keep: impl FnOnce() -> Chunk,
-    ) -> PyResult<()> {
-        let written = self.state.with(py, |state| {
+    ) -> PyResult<Written> {
+        self.state.with(py, |state| {
             state.check_writable("write")?;
             if data.is_empty() {
                 return Ok(Written::Done);
@@ -236,28 +246,43 @@ impl Stream {
                 state.n_writes_lost += 1;
                 return Ok(Written::Lost { n_writes_lost: state.n_writes_lost });
             }
-            Ok::<_, PyErr>(match state.io.send(data) {
+            Ok(match state.io.send(data) {
                 Ok(n_sent) if n_sent == data.len() => Written::Done,
                 Ok(n_sent) => {
                     state.io.queue(keep(), n_sent);
-                    if state.io.must_pause_writes() {
-                        Written::PauseProtocol
-                    } else {
-                        Written::Done
-                    }
+                    Written::Queued { pauses: state.io.must_pause_writes() }
                 }
                 Err(error) => Written::Failed(error),
             })
-        })?;
-        self.wrote(py, written)
+        })
+    }
+
+    /// Register for writing too while something is unsent, and for good: a connection that was
+    /// too slow once will be again.
+    fn await_room(&self, py: Python<'_>) -> PyResult<()> {
+        let registration = self.state.with(py, |state| {
+            let key = state.key.filter(|_| !state.told_of_room && state.io.n_unsent() > 0)?;
+            state.told_of_room = true;
+            Some((state.io.fd().raw(), key))
+        });
+        let Some((fd, key)) = registration else { return Ok(()) };
+        self.dispatcher.get().poller(py)?.modify(fd, key, Interest::BOTH).map_err(to_python)
     }
 
     fn wrote(&self, py: Python<'_>, written: Written) -> PyResult<()> {
         match written {
             Written::Done => Ok(()),
-            Written::PauseProtocol => self.tell_transport(py, intern!(py, "_pause_protocol")),
+            Written::Queued { pauses } => {
+                self.await_room(py)?;
+                if pauses {
+                    self.tell_transport(py, intern!(py, "_pause_protocol"))
+                } else {
+                    Ok(())
+                }
+            }
             Written::Lost { n_writes_lost } => {
-                self.tell_transport_of(py, intern!(py, "_lost_write"), n_writes_lost)
+                let report = (n_writes_lost,);
+                self.dispatcher.call_method1(py, intern!(py, "_lost_write"), report).map(drop)
             }
             Written::Failed(error) => {
                 self.fail(py, to_python(error), "Fatal write error on socket transport")
@@ -326,7 +351,7 @@ impl Stream {
             transport: Some(transport.unbind()),
             protocol: None,
             protocol_lends: false,
-            end_announced: false,
+            told_of_room: false,
             lent: false,
             n_writes_lost: 0,
         };
@@ -353,7 +378,7 @@ impl Stream {
         let source = Source::Stream(slf.clone().unbind());
         let key = this.dispatcher.get().add_source(py, fd, source)?;
         this.state.with(py, |state| state.key = Some(key));
-        Ok(())
+        this.await_room(py)
     }
 
     /// Receive no more until `resume`; whether that changes anything.
@@ -365,11 +390,12 @@ impl Stream {
     fn resume(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
-        let (resumes, started) = this.state.with(py, |it| (it.io.resume(), it.key.is_some()));
-        if resumes && started {
-            // An edge may have passed while nobody was reading.
-            let request = Request::Stream(slf.clone().unbind(), Readiness::READABLE);
-            this.dispatcher.get().submit(py, request)?;
+        let (resumes, missed) = this.state.with(py, |state| {
+            let resumes = state.io.resume();
+            (resumes, resumes && state.io.take_missed_readiness())
+        });
+        if missed {
+            Self::try_again(slf, Readiness::READABLE)?;
         }
         Ok(resumes)
     }
@@ -387,11 +413,16 @@ impl Stream {
     /// Send `data`, a bytes-like object: at once as far as there is room, the rest later.
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = data.py();
-        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+        let written = if let Ok(bytes) = data.cast_exact::<PyBytes>() {
             let keep = || Chunk::Shared(PyBackedBytes::from(bytes.clone()));
-            return self.write_slice(py, bytes.as_bytes(), keep);
-        }
-        with_contiguous(data, |slice| self.write_slice(py, slice, || Chunk::Copied(slice.to_vec())))
+            self.write_slice(py, bytes.as_bytes(), keep)
+        } else {
+            check_bytes_like(data)?;
+            with_contiguous(data, |slice| {
+                self.write_slice(py, slice, || Chunk::Copied(slice.to_vec()))
+            })
+        };
+        self.wrote(py, written?)
     }
 
     /// Send a list of bytes-like objects as if they were one.
@@ -424,8 +455,8 @@ impl Stream {
             let flushed = if was_waiting { Ok(false) } else { state.io.flush() };
             match flushed {
                 Err(error) => Written::Failed(error),
-                Ok(_) if state.io.must_pause_writes() => Written::PauseProtocol,
-                Ok(_) => Written::Done,
+                Ok(true) => Written::Done,
+                Ok(false) => Written::Queued { pauses: state.io.must_pause_writes() },
             }
         });
         self.wrote(py, written)
@@ -446,17 +477,19 @@ impl Stream {
         self.state.with(py, |state| state.io.abort()).is_some()
     }
 
-    /// Forget transport, protocol and poller. The socket is to be closed at once after this:
-    /// closing takes its registration along.
-    fn release(&self, py: Python<'_>) {
-        let (key, transport, protocol, unsent) = self.state.with(py, |state| {
-            let unsent = state.io.abort();
-            (state.key.take(), state.transport.take(), state.protocol.take(), unsent)
+    /// Leave the poller and forget transport and protocol; the socket may be closed after this.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        let (key, fd, dropped) = self.state.with(py, |state| {
+            let dropped = (state.io.abort(), state.transport.take(), state.protocol.take());
+            (state.key.take(), state.io.fd().raw(), dropped)
         });
-        if let Some(key) = key {
-            drop(self.dispatcher.get().sources.with(py, |sources| sources.remove(key)));
-        }
-        drop((transport, protocol, unsent));
+        drop(dropped);
+        let Some(key) = key else { return Ok(()) };
+        let dispatcher = self.dispatcher.get();
+        drop(dispatcher.sources.with(py, |sources| sources.remove(key)));
+        // Closing is not enough where a child process holds a duplicate. A closed loop has no
+        // poller to leave.
+        dispatcher.poller(py).map_or(Ok(()), |poller| poller.deregister(fd)).map_err(to_python)
     }
 
     /// Whether the protocol was asked to write no more for now.
@@ -493,12 +526,13 @@ impl Stream {
 
     /// Take the socket back from whoever wrote to it, and maybe watched it, since `lend`.
     fn take_back(&self, py: Python<'_>) -> PyResult<()> {
-        let (key, fd) = self.state.with(py, |state| {
+        let (key, fd, interest) = self.state.with(py, |state| {
             state.lent = false;
-            (state.key, state.io.fd().raw())
+            let interest = if state.told_of_room { Interest::BOTH } else { Interest::READABLE };
+            (state.key, state.io.fd().raw(), interest)
         });
         let Some(key) = key else { return Ok(()) };
-        self.dispatcher.get().poller.modify(fd, key, Interest::BOTH).map_err(to_python)
+        self.dispatcher.get().poller(py)?.modify(fd, key, interest).map_err(to_python)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -521,17 +555,23 @@ fn with_contiguous<R>(
     data: &Bound<'_, PyAny>,
     use_bytes: impl FnOnce(&[u8]) -> PyResult<R>,
 ) -> PyResult<R> {
-    let is_bytes_like = data.is_instance_of::<PyBytes>()
-        || data.is_instance_of::<PyByteArray>()
-        || data.is_instance_of::<PyMemoryView>();
-    if !is_bytes_like {
-        let name = data.get_type().name()?;
-        let message = format!("data argument must be a bytes-like object, not '{name}'");
-        return Err(PyTypeError::new_err(message));
-    }
     if let Ok(buffer) = ByteBuffer::readable(data) {
         return use_bytes(buffer.bytes(data.py()));
     }
-    let copy = data.call_method0(intern!(data.py(), "tobytes"))?;
+    // Not contiguous: a memoryview with steps in it, or an object that has no bytes at all.
+    let copy = PyMemoryView::from(data)?.call_method0(intern!(data.py(), "tobytes"))?;
     use_bytes(copy.cast::<PyBytes>()?.as_bytes())
+}
+
+/// Refuse what transports do not write: `write` takes bytes, bytearray and memoryview.
+fn check_bytes_like(data: &Bound<'_, PyAny>) -> PyResult<()> {
+    let is_bytes_like = data.is_instance_of::<PyBytes>()
+        || data.is_instance_of::<PyByteArray>()
+        || data.is_instance_of::<PyMemoryView>();
+    if is_bytes_like {
+        return Ok(());
+    }
+    let name = data.get_type().name()?;
+    let message = format!("data argument must be a bytes-like object, not '{name}'");
+    Err(PyTypeError::new_err(message))
 }

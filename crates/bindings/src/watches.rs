@@ -8,9 +8,9 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyInt, PyTuple, PyType};
 use threadlets_core::watch::{Half, Watch};
-use threadlets_core::{Readiness, SourceKey};
+use threadlets_core::{Poller, Readiness, SourceKey};
 
 use crate::accept::Acceptor;
 use crate::datagrams::Datagrams;
@@ -70,6 +70,9 @@ pub(crate) struct Watched {
     /// A weak reference to the socket object whose operations registered the descriptor. When
     /// another socket comes by with the same number, the number was closed and opened anew.
     owner: Option<Py<PyAny>>,
+    /// The object given to `add_reader` or `add_writer`, when it was not a number: by it the
+    /// watch is found once the object is closed and has no number any more.
+    file: Option<Py<PyAny>>,
 }
 
 /// The watched descriptors of one loop, by number.
@@ -122,18 +125,24 @@ impl Watches {
     }
 
     /// Ask anew for the readiness of the descriptors whose callbacks were called.
-    pub(crate) fn rearm(dispatcher: &Dispatcher, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn rearm(dispatcher: &Dispatcher, py: Python<'_>, poller: &Poller) {
         dispatcher.watches.with(py, |watches| {
             for fd in watches.to_rearm.drain(..) {
                 if let Some(watched) = watches.by_fd.get(&fd)
                     && !watched.watch.is_unhandled()
                 {
                     // A descriptor closed under its callback stays silent, as in select loops.
-                    let _ = dispatcher.poller.modify(fd, watched.key, watched.watch.interest());
+                    let _ = poller.modify(fd, watched.key, watched.watch.interest());
                 }
             }
         });
-        Ok(())
+    }
+
+    /// Forget the watch of a number that somebody opened anew: its file was closed unnoticed.
+    pub(crate) fn evict(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) {
+        let Some(watched) = dispatcher.watches.with(py, |it| it.by_fd.remove(&fd)) else { return };
+        drop(dispatcher.sources.with(py, |sources| sources.remove(watched.key)));
+        drop(watched);
     }
 
     /// Set the handler of one direction; the one that was there is given back.
@@ -144,6 +153,7 @@ impl Watches {
         direction: Direction,
         handler: Handler,
     ) -> PyResult<Option<Handler>> {
+        let poller = dispatcher.poller(py)?;
         let key = Self::key_of(dispatcher, py, fd);
         let (previous, outcome) = dispatcher.watches.with(py, |watches| {
             let watched = watches.entry(fd, key);
@@ -151,17 +161,23 @@ impl Watches {
             let previous = watched.half(direction).handler.replace(handler);
             let interest = watched.watch.interest();
             let outcome = if was_idle {
-                dispatcher.poller.register(fd, key, interest)
+                poller.register(fd, key, interest)
             } else {
-                dispatcher.poller.modify(fd, key, interest)
+                poller.modify(fd, key, interest)
             };
             (previous, outcome)
         });
-        if let Err(error) = outcome {
+        let Err(error) = outcome else { return Ok(previous) };
+        // Leave everything as it was.
+        let refused = dispatcher.watches.with(py, |watches| match previous {
+            Some(previous) => watches.entry(fd, key).half(direction).handler.replace(previous),
+            None => None,
+        });
+        if refused.is_none() {
             drop(Self::remove_handler(dispatcher, py, fd, direction));
-            return Err(to_python(error));
         }
-        Ok(previous)
+        drop(refused);
+        Err(to_python(error))
     }
 
     /// Remove the handler of one direction, and the watch with its last handler.
@@ -179,7 +195,7 @@ impl Watches {
         });
         if let Some(watched) = idle {
             // The caller may have closed the descriptor already; then there is nothing to undo.
-            let _ = dispatcher.poller.deregister(fd);
+            let _ = dispatcher.poller(py).map(|poller| poller.deregister(fd));
             drop(dispatcher.sources.with(py, |sources| sources.remove(watched.key)));
         }
         handler
@@ -202,19 +218,42 @@ impl Watches {
         }
         let weakref = py.import(intern!(py, "weakref"))?.getattr(intern!(py, "ref"))?;
         let owner = weakref.call1((sock,))?.unbind();
+        Self::fail_closed(dispatcher, py, fd)?;
+        let poller = dispatcher.poller(py)?;
         let key = Self::key_of(dispatcher, py, fd);
-        let (stale, outcome) = dispatcher.watches.with(py, |watches| {
+        let (previous, outcome) = dispatcher.watches.with(py, |watches| {
             let watched = watches.entry(fd, key);
             watched.watch.keeps_registration = true;
-            let stale = (
-                watched.owner.replace(owner),
-                std::mem::take(&mut watched.watch.read.waiting),
-                std::mem::take(&mut watched.watch.write.waiting),
-            );
-            (stale, dispatcher.poller.modify(fd, key, watched.watch.interest()))
+            let outcome = poller.modify(fd, key, watched.watch.interest());
+            // An operation of an unregistered descriptor would wait for ever: register next time.
+            let owner = outcome.is_ok().then_some(owner);
+            (std::mem::replace(&mut watched.owner, owner), outcome)
         });
-        drop(stale);
+        drop(previous);
         outcome.map_err(to_python)
+    }
+
+    /// Fail the operations whose sockets were closed while they waited for `fd`.
+    fn fail_closed(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) -> PyResult<()> {
+        for direction in [Direction::Read, Direction::Write] {
+            let waiting = dispatcher.watches.with(py, |watches| {
+                watches.operations(fd, direction).map(std::mem::take).unwrap_or_default()
+            });
+            let mut open = VecDeque::new();
+            for operation in waiting {
+                if operation.is_open(py, fd)? {
+                    open.push_back(operation);
+                } else {
+                    operation.fail_closed(py)?;
+                }
+            }
+            dispatcher.watches.with(py, |watches| {
+                if let Some(waiting) = watches.operations(fd, direction) {
+                    waiting.append(&mut open);
+                }
+            });
+        }
+        Ok(())
     }
 
     fn key_of(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) -> SourceKey {
@@ -225,7 +264,12 @@ impl Watches {
     }
 
     fn entry(&mut self, fd: i32, key: SourceKey) -> &mut Watched {
-        self.by_fd.entry(fd).or_insert_with(|| Watched { key, watch: Watch::new(fd), owner: None })
+        self.by_fd.entry(fd).or_insert_with(|| Watched {
+            key,
+            watch: Watch::new(fd),
+            owner: None,
+            file: None,
+        })
     }
 
     /// Visit what the watches refer to, for the cycle collector.
@@ -241,6 +285,7 @@ impl Watches {
                 half.waiting.iter().try_for_each(|operation| operation.traverse(visit))?;
             }
             visit.call(&watched.owner)?;
+            visit.call(&watched.file)?;
         }
         Ok(())
     }
@@ -254,6 +299,9 @@ impl Watched {
         }
     }
 }
+
+/// A descriptor, its reader and its writer.
+type Handlers = (i32, Option<Py<PyAny>>, Option<Py<PyAny>>);
 
 #[pymethods]
 impl Dispatcher {
@@ -313,7 +361,7 @@ impl Dispatcher {
     }
 
     /// The watched descriptors, each with its reader and its writer or None.
-    fn _watched(&self, py: Python<'_>) -> Vec<(i32, Option<Py<PyAny>>, Option<Py<PyAny>>)> {
+    fn _watched(&self, py: Python<'_>) -> Vec<Handlers> {
         self.watches.with(py, |watches| {
             let watched = watches.by_fd.iter().filter(|(_, it)| !it.watch.is_unhandled());
             let handler = |half: &Half<Handler, Operation>| {
@@ -346,11 +394,16 @@ fn add_handler<'py>(
     static HANDLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = slf.py();
     slf.get().check_closed()?;
+    let file = (!fd.is_instance_of::<PyInt>()).then(|| fd.clone().unbind());
     let fd = fileno(fd)?;
     let handle = HANDLE.import(py, "asyncio", "Handle")?.call1((callback, args, slf, py.None()))?;
     let handler = Handler::Callback(handle.clone().unbind());
     let previous = Watches::set_handler(slf.get(), py, fd, direction, handler)?;
     retire(py, previous)?;
+    let previous = slf.get().watches.with(py, |watches| {
+        watches.by_fd.get_mut(&fd).and_then(|watched| std::mem::replace(&mut watched.file, file))
+    });
+    drop(previous);
     Ok(handle)
 }
 
@@ -359,7 +412,14 @@ fn remove(dispatcher: &Dispatcher, fd: &Bound<'_, PyAny>, direction: Direction) 
     if dispatcher.check_closed().is_err() {
         return Ok(false);
     }
-    retire(py, Watches::remove_handler(dispatcher, py, fileno(fd)?, direction))
+    let fd = fileno(fd).or_else(|error| {
+        let closed = dispatcher.watches.with(py, |watches| {
+            let is_its = |watched: &Watched| watched.file.as_ref().is_some_and(|it| it.is(fd));
+            watches.by_fd.iter().find(|(_, watched)| is_its(watched)).map(|(fd, _)| *fd)
+        });
+        closed.ok_or(error)
+    })?;
+    retire(py, Watches::remove_handler(dispatcher, py, fd, direction))
 }
 
 /// Cancel a handler that was taken out, lest a queued call of it still run; whether there was one.

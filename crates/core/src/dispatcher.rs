@@ -42,28 +42,28 @@ impl<R> Dispatcher<R> {
     }
 
     /// How long the next poll may wait: not at all while requests are ready, until the next
-    /// timer otherwise, and for ever (`None`) when only an event can bring work.
-    pub fn patience(&self, now_ns: u64) -> Option<Duration> {
+    /// timer otherwise, and for ever (`None`) when only an event can bring work. The clock is read
+    /// only when the answer depends on it.
+    pub fn patience(&self, now_ns: impl FnOnce() -> u64) -> Option<Duration> {
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
         }
         let deadline_ns = self.timers.next_deadline_ns()?;
         // A timer at the end of time is never due, and no poll waits that long.
-        (deadline_ns != u64::MAX).then(|| Duration::from_nanos(deadline_ns.saturating_sub(now_ns)))
-    }
-
-    /// Whether any timer is outstanding, so that a burst needs to know the time.
-    pub fn has_timers(&self) -> bool {
-        !self.timers.is_empty()
+        let wait_ns = || deadline_ns.saturating_sub(now_ns());
+        (deadline_ns != u64::MAX).then(|| Duration::from_nanos(wait_ns()))
     }
 
     /// Move the timers that are due to the ready queue and return the size of this burst.
     ///
     /// Requests that the burst itself makes ready wait for the next one, so that the poll gets
     /// its turn however much work makes more work.
-    pub fn begin_burst(&mut self, now_ns: u64) -> usize {
-        while let Some(request) = self.timers.pop_due(now_ns) {
-            self.ready.push_back(request);
+    pub fn begin_burst(&mut self, now_ns: impl FnOnce() -> u64) -> usize {
+        if !self.timers.is_empty() {
+            let now_ns = now_ns();
+            while let Some(request) = self.timers.pop_due(now_ns) {
+                self.ready.push_back(request);
+            }
         }
         self.ready.len()
     }
@@ -84,6 +84,12 @@ impl<R> Dispatcher<R> {
         self.timers.len()
     }
 
+    /// Take out every request that is ready or waits for its time.
+    pub fn take_all(&mut self) -> Vec<R> {
+        let Self { ready, mut timers } = std::mem::take(self);
+        ready.into_iter().chain(std::iter::from_fn(|| timers.pop_due(u64::MAX))).collect()
+    }
+
     /// Every request that is ready or waits for its time.
     pub fn requests(&self) -> impl Iterator<Item = &R> {
         self.ready.iter().chain(self.timers.values())
@@ -99,7 +105,7 @@ mod tests {
         let mut dispatcher = Dispatcher::default();
         dispatcher.submit(1);
         dispatcher.submit(2);
-        let n_burst = dispatcher.begin_burst(0);
+        let n_burst = dispatcher.begin_burst(|| 0);
         for _ in 0..n_burst {
             let request = dispatcher.next().expect("a burst has as many requests as it said");
             dispatcher.submit(request + 10);
@@ -112,20 +118,20 @@ mod tests {
         let mut dispatcher = Dispatcher::default();
         dispatcher.submit_at(5, "timer");
         dispatcher.submit("ready");
-        assert_eq!(2, dispatcher.begin_burst(5));
+        assert_eq!(2, dispatcher.begin_burst(|| 5));
         assert_eq!((Some("ready"), Some("timer")), (dispatcher.next(), dispatcher.next()));
     }
 
     #[test]
     fn patience_ends_with_the_next_timer_and_with_any_ready_request() {
         let mut dispatcher = Dispatcher::default();
-        assert_eq!(None, dispatcher.patience(0));
+        assert_eq!(None, dispatcher.patience(|| 0));
         dispatcher.submit_at(u64::MAX, ());
-        assert_eq!(None, dispatcher.patience(0));
+        assert_eq!(None, dispatcher.patience(|| 0));
         dispatcher.submit_at(900, ());
-        assert_eq!(Some(Duration::from_nanos(800)), dispatcher.patience(100));
-        assert_eq!(Some(Duration::ZERO), dispatcher.patience(1000));
+        assert_eq!(Some(Duration::from_nanos(800)), dispatcher.patience(|| 100));
+        assert_eq!(Some(Duration::ZERO), dispatcher.patience(|| 1000));
         dispatcher.submit(());
-        assert_eq!(Some(Duration::ZERO), dispatcher.patience(100));
+        assert_eq!(Some(Duration::ZERO), dispatcher.patience(|| 100));
     }
 }

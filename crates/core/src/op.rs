@@ -134,6 +134,18 @@ pub fn accept(fd: SocketFd) -> Attempt<(RawFd, Address)> {
     }
 }
 
+/// Whether this is a TCP socket, where data has no boundaries that could cut a receive short.
+pub fn is_tcp(fd: SocketFd) -> bool {
+    use rustix::net::{AddressFamily, sockopt};
+    matches!(sockopt::socket_domain(fd.borrow()), Ok(AddressFamily::INET | AddressFamily::INET6))
+}
+
+/// Send small messages at once, without waiting for an acknowledgement of earlier ones.
+pub fn set_nodelay(fd: SocketFd) -> Result<()> {
+    rustix::net::sockopt::set_tcp_nodelay(fd.borrow(), true)
+        .map_err(|errno| Error::new("setsockopt", errno))
+}
+
 /// The address to which a socket is bound.
 pub fn local_address(fd: SocketFd) -> Result<Address> {
     rustix::net::getsockname(fd.borrow())

@@ -19,6 +19,12 @@ use crate::sources::SourceKey;
 const EVENTS_MAX: usize = 1024;
 const WAKER: Token = Token(usize::MAX);
 
+// Urgent data cuts a receive short: who reads must hear of it, or what follows would wait for ever.
+#[cfg(target_os = "linux")]
+const READING: mio::Interest = mio::Interest::READABLE.add(mio::Interest::PRIORITY);
+#[cfg(not(target_os = "linux"))]
+const READING: mio::Interest = mio::Interest::READABLE;
+
 /// The directions in which a source wants to be told of readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interest {
@@ -35,8 +41,8 @@ impl Interest {
     pub const READABLE: Self = Self { readable: true, writable: false };
     fn to_mio(self) -> Option<mio::Interest> {
         match (self.readable, self.writable) {
-            (true, true) => Some(mio::Interest::READABLE | mio::Interest::WRITABLE),
-            (true, false) => Some(mio::Interest::READABLE),
+            (true, true) => Some(READING | mio::Interest::WRITABLE),
+            (true, false) => Some(READING),
             (false, true) => Some(mio::Interest::WRITABLE),
             (false, false) => None,
         }
@@ -50,13 +56,14 @@ pub struct Readiness {
     pub readable: bool,
     /// There is room to write, or an error to be told by writing.
     pub writable: bool,
-    /// The reading half has ended: a read that comes up short is not the last one.
-    pub read_closed: bool,
+    /// The reading half has ended, or has urgent data in it: a read that comes up short is not the
+    /// last one.
+    pub short_read_misleads: bool,
 }
 
 impl Readiness {
     /// Something to read, without news of an end.
-    pub const READABLE: Self = Self { readable: true, writable: false, read_closed: false };
+    pub const READABLE: Self = Self { readable: true, writable: false, short_read_misleads: false };
 }
 
 /// Waits until registered descriptors are ready, or until somebody wakes it.
@@ -125,8 +132,12 @@ impl Poller {
     }
 
     /// Wait for events, at most for `patience` (`None`: for ever). A signal ends it early.
+    ///
+    /// One thread waits at a time; a second one is refused (`EBUSY`).
     pub fn wait(&self, patience: Option<Duration>) -> Result<()> {
-        let mut waiting = self.waiting.lock().expect("no wait panics");
+        let Ok(mut waiting) = self.waiting.try_lock() else {
+            return Err(Error::busy("epoll_wait"));
+        };
         let (poll, events) = &mut *waiting;
         match poll.poll(events, patience) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -138,14 +149,15 @@ impl Poller {
 
     /// Hand out the events of the last wait.
     pub fn deliver(&self, mut take: impl FnMut(SourceKey, Readiness)) {
-        let mut waiting = self.waiting.lock().expect("no delivery panics");
+        // Whoever is waiting now will deliver by itself.
+        let Ok(mut waiting) = self.waiting.try_lock() else { return };
         let (_, events) = &mut *waiting;
         for event in events.iter().filter(|event| event.token() != WAKER) {
-            let read_closed = event.is_read_closed() || event.is_error();
+            let misleads = event.is_read_closed() || event.is_error() || event.is_priority();
             let readiness = Readiness {
-                readable: event.is_readable() || read_closed,
+                readable: event.is_readable() || misleads,
                 writable: event.is_writable() || event.is_write_closed() || event.is_error(),
-                read_closed,
+                short_read_misleads: misleads,
             };
             take(SourceKey::from_bits(event.token().0), readiness);
         }
@@ -200,7 +212,7 @@ mod tests {
         poller.register(ours.as_raw_fd(), key, Interest::READABLE).unwrap();
         drop(theirs);
         let (_, readiness) = events(&poller)[0];
-        assert!(readiness.readable && readiness.read_closed);
+        assert!(readiness.readable && readiness.short_read_misleads);
     }
 
     #[test]

@@ -5,6 +5,9 @@
 
 use slab::Slab;
 
+// A key travels through the poller as a usize, generation and all.
+const _: () = assert!(usize::BITS == 64, "threadlets needs a 64-bit platform");
+
 /// Names one source of readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceKey(u64);

@@ -18,7 +18,7 @@ pub enum Received {
     Data {
         /// How many bytes of the buffer were filled.
         n_bytes: usize,
-        /// The buffer was filled to its end.
+        /// There may be more: the buffer was filled, or the read may have been cut short.
         more: bool,
     },
     /// The peer has ended its half.
@@ -38,8 +38,13 @@ pub struct Stream<C> {
     reading: bool,
     /// The peer has ended its half.
     reading_ended: bool,
+    /// There may be something to read of which nobody will be told again.
+    may_be_readable: bool,
     /// Its owner was asked to write no more for now.
     writes_paused: bool,
+    /// A receive that comes up short need not have been the last one: the peer's end or urgent
+    /// data was announced, or descriptors that travel along may have cut it (Unix sockets).
+    short_reads_mislead: bool,
     /// Nothing is to be written after what is unsent.
     writing_ended: bool,
     /// No more is received, and the connection ends when everything is sent.
@@ -58,7 +63,9 @@ impl<C: AsRef<[u8]>> Stream<C> {
             high_water_bytes: HIGH_WATER_BYTES,
             reading: true,
             reading_ended: false,
+            may_be_readable: false,
             writes_paused: false,
+            short_reads_mislead: !op::is_tcp(fd),
             writing_ended: false,
             closing: false,
             over: false,
@@ -105,6 +112,21 @@ impl<C: AsRef<[u8]>> Stream<C> {
         std::mem::replace(&mut self.reading, false)
     }
 
+    /// Do not take a short read for the last one from now on.
+    pub fn distrust_short_reads(&mut self) {
+        self.short_reads_mislead = true;
+    }
+
+    /// Remember that there may be something to read while nobody reads.
+    pub fn missed_readiness(&mut self) {
+        self.may_be_readable = true;
+    }
+
+    /// Whether readiness was missed since this was asked last.
+    pub fn take_missed_readiness(&mut self) -> bool {
+        std::mem::replace(&mut self.may_be_readable, false)
+    }
+
     /// Receive again; false when that was so already, or when nothing more can come.
     pub fn resume(&mut self) -> bool {
         let resumes = !self.reading && !self.reading_ended && !self.closing;
@@ -121,7 +143,10 @@ impl<C: AsRef<[u8]>> Stream<C> {
                 self.reading_ended = true;
                 Received::End
             }
-            Some(n_bytes) => Received::Data { n_bytes, more: n_bytes == buffer.len() },
+            Some(n_bytes) => {
+                let more = n_bytes == buffer.len() || self.short_reads_mislead;
+                Received::Data { n_bytes, more }
+            }
         })
     }
 
@@ -303,10 +328,35 @@ mod tests {
         assert_eq!(Ok(Received::Nothing), stream.receive(&mut buffer));
         theirs.write_all(b"abcdef").unwrap();
         assert_eq!(Ok(Received::Data { n_bytes: 4, more: true }), stream.receive(&mut buffer));
-        assert_eq!(Ok(Received::Data { n_bytes: 2, more: false }), stream.receive(&mut buffer));
+        // A Unix socket: a descriptor sent along could have cut this short.
+        assert_eq!(Ok(Received::Data { n_bytes: 2, more: true }), stream.receive(&mut buffer));
         drop(theirs);
         assert_eq!(Ok(Received::End), stream.receive(&mut buffer));
         assert!(!stream.resume());
+    }
+
+    #[test]
+    fn a_short_read_from_tcp_is_the_last_one_unless_distrusted() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut theirs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        let mut stream: Stream<Vec<u8>> = Stream::new(SocketFd::new(ours.as_raw_fd()));
+        let mut buffer = [0; 4];
+        theirs.write_all(b"ab").unwrap();
+        rustix::event::poll(
+            &mut [rustix::event::PollFd::new(&ours, rustix::event::PollFlags::IN)],
+            None,
+        )
+        .unwrap();
+        assert_eq!(Ok(Received::Data { n_bytes: 2, more: false }), stream.receive(&mut buffer));
+        stream.distrust_short_reads();
+        theirs.write_all(b"ab").unwrap();
+        rustix::event::poll(
+            &mut [rustix::event::PollFd::new(&ours, rustix::event::PollFlags::IN)],
+            None,
+        )
+        .unwrap();
+        assert_eq!(Ok(Received::Data { n_bytes: 2, more: true }), stream.receive(&mut buffer));
     }
 
     #[test]

@@ -8,6 +8,7 @@ TLS, subprocesses, pipes, signals, happy eyeballs, executors.
 from __future__ import annotations
 
 import asyncio
+import asyncio.log
 import contextlib
 import selectors
 import signal
@@ -85,6 +86,7 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         super().close()
         if self._closed:
             self._release()
+            self._socket_transports.clear()
 
     # -- debug mode and failures ---------------------------------------------------------------
 
@@ -152,6 +154,17 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
                 "handle": asyncio.Handle(callback, args, self, context),
             }
         )
+
+    def _request_failed(self, exception: BaseException) -> None:
+        """Report the failure of a request of the loop's own, such as a connection's readiness."""
+        self.call_exception_handler(
+            {"message": "Exception in a request of the loop", "exception": exception}
+        )
+
+    def _lost_write(self, n_writes_lost: int) -> None:
+        """Warn of a protocol that goes on writing to a connection that is over."""
+        if n_writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            asyncio.log.logger.warning("socket.send() raised exception.")
 
     def _protocol_failed(self, exception: BaseException, protocol: asyncio.BaseProtocol) -> None:
         """Report the exception of a protocol whose connection goes on all the same."""
@@ -238,7 +251,8 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int) -> int:
         """Send a file through a socket transport: the socket is lent out meanwhile."""
-        del self._socket_transports[transp._sock_fd]
+        fd = transp._sock_fd
+        del self._socket_transports[fd]
         was_reading = transp.is_reading()
         transp.pause_reading()
         await transp._make_empty_waiter()
@@ -251,7 +265,8 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
             transp._reset_empty_waiter()
             if was_reading:
                 transp.resume_reading()
-            self._socket_transports[transp._sock_fd] = transp
+            if transp._sock_fd == fd:  # Unless the connection was lost meanwhile.
+                self._socket_transports[fd] = transp
 
     # -- operations on sockets -----------------------------------------------------------------
 
@@ -259,14 +274,14 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         """Receive up to `n` bytes; empty bytes mean that the peer has ended its half."""
         self._check_socket(sock)
         done, received = self._sock_recv(sock, n)
-        data: bytes = received if done else await self._outcome(sock, received)
+        data: bytes = received if done else await self._outcome(sock.fileno(), received)
         return data
 
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
         """Receive into a writable buffer; the result is a count of bytes."""
         self._check_socket(sock)
         done, received = self._sock_recv_into(sock, buf)
-        n_bytes: int = received if done else await self._outcome(sock, received)
+        n_bytes: int = received if done else await self._outcome(sock.fileno(), received)
         return n_bytes
 
     async def sock_sendall(self, sock: Any, data: Any) -> None:
@@ -274,19 +289,19 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         self._check_socket(sock)
         done, result = self._sock_sendall(sock, data)
         if not done:
-            await self._outcome(sock, result)
+            await self._outcome(sock.fileno(), result)
 
     def _check_socket(self, sock: Any) -> None:
         base_events._check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
 
-    async def _outcome(self, sock: Any, future: asyncio.Future[Any]) -> Any:
+    async def _outcome(self, fd: int, future: asyncio.Future[Any]) -> Any:
         try:
             return await future
         except BaseException:
             # Release the buffer of an operation that was cancelled.
-            self._sock_withdraw(sock.fileno(), future)
+            self._sock_withdraw(fd, future)
             raise
 
 

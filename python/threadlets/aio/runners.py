@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import events
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -32,5 +33,13 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
         ValueError: `main` is not a coroutine.
         BaseException: whatever `main` raises.
     """
+    if events._get_running_loop() is not None:
+        # The runner would find out too late: closing its unused loop takes a coroutine.
+        if asyncio.iscoroutine(main):
+            main.close()
+        raise RuntimeError(
+            "threadlets.run() cannot be called from a running event loop: this thread runs one "
+            "already; await the coroutine there instead"
+        )
     with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
         return runner.run(main)

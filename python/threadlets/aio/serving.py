@@ -7,7 +7,7 @@ import errno
 import os
 import resource
 import socket
-from asyncio import base_events, constants, trsock
+from asyncio import constants, trsock
 from asyncio.log import logger
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from threadlets.aio.transports import SocketTransport
 if TYPE_CHECKING:
     from threadlets.aio.loop import Loop
 
+_NOT_LISTENING = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -39,15 +40,15 @@ class Serving:
         self._sslcontext = sslcontext
         self._server = server
         self._ssl_timeouts = ssl_timeouts
+        self._fd = -1
         self._sockname: Any = None
 
     def start(self) -> None:
         """Accept connections, in bursts, until none is waiting."""
         if self._sock.fileno() == -1:
             return  # The server was closed while it waited for descriptors.
+        self._fd = self._sock.fileno()
         self._sockname = _fixed_sockname(self._sock)
-        # Connections inherit it: small messages are sent without waiting for an acknowledgement.
-        base_events._set_nodelay(self._sock)
         accepted = self._accepted if self._sslcontext is None else self._accepted_tls
         self._loop._add_acceptor(self._sock, accepted, self._refused)
 
@@ -66,7 +67,12 @@ class Serving:
             os.close(fd)
             self._report(exc)
             return
-        SocketTransport.accepted(loop, fd, protocol, extra, self._server)
+        try:
+            SocketTransport.accepted(loop, fd, protocol, extra, self._server)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(exc)
 
     def _accepted_tls(self, fd: int, peername: Any) -> None:
         conn = socket.socket(fileno=fd)
@@ -87,15 +93,18 @@ class Serving:
         self._loop.call_exception_handler({"message": message, "exception": exc})
 
     def _refused(self, exc: OSError) -> None:
-        """Out of descriptors or memory: say so, and accept again a little later."""
+        """Say why a connection was not accepted, and go on: at once, later, or not at all."""
         loop = self._loop
         context: dict[str, Any] = {
-            "message": "socket.accept() failed; the socket is no longer served",
+            "message": "socket.accept() failed for one connection",
             "exception": exc,
             "socket": trsock.TransportSocket(self._sock),
         }
-        loop._remove_reader(self._sock.fileno())
-        if exc.errno in _OUT_OF_RESOURCES:
+        if exc.errno in _NOT_LISTENING:
+            context["message"] = "socket.accept() failed: the socket does not listen any more"
+            loop._remove_reader(self._fd)
+        elif exc.errno in _OUT_OF_RESOURCES:
+            loop._remove_reader(self._fd)
             limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             context["message"] = (
                 "socket.accept() out of system resource: connections wait in the backlog; "

@@ -100,11 +100,8 @@ class SocketTransport(transports._FlowControlMixin):
         transport = cls(loop, fd, protocol, extra, server)
         try:
             protocol.connection_made(transport)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            loop._callback_failed(exc, protocol.connection_made, (transport,), None)
-        transport._stream.start()
+        finally:
+            transport._stream.start()
 
     @property
     def _sock(self) -> socket.socket | None:
@@ -256,10 +253,6 @@ class SocketTransport(transports._FlowControlMixin):
                     "protocol": self._protocol,
                 }
             )
-
-    def _lost_write(self, n_writes_lost: int) -> None:
-        if n_writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
-            logger.warning("socket.send() raised exception.")
 
     # -- sendfile: the loop writes to the socket itself once everything is sent ----------------
 

@@ -1,0 +1,70 @@
+"""Asynchronous generators: whoever leaves one open, it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from .harness import Run, turns
+
+
+async def numbers(closed: list[str]) -> AsyncIterator[int]:
+    """Count for ever, and say so when that ends."""
+    try:
+        n = 0
+        while True:
+            yield n
+            n += 1
+    finally:
+        await asyncio.sleep(0)
+        closed.append("closed")
+
+
+def test_open_generator_is_closed_at_the_end_of_the_run(run: Run) -> None:
+    """A generator that is still referred to is closed by the runner, with its awaits."""
+    closed: list[str] = []
+    kept = numbers(closed)
+
+    async def main() -> None:
+        async for n in kept:
+            if n == 2:
+                break
+        assert [] == closed
+
+    run(main())
+    assert ["closed"] == closed
+
+
+def test_forgotten_generator_is_closed_by_the_loop(run: Run) -> None:
+    """A generator that nobody refers to is closed in a later burst."""
+
+    async def main() -> None:
+        closed: list[str] = []
+        async for _ in numbers(closed):
+            break
+        await turns(5)
+        assert ["closed"] == closed
+
+    run(main())
+
+
+def test_failing_generator_is_reported(run: Run) -> None:
+    """An exception in a generator's closing reaches the exception handler."""
+    failures: list[str] = []
+
+    async def failing() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            raise ZeroDivisionError
+
+    kept = failing()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, it: failures.append(it["message"]))
+        await anext(kept)
+
+    run(main())
+    assert 1 == len(failures)
+    assert "asynchronous generator" in failures[0]

@@ -1,0 +1,110 @@
+"""Datagram endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from .harness import Run, turns
+
+
+class Letters(asyncio.DatagramProtocol):
+    """Keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[bytes, Any]] = []
+        self.errors: list[Exception] = []
+        self.lost = asyncio.Event()
+        self._news = asyncio.Event()
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.received.append((data, addr))
+        self._news.set()
+
+    def error_received(self, exc: Exception) -> None:
+        self.errors.append(exc)
+        self._news.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set()
+
+    async def news(self) -> None:
+        """Wait for a datagram or an error."""
+        await self._news.wait()
+        self._news.clear()
+
+
+async def endpoint(**options: Any) -> tuple[Any, Letters]:
+    """A datagram endpoint on a free port of this machine, unless asked otherwise."""
+    options = {"local_addr": ("127.0.0.1", 0)} | options
+    loop = asyncio.get_running_loop()
+    return await loop.create_datagram_endpoint(Letters, **options)
+
+
+def test_datagrams_go_there_and_back(run: Run) -> None:
+    """An echo over UDP, datagram for datagram, with addresses."""
+
+    async def main() -> None:
+        (ours, received), (theirs, echoed) = await endpoint(), await endpoint()
+        for n in range(20):
+            ours.sendto(b"%d" % n, theirs.get_extra_info("sockname"))
+            await echoed.news()
+            data, address = echoed.received[-1]
+            theirs.sendto(data, address)
+            await received.news()
+            assert (b"%d" % n, theirs.get_extra_info("sockname")) == received.received[-1]
+        for transport, protocol in ((ours, received), (theirs, echoed)):
+            transport.close()
+            await protocol.lost.wait()
+
+    run(main())
+
+
+def test_error_of_a_connected_endpoint_is_received(run: Run) -> None:
+    """A datagram to a port that nobody has gives ConnectionRefusedError to `error_received`."""
+
+    async def main() -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            address = nobody.getsockname()
+        transport, protocol = await endpoint(remote_addr=address, local_addr=None)
+        transport.sendto(b"anybody?")
+        await protocol.news()
+        assert isinstance(protocol.errors[0], ConnectionRefusedError)
+        transport.close()
+        await protocol.lost.wait()
+
+    run(main())
+
+
+def test_wrong_destination_is_refused(run: Run) -> None:
+    """A connected endpoint sends to its peer only; text is no datagram."""
+
+    async def main() -> None:
+        theirs, _ = await endpoint()
+        ours, protocol = await endpoint(remote_addr=theirs.get_extra_info("sockname"))
+        with pytest.raises(ValueError, match="address"):
+            ours.sendto(b"x", ("127.0.0.1", 1))
+        with pytest.raises(TypeError):
+            ours.sendto("text")
+        ours.close()
+        theirs.close()
+        await protocol.lost.wait()
+
+    run(main())
+
+
+def test_aborted_endpoint_is_lost(run: Run) -> None:
+    """`abort` tells the protocol, and the socket is closed."""
+
+    async def main() -> None:
+        transport, protocol = await endpoint()
+        transport.abort()
+        await protocol.lost.wait()
+        await turns(1)
+        assert -1 == transport.get_extra_info("socket").fileno()
+
+    run(main())

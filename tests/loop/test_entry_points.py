@@ -1,0 +1,123 @@
+"""`threadlets.run`, `threadlets.new_event_loop`, and asyncio's Runner with it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import threadlets
+
+from .harness import Run, turns
+
+
+async def the_loop() -> asyncio.AbstractEventLoop:
+    """The loop that runs this."""
+    return asyncio.get_running_loop()
+
+
+def test_run_returns_the_result() -> None:
+    """`run` runs on a threadlets.Loop and closes it."""
+    loop = threadlets.run(the_loop())
+    assert isinstance(loop, threadlets.Loop)
+    assert isinstance(loop, asyncio.AbstractEventLoop)
+    assert loop.is_closed()
+
+
+def test_run_raises_what_main_raises() -> None:
+    """An exception of the main coroutine is the caller's."""
+
+    async def main() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        threadlets.run(main())
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_run_sets_debug_mode(debug: bool) -> None:
+    """`debug=` is the loop's debug mode."""
+
+    async def main() -> bool:
+        return asyncio.get_running_loop().get_debug()
+
+    assert debug is threadlets.run(main(), debug=debug)
+
+
+def test_run_inside_a_running_loop_is_refused() -> None:
+    """RuntimeError, and the coroutine is not run."""
+
+    async def main() -> None:
+        coroutine = turns(1)
+        with pytest.raises(RuntimeError):
+            threadlets.run(coroutine)
+        coroutine.close()
+
+    threadlets.run(main())
+
+
+def test_run_refuses_what_is_no_coroutine() -> None:
+    """Only coroutines can be run."""
+    wrong: Any = turns
+    with pytest.raises(ValueError, match="coroutine"):
+        threadlets.run(wrong)
+
+
+def test_tasks_that_are_left_are_cancelled(run: Run) -> None:
+    """At the end of a run what still waits is cancelled and cleans up."""
+    cleaned: list[str] = []
+
+    async def wait_for_ever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append("cleaned up")
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(wait_for_ever()))
+        await turns(1)
+
+    tasks: list[asyncio.Task[None]] = []
+    run(main())
+    assert ["cleaned up"] == cleaned
+    assert tasks[0].cancelled()
+
+
+def test_runner_keeps_its_loop_between_runs() -> None:
+    """A Runner's loop lives until the Runner is closed."""
+    with asyncio.Runner(loop_factory=threadlets.new_event_loop) as runner:
+        first = runner.run(the_loop())
+        assert first is runner.run(the_loop()) is runner.get_loop()
+        assert not first.is_closed()
+    assert first.is_closed()
+
+
+def test_loop_can_be_made_by_its_class() -> None:
+    """`threadlets.Loop()` is a loop, and may be subclassed with arguments."""
+
+    class Named(threadlets.Loop):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+    loop = Named("mine")
+    assert loop is loop.run_until_complete(the_loop())
+    assert "mine" == loop.name
+    loop.close()
+
+
+def test_task_factory_makes_the_tasks(run: Run) -> None:
+    """`set_task_factory` is asked for each task."""
+
+    class Own(asyncio.Task[Any]):
+        pass
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lambda loop, coro, **options: Own(coro, loop=loop, **options))
+        task = asyncio.create_task(turns(1))
+        await task
+        assert isinstance(task, Own)
+
+    run(main())

@@ -1,0 +1,91 @@
+"""Executors: blocking work runs elsewhere and reports here."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+
+import pytest
+
+from .harness import LoopFactory, Run
+
+
+def test_work_runs_in_another_thread(run: Run) -> None:
+    """The default executor, one of the program's own, and `to_thread` each use other threads."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        here = threading.get_ident()
+        with ThreadPoolExecutor(1, thread_name_prefix="own") as own:
+            assert "own_0" == await loop.run_in_executor(own, current_name)
+            assert here != await loop.run_in_executor(None, threading.get_ident)
+            assert here != await asyncio.to_thread(threading.get_ident)
+            loop.set_default_executor(own)
+            assert "own_0" == await loop.run_in_executor(None, current_name)
+
+    run(main())
+
+
+def test_exception_comes_back(run: Run) -> None:
+    """What the work raises is raised where it is awaited."""
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.to_thread(divmod, 1, 0)
+
+    run(main())
+
+
+def test_context_goes_along(run: Run) -> None:
+    """`to_thread` sees the context variables of its caller."""
+    var: ContextVar[str] = ContextVar("var")
+
+    async def main() -> None:
+        var.set("here")
+        assert "here" == await asyncio.to_thread(var.get)
+
+    run(main())
+
+
+def test_many_pieces_of_work_all_come_back(run: Run) -> None:
+    """Five hundred pieces at once, each with its result."""
+
+    async def main() -> None:
+        results = await asyncio.gather(*(asyncio.to_thread(abs, -n) for n in range(500)))
+        assert list(range(500)) == results
+
+    run(main())
+
+
+def test_shut_down_executor_takes_no_work(run: Run) -> None:
+    """After `shutdown_default_executor` its threads have ended and new work is refused."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        n_before = threading.active_count()
+        await asyncio.to_thread(int)
+        await loop.shutdown_default_executor()
+        assert n_before == threading.active_count()
+        with pytest.raises(RuntimeError):
+            await loop.run_in_executor(None, int)
+
+    run(main())
+
+
+def test_work_that_ends_after_its_loop_does_no_harm(loop_factory: LoopFactory) -> None:
+    """A thread that reports to a closed loop fails silently."""
+    loop = loop_factory()
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        work = loop.run_in_executor(executor, release.wait)
+        loop.run_until_complete(asyncio.sleep(0))
+        work.cancel()
+        loop.close()
+        release.set()
+
+
+def current_name() -> str:
+    """The name of the thread that asks."""
+    return threading.current_thread().name

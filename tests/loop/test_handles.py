@@ -1,0 +1,179 @@
+"""Handles: a callback is called once, unless it was cancelled before."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar, copy_context
+
+from .harness import Run, threadlets_only, turns
+
+
+def test_callback_is_called_with_its_arguments(run: Run) -> None:
+    """`call_soon` calls its callback with the arguments it was given."""
+
+    async def main() -> None:
+        called: asyncio.Future[tuple[int, str]] = asyncio.Future()
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda *args: called.set_result(args), 1, "two")
+        assert (1, "two") == await called
+
+    run(main())
+
+
+def test_cancelled_callback_is_not_called(run: Run) -> None:
+    """A handle that is cancelled before its burst never calls."""
+
+    async def main() -> None:
+        calls: list[str] = []
+        handle = asyncio.get_running_loop().call_soon(calls.append, "called")
+        assert not handle.cancelled()
+        handle.cancel()
+        assert handle.cancelled()
+        await turns(2)
+        assert [] == calls
+
+    run(main())
+
+
+def test_callback_can_be_cancelled_by_one_of_its_own_burst(run: Run) -> None:
+    """A handle is cancelled even when its burst has begun."""
+
+    async def main() -> None:
+        calls: list[str] = []
+        loop = asyncio.get_running_loop()
+        handles: list[asyncio.Handle] = []
+        loop.call_soon(lambda: handles[0].cancel())
+        handles.append(loop.call_soon(calls.append, "called"))
+        await turns(2)
+        assert [] == calls
+
+    run(main())
+
+
+def test_cancelling_twice_does_nothing(run: Run) -> None:
+    """A second `cancel()` has no effect."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for handle in (loop.call_soon(print), loop.call_later(60, print)):
+            handle.cancel()
+            handle.cancel()
+            assert handle.cancelled()
+
+    run(main())
+
+
+def test_handle_that_ran_was_not_cancelled(run: Run) -> None:
+    """`cancelled()` stays false when the callback was called, for timers too."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        handles = [loop.call_soon(int), loop.call_later(0, int)]
+        await turns(3)
+        assert [False, False] == [handle.cancelled() for handle in handles]
+
+    run(main())
+
+
+def test_handle_gives_its_callback_up_when_cancelled(run: Run) -> None:
+    """A cancelled handle lets go of callback and arguments at once."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        token = Token()
+        died = token.died
+        for handle in (loop.call_soon(id, token), loop.call_later(60, id, token)):
+            handle.cancel()
+        del token
+        assert [True] == died
+
+    run(main())
+
+
+@threadlets_only
+def test_handle_gives_its_callback_up_when_it_ran(run: Run) -> None:
+    """A handle that somebody keeps does not keep the arguments of a call that is over."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        token = Token()
+        died = token.died
+        kept = loop.call_soon(id, token)
+        del token
+        await turns(2)
+        assert [True] == died
+        assert "done or cancelled" in repr(kept)
+
+    run(main())
+
+
+def test_repr_names_the_callback(run: Run) -> None:
+    """A handle's repr says what it will call."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        soon, later = loop.call_soon(named), loop.call_later(60, named)
+        assert "named" in repr(soon)
+        assert "named" in repr(later)
+        later.cancel()
+        assert "cancelled" in repr(later)
+
+    run(main())
+
+
+def test_callback_runs_in_the_context_it_was_given(run: Run) -> None:
+    """`context=` chooses the context; without it a copy of the present one is taken."""
+    var: ContextVar[str] = ContextVar("var", default="default")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        given = copy_context()
+        given.run(var.set, "given")
+        seen: list[str] = []
+
+        def look() -> None:
+            seen.append(var.get())
+            var.set("changed")
+
+        var.set("present")
+        loop.call_soon(look, context=given)
+        loop.call_soon(look)
+        loop.call_soon(look)
+        loop.call_later(0, look, context=given)
+        await turns(4)
+        assert ["given", "present", "present", "changed"] == seen
+        assert ("present", "changed") == (var.get(), given[var])
+
+    run(main())
+
+
+@threadlets_only
+def test_something_that_is_no_context_is_refused(run: Run) -> None:
+    """A wrong `context=` reaches the caller or the exception handler, not the void."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        failures: list[dict[str, object]] = []
+        loop.set_exception_handler(lambda _loop, context: failures.append(context))
+        try:
+            loop.call_soon(print, context="no context")  # type: ignore[arg-type]
+        except TypeError:
+            return
+        await turns(2)
+        assert 1 == len(failures)
+
+    run(main())
+
+
+def named() -> None:
+    """Stand in a repr."""
+
+
+class Token:
+    """Says when it dies."""
+
+    def __init__(self) -> None:
+        self.died: list[bool] = []
+
+    def __del__(self) -> None:
+        self.died.append(True)

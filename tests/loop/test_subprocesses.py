@@ -1,0 +1,80 @@
+"""Subprocesses: their pipes, their ends, their signals."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from asyncio.subprocess import PIPE
+
+import pytest
+
+from .harness import Run
+
+
+def test_process_answers_and_ends(run: Run) -> None:
+    """Input, output, errors and status of a process arrive."""
+
+    async def main() -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-Sc",
+            "import sys; sys.stderr.write('e'); print(input()[::-1]); sys.exit(3)",
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        assert (b"cba\n", b"e") == await process.communicate(b"abc\n")
+        assert 3 == process.returncode
+
+    run(main())
+
+
+def test_megabytes_go_through_a_process(run: Run) -> None:
+    """More than a pipe holds goes in and comes out at the same time."""
+    data = b"0123456789abcdef" * (1 << 16)
+
+    async def main() -> None:
+        process = await asyncio.create_subprocess_shell("cat", stdin=PIPE, stdout=PIPE)
+        output, _ = await process.communicate(data)
+        assert data == output
+
+    run(main())
+
+
+def test_many_processes_at_once(run: Run) -> None:
+    """Ten processes end, each with its own status."""
+
+    async def main() -> None:
+        async def status(n: int) -> int:
+            process = await asyncio.create_subprocess_shell(f"exit {n}")
+            return await process.wait()
+
+        assert list(range(10)) == await asyncio.gather(*map(status, range(10)))
+
+    run(main())
+
+
+def test_process_is_ended_by_a_signal(run: Run) -> None:
+    """`terminate` ends a process that waits; the status is the signal's number, negated."""
+
+    async def main() -> None:
+        process = await asyncio.create_subprocess_shell("echo ready; exec sleep 60", stdout=PIPE)
+        assert process.stdout is not None
+        assert b"ready\n" == await process.stdout.readline()
+        process.terminate()
+        assert -signal.SIGTERM == await process.wait()
+        with pytest.raises(ProcessLookupError):
+            process.kill()
+
+    run(main())
+
+
+def test_missing_program_is_an_error(run: Run) -> None:
+    """A program that is not there gives FileNotFoundError."""
+
+    async def main() -> None:
+        with pytest.raises(FileNotFoundError):
+            await asyncio.create_subprocess_exec("/nowhere/to/be/found")
+
+    run(main())

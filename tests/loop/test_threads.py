@@ -1,0 +1,153 @@
+"""Threads: any of them may hand work to the loop, and the loop wakes for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from .harness import DEADLINE_S, LoopFactory, Run
+
+
+def test_threadsafe_call_wakes_a_loop_that_waits(run: Run) -> None:
+    """A loop with nothing to do answers another thread at once."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(50):
+            answered: asyncio.Future[int] = loop.create_future()
+            thread = threading.Thread(
+                target=loop.call_soon_threadsafe, args=(answered.set_result, 1)
+            )
+            thread.start()
+            assert 1 == await answered
+            thread.join()
+
+    run(main())
+
+
+def test_calls_of_many_threads_all_arrive_in_their_orders(run: Run) -> None:
+    """Nothing is lost between threads, and each thread's calls stay in order."""
+    n_threads, n_calls = 8, 2000
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        arrived: dict[int, list[int]] = {n: [] for n in range(n_threads)}
+        all_done = asyncio.Event()
+
+        def arrive(thread_idx: int, call_idx: int) -> None:
+            arrived[thread_idx].append(call_idx)
+            if sum(map(len, arrived.values())) == n_threads * n_calls:
+                all_done.set()
+
+        def call(thread_idx: int) -> None:
+            for call_idx in range(n_calls):
+                loop.call_soon_threadsafe(arrive, thread_idx, call_idx)
+
+        threads = [threading.Thread(target=call, args=(n,)) for n in range(n_threads)]
+        for thread in threads:
+            thread.start()
+        await all_done.wait()
+        for thread in threads:
+            thread.join()
+        assert all(list(range(n_calls)) == calls for calls in arrived.values())
+
+    run(main())
+
+
+def test_coroutine_of_another_thread_gives_its_result_back(run: Run) -> None:
+    """`run_coroutine_threadsafe` returns results and exceptions to the thread that asked."""
+
+    async def double(number: int) -> int:
+        await asyncio.sleep(0)
+        return 2 * number
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def ask() -> int:
+            return asyncio.run_coroutine_threadsafe(double(21), loop).result(DEADLINE_S)
+
+        assert 42 == await asyncio.to_thread(ask)
+
+    run(main())
+
+
+def test_stop_from_another_thread_ends_the_run(loop: asyncio.AbstractEventLoop) -> None:
+    """`call_soon_threadsafe(loop.stop)` ends a loop that waits for nothing."""
+    started = threading.Event()
+
+    def stop() -> None:
+        started.wait(DEADLINE_S)
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    loop.call_soon(started.set)
+    loop.run_forever()
+    thread.join()
+
+
+def test_loop_runs_in_any_thread(loop_factory: LoopFactory) -> None:
+    """A loop made here runs there, and afterwards in a third thread."""
+    loop = loop_factory()
+    results: list[int] = []
+
+    async def work() -> int:
+        await asyncio.sleep(0.001)
+        return threading.get_ident()
+
+    def run_there() -> None:
+        results.append(loop.run_until_complete(work()))
+        results.append(threading.get_ident())
+
+    for _ in range(2):
+        thread = threading.Thread(target=run_there)
+        thread.start()
+        thread.join()
+    loop.close()
+    assert results[0] == results[1]
+    assert results[2] == results[3]
+
+
+def test_loops_in_several_threads_do_not_disturb_each_other(loop_factory: LoopFactory) -> None:
+    """Two loops play ping-pong, each in a thread of its own."""
+    n_rounds = 500
+    loops = [loop_factory() for _ in range(2)]
+    counts = [0, 0]
+
+    def hit(side: int) -> None:
+        counts[side] += 1
+        if counts[side] == n_rounds:
+            loops[side].call_soon(loops[side].stop)
+        loops[1 - side].call_soon_threadsafe(hit, 1 - side)
+
+    def play(side: int) -> None:
+        loops[side].run_forever()
+
+    threads = [threading.Thread(target=play, args=(side,)) for side in range(2)]
+    loops[0].call_soon(hit, 0)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+    for loop in loops:
+        loop.close()
+    assert n_rounds <= min(counts)
+
+
+def test_waiting_loop_leaves_the_interpreter_to_other_threads(run: Run) -> None:
+    """While the loop waits for events another thread computes."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[int] = loop.create_future()
+
+        def compute(report: Callable[[int], object]) -> None:
+            loop.call_soon_threadsafe(report, sum(range(100_000)))
+
+        threading.Thread(target=compute, args=(done.set_result,)).start()
+        assert sum(range(100_000)) == await done
+
+    run(main())

@@ -1,0 +1,187 @@
+"""TLS over our transports: asyncio's own protocol, our bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from .harness import Run, turns
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a fresh key and its own certificate for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest.fixture
+def contexts(certificate: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The server's context and a client's that trusts it."""
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate)
+    client = ssl.create_default_context(cafile=str(certificate))
+    return server, client
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send everything back until the end."""
+    while received := await reader.read(1 << 16):
+        writer.write(received)
+        await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
+
+
+def test_echo_comes_back(run: Run, contexts: Contexts) -> None:
+    """Two megabytes go through a TLS server and back."""
+    data = os.urandom(2 << 20)
+
+    async def main() -> None:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=contexts[0])
+        async with server:
+            address = server.sockets[0].getsockname()
+            reader, writer = await asyncio.open_connection(*address, ssl=contexts[1])
+            assert writer.get_extra_info("ssl_object").version().startswith("TLSv1")
+            writer.write(data)
+            assert data == await reader.readexactly(len(data))
+            writer.close()
+            await writer.wait_closed()
+
+    run(main())
+
+
+def test_many_clients_at_once(run: Run, contexts: Contexts) -> None:
+    """Twenty handshakes at the same time all succeed."""
+
+    async def main() -> None:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=contexts[0])
+        address = server.sockets[0].getsockname()
+
+        async def client(n: int) -> None:
+            reader, writer = await asyncio.open_connection(*address, ssl=contexts[1])
+            writer.write(b"%d\n" % n)
+            assert b"%d\n" % n == await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+
+        async with server, asyncio.TaskGroup() as group:
+            for n in range(20):
+                group.create_task(client(n))
+
+    run(main())
+
+
+def test_connection_is_upgraded_on_both_sides(run: Run, contexts: Contexts) -> None:
+    """`start_tls` turns an open connection into a TLS connection, after plain lines."""
+
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            assert b"STARTTLS\n" == await reader.readline()
+            writer.write(b"GO\n")
+            await writer.drain()
+            await writer.start_tls(contexts[0])
+            await echo(reader, writer)
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"STARTTLS\n")
+            assert b"GO\n" == await reader.readline()
+            await writer.start_tls(contexts[1], server_hostname="127.0.0.1")
+            writer.write(b"secret\n")
+            assert b"secret\n" == await reader.readline()
+            assert writer.get_extra_info("cipher") is not None
+            writer.close()
+            await writer.wait_closed()
+
+    run(main())
+
+
+def test_untrusted_certificate_is_refused(run: Run, contexts: Contexts) -> None:
+    """A client that does not know the certificate gets SSLCertVerificationError."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=contexts[0])
+        async with server:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await asyncio.open_connection(
+                    *server.sockets[0].getsockname(), ssl=ssl.create_default_context()
+                )
+            await turns(5)
+
+    run(main())
+
+
+def test_peer_that_does_not_speak_tls_is_an_error(run: Run, contexts: Contexts) -> None:
+    """Plain text in place of a handshake gives SSLError to the client."""
+
+    async def main() -> None:
+        def talk(_reader: Any, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"hello, what is this?\n")
+            writer.close()
+
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        async with server:
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=contexts[1])
+
+    run(main())
+
+
+def test_end_of_the_peer_is_the_end(run: Run, contexts: Contexts) -> None:
+    """A TLS peer that closes is read as an end after its data."""
+
+    async def main() -> None:
+        def talk(_reader: Any, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"all there is")
+            writer.close()
+
+        server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=contexts[0])
+        async with server:
+            reader, writer = await asyncio.open_connection(
+                *server.sockets[0].getsockname(), ssl=contexts[1]
+            )
+            assert b"all there is" == await reader.read(-1)
+            writer.close()
+            await writer.wait_closed()
+
+    run(main())

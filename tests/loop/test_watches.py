@@ -1,0 +1,357 @@
+"""Watches: a reader or writer is called for as long as its descriptor is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .harness import Recorder, Run, connected, pipe, socket_pair, threadlets_only, turns
+
+
+def test_reader_is_called_until_it_has_taken_everything(run: Run) -> None:
+    """A reader that takes one byte a call is called once per byte, without new data."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pipe() as (reading, writing):
+            taken: list[bytes] = []
+            all_taken = asyncio.Event()
+
+            def read() -> None:
+                taken.append(os.read(reading, 1))
+                if len(taken) == 5:
+                    all_taken.set()
+
+            os.write(writing, b"abcde")
+            loop.add_reader(reading, read)
+            await all_taken.wait()
+            await turns(3)
+            assert [b"a", b"b", b"c", b"d", b"e"] == taken
+            assert loop.remove_reader(reading)
+
+    run(main())
+
+
+def test_reader_is_called_again_for_an_end_it_ignores(run: Run) -> None:
+    """An end of file is a level too: a reader that ignores it is called in every turn."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pipe() as (reading, writing):
+            n_calls = 0
+            thrice = asyncio.Event()
+
+            def ignore() -> None:
+                nonlocal n_calls
+                n_calls += 1
+                if n_calls == 3:
+                    thrice.set()
+
+            loop.add_reader(reading, ignore)
+            os.close(writing)
+            await thrice.wait()
+            loop.remove_reader(reading)
+
+    run(main())
+
+
+def test_writer_is_called_while_there_is_room(run: Run) -> None:
+    """A writer is called turn after turn, rests while the pipe is full, and goes on after."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pipe() as (reading, writing):
+            n_written = 0
+            full, resumed = asyncio.Event(), asyncio.Event()
+
+            def write() -> None:
+                nonlocal n_written
+                if full.is_set():
+                    resumed.set()
+                try:
+                    n_written += os.write(writing, bytes(4096))
+                except BlockingIOError:
+                    full.set()
+
+            loop.add_writer(writing, write)
+            while n_written < 65536:
+                await turns(1)
+            await turns(2)
+            full.set()
+            assert not resumed.is_set()
+            os.read(reading, 65536)
+            await resumed.wait()
+            loop.remove_writer(writing)
+
+    run(main())
+
+
+def test_reader_and_writer_of_one_socket_go_separately(run: Run) -> None:
+    """Both directions can be watched; removing one leaves the other."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socket_pair() as (ours, theirs):
+            readable, writable = asyncio.Event(), asyncio.Event()
+
+            def read() -> None:
+                ours.recv(100)
+                readable.set()
+
+            loop.add_reader(ours, read)
+            loop.add_writer(ours, writable.set)
+            await writable.wait()
+            assert not readable.is_set()
+            assert loop.remove_writer(ours)
+            assert not loop.remove_writer(ours)
+            theirs.send(b"x")
+            await readable.wait()
+            writable.clear()
+            await turns(3)
+            assert not writable.is_set()
+            assert loop.remove_reader(ours)
+            assert not loop.remove_reader(ours)
+
+    run(main())
+
+
+def test_second_reader_replaces_the_first(run: Run) -> None:
+    """One reader per descriptor: the last one added."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pipe() as (reading, writing):
+            called: asyncio.Future[str] = loop.create_future()
+
+            def call(name: str) -> None:
+                os.read(reading, 100)
+                called.set_result(name)
+
+            loop.add_reader(reading, call, "first")
+            loop.add_reader(reading, call, "second")
+            os.write(writing, b"x")
+            assert "second" == await called
+            loop.remove_reader(reading)
+
+    run(main())
+
+
+def test_reader_removed_while_its_call_is_queued_is_not_called(run: Run) -> None:
+    """Two readers ready in one burst: the first removes the second, which is not called."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pipe() as (one, one_w), pipe() as (two, two_w):
+            called: list[int] = []
+
+            def read(fd: int) -> None:
+                called.append(fd)
+                loop.remove_reader(one)
+                loop.remove_reader(two)
+
+            loop.add_reader(one, read, one)
+            loop.add_reader(two, read, two)
+            await turns(2)
+            os.write(one_w, b"x")
+            os.write(two_w, b"x")
+            await turns(5)
+            assert 1 == len(called)
+
+    run(main())
+
+
+def test_reader_added_after_the_data_is_called(run: Run) -> None:
+    """Data that was there before counts, also for a reader that was removed and added again."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pipe() as (reading, writing):
+            os.write(writing, b"x")
+            for _ in range(3):
+                called = asyncio.Event()
+                loop.add_reader(reading, called.set)
+                await called.wait()
+                loop.remove_reader(reading)
+
+    run(main())
+
+
+def test_regular_file_is_refused(run: Run, tmp_path: Path) -> None:
+    """The kernel cannot watch a regular file: PermissionError, and nothing stays behind."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with (tmp_path / "file").open("w+") as file:
+            for _ in range(2):
+                with pytest.raises(PermissionError):
+                    loop.add_reader(file, print)
+                with pytest.raises(PermissionError):
+                    loop.add_writer(file, print)
+            assert not loop.remove_reader(file)
+
+    run(main())
+
+
+def test_numbers_and_objects_that_are_no_descriptors_are_refused(run: Run) -> None:
+    """A negative number and an object without `fileno` give ValueError."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        wrong: list[Any] = [-1, object(), "1"]
+        for fd in wrong:
+            with pytest.raises(ValueError, match=r"[Ii]nvalid"):
+                loop.add_reader(fd, print)
+
+    run(main())
+
+
+def test_closed_number_is_refused(run: Run) -> None:
+    """A number that names no open descriptor gives OSError."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pipe() as (reading, _writing):
+            os.close(reading)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                loop.add_reader(reading, print)
+
+    run(main())
+
+
+def test_reader_of_a_closed_descriptor_can_be_removed(run: Run) -> None:
+    """Removing after closing by number works, and says that there was a reader."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pipe() as (reading, _writing):
+            loop.add_reader(reading, print)
+            os.close(reading)
+            await turns(1)
+            assert loop.remove_reader(reading)
+
+    run(main())
+
+
+def test_reader_of_a_closed_socket_can_be_removed_by_the_socket(run: Run) -> None:
+    """A socket that was closed first still names its reader, though its fileno is gone."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socket_pair() as (ours, _theirs):
+            loop.add_reader(ours, print)
+            ours.close()
+            assert loop.remove_reader(ours)
+
+    run(main())
+
+
+@threadlets_only
+def test_reader_of_a_reused_number_is_called(run: Run) -> None:
+    """A number closed behind the loop's back and opened anew can be watched at once."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        first, first_peer = socket.socketpair()
+        fd = first.fileno()
+        loop.add_reader(fd, print, "stale")
+        await turns(1)
+        second, second_peer = socket.socketpair()
+        first.close()
+        os.dup2(second.fileno(), fd)
+        called = asyncio.Event()
+        loop.add_reader(fd, called.set)
+        second_peer.send(b"x")
+        await called.wait()
+        loop.remove_reader(fd)
+        os.close(fd)
+        for sock in (first_peer, second, second_peer):
+            sock.close()
+
+    run(main())
+
+
+def test_descriptor_of_a_transport_is_refused(run: Run) -> None:
+    """What a transport owns nobody else may watch."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with connected(Recorder) as connection:
+            fd = connection.transport.get_extra_info("socket").fileno()
+            for call in (loop.add_reader, loop.add_writer):
+                with pytest.raises(RuntimeError, match="used by transport"):
+                    call(fd, print)
+            with pytest.raises(RuntimeError, match="used by transport"):
+                loop.remove_reader(fd)
+
+    run(main())
+
+
+def test_duplicate_is_watched_apart(run: Run) -> None:
+    """Two numbers of one pipe have a reader each."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pipe() as (reading, writing):
+            duplicate = os.dup(reading)
+            one, two = asyncio.Event(), asyncio.Event()
+            loop.add_reader(reading, one.set)
+            loop.add_reader(duplicate, two.set)
+            os.write(writing, b"x")
+            await one.wait()
+            await two.wait()
+            loop.remove_reader(reading)
+            loop.remove_reader(duplicate)
+            os.close(duplicate)
+
+    run(main())
+
+
+@threadlets_only
+def test_watched_descriptors_can_be_looked_up(run: Run) -> None:
+    """Who looks where asyncio keeps its selector finds what is watched."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        with pipe() as (reading, _writing):
+            assert reading not in loop._selector.get_map()
+            loop.add_reader(reading, print)
+            key = loop._selector.get_key(reading)
+            assert (reading, 1) == (key.fd, key.events)
+            loop.remove_reader(reading)
+            with pytest.raises(KeyError):
+                loop._selector.get_key(reading)
+
+    run(main())
+
+
+@threadlets_only
+def test_thousand_readers_are_called_in_one_go(run: Run) -> None:
+    """More descriptors ready at once than a few: each reader is called."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pairs = [socket.socketpair() for _ in range(1500)]
+        called: set[int] = set()
+        everybody = asyncio.Event()
+
+        def read(sock: socket.socket) -> None:
+            called.add(sock.fileno())
+            sock.recv(1)
+            if len(called) == len(pairs):
+                everybody.set()
+
+        for ours, theirs in pairs:
+            loop.add_reader(ours, read, ours)
+            theirs.send(b"x")
+        await everybody.wait()
+        for ours, theirs in pairs:
+            loop.remove_reader(ours)
+            ours.close()
+            theirs.close()
+
+    run(main())
