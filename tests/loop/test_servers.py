@@ -394,17 +394,11 @@ def test_server_serves_a_socket_it_is_given(run: Run) -> None:
             except OSError:
                 assert family == socket.AF_INET6  # A machine without IPv6 has nothing to show.
                 continue
-            made: asyncio.Future[None] = loop.create_future()
-
-            def make(future: asyncio.Future[None] = made) -> Recorder:
-                future.set_result(None)
-                return Recorder()
-
-            server = await loop.create_server(make, sock=listener)
+            served = Recorder()
+            server = await loop.create_server(lambda it=served: it, sock=listener)
             transport, _ = await loop.create_connection(Recorder, *listener.getsockname()[:2])
-            await made
             transport.abort()
-            await turns(3)
+            await served.lost.wait()
             server.close()
 
     run(main())
