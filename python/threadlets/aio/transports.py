@@ -45,23 +45,23 @@ class SocketTransport(transports._FlowControlMixin):
         extra: dict[str, Any],
         server: Any = None,
     ) -> None:
-        # Set first, for the destructor, should what follows fail: it closes what is open.
-        self._socket: socket.socket | None
-        self._sock_fd: int
-        if isinstance(sock, int):
-            self._socket, self._sock_fd = None, sock
-        else:
-            self._socket, self._sock_fd = sock, sock.fileno()
+        # The socket stays the caller's until nothing can fail any more.
+        self._socket: socket.socket | None = None
+        self._sock_fd = -1
+        fd = sock if isinstance(sock, int) else sock.fileno()
         asyncio.Transport.__init__(self, extra)  # The water marks are the native stream's.
         self._loop: Loop | None = loop
-        self._stream = _core.Stream(loop, self._sock_fd, self)
+        self._stream = _core.Stream(loop, fd, self)
         self.write = self._stream.write  # type: ignore[method-assign]
         self._empty_waiter: asyncio.Future[None] | None = None
         self.set_protocol(protocol)
         self._server = server
         if server is not None:
             _attach(server, self)
-        loop._socket_transports[self._sock_fd] = self
+        self._sock_fd = fd
+        if not isinstance(sock, int):
+            self._socket = sock
+        loop._socket_transports[fd] = self
 
     @classmethod
     def connected(
@@ -97,7 +97,11 @@ class SocketTransport(transports._FlowControlMixin):
         server: Any,
     ) -> None:
         """Make a transport of a descriptor that a server has accepted, and start it at once."""
-        transport = cls(loop, fd, protocol, extra, server)
+        try:
+            transport = cls(loop, fd, protocol, extra, server)
+        except BaseException:
+            os.close(fd)
+            raise
         try:
             protocol.connection_made(transport)
         finally:
