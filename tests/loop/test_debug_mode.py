@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from typing import Any
@@ -170,6 +171,28 @@ def test_debug_mode_can_be_switched_while_running(run: Run) -> None:
             loop.call_soon(order.append, n)
         await turns(2)
         assert list(range(6)) == order
+
+    run(main())
+
+
+def test_failed_task_is_freed_at_once(run: Run) -> None:
+    """The traceback of a task that failed does not keep the task alive, in debug mode either."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_debug(True)
+        failures = note_failures()
+
+        async def fail_later() -> None:
+            raise ZeroDivisionError
+
+        gc.disable()
+        try:
+            asyncio.Task(fail_later())  # noqa: RUF006  (nobody keeps it: that is the point)
+            await turns(2)
+        finally:
+            gc.enable()
+        assert ["Task exception was never retrieved"] == [it["message"] for it in failures]
 
     run(main())
 

@@ -132,6 +132,8 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         finally:
             self._current_handle = None  # type: ignore[assignment]
         self._ran(base_events._format_handle(handle), self.time() - started)
+        # The traceback of a failed task leads to this frame; it must not keep the task alive.
+        del handle
 
     def _ran(self, description: str, duration: float) -> None:
         """Warn when a request of debug mode took longer than `slow_callback_duration`."""

@@ -1,0 +1,1 @@
+"""Judge an event loop by the tests that CPython ships for its own."""

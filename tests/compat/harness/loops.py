@@ -1,0 +1,158 @@
+"""Put a judged loop in the place of the stock one, and count who is made.
+
+Knows nothing of pytest or of results.  A policy alone is no judge: the stock
+tests reset it at the end of every module, and their mixins call
+``asyncio.SelectorEventLoop`` by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+from asyncio import unix_events
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+STOCK: Final = "asyncio"
+StockLoop: Final[type[asyncio.AbstractEventLoop]] = asyncio.SelectorEventLoop
+
+
+class LoopNotInstalledError(RuntimeError):
+    """A door through which tests obtain loops still leads to another loop."""
+
+
+@dataclass
+class Census:
+    """How many loops were made: of the judged kind, and stock ones beside it."""
+
+    n_judged: int = 0
+    n_stock: int = 0
+
+    def take(self) -> tuple[int, int]:
+        """Return both counts and start again from zero."""
+        counts = (self.n_judged, self.n_stock)
+        self.n_judged = self.n_stock = 0
+        return counts
+
+
+class StandIn:
+    """What tests find under the name ``asyncio.SelectorEventLoop``.
+
+    Called, it makes a judged loop; asked by isinstance or issubclass, or as a
+    base class, it answers for the judged class.
+    """
+
+    def __init__(self, make: Callable[[], asyncio.AbstractEventLoop], judged: type) -> None:
+        self._make = make
+        self._judged = judged
+
+    def __call__(self, selector: Any = None) -> asyncio.AbstractEventLoop:
+        # The judged loop brings its own poller, so nobody else would close this one.
+        if selector is not None:
+            selector.close()
+        return self._make()
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, (self._judged, StockLoop))
+
+    def __subclasscheck__(self, cls: type) -> bool:
+        return issubclass(cls, (self._judged, StockLoop))
+
+    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
+        return (self._judged,)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._judged, name)
+
+
+def install(name: str) -> Census:
+    """Make every door of asyncio lead to the loops of module `name`.
+
+    The module offers ``new_event_loop()`` and the class ``Loop``, as threadlets
+    and uvloop do; the name "asyncio" leaves the stock loop in place and counts
+    it as the judged one.  Raise LoopNotInstalledError if a door leads elsewhere.
+    """
+    census = Census()
+    if name == STOCK:
+        _count_stock(census, as_judged=True)
+        return census
+
+    module = importlib.import_module(name)
+    judged: type = module.Loop
+
+    def make() -> asyncio.AbstractEventLoop:
+        census.n_judged += 1
+        loop: asyncio.AbstractEventLoop = module.new_event_loop()
+        return loop
+
+    _count_stock(census, as_judged=False)
+    stand_in = StandIn(make, judged)
+    for namespace in (asyncio, unix_events):
+        for door in ("SelectorEventLoop", "EventLoop"):
+            if hasattr(namespace, door):
+                setattr(namespace, door, stand_in)
+    # Policies made before and after, and their subclasses, all read this attribute.
+    policy_type: Any = asyncio.DefaultEventLoopPolicy
+    policy_type._loop_factory = staticmethod(make)
+    _check_doors(judged)
+    census.take()
+    return census
+
+
+def adapt_close_loop() -> None:
+    """Let the tests' ``close_loop`` close loops that keep their executor elsewhere.
+
+    Loops with the attribute the stock helper reads go through the stock helper.
+    """
+    utils = importlib.import_module("test.test_asyncio.utils")
+    stock_close: Callable[[Any], None] = utils.TestCase.close_loop
+
+    def close_loop(loop: Any) -> None:
+        if hasattr(loop, "_default_executor"):
+            stock_close(loop)
+            return
+        if not loop.is_closed():
+            loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+    utils.TestCase.close_loop = staticmethod(close_loop)
+
+
+def _count_stock(census: Census, *, as_judged: bool) -> None:
+    stock: Any = StockLoop
+    stock_init = stock.__init__
+
+    @functools.wraps(stock_init)
+    def counting_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        # A judged class may derive from the stock one: only the exact type is stock.
+        if type(self) is StockLoop:
+            if as_judged:
+                census.n_judged += 1
+            else:
+                census.n_stock += 1
+        stock_init(self, *args, **kwargs)
+
+    stock.__init__ = counting_init
+
+
+def _check_doors(judged: type) -> None:
+    doors: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+        "asyncio.SelectorEventLoop()": lambda: asyncio.SelectorEventLoop(),
+        "asyncio.new_event_loop()": asyncio.new_event_loop,
+        "DefaultEventLoopPolicy().new_event_loop()": lambda: (
+            asyncio.DefaultEventLoopPolicy().new_event_loop()
+        ),
+        "Runner().get_loop()": _loop_of_runner,
+    }
+    for door, open_door in doors.items():
+        loop = open_door()
+        loop.close()
+        if not isinstance(loop, judged):
+            raise LoopNotInstalledError(f"{door} made a {type(loop)!r}, not a {judged!r}")
+
+
+def _loop_of_runner() -> asyncio.AbstractEventLoop:
+    with asyncio.Runner() as runner:
+        return runner.get_loop()
