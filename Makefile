@@ -4,9 +4,11 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The extension is built for the interpreter in $(VENV); its artefacts are kept apart by it.
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
 BUILT := $(VENV)/.built
+
+export PIP_QUIET := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 
@@ -16,16 +18,16 @@ help: ## List the targets
 
 $(BIN)/maturin:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet 'maturin>=1.8,<2'
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install 'maturin>=1.8,<2'
 
 # Tools and the programs that the tests drive.
 $(VENV)/.dev: pyproject.toml | $(BIN)/maturin
-	$(BIN)/python -m pip install --quiet --group dev --group thirdparty
+	$(BIN)/python -m pip install --group tools --group thirdparty
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/maturin
-	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m pip install --group bench
 	@touch $@
 
 $(BUILT): pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
@@ -57,8 +59,8 @@ OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call f
 
 .venv-%/.built: pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
 	$(call find-python,$*) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --upgrade pip
-	.venv-$*/bin/python -m pip install --quiet pytest pytest-timeout pytest-xdist
+	.venv-$*/bin/python -m pip install --upgrade pip
+	.venv-$*/bin/python -m pip install pytest pytest-timeout pytest-xdist
 	VIRTUAL_ENV=$(CURDIR)/.venv-$* CARGO_TARGET_DIR=target/python-$* \
 		$(BIN)/maturin develop --release --quiet
 	@touch $@

@@ -75,6 +75,27 @@ def test_refusal_of_a_foreign_thread_names_both_threads_and_the_remedy(run: Run)
     run(main())
 
 
+@threadlets_only
+def test_foreign_thread_may_not_watch_or_write(run: Run) -> None:
+    """In debug mode watching a descriptor and writing to a transport are refused as well."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_debug(True)
+        async with connected(Recorder) as connection:
+            fd = connection.peer.fileno()
+            for call in (
+                lambda: loop.add_reader(fd, print),
+                lambda: loop.remove_writer(fd),
+                lambda: connection.transport.write(b"data"),
+                lambda: connection.transport.writelines([b"data"]),
+            ):
+                with pytest.raises(RuntimeError, match="Non-thread-safe"):
+                    await asyncio.to_thread(call)
+
+    run(main())
+
+
 def test_foreign_thread_may_use_the_threadsafe_call(run: Run) -> None:
     """`call_soon_threadsafe` stays allowed."""
 
@@ -188,7 +209,7 @@ def test_failed_task_is_freed_at_once(run: Run) -> None:
 
         gc.disable()
         try:
-            asyncio.Task(fail_later())  # noqa: RUF006  (nobody keeps it: that is the point)
+            asyncio.Task(fail_later())
             await turns(2)
         finally:
             gc.enable()

@@ -1,8 +1,12 @@
-//! Memory that Python lends: contiguous bytes of any object with the buffer protocol.
+//! Memory that Python lends: the bytes of any object with the buffer protocol, while they are
+//! needed; and what is kept of them when they are needed for longer.
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
 /// An exported, contiguous buffer, seen as bytes.
 ///
@@ -49,4 +53,58 @@ impl ByteBuffer {
         // only one that we hand out.
         unsafe { std::slice::from_raw_parts_mut(self.0.buf_ptr().cast::<u8>(), self.0.len_bytes()) }
     }
+}
+
+/// Unsent bytes: shared when nobody can change them, copied otherwise.
+#[derive(Debug)]
+pub(crate) enum Chunk {
+    Shared(PyBackedBytes),
+    Copied(Vec<u8>),
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Copied(bytes) => bytes,
+        }
+    }
+}
+
+impl Chunk {
+    /// A chunk of the immutable bytes themselves.
+    pub(crate) fn share(bytes: &Bound<'_, PyBytes>) -> Self {
+        Self::Shared(PyBackedBytes::from(bytes.clone()))
+    }
+
+    /// A chunk of a copy: its owner may change the original as soon as it gets it back.
+    pub(crate) fn copy(bytes: &[u8]) -> Self {
+        Self::Copied(bytes.to_vec())
+    }
+}
+
+/// Give the bytes of a bytes-like object to `use_bytes`.
+pub(crate) fn with_bytes<R>(
+    data: &Bound<'_, PyAny>,
+    use_bytes: impl FnOnce(&[u8]) -> PyResult<R>,
+) -> PyResult<R> {
+    if let Ok(buffer) = ByteBuffer::readable(data) {
+        return use_bytes(buffer.bytes(data.py()));
+    }
+    // Not contiguous: a memoryview with steps in it, or an object that has no bytes at all.
+    let copy = PyMemoryView::from(data)?.call_method0(intern!(data.py(), "tobytes"))?;
+    use_bytes(copy.cast::<PyBytes>()?.as_bytes())
+}
+
+/// Refuse what transports do not write: `write` takes bytes, bytearray and memoryview.
+pub(crate) fn check_bytes_like(data: &Bound<'_, PyAny>) -> PyResult<()> {
+    let is_bytes_like = data.is_instance_of::<PyBytes>()
+        || data.is_instance_of::<PyByteArray>()
+        || data.is_instance_of::<PyMemoryView>();
+    if is_bytes_like {
+        return Ok(());
+    }
+    let name = data.get_type().name()?;
+    let message = format!("data argument must be a bytes-like object, not '{name}'");
+    Err(PyTypeError::new_err(message))
 }

@@ -13,7 +13,7 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use threadlets_core::{Interest, Poller, Readiness, SourceKey, Sources, TimerKey, clock};
+use threadlets_core::{Interest, Poller, SourceKey, Sources, TimerKey, clock};
 
 use crate::callback::{Callback, Handle, TimerHandle};
 use crate::error::{ends_the_loop, to_python};
@@ -46,7 +46,7 @@ pub struct Dispatcher {
     pub(crate) watches: GilCell<Watches>,
     /// None once the loop is closed: its descriptors go then, not with the last reference.
     poller: GilCell<Option<Arc<Poller>>>,
-    /// Where streams receive; taken out while in use.
+    /// Where everybody receives; borrowed for one system call and a copy.
     receive_buffer: GilCell<Option<Box<[u8]>>>,
     /// The thread that holds the dispatcher role; zero when the loop does not run.
     thread_id: AtomicU64,
@@ -86,7 +86,7 @@ impl Dispatcher {
         source: Source,
     ) -> PyResult<SourceKey> {
         let poller = self.poller(py)?;
-        Watches::evict(self, py, fd);
+        Watches::evict(self, py, fd)?;
         let key = self.sources.with(py, |sources| sources.insert(source));
         match poller.register(fd, key, Interest::READABLE) {
             Ok(()) => Ok(key),
@@ -117,6 +117,14 @@ impl Dispatcher {
 
     pub(crate) fn is_debug(&self) -> bool {
         self.debug.load(Relaxed)
+    }
+
+    /// In debug mode, refuse a call from a thread that does not run the loop.
+    pub(crate) fn check_thread(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().is_debug() {
+            slf.call_method0(intern!(slf.py(), "_check_thread"))?;
+        }
+        Ok(())
     }
 
     fn wake_if_sleeping(&self, py: Python<'_>) -> PyResult<()> {
@@ -515,9 +523,4 @@ impl Dispatcher {
     fn __clear__(&self, py: Python<'_>) {
         self._release(py);
     }
-}
-
-/// A short name for what a readiness is for, in debug reports.
-pub(crate) fn name_of(readiness: Readiness) -> &'static str {
-    if readiness.readable { "read" } else { "write" }
 }

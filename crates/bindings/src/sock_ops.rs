@@ -119,10 +119,10 @@ fn start<'py>(
     }
     let direction = kind.direction();
     // Operations of one direction are served in order: a new one does not overtake.
-    let overtakes = this.watches.with(py, |watches| {
+    let would_overtake = this.watches.with(py, |watches| {
         watches.operations(fd, direction).is_some_and(|waiting| !waiting.is_empty())
     });
-    if !overtakes && let Some(result) = kind.attempt(py, this, SocketFd::new(fd))? {
+    if !would_overtake && let Some(result) = kind.attempt(py, this, SocketFd::new(fd))? {
         return Ok((true, result));
     }
     slf.call_method1(intern!(py, "_ensure_fd_no_transport"), (fd,))?;

@@ -4,38 +4,21 @@
 //! happens once per connection (how it opens, fails and ends) is the transport's, in Python.
 
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+use pyo3::types::PyBytes;
 use threadlets_core::op::SocketFd;
 use threadlets_core::stream::Received;
 use threadlets_core::{Error, Interest, Readiness, SourceKey};
 
-use crate::byte_buffer::ByteBuffer;
+use crate::byte_buffer::{ByteBuffer, Chunk, check_bytes_like, with_bytes};
 use crate::callback::{current_context, in_context};
-use crate::dispatcher::{Dispatcher, Source, name_of};
+use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
 use crate::gil_cell::GilCell;
 use crate::request::Request;
-
-/// Unsent bytes: shared when nobody can change them, copied otherwise.
-#[derive(Debug)]
-enum Chunk {
-    Shared(PyBackedBytes),
-    Copied(Vec<u8>),
-}
-
-impl AsRef<[u8]> for Chunk {
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            Self::Shared(bytes) => bytes,
-            Self::Copied(bytes) => bytes,
-        }
-    }
-}
 
 #[derive(Debug)]
 struct State {
@@ -101,9 +84,8 @@ impl Stream {
     pub(crate) fn describe(&self, py: Python<'_>) -> String {
         let protocol = self.state.with(py, |it| it.protocol.as_ref().map(|it| it.clone_ref(py)));
         let protocol = protocol.and_then(|it| it.bind(py).repr().ok());
-        let protocol =
-            protocol.map_or_else(|| "a closed connection".to_owned(), |it| it.to_string());
-        format!("<{} of {protocol}>", name_of(Readiness::READABLE))
+        protocol
+            .map_or_else(|| "<a lost connection>".to_owned(), |it| format!("<connection of {it}>"))
     }
 
     /// Receive once and hand over; what may be left is queued behind other requests.
@@ -413,14 +395,12 @@ impl Stream {
     /// Send `data`, a bytes-like object: at once as far as there is room, the rest later.
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = data.py();
+        Dispatcher::check_thread(self.dispatcher.bind(py))?;
         let written = if let Ok(bytes) = data.cast_exact::<PyBytes>() {
-            let keep = || Chunk::Shared(PyBackedBytes::from(bytes.clone()));
-            self.write_slice(py, bytes.as_bytes(), keep)
+            self.write_slice(py, bytes.as_bytes(), || Chunk::share(bytes))
         } else {
             check_bytes_like(data)?;
-            with_contiguous(data, |slice| {
-                self.write_slice(py, slice, || Chunk::Copied(slice.to_vec()))
-            })
+            with_bytes(data, |slice| self.write_slice(py, slice, || Chunk::copy(slice)))
         };
         self.wrote(py, written?)
     }
@@ -428,14 +408,15 @@ impl Stream {
     /// Send a list of bytes-like objects as if they were one.
     fn writelines(&self, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = list_of_data.py();
+        Dispatcher::check_thread(self.dispatcher.bind(py))?;
         self.state.with(py, |state| state.check_writable("writelines"))?;
         let mut chunks = Vec::new();
         for data in list_of_data.try_iter()? {
             let data = data?;
             match data.cast_exact::<PyBytes>() {
-                Ok(bytes) => chunks.push(Chunk::Shared(PyBackedBytes::from(bytes.clone()))),
-                Err(_) => with_contiguous(&data, |slice| {
-                    chunks.push(Chunk::Copied(slice.to_vec()));
+                Ok(bytes) => chunks.push(Chunk::share(bytes)),
+                Err(_) => with_bytes(&data, |slice| {
+                    chunks.push(Chunk::copy(slice));
                     Ok(())
                 })?,
             }
@@ -548,30 +529,4 @@ impl Stream {
         let cleared = self.state.with(py, |it| (it.transport.take(), it.protocol.take()));
         drop(cleared);
     }
-}
-
-/// Give the bytes of a bytes-like object to `use_bytes`.
-fn with_contiguous<R>(
-    data: &Bound<'_, PyAny>,
-    use_bytes: impl FnOnce(&[u8]) -> PyResult<R>,
-) -> PyResult<R> {
-    if let Ok(buffer) = ByteBuffer::readable(data) {
-        return use_bytes(buffer.bytes(data.py()));
-    }
-    // Not contiguous: a memoryview with steps in it, or an object that has no bytes at all.
-    let copy = PyMemoryView::from(data)?.call_method0(intern!(data.py(), "tobytes"))?;
-    use_bytes(copy.cast::<PyBytes>()?.as_bytes())
-}
-
-/// Refuse what transports do not write: `write` takes bytes, bytearray and memoryview.
-fn check_bytes_like(data: &Bound<'_, PyAny>) -> PyResult<()> {
-    let is_bytes_like = data.is_instance_of::<PyBytes>()
-        || data.is_instance_of::<PyByteArray>()
-        || data.is_instance_of::<PyMemoryView>();
-    if is_bytes_like {
-        return Ok(());
-    }
-    let name = data.get_type().name()?;
-    let message = format!("data argument must be a bytes-like object, not '{name}'");
-    Err(PyTypeError::new_err(message))
 }

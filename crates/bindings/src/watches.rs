@@ -139,10 +139,12 @@ impl Watches {
     }
 
     /// Forget the watch of a number that somebody opened anew: its file was closed unnoticed.
-    pub(crate) fn evict(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) {
-        let Some(watched) = dispatcher.watches.with(py, |it| it.by_fd.remove(&fd)) else { return };
-        drop(dispatcher.sources.with(py, |sources| sources.remove(watched.key)));
-        drop(watched);
+    pub(crate) fn evict(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) -> PyResult<()> {
+        Self::fail_closed(dispatcher, py, fd)?;
+        if let Some(watched) = dispatcher.watches.with(py, |it| it.by_fd.remove(&fd)) {
+            drop(dispatcher.sources.with(py, |sources| sources.remove(watched.key)));
+        }
+        Ok(())
     }
 
     /// Set the handler of one direction; the one that was there is given back.
@@ -327,8 +329,8 @@ impl Dispatcher {
         add_handler(slf, fd, Direction::Write, &callback, &args)
     }
 
-    /// Call `on_connection(fd)` for every connection that the listening socket `fd` accepts, and
-    /// `on_error(exception)` when it cannot; `_remove_reader(fd)` ends it.
+    /// Call `on_connection(fd, peername)` for every connection that the listening socket `fd`
+    /// accepts, and `on_error(exception)` when it cannot; `_remove_reader(fd)` ends it.
     fn _add_acceptor(
         slf: &Bound<'_, Self>,
         fd: &Bound<'_, PyAny>,
@@ -374,13 +376,13 @@ impl Dispatcher {
     }
 
     /// Stop calling the reader of `fd`; whether there was one.
-    fn _remove_reader(&self, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
-        remove(self, fd, Direction::Read)
+    fn _remove_reader(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        remove(slf, fd, Direction::Read)
     }
 
     /// Stop calling the writer of `fd`; whether there was one.
-    fn _remove_writer(&self, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
-        remove(self, fd, Direction::Write)
+    fn _remove_writer(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        remove(slf, fd, Direction::Write)
     }
 }
 
@@ -394,6 +396,7 @@ fn add_handler<'py>(
     static HANDLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = slf.py();
     slf.get().check_closed()?;
+    Dispatcher::check_thread(slf)?;
     let file = (!fd.is_instance_of::<PyInt>()).then(|| fd.clone().unbind());
     let fd = fileno(fd)?;
     let handle = HANDLE.import(py, "asyncio", "Handle")?.call1((callback, args, slf, py.None()))?;
@@ -407,11 +410,17 @@ fn add_handler<'py>(
     Ok(handle)
 }
 
-fn remove(dispatcher: &Dispatcher, fd: &Bound<'_, PyAny>, direction: Direction) -> PyResult<bool> {
+fn remove(
+    slf: &Bound<'_, Dispatcher>,
+    fd: &Bound<'_, PyAny>,
+    direction: Direction,
+) -> PyResult<bool> {
     let py = fd.py();
+    let dispatcher = slf.get();
     if dispatcher.check_closed().is_err() {
         return Ok(false);
     }
+    Dispatcher::check_thread(slf)?;
     let fd = fileno(fd).or_else(|error| {
         let closed = dispatcher.watches.with(py, |watches| {
             let is_its = |watched: &Watched| watched.file.as_ref().is_some_and(|it| it.is(fd));
