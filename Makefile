@@ -31,7 +31,7 @@ $(VENV)/.bench: pyproject.toml | $(BIN)/maturin
 	@touch $@
 
 $(BUILT): pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet --extras cli,serve
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet --extras serve
 	@touch $@
 
 .PHONY: build
