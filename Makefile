@@ -60,14 +60,17 @@ OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call f
 .venv-%/.built: pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
 	$(call find-python,$*) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --upgrade pip
-	.venv-$*/bin/python -m pip install pytest pytest-timeout pytest-xdist
+	.venv-$*/bin/python -m pip install --group tools --group thirdparty
 	VIRTUAL_ENV=$(CURDIR)/.venv-$* CARGO_TARGET_DIR=target/python-$* \
 		$(BIN)/maturin develop --release --quiet
 	@touch $@
 
 .PHONY: compat
-compat: build $(VENV)/.dev ## Run CPython's own asyncio tests on our loop, for each CPython here
-	set -- $(OTHER_VENVS); for venv; do $(MAKE) --no-print-directory $$venv/.built || exit; done; \
+compat: build $(VENV)/.dev ## Run our loop tests, and CPython's own on our loop, for each CPython here
+	set -- $(OTHER_VENVS); for venv; do \
+		$(MAKE) --no-print-directory $$venv/.built && \
+		$$venv/bin/python -m pytest -q -n 2 tests/loop tests/thirdparty || exit; \
+	done; \
 	$(BIN)/python tests/compat/run.py -n 4 --python $(BIN)/python $${@/%//bin/python}
 
 .PHONY: lint

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .harness import DEADLINE_S, Run, Script, socket_pair, turns
+from .harness import DEADLINE_S, Run, Script, socket_pair, threadlets_only, turns
 
 
 @pytest.fixture(autouse=True)
@@ -86,8 +86,9 @@ def test_plain_python_handler_runs_while_the_loop_waits(run: Run) -> None:
     run(main())
 
 
+@threadlets_only  # The stock loop misses a signal that comes just before it begins to wait.
 def test_exception_of_a_signal_handler_leaves_the_run(loop: asyncio.AbstractEventLoop) -> None:
-    """What a Python signal handler raises comes out of `run_forever`."""
+    """What a Python signal handler raises comes out of `run_forever`, at once."""
 
     def handler(_number: int, _frame: object) -> None:
         raise Interruption

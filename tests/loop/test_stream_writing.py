@@ -62,6 +62,7 @@ def test_writes_arrive_in_order(run: Run) -> None:
     run(main())
 
 
+@threadlets_only  # From 3.12 the stock loop keeps a view of the buffer, and sends what it sees later.
 @pytest.mark.parametrize("kind", [bytearray, lambda data: memoryview(bytearray(data))])
 @pytest.mark.parametrize("method", ["write", "writelines"])
 def test_buffer_may_be_changed_after_write_returns(run: Run, kind: Any, method: str) -> None:
