@@ -14,6 +14,9 @@ use crate::error::to_python;
 use crate::request::Request;
 
 /// How many connections are accepted before other requests get their turn.
+///
+/// Larger bursts were measured under 8,000 clients that connect anew for each request: they made
+/// the backlog overflow more, not less, since clients that are answered late return all at once.
 const ACCEPT_BURST_MAX: usize = 256;
 
 /// A listening socket and whom to tell of its connections.
