@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import resource
 import socket
 from asyncio import constants, trsock
@@ -12,7 +11,6 @@ from asyncio.log import logger
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from threadlets import _core
 from threadlets.aio.transports import SocketTransport
 
 if TYPE_CHECKING:
@@ -53,26 +51,16 @@ class Serving:
         self._loop._add_acceptor(self._sock, accepted, self._refused)
 
     def _accepted(self, fd: int, peername: Any) -> None:
-        loop = self._loop
+        if self._loop._debug:
+            logger.debug("%r got a new connection from %r: %r", self._server, peername, fd)
+        extra = {"peername": peername, "sockname": self._sockname}
         try:
-            sockname = self._sockname or _core.sockname(fd)
-            extra = {"peername": peername, "sockname": sockname}
-            if loop._debug:
-                logger.debug("%r got a new connection from %r: %r", self._server, peername, fd)
-            protocol = self._protocol_factory()
-        except (SystemExit, KeyboardInterrupt):
-            os.close(fd)
-            raise
-        except BaseException as exc:
-            os.close(fd)
-            self._report(exc)
-            return
-        try:
-            SocketTransport.accepted(loop, fd, protocol, extra, self._server)
+            SocketTransport.accepted(self._loop, fd, self._protocol_factory, extra, self._server)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._report(exc)
+            message = "Error on transport creation for incoming connection"
+            self._loop.call_exception_handler({"message": message, "exception": exc})
 
     def _accepted_tls(self, fd: int, peername: Any) -> None:
         conn = socket.socket(fileno=fd)
@@ -87,10 +75,6 @@ class Serving:
                 *self._ssl_timeouts,
             )
         )
-
-    def _report(self, exc: BaseException) -> None:
-        message = "Error on transport creation for incoming connection"
-        self._loop.call_exception_handler({"message": message, "exception": exc})
 
     def _refused(self, exc: OSError) -> None:
         """Say why a connection was not accepted, and go on: at once, later, or not at all."""

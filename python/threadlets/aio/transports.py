@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from threadlets import _core
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from threadlets.aio.loop import Loop
 
 
@@ -92,12 +94,17 @@ class SocketTransport(transports._FlowControlMixin):
         cls,
         loop: Loop,
         fd: int,
-        protocol: asyncio.BaseProtocol,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
         extra: dict[str, Any],
         server: Any,
     ) -> None:
-        """Make a transport of a descriptor that a server has accepted, and start it at once."""
+        """Make a transport of a descriptor that a server has accepted, and start it at once.
+
+        `extra["sockname"]` may be None, when connections of the server do not share one.
+        """
         try:
+            extra["sockname"] = extra["sockname"] or _core.sockname(fd)
+            protocol = protocol_factory()
             transport = cls(loop, fd, protocol, extra, server)
         except BaseException:
             os.close(fd)
