@@ -356,3 +356,37 @@ def test_passed_descriptors_do_not_hold_up_what_follows(run: Run) -> None:
                 assert b"with, without" == await connection.protocol.receive(13)
 
     run(main())
+
+
+def test_stream_is_read_once_a_turn(run: Run) -> None:
+    """However much arrives and however often it is told, callbacks keep their pace with reads."""
+
+    class Echo(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.turns_of_reads: list[int] = []
+            self.turn = 0
+            self.done = asyncio.Event()
+
+        def data_received(self, data: bytes) -> None:
+            self.turns_of_reads.append(self.turn)
+            if len(self.turns_of_reads) < 20:
+                peer.send(data)  # Ready again before this read is over.
+            else:
+                self.done.set()
+
+        def count(self) -> None:
+            self.turn += 1
+            if not self.done.is_set():
+                asyncio.get_running_loop().call_soon(self.count)
+
+    async def main() -> None:
+        nonlocal peer
+        async with connected(Echo) as connection:
+            peer, protocol = connection.peer, connection.protocol
+            protocol.count()
+            peer.send(b"data")
+            await protocol.done.wait()
+            assert sorted(set(protocol.turns_of_reads)) == protocol.turns_of_reads
+
+    peer: Any = None
+    run(main())

@@ -169,7 +169,9 @@ impl Dispatcher {
                 self.watches.with(py, |watches| {
                     poller.deliver(|key, readiness| match sources.get(key) {
                         Some(Source::Stream(stream)) => {
-                            queues.submit(Request::Stream(stream.clone_ref(py), readiness));
+                            if let Some(request) = Stream::note(stream, py, readiness) {
+                                queues.submit(request);
+                            }
                         }
                         Some(Source::Watch(fd)) => watches.became_ready(py, *fd, readiness, queues),
                         None => {}
@@ -194,10 +196,7 @@ impl Dispatcher {
             Request::Callback(handle) => Self::run_callback(slf, handle.get().take(py)),
             Request::Timer(handle) => Self::run_callback(slf, handle.get().take(py)),
             Request::Foreign(handle) => Self::run_foreign(slf, handle.bind(py)),
-            Request::Stream(stream, readiness) => {
-                let outcome = Stream::became_ready(stream.bind(py), readiness);
-                Self::outlive(slf, outcome)
-            }
+            Request::Stream(stream) => Self::outlive(slf, Stream::serve(stream.bind(py))),
             Request::Accept(acceptor) => {
                 Self::outlive(slf, crate::accept::run(slf, acceptor.bind(py)))
             }
@@ -229,7 +228,7 @@ impl Dispatcher {
             return Self::run_untimed(slf, request);
         }
         let description = match &request {
-            Request::Stream(stream, _) => stream.get().describe(py),
+            Request::Stream(stream) => stream.get().describe(py),
             other => format!("{other:?}"),
         };
         let started_ns = clock::now_ns();

@@ -3,7 +3,6 @@
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use threadlets_core::Readiness;
 
 use crate::accept::Acceptor;
 use crate::callback::{Handle, TimerHandle};
@@ -21,7 +20,7 @@ pub(crate) enum Request {
     /// An `asyncio.Handle`: a reader or writer, or any callback in debug mode.
     Foreign(Py<PyAny>),
     /// A connection that can be read from or written to.
-    Stream(Py<Stream>, Readiness),
+    Stream(Py<Stream>),
     /// A listening socket with connections to accept.
     Accept(Py<Acceptor>),
     /// A datagram socket with something to receive.
@@ -46,7 +45,7 @@ impl Request {
             Self::Callback(handle) => visit.call(handle),
             Self::Timer(handle) => visit.call(handle),
             Self::Foreign(handle) => visit.call(handle),
-            Self::Stream(stream, _) => visit.call(stream),
+            Self::Stream(stream) => visit.call(stream),
             Self::Accept(acceptor) => visit.call(acceptor),
             Self::Datagrams(datagrams) => visit.call(datagrams),
             Self::Operations(..) => Ok(()),

@@ -30,6 +30,9 @@ struct State {
     protocol: Option<Py<PyAny>>,
     /// The protocol lends its own buffers (`asyncio.BufferedProtocol`).
     protocol_lends: bool,
+    /// What the stream is queued to be served for; None when it is not queued. It is served once
+    /// in a burst, however often it is noted: callbacks keep their pace with what is received.
+    noted: Option<Readiness>,
     /// Registered for writing too: once there was no room for something.
     told_of_room: bool,
     /// Somebody else writes to the socket once everything is sent (`sendfile`).
@@ -57,10 +60,23 @@ enum Written {
 }
 
 impl Stream {
-    /// Serve a connection that has become ready.
-    pub(crate) fn became_ready(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
+    /// Note what a connection is ready for; the request is to be queued, if it is not yet.
+    pub(crate) fn note(slf: &Py<Self>, py: Python<'_>, readiness: Readiness) -> Option<Request> {
+        let noted = slf.get().state.with(py, |state| {
+            let noted = state.noted;
+            state.noted = Some(noted.map_or(readiness, |noted| noted | readiness));
+            noted
+        });
+        noted.is_none().then(|| Request::Stream(slf.clone_ref(py)))
+    }
+
+    /// Serve the connection for what was noted.
+    pub(crate) fn serve(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
+        let Some(readiness) = this.state.with(py, |state| state.noted.take()) else {
+            return Ok(());
+        };
         let served = in_context(py, &this.context, || {
             if readiness.readable {
                 Self::receive(slf, readiness)?;
@@ -76,8 +92,9 @@ impl Stream {
 
     /// Queue another attempt, behind other requests.
     fn try_again(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
-        let request = Request::Stream(slf.clone().unbind(), readiness);
-        slf.get().dispatcher.get().submit(slf.py(), request)
+        let py = slf.py();
+        let Some(request) = Self::note(slf.as_unbound(), py, readiness) else { return Ok(()) };
+        slf.get().dispatcher.get().submit(py, request)
     }
 
     /// A description for debug reports.
@@ -333,6 +350,7 @@ impl Stream {
             transport: Some(transport.unbind()),
             protocol: None,
             protocol_lends: false,
+            noted: None,
             told_of_room: false,
             lent: false,
             n_writes_lost: 0,

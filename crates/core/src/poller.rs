@@ -6,6 +6,7 @@
 //! needed only by who wants levels ([`Poller::modify`] reports a readiness that still holds).
 
 use std::io;
+use std::ops::BitOr;
 use std::os::fd::RawFd;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -64,6 +65,18 @@ pub struct Readiness {
 impl Readiness {
     /// Something to read, without news of an end.
     pub const READABLE: Self = Self { readable: true, writable: false, short_read_misleads: false };
+}
+
+impl BitOr for Readiness {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self {
+            readable: self.readable || other.readable,
+            writable: self.writable || other.writable,
+            short_read_misleads: self.short_read_misleads || other.short_read_misleads,
+        }
+    }
 }
 
 /// Waits until registered descriptors are ready, or until somebody wakes it.
