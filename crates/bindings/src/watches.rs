@@ -341,9 +341,7 @@ impl Dispatcher {
         slf.get().check_closed()?;
         let fd = fileno(fd)?;
         let acceptor = Py::new(py, Acceptor::new(py, fd, on_connection, on_error)?)?;
-        let handler = Handler::Acceptor(acceptor);
-        let previous = Watches::set_handler(slf.get(), py, fd, Direction::Read, handler)?;
-        retire(py, previous).map(drop)
+        replace_handler(slf, fd, Direction::Read, Handler::Acceptor(acceptor))
     }
 
     /// Give the datagrams that come on the socket `fd` to `protocol`; `_remove_reader(fd)` ends it.
@@ -357,8 +355,7 @@ impl Dispatcher {
         let fd = fileno(fd)?;
         let datagrams = Py::new(py, Datagrams::new(py, fd, protocol)?)?;
         let handler = Handler::Datagrams(datagrams.clone_ref(py));
-        let previous = Watches::set_handler(slf.get(), py, fd, Direction::Read, handler)?;
-        retire(py, previous)?;
+        replace_handler(slf, fd, Direction::Read, handler)?;
         Ok(datagrams)
     }
 
@@ -401,13 +398,24 @@ fn add_handler<'py>(
     let fd = fileno(fd)?;
     let handle = HANDLE.import(py, "asyncio", "Handle")?.call1((callback, args, slf, py.None()))?;
     let handler = Handler::Callback(handle.clone().unbind());
-    let previous = Watches::set_handler(slf.get(), py, fd, direction, handler)?;
-    retire(py, previous)?;
+    replace_handler(slf, fd, direction, handler)?;
     let previous = slf.get().watches.with(py, |watches| {
         watches.by_fd.get_mut(&fd).and_then(|watched| std::mem::replace(&mut watched.file, file))
     });
     drop(previous);
     Ok(handle)
+}
+
+/// Set the handler of one direction and retire the one that was there.
+fn replace_handler(
+    slf: &Bound<'_, Dispatcher>,
+    fd: i32,
+    direction: Direction,
+    handler: Handler,
+) -> PyResult<()> {
+    let py = slf.py();
+    let previous = Watches::set_handler(slf.get(), py, fd, direction, handler)?;
+    retire(py, previous).map(drop)
 }
 
 fn remove(

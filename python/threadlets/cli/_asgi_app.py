@@ -80,11 +80,17 @@ def _import(module_name: str, app_dir: str) -> ModuleType:
 
 
 def _import_failure(module_name: str, error: Exception) -> UserError:
+    fact = f"the module '{module_name}' failed while it was being imported"
+    return _failure_of("module", fact, error)
+
+
+def _failure_of(part: str, fact: str, error: Exception) -> UserError:
+    """Tell of an exception in the user's own code, with its traceback minus our frames."""
     shown = error.with_traceback(without_our_frames(error.__traceback__))
     return UserError(
-        fact=f"the module '{module_name}' failed while it was being imported",
+        fact=fact,
         cause=f"{type(error).__name__}: {error}",
-        remedy="put the module right; its own traceback is above",
+        remedy=f"put the {part} right; its own traceback is above",
         status=STATUS_ENVIRONMENT,
         detail="".join(traceback.format_exception(shown)),
     )
@@ -124,14 +130,8 @@ def _call_factory(make_app: object, target: str) -> object:
     try:
         return make_app()
     except Exception as error:
-        shown = error.with_traceback(without_our_frames(error.__traceback__))
-        raise UserError(
-            fact=f"the application factory '{target}' failed",
-            cause=f"{type(error).__name__}: {error}",
-            remedy="put the factory right; its own traceback is above",
-            status=STATUS_ENVIRONMENT,
-            detail="".join(traceback.format_exception(shown)),
-        ) from None
+        fact = f"the application factory '{target}' failed"
+        raise _failure_of("factory", fact, error) from None
 
 
 def _checked(app: object, target: str) -> AsgiApp:
