@@ -3,6 +3,8 @@
 //! One turn of the dispatcher is: [`Dispatcher::patience`] says how long the poll may wait, the
 //! poll's requests are submitted, [`Dispatcher::begin_burst`] adds the timers that are due and
 //! fixes the size of the burst, and [`Dispatcher::next`] hands out one request after the other.
+//! Calls that wait in pools join the burst: interactive ones before the rest, the others after it,
+//! for as long as the burst's budget of time lasts.
 //!
 //! Nothing in here names a thread. Whoever holds the dispatcher role calls these methods, and
 //! between two calls of `next` the role may pass to another thread.
@@ -10,18 +12,44 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::pools::{Pools, Priority};
 use crate::timers::{TimerKey, Timers};
+
+/// How long one burst goes on starting calls that waited in pools, in nanoseconds. The poll and
+/// whatever it makes ready wait no longer than this and the last call.
+const CALLS_BUDGET_NS: u64 = 500_000;
 
 /// The queues of one loop; `R` is its kind of request.
 #[derive(Debug)]
 pub struct Dispatcher<R> {
     ready: VecDeque<R>,
     timers: Timers<R>,
+    /// Calls that wait for their turn.
+    pub pools: Pools<R>,
+    /// No call may start: there is no thread left that could take over from it.
+    pub calls_are_held: bool,
+    /// What is left of the burst that runs.
+    burst: Burst,
+}
+
+#[derive(Debug, Default)]
+struct Burst {
+    n_left: usize,
+    /// When calls of pools have had their time; zero until the first of them starts.
+    calls_until_ns: u64,
+    /// One call of the lowest priority has started although there was other work.
+    batch_had_its_turn: bool,
 }
 
 impl<R> Default for Dispatcher<R> {
     fn default() -> Self {
-        Self { ready: VecDeque::new(), timers: Timers::default() }
+        Self {
+            ready: VecDeque::new(),
+            timers: Timers::default(),
+            pools: Pools::default(),
+            calls_are_held: false,
+            burst: Burst::default(),
+        }
     }
 }
 
@@ -45,7 +73,7 @@ impl<R> Dispatcher<R> {
     /// timer otherwise, and for ever (`None`) when only an event can bring work. The clock is read
     /// only when the answer depends on it.
     pub fn patience(&self, now_ns: impl FnOnce() -> u64) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || (self.pools.has_startable() && !self.calls_are_held) {
             return Some(Duration::ZERO);
         }
         let deadline_ns = self.timers.next_deadline_ns()?;
@@ -54,24 +82,49 @@ impl<R> Dispatcher<R> {
         (deadline_ns != u64::MAX).then(|| Duration::from_nanos(wait_ns()))
     }
 
-    /// Move the timers that are due to the ready queue and return the size of this burst.
+    /// Move the timers that are due to the ready queue and fix what this burst runs.
     ///
     /// Requests that the burst itself makes ready wait for the next one, so that the poll gets
     /// its turn however much work makes more work.
-    pub fn begin_burst(&mut self, now_ns: impl FnOnce() -> u64) -> usize {
+    pub fn begin_burst(&mut self, now_ns: impl FnOnce() -> u64) {
         if !self.timers.is_empty() {
             let now_ns = now_ns();
             while let Some(request) = self.timers.pop_due(now_ns) {
                 self.ready.push_back(request);
             }
         }
-        self.ready.len()
+        self.burst = Burst { n_left: self.ready.len(), ..Burst::default() };
     }
 
-    /// The next request to run.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Option<R> {
+    /// The next request of the burst; `None` ends it.
+    pub fn next(&mut self, now_ns: impl FnOnce() -> u64) -> Option<R> {
+        if self.pools.n_queued() > 0
+            && !self.calls_are_held
+            && let Some(call) = self.next_call(now_ns)
+        {
+            return Some(call);
+        }
+        self.burst.n_left = self.burst.n_left.checked_sub(1)?;
         self.ready.pop_front()
+    }
+
+    #[cold]
+    fn next_call(&mut self, now_ns: impl FnOnce() -> u64) -> Option<R> {
+        let burst = &mut self.burst;
+        let at_least = match burst.n_left {
+            1.. => Priority::Interactive,
+            0 if self.ready.is_empty() || !burst.batch_had_its_turn => Priority::Batch,
+            0 => Priority::Normal,
+        };
+        let now_ns = now_ns();
+        if burst.calls_until_ns == 0 {
+            burst.calls_until_ns = now_ns.saturating_add(CALLS_BUDGET_NS);
+        }
+        if now_ns >= burst.calls_until_ns {
+            return None;
+        }
+        burst.batch_had_its_turn |= at_least == Priority::Batch;
+        self.pools.next(at_least).map(|(_, call)| call)
     }
 
     /// How many requests are ready to run.
@@ -84,15 +137,16 @@ impl<R> Dispatcher<R> {
         self.timers.len()
     }
 
-    /// Take out every request that is ready or waits for its time.
+    /// Take out every request that is ready or waits, for its time or for its turn.
     pub fn take_all(&mut self) -> Vec<R> {
-        let Self { ready, mut timers } = std::mem::take(self);
-        ready.into_iter().chain(std::iter::from_fn(|| timers.pop_due(u64::MAX))).collect()
+        let Self { ready, mut timers, mut pools, .. } = std::mem::take(self);
+        let timed = std::iter::from_fn(|| timers.pop_due(u64::MAX));
+        ready.into_iter().chain(timed).chain(pools.take_all()).collect()
     }
 
-    /// Every request that is ready or waits for its time.
+    /// Every request that is ready or waits, for its time or for its turn.
     pub fn requests(&self) -> impl Iterator<Item = &R> {
-        self.ready.iter().chain(self.timers.values())
+        self.ready.iter().chain(self.timers.values()).chain(self.pools.calls())
     }
 }
 
@@ -100,15 +154,21 @@ impl<R> Dispatcher<R> {
 mod tests {
     use super::*;
 
+    fn burst<R>(dispatcher: &mut Dispatcher<R>, now_ns: u64) -> Vec<R> {
+        dispatcher.begin_burst(|| now_ns);
+        std::iter::from_fn(|| dispatcher.next(|| now_ns)).collect()
+    }
+
     #[test]
     fn a_burst_does_not_grow_while_it_runs() {
         let mut dispatcher = Dispatcher::default();
         dispatcher.submit(1);
         dispatcher.submit(2);
-        let n_burst = dispatcher.begin_burst(|| 0);
-        for _ in 0..n_burst {
-            let request = dispatcher.next().expect("a burst has as many requests as it said");
+        dispatcher.begin_burst(|| 0);
+        let mut n_burst = 0;
+        while let Some(request) = dispatcher.next(|| 0) {
             dispatcher.submit(request + 10);
+            n_burst += 1;
         }
         assert_eq!((2, 2), (n_burst, dispatcher.n_ready()));
     }
@@ -118,8 +178,7 @@ mod tests {
         let mut dispatcher = Dispatcher::default();
         dispatcher.submit_at(5, "timer");
         dispatcher.submit("ready");
-        assert_eq!(2, dispatcher.begin_burst(|| 5));
-        assert_eq!((Some("ready"), Some("timer")), (dispatcher.next(), dispatcher.next()));
+        assert_eq!(vec!["ready", "timer"], burst(&mut dispatcher, 5));
     }
 
     #[test]
@@ -133,5 +192,51 @@ mod tests {
         assert_eq!(Some(Duration::ZERO), dispatcher.patience(|| 1000));
         dispatcher.submit(());
         assert_eq!(Some(Duration::ZERO), dispatcher.patience(|| 100));
+    }
+
+    #[test]
+    fn interactive_calls_run_before_a_burst_and_the_others_after_it() {
+        let mut dispatcher = Dispatcher::default();
+        for (priority, name) in [
+            (Priority::Batch, "batch"),
+            (Priority::Normal, "normal"),
+            (Priority::Interactive, "interactive"),
+        ] {
+            let pool = dispatcher.pools.open(priority, None);
+            dispatcher.pools.submit(pool, name);
+        }
+        assert_eq!(Some(Duration::ZERO), dispatcher.patience(|| 0));
+        dispatcher.submit("ready");
+        assert_eq!(
+            vec!["interactive", "ready", "normal", "batch"],
+            burst(&mut dispatcher, 1)
+        );
+    }
+
+    #[test]
+    fn calls_that_wait_do_not_hold_up_the_poll() {
+        let mut dispatcher = Dispatcher::default();
+        let pool = dispatcher.pools.open(Priority::Normal, None);
+        (0..10).for_each(|call| dispatcher.pools.submit(pool, call));
+        dispatcher.begin_burst(|| 0);
+        let mut now_ns = 1;
+        let mut n_burst = 0;
+        while dispatcher.next(|| now_ns).is_some() {
+            now_ns += CALLS_BUDGET_NS / 2;
+            n_burst += 1;
+        }
+        assert_eq!((2, 8), (n_burst, dispatcher.pools.n_queued()));
+    }
+
+    #[test]
+    fn held_calls_do_not_start_and_do_not_spin() {
+        let mut dispatcher = Dispatcher::default();
+        let pool = dispatcher.pools.open(Priority::Normal, None);
+        dispatcher.pools.submit(pool, ());
+        dispatcher.calls_are_held = true;
+        assert_eq!(None, dispatcher.patience(|| 0));
+        assert_eq!(0, burst(&mut dispatcher, 1).len());
+        dispatcher.calls_are_held = false;
+        assert_eq!(1, burst(&mut dispatcher, 1).len());
     }
 }

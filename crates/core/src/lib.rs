@@ -3,17 +3,20 @@
 //! It knows nothing of Python. A request, a timer's value, and a source's owner are type
 //! parameters here; the bindings crate fills them in with Python objects.
 //!
-//! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`poller`] and
-//! [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
-//! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns).
+//! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`pools`], [`poller`]
+//! and [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
+//! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
+//! (how the dispatcher's role moves between threads).
 
 pub mod clock;
 pub mod dispatcher;
 pub mod error;
 pub mod op;
 pub mod poller;
+pub mod pools;
 pub mod sources;
 pub mod stream;
+pub mod takeover;
 pub mod timers;
 pub mod watch;
 pub mod write_queue;
@@ -21,6 +24,7 @@ pub mod write_queue;
 pub use dispatcher::Dispatcher;
 pub use error::{Error, Result};
 pub use poller::{Interest, Poller, Readiness};
+pub use pools::{PoolKey, Pools, Priority};
 pub use sources::{SourceKey, Sources};
 pub use stream::Stream;
 pub use timers::{TimerKey, Timers};

@@ -1,0 +1,165 @@
+//! The roster: which threads there are, who stands by, who waits for the role to come back.
+//!
+//! Guarded by the host lock. It knows nothing of how a thread is made or woken.
+
+use std::collections::VecDeque;
+
+use super::role::RunnerId;
+
+/// What `take` took the role from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// A runner that is inside a threadlet; its task is to be parked.
+    FromThreadlet(RunnerId),
+    /// A dispatcher that waits for events; it must be woken if it waits long.
+    FromPoll,
+    /// Nobody.
+    Vacant,
+}
+
+/// Whether a call may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attendance {
+    /// Somebody watches.
+    Watched,
+    /// Somebody will: start this thread, on watch.
+    Spawn(RunnerId),
+    /// Every thread that there may be is busy.
+    Full,
+}
+
+/// What a boundary between two requests came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boundary {
+    /// Go on.
+    Kept,
+    /// Somebody else is the dispatcher now.
+    Lost,
+}
+
+/// The threads of one loop.
+#[derive(Debug)]
+pub struct Roster {
+    /// Returned from a threadlet, in the order in which they get the role back.
+    grants: VecDeque<RunnerId>,
+    /// Idle, the last used first, so that the others can end.
+    standby: Vec<RunnerId>,
+    free: Vec<RunnerId>,
+    n_named: usize,
+    n_threads: usize,
+    n_threads_max: usize,
+    n_threads_peak: usize,
+    /// The dispatcher waits for events, without the host lock.
+    polling: bool,
+}
+
+impl Roster {
+    /// Nobody yet but the home thread.
+    pub fn new(n_threads_max: usize) -> Self {
+        Self {
+            grants: VecDeque::new(),
+            standby: Vec::new(),
+            free: Vec::new(),
+            n_named: 1,
+            n_threads: 0,
+            n_threads_max,
+            n_threads_peak: 0,
+            polling: false,
+        }
+    }
+
+    /// How many threads there are, without the home thread.
+    pub fn n_threads(&self) -> usize {
+        self.n_threads
+    }
+
+    /// The most threads there may be.
+    pub fn n_threads_max(&self) -> usize {
+        self.n_threads_max
+    }
+
+    /// The most threads there have been at once.
+    pub fn n_threads_peak(&self) -> usize {
+        self.n_threads_peak
+    }
+
+    /// How many threads are idle.
+    pub fn n_standby(&self) -> usize {
+        self.standby.len()
+    }
+
+    /// How many threads wait for the role to come back.
+    pub fn n_waiting(&self) -> usize {
+        self.grants.len()
+    }
+
+    /// Whether somebody could go on watch now.
+    pub fn has_room(&self) -> bool {
+        !self.standby.is_empty() || self.n_threads < self.n_threads_max
+    }
+
+    /// The dispatcher begins to wait for events.
+    pub fn start_polling(&mut self) {
+        self.polling = true;
+    }
+
+    /// It waits no more, or not as the dispatcher; whether it did.
+    pub fn stop_polling(&mut self) -> bool {
+        std::mem::replace(&mut self.polling, false)
+    }
+
+    /// A thread has nothing to do.
+    pub fn stand_by(&mut self, runner: RunnerId) {
+        self.standby.push(runner);
+    }
+
+    /// An idle thread ends, unless it was appointed meanwhile. Its number is free only once it is
+    /// gone.
+    pub fn retire(&mut self, runner: RunnerId) -> bool {
+        let at = self.standby.iter().position(|&it| it == runner);
+        at.map(|at| self.standby.remove(at)).is_some()
+    }
+
+    /// A thread has ended.
+    pub fn ended(&mut self, runner: RunnerId) {
+        self.n_threads -= 1;
+        self.free.push(runner);
+    }
+
+    pub(super) fn not_spawned(&mut self, runner: RunnerId) {
+        self.ended(runner);
+    }
+
+    pub(super) fn appoint(&mut self) -> Option<(RunnerId, bool)> {
+        if let Some(runner) = self.standby.pop() {
+            return Some((runner, false));
+        }
+        if self.n_threads == self.n_threads_max {
+            return None;
+        }
+        let runner = self.free.pop().unwrap_or_else(|| {
+            self.n_named += 1;
+            RunnerId::new(self.n_named - 1)
+        });
+        self.n_threads += 1;
+        self.n_threads_peak = self.n_threads_peak.max(self.n_threads);
+        Some((runner, true))
+    }
+
+    pub(super) fn queue_for_grant(&mut self, runner: RunnerId) {
+        self.grants.push_back(runner);
+    }
+
+    pub(super) fn next_grant(&mut self) -> Option<RunnerId> {
+        self.grants.pop_front()
+    }
+
+    pub(super) fn reset(&mut self, me: Option<RunnerId>) {
+        *self = Self::new(self.n_threads_max);
+        if let Some(me) = me.filter(|&it| it != RunnerId::HOME) {
+            self.n_threads = 1;
+            self.n_named = me.index() + 1;
+            self.free = (1..me.index()).map(RunnerId::new).collect();
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Who notices that the dispatcher is blocked inside a threadlet.
+//!
+//! The question is not "does the thread sleep" but "did the dispatcher give the host lock away
+//! inside this call". Two ask it. The *sentinel* runs on the dispatcher's CPU at idle priority:
+//! that CPU has nothing to run at the moment the dispatcher blocks, so it looks within
+//! microseconds, and costs nothing while the dispatcher works. On a busy machine it starves; so the
+//! runner *on watch* also looks by itself, at every tick. Both doze while no threadlet runs.
+//!
+//! Neither holds the host lock. What they find is a candidate: who takes over looks again, with the
+//! lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::bell::Ring;
+use super::role::{Role, RunnerId, Watching};
+use super::thread::{HostProbe, ThreadTraits};
+use crate::clock;
+
+/// How often the runner on watch looks by itself.
+const TICK: Duration = Duration::from_millis(1);
+/// The same where there is no sentinel.
+const TICK_ALONE: Duration = Duration::from_micros(100);
+/// How many ticks without a call make the runner on watch doze: waking it takes the dispatcher a
+/// few microseconds, which calls now and then should not pay each time.
+const N_QUIET_TICKS: u32 = 50;
+
+/// Why the dispatcher should be relieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It sleeps, without the host lock.
+    Blocked,
+    /// It computes without the host lock.
+    Computing,
+    /// It computes, and others have waited long enough.
+    Overdue,
+}
+
+/// A call from inside which the role should be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// The call.
+    pub seq: u64,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// What the watchers of one role share.
+#[derive(Debug)]
+pub struct Watcher {
+    role: Arc<Role>,
+    probe: HostProbe,
+    /// The last call of which the sentinel raised the alarm.
+    alarm_seq: AtomicU64,
+    /// How long a call may compute before it is overdue; `u64::MAX`: for ever.
+    overdue_ns: AtomicU64,
+    sentinel: AtomicU32,
+}
+
+/// How the sentinel fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sentinel {
+    /// It was not needed yet.
+    NotStarted,
+    /// It is there.
+    Present,
+    /// The kernel refused it a thread, the idle priority or the place, or does not tell on which
+    /// CPU a thread runs.
+    Refused,
+}
+
+impl Watcher {
+    /// The watchers of `role`; `probe` tells whether a thread holds the host lock.
+    pub fn new(role: Arc<Role>, probe: HostProbe) -> Self {
+        Self {
+            role,
+            probe,
+            alarm_seq: AtomicU64::new(0),
+            overdue_ns: AtomicU64::new(u64::MAX),
+            sentinel: AtomicU32::new(Sentinel::NotStarted as u32),
+        }
+    }
+
+    /// Let a call compute for so long before it is overdue; `None`: for ever.
+    pub fn set_overdue(&self, after: Option<Duration>) {
+        let after_ns = after.map_or(u64::MAX, |it| it.as_nanos().try_into().unwrap_or(u64::MAX));
+        self.overdue_ns.store(after_ns, Relaxed);
+    }
+
+    /// After how long a computing call is overdue.
+    pub fn overdue(&self) -> Option<Duration> {
+        let after_ns = self.overdue_ns.load(Relaxed);
+        (after_ns != u64::MAX).then(|| Duration::from_nanos(after_ns))
+    }
+
+    /// How the sentinel fares.
+    pub fn sentinel(&self) -> Sentinel {
+        match self.sentinel.load(Relaxed) {
+            0 => Sentinel::NotStarted,
+            1 => Sentinel::Present,
+            _ => Sentinel::Refused,
+        }
+    }
+
+    /// On watch: wait until the dispatcher should be relieved. `None`: the loop ends, or has called
+    /// no threadlet for `idle`.
+    pub fn watch(&self, me: RunnerId, idle: Duration) -> Option<Candidate> {
+        let bell = &self.role.record(me).bell;
+        let mut look = Look::default();
+        let mut n_quiet_ticks = 0;
+        loop {
+            let before = look.seq;
+            if let Some(candidate) = self.look(&mut look) {
+                return Some(candidate);
+            }
+            if look.is_inside || look.seq != before {
+                n_quiet_ticks = 0;
+            } else {
+                n_quiet_ticks += 1;
+            }
+            if n_quiet_ticks >= N_QUIET_TICKS && self.role.doze(Watching::DUTY) {
+                n_quiet_ticks = 0;
+                if !bell.wait(Ring::WAKE, Some(idle)).has(Ring::WAKE) {
+                    return None;
+                }
+            } else if bell.wait(Ring::ALARM | Ring::WAKE, Some(self.tick())).has(Ring::STOP) {
+                return None;
+            }
+        }
+    }
+
+    fn tick(&self) -> Duration {
+        if self.sentinel() == Sentinel::Present { TICK } else { TICK_ALONE }
+    }
+
+    /// Look once at what the dispatcher does.
+    fn look(&self, last: &mut Look) -> Option<Candidate> {
+        let seq = self.role.seq();
+        let Some((inside_seq, owner)) = self.role.inside().filter(|it| it.0 == seq) else {
+            *last = Look { seq, is_inside: false, ..Look::default() };
+            return None;
+        };
+        let record = self.role.record(owner);
+        let now_ns = clock::now_ns();
+        let is_unlocked = record.traces.holds_lock(self.probe) == Some(false);
+        let is_known = last.is_inside && last.seq == seq;
+        let since_ns = if is_known { last.since_ns } else { now_ns };
+        let was_unlocked = is_known && last.is_unlocked;
+        *last = Look { seq, is_inside: true, is_unlocked, since_ns };
+        let cause = if is_unlocked && self.alarm_seq.load(Relaxed) == seq {
+            Cause::Blocked
+        } else if is_unlocked && record.traces.is_running() == Some(false) {
+            Cause::Blocked
+        } else if is_unlocked && was_unlocked {
+            Cause::Computing
+        } else if now_ns - since_ns >= self.overdue_ns.load(Relaxed) {
+            Cause::Overdue
+        } else {
+            return None;
+        };
+        // It may have returned and given the lock away elsewhere while we looked.
+        (self.role.seq() == inside_seq).then_some(Candidate { seq, cause })
+    }
+
+    /// Start the sentinel, once.
+    pub fn start_sentinel(self: &Arc<Self>) {
+        if self.sentinel() != Sentinel::NotStarted {
+            return;
+        }
+        self.sentinel.store(Sentinel::Present as u32, Relaxed);
+        let watcher = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("tl-sentinel".into()).stack_size(64 * 1024);
+        if thread.spawn(move || watcher.stand_sentinel()).is_err() {
+            self.sentinel.store(Sentinel::Refused as u32, Relaxed);
+        }
+    }
+
+    /// In the child of a fork the sentinel is gone; the next call starts another.
+    pub fn reset(&self) {
+        self.sentinel.store(Sentinel::NotStarted as u32, Relaxed);
+    }
+
+    /// The sentinel's life.
+    fn stand_sentinel(&self) {
+        ThreadTraits::block_signals();
+        if !ThreadTraits::run_when_idle() || self.guard() == Guarded::Refused {
+            self.sentinel.store(Sentinel::Refused as u32, Relaxed);
+        }
+    }
+
+    fn guard(&self) -> Guarded {
+        let role = &self.role;
+        let mut post = None;
+        let mut last_seq = u64::MAX;
+        loop {
+            if role.sentinel.hear(Ring::WAKE).has(Ring::STOP) {
+                return Guarded::ToTheEnd;
+            }
+            let Some((seq, owner)) = role.inside() else {
+                let seq = role.seq();
+                // Let a dispatcher that has just left one call begin the next.
+                if std::mem::replace(&mut last_seq, seq) == seq && role.doze(Watching::SENTINEL) {
+                    role.sentinel.wait(Ring::WAKE, None);
+                }
+                rustix::thread::sched_yield();
+                continue;
+            };
+            let traces = &role.record(owner).traces;
+            let Some(cpu) = traces.cpu() else {
+                if traces.holds_lock(self.probe).is_some() {
+                    return Guarded::Refused;
+                }
+                // The owner leaves just now.
+                rustix::thread::sched_yield();
+                continue;
+            };
+            if post != Some(cpu) {
+                if !ThreadTraits::stay_on(cpu) {
+                    return Guarded::Refused;
+                }
+                post = Some(cpu);
+            } else if traces.holds_lock(self.probe) == Some(false) && role.seq() == seq {
+                // We run, so the dispatcher does not, and it has given the lock away.
+                self.alarm_seq.store(seq, Relaxed);
+                role.doze_until_next_call(Watching::SENTINEL);
+                if let Some(duty) = role.on_duty() {
+                    role.record(duty).bell.ring(Ring::ALARM);
+                }
+                role.sentinel.wait(Ring::WAKE, None);
+            }
+            rustix::thread::sched_yield();
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guarded {
+    ToTheEnd,
+    Refused,
+}
+
+/// What the last look showed.
+#[derive(Debug, Default)]
+struct Look {
+    seq: u64,
+    is_inside: bool,
+    is_unlocked: bool,
+    since_ns: u64,
+}
