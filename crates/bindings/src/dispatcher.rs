@@ -3,20 +3,21 @@
 //! Ready queue → burst → timers → poll. All state is guarded by the GIL and names no thread but
 //! `_thread_id`, so that the role can pass from thread to thread between two requests.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use threadlets_core::{Interest, Poller, SourceKey, Sources, TimerKey, clock};
+use threadlets_core::{Interest, Poller, PoolKey, Priority, SourceKey, Sources, TimerKey, clock};
 
 use crate::callback::{Callback, Handle, TimerHandle};
-use crate::error::{ends_the_loop, to_python};
+use crate::crew::Crew;
+use crate::error::to_python;
 use crate::gil_cell::GilCell;
 use crate::request::Request;
 use crate::stream::Stream;
@@ -24,6 +25,17 @@ use crate::watches::Watches;
 
 /// The most that one receive takes, in bytes.
 const RECEIVE_MAX_BYTES: usize = 256 * 1024;
+
+/// How much stack a thread of the crew gets unless `threading.stack_size()` says otherwise.
+const STACK_SIZE_BYTES: usize = 8 * 1024 * 1024;
+
+/// How many threads a crew may have unless the loop says otherwise.
+const THREADS_MAX: usize = 4096;
+
+/// How many threads there can be at all (the kernel's PID_MAX_LIMIT).
+const THREADS_LIMIT: usize = 4 * 1024 * 1024;
+
+static N_MADE: AtomicU64 = AtomicU64::new(1);
 
 /// What every use of a closed loop is told.
 const CLOSED: &str = "Event loop is closed: its close() was called, or the run() that made it has \
@@ -41,18 +53,27 @@ pub(crate) enum Source {
 /// `threadlets.Loop` adds to it what asyncio expects of a loop.
 #[pyclass(subclass, frozen, module = "threadlets._core")]
 pub struct Dispatcher {
-    queues: GilCell<threadlets_core::Dispatcher<Request>>,
+    pub(crate) queues: GilCell<threadlets_core::Dispatcher<Request>>,
     pub(crate) sources: GilCell<Sources<Source>>,
     pub(crate) watches: GilCell<Watches>,
     /// None once the loop is closed: its descriptors go then, not with the last reference.
     poller: GilCell<Option<Arc<Poller>>>,
     /// Where everybody receives; borrowed for one system call and a copy.
     receive_buffer: GilCell<Option<Box<[u8]>>>,
+    /// The threads that can hold the role, and who does.
+    pub(crate) crew: Crew,
+    /// The pools of calls that no user's pool holds, by the code they run.
+    entry_points: GilCell<HashMap<usize, PoolKey>>,
+    /// Tells this dispatcher from all others of the process.
+    number: u64,
+    /// How many requests have run.
+    pub(crate) n_requests: AtomicU64,
+    stack_size_bytes: AtomicUsize,
     /// The thread that holds the dispatcher role; zero when the loop does not run.
     thread_id: AtomicU64,
     /// The dispatcher waits in the poller: new work must wake it.
-    sleeping: AtomicBool,
-    stopping: AtomicBool,
+    pub(crate) sleeping: AtomicBool,
+    pub(crate) stopping: AtomicBool,
     closed: AtomicBool,
     debug: AtomicBool,
 }
@@ -127,144 +148,84 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn wake_if_sleeping(&self, py: Python<'_>) -> PyResult<()> {
+    /// The number of this dispatcher among all of the process.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// How many requests have run.
+    pub(crate) fn n_requests(&self) -> u64 {
+        self.n_requests.load(Relaxed)
+    }
+
+    /// How much stack the threads of the crew get.
+    pub(crate) fn stack_size_bytes(&self) -> usize {
+        self.stack_size_bytes.load(Relaxed)
+    }
+
+    /// The thread that runs the loop.
+    pub(crate) fn thread(&self) -> Option<u64> {
+        Some(self.thread_id.load(Relaxed)).filter(|&id| id != 0)
+    }
+
+    /// Say which thread runs the loop from now on.
+    pub(crate) fn set_thread(&self, thread_id: u64) {
+        self.thread_id.store(thread_id, Relaxed);
+    }
+
+    /// The role was taken while the dispatcher waited for events: end its wait.
+    pub(crate) fn wake_from_poll(&self, py: Python<'_>) {
+        // A closed loop has no poller, and nobody who waits for it.
+        let _ = self.wake_if_sleeping(py);
+        self.sleeping.store(false, Relaxed);
+    }
+
+    /// Start no calls while there is no thread that could take over from them, or do again.
+    pub(crate) fn hold_calls(&self, py: Python<'_>, are_held: bool) {
+        let were_held = self
+            .queues
+            .with(py, |queues| std::mem::replace(&mut queues.calls_are_held, are_held));
+        if were_held && !are_held {
+            let _ = self.wake_if_sleeping(py);
+        }
+    }
+
+    /// The pool of calls that run the code with this number.
+    pub(crate) fn pool_of(&self, py: Python<'_>, entry_point: usize) -> PoolKey {
+        self.entry_points.with(py, |entry_points| {
+            *entry_points.entry(entry_point).or_insert_with(|| {
+                self.queues.with(py, |queues| queues.pools.open(Priority::Normal, None))
+            })
+        })
+    }
+
+    /// A call that no user's pool holds has ended.
+    pub(crate) fn finish_entry_point(&self, py: Python<'_>, entry_point: usize, key: PoolKey) {
+        self.finish_call(py, key);
+        self.entry_points.with(py, |entry_points| {
+            if self.queues.with(py, |queues| queues.pools.close_idle(key)) {
+                entry_points.remove(&entry_point);
+            }
+        });
+    }
+
+    /// A call of a pool has ended; another may start.
+    #[inline]
+    pub(crate) fn finish_call(&self, py: Python<'_>, key: PoolKey) {
+        let is_ready = self.queues.with(py, |queues| {
+            queues.pools.finish(key);
+            queues.pools.has_startable()
+        });
+        if is_ready {
+            let _ = self.wake_if_sleeping(py);
+        }
+    }
+
+    pub(crate) fn wake_if_sleeping(&self, py: Python<'_>) -> PyResult<()> {
         if self.sleeping.load(Relaxed) {
             self.poller(py)?.wake().map_err(to_python)?;
         }
         Ok(())
-    }
-
-    /// One turn: poll, then one burst of what is ready.
-    fn turn(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        this.poll(py)?;
-        let n_burst = this.queues.with(py, |queues| queues.begin_burst(clock::now_ns));
-        for _ in 0..n_burst {
-            // A callback may have closed down the queue.
-            let Some(request) = this.queues.with(py, threadlets_core::Dispatcher::next) else {
-                break;
-            };
-            Self::run(slf, request)?;
-        }
-        Ok(())
-    }
-
-    /// Wait for events, without the GIL, and queue what they make ready.
-    fn poll(&self, py: Python<'_>) -> PyResult<()> {
-        let poller = self.poller(py)?;
-        Watches::rearm(self, py, &poller);
-        let patience = if self.stopping.load(Relaxed) {
-            Some(Duration::ZERO)
-        } else {
-            self.queues.with(py, |queues| queues.patience(clock::now_ns))
-        };
-        // Say so while the GIL is still held: whoever takes it next must know to wake us.
-        self.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
-        let waited = py.detach(|| poller.wait(patience));
-        self.sleeping.store(false, Relaxed);
-        waited.map_err(to_python)?;
-        self.queues.with(py, |queues| {
-            self.sources.with(py, |sources| {
-                self.watches.with(py, |watches| {
-                    poller.deliver(|key, readiness| match sources.get(key) {
-                        Some(Source::Stream(stream)) => {
-                            if let Some(request) = Stream::note(stream, py, readiness) {
-                                queues.submit(request);
-                            }
-                        }
-                        Some(Source::Watch(fd)) => watches.became_ready(py, *fd, readiness, queues),
-                        None => {}
-                    });
-                });
-            });
-        });
-        // Last: a signal handler may raise, and no edge comes twice.
-        py.check_signals()
-    }
-
-    fn run(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
-        if slf.get().is_debug() {
-            return Self::run_timed(slf, request);
-        }
-        Self::run_untimed(slf, request)
-    }
-
-    fn run_untimed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
-        let py = slf.py();
-        match request {
-            Request::Callback(handle) => Self::run_callback(slf, handle.get().take(py)),
-            Request::Timer(handle) => Self::run_callback(slf, handle.get().take(py)),
-            Request::Foreign(handle) => Self::run_foreign(slf, handle.bind(py)),
-            Request::Stream(stream) => Self::outlive(slf, Stream::serve(stream.bind(py))),
-            Request::Accept(acceptor) => {
-                Self::outlive(slf, crate::accept::run(slf, acceptor.bind(py)))
-            }
-            Request::Datagrams(datagrams) => {
-                Self::outlive(slf, crate::datagrams::run(slf, datagrams.bind(py)))
-            }
-            Request::Operations(fd, direction) => {
-                Self::outlive(slf, crate::sock_ops::retry(slf, fd, direction))
-            }
-        }
-    }
-
-    /// Report what a request of the loop's own has failed with, unless it is to end the loop.
-    fn outlive(slf: &Bound<'_, Self>, outcome: PyResult<()>) -> PyResult<()> {
-        let py = slf.py();
-        match outcome {
-            Err(error) if !ends_the_loop(py, &error) => {
-                slf.call_method1(intern!(py, "_request_failed"), (error,)).map(drop)
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// Run a request in debug mode: report it when it holds up the others.
-    fn run_timed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
-        let py = slf.py();
-        // Handles of debug mode time themselves; they know where they were made.
-        if matches!(request, Request::Foreign(_)) {
-            return Self::run_untimed(slf, request);
-        }
-        let description = match &request {
-            Request::Stream(stream) => stream.get().describe(py),
-            other => format!("{other:?}"),
-        };
-        let started_ns = clock::now_ns();
-        Self::run_untimed(slf, request)?;
-        let duration = clock::to_seconds(clock::now_ns() - started_ns);
-        slf.call_method1(intern!(py, "_ran"), (description, duration)).map(drop)
-    }
-
-    fn run_callback(slf: &Bound<'_, Self>, callback: Option<Callback>) -> PyResult<()> {
-        let Some(callback) = callback else { return Ok(()) };
-        match callback.run(slf.py()) {
-            Ok(()) => Ok(()),
-            Err(error) => Self::report(slf, error, &callback),
-        }
-    }
-
-    #[cold]
-    fn report(slf: &Bound<'_, Self>, error: PyErr, callback: &Callback) -> PyResult<()> {
-        let py = slf.py();
-        if ends_the_loop(py, &error) {
-            return Err(error);
-        }
-        let args = (error, &callback.callable, &callback.args, &callback.context);
-        slf.call_method1(intern!(py, "_callback_failed"), args).map(drop)
-    }
-
-    /// Run an `asyncio.Handle`, which reports its own failures.
-    fn run_foreign(slf: &Bound<'_, Self>, handle: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = slf.py();
-        if handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
-            return Ok(());
-        }
-        if slf.get().is_debug() {
-            return slf.call_method1(intern!(py, "_run_debug"), (handle,)).map(drop);
-        }
-        handle.call_method0(intern!(py, "_run")).map(drop)
     }
 
     /// Queue a callback in debug mode: checked, and with the place where it was made.
@@ -336,14 +297,30 @@ impl Dispatcher {
 impl Dispatcher {
     /// Subclasses may take arguments of their own.
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+    #[pyo3(signature = (*_args, threads_max=None, **_kwargs))]
+    fn new(
+        _args: &Bound<'_, PyTuple>,
+        threads_max: Option<usize>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        let n_threads_max = threads_max.unwrap_or(THREADS_MAX);
+        if !(1..=THREADS_LIMIT).contains(&n_threads_max) {
+            return Err(PyValueError::new_err(format!(
+                "threads_max is {n_threads_max}; it takes at least one thread to take over from a \
+                 blocked one, and the kernel has room for {THREADS_LIMIT}"
+            )));
+        }
         Ok(Self {
             queues: GilCell::new(threadlets_core::Dispatcher::default()),
             sources: GilCell::new(Sources::default()),
             watches: GilCell::new(Watches::default()),
             poller: GilCell::new(Some(Arc::new(Poller::new().map_err(to_python)?))),
             receive_buffer: GilCell::new(None),
+            crew: Crew::new(n_threads_max),
+            entry_points: GilCell::default(),
+            number: N_MADE.fetch_add(1, Relaxed),
+            n_requests: AtomicU64::new(0),
+            stack_size_bytes: AtomicUsize::new(STACK_SIZE_BYTES),
             thread_id: AtomicU64::new(0),
             sleeping: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -406,21 +383,6 @@ impl Dispatcher {
         Self::submit_callback_at(slf, when, callback, args, context, "call_later")
     }
 
-    /// Run bursts until `_stopping` is set; the loop's run_forever wraps it.
-    fn _run_bursts(slf: &Bound<'_, Self>) -> PyResult<()> {
-        loop {
-            Self::turn(slf)?;
-            if slf.get().stopping.load(Relaxed) {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Run one burst.
-    fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::turn(slf)
-    }
-
     /// Queue an `asyncio.Handle`.
     fn _add_callback(&self, handle: Bound<'_, PyAny>) -> PyResult<()> {
         let py = handle.py();
@@ -446,7 +408,11 @@ impl Dispatcher {
     /// Drop everything that is queued or registered, and the poller, at closing.
     fn _release(&self, py: Python<'_>) {
         let requests = self.queues.with(py, threadlets_core::Dispatcher::take_all);
-        requests.into_iter().for_each(|request| request.abandon(py));
+        for request in requests {
+            if let Err(error) = request.abandon(py) {
+                error.write_unraisable(py, None);
+            }
+        }
         let sources = self.sources.with(py, std::mem::take);
         let watches = self.watches.with(py, std::mem::take);
         let poller = self.poller.with(py, Option::take);
@@ -487,12 +453,12 @@ impl Dispatcher {
 
     #[getter(_thread_id)]
     fn thread_id(&self) -> Option<u64> {
-        Some(self.thread_id.load(Relaxed)).filter(|&id| id != 0)
+        self.thread()
     }
 
     #[setter(_thread_id)]
     fn set_thread_id(&self, thread_id: Option<u64>) {
-        self.thread_id.store(thread_id.unwrap_or(0), Relaxed);
+        self.set_thread(thread_id.unwrap_or(0));
     }
 
     /// Refuse to go on with a closed loop.
@@ -516,7 +482,8 @@ impl Dispatcher {
                 Source::Watch(_) => Ok(()),
             })
         })?;
-        self.watches.traverse(&visit, |watches| watches.traverse(&visit))
+        self.watches.traverse(&visit, |watches| watches.traverse(&visit))?;
+        self.crew.traverse(&visit)
     }
 
     fn __clear__(&self, py: Python<'_>) {

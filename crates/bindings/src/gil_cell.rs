@@ -19,6 +19,12 @@ pub(crate) struct GilCell<T>(RefCell<T>);
 // borrow flag would still turn everybody else away.
 unsafe impl<T: Send> Sync for GilCell<T> {}
 
+impl<T: Default> Default for GilCell<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
 impl<T> GilCell<T> {
     pub(crate) fn new(value: T) -> Self {
         Self(RefCell::new(value))

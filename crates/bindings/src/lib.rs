@@ -6,14 +6,21 @@
 mod accept;
 mod address;
 mod byte_buffer;
+mod call;
 mod callback;
+mod crew;
 mod datagrams;
 mod dispatcher;
 mod error;
 mod gil_cell;
+mod interpreter;
+mod pool;
+mod queued_call;
 mod request;
+mod runner;
 mod sock_ops;
 mod stream;
+mod turn;
 mod watches;
 
 /// The native half of threadlets.
@@ -30,7 +37,16 @@ mod _core {
     #[pymodule_export]
     use super::dispatcher::Dispatcher;
     #[pymodule_export]
+    use super::pool::Pool;
+    #[pymodule_export]
     use super::stream::Stream;
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::call::export(module)
+    }
 
     /// The version of the native core; the package refuses to run with another.
     #[pymodule_export]

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use crate::accept::Acceptor;
 use crate::callback::{Handle, TimerHandle};
 use crate::datagrams::Datagrams;
+use crate::queued_call::{Outcome, QueuedCall};
 use crate::sock_ops::Direction;
 use crate::stream::Stream;
 
@@ -27,16 +28,22 @@ pub(crate) enum Request {
     Datagrams(Py<Datagrams>),
     /// A descriptor on which operations wait.
     Operations(i32, Direction),
+    /// A call that waited in a pool.
+    Call(Py<QueuedCall>),
+    /// What such a call came to, from a runner without the role.
+    Settle(Py<QueuedCall>, Outcome),
 }
 
 impl Request {
     /// Give up what the request would have run.
-    pub(crate) fn abandon(self, py: Python<'_>) {
+    pub(crate) fn abandon(self, py: Python<'_>) -> PyResult<()> {
         match self {
             Self::Callback(handle) => drop(handle.get().take(py)),
             Self::Timer(handle) => drop(handle.get().take(py)),
+            Self::Call(call) => call.get().abandon(py)?,
             _ => {}
         }
+        Ok(())
     }
 
     /// Visit what a queued request refers to, for the cycle collector.
@@ -49,6 +56,11 @@ impl Request {
             Self::Accept(acceptor) => visit.call(acceptor),
             Self::Datagrams(datagrams) => visit.call(datagrams),
             Self::Operations(..) => Ok(()),
+            Self::Call(call) => visit.call(call),
+            Self::Settle(call, outcome) => {
+                visit.call(call)?;
+                outcome.as_ref().map_or(Ok(()), |result| visit.call(result))
+            }
         }
     }
 }

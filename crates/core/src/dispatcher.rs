@@ -139,9 +139,10 @@ impl<R> Dispatcher<R> {
 
     /// Take out every request that is ready or waits, for its time or for its turn.
     pub fn take_all(&mut self) -> Vec<R> {
-        let Self { ready, mut timers, mut pools, .. } = std::mem::take(self);
+        // The pools stay: calls of theirs may still run.
+        let (ready, mut timers) = (std::mem::take(&mut self.ready), std::mem::take(&mut self.timers));
         let timed = std::iter::from_fn(|| timers.pop_due(u64::MAX));
-        ready.into_iter().chain(timed).chain(pools.take_all()).collect()
+        ready.into_iter().chain(timed).chain(self.pools.take_all()).collect()
     }
 
     /// Every request that is ready or waits, for its time or for its turn.

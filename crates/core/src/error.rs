@@ -29,11 +29,6 @@ impl Error {
         Self::new(operation, Errno::BADF)
     }
 
-    /// The error of an operation that somebody else is busy with.
-    pub fn busy(operation: &'static str) -> Self {
-        Self::new(operation, Errno::BUSY)
-    }
-
     /// An error of `operation` for the reason found in a standard library error.
     pub fn from_io(operation: &'static str, error: &std::io::Error) -> Self {
         let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);

@@ -8,7 +8,7 @@
 use std::io;
 use std::ops::BitOr;
 use std::os::fd::RawFd;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -84,7 +84,7 @@ impl BitOr for Readiness {
 pub struct Poller {
     registry: Registry,
     waker: Waker,
-    // Held by whoever has the dispatcher role; never contended.
+    // Held by whoever waits: the dispatcher, or one that was until the role was taken from it.
     waiting: Mutex<(Poll, Events)>,
 }
 
@@ -146,12 +146,15 @@ impl Poller {
 
     /// Wait for events, at most for `patience` (`None`: for ever). A signal ends it early.
     ///
-    /// One thread waits at a time; a second one is refused (`EBUSY`).
-    pub fn wait(&self, patience: Option<Duration>) -> Result<()> {
-        let Ok(mut waiting) = self.waiting.try_lock() else {
-            return Err(Error::busy("epoll_wait"));
-        };
+    /// One thread waits at a time, a second one until the first is back. Events that the first has
+    /// not delivered end the second one's wait at once, and so does `is_wanted`, asked once nobody
+    /// else waits: whoever makes it false, and wakes the poller, finds nobody waiting in vain.
+    pub fn wait(&self, patience: Option<Duration>, is_wanted: impl FnOnce() -> bool) -> Result<()> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (poll, events) = &mut *waiting;
+        if !events.is_empty() || !is_wanted() {
+            return Ok(());
+        }
         match poll.poll(events, patience) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 Err(Error::from_io("epoll_wait", &error))
@@ -162,7 +165,7 @@ impl Poller {
 
     /// Hand out the events of the last wait.
     pub fn deliver(&self, mut take: impl FnMut(SourceKey, Readiness)) {
-        // Whoever is waiting now will deliver by itself.
+        // Whoever is waiting now has found nothing undelivered, and will deliver by itself.
         let Ok(mut waiting) = self.waiting.try_lock() else { return };
         let (_, events) = &mut *waiting;
         for event in events.iter().filter(|event| event.token() != WAKER) {
@@ -193,7 +196,7 @@ mod tests {
 
     fn events(poller: &Poller) -> Vec<(SourceKey, Readiness)> {
         let mut events = Vec::new();
-        poller.wait(Some(Duration::ZERO)).unwrap();
+        poller.wait(Some(Duration::ZERO), || true).unwrap();
         poller.deliver(|key, readiness| events.push((key, readiness)));
         events
     }
@@ -233,11 +236,28 @@ mod tests {
         let poller = Poller::new().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| poller.wake().unwrap());
-            poller.wait(None).unwrap();
+            poller.wait(None, || true).unwrap();
         });
         let mut n_events = 0;
         poller.deliver(|_, _| n_events += 1);
         assert_eq!(0, n_events);
+    }
+
+    #[test]
+    fn undelivered_events_end_the_next_wait_and_are_not_lost() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let poller = Poller::new().unwrap();
+        let key = Sources::default().insert(());
+        poller.register(ours.as_raw_fd(), key, Interest::READABLE).unwrap();
+        theirs.write_all(b"data").unwrap();
+        poller.wait(None, || true).unwrap();
+        poller.wait(None, || true).unwrap();
+        assert_eq!(vec![(key, Readiness::READABLE)], events(&poller));
+    }
+
+    #[test]
+    fn an_unwanted_wait_does_not_begin() {
+        Poller::new().unwrap().wait(None, || false).unwrap();
     }
 
     #[test]

@@ -30,6 +30,18 @@ impl Priority {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PoolKey(usize);
 
+impl PoolKey {
+    /// The key as a number.
+    pub fn index(self) -> usize {
+        self.0
+    }
+
+    /// The key with this number.
+    pub fn from_index(index: usize) -> Self {
+        Self(index)
+    }
+}
+
 #[derive(Debug)]
 struct Pool<C> {
     queue: VecDeque<C>,
@@ -99,6 +111,11 @@ impl<C> Pools<C> {
         self.enlist(key);
     }
 
+    /// A pool's priority.
+    pub fn priority(&self, key: PoolKey) -> Priority {
+        self.pools[key.0].priority
+    }
+
     /// How many calls of a pool run.
     pub fn n_running(&self, key: PoolKey) -> usize {
         self.pools[key.0].n_running
@@ -135,6 +152,15 @@ impl<C> Pools<C> {
         may_start
     }
 
+
+    /// A call that `next` gave out could not start: it is the first of its pool again.
+    pub fn put_back(&mut self, key: PoolKey, call: C) {
+        let pool = &mut self.pools[key.0];
+        pool.n_running -= 1;
+        pool.queue.push_front(call);
+        self.n_queued += 1;
+        self.enlist(key);
+    }
 
     /// A call has ended; one that waits may start instead.
     pub fn finish(&mut self, key: PoolKey) {

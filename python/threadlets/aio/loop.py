@@ -17,23 +17,47 @@ import threading
 from asyncio import base_events, constants, events, format_helpers, sslproto
 from collections.abc import Callable, Iterator
 from contextvars import Context
-from typing import Any
+from typing import Any, Literal
 
 from threadlets import _core
+from threadlets.aio.crew import LoopCrew
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.serving import Serving
 from threadlets.aio.transports import SocketTransport
+from threadlets.executor import ThreadletExecutor
+
+#: After how many milliseconds a function that computes lets the loop go on without it.
+PREEMPT_MS = 10.0
 
 
-class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
+class Loop(LoopCrew, asyncio.SelectorEventLoop):
     """An asyncio event loop on the native dispatcher.
 
     It is a full `asyncio.AbstractEventLoop`; programs need not know that it is not the stock one.
+    The arguments are those of `threadlets.new_event_loop`.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        executor: Literal["threads", "threadlets"] = "threads",
+        threads_max: int | None = None,
+        preempt_ms: float | None = PREEMPT_MS,
+    ) -> None:
+        if executor not in ("threads", "threadlets"):
+            raise ValueError(
+                f"executor is {executor!r}; it is 'threads' for asyncio's own thread pool, or "
+                "'threadlets'"
+            )
+        if preempt_ms is not None and not preempt_ms > 0:
+            raise ValueError(f"preempt_ms is {preempt_ms}; it is a time in ms, or None for never")
         self._socket_transports: dict[int, SocketTransport] = {}
-        super().__init__(_Poller(self))  # type: ignore[arg-type]
+        # The calls of an executor of threadlets; None where asyncio's thread pool is wanted.
+        self._executor_calls: set[asyncio.Future[Any]] | None = (
+            set() if executor == "threadlets" else None
+        )
+        super().__init__(_Poller(self))
+        self._preempt_s = None if preempt_ms is None else preempt_ms / 1000
 
     # -- running -----------------------------------------------------------------------------
 
@@ -85,8 +109,41 @@ class Loop(_core.Dispatcher, asyncio.SelectorEventLoop):
         """Close the loop and drop what is still queued. Closing it twice does nothing."""
         super().close()
         if self._closed:
+            self._warn_of_blocked(self._stop_crew())
             self._release()
             self._socket_transports.clear()
+
+    # -- executors -------------------------------------------------------------------------------
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Call `func(*args)` in an executor, by default as the loop was made to."""
+        calls = self._executor_calls
+        if executor is not None or calls is None or self._default_executor is not None:
+            return super().run_in_executor(executor, func, *args)
+        self._check_closed()
+        if self._debug:
+            self._check_callback(func, "run_in_executor")
+        self._check_default_executor()
+        future = self.create_future()
+        self._submit_call(future, False, None, func, args)
+        calls.add(future)
+        future.add_done_callback(calls.discard)
+        return future
+
+    def set_default_executor(self, executor: Any) -> None:
+        """Use `executor` where none is named: a `ThreadPoolExecutor` or `ThreadletExecutor`."""
+        if isinstance(executor, ThreadletExecutor):
+            self._default_executor = executor
+        else:
+            super().set_default_executor(executor)
+
+    async def shutdown_default_executor(self, *args: Any, **kwargs: Any) -> None:
+        """Wait until the functions that the default executor runs have returned."""
+        if self._executor_calls:
+            await asyncio.wait(self._executor_calls)
+        await super().shutdown_default_executor(*args, **kwargs)
 
     # -- debug mode and failures ---------------------------------------------------------------
 

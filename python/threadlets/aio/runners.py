@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from asyncio import events
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from threadlets.aio.loop import Loop
+from threadlets.aio.loop import PREEMPT_MS, Loop
 
 T = TypeVar("T")
 
 
-def new_event_loop() -> Loop:
+def new_event_loop(
+    *,
+    executor: Literal["threads", "threadlets"] = "threads",
+    threads_max: int | None = None,
+    preempt_ms: float | None = PREEMPT_MS,
+) -> Loop:
     """Make a new event loop, for `asyncio.Runner(loop_factory=threadlets.new_event_loop)`.
+
+    `executor="threadlets"` makes `asyncio.to_thread` and `loop.run_in_executor(None, …)` call
+    functions as threadlets. `threads_max` is how many threads there may be for functions that are
+    blocked (4096 unless given); calls beyond wait. A function that computes for longer than
+    `preempt_ms` milliseconds shares the CPU with the loop from then on; None: it keeps the loop
+    waiting until it returns.
 
     Raises:
         OSError: the process has no descriptors left; raise its limit (`ulimit -n`).
+        ValueError: an argument is out of range.
     """
-    return Loop()
+    return Loop(executor=executor, threads_max=threads_max, preempt_ms=preempt_ms)
 
 
-def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
+def run(
+    main: Coroutine[Any, Any, T],
+    *,
+    debug: bool | None = None,
+    executor: Literal["threads", "threadlets"] = "threads",
+    threads_max: int | None = None,
+    preempt_ms: float | None = PREEMPT_MS,
+) -> T:
     """Run the coroutine `main` on a new loop and return its result, like `asyncio.run`.
 
     The loop is closed afterwards: tasks that are left are cancelled, async generators and the
     default executor are shut down. `debug` switches asyncio's debug mode on or off; None leaves
-    it to PYTHONASYNCIODEBUG and `python -X dev`.
+    it to PYTHONASYNCIODEBUG and `python -X dev`. The other arguments are those of
+    `new_event_loop`.
 
     Raises:
         RuntimeError: a loop is running in this thread already.
@@ -41,5 +62,29 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
             "threadlets.run() cannot be called from a running event loop: this thread runs one "
             "already; await the coroutine there instead"
         )
-    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+    loop_factory = functools.partial(
+        new_event_loop, executor=executor, threads_max=threads_max, preempt_ms=preempt_ms
+    )
+    with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)
+
+
+def stats() -> dict[str, Any]:
+    """Say what the running loop's threadlets have done so far.
+
+    Counts: `threads`, `threads_idle`, `threads_peak`, `threads_max`; `blocked` functions and
+    `returning` ones; take-overs from functions that were blocked, computed without the GIL, or
+    computed for too long (`takeovers_blocked`, `takeovers_computing`, `takeovers_overdue`);
+    returns with and without a wait (`returns_at_once`, `returns_granted`); `calls_held` for want
+    of a thread, `threads_refused` by the system. `watcher` says what notices a blocked function:
+    "sentinel and timer", or "timer" where the kernel refuses a thread at idle priority.
+
+    Raises:
+        RuntimeError: no threadlets loop runs in this thread.
+    """
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, Loop):
+        raise RuntimeError(
+            f"the running loop is {loop!r}, which has no threadlets; use threadlets.run(main())"
+        )
+    return loop._crew_stats()

@@ -274,6 +274,14 @@ impl Role {
         self.watching.fetch_and(!watcher.0, Ordering::SeqCst);
     }
 
+    /// Ring the end for every thread, the sentinel included.
+    pub fn stop_all(&self) {
+        self.sentinel.ring(Ring::STOP);
+        for record in self.records.iter().filter_map(OnceLock::get) {
+            record.bell.ring(Ring::STOP);
+        }
+    }
+
     // -- fork ------------------------------------------------------------------------------------
 
     /// In the child of a fork only the thread that forked goes on: forget the others. `me` is that

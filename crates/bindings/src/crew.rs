@@ -1,0 +1,460 @@
+//! The crew of one dispatcher: its role, the threads that can hold it, and what is parked while a
+//! threadlet is blocked.
+
+use std::collections::BTreeMap;
+use std::ptr::null_mut;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use pyo3::{PyTraverseError, ffi, intern};
+use threadlets_core::takeover::{
+    Attendance, Bell, Boundary, Called, Cause, Ring, Role, Roster, Sentinel, Taken, Watcher,
+};
+use threadlets_core::{PoolKey, clock};
+
+use crate::dispatcher::Dispatcher;
+use crate::gil_cell::GilCell;
+use crate::interpreter;
+use crate::runner::Runner;
+
+/// After how long a return that waits for the dispatcher is reported, in debug mode and otherwise.
+const STALL: Duration = Duration::from_secs(10);
+const STALL_IN_DEBUG_MODE: Duration = Duration::from_millis(500);
+/// How long closing waits for threads that have nothing to do.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What waits until a blocked function returns.
+#[derive(Debug)]
+struct Parked {
+    callable: Py<PyAny>,
+    pool: Option<PoolKey>,
+    task: Option<Py<PyAny>>,
+    thread_id: u64,
+    since_ns: u64,
+    /// The function has returned and waits for the role.
+    is_returning: bool,
+}
+
+/// How a call went.
+#[derive(Debug)]
+pub(crate) enum Protected<R> {
+    /// The role stayed here.
+    Kept(R),
+    /// Another runner has the role.
+    Lost(R),
+    /// The function was not called: no thread is left that could take over.
+    Full,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    n_blocked: AtomicU64,
+    n_computing: AtomicU64,
+    n_overdue: AtomicU64,
+    n_taken_on_return: AtomicU64,
+    n_granted: AtomicU64,
+    n_full: AtomicU64,
+    n_not_spawned: AtomicU64,
+}
+
+/// The threads of one dispatcher.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    pub(crate) role: Arc<Role>,
+    pub(crate) watcher: Arc<Watcher>,
+    pub(crate) roster: GilCell<Roster>,
+    /// What the dispatcher is calling, and in which pool (plus one; zero: none). Whoever takes over
+    /// from inside the call finds it here.
+    calling: AtomicPtr<ffi::PyObject>,
+    calling_pool: AtomicUsize,
+    parked: GilCell<BTreeMap<usize, Parked>>,
+    /// What ends the loop, on its way to the home thread.
+    pending: GilCell<Option<PyErr>>,
+    /// Rings when a thread has ended.
+    pub(crate) farewell: Arc<Bell>,
+    pub(crate) is_stopped: AtomicBool,
+    counts: Counts,
+}
+
+impl Crew {
+    pub(crate) fn new(n_threads_max: usize) -> Self {
+        let role = Arc::new(Role::new(n_threads_max));
+        Self {
+            watcher: Arc::new(Watcher::new(Arc::clone(&role), interpreter::holds_gil)),
+            role,
+            roster: GilCell::new(Roster::new(n_threads_max)),
+            calling: AtomicPtr::new(null_mut()),
+            calling_pool: AtomicUsize::new(0),
+            parked: GilCell::default(),
+            pending: GilCell::default(),
+            farewell: Arc::default(),
+            is_stopped: AtomicBool::new(false),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Call a function as a threadlet: `call` calls it. Inside a threadlet it is just called.
+    #[inline]
+    pub(crate) fn protect<R>(
+        slf: &Bound<'_, Dispatcher>,
+        runner: &Runner,
+        callable: *mut ffi::PyObject,
+        pool: Option<PoolKey>,
+        call: impl FnOnce() -> R,
+    ) -> Protected<R> {
+        let crew = &slf.get().crew;
+        let seq = match crew.role.enter(runner.id) {
+            Called::Watched(seq) => seq,
+            Called::Unwatched(seq) if Self::attend(slf) => seq,
+            Called::Unwatched(seq) => {
+                crew.role.leave(runner.id, seq);
+                return Protected::Full;
+            }
+            Called::Inside => return Protected::Kept(call()),
+        };
+        crew.calling.store(callable, Relaxed);
+        crew.calling_pool.store(pool.map_or(0, |it| it.index() + 1), Relaxed);
+        let result = call();
+        if crew.role.leave(runner.id, seq) {
+            Protected::Kept(result)
+        } else {
+            Protected::Lost(result)
+        }
+    }
+
+    /// See to it that somebody watches; `false`: nobody can.
+    #[cold]
+    fn attend(slf: &Bound<'_, Dispatcher>) -> bool {
+        let py = slf.py();
+        let crew = &slf.get().crew;
+        match crew.roster.with(py, |roster| crew.role.attend(roster)) {
+            Attendance::Watched => true,
+            Attendance::Spawn(id) => {
+                crew.watcher.start_sentinel();
+                let spawned = Runner::spawn(slf, id);
+                if !spawned {
+                    crew.counts.n_not_spawned.fetch_add(1, Relaxed);
+                    crew.roster.with(py, |roster| crew.role.not_spawned(roster, id));
+                    slf.get().hold_calls(py, true);
+                }
+                spawned
+            }
+            Attendance::Full => {
+                crew.counts.n_full.fetch_add(1, Relaxed);
+                slf.get().hold_calls(py, true);
+                false
+            }
+        }
+    }
+
+    /// Count why the role was taken over.
+    pub(crate) fn count(&self, cause: Cause) {
+        let count = match cause {
+            Cause::Blocked => &self.counts.n_blocked,
+            Cause::Computing => &self.counts.n_computing,
+            Cause::Overdue => &self.counts.n_overdue,
+        };
+        count.fetch_add(1, Relaxed);
+    }
+
+    /// A runner has the role: tell the loop which thread runs it, and put its own task back.
+    pub(crate) fn gained(slf: &Bound<'_, Dispatcher>, runner: &Runner, taken: Option<Taken>) {
+        let py = slf.py();
+        let this = slf.get();
+        let crew = &this.crew;
+        match taken {
+            Some(Taken::FromThreadlet(victim)) => crew.park(slf, victim.index()),
+            Some(Taken::FromPoll) => this.wake_from_poll(py),
+            Some(Taken::Vacant) | None => {}
+        }
+        this.set_thread(runner.thread_id);
+        let parked = crew.parked.with(py, |parked| parked.remove(&runner.id.index()));
+        if let Some(task) = parked.as_ref().and_then(|it| it.task.as_ref())
+            && let Err(error) = current_tasks(py).and_then(|it| it.set_item(slf, task))
+        {
+            error.write_unraisable(py, Some(slf));
+        }
+    }
+
+    /// Put aside what belongs to a blocked function, so that other tasks can run.
+    fn park(&self, slf: &Bound<'_, Dispatcher>, victim: usize) {
+        let py = slf.py();
+        // SAFETY: the dispatcher is inside the call, on whose stack the callable is alive.
+        let callable = unsafe { Bound::from_borrowed_ptr(py, self.calling.load(Relaxed)) }.unbind();
+        let pool = self.calling_pool.load(Relaxed).checked_sub(1).map(PoolKey::from_index);
+        let task = current_tasks(py).and_then(|tasks| {
+            let task = tasks.get_item(slf)?;
+            if task.is_some() {
+                tasks.del_item(slf)?;
+            }
+            Ok(task.map(Bound::unbind))
+        });
+        let task = task.unwrap_or_else(|error| {
+            error.write_unraisable(py, Some(slf));
+            None
+        });
+        let thread_id = slf.get().thread().unwrap_or(0);
+        let since_ns = clock::now_ns();
+        let parked = Parked { callable, pool, task, thread_id, since_ns, is_returning: false };
+        drop(self.parked.with(py, |it| it.insert(victim, parked)));
+    }
+
+    /// Forget what is parked for a runner that does not need the role back.
+    pub(crate) fn unpark(&self, py: Python<'_>, runner: &Runner) {
+        drop(self.parked.with(py, |parked| parked.remove(&runner.id.index())));
+    }
+
+    /// A function has returned: get the role back, and wait for it if need be. An error came while
+    /// waiting (a signal's), or the loop was closed; the role is here all the same, unless closed.
+    pub(crate) fn get_role_back(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<()> {
+        let py = slf.py();
+        let crew = &slf.get().crew;
+        if let Some(taken) = crew.roster.with(py, |roster| crew.role.ask(roster, runner.id)) {
+            crew.counts.n_taken_on_return.fetch_add(1, Relaxed);
+            Self::gained(slf, runner, Some(taken));
+            return Ok(());
+        }
+        crew.parked.with(py, |parked| {
+            if let Some(parked) = parked.get_mut(&runner.id.index()) {
+                parked.is_returning = true;
+            }
+        });
+        let mut outcome = Ok(());
+        let bell = &crew.role.record(runner.id).bell;
+        let mut patience = if slf.get().is_debug() { STALL_IN_DEBUG_MODE } else { STALL };
+        let mut stalled_at = None;
+        loop {
+            let heard = py.detach(|| bell.wait(Ring::GRANT, Some(patience)));
+            if heard.has(Ring::GRANT) {
+                break;
+            }
+            if heard.has(Ring::STOP) {
+                drop(crew.parked.with(py, |parked| parked.remove(&runner.id.index())));
+                return Err(PyRuntimeError::new_err(
+                    "Event loop was closed while a threadlet was blocked; its result is lost",
+                ));
+            }
+            if let Err(error) = py.check_signals() {
+                outcome = Err(error);
+            }
+            // The same dispatcher in the same request as when we last looked, and no vacancy.
+            let now = slf.get().thread().zip(Some(slf.get().n_requests()));
+            if crew.role.owner().is_some() && now == stalled_at {
+                Self::report_stall(slf);
+                patience = STALL;
+            }
+            stalled_at = now;
+        }
+        crew.counts.n_granted.fetch_add(1, Relaxed);
+        Self::gained(slf, runner, None);
+        outcome
+    }
+
+    /// Whether the task that awaits a call was cancelled while the function was blocked.
+    pub(crate) fn is_cancelled(slf: &Bound<'_, Dispatcher>) -> bool {
+        let py = slf.py();
+        let must_cancel = || {
+            let Some(task) = current_tasks(py)?.get_item(slf)? else { return Ok(false) };
+            task.getattr(intern!(py, "_must_cancel"))?.is_truthy()
+        };
+        must_cancel().unwrap_or(false)
+    }
+
+    /// Name both sides of a dispatcher that does not come to a boundary while others wait.
+    #[cold]
+    fn report_stall(slf: &Bound<'_, Dispatcher>) {
+        let py = slf.py();
+        let waiting: Vec<u64> = slf.get().crew.parked.with(py, |parked| {
+            parked.values().filter(|it| it.is_returning).map(|it| it.thread_id).collect()
+        });
+        let report = (slf.get().thread(), waiting);
+        if let Err(error) = slf.call_method1(intern!(py, "_dispatcher_stalls"), report) {
+            error.write_unraisable(py, Some(slf));
+        }
+    }
+
+    /// Between two requests: whether the role is still here.
+    #[inline]
+    pub(crate) fn keeps_role(&self, py: Python<'_>, runner: &Runner) -> bool {
+        self.roster.with(py, |roster| self.role.boundary(roster, runner.id)) == Boundary::Kept
+    }
+
+    /// Have the home thread raise an exception.
+    pub(crate) fn set_pending(&self, py: Python<'_>, error: PyErr) {
+        drop(self.pending.with(py, |pending| pending.replace(error)));
+    }
+
+    pub(crate) fn has_pending(&self, py: Python<'_>) -> bool {
+        self.pending.with(py, |pending| pending.is_some())
+    }
+
+    pub(crate) fn take_pending(&self, py: Python<'_>) -> PyResult<()> {
+        self.pending.with(py, Option::take).map_or(Ok(()), Err)
+    }
+
+    /// End the threads that have nothing to do, and wait for them. Blocked ones end when their
+    /// functions do; how many those are.
+    pub(crate) fn stop(&self, py: Python<'_>) -> usize {
+        self.is_stopped.store(true, Relaxed);
+        self.role.stop_all();
+        let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
+        loop {
+            let n_left = self.roster.with(py, |roster| roster.n_threads());
+            let n_blocked = self.parked.with(py, |parked| {
+                parked.iter().filter(|(idx, it)| **idx != 0 && !it.is_returning).count()
+            });
+            let is_late = clock::now_ns() >= deadline_ns;
+            if n_left <= n_blocked || is_late {
+                return n_left;
+            }
+            py.detach(|| self.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
+        }
+    }
+
+    /// In the child of a fork: only this thread goes on.
+    pub(crate) fn reset(&self, py: Python<'_>, runner: Option<&Runner>) {
+        let id = runner.map(|it| it.id);
+        self.roster.with(py, |roster| self.role.reset(roster, id));
+        self.watcher.reset();
+        let parked = self.parked.with(py, std::mem::take);
+        drop(parked);
+    }
+
+    /// Cancel the tasks whose functions of this pool are blocked; how many.
+    pub(crate) fn cancel_blocked(
+        &self,
+        py: Python<'_>,
+        pool: PoolKey,
+        message: &Bound<'_, PyAny>,
+    ) -> PyResult<usize> {
+        let tasks: Vec<_> = self.parked.with(py, |parked| {
+            let of_pool = parked.values().filter(|it| it.pool == Some(pool));
+            of_pool.filter_map(|it| it.task.as_ref()).map(|it| it.clone_ref(py)).collect()
+        });
+        let mut n_cancelled = 0;
+        for task in tasks {
+            let cancelled = task.bind(py).call_method1(intern!(py, "cancel"), (message,))?;
+            n_cancelled += usize::from(cancelled.is_truthy()?);
+        }
+        Ok(n_cancelled)
+    }
+
+    /// The functions that are blocked: each with the thread that it blocks, since when in seconds
+    /// of the loop's time, and whether it has returned and waits for the role.
+    pub(crate) fn blocked(&self, py: Python<'_>) -> Vec<(Py<PyAny>, u64, f64, bool)> {
+        self.parked.with(py, |parked| {
+            let row = |it: &Parked| {
+                let since = clock::to_seconds(it.since_ns);
+                (it.callable.clone_ref(py), it.thread_id, since, it.is_returning)
+            };
+            parked.values().map(row).collect()
+        })
+    }
+
+    /// What the crew has done so far.
+    pub(crate) fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counts = &self.counts;
+        let stats = PyDict::new(py);
+        for (name, count) in [
+            ("takeovers_blocked", &counts.n_blocked),
+            ("takeovers_computing", &counts.n_computing),
+            ("takeovers_overdue", &counts.n_overdue),
+            ("returns_at_once", &counts.n_taken_on_return),
+            ("returns_granted", &counts.n_granted),
+            ("calls_held", &counts.n_full),
+            ("threads_refused", &counts.n_not_spawned),
+        ] {
+            stats.set_item(name, count.load(Relaxed))?;
+        }
+        self.roster.with(py, |roster| {
+            stats.set_item("threads", roster.n_threads())?;
+            stats.set_item("threads_idle", roster.n_standby())?;
+            stats.set_item("threads_peak", roster.n_threads_peak())?;
+            stats.set_item("threads_max", roster.n_threads_max())?;
+            stats.set_item("returning", roster.n_waiting())
+        })?;
+        stats.set_item("blocked", self.parked.with(py, |parked| parked.len()))?;
+        let watcher = match self.watcher.sentinel() {
+            Sentinel::NotStarted => "not started",
+            Sentinel::Present => "sentinel and timer",
+            Sentinel::Refused => "timer",
+        };
+        stats.set_item("watcher", watcher)?;
+        Ok(stats)
+    }
+
+    /// Visit what is parked, for the cycle collector.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.parked.traverse(visit, |parked| {
+            parked.values().try_for_each(|it| {
+                visit.call(&it.callable)?;
+                visit.call(&it.task)
+            })
+        })
+    }
+}
+
+#[pymethods]
+impl Dispatcher {
+    /// What the crew has done so far, and how many threads it has.
+    fn _crew_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.crew.stats(py)
+    }
+
+    /// The functions that are blocked: function, thread, since when in seconds of the loop's time,
+    /// and whether it has returned and waits for the role.
+    fn _blocked(&self, py: Python<'_>) -> Vec<(Py<PyAny>, u64, f64, bool)> {
+        self.crew.blocked(py)
+    }
+
+    /// End the threads; how many are left, blocked in functions that cannot be stopped.
+    fn _stop_crew(&self, py: Python<'_>) -> usize {
+        self.crew.stop(py)
+    }
+
+    /// In the child of a fork: only the thread that forked goes on.
+    fn _after_fork(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        Runner::with_current(|runner| {
+            let ours = runner.filter(|it| it.dispatcher(py).is(slf));
+            slf.get().crew.reset(py, ours);
+        });
+    }
+
+    /// After how many seconds a call that computes is taken over; None: never.
+    #[getter(_preempt_s)]
+    fn preempt_s(&self) -> Option<f64> {
+        self.crew.watcher.overdue().map(|it| it.as_secs_f64())
+    }
+
+    #[setter(_preempt_s)]
+    fn set_preempt_s(&self, seconds: Option<f64>) -> PyResult<()> {
+        let after = seconds.map(Duration::try_from_secs_f64).transpose();
+        let after = after.map_err(|error| PyValueError::new_err(error.to_string()))?;
+        self.crew.watcher.set_overdue(after);
+        Ok(())
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        // The sentinel holds no reference to the loop, and must not outlive it.
+        self.role.stop_all();
+    }
+}
+
+/// asyncio's own table of which task each loop runs.
+fn current_tasks(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
+    use pyo3::sync::PyOnceLock;
+    static CURRENT_TASKS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let tasks = CURRENT_TASKS.get_or_try_init(py, || {
+        let tasks = py.import("asyncio.tasks")?.getattr("_current_tasks")?;
+        Ok::<_, PyErr>(tasks.cast_into::<PyDict>()?.unbind())
+    })?;
+    Ok(tasks.bind(py))
+}

@@ -1,0 +1,105 @@
+//! What the bindings need of the interpreter beyond PyO3: threads that it does not know yet, who
+//! holds the GIL, and calls through which a thread that must exit is not unwound.
+
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+unsafe extern "C" {
+    fn threadlets_holds_gil(state: *mut ffi::PyThreadState) -> c_int;
+    fn threadlets_call(
+        callable: *mut ffi::PyObject,
+        args: *const *mut ffi::PyObject,
+        nargsf: usize,
+        names: *mut ffi::PyObject,
+    ) -> *mut ffi::PyObject;
+}
+
+/// Whether the thread with this thread state holds the GIL.
+///
+/// # Safety
+/// The thread state is alive. Any thread may ask, with or without the GIL.
+pub(crate) unsafe fn holds_gil(state: NonNull<c_void>) -> bool {
+    // SAFETY: the caller keeps the thread state alive; it is only read.
+    unsafe { threadlets_holds_gil(state.as_ptr().cast()) != 0 }
+}
+
+/// The thread state of this thread.
+pub(crate) fn thread_state(_py: Python<'_>) -> NonNull<c_void> {
+    // SAFETY: the GIL is held, so there is a thread state, and the call aborts rather than give null.
+    unsafe { NonNull::new_unchecked(ffi::PyThreadState_Get().cast()) }
+}
+
+/// Call `callable` with the arguments of a vectorcall; a new reference, or null with an exception.
+///
+/// # Safety
+/// As for `PyObject_Vectorcall`: the GIL is held and the arguments are alive.
+pub(crate) unsafe fn call(
+    callable: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    nargsf: usize,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the caller's.
+    unsafe { threadlets_call(callable, args, nargsf, names) }
+}
+
+/// The interpreter to which new threads are to belong.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interpreter(NonNull<ffi::PyInterpreterState>);
+
+// SAFETY: an interpreter belongs to no thread; it lives until the process's last thread of ours is
+// gone or hangs.
+unsafe impl Send for Interpreter {}
+
+impl Interpreter {
+    pub(crate) fn current(_py: Python<'_>) -> Self {
+        // SAFETY: the GIL is held, so there is an interpreter.
+        Self(unsafe { NonNull::new_unchecked(ffi::PyInterpreterState_Get()) })
+    }
+}
+
+/// A native thread that can take the GIL.
+#[derive(Debug)]
+pub(crate) struct NativeThread {
+    state: NonNull<ffi::PyThreadState>,
+}
+
+impl NativeThread {
+    /// Make this thread known to the interpreter, without taking the GIL; `None`: out of memory.
+    pub(crate) fn new(interpreter: Interpreter) -> Option<Self> {
+        // SAFETY: the interpreter is alive. The call needs no GIL, and binds the thread state to the
+        // thread that makes it, which is this one.
+        let state = unsafe { ffi::PyThreadState_New(interpreter.0.as_ptr()) };
+        NonNull::new(state).map(|state| Self { state })
+    }
+
+    /// What `holds_gil` knows the thread by.
+    pub(crate) fn state(&self) -> NonNull<c_void> {
+        self.state.cast()
+    }
+
+    /// Do something with the GIL.
+    pub(crate) fn with_gil<R>(&mut self, work: impl FnOnce(Python<'_>) -> R) -> R {
+        // SAFETY: the thread state is this thread's, and not in use: `&mut` keeps `work` from here.
+        unsafe { ffi::PyEval_RestoreThread(self.state.as_ptr()) };
+        let result = Python::attach(work);
+        // SAFETY: the GIL is held, by the thread state restored above.
+        unsafe { ffi::PyEval_SaveThread() };
+        result
+    }
+
+    /// Do a last thing with the GIL, and forget the thread.
+    pub(crate) fn end(self, work: impl FnOnce(Python<'_>)) {
+        // SAFETY: as in `with_gil`. Clearing may run Python code and needs the GIL; deleting
+        // releases it.
+        unsafe {
+            ffi::PyEval_RestoreThread(self.state.as_ptr());
+            Python::attach(work);
+            ffi::PyThreadState_Clear(self.state.as_ptr());
+            ffi::PyThreadState_DeleteCurrent();
+        }
+    }
+}

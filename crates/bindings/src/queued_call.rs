@@ -1,0 +1,286 @@
+//! Calls that wait in a pool for their turn: a function that the dispatcher itself calls, or an
+//! awaiting coroutine that is told to go on.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple};
+use threadlets_core::PoolKey;
+
+use crate::crew::{Crew, Protected};
+use crate::dispatcher::Dispatcher;
+use crate::pool::Pool;
+use crate::request::Request;
+use crate::runner::Runner;
+
+/// The code of calls that are not known yet: turns outside all pools.
+const ANY_CODE: usize = 0;
+
+/// What a function came to.
+pub(crate) type Outcome = PyResult<Py<PyAny>>;
+
+#[derive(Debug)]
+enum Work {
+    /// Call this, and settle the future.
+    Function { callable: Py<PyAny>, args: Py<PyTuple>, kwargs: Option<Py<PyDict>> },
+    /// Settle the future: whoever awaits it calls a function by itself.
+    Turn,
+}
+
+/// A call in a pool's queue.
+#[pyclass(frozen, module = "threadlets._core")]
+#[derive(Debug)]
+pub(crate) struct QueuedCall {
+    work: Work,
+    future: Py<PyAny>,
+    /// The future is a `concurrent.futures.Future`, which any thread may settle.
+    any_thread_settles: bool,
+    key: PoolKey,
+    membership: Membership,
+    is_over: AtomicBool,
+}
+
+/// Whose pool a call is in.
+#[derive(Debug)]
+enum Membership {
+    /// The user's.
+    Pool(Py<Pool>),
+    /// The dispatcher's own, for all calls that run this code.
+    EntryPoint(usize),
+}
+
+impl QueuedCall {
+    /// Run the call, started by its pool.
+    pub(crate) fn run(&self, slf: &Bound<'_, Dispatcher>, this: &Py<Self>) -> PyResult<()> {
+        let py = slf.py();
+        if !self.begins(py)? {
+            self.end(slf);
+            return Ok(());
+        }
+        let Work::Function { callable, args, kwargs } = &self.work else {
+            if matches!(self.membership, Membership::EntryPoint(_)) {
+                self.end(slf);
+            }
+            // Otherwise the coroutine ends it: it holds a place in its pool from now on.
+            return self.settle(py, Ok(py.None()));
+        };
+        let call = || {
+            // In a thread pool no loop would run in the function's thread: it may run its own.
+            let running = running_loop(py)?;
+            running.set.call1((py.None(),))?;
+            let kwargs = kwargs.as_ref().map(|it| it.bind(py));
+            let outcome = callable.bind(py).call(args.bind(py), kwargs);
+            running.set.call1((running.now,))?;
+            outcome.map(Bound::unbind)
+        };
+        Runner::with_current(|runner| {
+            let runner = runner.expect("requests run on a runner");
+            let protected =
+                Crew::protect(slf, runner, callable.as_ptr(), Some(self.key), || call());
+            match protected {
+                Protected::Kept(outcome) => {
+                    self.end(slf);
+                    self.settle(py, outcome)
+                }
+                Protected::Lost(outcome) => {
+                    // The role need not come back for this: the result is sent.
+                    slf.get().crew.unpark(py, runner);
+                    self.end(slf);
+                    if self.any_thread_settles {
+                        self.settle(py, outcome)
+                    } else {
+                        slf.get().submit(py, Request::Settle(this.clone_ref(py), outcome))
+                    }
+                }
+                Protected::Full => {
+                    let request = Request::Call(this.clone_ref(py));
+                    slf.get().queues.with(py, |queues| queues.pools.put_back(self.key, request));
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    /// Give the future its result, unless it was cancelled.
+    pub(crate) fn settle(&self, py: Python<'_>, outcome: Outcome) -> PyResult<()> {
+        let future = self.future.bind(py);
+        if self.is_cancelled(py)? {
+            return Ok(());
+        }
+        match outcome {
+            Ok(result) => future.call_method1(intern!(py, "set_result"), (result,)),
+            Err(error) => {
+                let error = if error.is_instance_of::<PyStopIteration>(py) {
+                    // A future refuses it, because whoever awaits would mistake it for a return.
+                    let renamed = PyRuntimeError::new_err("threadlet raised StopIteration");
+                    renamed.set_cause(py, Some(error));
+                    renamed
+                } else {
+                    error
+                };
+                future.call_method1(intern!(py, "set_exception"), (error,))
+            }
+        }
+        .map(drop)
+    }
+
+    /// Give up a call that was queued.
+    pub(crate) fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        self.is_over.store(true, Relaxed);
+        if let Membership::Pool(pool) = &self.membership {
+            pool.get().withdrew(py, 1);
+        }
+        self.future.bind(py).call_method0(intern!(py, "cancel")).map(drop)
+    }
+
+    fn is_cancelled(&self, py: Python<'_>) -> PyResult<bool> {
+        self.future.bind(py).call_method0(intern!(py, "cancelled"))?.is_truthy()
+    }
+
+    /// Whether the call is still wanted.
+    fn begins(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.is_over.load(Relaxed) {
+            return Ok(false);
+        }
+        if self.any_thread_settles {
+            let future = self.future.bind(py);
+            // Once: a call that was put back has said so already.
+            if future.call_method0(intern!(py, "running"))?.is_truthy()? {
+                return Ok(true);
+            }
+            return future
+                .call_method0(intern!(py, "set_running_or_notify_cancel"))?
+                .is_truthy();
+        }
+        Ok(!self.is_cancelled(py)?)
+    }
+
+    /// The call takes no place in its pool any more.
+    fn end(&self, slf: &Bound<'_, Dispatcher>) {
+        let py = slf.py();
+        match &self.membership {
+            Membership::Pool(pool) => pool.get().finish(py, slf),
+            Membership::EntryPoint(code) => slf.get().finish_entry_point(py, *code, self.key),
+        }
+    }
+
+    /// Visit what the call refers to, for the cycle collector.
+    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Work::Function { callable, args, kwargs } = &self.work {
+            visit.call(callable)?;
+            visit.call(args)?;
+            visit.call(kwargs)?;
+        }
+        visit.call(&self.future)?;
+        match &self.membership {
+            Membership::Pool(pool) => visit.call(pool),
+            Membership::EntryPoint(_) => Ok(()),
+        }
+    }
+}
+
+#[pymethods]
+impl QueuedCall {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.visit(&visit)
+    }
+}
+
+struct Running<'py> {
+    now: Bound<'py, PyAny>,
+    set: &'py Bound<'py, PyAny>,
+}
+
+/// asyncio's word for which loop runs in this thread, and how to change it.
+fn running_loop(py: Python<'_>) -> PyResult<Running<'_>> {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let now = GET.import(py, "asyncio", "_get_running_loop")?.call0()?;
+    Ok(Running { now, set: SET.import(py, "asyncio", "_set_running_loop")? })
+}
+
+#[pymethods]
+impl Dispatcher {
+    /// Queue `callable(*args, **kwargs)` as a threadlet that settles `future`; any thread may.
+    ///
+    /// `any_thread_settles`: the future is a `concurrent.futures.Future`. Without a pool the call is
+    /// grouped with others of the same function.
+    #[pyo3(signature = (future, any_thread_settles, pool, callable, args, kwargs=None))]
+    fn _submit_call(
+        slf: &Bound<'_, Self>,
+        future: Py<PyAny>,
+        any_thread_settles: bool,
+        pool: Option<Bound<'_, Pool>>,
+        callable: Bound<'_, PyAny>,
+        args: Py<PyTuple>,
+        kwargs: Option<Py<PyDict>>,
+    ) -> PyResult<()> {
+        let code = entry_point(&callable, args.bind(slf.py()));
+        let callable = callable.unbind();
+        let work = Work::Function { callable, args, kwargs };
+        queue(slf, work, future, any_thread_settles, pool.ok_or(code))
+    }
+
+    /// Queue the wish to start a call; `future` is settled when its turn has come.
+    fn _submit_turn(
+        slf: &Bound<'_, Self>,
+        future: Py<PyAny>,
+        pool: Option<Bound<'_, Pool>>,
+    ) -> PyResult<()> {
+        queue(slf, Work::Turn, future, false, pool.ok_or(ANY_CODE))
+    }
+
+    /// A turn that was given is not wanted any more.
+    fn _end_turn(slf: &Bound<'_, Self>, pool: Option<Bound<'_, Pool>>) {
+        if let Some(pool) = pool {
+            pool.get().finish(slf.py(), slf);
+        }
+    }
+}
+
+fn queue(
+    slf: &Bound<'_, Dispatcher>,
+    work: Work,
+    future: Py<PyAny>,
+    any_thread_settles: bool,
+    pool: Result<Bound<'_, Pool>, usize>,
+) -> PyResult<()> {
+    let py = slf.py();
+    let this = slf.get();
+    this.check_closed()?;
+    let (key, membership) = match pool {
+        Ok(pool) => (pool.get().enter(slf)?, Membership::Pool(pool.unbind())),
+        Err(code) => (this.pool_of(py, code), Membership::EntryPoint(code)),
+    };
+    let is_over = AtomicBool::new(false);
+    let call = QueuedCall { work, future, any_thread_settles, key, membership, is_over };
+    let request = Request::Call(Py::new(py, call)?);
+    this.queues.with(py, |queues| queues.pools.submit(key, request));
+    this.wake_if_sleeping(py)
+}
+
+/// A number for the code that a call runs: that of the function within `functools.partial` and
+/// `Context.run`, which `asyncio.to_thread` puts around it.
+fn entry_point(callable: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> usize {
+    let py = callable.py();
+    let mut function = callable.clone();
+    let mut first_arg = args.get_item(0).ok();
+    if let Ok(inner) = function.getattr(intern!(py, "func")) {
+        let inner_args = function.getattr(intern!(py, "args"));
+        first_arg = inner_args.and_then(|it| it.get_item(0)).ok().or(first_arg);
+        function = inner;
+    }
+    let is_context_run = function
+        .getattr(intern!(py, "__self__"))
+        .is_ok_and(|it| it.get_type().name().is_ok_and(|name| name == "Context"));
+    if is_context_run && let Some(inner) = first_arg {
+        function = inner;
+    }
+    let code = function.getattr(intern!(py, "__code__"));
+    code.unwrap_or(function).as_ptr() as usize
+}

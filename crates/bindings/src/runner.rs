@@ -1,0 +1,247 @@
+//! Runners: the threads that can hold a dispatcher's role, and how each spends its life.
+//!
+//! The home thread is the one that runs the loop. The others stand by, go on watch, take over, run
+//! bursts until they lose the role, stand by again, and end when they have been idle for a while.
+
+use std::cell::Cell;
+use std::ptr::{NonNull, null};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::{ffi, intern};
+use threadlets_core::takeover::{Bell, Candidate, Ring, Role, RunnerId, Watcher};
+
+use crate::crew::Crew;
+use crate::dispatcher::Dispatcher;
+use crate::interpreter::{self, Interpreter, NativeThread};
+use crate::turn::Ended;
+
+/// How long a thread stays although there is nothing for it to do.
+const IDLE: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// The runner that this thread is; the innermost, should a threadlet run a loop of its own.
+    static CURRENT: Cell<*const Runner> = const { Cell::new(null()) };
+}
+
+/// One thread of a dispatcher's crew.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    dispatcher: Py<Dispatcher>,
+    pub(crate) id: RunnerId,
+    /// As `threading.get_ident()` gives it.
+    pub(crate) thread_id: u64,
+}
+
+impl Runner {
+    fn new(slf: &Bound<'_, Dispatcher>, id: RunnerId) -> Self {
+        // SAFETY: asks for the number of this thread.
+        let thread_id = unsafe { ffi::PyThread_get_thread_ident() };
+        Self { dispatcher: slf.clone().unbind(), id, thread_id: thread_id as u64 }
+    }
+
+    /// Use the runner that this thread is, if it is one.
+    #[inline]
+    pub(crate) fn with_current<R>(use_runner: impl FnOnce(Option<&Self>) -> R) -> R {
+        let current = CURRENT.get();
+        // SAFETY: the pointer is set for as long as `as_current` runs, which keeps the runner alive.
+        use_runner(NonNull::new(current.cast_mut()).map(|it| unsafe { &*it.as_ptr() }))
+    }
+
+    /// The dispatcher to whose crew the runner belongs.
+    #[inline]
+    pub(crate) fn dispatcher<'a, 'py>(&'a self, py: Python<'py>) -> &'a Bound<'py, Dispatcher> {
+        self.dispatcher.bind(py)
+    }
+
+    pub(crate) fn is_home(&self) -> bool {
+        self.id == RunnerId::HOME
+    }
+
+    /// Be this thread's runner while `work` runs.
+    fn as_current<R>(&self, work: impl FnOnce() -> R) -> R {
+        struct Restore(*const Runner);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0);
+            }
+        }
+        let _restore = Restore(CURRENT.replace(self));
+        work()
+    }
+
+    /// Hold the role on this thread, as the loop's home, while `work` runs.
+    pub(crate) fn at_home(
+        slf: &Bound<'_, Dispatcher>,
+        work: impl FnOnce(&Self) -> PyResult<()>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let crew = &slf.get().crew;
+        let runner = Self::new(slf, RunnerId::HOME);
+        let traces = &crew.role.record(runner.id).traces;
+        traces.appear(interpreter::thread_state(py));
+        let taken = crew.roster.with(py, |roster| crew.role.take(roster, runner.id));
+        assert!(taken.is_some(), "a loop that does not run has no dispatcher");
+        let outcome = runner.as_current(|| work(&runner));
+        crew.roster.with(py, |roster| crew.role.vacate(roster));
+        traces.vanish();
+        outcome
+    }
+
+    /// Run bursts on the home thread until the loop is to stop.
+    pub(crate) fn run_home(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
+        let py = slf.py();
+        let crew = &slf.get().crew;
+        Self::at_home(slf, |runner| {
+            loop {
+                let ended = Dispatcher::dispatch(slf, runner)?;
+                crew.take_pending(py)?;
+                match ended {
+                    Ended::Stopped => return Ok(()),
+                    Ended::RoleLost => Crew::get_role_back(slf, runner)?,
+                }
+                crew.take_pending(py)?;
+            }
+        })
+    }
+
+    /// Start a thread that begins on watch; whether it could be started.
+    pub(crate) fn spawn(slf: &Bound<'_, Dispatcher>, id: RunnerId) -> bool {
+        let py = slf.py();
+        let this = slf.get();
+        let life = Life {
+            dispatcher: slf.clone().unbind(),
+            id,
+            role: Arc::clone(&this.crew.role),
+            watcher: Arc::clone(&this.crew.watcher),
+            farewell: Arc::clone(&this.crew.farewell),
+        };
+        life.role.record(id).bell.ring(Ring::WATCH);
+        let interpreter = Interpreter::current(py);
+        let thread = std::thread::Builder::new()
+            .name(format!("threadlets-{}", id.index()))
+            .stack_size(this.stack_size_bytes());
+        thread
+            .spawn(move || {
+                // Moved in whole: a thread that cannot be started drops it with the GIL held.
+                let life = life;
+                match NativeThread::new(interpreter) {
+                    Some(thread) => life.live(thread),
+                    None => std::process::abort(),
+                }
+            })
+            .is_ok()
+    }
+}
+
+/// A thread's life, from its start on.
+struct Life {
+    dispatcher: Py<Dispatcher>,
+    id: RunnerId,
+    role: Arc<Role>,
+    watcher: Arc<Watcher>,
+    farewell: Arc<Bell>,
+}
+
+impl Life {
+    fn live(self, mut thread: NativeThread) {
+        let record = self.role.record(self.id);
+        record.traces.appear(thread.state());
+        let mut has_joined = false;
+        loop {
+            let heard = record.bell.wait(Ring::WATCH, Some(IDLE));
+            if heard.has(Ring::STOP) {
+                break;
+            }
+            if heard.has(Ring::WATCH) {
+                let stays = match self.watcher.watch(self.id, IDLE) {
+                    Some(candidate) => {
+                        thread.with_gil(|py| self.take_over(py, candidate, &mut has_joined));
+                        true
+                    }
+                    None => thread.with_gil(|py| self.stays_after_watch(py)),
+                };
+                if !stays {
+                    break;
+                }
+            } else if thread.with_gil(|py| self.retires(py)) {
+                break;
+            }
+        }
+        record.traces.vanish();
+        let Self { dispatcher, id, role, farewell, .. } = self;
+        thread.end(|py| {
+            let slf = dispatcher.bind(py);
+            if has_joined && let Err(error) = slf.call_method0(intern!(py, "_runner_left")) {
+                error.write_unraisable(py, Some(slf));
+            }
+            let crew = &slf.get().crew;
+            crew.roster.with(py, |roster| {
+                if role.on_duty() == Some(id) {
+                    role.relieve();
+                }
+                roster.retire(id);
+                roster.ended(id);
+            });
+            if !crew.is_stopped.load(Relaxed) {
+                slf.get().hold_calls(py, false);
+            }
+            drop(dispatcher);
+        });
+        farewell.ring(Ring::WAKE);
+    }
+
+    /// Take the role from a dispatcher that is blocked, run bursts until it is lost, stand by.
+    fn take_over(&self, py: Python<'_>, candidate: Candidate, has_joined: &mut bool) {
+        let slf = self.dispatcher.bind(py);
+        let this = slf.get();
+        let crew = &this.crew;
+        let seq = candidate.seq;
+        let taken = crew.roster.with(py, |roster| self.role.take_over(roster, self.id, seq));
+        let Some(taken) = taken else {
+            // It has returned meanwhile: back on watch.
+            self.role.record(self.id).bell.ring(Ring::WATCH);
+            return;
+        };
+        crew.count(candidate.cause);
+        let runner = Runner::new(slf, self.id);
+        runner.as_current(|| {
+            Crew::gained(slf, &runner, Some(taken));
+            if !std::mem::replace(has_joined, true)
+                && let Err(error) = slf.call_method1(intern!(py, "_runner_joined"), (self.id.index(),))
+            {
+                error.write_unraisable(py, Some(slf));
+            }
+            if let Err(error) = Dispatcher::dispatch(slf, &runner) {
+                // Only the home thread can end the loop.
+                crew.set_pending(py, error);
+                Dispatcher::leave_to_home(slf, &runner);
+            }
+        });
+        crew.roster.with(py, |roster| roster.stand_by(self.id));
+        this.hold_calls(py, false);
+    }
+
+    /// The watch ended without a candidate; whether this thread is needed all the same.
+    fn stays_after_watch(&self, py: Python<'_>) -> bool {
+        let crew = &self.dispatcher.get().crew;
+        crew.roster.with(py, |_| {
+            let is_idle = self.role.inside().is_none();
+            if is_idle || crew.is_stopped.load(Relaxed) {
+                self.role.relieve();
+                return false;
+            }
+            // A threadlet has begun just now, and counts on us.
+            self.role.record(self.id).bell.ring(Ring::WATCH);
+            true
+        })
+    }
+
+    /// Nothing happened for a while; whether this thread may end.
+    fn retires(&self, py: Python<'_>) -> bool {
+        let crew = &self.dispatcher.get().crew;
+        crew.roster.with(py, |roster| roster.retire(self.id))
+    }
+}

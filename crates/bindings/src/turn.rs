@@ -1,0 +1,227 @@
+//! The dispatcher's turn: poll, then one burst of what is ready, with a boundary after each
+//! request at which the role may pass to another thread.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use threadlets_core::clock;
+
+use crate::callback::Callback;
+use crate::crew::Crew;
+use crate::dispatcher::{Dispatcher, Source};
+use crate::error::{ends_the_loop, to_python};
+use crate::request::Request;
+use crate::runner::Runner;
+use crate::stream::Stream;
+use crate::watches::Watches;
+
+/// Why a runner stopped running bursts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The loop is to stop; on the home thread alone.
+    Stopped,
+    /// Another runner has the role, or nobody, until the home thread returns.
+    RoleLost,
+}
+
+impl Dispatcher {
+    /// Run bursts until the loop is to stop or the role is lost.
+    pub(crate) fn dispatch(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<Ended> {
+        let py = slf.py();
+        let this = slf.get();
+        loop {
+            if !Self::turn(slf, runner)? {
+                return Ok(Ended::RoleLost);
+            }
+            if this.stopping.load(Relaxed) || this.crew.has_pending(py) {
+                if runner.is_home() {
+                    return Ok(Ended::Stopped);
+                }
+                Self::leave_to_home(slf, runner);
+                return Ok(Ended::RoleLost);
+            }
+        }
+    }
+
+    /// Leave the role to the home thread: it waits for it, or will when its function returns.
+    pub(crate) fn leave_to_home(slf: &Bound<'_, Self>, runner: &Runner) {
+        let py = slf.py();
+        let crew = &slf.get().crew;
+        if crew.keeps_role(py, runner) {
+            crew.roster.with(py, |roster| crew.role.vacate(roster));
+        }
+    }
+
+    /// One turn; whether the role is still here.
+    pub(crate) fn turn(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
+        let py = slf.py();
+        let this = slf.get();
+        if !this.poll(py, runner)? {
+            return Ok(false);
+        }
+        this.queues.with(py, |queues| queues.begin_burst(clock::now_ns));
+        // A callback may have closed down the queue, or have been taken over: then the burst is
+        // another runner's.
+        while let Some(request) = this.queues.with(py, |queues| queues.next(clock::now_ns)) {
+            this.n_requests.store(this.n_requests() + 1, Relaxed);
+            Self::run(slf, request)?;
+            if !this.crew.keeps_role(py, runner) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Wait for events, without the GIL, and queue what they make ready. Meanwhile the role can be
+    /// taken; whether it is still here.
+    fn poll(&self, py: Python<'_>, runner: &Runner) -> PyResult<bool> {
+        let poller = self.poller(py)?;
+        Watches::rearm(self, py, &poller);
+        let patience = if self.stopping.load(Relaxed) {
+            Some(Duration::ZERO)
+        } else {
+            self.queues.with(py, |queues| queues.patience(clock::now_ns))
+        };
+        self.crew.roster.with(py, |roster| roster.start_polling());
+        // Say so while the GIL is still held: whoever takes it next must know to wake us.
+        self.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
+        let role = &self.crew.role;
+        let waited = py.detach(|| poller.wait(patience, || role.is_held_by(runner.id)));
+        let is_held = role.is_held_by(runner.id);
+        if is_held {
+            self.sleeping.store(false, Relaxed);
+            self.crew.roster.with(py, |roster| roster.stop_polling());
+        }
+        waited.map_err(to_python)?;
+        // Whoever has the role now: no edge comes twice.
+        self.queues.with(py, |queues| {
+            self.sources.with(py, |sources| {
+                self.watches.with(py, |watches| {
+                    poller.deliver(|key, readiness| match sources.get(key) {
+                        Some(Source::Stream(stream)) => {
+                            if let Some(request) = Stream::note(stream, py, readiness) {
+                                queues.submit(request);
+                            }
+                        }
+                        Some(Source::Watch(fd)) => watches.became_ready(py, *fd, readiness, queues),
+                        None => {}
+                    });
+                });
+            });
+        });
+        if !is_held {
+            // The one who took it may have begun to wait for what we have just queued.
+            self.wake_if_sleeping(py)?;
+            return Ok(false);
+        }
+        // Last: a signal handler may raise.
+        py.check_signals()?;
+        Ok(true)
+    }
+
+    fn run(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
+        if slf.get().is_debug() {
+            return Self::run_timed(slf, request);
+        }
+        Self::run_untimed(slf, request)
+    }
+
+    fn run_untimed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
+        let py = slf.py();
+        match request {
+            Request::Callback(handle) => Self::run_callback(slf, handle.get().take(py)),
+            Request::Timer(handle) => Self::run_callback(slf, handle.get().take(py)),
+            Request::Foreign(handle) => Self::run_foreign(slf, handle.bind(py)),
+            Request::Stream(stream) => Self::outlive(slf, Stream::serve(stream.bind(py))),
+            Request::Accept(acceptor) => {
+                Self::outlive(slf, crate::accept::run(slf, acceptor.bind(py)))
+            }
+            Request::Datagrams(datagrams) => {
+                Self::outlive(slf, crate::datagrams::run(slf, datagrams.bind(py)))
+            }
+            Request::Operations(fd, direction) => {
+                Self::outlive(slf, crate::sock_ops::retry(slf, fd, direction))
+            }
+            Request::Call(call) => Self::outlive(slf, call.get().run(slf, &call)),
+            Request::Settle(call, outcome) => Self::outlive(slf, call.get().settle(py, outcome)),
+        }
+    }
+
+    /// Report what a request of the loop's own has failed with, unless it is to end the loop.
+    fn outlive(slf: &Bound<'_, Self>, outcome: PyResult<()>) -> PyResult<()> {
+        let py = slf.py();
+        match outcome {
+            Err(error) if !ends_the_loop(py, &error) => {
+                slf.call_method1(intern!(py, "_request_failed"), (error,)).map(drop)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Run a request in debug mode: report it when it holds up the others.
+    fn run_timed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
+        let py = slf.py();
+        // Handles of debug mode time themselves; they know where they were made.
+        if matches!(request, Request::Foreign(_)) {
+            return Self::run_untimed(slf, request);
+        }
+        let description = match &request {
+            Request::Stream(stream) => stream.get().describe(py),
+            other => format!("{other:?}"),
+        };
+        let started_ns = clock::now_ns();
+        Self::run_untimed(slf, request)?;
+        let duration = clock::to_seconds(clock::now_ns() - started_ns);
+        slf.call_method1(intern!(py, "_ran"), (description, duration)).map(drop)
+    }
+
+    fn run_callback(slf: &Bound<'_, Self>, callback: Option<Callback>) -> PyResult<()> {
+        let Some(callback) = callback else { return Ok(()) };
+        match callback.run(slf.py()) {
+            Ok(()) => Ok(()),
+            Err(error) => Self::report(slf, error, &callback),
+        }
+    }
+
+    #[cold]
+    fn report(slf: &Bound<'_, Self>, error: PyErr, callback: &Callback) -> PyResult<()> {
+        let py = slf.py();
+        if ends_the_loop(py, &error) {
+            return Err(error);
+        }
+        let args = (error, &callback.callable, &callback.args, &callback.context);
+        slf.call_method1(intern!(py, "_callback_failed"), args).map(drop)
+    }
+
+    /// Run an `asyncio.Handle`, which reports its own failures.
+    fn run_foreign(slf: &Bound<'_, Self>, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        if handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
+            return Ok(());
+        }
+        if slf.get().is_debug() {
+            return slf.call_method1(intern!(py, "_run_debug"), (handle,)).map(drop);
+        }
+        handle.call_method0(intern!(py, "_run")).map(drop)
+    }
+}
+
+#[pymethods]
+impl Dispatcher {
+    /// Run bursts until `_stopping` is set; the loop's run_forever wraps it.
+    fn _run_bursts(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Runner::run_home(slf)
+    }
+
+    /// Run one burst.
+    fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Runner::at_home(slf, |runner| {
+            if !Self::turn(slf, runner)? {
+                Crew::get_role_back(slf, runner)?;
+            }
+            Ok(())
+        })
+    }
+}

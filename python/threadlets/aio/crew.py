@@ -1,0 +1,136 @@
+"""The threads of a loop: what happens once per thread, wait, or failure of a threadlet.
+
+The role's way from thread to thread is native. Here is what a thread learns when it first holds the
+role, how a call waits that cannot start, and what is said when something stays blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextvars
+import os
+import sys
+import threading
+import time
+import traceback
+import warnings
+import weakref
+from asyncio import events
+from collections.abc import Callable
+from typing import Any
+
+from threadlets import _core
+
+_dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
+
+
+class CrewDispatcher(_core.Dispatcher):
+    """A dispatcher whose threads have names, survive forks, and end with the interpreter."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _dispatchers.add(self)
+
+    def _runner_joined(self, number: int) -> None:
+        """A thread of the crew holds the role for the first time, and calls this."""
+        threading.current_thread().name = f"threadlets-{number}"
+
+    def _runner_left(self) -> None:
+        """A thread of the crew ends, and calls this."""
+        # It was no `threading.Thread` that could say so itself.
+        with threading._active_limbo_lock:  # type: ignore[attr-defined]
+            threading._active.pop(threading.get_ident(), None)  # type: ignore[attr-defined]
+
+    def _dispatcher_stalls(self, dispatcher: int | None, waiting: list[int]) -> None:
+        """The dispatcher stays in one request while functions wait to return from theirs."""
+        asyncio.log.logger.error(
+            "The dispatcher does not come to an end of its request, and %d threadlet(s) wait to "
+            "return to theirs. It stands here:\n%s\nWaiting to return:\n%s\nIf the first waits for "
+            "a lock that one of the others holds, none of them can go on. Do not hold a threading "
+            "lock across an await; or acquire it in a threadlet, with threadlets.call(lock.acquire)",
+            len(waiting),
+            stack_of(dispatcher),
+            "\n".join(stack_of(thread) for thread in waiting),
+        )
+
+    def _warn_of_blocked(self, n_threads: int) -> None:
+        """Warn of functions that are blocked still when the dispatcher is closed."""
+        if not n_threads:
+            return
+        now = time.monotonic()
+        blocked = [
+            f"{_name_of(function)} for {now - since:.1f} s, at:\n{stack_of(thread)}"
+            for function, thread, since, _ in self._blocked()
+        ]
+        warnings.warn(
+            f"{self!r} was closed while functions were blocked; they cannot be stopped, their "
+            f"threads end when they return: {'; '.join(blocked) or n_threads}",
+            ResourceWarning,
+            stacklevel=3,
+            source=self,
+        )
+
+
+class LoopCrew(CrewDispatcher):
+    """The threads of an event loop; `Loop` is made of it."""
+
+    _asyncgen_firstiter_hook: Any
+    _asyncgen_finalizer_hook: Any
+
+    def _runner_joined(self, number: int) -> None:
+        super()._runner_joined(number)
+        events._set_running_loop(self)  # type: ignore[arg-type]
+        sys.set_asyncgen_hooks(
+            firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
+        )
+        if self._debug:
+            sys.set_coroutine_origin_tracking_depth(asyncio.constants.DEBUG_STACK_DEPTH)
+
+    async def _turn(self, pool: _core.Pool | None) -> None:
+        """Wait until a call may start: its pool has a place for it, and the loop a thread."""
+        turn: asyncio.Future[None] = asyncio.Future(loop=self)  # type: ignore[arg-type]
+        self._submit_turn(turn, pool)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._end_turn(pool)
+            raise
+
+    async def _call_abandonable(
+        self, pool: _core.Pool | None, call: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call a function outside of the awaiting coroutine's stack, which need not wait for it."""
+        outcome: asyncio.Future[Any] = asyncio.Future(loop=self)  # type: ignore[arg-type]
+        context = contextvars.copy_context()
+        self._submit_call(outcome, False, pool, context.run, call, kwargs)
+        return await outcome
+
+
+def stack_of(thread: int | None) -> str:
+    """Return the stack of a thread, innermost frame last, or "?" if there is none."""
+    frame = sys._current_frames().get(thread) if thread is not None else None
+    if frame is None:
+        return "  ?"
+    name = next((it.name for it in threading.enumerate() if it.ident == thread), "?")
+    return f"  Thread {name!r}:\n" + "".join(traceback.format_stack(frame)).rstrip()
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def _reset_after_fork() -> None:
+    for dispatcher in list(_dispatchers):
+        dispatcher._after_fork()
+
+
+@atexit.register
+def _stop_at_exit() -> None:
+    """End idle threads before the interpreter does: one that wanted the GIL later would hang."""
+    for dispatcher in list(_dispatchers):
+        dispatcher._stop_crew()
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)

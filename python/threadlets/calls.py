@@ -1,0 +1,143 @@
+"""Threadlets: plain functions, called where they are awaited, that become threads only if they block."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, overload
+
+from threadlets import _core
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Priority(enum.IntEnum):
+    """How urgent the calls of a pool are."""
+
+    INTERACTIVE = 0
+    NORMAL = 1
+    BATCH = 2
+
+
+INTERACTIVE = Priority.INTERACTIVE
+NORMAL = Priority.NORMAL
+BATCH = Priority.BATCH
+
+
+class Pool(_core.Pool):
+    """Threadlets that are limited, prioritised, counted and cancelled together.
+
+    `limit` is the number of calls that may run at once; the others wait, first in, first out. None
+    sets no limit. `priority` says when calls start that wait: INTERACTIVE ones before whatever
+    else is ready, NORMAL ones in turn, BATCH ones when nothing else is ready. Nobody waits for
+    ever: each lets a lesser one pass now and then.
+
+    A pool can be made anywhere. It belongs to the loop in which its calls run, as long as they do.
+
+    Raises:
+        ValueError: `limit` is less than 1, or `priority` is none.
+        RuntimeError: at a call, the pool is in use by another loop.
+    """
+
+    def __new__(
+        cls, name: str | None = None, limit: int | None = None, priority: Priority = NORMAL
+    ) -> Pool:
+        """Make a pool; see the class."""
+        return super().__new__(cls, limit, Priority(priority))
+
+    def __init__(
+        self, name: str | None = None, limit: int | None = None, priority: Priority = NORMAL
+    ) -> None:
+        self.name = name
+
+    @property
+    def limit(self) -> int | None:
+        """How many calls may run at once; None: any number. Calls that run already go on."""
+        return super().limit
+
+    @limit.setter
+    def limit(self, limit: int | None) -> None:
+        self._set_limit(_running_dispatcher(), limit)
+
+    @property
+    def priority(self) -> Priority:
+        """When calls start that wait; a change concerns those that wait already, too."""
+        return Priority(self._priority)
+
+    @priority.setter
+    def priority(self, priority: Priority) -> None:
+        self._set_priority(_running_dispatcher(), Priority(priority))
+
+    def cancel(self, message: str | None = None) -> int:
+        """Cancel all calls of the pool and return how many there were.
+
+        Those that wait never start. Functions that are blocked cannot be stopped: whoever awaits
+        one gets `asyncio.CancelledError` when it returns, and its result is lost.
+
+        Raises:
+            RuntimeError: no threadlets loop runs in this thread.
+        """
+        dispatcher = _running_dispatcher()
+        if dispatcher is None:
+            raise RuntimeError(
+                "Pool.cancel() was called where no threadlets loop runs; from another thread, use "
+                "loop.call_soon_threadsafe(pool.cancel)"
+            )
+        return self._cancel(dispatcher, message)
+
+    def stats(self) -> dict[str, int]:
+        """Count calls: `running`, `queued`, and since the pool was made `calls`, `cancelled`."""
+        counts = self._counts(_running_dispatcher())
+        return dict(zip(("running", "queued", "calls", "cancelled"), counts, strict=True))
+
+
+@overload
+def threadlet(function: Callable[P, T], /) -> Callable[P, _core.Call[T]]: ...
+
+
+@overload
+def threadlet(
+    *, pool: Pool | None = None, abandon_on_cancel: bool = False
+) -> Callable[[Callable[P, T]], Callable[P, _core.Call[T]]]: ...
+
+
+def threadlet(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    pool: Pool | None = None,
+    abandon_on_cancel: bool = False,
+) -> Any:
+    """Make a plain function awaitable: `await f(x)` is `await threadlets.call(f, x)`.
+
+    The signature stays; the function itself is `f.__wrapped__`. With `pool`, all calls are the
+    pool's. `abandon_on_cancel` is that of `threadlets.call`.
+
+    Raises:
+        TypeError: it is a coroutine function or an async generator, which does not block.
+    """
+    if function is None:
+        return functools.partial(threadlet, pool=pool, abandon_on_cancel=abandon_on_cancel)
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{function.__qualname__}() is asynchronous: it does not block, so it needs no "
+            "threadlet; leave the decorator out"
+        )
+    call: Callable[..., Any] = _core.call if pool is None else pool.call
+    if abandon_on_cancel:
+        call = functools.partial(call, abandon_on_cancel=True)
+
+    @functools.wraps(function)
+    def awaitable(*args: Any, **kwargs: Any) -> Any:
+        return call(function, *args, **kwargs)
+
+    return awaitable
+
+
+def _running_dispatcher() -> _core.Dispatcher | None:
+    loop = asyncio._get_running_loop()
+    return loop if isinstance(loop, _core.Dispatcher) else None

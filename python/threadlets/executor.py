@@ -1,0 +1,145 @@
+"""`ThreadletExecutor`: functions are called one after another, and only blocked ones become threads."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from threadlets.aio.crew import CrewDispatcher
+from threadlets.calls import Pool
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ThreadletExecutor(concurrent.futures.Executor):
+    """An executor for code without an event loop, in the manner of `ThreadPoolExecutor`.
+
+    One thread calls what is submitted. When a function blocks, another thread goes on with the
+    rest, so that there are as many threads as functions that are blocked: no hand-over between
+    threads for those that do not block, and no fixed number for those that do.
+
+    `max_workers` is how many functions may run at once, None for any number; `threads_max` is how
+    many threads there may be (see `threadlets.new_event_loop`).
+
+    Raises:
+        ValueError: `max_workers` or `threads_max` is less than 1.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "threadlet-executor",
+        *,
+        threads_max: int | None = None,
+    ) -> None:
+        self._pool = Pool(limit=max_workers)
+        self._work = _Work(thread_name_prefix, threads_max)
+        # The threads know the work, not the executor: an executor that is forgotten ends.
+        self._finalizer = weakref.finalize(self, self._work.close)
+        self._finalizer.atexit = False
+
+    def submit(  # noqa: D102 - the documentation is the base class's.
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._work.submit(future, self._pool, fn, args, kwargs)
+        return future
+
+    submit.__doc__ = concurrent.futures.Executor.submit.__doc__
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more functions, and end the threads once those that run have returned.
+
+        `wait` waits for that; `cancel_futures` cancels those that have not started.
+        """
+        self._work.close()
+        if cancel_futures:
+            self._pool._cancel(self._work.dispatcher, None)
+        if wait:
+            self._work.join()
+
+    def stats(self) -> dict[str, Any]:
+        """Count calls and threads, as `threadlets.stats()` does for a loop."""
+        return self._work.dispatcher._crew_stats()
+
+
+class _Work:
+    """What the threads of an executor share; it ends when it is closed and nothing is left."""
+
+    def __init__(self, name: str, threads_max: int | None) -> None:
+        self.dispatcher = CrewDispatcher(threads_max=threads_max)
+        self._name = name
+        self._home: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._n_outstanding = 0
+        self._is_closed = False
+        _all_work.add(self)
+
+    def submit(
+        self,
+        future: concurrent.futures.Future[Any],
+        pool: Pool,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            if _is_exiting:
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            if self._home is None:
+                self._home = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._home.start()
+            self._n_outstanding += 1
+        future.add_done_callback(self._ended)
+        self.dispatcher._submit_call(future, True, pool, fn, args, kwargs or None)
+
+    def close(self) -> None:
+        """Accept no more; end now if nothing is outstanding, or else when that is over."""
+        with self._lock:
+            self._is_closed = True
+            is_over = self._n_outstanding == 0
+        if is_over:
+            self.dispatcher._stopping = True
+
+    def join(self) -> None:
+        """Wait until the threads have ended."""
+        if self._home is not None:
+            self._home.join()
+
+    def _ended(self, _future: concurrent.futures.Future[Any]) -> None:
+        with self._lock:
+            self._n_outstanding -= 1
+            is_over = self._is_closed and self._n_outstanding == 0
+        if is_over:
+            self.dispatcher._stopping = True
+
+    def _run(self) -> None:
+        """The home thread's life."""
+        try:
+            self.dispatcher._run_bursts()
+        finally:
+            self.dispatcher._stop_crew()
+            self.dispatcher._release()
+
+
+_all_work: weakref.WeakSet[_Work] = weakref.WeakSet()
+_is_exiting = False
+
+
+def _finish_at_exit() -> None:
+    """Wait for the functions that were submitted, as `ThreadPoolExecutor` does."""
+    global _is_exiting
+    _is_exiting = True
+    for work in list(_all_work):
+        work.close()
+        work.join()
+
+
+# Before the interpreter waits for its other threads, which may wait for ours.
+threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]
