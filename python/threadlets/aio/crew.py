@@ -28,9 +28,11 @@ _dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
 class CrewDispatcher(_core.Dispatcher):
     """A dispatcher whose threads have names, survive forks, and end with the interpreter."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __new__(cls, *args: Any, **kwargs: Any) -> CrewDispatcher:
+        """Make a dispatcher, and remember it until it is gone."""
+        self: CrewDispatcher = super().__new__(cls, *args, **kwargs)
         _dispatchers.add(self)
+        return self
 
     def _runner_joined(self, number: int) -> None:
         """A thread of the crew holds the role for the first time, and calls this."""
