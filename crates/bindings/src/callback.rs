@@ -96,6 +96,14 @@ pub(crate) fn in_context<R>(
     result
 }
 
+/// Whether a context can be entered; what is none is left to whoever enters it.
+pub(crate) fn can_enter(py: Python<'_>, context: &Bound<'_, PyAny>) -> bool {
+    match in_context(py, context.as_unbound(), || Ok(())) {
+        Ok(()) => true,
+        Err(error) => !error.is_instance_of::<pyo3::exceptions::PyRuntimeError>(py),
+    }
+}
+
 /// A callback queued by `call_soon`.
 #[pyclass(frozen, module = "threadlets._core", weakref)]
 #[derive(Debug)]
@@ -112,6 +120,11 @@ impl Handle {
     /// The callback, unless it was cancelled; it is the caller's to run, once.
     pub(crate) fn take(&self, py: Python<'_>) -> Option<Callback> {
         self.callback.with(py, Option::take)
+    }
+
+    /// Give a callback back that could not run yet.
+    pub(crate) fn put_back(&self, py: Python<'_>, callback: Callback) {
+        drop(self.callback.with(py, |it| it.replace(callback)));
     }
 }
 
@@ -186,6 +199,12 @@ impl TimerHandle {
     /// The callback, unless it was cancelled; it is the caller's to run, once.
     pub(crate) fn take(&self, py: Python<'_>) -> Option<Callback> {
         self.pending.with(py, Option::take).map(|pending| pending.callback)
+    }
+
+    /// Give a callback back that could not run yet; its time has come already.
+    pub(crate) fn put_back(&self, py: Python<'_>, callback: Callback, dispatcher: Py<Dispatcher>) {
+        let pending = Pending { callback, dispatcher, key: None };
+        drop(self.pending.with(py, |it| it.replace(pending)));
     }
 }
 

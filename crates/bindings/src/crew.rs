@@ -17,9 +17,11 @@ use threadlets_core::takeover::{
 };
 use threadlets_core::{PoolKey, clock};
 
+use crate::callback::can_enter;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
 use crate::interpreter;
+use crate::request::Request;
 use crate::runner::Runner;
 
 /// After how long a return that waits for the dispatcher is reported, in debug mode and otherwise.
@@ -30,7 +32,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What waits until a blocked function returns.
 #[derive(Debug)]
-struct Parked {
+pub(crate) struct Parked {
     callable: Py<PyAny>,
     pool: Option<PoolKey>,
     task: Option<Py<PyAny>>,
@@ -73,6 +75,11 @@ pub(crate) struct Crew {
     calling: AtomicPtr<ffi::PyObject>,
     calling_pool: AtomicUsize,
     parked: GilCell<BTreeMap<usize, Parked>>,
+    /// How many functions are blocked.
+    n_parked: AtomicUsize,
+    /// Requests whose context a blocked threadlet was called in; they are queued again when one
+    /// returns.
+    deferred: GilCell<Vec<Request>>,
     /// What ends the loop, on its way to the home thread.
     pending: GilCell<Option<PyErr>>,
     /// Rings when a thread has ended.
@@ -91,6 +98,8 @@ impl Crew {
             calling: AtomicPtr::new(null_mut()),
             calling_pool: AtomicUsize::new(0),
             parked: GilCell::default(),
+            n_parked: AtomicUsize::new(0),
+            deferred: GilCell::default(),
             pending: GilCell::default(),
             farewell: Arc::default(),
             is_stopped: AtomicBool::new(false),
@@ -168,15 +177,30 @@ impl Crew {
         let this = slf.get();
         let crew = &this.crew;
         match taken {
-            Some(Taken::FromThreadlet(victim)) => crew.park(slf, victim.index()),
+            Some(Taken::FromThreadlet(victim)) => {
+                crew.park(slf, victim.index());
+                if this.is_debug() {
+                    Self::tell_of_move(slf, runner);
+                }
+            }
             Some(Taken::FromPoll) => this.wake_from_poll(py),
             Some(Taken::Vacant) | None => {}
         }
         this.set_thread(runner.thread_id);
-        let parked = crew.parked.with(py, |parked| parked.remove(&runner.id.index()));
+        let parked = Self::unpark(slf, runner);
         if let Some(task) = parked.as_ref().and_then(|it| it.task.as_ref())
             && let Err(error) = current_tasks(py).and_then(|it| it.set_item(slf, task))
         {
+            error.write_unraisable(py, Some(slf));
+        }
+    }
+
+    /// In debug mode: look for objects that stay behind with the blocked thread.
+    #[cold]
+    fn tell_of_move(slf: &Bound<'_, Dispatcher>, runner: &Runner) {
+        let py = slf.py();
+        let threads = (slf.get().thread(), runner.thread_id);
+        if let Err(error) = slf.call_method1(intern!(py, "_role_moved"), threads) {
             error.write_unraisable(py, Some(slf));
         }
     }
@@ -201,12 +225,36 @@ impl Crew {
         let thread_id = slf.get().thread().unwrap_or(0);
         let since_ns = clock::now_ns();
         let parked = Parked { callable, pool, task, thread_id, since_ns, is_returning: false };
+        self.n_parked.fetch_add(1, Relaxed);
         drop(self.parked.with(py, |it| it.insert(victim, parked)));
     }
 
-    /// Forget what is parked for a runner that does not need the role back.
-    pub(crate) fn unpark(&self, py: Python<'_>, runner: &Runner) {
-        drop(self.parked.with(py, |parked| parked.remove(&runner.id.index())));
+    /// What was parked for a runner whose function has returned; requests that waited for that are
+    /// queued again.
+    pub(crate) fn unpark(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> Option<Parked> {
+        let py = slf.py();
+        let this = slf.get();
+        let crew = &this.crew;
+        let parked = crew.parked.with(py, |parked| parked.remove(&runner.id.index()));
+        crew.n_parked.fetch_sub(usize::from(parked.is_some()), Relaxed);
+        let deferred = crew.deferred.with(py, std::mem::take);
+        if !deferred.is_empty() {
+            this.queues.with(py, |queues| deferred.into_iter().for_each(|it| queues.submit(it)));
+            // A closed loop has nobody to wake.
+            let _ = this.wake_if_sleeping(py);
+        }
+        parked
+    }
+
+    /// Whether a context cannot be entered because a threadlet is blocked that was called in it.
+    #[inline]
+    pub(crate) fn holds_context(&self, context: &Bound<'_, PyAny>) -> bool {
+        self.n_parked.load(Relaxed) > 0 && !can_enter(context.py(), context)
+    }
+
+    /// Keep a request until a blocked function returns.
+    pub(crate) fn defer(&self, py: Python<'_>, request: Request) {
+        self.deferred.with(py, |deferred| deferred.push(request));
     }
 
     /// A function has returned: get the role back, and wait for it if need be. An error came while
@@ -234,7 +282,7 @@ impl Crew {
                 break;
             }
             if heard.has(Ring::STOP) {
-                drop(crew.parked.with(py, |parked| parked.remove(&runner.id.index())));
+                drop(Self::unpark(slf, runner));
                 return Err(PyRuntimeError::new_err(
                     "Event loop was closed while a threadlet was blocked; its result is lost",
                 ));
@@ -322,6 +370,7 @@ impl Crew {
         self.roster.with(py, |roster| self.role.reset(roster, id));
         self.watcher.reset();
         let parked = self.parked.with(py, std::mem::take);
+        self.n_parked.store(0, Relaxed);
         drop(parked);
     }
 
@@ -395,6 +444,9 @@ impl Crew {
                 visit.call(&it.callable)?;
                 visit.call(&it.task)
             })
+        })?;
+        self.deferred.traverse(visit, |deferred| {
+            deferred.iter().try_for_each(|request| request.traverse(visit))
         })
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -25,9 +25,6 @@ use crate::watches::Watches;
 
 /// The most that one receive takes, in bytes.
 const RECEIVE_MAX_BYTES: usize = 256 * 1024;
-
-/// How much stack a thread of the crew gets unless `threading.stack_size()` says otherwise.
-const STACK_SIZE_BYTES: usize = 8 * 1024 * 1024;
 
 /// How many threads a crew may have unless the loop says otherwise.
 const THREADS_MAX: usize = 4096;
@@ -68,7 +65,6 @@ pub struct Dispatcher {
     number: u64,
     /// How many requests have run.
     pub(crate) n_requests: AtomicU64,
-    stack_size_bytes: AtomicUsize,
     /// The thread that holds the dispatcher role; zero when the loop does not run.
     thread_id: AtomicU64,
     /// The dispatcher waits in the poller: new work must wake it.
@@ -156,11 +152,6 @@ impl Dispatcher {
     /// How many requests have run.
     pub(crate) fn n_requests(&self) -> u64 {
         self.n_requests.load(Relaxed)
-    }
-
-    /// How much stack the threads of the crew get.
-    pub(crate) fn stack_size_bytes(&self) -> usize {
-        self.stack_size_bytes.load(Relaxed)
     }
 
     /// The thread that runs the loop.
@@ -320,7 +311,6 @@ impl Dispatcher {
             entry_points: GilCell::default(),
             number: N_MADE.fetch_add(1, Relaxed),
             n_requests: AtomicU64::new(0),
-            stack_size_bytes: AtomicUsize::new(STACK_SIZE_BYTES),
             thread_id: AtomicU64::new(0),
             sleeping: AtomicBool::new(false),
             stopping: AtomicBool::new(false),

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 unsafe extern "C" {
     fn threadlets_holds_gil(state: *mut ffi::PyThreadState) -> c_int;
+    fn PyThread_get_stacksize() -> usize;
     fn threadlets_call(
         callable: *mut ffi::PyObject,
         args: *const *mut ffi::PyObject,
@@ -30,6 +31,24 @@ pub(crate) unsafe fn holds_gil(state: NonNull<c_void>) -> bool {
 pub(crate) fn thread_state(_py: Python<'_>) -> NonNull<c_void> {
     // SAFETY: the GIL is held, so there is a thread state, and the call aborts rather than give null.
     unsafe { NonNull::new_unchecked(ffi::PyThreadState_Get().cast()) }
+}
+
+/// How much stack a thread gets that runs Python code: what `threading.stack_size()` says, or as
+/// much as the interpreter's own recursion limits count on.
+pub(crate) fn stack_size_bytes() -> usize {
+    const DEFAULT: usize = 8 * 1024 * 1024;
+    // SAFETY: reads a number.
+    match unsafe { PyThread_get_stacksize() } {
+        0 => DEFAULT,
+        set => set,
+    }
+}
+
+/// What code of this thread keeps in `threading.local` objects, by the object's key.
+#[pyfunction]
+pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
+    // SAFETY: a borrowed reference, or null when the thread has none.
+    unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyThreadState_GetDict()) }
 }
 
 /// Call `callable` with the arguments of a vectorcall; a new reference, or null with an exception.

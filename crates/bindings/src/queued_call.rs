@@ -89,7 +89,7 @@ impl QueuedCall {
                 }
                 Protected::Lost(outcome) => {
                     // The role need not come back for this: the result is sent.
-                    slf.get().crew.unpark(py, runner);
+                    drop(Crew::unpark(slf, runner));
                     self.end(slf);
                     if self.any_thread_settles {
                         self.settle(py, outcome)

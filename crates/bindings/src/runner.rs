@@ -122,7 +122,7 @@ impl Runner {
         let interpreter = Interpreter::current(py);
         let thread = std::thread::Builder::new()
             .name(format!("threadlets-{}", id.index()))
-            .stack_size(this.stack_size_bytes());
+            .stack_size(interpreter::stack_size_bytes());
         thread
             .spawn(move || {
                 // Moved in whole: a thread that cannot be started drops it with the GIL held.

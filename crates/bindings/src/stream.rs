@@ -33,6 +33,11 @@ struct State {
     /// What the stream is queued to be served for; None when it is not queued. It is served once
     /// in a burst, however often it is noted: callbacks keep their pace with what is received.
     noted: Option<Readiness>,
+    /// Its protocol is being called. Only a threadlet that lost the role inside that call lets
+    /// anybody else see this set.
+    is_served: bool,
+    /// It was to be served meanwhile.
+    is_deferred: bool,
     /// Registered for writing too: once there was no room for something.
     told_of_room: bool,
     /// Somebody else writes to the socket once everything is sent (`sendfile`).
@@ -74,15 +79,31 @@ impl Stream {
     pub(crate) fn serve(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let Some(readiness) = this.state.with(py, |state| state.noted.take()) else {
-            return Ok(());
-        };
+        let readiness = this.state.with(py, |state| {
+            if state.is_served {
+                // A protocol is called by one thread at a time.
+                state.is_deferred = true;
+                return None;
+            }
+            let readiness = state.noted.take();
+            state.is_served = readiness.is_some();
+            readiness
+        });
+        let Some(readiness) = readiness else { return Ok(()) };
         let served = in_context(py, &this.context, || {
             if readiness.readable {
                 Self::receive(slf, readiness)?;
             }
             if readiness.writable { this.flush(py) } else { Ok(()) }
         });
+        let is_deferred = this.state.with(py, |state| {
+            state.is_served = false;
+            std::mem::take(&mut state.is_deferred)
+        });
+        if is_deferred {
+            let request = Request::Stream(slf.clone().unbind());
+            this.dispatcher.get().submit(py, request)?;
+        }
         if served.is_err() {
             // What was not read or written is not reported again.
             Self::try_again(slf, Readiness { writable: true, ..Readiness::READABLE })?;
@@ -351,6 +372,8 @@ impl Stream {
             protocol: None,
             protocol_lends: false,
             noted: None,
+            is_served: false,
+            is_deferred: false,
             told_of_room: false,
             lent: false,
             n_writes_lost: 0,

@@ -131,8 +131,20 @@ impl Dispatcher {
     fn run_untimed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
         let py = slf.py();
         match request {
-            Request::Callback(handle) => Self::run_callback(slf, handle.get().take(py)),
-            Request::Timer(handle) => Self::run_callback(slf, handle.get().take(py)),
+            Request::Callback(handle) => match handle.get().take(py) {
+                Some(callback) => Self::run_callback(slf, callback, |callback| {
+                    handle.get().put_back(py, callback);
+                    Request::Callback(handle.clone_ref(py))
+                }),
+                None => Ok(()),
+            },
+            Request::Timer(handle) => match handle.get().take(py) {
+                Some(callback) => Self::run_callback(slf, callback, |callback| {
+                    handle.get().put_back(py, callback, slf.clone().unbind());
+                    Request::Timer(handle.clone_ref(py))
+                }),
+                None => Ok(()),
+            },
             Request::Foreign(handle) => Self::run_foreign(slf, handle.bind(py)),
             Request::Stream(stream) => Self::outlive(slf, Stream::serve(stream.bind(py))),
             Request::Accept(acceptor) => {
@@ -177,19 +189,34 @@ impl Dispatcher {
         slf.call_method1(intern!(py, "_ran"), (description, duration)).map(drop)
     }
 
-    fn run_callback(slf: &Bound<'_, Self>, callback: Option<Callback>) -> PyResult<()> {
-        let Some(callback) = callback else { return Ok(()) };
+    /// Run a callback; `put_back` makes a request of it again, should it have to wait.
+    fn run_callback(
+        slf: &Bound<'_, Self>,
+        callback: Callback,
+        put_back: impl FnOnce(Callback) -> Request,
+    ) -> PyResult<()> {
         match callback.run(slf.py()) {
             Ok(()) => Ok(()),
-            Err(error) => Self::report(slf, error, &callback),
+            Err(error) => Self::report(slf, error, callback, put_back),
         }
     }
 
     #[cold]
-    fn report(slf: &Bound<'_, Self>, error: PyErr, callback: &Callback) -> PyResult<()> {
+    fn report(
+        slf: &Bound<'_, Self>,
+        error: PyErr,
+        callback: Callback,
+        put_back: impl FnOnce(Callback) -> Request,
+    ) -> PyResult<()> {
         let py = slf.py();
+        let crew = &slf.get().crew;
         if ends_the_loop(py, &error) {
             return Err(error);
+        }
+        // Had the callback run, its context would be free again.
+        if crew.holds_context(callback.context.bind(py)) {
+            crew.defer(py, put_back(callback));
+            return Ok(());
         }
         let args = (error, &callback.callable, &callback.args, &callback.context);
         slf.call_method1(intern!(py, "_callback_failed"), args).map(drop)
@@ -199,6 +226,11 @@ impl Dispatcher {
     fn run_foreign(slf: &Bound<'_, Self>, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         if handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
+            return Ok(());
+        }
+        let context = handle.getattr(intern!(py, "_context"))?;
+        if slf.get().crew.holds_context(&context) {
+            slf.get().crew.defer(py, Request::Foreign(handle.clone().unbind()));
             return Ok(());
         }
         if slf.get().is_debug() {

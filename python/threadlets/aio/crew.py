@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
+import functools
 import os
 import sys
 import threading
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from threadlets import _core
+from threadlets.aio.affinity import Affinity
 
 _dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
 
@@ -88,6 +90,16 @@ class LoopCrew(CrewDispatcher):
         )
         if self._debug:
             sys.set_coroutine_origin_tracking_depth(asyncio.constants.DEBUG_STACK_DEPTH)
+            self._affinity.thread_joins()
+
+    @functools.cached_property
+    def _affinity(self) -> Affinity:
+        """What requests leave on which thread; asked in debug mode."""
+        return Affinity()
+
+    def _role_moved(self, blocked: int, dispatcher: int) -> None:
+        """In debug mode: another thread runs requests while a function is blocked on the first."""
+        self._affinity.role_moved(blocked, dispatcher)
 
     async def _turn(self, pool: _core.Pool | None) -> None:
         """Wait until a call may start: its pool has a place for it, and the loop a thread."""

@@ -74,6 +74,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
                 finalizer=self._asyncgen_finalizer_hook,
             )
             events._set_running_loop(self)
+            if self._debug:
+                self._affinity.thread_joins()
             with self._signals_wake():
                 self._run_bursts()
         finally:
@@ -194,6 +196,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
 
     def _ran(self, description: str, duration: float) -> None:
         """Warn when a request of debug mode took longer than `slow_callback_duration`."""
+        self._affinity.request_ran(description)
         if duration >= self.slow_callback_duration:
             base_events.logger.warning("Executing %s took %.3f seconds", description, duration)
 

@@ -1,0 +1,151 @@
+"""Cancelling whoever awaits a function that is blocked, and cannot be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import threadlets
+
+from .harness import Gate
+
+
+def test_cancelled_caller_gets_the_cancellation_when_the_function_returns(run: Any) -> None:
+    """By default an await is over only when the function is; its result is lost."""
+
+    async def main() -> None:
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate, "lost"))
+        await gate.entered.wait()
+        task.cancel("why")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not task.done()
+        gate.open()
+        with pytest.raises(asyncio.CancelledError, match="why"):
+            await task
+        assert task.cancelled()
+
+    run(main())
+
+
+def test_cancellation_comes_once(run: Any) -> None:
+    """A caller that handles it can go on awaiting."""
+
+    async def caller(gate: Gate) -> str:
+        try:
+            await threadlets.call(gate)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            return "cleaned up"
+        return "not cancelled"
+
+    async def main() -> str:
+        gate = Gate()
+        task = asyncio.create_task(caller(gate))
+        await gate.entered.wait()
+        task.cancel()
+        gate.open()
+        return await task
+
+    assert run(main()) == "cleaned up"
+
+
+def test_exception_of_the_function_is_not_lost_to_a_cancellation(run: Any) -> None:
+    """An error says more than a cancellation does."""
+
+    async def main() -> None:
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate, ValueError("late")))
+        await gate.entered.wait()
+        task.cancel()
+        gate.open()
+        with pytest.raises(ValueError, match="late"):
+            await task
+
+    run(main())
+
+
+def test_abandoned_call_gives_the_cancellation_at_once(run: Any) -> None:
+    """With `abandon_on_cancel` the function goes on alone, and nobody waits for it."""
+
+    async def main() -> None:
+        gate = Gate()
+        call = threadlets.call(gate, abandon_on_cancel=True)
+        task = asyncio.create_task(call)
+        await gate.entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert threadlets.stats()["blocked"] == 1
+        gate.open()
+
+    run(main())
+
+
+def test_abandonable_call_passes_arguments_context_and_result(run: Any) -> None:
+    """It differs from others in nothing else, but that the context is a copy."""
+
+    def function(a: int, *, b: int) -> int:
+        return a + b
+
+    async def main() -> None:
+        assert await threadlets.call(function, 1, b=2, abandon_on_cancel=True) == 3
+        assert await threadlets.call(function, 1, b=2, abandon_on_cancel=False) == 3
+        with pytest.raises(TypeError, match="unexpected keyword"):
+            await threadlets.call(function, 1, b=2, c=3, abandon_on_cancel=True)  # type: ignore[call-overload]
+
+    run(main())
+
+
+@pytest.mark.parametrize("abandons", [False, True])
+def test_timeout_ends_a_blocked_call(run: Any, abandons: bool) -> None:
+    """`asyncio.timeout` becomes a TimeoutError, as soon as the call lets it."""
+
+    async def main() -> None:
+        gate = Gate()
+        loop = asyncio.get_running_loop()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(None) as timeout:
+                loop.call_soon(timeout.reschedule, loop.time())
+                if not abandons:
+                    loop.call_later(0.02, gate.open)
+                await threadlets.call(gate, abandon_on_cancel=abandons)
+        gate.open()
+
+    run(main())
+
+
+def test_call_that_was_cancelled_before_it_began_does_not_begin(run: Any) -> None:
+    """The function is not called."""
+
+    async def main() -> None:
+        called: list[int] = []
+        task = asyncio.create_task(threadlets.call(called.append, 1))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert called == []
+
+    run(main())
+
+
+def test_cancellation_that_is_taken_back_leaves_the_result(run: Any) -> None:
+    """Python 3.13 lets `uncancel` forget a cancellation that was not delivered yet."""
+
+    async def main() -> object:
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate, "kept"))
+        await gate.entered.wait()
+        task.cancel()
+        task.uncancel()
+        gate.open()
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return "cancelled"
+
+    import sys
+
+    assert run(main()) == ("kept" if sys.version_info >= (3, 13) else "cancelled")
