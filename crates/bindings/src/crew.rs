@@ -13,7 +13,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, ffi, intern};
 use threadlets_core::takeover::{
-    Attendance, Bell, Boundary, Called, Cause, Ring, Role, Roster, Sentinel, Taken, Watcher,
+    Attendance, Bell, Boundary, Called, Cause, Ring, Role, Roster, RunnerId, Sentinel, Taken,
+    Watcher,
 };
 use threadlets_core::{PoolKey, clock};
 
@@ -85,6 +86,11 @@ pub(crate) struct Crew {
     /// Rings when a thread has ended.
     pub(crate) farewell: Arc<Bell>,
     pub(crate) is_stopped: AtomicBool,
+    /// The interpreter ends: whoever holds the role hangs at the next boundary.
+    is_halted: AtomicBool,
+    has_halted: AtomicBool,
+    /// This process is the child of a fork that a thread of the crew made: there is no home thread.
+    is_orphaned: AtomicBool,
     counts: Counts,
 }
 
@@ -103,6 +109,9 @@ impl Crew {
             pending: GilCell::default(),
             farewell: Arc::default(),
             is_stopped: AtomicBool::new(false),
+            is_halted: AtomicBool::new(false),
+            has_halted: AtomicBool::new(false),
+            is_orphaned: AtomicBool::new(false),
             counts: Counts::default(),
         }
     }
@@ -183,7 +192,7 @@ impl Crew {
                     Self::tell_of_move(slf, runner);
                 }
             }
-            Some(Taken::FromPoll) => this.wake_from_poll(py),
+            Some(Taken::FromPoll) => this.recall_from_poll(py),
             Some(Taken::Vacant) | None => {}
         }
         this.set_thread(runner.thread_id);
@@ -262,6 +271,7 @@ impl Crew {
     pub(crate) fn get_role_back(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<()> {
         let py = slf.py();
         let crew = &slf.get().crew;
+        crew.hang_if_halted(py);
         if let Some(taken) = crew.roster.with(py, |roster| crew.role.ask(roster, runner.id)) {
             crew.counts.n_taken_on_return.fetch_add(1, Relaxed);
             Self::gained(slf, runner, Some(taken));
@@ -281,6 +291,7 @@ impl Crew {
             if heard.has(Ring::GRANT) {
                 break;
             }
+            crew.hang_if_halted(py);
             if heard.has(Ring::STOP) {
                 drop(Self::unpark(slf, runner));
                 return Err(PyRuntimeError::new_err(
@@ -353,24 +364,79 @@ impl Crew {
         let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
         loop {
             let n_left = self.roster.with(py, |roster| roster.n_threads());
-            let n_blocked = self.parked.with(py, |parked| {
-                parked.iter().filter(|(idx, it)| **idx != 0 && !it.is_returning).count()
-            });
-            let is_late = clock::now_ns() >= deadline_ns;
-            if n_left <= n_blocked || is_late {
+            if n_left <= self.n_busy(py) || clock::now_ns() >= deadline_ns {
                 return n_left;
             }
             py.detach(|| self.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
         }
     }
 
-    /// In the child of a fork: only this thread goes on.
-    pub(crate) fn reset(&self, py: Python<'_>, runner: Option<&Runner>) {
+    /// How many threads of the crew cannot end now: they are in functions, or hold the role.
+    fn n_busy(&self, py: Python<'_>) -> usize {
+        let is_halted = self.is_halted.load(Relaxed);
+        let home = RunnerId::HOME.index();
+        let n_in_functions = self.parked.with(py, |parked| {
+            parked.iter().filter(|(idx, it)| **idx != home && (is_halted || !it.is_returning)).count()
+        });
+        let is_dispatcher = self.role.owner().is_some_and(|it| it != RunnerId::HOME);
+        n_in_functions + usize::from(is_dispatcher)
+    }
+
+    /// The interpreter ends: have a dispatcher in another thread hang at its next boundary, where
+    /// that does no harm, and wait for it; end the threads that are idle.
+    fn halt(slf: &Bound<'_, Dispatcher>) {
+        let py = slf.py();
+        let this = slf.get();
+        let crew = &this.crew;
+        crew.is_halted.store(true, Relaxed);
+        // A closed loop has no poller, and nobody who waits for it.
+        let _ = this.wake_poller(py);
+        crew.stop(py);
+        let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
+        let is_awaited = || {
+            // A vacant role's home thread is blocked in a function, and hangs when that returns.
+            crew.role.owner().is_some() && !crew.has_halted.load(Relaxed)
+        };
+        while is_awaited() && clock::now_ns() < deadline_ns {
+            py.detach(|| crew.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
+        }
+    }
+
+    /// At a boundary, and when a function has returned: go no further once the interpreter ends.
+    #[inline]
+    pub(crate) fn hang_if_halted(&self, py: Python<'_>) {
+        if self.is_halted.load(Relaxed) {
+            self.has_halted.store(true, Relaxed);
+            self.farewell.ring(Ring::WAKE);
+            interpreter::hang(py);
+        }
+    }
+
+    /// A request is over: go no further once the interpreter ends, nor without a home thread.
+    #[inline]
+    pub(crate) fn end_if_over(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
+        let crew = &slf.get().crew;
+        crew.hang_if_halted(slf.py());
+        if crew.is_orphaned.load(Relaxed) {
+            slf.call_method0(intern!(slf.py(), "_orphaned"))?;
+        }
+        Ok(())
+    }
+
+    /// In the child of a fork: only this thread goes on, and has the role if it is a runner.
+    fn reset(slf: &Bound<'_, Dispatcher>, runner: Option<&Runner>) {
+        let py = slf.py();
+        let crew = &slf.get().crew;
         let id = runner.map(|it| it.id);
-        self.roster.with(py, |roster| self.role.reset(roster, id));
-        self.watcher.reset();
-        let parked = self.parked.with(py, std::mem::take);
-        self.n_parked.store(0, Relaxed);
+        crew.roster.with(py, |roster| crew.role.reset(roster, id));
+        crew.watcher.reset();
+        slf.get().part_from_parent(py);
+        if let Some(runner) = runner {
+            Self::gained(slf, runner, None);
+            crew.is_orphaned.store(!runner.is_home(), Relaxed);
+        }
+        let parked = crew.parked.with(py, std::mem::take);
+        crew.n_parked.store(0, Relaxed);
         drop(parked);
     }
 
@@ -469,12 +535,17 @@ impl Dispatcher {
         self.crew.stop(py)
     }
 
+    /// The interpreter ends: hold still wherever this dispatcher runs in another thread.
+    fn _halt(slf: &Bound<'_, Self>) {
+        Crew::halt(slf);
+    }
+
     /// In the child of a fork: only the thread that forked goes on.
     fn _after_fork(slf: &Bound<'_, Self>) {
         let py = slf.py();
         Runner::with_current(|runner| {
             let ours = runner.filter(|it| it.dispatcher(py).is(slf));
-            slf.get().crew.reset(py, ours);
+            Crew::reset(slf, ours);
         });
     }
 

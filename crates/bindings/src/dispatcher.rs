@@ -165,9 +165,20 @@ impl Dispatcher {
     }
 
     /// The role was taken while the dispatcher waited for events: end its wait.
-    pub(crate) fn wake_from_poll(&self, py: Python<'_>) {
+    pub(crate) fn recall_from_poll(&self, py: Python<'_>) {
         // A closed loop has no poller, and nobody who waits for it.
+        if let Ok(poller) = self.poller(py) {
+            poller.recall();
+        }
         let _ = self.wake_if_sleeping(py);
+        self.sleeping.store(false, Relaxed);
+    }
+
+    /// In the child of a fork: the poller is the parent's, and so is the thread that may wait in it.
+    /// What was registered is not the child's to serve.
+    pub(crate) fn part_from_parent(&self, py: Python<'_>) {
+        let poller = Poller::new().ok().map(Arc::new);
+        drop(self.poller.with(py, |it| std::mem::replace(it, poller)));
         self.sleeping.store(false, Relaxed);
     }
 
@@ -210,6 +221,11 @@ impl Dispatcher {
         if is_ready {
             let _ = self.wake_if_sleeping(py);
         }
+    }
+
+    /// End the present or the next wait for events, unless the loop is closed.
+    pub(crate) fn wake_poller(&self, py: Python<'_>) -> PyResult<()> {
+        self.poller(py).map_or(Ok(()), |poller| poller.wake().map_err(to_python))
     }
 
     pub(crate) fn wake_if_sleeping(&self, py: Python<'_>) -> PyResult<()> {
@@ -389,10 +405,7 @@ impl Dispatcher {
 
     /// Wake the dispatcher from any thread.
     fn _write_to_self(&self, py: Python<'_>) -> PyResult<()> {
-        match self.poller(py) {
-            Ok(poller) => poller.wake().map_err(to_python),
-            Err(_) => Ok(()),
-        }
+        self.wake_poller(py)
     }
 
     /// Drop everything that is queued or registered, and the poller, at closing.

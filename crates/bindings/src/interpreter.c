@@ -33,3 +33,11 @@ PyObject *threadlets_call(PyObject *callable, PyObject *const *args, size_t narg
     is_inside = 0;
     return result;
 }
+
+PyObject *threadlets_call_with_dict(PyObject *callable, PyObject *args, PyObject *kwargs)
+{
+    __attribute__((cleanup(hang_if_unwound))) int is_inside = 1;
+    PyObject *result = PyObject_Call(callable, args, kwargs);
+    is_inside = 0;
+    return result;
+}

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 unsafe extern "C" {
     fn threadlets_holds_gil(state: *mut ffi::PyThreadState) -> c_int;
@@ -15,6 +16,11 @@ unsafe extern "C" {
         args: *const *mut ffi::PyObject,
         nargsf: usize,
         names: *mut ffi::PyObject,
+    ) -> *mut ffi::PyObject;
+    fn threadlets_call_with_dict(
+        callable: *mut ffi::PyObject,
+        args: *mut ffi::PyObject,
+        kwargs: *mut ffi::PyObject,
     ) -> *mut ffi::PyObject;
 }
 
@@ -63,6 +69,30 @@ pub(crate) unsafe fn call(
 ) -> *mut ffi::PyObject {
     // SAFETY: the caller's.
     unsafe { threadlets_call(callable, args, nargsf, names) }
+}
+
+/// Call `callable(*args, **kwargs)`.
+pub(crate) fn call_with_dict<'py>(
+    callable: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let kwargs = kwargs.map_or(std::ptr::null_mut(), |it| it.as_ptr());
+    // SAFETY: the GIL is held and everything is alive; the result is a new reference, or null with
+    // an exception set.
+    unsafe {
+        let result = threadlets_call_with_dict(callable.as_ptr(), args.as_ptr(), kwargs);
+        Bound::from_owned_ptr_or_err(callable.py(), result)
+    }
+}
+
+/// Do nothing more in this thread, for ever and without the GIL: the interpreter ends.
+pub(crate) fn hang(py: Python<'_>) -> ! {
+    py.detach(|| {
+        loop {
+            std::thread::park();
+        }
+    })
 }
 
 /// The interpreter to which new threads are to belong.

@@ -14,6 +14,7 @@ use threadlets_core::PoolKey;
 
 use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
+use crate::interpreter;
 use crate::pool::Pool;
 use crate::request::Request;
 use crate::runner::Runner;
@@ -74,7 +75,8 @@ impl QueuedCall {
             let running = running_loop(py)?;
             running.set.call1((py.None(),))?;
             let kwargs = kwargs.as_ref().map(|it| it.bind(py));
-            let outcome = callable.bind(py).call(args.bind(py), kwargs);
+            let outcome = interpreter::call_with_dict(callable.bind(py), args.bind(py), kwargs);
+            slf.get().crew.hang_if_halted(py);
             running.set.call1((running.now,))?;
             outcome.map(Bound::unbind)
         };

@@ -214,10 +214,9 @@ impl Life {
             {
                 error.write_unraisable(py, Some(slf));
             }
-            if let Err(error) = Dispatcher::dispatch(slf, &runner) {
-                // Only the home thread can end the loop.
+            while let Err(error) = Dispatcher::dispatch(slf, &runner) {
+                // Only the home thread can end the loop, once it is back.
                 crew.set_pending(py, error);
-                Dispatcher::leave_to_home(slf, &runner);
             }
         });
         crew.roster.with(py, |roster| roster.stand_by(self.id));

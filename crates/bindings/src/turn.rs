@@ -22,35 +22,26 @@ use crate::watches::Watches;
 pub(crate) enum Ended {
     /// The loop is to stop; on the home thread alone.
     Stopped,
-    /// Another runner has the role, or nobody, until the home thread returns.
+    /// Another runner has the role.
     RoleLost,
 }
 
 impl Dispatcher {
     /// Run bursts until the loop is to stop or the role is lost.
+    ///
+    /// Only the home thread stops the loop. While it is blocked in a function, the others go on: what
+    /// the function waits for may need the loop.
     pub(crate) fn dispatch(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<Ended> {
-        let py = slf.py();
         let this = slf.get();
         loop {
             if !Self::turn(slf, runner)? {
                 return Ok(Ended::RoleLost);
             }
-            if this.stopping.load(Relaxed) || this.crew.has_pending(py) {
-                if runner.is_home() {
-                    return Ok(Ended::Stopped);
-                }
-                Self::leave_to_home(slf, runner);
-                return Ok(Ended::RoleLost);
+            if runner.is_home()
+                && (this.stopping.load(Relaxed) || this.crew.has_pending(slf.py()))
+            {
+                return Ok(Ended::Stopped);
             }
-        }
-    }
-
-    /// Leave the role to the home thread: it waits for it, or will when its function returns.
-    pub(crate) fn leave_to_home(slf: &Bound<'_, Self>, runner: &Runner) {
-        let py = slf.py();
-        let crew = &slf.get().crew;
-        if crew.keeps_role(py, runner) {
-            crew.roster.with(py, |roster| crew.role.vacate(roster));
         }
     }
 
@@ -67,6 +58,7 @@ impl Dispatcher {
         while let Some(request) = this.queues.with(py, |queues| queues.next(clock::now_ns)) {
             this.n_requests.store(this.n_requests() + 1, Relaxed);
             Self::run(slf, request)?;
+            Crew::end_if_over(slf)?;
             if !this.crew.keeps_role(py, runner) {
                 return Ok(false);
             }
@@ -79,7 +71,7 @@ impl Dispatcher {
     fn poll(&self, py: Python<'_>, runner: &Runner) -> PyResult<bool> {
         let poller = self.poller(py)?;
         Watches::rearm(self, py, &poller);
-        let patience = if self.stopping.load(Relaxed) {
+        let patience = if runner.is_home() && self.stopping.load(Relaxed) {
             Some(Duration::ZERO)
         } else {
             self.queues.with(py, |queues| queues.patience(clock::now_ns))
@@ -89,6 +81,7 @@ impl Dispatcher {
         self.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
         let role = &self.crew.role;
         let waited = py.detach(|| poller.wait(patience, || role.is_held_by(runner.id)));
+        self.crew.hang_if_halted(py);
         let is_held = role.is_held_by(runner.id);
         if is_held {
             self.sleeping.store(false, Relaxed);

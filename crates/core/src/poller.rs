@@ -8,7 +8,7 @@
 use std::io;
 use std::ops::BitOr;
 use std::os::fd::RawFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -84,7 +84,10 @@ impl BitOr for Readiness {
 pub struct Poller {
     registry: Registry,
     waker: Waker,
-    // Held by whoever waits: the dispatcher, or one that was until the role was taken from it.
+    /// Somebody waits: the dispatcher, or one that was until the role was taken from it.
+    is_in_use: Mutex<bool>,
+    changed: Condvar,
+    // Held by whoever waits or delivers.
     waiting: Mutex<(Poll, Events)>,
 }
 
@@ -96,7 +99,8 @@ impl Poller {
         let registry = poll.registry().try_clone().map_err(error)?;
         let waker = Waker::new(&registry, WAKER).map_err(error)?;
         let waiting = Mutex::new((poll, Events::with_capacity(EVENTS_MAX)));
-        Ok(Self { registry, waker, waiting })
+        let (is_in_use, changed) = (Mutex::new(false), Condvar::new());
+        Ok(Self { registry, waker, is_in_use, changed, waiting })
     }
 
     /// Begin to report the readiness of `fd`; whatever it is ready for now is reported too.
@@ -144,15 +148,38 @@ impl Poller {
         self.waker.wake().map_err(|error| Error::from_io("eventfd_write", &error))
     }
 
+    /// Somebody is not wanted any more who waits, or waits for the one who does: have it see that.
+    pub fn recall(&self) {
+        let _in_use = self.is_in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        self.changed.notify_all();
+    }
+
     /// Wait for events, at most for `patience` (`None`: for ever). A signal ends it early.
     ///
     /// One thread waits at a time, a second one until the first is back. Events that the first has
-    /// not delivered end the second one's wait at once, and so does `is_wanted`, asked once nobody
-    /// else waits: whoever makes it false, and wakes the poller, finds nobody waiting in vain.
-    pub fn wait(&self, patience: Option<Duration>, is_wanted: impl FnOnce() -> bool) -> Result<()> {
+    /// not delivered end the second one's wait at once. `is_wanted` is asked before either wait:
+    /// whoever makes it false, and then calls `recall` and `wake`, leaves nobody waiting in vain.
+    pub fn wait(&self, patience: Option<Duration>, is_wanted: impl Fn() -> bool) -> Result<()> {
+        let in_use = self.is_in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_use = self
+            .changed
+            .wait_while(in_use, |in_use| *in_use && is_wanted())
+            .unwrap_or_else(PoisonError::into_inner);
+        if *in_use || !is_wanted() {
+            return Ok(());
+        }
+        *in_use = true;
+        drop(in_use);
+        let outcome = self.wait_alone(patience);
+        *self.is_in_use.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.changed.notify_all();
+        outcome
+    }
+
+    fn wait_alone(&self, patience: Option<Duration>) -> Result<()> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (poll, events) = &mut *waiting;
-        if !events.is_empty() || !is_wanted() {
+        if !events.is_empty() {
             return Ok(());
         }
         match poll.poll(events, patience) {
@@ -193,6 +220,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
     fn events(poller: &Poller) -> Vec<(SourceKey, Readiness)> {
         let mut events = Vec::new();
@@ -253,6 +281,29 @@ mod tests {
         poller.wait(None, || true).unwrap();
         poller.wait(None, || true).unwrap();
         assert_eq!(vec![(key, Readiness::READABLE)], events(&poller));
+    }
+
+    #[test]
+    fn who_waits_for_another_to_wait_can_be_recalled() {
+        let poller = Poller::new().unwrap();
+        let (is_waiting, is_wanted) = (AtomicBool::new(false), AtomicBool::new(true));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let is_wanted = || {
+                    is_waiting.store(true, SeqCst);
+                    true
+                };
+                poller.wait(None, is_wanted).unwrap();
+            });
+            while !is_waiting.load(SeqCst) {
+                std::thread::yield_now();
+            }
+            let second = scope.spawn(|| poller.wait(None, || is_wanted.load(SeqCst)).unwrap());
+            is_wanted.store(false, SeqCst);
+            poller.recall();
+            second.join().unwrap();
+            poller.wake().unwrap();
+        });
     }
 
     #[test]

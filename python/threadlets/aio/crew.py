@@ -58,6 +58,16 @@ class CrewDispatcher(_core.Dispatcher):
             "\n".join(stack_of(thread) for thread in waiting),
         )
 
+    def _orphaned(self) -> None:
+        """End this process: it is the child of a fork, and would run its parent's loop for ever."""
+        print(
+            "threadlets: the child of a fork made in a threadlet went on with its parent's event "
+            "loop, whose home thread it does not have; end the child with os._exit()",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
     def _warn_of_blocked(self, n_threads: int) -> None:
         """Warn of functions that are blocked still when the dispatcher is closed."""
         if not n_threads:
@@ -142,9 +152,9 @@ def _reset_after_fork() -> None:
 
 @atexit.register
 def _stop_at_exit() -> None:
-    """End idle threads before the interpreter does: one that wanted the GIL later would hang."""
+    """End idle threads, and hold the busy ones where they do no harm, before the interpreter ends."""
     for dispatcher in list(_dispatchers):
-        dispatcher._stop_crew()
+        dispatcher._halt()
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)

@@ -5,4 +5,80 @@
 pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 #[cfg(feature = "model")]
-pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(super) use modelled::{AtomicU32, AtomicU64, Ordering};
+
+/// loom takes a `SeqCst` access for an `AcqRel` one, and has only fences for what is asked of
+/// `SeqCst`: that of two threads which each write and then look, one sees the other. So a `SeqCst`
+/// read after a `SeqCst` write puts a fence between the two. It needs both, so that the model fails
+/// when either is weakened.
+#[cfg(feature = "model")]
+mod modelled {
+    use std::cell::Cell;
+
+    pub(in super::super) use loom::sync::atomic::Ordering;
+    use loom::sync::atomic::fence;
+
+    loom::thread_local! {
+        static HAS_WRITTEN: Cell<bool> = Cell::new(false);
+    }
+
+    fn before_read(order: Ordering) {
+        if order == Ordering::SeqCst && HAS_WRITTEN.with(|it| it.replace(false)) {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn after_write(order: Ordering) {
+        if order == Ordering::SeqCst {
+            HAS_WRITTEN.with(|it| it.set(true));
+        }
+    }
+
+    macro_rules! atomic {
+        ($name:ident, $value:ty) => {
+            #[derive(Debug)]
+            pub(in super::super) struct $name(loom::sync::atomic::$name);
+
+            #[allow(dead_code, reason = "not every width needs every access")]
+            impl $name {
+                pub(in super::super) fn new(value: $value) -> Self {
+                    Self(loom::sync::atomic::$name::new(value))
+                }
+
+                pub(in super::super) fn load(&self, order: Ordering) -> $value {
+                    before_read(order);
+                    self.0.load(order)
+                }
+
+                pub(in super::super) fn store(&self, value: $value, order: Ordering) {
+                    self.0.store(value, order);
+                    after_write(order);
+                }
+
+                pub(in super::super) fn swap(&self, value: $value, order: Ordering) -> $value {
+                    before_read(order);
+                    let before = self.0.swap(value, order);
+                    after_write(order);
+                    before
+                }
+
+                pub(in super::super) fn fetch_or(&self, bits: $value, order: Ordering) -> $value {
+                    before_read(order);
+                    let before = self.0.fetch_or(bits, order);
+                    after_write(order);
+                    before
+                }
+
+                pub(in super::super) fn fetch_and(&self, bits: $value, order: Ordering) -> $value {
+                    before_read(order);
+                    let before = self.0.fetch_and(bits, order);
+                    after_write(order);
+                    before
+                }
+            }
+        };
+    }
+
+    atomic!(AtomicU32, u32);
+    atomic!(AtomicU64, u64);
+}

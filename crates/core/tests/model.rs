@@ -1,0 +1,369 @@
+//! The take-over protocol under a model checker, which tries every interleaving of its threads.
+//!
+//! Nobody's patience ends in a model: whoever is forgotten waits for ever, and the checker reports a
+//! deadlock. Run it alone, in release mode and with the feature `model`.
+
+#![cfg(feature = "model")]
+
+#[path = "model/world.rs"]
+mod world;
+
+use std::rc::Rc;
+
+use loom::thread;
+use threadlets_core::takeover::{Bell, Called, Ring, Role, RunnerId, Taken, Watching};
+
+use world::{HOME, Held, Outcome, World, check};
+
+/// Call a function that blocks until the next request has run; home's loop is to stop then.
+fn submit_a_blocking_call(world: &World) {
+    let opened = Rc::new(Bell::default());
+    let opener = Rc::clone(&opened);
+    world.submit(move |held| {
+        held.work();
+        let outcome = held.call(|held| {
+            held.release(|| opened.wait(Ring::WAKE, None));
+        });
+        assert_eq!(Outcome::Lost, outcome);
+        held.work();
+        held.world.is_stopping.set(true);
+    });
+    world.submit(move |held| {
+        held.work();
+        opener.ring(Ring::WAKE);
+        held.work();
+    });
+}
+
+/// A function that blocks until another dispatcher has run the next request returns, and its
+/// request goes on at home.
+#[test]
+fn a_blocked_call_is_taken_over_and_the_role_returns() {
+    check(3, || {
+        let world = Rc::new(World::new(1));
+        submit_a_blocking_call(&world);
+        let mut held = world.hold(HOME);
+        held.run_home();
+        assert_eq!(vec![1, 0], *world.n_returned.borrow());
+        held.stop();
+    });
+}
+
+/// Two calls, each of which blocks until this watcher has noticed it. `dozes` is asked when the
+/// watcher sees no call, `has_seen_enough` after it has noticed this one.
+fn two_calls_wait_to_be_noticed(
+    watcher: Watching,
+    dozes: fn(&Role) -> bool,
+    has_seen_enough: fn(&Role, u64) -> bool,
+) {
+    check(3, move || {
+        let world = Rc::new(World::new(1));
+        let duty = world.appoint(&mut world.lock.lock().unwrap());
+        let noticed = Rc::new(Bell::default());
+        let notices = Rc::clone(&noticed);
+        world.spawn(move |world| {
+            let is_sentinel = watcher == Watching::SENTINEL;
+            let bell = if is_sentinel { &world.role.sentinel } else { world.bell(duty) };
+            let mut last_seq = 0;
+            let mut n_noticed = 0;
+            while n_noticed < 2 {
+                match world.role.inside() {
+                    Some((seq, _)) if seq != last_seq => {
+                        last_seq = seq;
+                        n_noticed += 1;
+                        notices.ring(Ring::WAKE);
+                        if n_noticed < 2 && has_seen_enough(&world.role, seq) {
+                            bell.wait(Ring::WAKE, None);
+                        }
+                    }
+                    Some(_) => thread::yield_now(),
+                    None if dozes(&world.role) => _ = bell.wait(Ring::WAKE, None),
+                    None => {}
+                }
+            }
+        });
+        let mut held = world.hold(HOME);
+        for _ in 0..2 {
+            let outcome = held.call(|held| {
+                held.release(|| noticed.wait(Ring::WAKE, None));
+            });
+            assert_eq!(Outcome::Kept, outcome);
+        }
+    });
+}
+
+/// Whenever a call begins, the runner on watch is awake or is woken.
+#[test]
+fn no_call_begins_unnoticed_by_the_runner_on_watch() {
+    let dozes = |role: &Role| role.doze(Watching::DUTY);
+    two_calls_wait_to_be_noticed(Watching::DUTY, dozes, |_, _| false);
+}
+
+/// The model can fail: it catches the watcher that once dozed off without looking again whether a
+/// threadlet runs.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn dozing_off_without_a_last_look_loses_a_wake_up() {
+    let dozes = |role: &Role| {
+        role.doze_until_next_call(Watching::DUTY);
+        true
+    };
+    two_calls_wait_to_be_noticed(Watching::DUTY, dozes, |_, _| false);
+}
+
+/// A sentinel that dozes off when it has seen enough of a call, but looks again whether it is still
+/// the same call, is awake or is woken whenever a call begins.
+#[test]
+fn no_call_begins_unnoticed_by_the_sentinel() {
+    let dozes = |role: &Role| role.doze(Watching::SENTINEL);
+    two_calls_wait_to_be_noticed(Watching::SENTINEL, dozes, |role, seq| {
+        role.doze_until_next_call(Watching::SENTINEL);
+        role.seq() == seq
+    });
+}
+
+/// A sentinel that does not look again may sleep through the next call, which has begun before it
+/// said that it dozes off.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn having_seen_enough_without_a_last_look_loses_a_wake_up() {
+    let dozes = |role: &Role| role.doze(Watching::SENTINEL);
+    two_calls_wait_to_be_noticed(Watching::SENTINEL, dozes, |role, _| {
+        role.doze_until_next_call(Watching::SENTINEL);
+        true
+    });
+}
+
+/// The role was taken from inside a call of `from`.
+fn lose_in_call(world: &World, from: RunnerId, to: RunnerId) -> u64 {
+    let (Called::Watched(seq) | Called::Unwatched(seq)) = world.role.enter(from) else {
+        unreachable!("{from:?} holds the role")
+    };
+    let taken = world.role.take(&mut world.lock.lock().unwrap(), to);
+    assert_eq!(Some(Taken::FromThreadlet(from)), taken);
+    seq
+}
+
+/// A function has returned, the role is lost: go on with its request when the role is back. The
+/// last of so many has the loop stop.
+fn go_on_after_call(held: &mut Held<'_>, seq: u64, n_returning: u32) {
+    let world = held.world;
+    assert_eq!(Outcome::Lost, held.end_call(seq));
+    held.work();
+    if world.n_returned.borrow().iter().sum::<u32>() == n_returning {
+        world.is_stopping.set(true);
+    }
+    assert_eq!(Some(held.me), world.working.take());
+}
+
+/// The same on a runner's thread, which then runs requests until it loses the role.
+fn return_to_runner(world: &Rc<World>, me: RunnerId, seq: u64, n_returning: u32) {
+    let mut held = world.hold(me);
+    go_on_after_call(&mut held, seq, n_returning);
+    if held.keeps_role() {
+        held.dispatch();
+    }
+}
+
+/// Home and a runner return at once while a third works, and then polls: each gets the role once
+/// for it.
+#[test]
+fn all_who_return_at_once_get_the_role() {
+    check(3, || {
+        let world = Rc::new(World::new(2));
+        let [_, first, second] = world.ids[..] else { unreachable!("home and two others") };
+        let home_seq = lose_in_call(&world, HOME, first);
+        let first_seq = lose_in_call(&world, first, second);
+        world.submit(|held| held.work());
+        world.spawn(move |world| {
+            world.hold(second).dispatch();
+        });
+        world.spawn(move |world| return_to_runner(world, first, first_seq, 2));
+        let mut held = world.hold(HOME);
+        go_on_after_call(&mut held, home_seq, 2);
+        if !held.keeps_role() {
+            held.get_role_back();
+        }
+        held.run_home();
+        assert_eq!(vec![1, 1, 0], *world.n_returned.borrow());
+        held.stop();
+    });
+}
+
+/// Two runners return while home polls, and home gets the role back in between.
+fn two_return_to_a_home_that_polls(is_forgetful: bool) {
+    check(3, move || {
+        let world = Rc::new(World::new(2));
+        world.is_forgetful.set(is_forgetful);
+        let [_, first, second] = world.ids[..] else { unreachable!("home and two others") };
+        lose_in_call(&world, HOME, first);
+        let first_seq = lose_in_call(&world, first, second);
+        let second_seq = lose_in_call(&world, second, HOME);
+        for (me, seq) in [(first, first_seq), (second, second_seq)] {
+            world.spawn(move |world| return_to_runner(world, me, seq, 2));
+        }
+        let mut held = world.hold(HOME);
+        held.run_home();
+        assert_eq!(vec![0, 1, 1], *world.n_returned.borrow());
+        held.stop();
+    });
+}
+
+/// Whoever takes the role from a poll, or asks while another does, gets it once and is not
+/// forgotten.
+#[test]
+fn all_who_return_while_the_dispatcher_polls_get_the_role() {
+    two_return_to_a_home_that_polls(false);
+}
+
+/// A dispatcher that begins to poll without a boundary forgets who has asked since it was granted
+/// the role: it has run no request, after which there would have been one.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn polling_without_a_boundary_forgets_who_waits() {
+    two_return_to_a_home_that_polls(true);
+}
+
+/// A function that returns while the loop does not run gets the role when the loop runs again,
+/// though there is nothing else to do.
+#[test]
+fn a_return_to_a_vacant_role_waits_for_home() {
+    check(None, || {
+        let world = Rc::new(World::new(1));
+        let first = world.ids[1];
+        lose_in_call(&world, HOME, first);
+        let seq = lose_in_call(&world, first, HOME);
+        world.role.vacate(&mut world.lock.lock().unwrap());
+        world.spawn(move |world| return_to_runner(world, first, seq, 1));
+        let mut held = world.hold(HOME);
+        assert_eq!(Some(Taken::Vacant), world.role.take(held.roster(), HOME));
+        held.run_home();
+        assert_eq!(vec![0, 1], *world.n_returned.borrow());
+        held.stop();
+    });
+}
+
+/// When a function returns just as the watcher takes over, the role is either kept or taken.
+#[test]
+fn a_role_is_kept_or_taken_never_both() {
+    check(3, || {
+        let world = Rc::new(World::new(2));
+        world.takes_any_call.set(true);
+        world.submit(|held| {
+            let outcomes = [(); 2].map(|()| held.call(|held| held.release(|| ())));
+            let n_lost = outcomes.iter().filter(|&&it| it == Outcome::Lost).count();
+            assert_eq!(n_lost, held.world.n_taken_over.get());
+            held.work();
+            held.world.is_stopping.set(true);
+        });
+        let mut held = world.hold(HOME);
+        held.run_home();
+        held.stop();
+    });
+}
+
+/// A thread that is on watch, and goes off watch when it has waited for a call long enough.
+fn watch_for_a_while(world: &Rc<World>, me: RunnerId) {
+    let bell = world.bell(me);
+    if world.look().is_none()
+        && world.role.doze(Watching::DUTY)
+        && !bell.hear(Ring::WAKE).has(Ring::WAKE)
+        && !world.hold(me).stays_after_watch()
+    {
+        return world.end(me);
+    }
+    bell.ring(Ring::WATCH);
+    world.live(me);
+}
+
+/// A call that begins while the runner on watch gives its watch up is watched, by that runner or by
+/// a new one, and never by two.
+#[test]
+fn a_call_is_watched_though_the_watcher_leaves() {
+    check(3, || {
+        let world = Rc::new(World::new(2));
+        let duty = world.appoint(&mut world.lock.lock().unwrap());
+        world.spawn(move |world| watch_for_a_while(world, duty));
+        submit_a_blocking_call(&world);
+        let mut held = world.hold(HOME);
+        held.run_home();
+        held.stop();
+    });
+}
+
+/// A call that begins while an idle thread ends is watched, by that thread or by a new one.
+#[test]
+fn a_call_is_watched_though_an_idle_thread_ends() {
+    check(3, || {
+        let world = Rc::new(World::new(2));
+        let idle = world.appoint(&mut world.lock.lock().unwrap());
+        world.role.relieve();
+        world.lock.lock().unwrap().stand_by(idle);
+        world.spawn(move |world| {
+            // Its patience ends: it looks, once, whether it was appointed meanwhile.
+            if !world.bell(idle).hear(Ring::NONE).has(Ring::WATCH) {
+                let mut held = world.hold(idle);
+                if held.roster().retire(idle) {
+                    return held.roster().ended(idle);
+                }
+            }
+            world.live(idle);
+        });
+        submit_a_blocking_call(&world);
+        let mut held = world.hold(HOME);
+        held.run_home();
+        held.stop();
+    });
+}
+
+/// A runner that took over calls a function that blocks too: another goes on watch, never a second
+/// one with it, and both functions return.
+#[test]
+fn a_call_of_a_runner_that_took_over_is_watched_by_one_other() {
+    check(2, || {
+        let world = Rc::new(World::new(2));
+        let opened = Rc::new(Bell::default());
+        let inner = Rc::new(Bell::default());
+        let (opener, inner_opener) = (Rc::clone(&opened), Rc::clone(&inner));
+        for opened in [opened, inner] {
+            world.submit(move |held| {
+                let outcome = held.call(|held| {
+                    held.release(|| opened.wait(Ring::WAKE, None));
+                });
+                assert_eq!(Outcome::Lost, outcome);
+                let n_returned = held.world.n_returned.borrow().iter().sum::<u32>();
+                held.world.is_stopping.set(n_returned == 2);
+            });
+        }
+        world.submit(move |_| {
+            opener.ring(Ring::WAKE);
+            inner_opener.ring(Ring::WAKE);
+        });
+        let mut held = world.hold(HOME);
+        held.run_home();
+        assert_eq!((1, 2), (world.n_returned.borrow()[0], world.n_taken_over.get()));
+        held.stop();
+    });
+}
+
+/// Whatever a thread waits for, the end wakes it, and does so again however often it waits.
+#[test]
+fn the_end_wakes_everyone() {
+    check(2, || {
+        let world = Rc::new(World::new(3));
+        world.spawn(|world| {
+            assert_eq!(Ring::STOP, world.role.sentinel.wait(Ring::WAKE, None));
+        });
+        for (number, ring) in
+            [Ring::WATCH, Ring::ALARM | Ring::WAKE, Ring::GRANT].into_iter().enumerate()
+        {
+            let me = world.ids[number + 1];
+            world.spawn(move |world| {
+                for _ in 0..2 {
+                    assert_eq!(Ring::STOP, world.bell(me).wait(ring, None));
+                }
+            });
+        }
+        world.role.stop_all();
+    });
+}

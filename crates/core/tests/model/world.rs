@@ -1,0 +1,427 @@
+//! What the bindings do around the take-over protocol, in small: one loop, its crew, and a mutex for
+//! the GIL. It knows nothing of what is claimed about them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use loom::cell::UnsafeCell;
+use loom::sync::{Mutex, MutexGuard};
+use loom::thread::{self, JoinHandle};
+use threadlets_core::takeover::{
+    Attendance, Bell, Boundary, Called, Ring, Role, Roster, RunnerId, Taken, Watching,
+};
+
+pub(crate) const HOME: RunnerId = RunnerId::HOME;
+/// Where the probe finds no runner's index: nobody holds the lock.
+const NOBODY: usize = usize::MAX;
+
+/// What the dispatcher runs.
+type Request = Box<dyn FnOnce(&mut Held<'_>)>;
+
+/// One loop with its crew. The checker's threads take turns on one thread of the machine, so plain
+/// cells do for what the GIL guards; the checker sees the mutex that stands for it.
+pub(crate) struct World {
+    pub(crate) role: Role,
+    pub(crate) lock: Mutex<Roster>,
+    /// Who holds the lock, for the probe.
+    holder: loom::sync::atomic::AtomicUsize,
+    poller: Bell,
+    /// Held by whoever waits in the poller.
+    waiting: Mutex<()>,
+    /// Touched by the dispatcher alone, between two requests or outside of threadlets, without the
+    /// lock: the checker reports two at once, and an unordered hand-over.
+    dispatched: UnsafeCell<()>,
+    pub(crate) ids: Vec<RunnerId>,
+    requests: RefCell<VecDeque<Request>>,
+    threads: RefCell<Vec<JoinHandle<()>>>,
+    /// Who runs a request outside of threadlets.
+    pub(crate) working: Cell<Option<RunnerId>>,
+    on_watch: Cell<Option<RunnerId>>,
+    /// How often each runner got the role back after a call.
+    pub(crate) n_returned: RefCell<Vec<u32>>,
+    is_sleeping: Cell<bool>,
+    pub(crate) is_stopping: Cell<bool>,
+    is_stopped: Cell<bool>,
+    pub(crate) n_taken_over: Cell<usize>,
+    /// Calls that have not given the lock away are taken over too, as overdue ones are.
+    pub(crate) takes_any_call: Cell<bool>,
+    /// The dispatcher begins to poll without looking who waits for the role.
+    pub(crate) is_forgetful: Cell<bool>,
+}
+
+/// How a call went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Kept,
+    Lost,
+}
+
+impl World {
+    /// Home holds the role; every other runner is known, and none has a thread.
+    pub(crate) fn new(n_runners: usize) -> Self {
+        let mut roster = Roster::new(n_runners);
+        let mut world = Self {
+            role: Role::new(n_runners),
+            lock: Mutex::new(Roster::new(n_runners)),
+            holder: loom::sync::atomic::AtomicUsize::new(NOBODY),
+            poller: Bell::default(),
+            waiting: Mutex::new(()),
+            dispatched: UnsafeCell::new(()),
+            ids: vec![HOME],
+            requests: RefCell::default(),
+            threads: RefCell::default(),
+            working: Cell::default(),
+            on_watch: Cell::default(),
+            n_returned: RefCell::new(vec![0; n_runners + 1]),
+            n_taken_over: Cell::default(),
+            is_sleeping: Cell::default(),
+            is_stopping: Cell::default(),
+            is_stopped: Cell::default(),
+            takes_any_call: Cell::default(),
+            is_forgetful: Cell::default(),
+        };
+        world.role.take(&mut roster, HOME);
+        world.role.record(HOME);
+        for _ in 0..n_runners {
+            let id = world.appoint(&mut roster);
+            world.role.relieve();
+            world.ids.push(id);
+        }
+        // The last to end is the first to be appointed.
+        world.ids[1..].iter().rev().for_each(|&id| roster.ended(id));
+        *world.lock.get_mut().unwrap() = roster;
+        world
+    }
+
+    /// The runner that is to watch; the caller sees to its thread.
+    pub(crate) fn appoint(&self, roster: &mut Roster) -> RunnerId {
+        let (Called::Watched(seq) | Called::Unwatched(seq)) = self.role.enter(HOME) else {
+            unreachable!("home holds the role")
+        };
+        let Attendance::Spawn(id) = self.role.attend(roster) else {
+            unreachable!("nobody is on watch or stands by")
+        };
+        self.bell(id).hear(Ring::WAKE);
+        self.role.sentinel.hear(Ring::WAKE);
+        self.role.leave(HOME, seq);
+        id
+    }
+
+    pub(crate) fn bell(&self, runner: RunnerId) -> &Bell {
+        &self.role.record(runner).bell
+    }
+
+    /// Take the lock.
+    pub(crate) fn hold<'a>(self: &'a Rc<Self>, me: RunnerId) -> Held<'a> {
+        let roster = self.lock.lock().unwrap();
+        self.holder.store(me.index(), Relaxed);
+        Held { world: self, roster: Some(roster), me }
+    }
+
+    pub(crate) fn spawn(self: &Rc<Self>, live: impl FnOnce(&Rc<Self>) + 'static) {
+        let world = Rc::clone(self);
+        self.threads.borrow_mut().push(thread::spawn(move || live(&world)));
+    }
+
+    pub(crate) fn submit(&self, request: impl FnOnce(&mut Held<'_>) + 'static) {
+        self.requests.borrow_mut().push_back(Box::new(request));
+    }
+
+    /// A runner's life, as in the bindings' runner.rs.
+    pub(crate) fn live(self: &Rc<Self>, me: RunnerId) {
+        while !self.bell(me).wait(Ring::WATCH, None).has(Ring::STOP) {
+            match self.watch(me, |role| role.doze(Watching::DUTY)) {
+                Some(seq) => self.take_over(me, seq),
+                None => assert!(!self.hold(me).stays_after_watch()),
+            }
+        }
+        self.end(me);
+    }
+
+    /// The end of a runner's life.
+    pub(crate) fn end(self: &Rc<Self>, me: RunnerId) {
+        let mut held = self.hold(me);
+        if self.role.on_duty() == Some(me) {
+            held.relieve();
+        }
+        held.roster().retire(me);
+        held.roster().ended(me);
+    }
+
+    /// Take over, run requests until the role is lost, stand by.
+    fn take_over(self: &Rc<Self>, me: RunnerId, seq: u64) {
+        let mut held = self.hold(me);
+        let Some(taken) = self.role.take_over(held.roster(), me, seq) else {
+            self.bell(me).ring(Ring::WATCH);
+            return;
+        };
+        self.on_watch.set(None);
+        self.n_taken_over.set(self.n_taken_over.get() + 1);
+        held.gained(Some(taken));
+        held.dispatch();
+        held.roster().stand_by(me);
+    }
+
+    /// On watch, as in watcher.rs, but for the ticks: a look that shows nothing is repeated once
+    /// others have run.
+    fn watch(&self, me: RunnerId, dozes: impl Fn(&Role) -> bool) -> Option<u64> {
+        let before = self.on_watch.replace(Some(me));
+        assert!(before.is_none_or(|it| it == me), "{before:?} and {me:?} are on watch");
+        loop {
+            if let Some(seq) = self.look() {
+                return Some(seq);
+            }
+            if self.role.inside().is_none() && dozes(&self.role) {
+                if !self.bell(me).wait(Ring::WAKE, None).has(Ring::WAKE) {
+                    return None;
+                }
+            } else if self.bell(me).hear(Ring::ALARM | Ring::WAKE).has(Ring::STOP) {
+                return None;
+            } else {
+                thread::yield_now();
+            }
+        }
+    }
+
+    /// A call inside which the lock was given away.
+    pub(crate) fn look(&self) -> Option<u64> {
+        let (seq, owner) = self.role.inside()?;
+        let is_unlocked = self.takes_any_call.get() || self.holder.load(Relaxed) != owner.index();
+        (is_unlocked && self.role.seq() == seq).then_some(seq)
+    }
+
+    /// Whoever waits in the poller is to return.
+    fn wake_if_sleeping(&self) {
+        if self.is_sleeping.get() {
+            self.poller.ring(Ring::WAKE);
+        }
+    }
+}
+
+/// The lock, held by a runner's thread.
+pub(crate) struct Held<'a> {
+    pub(crate) world: &'a Rc<World>,
+    roster: Option<MutexGuard<'a, Roster>>,
+    pub(crate) me: RunnerId,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.roster.is_some() && !std::thread::panicking() {
+            self.world.holder.store(NOBODY, Relaxed);
+        }
+    }
+}
+
+impl Held<'_> {
+    pub(crate) fn roster(&mut self) -> &mut Roster {
+        self.roster.as_mut().expect("the lock is held")
+    }
+
+    /// Do something without the lock.
+    pub(crate) fn release<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        self.world.holder.store(NOBODY, Relaxed);
+        self.roster = None;
+        let result = work();
+        self.roster = Some(self.world.lock.lock().unwrap());
+        self.world.holder.store(self.me.index(), Relaxed);
+        result
+    }
+
+    /// Work as only the dispatcher may, without the lock.
+    pub(crate) fn work(&mut self) {
+        let world = self.world;
+        assert_eq!(Some(self.me), world.working.get());
+        self.release(|| world.dispatched.with_mut(|_| ()));
+        assert_eq!(Some(self.me), world.working.get());
+    }
+
+    /// Call a function as a threadlet: `Crew::protect`, and what its callers do after it.
+    pub(crate) fn call(&mut self, function: impl FnOnce(&mut Self)) -> Outcome {
+        let seq = self.begin_call();
+        function(self);
+        self.end_call(seq)
+    }
+
+    pub(crate) fn begin_call(&mut self) -> u64 {
+        let world = self.world;
+        match world.role.enter(self.me) {
+            Called::Watched(seq) => seq,
+            Called::Unwatched(seq) => {
+                match world.role.attend(self.roster()) {
+                    Attendance::Spawn(id) => {
+                        world.bell(id).ring(Ring::WATCH);
+                        world.spawn(move |world| world.live(id));
+                    }
+                    Attendance::Watched => {}
+                    Attendance::Full => unreachable!("the models have runners enough"),
+                }
+                seq
+            }
+            Called::Inside => unreachable!("the models call only as the dispatcher"),
+        }
+    }
+
+    pub(crate) fn end_call(&mut self, seq: u64) -> Outcome {
+        let (world, me) = (self.world, self.me);
+        if world.role.leave(me, seq) {
+            return Outcome::Kept;
+        }
+        self.get_role_back();
+        world.n_returned.borrow_mut()[me.index()] += 1;
+        world.working.set(Some(me));
+        Outcome::Lost
+    }
+
+    pub(crate) fn get_role_back(&mut self) {
+        let (world, me) = (self.world, self.me);
+        let taken = world.role.ask(self.roster(), me);
+        if taken.is_none() {
+            let heard = self.release(|| world.bell(me).wait(Ring::GRANT, None));
+            assert_eq!(Ring::GRANT, heard);
+        }
+        self.gained(taken);
+    }
+
+    fn gained(&mut self, taken: Option<Taken>) {
+        let world = self.world;
+        assert!(world.role.is_held_by(self.me));
+        match taken {
+            // Its request goes on when it has the role again.
+            Some(Taken::FromThreadlet(victim)) => {
+                assert_eq!(Some(victim), world.working.take(), "{victim:?} called a function");
+            }
+            Some(Taken::FromPoll) => {
+                world.wake_if_sleeping();
+                world.is_sleeping.set(false);
+            }
+            Some(Taken::Vacant) | None => {}
+        }
+        assert_eq!(None, world.working.get(), "the role was taken from somebody who works");
+    }
+
+    pub(crate) fn stays_after_watch(&mut self) -> bool {
+        if self.world.role.inside().is_none() || self.world.is_stopped.get() {
+            self.relieve();
+            return false;
+        }
+        self.world.bell(self.me).ring(Ring::WATCH);
+        true
+    }
+
+    fn relieve(&mut self) {
+        self.world.role.relieve();
+        self.world.on_watch.set(None);
+    }
+
+    pub(crate) fn keeps_role(&mut self) -> bool {
+        let (role, me) = (&self.world.role, self.me);
+        role.boundary(self.roster(), me) == Boundary::Kept
+    }
+
+    /// The home thread's life: run requests until the loop is to stop.
+    pub(crate) fn run_home(&mut self) {
+        while !self.dispatch() {
+            self.get_role_back();
+        }
+    }
+
+    /// As in the bindings' turn.rs; whether the loop is to stop. Otherwise the role is lost.
+    pub(crate) fn dispatch(&mut self) -> bool {
+        let world = self.world;
+        while self.turn() {
+            if world.is_stopping.get() {
+                if self.me == HOME {
+                    return true;
+                }
+                if self.keeps_role() {
+                    world.role.vacate(self.roster());
+                }
+                return false;
+            }
+        }
+        false
+    }
+
+    fn turn(&mut self) -> bool {
+        if !self.poll() {
+            return false;
+        }
+        loop {
+            let Some(request) = self.world.requests.borrow_mut().pop_front() else { return true };
+            self.run(request);
+            if !self.keeps_role() {
+                return false;
+            }
+        }
+    }
+
+    fn run(&mut self, request: Request) {
+        let working = &self.world.working;
+        assert_eq!(None, working.replace(Some(self.me)), "two work at once");
+        request(self);
+        // A call that lost the role has got it back.
+        assert_eq!(Some(self.me), working.take());
+    }
+
+    fn poll(&mut self) -> bool {
+        let (world, me) = (self.world, self.me);
+        if !world.is_forgetful.get() && !self.keeps_role() {
+            return false;
+        }
+        let sleeps = world.requests.borrow().is_empty() && !world.is_stopping.get();
+        self.roster().start_polling();
+        world.is_sleeping.set(sleeps);
+        self.release(|| {
+            let _waiting = world.waiting.lock().unwrap();
+            if sleeps && world.role.is_held_by(me) {
+                world.poller.wait(Ring::WAKE, None);
+            }
+        });
+        if !world.role.is_held_by(me) {
+            world.wake_if_sleeping();
+            return false;
+        }
+        world.is_sleeping.set(false);
+        self.roster().stop_polling();
+        true
+    }
+
+    /// The loop ends at home, and with it every thread.
+    pub(crate) fn stop(mut self) {
+        let world = self.world;
+        assert!(world.role.is_held_by(HOME));
+        assert_eq!((None, 0), (world.working.get(), self.roster().n_waiting()));
+        world.role.vacate(self.roster());
+        world.is_stopped.set(true);
+        world.role.stop_all();
+        self.release(|| {
+            while let Some(thread) = world.threads.borrow_mut().pop() {
+                thread.join().unwrap();
+            }
+        });
+        assert_eq!((0, None), (self.roster().n_threads(), world.role.on_duty()));
+    }
+}
+
+/// Try every interleaving with at most so many preemptions.
+pub(crate) fn check(
+    n_preemptions_max: impl Into<Option<usize>>,
+    model: impl Fn() + Send + Sync + 'static,
+) {
+    let n_runs = Arc::new(AtomicUsize::new(0));
+    let started = Instant::now();
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(n_preemptions_max.into());
+    builder.max_branches = 10_000;
+    let counter = Arc::clone(&n_runs);
+    builder.check(move || {
+        counter.fetch_add(1, Relaxed);
+        model();
+    });
+    eprintln!("{} interleavings in {:.1?}", n_runs.load(Relaxed), started.elapsed());
+}

@@ -1,0 +1,369 @@
+"""How it ends: stop, run's return, close, fork, the interpreter's exit, with functions still blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import threading
+import weakref
+from typing import Any
+
+import pytest
+import threadlets
+
+from .harness import DEADLINE_S, Gate, outcome, until
+
+
+def test_stop_waits_for_home_and_for_nobody_else(run: Any) -> None:
+    """`run_forever` returns on the thread that called it, so it waits until that is back."""
+    loop = threadlets.new_event_loop()
+    gates: list[Gate] = []
+
+    async def block() -> str:
+        gate = Gate()
+        gates.append(gate)
+        await threadlets.call(gate)
+        return threading.current_thread().name
+
+    async def stop() -> None:
+        # Home is blocked in the first function, a thread of the crew in the second.
+        first = loop.create_task(block())
+        await until(lambda: len(gates) == 1)
+        await gates[0].entered.wait()
+        second = loop.create_task(block())
+        await until(lambda: len(gates) == 2)
+        await gates[1].entered.wait()
+        loop.stop()
+        gates[0].open()
+        tasks.extend([first, second])
+
+    tasks: list[asyncio.Task[str]] = []
+    task = loop.create_task(stop())
+    loop.run_forever()
+    assert threading.current_thread() is threading.main_thread()
+    assert task.done()
+    assert not tasks[1].done()
+    gates[1].open()
+    results = loop.run_until_complete(asyncio.wait_for(asyncio.gather(*tasks), DEADLINE_S))
+    assert results[0] == "MainThread"
+    assert results[1].startswith("threadlets-")
+    loop.close()
+
+
+def test_run_waits_for_functions_of_its_tasks(run: Any) -> None:
+    """A task that is cancelled at the end of `run` gets to the end of its function."""
+    log: list[str] = []
+
+    async def task(gate: Gate) -> None:
+        try:
+            await threadlets.call(gate)
+        finally:
+            log.append("returned")
+
+    async def main() -> None:
+        gate = Gate()
+        kept.append(asyncio.create_task(task(gate)))
+        await gate.entered.wait()
+        asyncio.get_running_loop().call_later(0.02, gate.open)
+
+    kept: list[Any] = []
+    run(main())
+    assert log == ["returned"]
+
+
+def test_closing_names_the_functions_that_are_blocked() -> None:
+    """They cannot be stopped; a warning says which they are and where they stand."""
+    loop = threadlets.new_event_loop()
+    gate: Gate | None = None
+
+    async def main() -> None:
+        nonlocal gate
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate, abandon_on_cancel=True))
+        await gate.entered.wait()
+        # Home runs main: the function is blocked on it, or on a thread of the crew.
+        second = Gate()
+        home = asyncio.create_task(threadlets.call(second))
+        await second.entered.wait()
+        task.cancel()
+        second.open()
+        await home
+
+    # The function may be blocked on the home thread, which the loop waits for.
+    timer = threading.Timer(0.3, lambda: gate and gate.open())
+    timer.start()
+    loop.run_until_complete(main())
+    with_blocked = loop._crew_stats()["blocked"]
+    if with_blocked:
+        with pytest.warns(ResourceWarning, match="Gate"):
+            loop.close()
+    else:
+        loop.close()
+    timer.join()
+
+
+def test_closed_loop_leaves_no_thread_and_can_be_collected(run: Any) -> None:
+    """Closing waits for threads that are idle, and nothing keeps the loop alive."""
+    loop = threadlets.new_event_loop()
+
+    async def main() -> None:
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate))
+        await gate.entered.wait()
+        gate.open()
+        await task
+
+    loop.run_until_complete(main())
+    before = loop._crew_stats()["threads"]
+    loop.close()
+    assert before >= 1
+    assert loop._crew_stats()["threads"] == 0
+    reference = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert reference() is None
+
+
+def test_interpreter_exits_while_a_function_is_blocked_that_never_returns(script: Any) -> None:
+    """Nobody waits for a function that was abandoned, and the exit is clean."""
+    process = script(
+        """
+        import warnings
+        warnings.simplefilter("ignore", ResourceWarning)
+
+        async def main():
+            home = asyncio.create_task(threadlets.call(time.sleep, 0.1))
+            await asyncio.sleep(0.02)
+            task = asyncio.create_task(threadlets.call(time.sleep, 1000, abandon_on_cancel=True))
+            await asyncio.sleep(0.02)
+            await home
+            task.cancel()
+            print(threadlets.stats()["blocked"])
+
+        threadlets.run(main())
+        print("done")
+        """
+    )
+    status, stdout, stderr = outcome(process)
+    assert (status, stdout.split(), stderr) == (0, ["1", "done"], "")
+
+
+def test_functions_that_return_while_the_interpreter_ends_do_no_harm(script: Any) -> None:
+    """Many threads want the GIL at the moment at which nobody gets it any more."""
+    process = script(
+        """
+        import warnings
+        warnings.simplefilter("ignore", ResourceWarning)
+
+        def short():
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                time.sleep(0.0001)
+
+        async def main():
+            home = asyncio.create_task(threadlets.call(time.sleep, 0.2))
+            await asyncio.sleep(0.02)
+            tasks = [asyncio.create_task(threadlets.call(short, abandon_on_cancel=True)) for _ in range(20)]
+            await asyncio.sleep(0.05)
+            await home
+            for task in tasks:
+                task.cancel()
+
+        threadlets.run(main())
+        """
+    )
+    status, _, stderr = outcome(process)
+    assert (status, stderr) == (0, "")
+
+
+def test_loop_in_a_daemon_thread_does_not_keep_the_interpreter(script: Any) -> None:
+    """Neither when it is idle, nor with blocked functions, nor with busy ones."""
+    process = script(
+        """
+        ready = threading.Event()
+
+        async def main():
+            asyncio.create_task(threadlets.call(time.sleep, 1000))
+            await asyncio.sleep(0.02)
+
+            async def busy():
+                while True:
+                    await threadlets.call(time.sleep, 0.0001)
+
+            tasks = [asyncio.create_task(busy()) for _ in range(5)]
+            await asyncio.sleep(0.05)
+            ready.set()
+            await asyncio.sleep(1000)
+
+        threading.Thread(target=threadlets.run, args=(main(),), daemon=True).start()
+        ready.wait()
+        print("done")
+        """
+    )
+    status, stdout, stderr = outcome(process)
+    assert (status, stdout.strip(), stderr) == (0, "done", "")
+
+
+def test_child_of_a_fork_within_a_threadlet_is_told_apart(script: Any) -> None:
+    """It can return from the function and end; the loop stays its parent's, as in asyncio."""
+    process = script(
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+        def fork():
+            time.sleep(0.02)  # It has lost the role by now.
+            pid = os.fork()
+            if pid:
+                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            return None
+
+        async def child(ending):
+            status = await threadlets.call(fork)
+            if status is None:
+                if ending == "exits":
+                    os._exit(7)
+                if ending == "awaits":
+                    try:
+                        await asyncio.sleep(0)
+                        await asyncio.sleep(0.01)
+                    except RuntimeError as error:
+                        os._exit(8 if "no running event loop" in str(error) else 9)
+            return status
+
+        async def main():
+            await threadlets.call(time.sleep, 0.01)
+            print(await child("exits"), await child("awaits"))
+            # Home is blocked meanwhile, so a thread of the crew forks.
+            gate = threading.Event()
+            home = asyncio.create_task(threadlets.call(gate.wait))
+            await asyncio.sleep(0.01)
+            assert threading.current_thread() is not threading.main_thread()
+            status = await child("goes on")
+            if status is not None:
+                print(status)
+            gate.set()
+            await home
+            print("parent goes on")
+
+        threadlets.run(main())
+        """
+    )
+    status, stdout, stderr = outcome(process)
+    assert (status, stdout.splitlines()) == (0, ["7 8", "1", "parent goes on"])
+    assert "os._exit()" in stderr
+
+
+def test_subprocess_runs_in_a_threadlet(run: Any) -> None:
+    """`subprocess.run` blocks, and the loop goes on meanwhile."""
+
+    async def main() -> tuple[int, int]:
+        n_turns = 0
+
+        async def turn() -> None:
+            nonlocal n_turns
+            while True:
+                n_turns += 1
+                await asyncio.sleep(0.001)
+
+        turns = asyncio.create_task(turn())
+        result = await threadlets.call(
+            subprocess.run, ["sleep", "0.1"], check=True, stdin=subprocess.DEVNULL
+        )
+        turns.cancel()
+        return result.returncode, n_turns
+
+    status, n_turns = run(main())
+    assert status == 0
+    assert n_turns > 10
+
+
+def test_os_fork_outside_of_threadlets_leaves_the_parent_alone(script: Any) -> None:
+    """A child that only exits does not disturb the loop."""
+    process = script(
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+        async def main():
+            await threadlets.call(time.sleep, 0.01)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(3)
+            print(os.waitstatus_to_exitcode((await threadlets.call(os.waitpid, pid, 0))[1]))
+
+        threadlets.run(main())
+        """
+    )
+    status, stdout, stderr = outcome(process)
+    assert (status, stdout.strip(), stderr) == (0, "3", "")
+
+
+def test_loops_in_several_threads_have_crews_of_their_own() -> None:
+    """Each takes over from itself only."""
+
+    async def main() -> int:
+        gates = [Gate() for _ in range(5)]
+        tasks = [asyncio.create_task(threadlets.call(gate, number)) for number, gate in enumerate(gates)]
+        for gate in gates:
+            await gate.entered.wait()
+            gate.open()
+        return sum(await asyncio.gather(*tasks))
+
+    results: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(threadlets.run(main()))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert results == [10] * 4
+
+
+def test_threadlet_may_run_a_loop_of_its_own(run: Any) -> None:
+    """Through the executor, whose functions see no running loop, as in a thread pool."""
+
+    async def inner() -> int:
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate, 1))
+        await gate.entered.wait()
+        gate.open()
+        return await task
+
+    async def main() -> list[int]:
+        return await asyncio.gather(
+            asyncio.to_thread(lambda: threadlets.run(inner())),
+            asyncio.to_thread(lambda: asyncio.run(asyncio.sleep(0, 2))),
+        )
+
+    assert run(main(), executor="threadlets") == [1, 2]
+
+
+def test_descriptors_and_threads_are_given_back(run: Any) -> None:
+    """A hundred loops with blocked functions leave nothing behind."""
+
+    async def main() -> None:
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate))
+        await gate.entered.wait()
+        gate.open()
+        await task
+
+    def count() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+    run(main())
+    gc.collect()
+    before = count()
+    for _ in range(100):
+        run(main())
+    gc.collect()
+    for _ in range(1000):
+        if count()[1] <= before[1]:
+            break
+        # A thread that has said farewell still has to be taken off the kernel's list.
+        threading.Event().wait(0.005)
+    assert count() <= before

@@ -1,0 +1,147 @@
+"""Signals while functions are blocked on the main thread: whole programs, so that Ctrl-C is real."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from .harness import line, outcome
+
+
+def test_ctrl_c_cancels_the_main_task_while_the_main_thread_is_blocked(script: Any) -> None:
+    """The runner's handler runs on the main thread, the cancellation on the dispatcher."""
+    process = script(
+        """
+        gate = threading.Event()
+
+        async def main():
+            blocked = asyncio.create_task(threadlets.call(gate.wait))
+            await asyncio.sleep(0.01)
+            assert threading.current_thread() is not threading.main_thread()
+            print("ready")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                print("cancelled while blocked:", not blocked.done())
+                gate.set()
+                await blocked
+                raise
+
+        threadlets.run(main())
+        """
+    )
+    assert line(process) == "ready"
+    process.send_signal(signal.SIGINT)
+    status, stdout, stderr = outcome(process)
+    assert "cancelled while blocked: True" in stdout
+    assert "KeyboardInterrupt" in stderr
+    assert status == -signal.SIGINT
+
+
+def test_second_ctrl_c_interrupts_the_blocked_function(script: Any) -> None:
+    """The first cancels the main task, which is the one that is blocked; the second goes through."""
+    process = script(
+        """
+        async def main():
+            print("ready")
+            try:
+                await threadlets.call(time.sleep, 60)
+            except KeyboardInterrupt:
+                print("interrupted")
+                raise
+
+        threadlets.run(main())
+        """
+    )
+    assert line(process) == "ready"
+    import time
+
+    # The function must have begun; it says nothing.
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    status, stdout, _ = outcome(process)
+    assert stdout.strip() == "interrupted"
+    assert status == -signal.SIGINT
+
+
+@pytest.mark.parametrize("where", ["blocked", "idle"])
+def test_signal_handlers_of_the_loop_run_on_the_dispatcher(script: Any, where: str) -> None:
+    """SIGTERM is handled at once, although the main thread is in a function that does not return."""
+    process = script(
+        f"""
+        gate = threading.Event()
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            got = asyncio.Event()
+            loop.add_signal_handler(signal.SIGTERM, got.set)
+            task = asyncio.create_task(threadlets.call(gate.wait if "{where}" == "blocked" else int))
+            await asyncio.sleep(0.01)
+            print("ready")
+            await got.wait()
+            print("main thread blocked:", not task.done())
+            gate.set()
+            await task
+
+        threadlets.run(main())
+        """
+    )
+    assert line(process) == "ready"
+    process.send_signal(signal.SIGTERM)
+    status, stdout, stderr = outcome(process)
+    assert (status, stderr) == (0, "")
+    assert stdout.strip() == f"main thread blocked: {where == 'blocked'}"
+
+
+def test_python_handler_runs_while_home_waits_for_the_role(script: Any) -> None:
+    """The main thread's wait for its turn ends for a handler, and goes on after it."""
+    process = script(
+        """
+        gate, may_end = threading.Event(), threading.Event()
+        seen = []
+        signal.signal(signal.SIGUSR1, lambda *_: (seen.append(1), may_end.set()))
+
+        def busy():
+            # A request that holds the role, outside of any threadlet, until the handler has run.
+            gate.set()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert may_end.wait(10)
+
+        async def main():
+            task = asyncio.create_task(threadlets.call(gate.wait))
+            await asyncio.sleep(0.01)
+            assert threading.current_thread() is not threading.main_thread()
+            asyncio.get_running_loop().call_soon(busy)
+            await task
+            print("seen", len(seen))
+
+        threadlets.run(main())
+        """
+    )
+    status, stdout, stderr = outcome(process)
+    assert (status, stdout.strip(), stderr) == (0, "seen 1", "")
+
+
+def test_exception_that_ends_the_loop_reaches_home_from_another_thread(script: Any) -> None:
+    """SystemExit in a task on a thread of the crew ends the program, once home has returned."""
+    process = script(
+        """
+        gate = threading.Event()
+
+        async def main():
+            asyncio.create_task(threadlets.call(gate.wait))
+            await asyncio.sleep(0.01)
+            assert threading.current_thread() is not threading.main_thread()
+            gate.set()
+            raise SystemExit(7)
+
+        threadlets.run(main())
+        """
+    )
+    status, _, stderr = outcome(process)
+    assert (status, stderr) == (7, "")
