@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 import sys
 import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from threadlets import _core
 
-if TYPE_CHECKING:
-    import sqlite3
-
 _LOCAL = "thread.local."
+# Whose own objects are none of the user's business.
+_INTERNAL = frozenset({"asyncio", "logging", "threading", "threadlets"})
 
 
 class Affinity:
@@ -27,55 +27,42 @@ class Affinity:
 
     def __init__(self) -> None:
         _watch_connections()
-        #: By thread: where its `threading.local` objects keep their values, and those known.
-        self._locals: dict[int, tuple[dict[Any, Any], set[Any]]] = {}
-        #: By key of a `threading.local` object: who set it, on which thread.
-        self._owners: dict[Any, tuple[str, int]] = {}
+        #: By thread: where its `threading.local` objects are listed, and what each of them held
+        #: before requests ran there.
+        self._threads: dict[int, tuple[dict[Any, Any], dict[str, dict[str, int]]]] = {}
         self._warned: set[Any] = set()
 
     def thread_joins(self) -> None:
         """Requests will run on this thread: what it has now is none of theirs."""
-        values: dict[Any, Any] = _core.thread_dict() or {}
-        self._locals[threading.get_ident()] = (values, set(values))
-
-    def request_ran(self, description: str) -> None:
-        """Note what a request has left on this thread."""
-        thread = threading.get_ident()
-        values, known = self._locals.get(thread, ({}, set()))
-        if len(values) != len(known):
-            for key in values.keys() - known:
-                self._owners.setdefault(key, (description, thread))
-            known |= values.keys()
+        listed: dict[Any, Any] = _core.thread_dict() or {}
+        before = {key: _identities(values) for key, _, values in _locals_in(listed)}
+        self._threads[threading.get_ident()] = (listed, before)
 
     def role_moved(self, blocked: int, dispatcher: int) -> None:
         """Warn of what stays behind with the thread that is blocked."""
-        values, known = self._locals.get(blocked, ({}, set()))
-        for key in values.keys() - known:
-            # The request that is blocked has set it, and has not come to its end.
-            self._owners.setdefault(key, ("a request whose threadlet is blocked", blocked))
-        known |= values.keys()
-        for key, (description, thread) in self._owners.items():
-            if thread == blocked and key not in self._warned and str(key).startswith(_LOCAL):
-                self._warned.add(key)
-                self._warn_of_local(key, description, blocked, dispatcher)
-        for connection, (where, thread) in list(_connections.items()):
-            if thread == blocked and _is_bound(connection) and id(connection) not in self._warned:
-                self._warned.add(id(connection))
+        where = f"{_thread(blocked)}, where a threadlet is blocked"
+        elsewhere = f"other requests of the loop now run on {_thread(dispatcher)}"
+        listed, before = self._threads.get(blocked, ({}, {}))
+        for key, found, values in _locals_in(listed):
+            name = _name_of(found)
+            if name and self._is_news(key, _identities(values) != before.get(key, {})):
                 _warn(
-                    f"{connection!r}, made at {where}, can be used on {_thread(blocked)} only, where "
-                    f"a threadlet is blocked; other requests of the loop now run on "
-                    f"{_thread(dispatcher)}; open it with check_same_thread=False, and use it in "
-                    "threadlets of a Pool(limit=1)"
+                    f"{name} has values that were set by requests on {where}; {elsewhere} and do "
+                    "not see them; use contextvars.ContextVar instead of threading.local"
+                )
+        for connection, made_at in _connections_of(blocked):
+            if self._is_news(id(connection), _is_bound(connection)):
+                _warn(
+                    f"{connection!r}, made at {made_at}, can be used on one thread only, {where}; "
+                    f"{elsewhere}; open it with check_same_thread=False, and use it in threadlets "
+                    "of a Pool(limit=1)"
                 )
 
-    def _warn_of_local(self, key: Any, description: str, blocked: int, dispatcher: int) -> None:
-        name = _name_of_local(str(key))
-        if name is not None:
-            _warn(
-                f"{name}, set by {description}, has its values on {_thread(blocked)}, where a "
-                f"threadlet is blocked; other requests of the loop now run on {_thread(dispatcher)} "
-                "and do not see them; use contextvars.ContextVar instead of threading.local"
-            )
+    def _is_news(self, thing: Any, is_left_behind: bool) -> bool:
+        if not is_left_behind or thing in self._warned:
+            return False
+        self._warned.add(thing)
+        return True
 
 
 def _warn(message: str) -> None:
@@ -87,28 +74,51 @@ def _thread(ident: int) -> str:
     return f"thread {name!r}"
 
 
-def _name_of_local(key: str) -> str | None:
-    """Name the object with this key; None for one of the standard library's own."""
-    address = int(key.removeprefix(_LOCAL), 16)
-    for found in gc.get_objects():
-        if id(found) == address:
-            break
-    else:
+# -- threading.local -------------------------------------------------------------------------------
+
+_known_locals: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+
+
+def _locals_in(listed: dict[Any, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
+    """Find the `threading.local` objects of a thread: key, object, values on that thread."""
+    entries = {key: entry for key, entry in listed.items() if str(key).startswith(_LOCAL)}
+    if not all(key in _known_locals for key in entries):
+        for found in gc.get_objects():
+            if isinstance(found, threading.local):
+                _known_locals[f"{_LOCAL}{id(found):#x}"] = found
+    found_locals = []
+    for key, entry in entries.items():
+        found = _known_locals.get(key)
+        # The object keeps the values of each thread under a reference to that thread's entry.
+        for table in gc.get_referents(found) if found is not None else ():
+            if isinstance(table, dict):
+                for reference, values in table.items():
+                    if isinstance(reference, weakref.ref) and reference() is entry:
+                        found_locals.append((key, found, values))
+    return found_locals
+
+
+def _identities(values: dict[str, Any]) -> dict[str, int]:
+    return {name: id(value) for name, value in values.items()}
+
+
+def _name_of(found: Any) -> str | None:
+    """Name a `threading.local` object; None for one of the runtime's own."""
+    if type(found).__module__.partition(".")[0] in _INTERNAL:
         return None
     for module_name, module in list(sys.modules.items()):
         for name, value in list(vars(module).items()):
             if value is found:
-                is_own = module_name.partition(".")[0] in sys.stdlib_module_names
-                return None if is_own and module_name != "__main__" else f"{module_name}.{name}"
-    own_type = type(found).__module__.partition(".")[0]
-    return None if own_type in ("asyncio", "logging") else repr(found)
+                is_internal = module_name.partition(".")[0] in _INTERNAL
+                return None if is_internal else f"{module_name}.{name}"
+    return repr(found)
 
 
 # -- sqlite3 ---------------------------------------------------------------------------------------
 
-_connections: weakref.WeakKeyDictionary[sqlite3.Connection, tuple[str, int]] = (
-    weakref.WeakKeyDictionary()
-)
+#: Where each connection was made that requests have made, and on which thread; by its identity,
+#: because it cannot be referred to weakly.
+_made_at: dict[int, tuple[str, int]] = {}
 _is_watching = False
 
 
@@ -122,11 +132,23 @@ def _watch_connections() -> None:
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     if event != "sqlite3.connect/handle":
         return
-    loop = asyncio._get_running_loop()
-    if isinstance(loop, _core.Dispatcher) and loop.get_debug():  # type: ignore[attr-defined]
+    loop: Any = asyncio._get_running_loop()
+    if isinstance(loop, _core.Dispatcher) and loop._debug:
         frame = sys._getframe(1)
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        _connections[args[0]] = (where, threading.get_ident())
+        _made_at[id(args[0])] = (where, threading.get_ident())
+    else:
+        _made_at.pop(id(args[0]), None)
+
+
+def _connections_of(thread: int) -> list[tuple[sqlite3.Connection, str]]:
+    if not any(made_by == thread for _, made_by in _made_at.values()):
+        return []
+    alive = [found for found in gc.get_objects() if isinstance(found, sqlite3.Connection)]
+    for gone in _made_at.keys() - {id(connection) for connection in alive}:
+        del _made_at[gone]
+    found = ((connection, _made_at.get(id(connection), ("", 0))) for connection in alive)
+    return [(connection, where) for connection, (where, made_by) in found if made_by == thread]
 
 
 def _is_bound(connection: sqlite3.Connection) -> bool:

@@ -44,6 +44,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         threads_max: int | None = None,
         preempt_ms: float | None = PREEMPT_MS,
     ) -> None:
+        # Until the base class opens it: a loop that is refused here needs no closing.
+        self._closed = True
         if executor not in ("threads", "threadlets"):
             raise ValueError(
                 f"executor is {executor!r}; it is 'threads' for asyncio's own thread pool, or "
@@ -196,7 +198,6 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
 
     def _ran(self, description: str, duration: float) -> None:
         """Warn when a request of debug mode took longer than `slow_callback_duration`."""
-        self._affinity.request_ran(description)
         if duration >= self.slow_callback_duration:
             base_events.logger.warning("Executing %s took %.3f seconds", description, duration)
 

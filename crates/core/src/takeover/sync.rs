@@ -8,9 +8,9 @@ pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(super) use modelled::{AtomicU32, AtomicU64, Ordering};
 
 /// loom takes a `SeqCst` access for an `AcqRel` one, and has only fences for what is asked of
-/// `SeqCst`: that of two threads which each write and then look, one sees the other. So a `SeqCst`
-/// read after a `SeqCst` write puts a fence between the two. It needs both, so that the model fails
-/// when either is weakened.
+/// `SeqCst`: that of two threads which each write and then look, one sees the other. So between a
+/// `SeqCst` write and the `SeqCst` read that follows it there is a fence; and none where either is
+/// weaker, so that the model fails when somebody weakens one.
 #[cfg(feature = "model")]
 mod modelled {
     use std::cell::Cell;
@@ -19,6 +19,7 @@ mod modelled {
     use loom::sync::atomic::fence;
 
     loom::thread_local! {
+        /// The last write was `SeqCst`, and no fence came after it.
         static HAS_WRITTEN: Cell<bool> = Cell::new(false);
     }
 
@@ -28,9 +29,11 @@ mod modelled {
         }
     }
 
-    fn after_write(order: Ordering) {
-        if order == Ordering::SeqCst {
-            HAS_WRITTEN.with(|it| it.set(true));
+    fn before_write(order: Ordering) {
+        // A fence further down would order the weaker write too.
+        if HAS_WRITTEN.with(|it| it.replace(order == Ordering::SeqCst)) && order != Ordering::SeqCst
+        {
+            fence(Ordering::SeqCst);
         }
     }
 
@@ -51,29 +54,26 @@ mod modelled {
                 }
 
                 pub(in super::super) fn store(&self, value: $value, order: Ordering) {
+                    before_write(order);
                     self.0.store(value, order);
-                    after_write(order);
                 }
 
                 pub(in super::super) fn swap(&self, value: $value, order: Ordering) -> $value {
                     before_read(order);
-                    let before = self.0.swap(value, order);
-                    after_write(order);
-                    before
+                    before_write(order);
+                    self.0.swap(value, order)
                 }
 
                 pub(in super::super) fn fetch_or(&self, bits: $value, order: Ordering) -> $value {
                     before_read(order);
-                    let before = self.0.fetch_or(bits, order);
-                    after_write(order);
-                    before
+                    before_write(order);
+                    self.0.fetch_or(bits, order)
                 }
 
                 pub(in super::super) fn fetch_and(&self, bits: $value, order: Ordering) -> $value {
                     before_read(order);
-                    let before = self.0.fetch_and(bits, order);
-                    after_write(order);
-                    before
+                    before_write(order);
+                    self.0.fetch_and(bits, order)
                 }
             }
         };

@@ -1,0 +1,169 @@
+"""Debug mode: deadlocks are named from both sides, and so is what belongs to one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+import threading
+import warnings
+from typing import Any
+
+import pytest
+import threadlets
+
+from .harness import Gate, outcome, until
+
+
+def test_lock_held_across_a_call_is_reported_with_both_sides(script: Any) -> None:
+    """One task holds a threading lock across an await, another one stops the dispatcher with it."""
+    process = script(
+        """
+        lock = threading.Lock()
+
+        async def holder():
+            with lock:
+                await threadlets.call(time.sleep, 0.05)
+
+        async def stopper():
+            await asyncio.sleep(0.01)
+            # On the dispatcher, outside of any threadlet.
+            print("acquired", lock.acquire(timeout=3))
+
+        async def main():
+            await asyncio.gather(holder(), stopper())
+
+        threadlets.run(main(), debug=True)
+        """
+    )
+    status, stdout, stderr = outcome(process)
+    assert (status, stdout.strip()) == (0, "acquired False")
+    report = stderr[stderr.index("The dispatcher does not come to an end") :]
+    assert "in stopper" in report[: report.index("Waiting to return")]
+    assert "in holder" in report[report.index("Waiting to return") :]
+    assert "threadlets.call(lock.acquire)" in report
+    assert report.count("The dispatcher does not come") == 1
+
+
+def test_sqlite_connection_that_stays_behind_is_named(run: Any) -> None:
+    """Its thread is blocked; the loop's other requests could not use it."""
+
+    async def main() -> None:
+        connection = sqlite3.connect(":memory:")
+        shared = sqlite3.connect(":memory:", check_same_thread=False)
+        gate = Gate()
+        with pytest.warns(RuntimeWarning, match="test_debug.py:.*check_same_thread=False") as seen:
+            task = asyncio.create_task(threadlets.call(gate))
+            await gate.entered.wait()
+        assert len(seen) == 1
+        with pytest.raises(sqlite3.ProgrammingError):
+            connection.execute("select 1")
+        assert shared.execute("select 1").fetchall() == [(1,)]
+        gate.open()
+        await task
+        home = threading.main_thread().ident
+        await until(lambda: threading.get_ident() == home)
+        assert connection.execute("select 1").fetchall() == [(1,)]
+        connection.close()
+        shared.close()
+
+    run(main(), debug=True)
+
+
+local = threading.local()
+
+
+def test_thread_local_that_stays_behind_is_named(run: Any) -> None:
+    """With the object's name, and the two threads."""
+
+    async def setter() -> None:
+        local.value = 1
+
+    async def main() -> None:
+        await asyncio.create_task(setter())
+        gate = Gate()
+        with pytest.warns(RuntimeWarning, match="ContextVar") as seen:
+            task = asyncio.create_task(threadlets.call(gate))
+            await gate.entered.wait()
+        messages = [str(warning.message) for warning in seen]
+        assert len(messages) == 1
+        assert "test_debug.local" in messages[0]
+        assert "'MainThread', where a threadlet is blocked" in messages[0]
+        assert "now run on thread 'threadlets-1'" in messages[0]
+        assert not hasattr(local, "value")
+        gate.open()
+        await task
+        # Once is enough.
+        again = Gate()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            task = asyncio.create_task(threadlets.call(again))
+            await again.entered.wait()
+            again.open()
+            await task
+
+    run(main(), debug=True)
+
+
+def test_nothing_is_said_where_nothing_stays_behind(run: Any) -> None:
+    """Neither in debug mode nor outside of it."""
+
+    async def main() -> None:
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate))
+        await gate.entered.wait()
+        gate.open()
+        await task
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(main(), debug=True)
+        run(main())
+
+
+def test_calls_from_a_blocked_functions_thread_are_refused(run: Any) -> None:
+    """It is not the dispatcher's thread any more, as debug mode says of any other thread."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        gate = Gate()
+
+        def function() -> None:
+            gate()
+            loop.call_soon(print)
+
+        task = asyncio.create_task(threadlets.call(function))
+        await gate.entered.wait()
+        # Home may take the role from a dispatcher that waits for events, but not from one that is
+        # here: let it find out that it has lost the role.
+        gate.open()
+        with pytest.raises(RuntimeError, match="call_soon_threadsafe"):
+            await task
+
+    run(main(), debug=True)
+
+
+@pytest.mark.parametrize("hook", ["_runner_joined", "_runner_left", "_role_moved"])
+def test_failing_hook_does_not_stop_the_loop(
+    run: Any, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes wrong in our own bookkeeping is reported, and outlived."""
+    reports: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(report.exc_value))
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+
+        def fail(*_args: object) -> None:
+            raise ValueError("hook")
+
+        setattr(loop, hook, fail)
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate, 1))
+        await gate.entered.wait()
+        gate.open()
+        assert await task == 1
+        await until(lambda: threadlets.stats()["threads"] == 0)
+
+    run(main(), debug=True)
+    assert {"hook"} == {str(report) for report in reports}
