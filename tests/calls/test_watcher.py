@@ -1,0 +1,163 @@
+"""Who notices a block, and what happens where the kernel refuses the sentinel."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from typing import Any
+
+import pytest
+import threadlets
+
+from .harness import Gate, outcome, until
+
+# A seccomp filter that refuses (EPERM) one system call by its number.
+_REFUSE = """
+import ctypes, struct
+
+def refuse(number):
+    LD, JEQ, RET = 0x20, 0x15, 0x06
+    allow, refuse = 0x7FFF0000, 0x00050001
+    program = [(LD, 0, 0, 0), (JEQ, 0, 1, number), (RET, 0, 0, refuse), (RET, 0, 0, allow)]
+    code = b"".join(struct.pack("HBBI", *line) for line in program)
+    buffer = ctypes.create_string_buffer(code)
+    class Filter(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+    filter = Filter(len(program), ctypes.addressof(buffer))
+    assert libc.prctl(22, 2, ctypes.byref(filter), 0, 0) == 0, ctypes.get_errno()
+"""
+
+_BODY = """
+async def main():
+    gate = threading.Event()
+    loop = asyncio.get_running_loop()
+    blocked = asyncio.create_task(threadlets.call(gate.wait))
+    await asyncio.sleep(0)
+    loop.call_later(0.01, gate.set)
+    assert await blocked
+    started = time.perf_counter()
+    await asyncio.gather(*(threadlets.call(time.sleep, 0.05) for _ in range(20)))
+    assert time.perf_counter() - started < 0.5
+    print(threadlets.stats()["watcher"])
+
+threadlets.run(main())
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="knows this machine's numbers only")
+@pytest.mark.parametrize(
+    ("call", "number"), [("sched_setscheduler", 144), ("sched_setaffinity", 203)]
+)
+def test_without_a_sentinel_the_timer_notices_and_stats_say_so(
+    script: Any, call: str, number: int
+) -> None:
+    """Where a container forbids the idle priority or the place."""
+    process = script(_REFUSE + f"refuse({number})  # {call}\n" + _BODY)
+    status, stdout, stderr = outcome(process)
+    assert (status, stdout.strip(), stderr) == (0, "timer", "")
+
+
+def test_both_sources_are_there_by_default(script: Any) -> None:
+    """The sentinel and the timer."""
+    status, stdout, stderr = outcome(script(_BODY))
+    assert (status, stdout.strip(), stderr) == (0, "sentinel and timer", "")
+
+
+def test_nobody_watches_while_no_threadlet_runs(run: Any) -> None:
+    """An idle loop takes no CPU time, although it has called threadlets before."""
+
+    async def main() -> float:
+        for _ in range(10):
+            await threadlets.call(int)
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate))
+        await gate.entered.wait()
+        gate.open()
+        await task
+        await until(lambda: threadlets.stats()["threads"] == 0)
+        before = time.process_time()
+        await asyncio.sleep(0.5)
+        return time.process_time() - before
+
+    assert run(main()) < 0.05
+
+
+def test_blocked_function_costs_little_while_the_loop_is_idle(run: Any) -> None:
+    """What waits is a thread in its function, and nothing looks at it any more."""
+
+    async def main() -> float:
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate))
+        await gate.entered.wait()
+        await until(lambda: threadlets.stats()["threads"] <= 1)
+        before = time.process_time()
+        await asyncio.sleep(0.5)
+        after = time.process_time()
+        gate.open()
+        await task
+        return after - before
+
+    assert run(main()) < 0.05
+
+
+def test_busy_machine_does_not_starve_the_watch(run: Any) -> None:
+    """The sentinel gets no CPU beside busy threads; the timer does."""
+    import threading
+
+    stop = threading.Event()
+
+    def busy() -> None:
+        import hashlib
+
+        data = b"x" * (1 << 20)
+        while not stop.is_set():
+            hashlib.sha256(data).digest()
+
+    async def main() -> float:
+        threads = [threading.Thread(target=busy) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            gate = Gate()
+            started = time.perf_counter()
+            task = asyncio.create_task(threadlets.call(gate))
+            await gate.entered.wait()
+            waited = time.perf_counter() - started
+            gate.open()
+            await task
+        finally:
+            stop.set()
+            for thread in threads:
+                await threadlets.call(thread.join)
+        return waited
+
+    assert run(main()) < 1
+
+
+def test_stack_size_of_the_threading_module_is_honoured(script: Any) -> None:
+    """Threads of the crew get what `threading.stack_size()` says."""
+    process = script(
+        """
+        def stacks():
+            sizes = set()
+            for line in open("/proc/self/maps"):
+                fields = line.split()
+                first, last = (int(it, 16) for it in fields[0].split("-"))
+                sizes.add((last - first) >> 10)
+            return sizes
+
+        async def main():
+            tasks = [asyncio.create_task(threadlets.call(time.sleep, 0.2)) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            print(320 in stacks())
+            await asyncio.gather(*tasks)
+
+        threading.stack_size(320 * 1024)
+        threadlets.run(main())
+        """
+    )
+    status, stdout, stderr = outcome(process)
+    assert (status, stdout.strip(), stderr) == (0, "True", "")
