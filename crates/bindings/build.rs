@@ -7,10 +7,9 @@ fn main() {
     let config = pyo3_build_config::get();
     let python = config.executable().unwrap_or("python3");
     let code = "import sysconfig; print(sysconfig.get_path('include'))";
-    let include = Command::new(python)
-        .args(["-c", code])
-        .output()
-        .unwrap_or_else(|error| panic!("{python} does not run, so its headers are not found: {error}"));
+    let include = Command::new(python).args(["-c", code]).output().unwrap_or_else(|error| {
+        panic!("{python} does not run, so its headers are not found: {error}")
+    });
     let include = String::from_utf8(include.stdout).expect("a path that is text");
     cc::Build::new()
         .file("src/interpreter.c")

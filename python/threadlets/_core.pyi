@@ -1,16 +1,82 @@
 """The native half of threadlets: what the path of every request runs through."""
 
 import asyncio
+import concurrent.futures
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
-from typing import Any, Final, final
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
 
-__all__ = ["Datagrams", "Dispatcher", "Handle", "Stream", "TimerHandle", "__version__", "sockname"]
+__all__ = [
+    "Call",
+    "Datagrams",
+    "Dispatcher",
+    "Handle",
+    "Pool",
+    "Stream",
+    "TimerHandle",
+    "__version__",
+    "call",
+    "sockname",
+    "thread_dict",
+]
 
 __version__: Final[str]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+@final
+class Call(Coroutine[Any, Any, _T_co], Generic[_T_co]):
+    """A call of a plain function that is yet to be awaited."""
+
+    @property
+    def __name__(self) -> str: ...
+    @property
+    def __qualname__(self) -> str: ...
+    def __await__(self) -> Call[_T_co]: ...
+    def __iter__(self) -> Call[_T_co]: ...
+    def __next__(self) -> Any: ...
+    def send(self, value: Any = None, /) -> Any: ...
+    def throw(self, typ: Any, val: Any = None, tb: Any = None, /) -> Any: ...
+    def close(self) -> None: ...
+
+@overload
+def call(
+    callable: Callable[..., _T], /, *args: Any, abandon_on_cancel: bool, **kwargs: Any
+) -> Call[_T]: ...
+@overload
+def call(callable: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Call[_T]: ...
+
+@disjoint_base
+class Pool:
+    """The native half of `threadlets.Pool`."""
+
+    def __new__(cls, limit: int | None, priority: int) -> Self: ...
+    @overload
+    def call(
+        self,
+        callable: Callable[..., _T],
+        /,
+        *args: Any,
+        abandon_on_cancel: bool,
+        **kwargs: Any,
+    ) -> Call[_T]: ...
+    @overload
+    def call(
+        self, callable: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Call[_T]: ...
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def _priority(self) -> int: ...
+    def _set_limit(self, dispatcher: Dispatcher | None, limit: int | None) -> None: ...
+    def _set_priority(self, dispatcher: Dispatcher | None, priority: int) -> None: ...
+    def _cancel(self, dispatcher: Dispatcher, message: object) -> int: ...
+    def _counts(self, dispatcher: Dispatcher | None) -> tuple[int, int, int, int]: ...
 
 @final
 class Handle:
@@ -39,10 +105,11 @@ class Dispatcher:
 
     _closed: bool
     _debug: bool
+    _preempt_s: float | None
     _stopping: bool
     _thread_id: int | None
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Dispatcher: ...
+    def __new__(cls, *_args: Any, threads_max: int | None = None, **_kwargs: Any) -> Self: ...
     def time(self) -> float: ...
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
@@ -93,6 +160,22 @@ class Dispatcher:
     def _sock_recv_into(self, sock: socket.socket, buffer: Any) -> tuple[bool, Any]: ...
     def _sock_sendall(self, sock: socket.socket, data: Any) -> tuple[bool, Any]: ...
     def _sock_withdraw(self, fd: int, future: asyncio.Future[Any]) -> None: ...
+    def _submit_call(
+        self,
+        future: asyncio.Future[Any] | concurrent.futures.Future[Any],
+        any_thread_settles: bool,
+        pool: Pool | None,
+        function: Callable[..., object],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+    ) -> None: ...
+    def _submit_turn(self, future: asyncio.Future[None], pool: Pool | None) -> None: ...
+    def _end_turn(self, pool: Pool | None) -> None: ...
+    def _crew_stats(self) -> dict[str, Any]: ...
+    def _blocked(self) -> list[tuple[Callable[..., Any], int, float, bool]]: ...
+    def _stop_crew(self) -> int: ...
+    def _halt(self) -> None: ...
+    def _after_fork(self) -> None: ...
 
 @final
 class Datagrams:
@@ -125,3 +208,4 @@ class Stream:
     def take_back(self) -> None: ...
 
 def sockname(fd: int) -> Any: ...
+def thread_dict() -> dict[Any, Any] | None: ...

@@ -7,7 +7,7 @@ import enum
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from threadlets import _core
 
@@ -45,7 +45,7 @@ class Pool(_core.Pool):
 
     def __new__(
         cls, name: str | None = None, limit: int | None = None, priority: Priority = NORMAL
-    ) -> Pool:
+    ) -> Self:
         """Make a pool; see the class."""
         return super().__new__(cls, limit, Priority(priority))
 

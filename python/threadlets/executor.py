@@ -42,7 +42,7 @@ class ThreadletExecutor(concurrent.futures.Executor):
         self._finalizer = weakref.finalize(self, self._work.close)
         self._finalizer.atexit = False
 
-    def submit(  # noqa: D102 - the documentation is the base class's.
+    def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
         future: concurrent.futures.Future[T] = concurrent.futures.Future()

@@ -11,11 +11,10 @@ import pytest
 from benches import cli
 from benches.peers import CEILING
 from benches.placement import Placement, python, serving
-from benches.runner import measure, save, summarize_all
+from benches.runner import Kept, measure, save, summarize_all
 from benches.scenario import Budget, MeasurementFailed, NotApplicable
 from benches.scenarios import transition
 from benches.servers import STYLES
-from benches.summary import Measurement
 
 
 @pytest.mark.timeout(120)
@@ -23,13 +22,13 @@ def test_transition_runs_and_keeps_every_measurement(tmp_path: Path) -> None:
     """A scenario measures in fresh processes and its file holds each single figure."""
     cases = transition.SCENARIO.cases[1:2]
     budget = Budget(0.05, Placement.of_this_machine())
-    kept: list[Measurement] = []
+    kept = Kept()
     measure(transition.SCENARIO, cases, ["asyncio"], 3, budget, kept, lambda _: None)
     path = save(tmp_path, transition.SCENARIO, cases, {}, {}, kept)
     result = json.loads(path.read_text())
     assert [0, 1, 2] == [measurement["round_idx"] for measurement in result["measurements"]]
     assert all(measurement["error"] is None for measurement in result["measurements"])
-    [row] = summarize_all(cases, kept)
+    [row] = summarize_all(cases, kept.measurements)
     assert row.spreads["asyncio"].median > 0
 
 

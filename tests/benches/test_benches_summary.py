@@ -59,7 +59,7 @@ def test_peers_of_zero_have_no_ratio() -> None:
     assert {} == row.ratios
 
 
-@pytest.mark.parametrize("text", [">=1.1x uvloop", "<=250", "<=1x asyncio"])
+@pytest.mark.parametrize("text", [">=1.1x uvloop", "<=250", "<=1x asyncio", "<=0.12x pool-64"])
 def test_goal_prints_as_it_was_written(text: str) -> None:
     """Parsing and printing are inverse."""
     assert text == str(Goal.parse(text))

@@ -191,7 +191,8 @@ def test_call_is_a_coroutine_for_asyncio(run: Any) -> None:
     """`create_task`, `gather`, `wait_for` and task groups take it as it is."""
 
     async def main() -> list[int]:
-        assert asyncio.iscoroutine(call := threadlets.call(add, 0))
+        call = threadlets.call(add, 0)
+        assert asyncio.iscoroutine(call)
         assert inspect.isawaitable(call)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(threadlets.call(add, 1))

@@ -52,8 +52,8 @@ def test_sqlite_connection_that_stays_behind_is_named(run: Any) -> None:
         connection = sqlite3.connect(":memory:")
         shared = sqlite3.connect(":memory:", check_same_thread=False)
         gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate))
         with pytest.warns(RuntimeWarning, match="test_debug.py:.*check_same_thread=False") as seen:
-            task = asyncio.create_task(threadlets.call(gate))
             await gate.entered.wait()
         assert len(seen) == 1
         with pytest.raises(sqlite3.ProgrammingError):
@@ -82,8 +82,8 @@ def test_thread_local_that_stays_behind_is_named(run: Any) -> None:
     async def main() -> None:
         await asyncio.create_task(setter())
         gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate))
         with pytest.warns(RuntimeWarning, match="ContextVar") as seen:
-            task = asyncio.create_task(threadlets.call(gate))
             await gate.entered.wait()
         messages = [str(warning.message) for warning in seen]
         assert len(messages) == 1

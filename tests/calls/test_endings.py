@@ -306,7 +306,9 @@ def test_loops_in_several_threads_have_crews_of_their_own() -> None:
 
     async def main() -> int:
         gates = [Gate() for _ in range(5)]
-        tasks = [asyncio.create_task(threadlets.call(gate, number)) for number, gate in enumerate(gates)]
+        tasks = [
+            asyncio.create_task(threadlets.call(gate, number)) for number, gate in enumerate(gates)
+        ]
         for gate in gates:
             await gate.entered.wait()
             gate.open()

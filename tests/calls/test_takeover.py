@@ -192,9 +192,7 @@ def test_threads_have_names(run: Any) -> None:
         task = asyncio.create_task(threadlets.call(second))
         await second.entered.wait()
         names = {thread.name for thread in threading.enumerate()}
-        kernel_names = {
-            path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")
-        }
+        kernel_names = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
         assert {"threadlets-1", "threadlets-2"} <= names
         assert {"threadlets-1", "threadlets-2"} <= kernel_names
         gate.open()

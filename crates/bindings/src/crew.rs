@@ -376,7 +376,10 @@ impl Crew {
         let is_halted = self.is_halted.load(Relaxed);
         let home = RunnerId::HOME.index();
         let n_in_functions = self.parked.with(py, |parked| {
-            parked.iter().filter(|(idx, it)| **idx != home && (is_halted || !it.is_returning)).count()
+            parked
+                .iter()
+                .filter(|(idx, it)| **idx != home && (is_halted || !it.is_returning))
+                .count()
         });
         let is_dispatcher = self.role.owner().is_some_and(|it| it != RunnerId::HOME);
         n_in_functions + usize::from(is_dispatcher)

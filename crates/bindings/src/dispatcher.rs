@@ -184,9 +184,8 @@ impl Dispatcher {
 
     /// Start no calls while there is no thread that could take over from them, or do again.
     pub(crate) fn hold_calls(&self, py: Python<'_>, are_held: bool) {
-        let were_held = self
-            .queues
-            .with(py, |queues| std::mem::replace(&mut queues.calls_are_held, are_held));
+        let were_held =
+            self.queues.with(py, |queues| std::mem::replace(&mut queues.calls_are_held, are_held));
         if were_held && !are_held {
             let _ = self.wake_if_sleeping(py);
         }

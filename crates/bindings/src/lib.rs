@@ -7,6 +7,7 @@ mod accept;
 mod address;
 mod byte_buffer;
 mod call;
+mod call_type;
 mod callback;
 mod crew;
 mod datagrams;
@@ -47,7 +48,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        super::call::export(module)
+        super::call_type::export(module)
     }
 
     /// The version of the native core; the package refuses to run with another.

@@ -179,12 +179,12 @@ impl Pool {
         items.push(callable.as_ptr());
         items.extend(args.iter_borrowed().map(|it| it.as_ptr()));
         let Some(kwargs) = kwargs else {
-            return crate::call::in_pool(slf.as_any(), &items, std::ptr::null_mut());
+            return crate::call_type::in_pool(slf.as_any(), &items, std::ptr::null_mut());
         };
         let values: Vec<_> = kwargs.iter().collect();
         items.extend(values.iter().map(|(_, value)| value.as_ptr()));
         let names = PyTuple::new(py, values.iter().map(|(name, _)| name))?;
-        crate::call::with_options(slf.as_any(), &items, &names)
+        crate::call_type::with_options(slf.as_any(), &items, &names)
     }
 
     #[getter]
@@ -253,9 +253,9 @@ impl Pool {
         py: Python<'_>,
         dispatcher: Option<&Bound<'_, Dispatcher>>,
     ) -> (usize, usize, u64, u64) {
-        let (home, n_in_use, n_calls, n_cancelled) = self.state.with(py, |state| {
-            (state.home, state.n_in_use, state.n_calls, state.n_cancelled)
-        });
+        let (home, n_in_use, n_calls, n_cancelled) = self
+            .state
+            .with(py, |state| (state.home, state.n_in_use, state.n_calls, state.n_cancelled));
         let n_queued = match (home, dispatcher) {
             (Some((number, key)), Some(slf)) if slf.get().number() == number => {
                 slf.get().queues.with(py, |queues| queues.pools.n_queued_in(key))
@@ -271,6 +271,9 @@ impl Pool {
         let name = name.map_or_else(String::new, |it| format!(" {it}"));
         let (limit, priority) = slf.get().state.with(py, |it| (it.limit, it.priority));
         let limit = limit.map_or_else(|| "None".to_owned(), |it| it.to_string());
-        Ok(format!("<Pool{name} limit={limit} priority={}>", format!("{priority:?}").to_uppercase()))
+        Ok(format!(
+            "<Pool{name} limit={limit} priority={}>",
+            format!("{priority:?}").to_uppercase()
+        ))
     }
 }

@@ -82,8 +82,7 @@ impl QueuedCall {
         };
         Runner::with_current(|runner| {
             let runner = runner.expect("requests run on a runner");
-            let protected =
-                Crew::protect(slf, runner, callable.as_ptr(), Some(self.key), || call());
+            let protected = Crew::protect(slf, runner, callable.as_ptr(), Some(self.key), call);
             match protected {
                 Protected::Kept(outcome) => {
                     self.end(slf);
@@ -155,9 +154,7 @@ impl QueuedCall {
             if future.call_method0(intern!(py, "running"))?.is_truthy()? {
                 return Ok(true);
             }
-            return future
-                .call_method0(intern!(py, "set_running_or_notify_cancel"))?
-                .is_truthy();
+            return future.call_method0(intern!(py, "set_running_or_notify_cancel"))?.is_truthy();
         }
         Ok(!self.is_cancelled(py)?)
     }
@@ -208,22 +205,22 @@ fn running_loop(py: Python<'_>) -> PyResult<Running<'_>> {
 
 #[pymethods]
 impl Dispatcher {
-    /// Queue `callable(*args, **kwargs)` as a threadlet that settles `future`; any thread may.
+    /// Queue `function(*args, **kwargs)` as a threadlet that settles `future`; any thread may.
     ///
     /// `any_thread_settles`: the future is a `concurrent.futures.Future`. Without a pool the call is
     /// grouped with others of the same function.
-    #[pyo3(signature = (future, any_thread_settles, pool, callable, args, kwargs=None))]
+    #[pyo3(signature = (future, any_thread_settles, pool, function, args, kwargs=None))]
     fn _submit_call(
         slf: &Bound<'_, Self>,
         future: Py<PyAny>,
         any_thread_settles: bool,
         pool: Option<Bound<'_, Pool>>,
-        callable: Bound<'_, PyAny>,
+        function: Bound<'_, PyAny>,
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
     ) -> PyResult<()> {
-        let code = entry_point(&callable, args.bind(slf.py()));
-        let callable = callable.unbind();
+        let code = entry_point(&function, args.bind(slf.py()));
+        let callable = function.unbind();
         let work = Work::Function { callable, args, kwargs };
         queue(slf, work, future, any_thread_settles, pool.ok_or(code))
     }

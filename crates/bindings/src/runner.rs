@@ -209,7 +209,8 @@ impl Life {
         let runner = Runner::new(slf, self.id);
         runner.as_current(|| {
             if !std::mem::replace(has_joined, true)
-                && let Err(error) = slf.call_method1(intern!(py, "_runner_joined"), (self.id.index(),))
+                && let Err(error) =
+                    slf.call_method1(intern!(py, "_runner_joined"), (self.id.index(),))
             {
                 error.write_unraisable(py, Some(slf));
             }

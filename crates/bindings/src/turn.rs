@@ -37,8 +37,7 @@ impl Dispatcher {
             if !Self::turn(slf, runner)? {
                 return Ok(Ended::RoleLost);
             }
-            if runner.is_home()
-                && (this.stopping.load(Relaxed) || this.crew.has_pending(slf.py()))
+            if runner.is_home() && (this.stopping.load(Relaxed) || this.crew.has_pending(slf.py()))
             {
                 return Ok(Ended::Stopped);
             }

@@ -140,7 +140,8 @@ impl<R> Dispatcher<R> {
     /// Take out every request that is ready or waits, for its time or for its turn.
     pub fn take_all(&mut self) -> Vec<R> {
         // The pools stay: calls of theirs may still run.
-        let (ready, mut timers) = (std::mem::take(&mut self.ready), std::mem::take(&mut self.timers));
+        let (ready, mut timers) =
+            (std::mem::take(&mut self.ready), std::mem::take(&mut self.timers));
         let timed = std::iter::from_fn(|| timers.pop_due(u64::MAX));
         ready.into_iter().chain(timed).chain(self.pools.take_all()).collect()
     }
@@ -208,10 +209,7 @@ mod tests {
         }
         assert_eq!(Some(Duration::ZERO), dispatcher.patience(|| 0));
         dispatcher.submit("ready");
-        assert_eq!(
-            vec!["interactive", "ready", "normal", "batch"],
-            burst(&mut dispatcher, 1)
-        );
+        assert_eq!(vec!["interactive", "ready", "normal", "batch"], burst(&mut dispatcher, 1));
     }
 
     #[test]

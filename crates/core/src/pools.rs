@@ -152,7 +152,6 @@ impl<C> Pools<C> {
         may_start
     }
 
-
     /// A call that `next` gave out could not start: it is the first of its pool again.
     pub fn put_back(&mut self, key: PoolKey, call: C) {
         let pool = &mut self.pools[key.0];
@@ -172,13 +171,15 @@ impl<C> Pools<C> {
     /// Take the waiting calls of a pool out for which `is_wanted` holds, in their order.
     pub fn withdraw(&mut self, key: PoolKey, mut is_wanted: impl FnMut(&C) -> bool) -> Vec<C> {
         let queue = std::mem::take(&mut self.pools[key.0].queue);
-        let (taken, kept): (Vec<_>, VecDeque<_>) = queue.into_iter().fold(
-            (Vec::new(), VecDeque::new()),
-            |(mut taken, mut kept), call| {
-                if is_wanted(&call) { taken.push(call) } else { kept.push_back(call) }
+        let (taken, kept): (Vec<_>, VecDeque<_>) =
+            queue.into_iter().fold((Vec::new(), VecDeque::new()), |(mut taken, mut kept), call| {
+                if is_wanted(&call) {
+                    taken.push(call)
+                } else {
+                    kept.push_back(call)
+                }
                 (taken, kept)
-            },
-        );
+            });
         self.pools[key.0].queue = kept;
         self.n_queued -= taken.len();
         self.delist(key);
@@ -339,11 +340,7 @@ mod tests {
     }
 
     fn priority() -> impl Strategy<Value = Priority> {
-        prop_oneof![
-            Just(Priority::Interactive),
-            Just(Priority::Normal),
-            Just(Priority::Batch)
-        ]
+        prop_oneof![Just(Priority::Interactive), Just(Priority::Normal), Just(Priority::Batch)]
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -410,7 +407,7 @@ mod tests {
                         model[at].3 = priority;
                     }
                     Step::Withdraw(at) => {
-                        let even = |call: &usize| call % 2 == 0;
+                        let even = |call: &usize| call.is_multiple_of(2);
                         let taken = pools.withdraw(keys[at], even);
                         prop_assert!(taken.iter().all(even));
                         model[at].0.retain(|call| !even(call));

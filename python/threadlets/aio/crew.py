@@ -19,7 +19,7 @@ import warnings
 import weakref
 from asyncio import events
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from threadlets import _core
 from threadlets.aio.affinity import Affinity
@@ -30,9 +30,9 @@ _dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
 class CrewDispatcher(_core.Dispatcher):
     """A dispatcher whose threads have names, survive forks, and end with the interpreter."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> CrewDispatcher:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make a dispatcher, and remember it until it is gone."""
-        self: CrewDispatcher = super().__new__(cls, *args, **kwargs)
+        self = super().__new__(cls, *args, **kwargs)
         _dispatchers.add(self)
         return self
 
@@ -43,8 +43,8 @@ class CrewDispatcher(_core.Dispatcher):
     def _runner_left(self) -> None:
         """A thread of the crew ends, and calls this."""
         # It was no `threading.Thread` that could say so itself.
-        with threading._active_limbo_lock:  # type: ignore[attr-defined]
-            threading._active.pop(threading.get_ident(), None)  # type: ignore[attr-defined]
+        with threading._active_limbo_lock:
+            threading._active.pop(threading.get_ident(), None)
 
     def _dispatcher_stalls(self, dispatcher: int | None, waiting: list[int]) -> None:
         """The dispatcher stays in one request while functions wait to return from theirs."""

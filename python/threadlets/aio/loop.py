@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any, Literal
 
-from threadlets import _core
 from threadlets.aio.crew import LoopCrew
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.serving import Serving
@@ -58,7 +57,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         self._executor_calls: set[asyncio.Future[Any]] | None = (
             set() if executor == "threadlets" else None
         )
-        super().__init__(_Poller(self))
+        super().__init__(_Poller(self))  # type: ignore[arg-type]
         self._preempt_s = None if preempt_ms is None else preempt_ms / 1000
 
     # -- running -----------------------------------------------------------------------------

@@ -148,9 +148,10 @@ impl Watcher {
         let since_ns = if is_known { last.since_ns } else { now_ns };
         let was_unlocked = is_known && last.is_unlocked;
         *last = Look { seq, is_inside: true, is_unlocked, since_ns };
-        let cause = if is_unlocked && self.alarm_seq.load(Relaxed) == seq {
-            Cause::Blocked
-        } else if is_unlocked && record.traces.is_running() == Some(false) {
+        // The kernel is asked last: its answer takes some microseconds.
+        let is_blocked =
+            || self.alarm_seq.load(Relaxed) == seq || record.traces.is_running() == Some(false);
+        let cause = if is_unlocked && is_blocked() {
             Cause::Blocked
         } else if is_unlocked && was_unlocked {
             Cause::Computing

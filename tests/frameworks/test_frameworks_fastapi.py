@@ -1,0 +1,64 @@
+"""FastAPI on a threadlets loop: endpoints, dependencies and uploads. It reads annotations as objects."""
+
+import threading
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pytest
+
+fastapi = pytest.importorskip("fastapi", reason="fastapi is not installed")
+httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+
+
+def client(app: Any) -> Any:
+    """A client that calls the application directly."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app")
+
+
+def test_endpoints_and_dependencies_are_threadlets(run: Any) -> None:
+    """A `def` endpoint and a dependency that yields run on the loop's thread, also when they fail."""
+    journal: list[tuple[str, int]] = []
+
+    def note(what: str) -> None:
+        journal.append((what, threading.get_ident()))
+
+    def session() -> Iterator[str]:
+        note("open")
+        try:
+            yield "session"
+        finally:
+            note("close")
+
+    app = fastapi.FastAPI()
+
+    @app.get("/{number}")
+    def read(number: int, used: Annotated[str, fastapi.Depends(session)]) -> dict[str, Any]:
+        note("read")
+        if number < 0:
+            raise fastapi.HTTPException(404, "no such number")
+        return {"number": number, "used": used}
+
+    async def main() -> tuple[Any, int]:
+        async with client(app) as http:
+            return (await http.get("/7")).json(), (await http.get("/-1")).status_code
+
+    assert run(main()) == ({"number": 7, "used": "session"}, 404)
+    assert [what for what, _ in journal] == ["open", "read", "close"] * 2
+    assert {thread for _, thread in journal} == {threading.get_ident()}
+
+
+def test_uploads_are_taken(run: Any) -> None:
+    """An upload that is spooled to disk is written and read through anyio, and arrives whole."""
+    pytest.importorskip("python_multipart", reason="python-multipart is not installed")
+    upload = bytes(range(256)) * 10_000
+    app = fastapi.FastAPI()
+
+    @app.post("/")
+    async def receive(file: fastapi.UploadFile) -> bool:
+        return await file.read() == upload
+
+    async def main() -> Any:
+        async with client(app) as http:
+            return (await http.post("/", files={"file": upload})).json()
+
+    assert run(main()) is True
