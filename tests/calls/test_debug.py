@@ -77,7 +77,7 @@ def test_thread_local_that_stays_behind_is_named(run: Any) -> None:
     """With the object's name, and the two threads."""
 
     async def setter() -> None:
-        local.value = 1
+        local.value = object()
 
     async def main() -> None:
         await asyncio.create_task(setter())

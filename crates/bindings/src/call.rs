@@ -265,10 +265,21 @@ fn no_loop() -> PyErr {
     )
 }
 
+/// An exception as it may leave an await or a future: `StopIteration` would be taken for a return.
+pub(crate) fn not_stop_iteration(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyStopIteration>(py) {
+        return error;
+    }
+    let renamed = PyRuntimeError::new_err("threadlet raised StopIteration");
+    renamed.set_cause(py, Some(error));
+    renamed
+}
+
 /// The result of a call, unless it is a coroutine that nobody would await.
 fn returned(py: Python<'_>, result: *mut ffi::PyObject) -> PyResult<Py<PyAny>> {
     // SAFETY: a new reference, or null with an exception set.
-    let result = unsafe { Bound::from_owned_ptr_or_err(py, result)? };
+    let result = unsafe { Bound::from_owned_ptr_or_err(py, result) };
+    let result = result.map_err(|error| not_stop_iteration(py, error))?;
     // SAFETY: looks at the type.
     if unsafe { ffi::PyCoro_CheckExact(result.as_ptr()) } != 0 {
         result.call_method0(intern!(py, "close"))?;

@@ -260,8 +260,8 @@ unsafe extern "C" fn call_am_send(
     }
 }
 
-/// Give a step out as an iterator does.
-fn as_iterator(py: Python<'_>, step: PyResult<Step>) -> *mut ffi::PyObject {
+/// Give a step out as a method does: a return is an exception.
+fn as_method(py: Python<'_>, step: PyResult<Step>) -> *mut ffi::PyObject {
     let error = match step {
         Ok(Step::Yielded(it)) => return it.into_ptr(),
         Ok(Step::Returned(it)) => PyStopIteration::new_err((it,)),
@@ -269,6 +269,14 @@ fn as_iterator(py: Python<'_>, step: PyResult<Step>) -> *mut ffi::PyObject {
     };
     error.restore(py);
     null_mut()
+}
+
+/// Give a step out as an iterator does: a return without a value is no exception.
+fn as_iterator(py: Python<'_>, step: PyResult<Step>) -> *mut ffi::PyObject {
+    match step {
+        Ok(Step::Returned(it)) if it.is_none(py) => null_mut(),
+        step => as_method(py, step),
+    }
 }
 
 unsafe extern "C" fn call_next(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -290,7 +298,7 @@ unsafe extern "C" fn call_send(
         let py = Python::assume_attached();
         let value =
             if n_args == 0 { py.None() } else { Bound::from_borrowed_ptr(py, *args).unbind() };
-        as_iterator(py, (*slf.cast::<CallObject>()).send(py, value.bind(py)))
+        as_method(py, (*slf.cast::<CallObject>()).send(py, value.bind(py)))
     }
 }
 
@@ -307,7 +315,7 @@ unsafe extern "C" fn call_throw(
         let args = args.iter().map(|&it| Bound::from_borrowed_ptr(py, it));
         let step =
             PyTuple::new(py, args).and_then(|args| (*slf.cast::<CallObject>()).throw(py, &args));
-        as_iterator(py, step)
+        as_method(py, step)
     }
 }
 

@@ -4,7 +4,6 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -12,6 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use threadlets_core::PoolKey;
 
+use crate::call::not_stop_iteration;
 use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
 use crate::interpreter;
@@ -116,14 +116,7 @@ impl QueuedCall {
         match outcome {
             Ok(result) => future.call_method1(intern!(py, "set_result"), (result,)),
             Err(error) => {
-                let error = if error.is_instance_of::<PyStopIteration>(py) {
-                    // A future refuses it, because whoever awaits would mistake it for a return.
-                    let renamed = PyRuntimeError::new_err("threadlet raised StopIteration");
-                    renamed.set_cause(py, Some(error));
-                    renamed
-                } else {
-                    error
-                };
+                let error = not_stop_iteration(py, error);
                 future.call_method1(intern!(py, "set_exception"), (error,))
             }
         }

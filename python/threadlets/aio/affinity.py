@@ -11,13 +11,13 @@ import gc
 import sqlite3
 import sys
 import threading
+import time
 import warnings
 import weakref
 from typing import Any
 
 from threadlets import _core
 
-_LOCAL = "thread.local."
 # Whose own objects are none of the user's business.
 _INTERNAL = frozenset({"asyncio", "logging", "threading", "threadlets"})
 
@@ -27,25 +27,26 @@ class Affinity:
 
     def __init__(self) -> None:
         _watch_connections()
-        #: By thread: where its `threading.local` objects are listed, and what each of them held
-        #: before requests ran there.
-        self._threads: dict[int, tuple[dict[Any, Any], dict[str, dict[str, int]]]] = {}
+        #: By thread: what stands for it in the tables of `threading.local` objects, and what each
+        #: object (by its identity) held before requests ran there.
+        self._threads: dict[int, tuple[Any, dict[int, dict[str, int]]]] = {}
         self._warned: set[Any] = set()
 
     def thread_joins(self) -> None:
         """Requests will run on this thread: what it has now is none of theirs."""
-        listed: dict[Any, Any] = _core.thread_dict() or {}
-        before = {key: _identities(values) for key, _, values in _locals_in(listed)}
-        self._threads[threading.get_ident()] = (listed, before)
+        thread = _this_thread()
+        before = {id(it): _identities(_values_on(thread, it)) for it in _all_locals()}
+        self._threads[threading.get_ident()] = (thread, before)
 
     def role_moved(self, blocked: int, dispatcher: int) -> None:
         """Warn of what stays behind with the thread that is blocked."""
         where = f"{_thread(blocked)}, where a threadlet is blocked"
         elsewhere = f"other requests of the loop now run on {_thread(dispatcher)}"
-        listed, before = self._threads.get(blocked, ({}, {}))
-        for key, found, values in _locals_in(listed):
-            name = _name_of(found)
-            if name and self._is_news(key, _identities(values) != before.get(key, {})):
+        thread, before = self._threads.get(blocked, ({}, {}))
+        for found in _all_locals():
+            is_changed = _identities(_values_on(thread, found)) != before.get(id(found), {})
+            name = _name_of(found) if is_changed else None
+            if name and self._is_news(id(found), is_changed):
                 _warn(
                     f"{name} has values that were set by requests on {where}; {elsewhere} and do "
                     "not see them; use contextvars.ContextVar instead of threading.local"
@@ -76,26 +77,50 @@ def _thread(ident: int) -> str:
 
 # -- threading.local -------------------------------------------------------------------------------
 
-_known_locals: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_REFRESH_S = 1.0
+_known_locals: weakref.WeakSet[threading.local] = weakref.WeakSet()
+_refreshed_at = 0.0
 
 
-def _locals_in(listed: dict[Any, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
-    """Find the `threading.local` objects of a thread: key, object, values on that thread."""
-    entries = {key: entry for key, entry in listed.items() if str(key).startswith(_LOCAL)}
-    if not all(key in _known_locals for key in entries):
+def _all_locals() -> list[threading.local]:
+    """Find the process's `threading.local` objects; those of the last second may be missing."""
+    global _refreshed_at
+    now = time.monotonic()
+    if now - _refreshed_at >= _REFRESH_S:
+        _refreshed_at = now
         for found in gc.get_objects():
             if isinstance(found, threading.local):
-                _known_locals[f"{_LOCAL}{id(found):#x}"] = found
-    found_locals = []
-    for key, entry in entries.items():
-        found = _known_locals.get(key)
-        # The object keeps the values of each thread under a reference to that thread's entry.
-        for table in gc.get_referents(found) if found is not None else ():
-            if isinstance(table, dict):
-                for reference, values in table.items():
-                    if isinstance(reference, weakref.ref) and reference() is entry:
-                        found_locals.append((key, found, values))
-    return found_locals
+                _known_locals.add(found)
+    return list(_known_locals)
+
+
+# An object keeps its values in a table, by something that stands for the thread: an object of the
+# thread's since CPython 3.13, before that a weak reference to an object of thread and object.
+if sys.version_info >= (3, 13):
+
+    def _this_thread() -> Any:
+        """Return what stands for this thread in the tables of `threading.local` objects."""
+        probe = threading.local()
+        probe.value = None
+        return next(iter(_tables_of(probe)[0]))
+
+    def _values_on(thread: Any, found: threading.local) -> dict[str, Any]:
+        return next((table[thread] for table in _tables_of(found) if thread in table), {})
+
+else:
+
+    def _this_thread() -> Any:
+        """Return the list of this thread's `threading.local` objects."""
+        return _core.thread_dict() or {}
+
+    def _values_on(thread: Any, found: threading.local) -> dict[str, Any]:
+        entry = thread.get(f"thread.local.{id(found):#x}")
+        entries = (item for table in _tables_of(found) for item in table.items())
+        return next((values for reference, values in entries if reference() is entry), {})
+
+
+def _tables_of(found: threading.local) -> list[dict[Any, dict[str, Any]]]:
+    return [table for table in gc.get_referents(found) if isinstance(table, dict) and table]
 
 
 def _identities(values: dict[str, Any]) -> dict[str, int]:

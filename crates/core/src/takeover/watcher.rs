@@ -20,8 +20,10 @@ use crate::clock;
 
 /// How often the runner on watch looks by itself.
 const TICK: Duration = Duration::from_millis(1);
-/// The same where there is no sentinel.
-const TICK_ALONE: Duration = Duration::from_micros(100);
+/// The same where there is no sentinel, or where it starves: on a busy machine.
+const TICK_ALONE: Duration = Duration::from_micros(200);
+/// How many blocks in a row that a tick finds, and not the sentinel, make it count as starved.
+const N_MISSED_MAX: u32 = 2;
 /// How many ticks without a call make the runner on watch doze: waking it takes the dispatcher a
 /// few microseconds, which calls now and then should not pay each time.
 const N_QUIET_TICKS: u32 = 50;
@@ -56,6 +58,8 @@ pub struct Watcher {
     /// How long a call may compute before it is overdue; `u64::MAX`: for ever.
     overdue_ns: AtomicU64,
     sentinel: AtomicU32,
+    /// How many blocks in a row the sentinel has missed.
+    n_missed: AtomicU32,
 }
 
 /// How the sentinel fares.
@@ -79,6 +83,7 @@ impl Watcher {
             alarm_seq: AtomicU64::new(0),
             overdue_ns: AtomicU64::new(u64::MAX),
             sentinel: AtomicU32::new(Sentinel::NotStarted as u32),
+            n_missed: AtomicU32::new(0),
         }
     }
 
@@ -109,9 +114,11 @@ impl Watcher {
         let bell = &self.role.record(me).bell;
         let mut look = Look::default();
         let mut n_quiet_ticks = 0;
+        let mut is_after_tick = false;
         loop {
             let before = look.seq;
             if let Some(candidate) = self.look(&mut look) {
+                self.n_missed.fetch_add(u32::from(is_after_tick), Relaxed);
                 return Some(candidate);
             }
             if look.is_inside || look.seq != before {
@@ -121,17 +128,26 @@ impl Watcher {
             }
             if n_quiet_ticks >= N_QUIET_TICKS && self.role.doze(Watching::DUTY) {
                 n_quiet_ticks = 0;
+                is_after_tick = false;
                 if !bell.wait(Ring::WAKE, Some(idle)).has(Ring::WAKE) {
                     return None;
                 }
-            } else if bell.wait(Ring::ALARM | Ring::WAKE, Some(self.tick())).has(Ring::STOP) {
+                continue;
+            }
+            let heard = bell.wait(Ring::ALARM | Ring::WAKE, Some(self.tick()));
+            if heard.has(Ring::STOP) {
                 return None;
             }
+            if heard.has(Ring::ALARM) {
+                self.n_missed.store(0, Relaxed);
+            }
+            is_after_tick = heard == Ring::NONE;
         }
     }
 
     fn tick(&self) -> Duration {
-        if self.sentinel() == Sentinel::Present { TICK } else { TICK_ALONE }
+        let sees = self.sentinel() == Sentinel::Present;
+        if sees && self.n_missed.load(Relaxed) <= N_MISSED_MAX { TICK } else { TICK_ALONE }
     }
 
     /// Look once at what the dispatcher does.
