@@ -65,6 +65,11 @@ OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call f
 		$(BIN)/maturin develop --release --quiet
 	@touch $@
 
+# In a folder of its own: the checker replaces the atomics of the whole crate.
+.PHONY: model
+model: ## Check the take-over protocol under every interleaving
+	CARGO_TARGET_DIR=target/model cargo test --package threadlets-core --features model --release --quiet --test model
+
 .PHONY: compat
 compat: build $(VENV)/.dev ## Run our loop tests, and CPython's own on our loop, for each CPython here
 	set -- $(OTHER_VENVS); for venv; do \
