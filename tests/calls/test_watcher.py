@@ -60,6 +60,29 @@ def test_without_a_sentinel_the_timer_notices_and_stats_say_so(
     assert (status, stdout.strip(), stderr) == (0, "timer", "")
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="knows this machine's numbers only")
+def test_without_any_thread_a_call_fails_instead_of_waiting_for_ever(script: Any) -> None:
+    """Nobody could take over, and nobody will come back who could."""
+    process = script(
+        _REFUSE
+        + """
+async def main():
+    refuse(435)  # clone3
+    for call in (lambda: threadlets.call(int), lambda: asyncio.to_thread(int)):
+        try:
+            await call()
+        except RuntimeError as error:
+            print(str(error).split(":")[0])
+    print(threadlets.stats()["threads_refused"])
+
+threadlets.run(main(), executor="threadlets")
+"""
+    )
+    status, stdout, stderr = outcome(process)
+    assert (status, stderr) == (0, "")
+    assert stdout.splitlines() == ["can't start new thread"] * 2 + ["2"]
+
+
 def test_both_sources_are_there_by_default(script: Any) -> None:
     """The sentinel and the timer."""
     status, stdout, stderr = outcome(script(_BODY))

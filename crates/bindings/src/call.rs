@@ -5,6 +5,7 @@
 //! an await is handed over without an exception. Everything that is not on the path of every call is left to
 //! coroutines (`Loop._turn`, `Loop._call_abandonable`), to which the awaitable then delegates.
 
+use std::cell::Cell;
 use std::ptr::{NonNull, null_mut};
 
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyStopIteration, PyTypeError};
@@ -44,10 +45,10 @@ pub(crate) struct CallObject {
     /// The pool, or null.
     pub(crate) pool: *mut ffi::PyObject,
     /// The coroutine that waits instead, or null.
-    pub(crate) delegate: *mut ffi::PyObject,
+    pub(crate) delegate: Cell<*mut ffi::PyObject>,
     /// The result, should no cancellation come after all; or null.
-    pub(crate) held: *mut ffi::PyObject,
-    pub(crate) state: State,
+    pub(crate) held: Cell<*mut ffi::PyObject>,
+    pub(crate) state: Cell<State>,
     /// The function, its positional arguments, the values of its named arguments.
     pub(crate) items: [*mut ffi::PyObject; 0],
 }
@@ -86,15 +87,16 @@ impl CallObject {
     }
 
     /// Take the next step: a value was sent, or the await begins.
-    pub(crate) fn send(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
-        match self.state {
+    pub(crate) fn send(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
+        match self.state.get() {
             State::Fresh => self.begin(py),
             State::FreshAbandonable => self.delegate_result(py),
             State::AwaitsTurn | State::AwaitsResult => {
                 let mut result = null_mut();
                 // SAFETY: all three are alive; the result is a new reference unless an error is set.
                 let (sent, result) = unsafe {
-                    let sent = ffi::PyIter_Send(self.delegate, value.as_ptr(), &raw mut result);
+                    let sent =
+                        ffi::PyIter_Send(self.delegate.get(), value.as_ptr(), &raw mut result);
                     (sent, Bound::from_owned_ptr_or_opt(py, result).map(Bound::unbind))
                 };
                 match (sent, result) {
@@ -104,11 +106,9 @@ impl CallObject {
                 }
             }
             State::AwaitsCancellation => {
-                self.state = State::Done;
+                self.state.set(State::Done);
                 // SAFETY: the reference is ours, and given away.
-                let held = unsafe {
-                    Bound::from_owned_ptr(py, std::mem::replace(&mut self.held, null_mut()))
-                };
+                let held = unsafe { Bound::from_owned_ptr(py, self.held.replace(null_mut())) };
                 Ok(Step::Returned(held.unbind()))
             }
             State::Done => Err(PyRuntimeError::new_err(
@@ -117,13 +117,13 @@ impl CallObject {
         }
     }
 
-    fn fail(&mut self, error: PyErr) -> PyResult<Step> {
-        self.state = State::Done;
+    fn fail(&self, error: PyErr) -> PyResult<Step> {
+        self.state.set(State::Done);
         Err(error)
     }
 
     /// Call the function here and now, unless it has to wait for its turn.
-    fn begin(&mut self, py: Python<'_>) -> PyResult<Step> {
+    fn begin(&self, py: Python<'_>) -> PyResult<Step> {
         let may_start = Runner::with_current(|runner| {
             let Some(pool) = self.pool(py) else { return Ok(true) };
             let runner = runner.ok_or_else(no_loop)?;
@@ -137,7 +137,7 @@ impl CallObject {
     }
 
     /// Call the function; its turn has come.
-    fn run(&mut self, py: Python<'_>) -> PyResult<Step> {
+    fn run(&self, py: Python<'_>) -> PyResult<Step> {
         Runner::with_current(|runner| {
             let Some(runner) = runner else { return self.fail(no_loop()) };
             let slf = runner.dispatcher(py);
@@ -146,7 +146,7 @@ impl CallObject {
             let (callable, names) = (self.callable(), self.names);
             let args = self.items()[1..].as_ptr();
             let nargsf = self.n_positional() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-            self.state = State::Done;
+            self.state.set(State::Done);
             let protected = Crew::protect(slf, runner, callable, key, || {
                 // SAFETY: the arguments live in this object, whose owner awaits it, and the word
                 // before them is the callable's, which may be used meanwhile.
@@ -166,18 +166,21 @@ impl CallObject {
                         return Ok(Step::Returned(result));
                     }
                     // The task throws it in at its next step, which is asked for by yielding None.
-                    self.held = result.into_ptr();
-                    self.state = State::AwaitsCancellation;
+                    self.held.set(result.into_ptr());
+                    self.state.set(State::AwaitsCancellation);
                     Ok(Step::Yielded(py.None()))
                 }
-                Protected::Full => self.delegate_turn(py),
+                Protected::Full => match slf.get().crew.check_threads(py) {
+                    Ok(()) => self.delegate_turn(py),
+                    Err(error) => self.fail(error),
+                },
             }
         })
     }
 
     /// Have a coroutine of the loop wait instead, and take its first step.
     fn delegate(
-        &mut self,
+        &self,
         py: Python<'_>,
         state: State,
         make: impl FnOnce(&Self, &Bound<'_, Dispatcher>) -> PyResult<Py<PyAny>>,
@@ -186,23 +189,23 @@ impl CallObject {
             Runner::with_current(|runner| make(self, runner.ok_or_else(no_loop)?.dispatcher(py)));
         match coroutine {
             Ok(coroutine) => {
+                let before = self.delegate.replace(coroutine.into_ptr());
                 // SAFETY: what was there before, if anything, is ours.
-                unsafe { ffi::Py_XDECREF(self.delegate) };
-                self.delegate = coroutine.into_ptr();
-                self.state = state;
+                unsafe { ffi::Py_XDECREF(before) };
+                self.state.set(state);
                 self.send(py, py.None().bind(py))
             }
             Err(error) => self.fail(error),
         }
     }
 
-    fn delegate_turn(&mut self, py: Python<'_>) -> PyResult<Step> {
+    fn delegate_turn(&self, py: Python<'_>) -> PyResult<Step> {
         self.delegate(py, State::AwaitsTurn, |this, slf| {
             slf.call_method1(intern!(py, "_turn"), (this.pool(py),)).map(Bound::unbind)
         })
     }
 
-    fn delegate_result(&mut self, py: Python<'_>) -> PyResult<Step> {
+    fn delegate_result(&self, py: Python<'_>) -> PyResult<Step> {
         self.delegate(py, State::AwaitsResult, |this, slf| {
             // SAFETY: the items are alive, and so are the names.
             let (positional, named) = unsafe {
@@ -221,21 +224,21 @@ impl CallObject {
         })
     }
 
-    fn delegate_returned(&mut self, py: Python<'_>, result: Py<PyAny>) -> PyResult<Step> {
-        if self.state == State::AwaitsTurn {
+    fn delegate_returned(&self, py: Python<'_>, result: Py<PyAny>) -> PyResult<Step> {
+        if self.state.get() == State::AwaitsTurn {
             return self.run(py);
         }
-        self.state = State::Done;
+        self.state.set(State::Done);
         Ok(Step::Returned(result))
     }
 
     /// Take a step with an exception thrown in.
-    pub(crate) fn throw(&mut self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<Step> {
-        if !matches!(self.state, State::AwaitsTurn | State::AwaitsResult) {
+    pub(crate) fn throw(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<Step> {
+        if !matches!(self.state.get(), State::AwaitsTurn | State::AwaitsResult) {
             return self.fail(thrown(args)?);
         }
         // SAFETY: a delegate is set while one is awaited.
-        let delegate = unsafe { Bound::from_borrowed_ptr(py, self.delegate) };
+        let delegate = unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()) };
         match delegate.call_method1(intern!(py, "throw"), args) {
             Ok(yielded) => Ok(Step::Yielded(yielded.unbind())),
             Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
@@ -246,13 +249,13 @@ impl CallObject {
         }
     }
 
-    pub(crate) fn close(&mut self, py: Python<'_>) -> PyResult<()> {
-        self.state = State::Done;
-        if self.delegate.is_null() {
+    pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.state.set(State::Done);
+        if self.delegate.get().is_null() {
             return Ok(());
         }
         // SAFETY: see `throw`.
-        let delegate = unsafe { Bound::from_borrowed_ptr(py, self.delegate) };
+        let delegate = unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()) };
         delegate.call_method0(intern!(py, "close")).map(drop)
     }
 }

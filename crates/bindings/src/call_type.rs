@@ -44,7 +44,7 @@ pub(crate) fn with_options<'py>(
     let call = in_pool(pool, &args, names)?;
     if abandons {
         // SAFETY: `in_pool` makes objects of our type, and nobody else has this one yet.
-        unsafe { (*call.as_ptr().cast::<CallObject>()).state = State::FreshAbandonable };
+        unsafe { (*call.as_ptr().cast::<CallObject>()).state.set(State::FreshAbandonable) };
     }
     Ok(call)
 }
@@ -158,7 +158,7 @@ unsafe fn make(args: &[*mut ffi::PyObject], names: *mut ffi::PyObject) -> *mut C
         let object = object.cast::<CallObject>();
         let Some(call) = object.as_mut() else { return object };
         // Memory comes zeroed: every reference is null.
-        call.state = State::Fresh;
+        call.state.set(State::Fresh);
         let items = (&raw mut call.items).cast::<*mut ffi::PyObject>();
         for (idx, &arg) in args.iter().enumerate() {
             items.add(idx).write(ffi::Py_NewRef(arg));
@@ -220,7 +220,7 @@ unsafe extern "C" fn call(
                 if let Some(call) = object.as_mut()
                     && abandons
                 {
-                    call.state = State::FreshAbandonable;
+                    call.state.set(State::FreshAbandonable);
                 }
                 object.cast()
             }
@@ -357,7 +357,8 @@ unsafe extern "C" fn call_traverse(
     // SAFETY: the collector passes a live object; references are only read.
     unsafe {
         let call = &*slf.cast::<CallObject>();
-        let own = [ffi::Py_TYPE(slf).cast(), call.names, call.pool, call.delegate, call.held];
+        let own =
+            [ffi::Py_TYPE(slf).cast(), call.names, call.pool, call.delegate.get(), call.held.get()];
         for &object in own.iter().chain(call.items()).filter(|it| !it.is_null()) {
             let stopped = visit(object, arg);
             if stopped != 0 {
@@ -376,7 +377,9 @@ unsafe extern "C" fn call_clear(slf: *mut ffi::PyObject) -> c_int {
         for idx in 0..call.head.ob_size as usize {
             ffi::Py_XDECREF(items.add(idx).replace(null_mut()));
         }
-        for reference in [&mut call.names, &mut call.pool, &mut call.delegate, &mut call.held] {
+        for reference in
+            [&mut call.names, &mut call.pool, call.delegate.get_mut(), call.held.get_mut()]
+        {
             ffi::Py_XDECREF(std::mem::replace(reference, null_mut()));
         }
         0
@@ -389,7 +392,7 @@ unsafe extern "C" fn call_dealloc(slf: *mut ffi::PyObject) {
     unsafe {
         ffi::PyObject_GC_UnTrack(slf.cast());
         let call = &*slf.cast::<CallObject>();
-        if matches!(call.state, State::Fresh | State::FreshAbandonable)
+        if matches!(call.state.get(), State::Fresh | State::FreshAbandonable)
             && !call.callable().is_null()
         {
             warn_never_awaited(Python::assume_attached(), call);

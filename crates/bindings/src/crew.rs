@@ -13,8 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, ffi, intern};
 use threadlets_core::takeover::{
-    Attendance, Bell, Boundary, Called, Cause, Ring, Role, Roster, RunnerId, Sentinel, Taken,
-    Watcher,
+    Attendance, Bell, Boundary, Called, Cause, Ring, Role, Roster, Sentinel, Taken, Watcher,
 };
 use threadlets_core::{PoolKey, clock};
 
@@ -25,12 +24,10 @@ use crate::interpreter;
 use crate::request::Request;
 use crate::runner::Runner;
 
-/// After how long a return that waits for the dispatcher is reported, in debug mode and otherwise.
-const STALL: Duration = Duration::from_secs(10);
+/// How often a return that waits looks whether the dispatcher is in the same request still, in which
+/// case that is reported: otherwise and in debug mode.
+const STALL: Duration = Duration::from_secs(5);
 const STALL_IN_DEBUG_MODE: Duration = Duration::from_millis(500);
-/// How long closing waits for threads that have nothing to do.
-const FAREWELL: Duration = Duration::from_secs(5);
-
 /// What waits until a blocked function returns.
 #[derive(Debug)]
 pub(crate) struct Parked {
@@ -40,7 +37,7 @@ pub(crate) struct Parked {
     thread_id: u64,
     since_ns: u64,
     /// The function has returned and waits for the role.
-    is_returning: bool,
+    pub(crate) is_returning: bool,
 }
 
 /// How a call went.
@@ -75,9 +72,9 @@ pub(crate) struct Crew {
     /// from inside the call finds it here.
     calling: AtomicPtr<ffi::PyObject>,
     calling_pool: AtomicUsize,
-    parked: GilCell<BTreeMap<usize, Parked>>,
+    pub(crate) parked: GilCell<BTreeMap<usize, Parked>>,
     /// How many functions are blocked.
-    n_parked: AtomicUsize,
+    pub(crate) n_parked: AtomicUsize,
     /// Requests whose context a blocked threadlet was called in; they are queued again when one
     /// returns.
     deferred: GilCell<Vec<Request>>,
@@ -87,10 +84,10 @@ pub(crate) struct Crew {
     pub(crate) farewell: Arc<Bell>,
     pub(crate) is_stopped: AtomicBool,
     /// The interpreter ends: whoever holds the role hangs at the next boundary.
-    is_halted: AtomicBool,
-    has_halted: AtomicBool,
+    pub(crate) is_halted: AtomicBool,
+    pub(crate) has_halted: AtomicBool,
     /// This process is the child of a fork that a thread of the crew made: there is no home thread.
-    is_orphaned: AtomicBool,
+    pub(crate) is_orphaned: AtomicBool,
     counts: Counts,
 }
 
@@ -158,7 +155,8 @@ impl Crew {
                 if !spawned {
                     crew.counts.n_not_spawned.fetch_add(1, Relaxed);
                     crew.roster.with(py, |roster| crew.role.not_spawned(roster, id));
-                    slf.get().hold_calls(py, true);
+                    // Calls can wait for threads that come back, if there are any.
+                    slf.get().hold_calls(py, crew.check_threads(py).is_ok());
                 }
                 spawned
             }
@@ -168,6 +166,18 @@ impl Crew {
                 false
             }
         }
+    }
+
+    /// Whether a call that found nobody to watch may wait for somebody: there are threads that come
+    /// back.
+    pub(crate) fn check_threads(&self, py: Python<'_>) -> PyResult<()> {
+        if self.roster.with(py, |roster| roster.n_threads()) > 0 {
+            return Ok(());
+        }
+        Err(PyRuntimeError::new_err(
+            "can't start new thread: a threadlet needs one that could take over from it; raise the \
+             limit (`ulimit -u`, or pids.max of the control group), or the memory of the process",
+        ))
     }
 
     /// Count why the role was taken over.
@@ -284,8 +294,9 @@ impl Crew {
         });
         let mut outcome = Ok(());
         let bell = &crew.role.record(runner.id).bell;
-        let mut patience = if slf.get().is_debug() { STALL_IN_DEBUG_MODE } else { STALL };
-        let mut stalled_at = None;
+        let patience = if slf.get().is_debug() { STALL_IN_DEBUG_MODE } else { STALL };
+        let mut looked_at = None;
+        let mut reported_at = None;
         loop {
             let heard = py.detach(|| bell.wait(Ring::GRANT, Some(patience)));
             if heard.has(Ring::GRANT) {
@@ -301,13 +312,12 @@ impl Crew {
             if let Err(error) = py.check_signals() {
                 outcome = Err(error);
             }
-            // The same dispatcher in the same request as when we last looked, and no vacancy.
             let now = slf.get().thread().zip(Some(slf.get().n_requests()));
-            if crew.role.owner().is_some() && now == stalled_at {
+            if crew.role.owner().is_some() && now == looked_at && now != reported_at {
                 Self::report_stall(slf);
-                patience = STALL;
+                reported_at = now;
             }
-            stalled_at = now;
+            looked_at = now;
         }
         crew.counts.n_granted.fetch_add(1, Relaxed);
         Self::gained(slf, runner, None);
@@ -354,93 +364,6 @@ impl Crew {
 
     pub(crate) fn take_pending(&self, py: Python<'_>) -> PyResult<()> {
         self.pending.with(py, Option::take).map_or(Ok(()), Err)
-    }
-
-    /// End the threads that have nothing to do, and wait for them. Blocked ones end when their
-    /// functions do; how many those are.
-    pub(crate) fn stop(&self, py: Python<'_>) -> usize {
-        self.is_stopped.store(true, Relaxed);
-        self.role.stop_all();
-        let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
-        loop {
-            let n_left = self.roster.with(py, |roster| roster.n_threads());
-            if n_left <= self.n_busy(py) || clock::now_ns() >= deadline_ns {
-                return n_left;
-            }
-            py.detach(|| self.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
-        }
-    }
-
-    /// How many threads of the crew cannot end now: they are in functions, or hold the role.
-    fn n_busy(&self, py: Python<'_>) -> usize {
-        let is_halted = self.is_halted.load(Relaxed);
-        let home = RunnerId::HOME.index();
-        let n_in_functions = self.parked.with(py, |parked| {
-            parked
-                .iter()
-                .filter(|(idx, it)| **idx != home && (is_halted || !it.is_returning))
-                .count()
-        });
-        let is_dispatcher = self.role.owner().is_some_and(|it| it != RunnerId::HOME);
-        n_in_functions + usize::from(is_dispatcher)
-    }
-
-    /// The interpreter ends: have a dispatcher in another thread hang at its next boundary, where
-    /// that does no harm, and wait for it; end the threads that are idle.
-    fn halt(slf: &Bound<'_, Dispatcher>) {
-        let py = slf.py();
-        let this = slf.get();
-        let crew = &this.crew;
-        crew.is_halted.store(true, Relaxed);
-        // A closed loop has no poller, and nobody who waits for it.
-        let _ = this.wake_poller(py);
-        crew.stop(py);
-        let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
-        let is_awaited = || {
-            // A vacant role's home thread is blocked in a function, and hangs when that returns.
-            crew.role.owner().is_some() && !crew.has_halted.load(Relaxed)
-        };
-        while is_awaited() && clock::now_ns() < deadline_ns {
-            py.detach(|| crew.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
-        }
-    }
-
-    /// At a boundary, and when a function has returned: go no further once the interpreter ends.
-    #[inline]
-    pub(crate) fn hang_if_halted(&self, py: Python<'_>) {
-        if self.is_halted.load(Relaxed) {
-            self.has_halted.store(true, Relaxed);
-            self.farewell.ring(Ring::WAKE);
-            interpreter::hang(py);
-        }
-    }
-
-    /// A request is over: go no further once the interpreter ends, nor without a home thread.
-    #[inline]
-    pub(crate) fn end_if_over(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
-        let crew = &slf.get().crew;
-        crew.hang_if_halted(slf.py());
-        if crew.is_orphaned.load(Relaxed) {
-            slf.call_method0(intern!(slf.py(), "_orphaned"))?;
-        }
-        Ok(())
-    }
-
-    /// In the child of a fork: only this thread goes on, and has the role if it is a runner.
-    fn reset(slf: &Bound<'_, Dispatcher>, runner: Option<&Runner>) {
-        let py = slf.py();
-        let crew = &slf.get().crew;
-        let id = runner.map(|it| it.id);
-        crew.roster.with(py, |roster| crew.role.reset(roster, id));
-        crew.watcher.reset();
-        slf.get().part_from_parent(py);
-        if let Some(runner) = runner {
-            Self::gained(slf, runner, None);
-            crew.is_orphaned.store(!runner.is_home(), Relaxed);
-        }
-        let parked = crew.parked.with(py, std::mem::take);
-        crew.n_parked.store(0, Relaxed);
-        drop(parked);
     }
 
     /// Cancel the tasks whose functions of this pool are blocked; how many.
@@ -531,25 +454,6 @@ impl Dispatcher {
     /// and whether it has returned and waits for the role.
     fn _blocked(&self, py: Python<'_>) -> Vec<(Py<PyAny>, u64, f64, bool)> {
         self.crew.blocked(py)
-    }
-
-    /// End the threads; how many are left, blocked in functions that cannot be stopped.
-    fn _stop_crew(&self, py: Python<'_>) -> usize {
-        self.crew.stop(py)
-    }
-
-    /// The interpreter ends: hold still wherever this dispatcher runs in another thread.
-    fn _halt(slf: &Bound<'_, Self>) {
-        Crew::halt(slf);
-    }
-
-    /// In the child of a fork: only the thread that forked goes on.
-    fn _after_fork(slf: &Bound<'_, Self>) {
-        let py = slf.py();
-        Runner::with_current(|runner| {
-            let ours = runner.filter(|it| it.dispatcher(py).is(slf));
-            Crew::reset(slf, ours);
-        });
     }
 
     /// After how many seconds a call that computes is taken over; None: never.

@@ -12,6 +12,7 @@ mod callback;
 mod crew;
 mod datagrams;
 mod dispatcher;
+mod endings;
 mod error;
 mod gil_cell;
 mod interpreter;

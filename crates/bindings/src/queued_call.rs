@@ -99,6 +99,10 @@ impl QueuedCall {
                     }
                 }
                 Protected::Full => {
+                    if let Err(error) = slf.get().crew.check_threads(py) {
+                        self.end(slf);
+                        return self.settle(py, Err(error));
+                    }
                     let request = Request::Call(this.clone_ref(py));
                     slf.get().queues.with(py, |queues| queues.pools.put_back(self.key, request));
                     Ok(())

@@ -4,11 +4,13 @@
 //! bursts until they lose the role, stand by again, and end when they have been idle for a while.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, null};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::{ffi, intern};
 use threadlets_core::takeover::{Bell, Candidate, Ring, Role, RunnerId, Watcher};
@@ -79,11 +81,18 @@ impl Runner {
     ) -> PyResult<()> {
         let py = slf.py();
         let crew = &slf.get().crew;
+        if crew.role.owner().is_some() {
+            // Somebody turns a running loop's crank by hand: from inside one of its own requests.
+            return Self::with_current(|runner| match runner {
+                Some(runner) if runner.dispatcher(py).is(slf) => work(runner),
+                _ => Err(PyRuntimeError::new_err("This event loop is already running")),
+            });
+        }
         let runner = Self::new(slf, RunnerId::HOME);
         let traces = &crew.role.record(runner.id).traces;
         traces.appear(interpreter::thread_state(py));
         let taken = crew.roster.with(py, |roster| crew.role.take(roster, runner.id));
-        assert!(taken.is_some(), "a loop that does not run has no dispatcher");
+        assert!(taken.is_some(), "a role that nobody holds is for home");
         let outcome = runner.as_current(|| work(&runner));
         crew.roster.with(py, |roster| crew.role.vacate(roster));
         traces.vanish();
@@ -127,9 +136,10 @@ impl Runner {
             .spawn(move || {
                 // Moved in whole: a thread that cannot be started drops it with the GIL held.
                 let life = life;
-                match NativeThread::new(interpreter) {
-                    Some(thread) => life.live(thread),
-                    None => std::process::abort(),
+                // A thread that panics may hold the role and the GIL: nobody could go on without.
+                let live = || life.live(NativeThread::new(interpreter).expect("out of memory"));
+                if catch_unwind(AssertUnwindSafe(live)).is_err() {
+                    std::process::abort();
                 }
             })
             .is_ok()

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use loom::thread;
 use threadlets_core::takeover::{Bell, Called, Ring, Role, RunnerId, Taken, Watching};
 
-use world::{HOME, Held, Outcome, World, check};
+use world::{HOME, Held, Outcome, Way, World, check};
 
 /// Call a function that blocks until the next request has run; home's loop is to stop then.
 fn submit_a_blocking_call(world: &World) {
@@ -165,11 +165,23 @@ fn return_to_runner(world: &Rc<World>, me: RunnerId, seq: u64, n_returning: u32)
     }
 }
 
+/// Home's function has returned; then run requests until the loop is to stop.
+fn return_to_home(world: &Rc<World>, seq: u64, n_returning: u32) {
+    let mut held = world.hold(HOME);
+    go_on_after_call(&mut held, seq, n_returning);
+    if !held.keeps_role() {
+        held.get_role_back();
+    }
+    held.run_home();
+    assert_eq!(n_returning, world.n_returned.borrow().iter().sum::<u32>());
+    held.stop();
+}
+
 /// Home and a runner return at once while a third works, and then polls: each gets the role once
 /// for it.
 #[test]
 fn all_who_return_at_once_get_the_role() {
-    check(3, || {
+    let seen = check(3, || {
         let world = Rc::new(World::new(2));
         let [_, first, second] = world.ids[..] else { unreachable!("home and two others") };
         let home_seq = lose_in_call(&world, HOME, first);
@@ -179,15 +191,36 @@ fn all_who_return_at_once_get_the_role() {
             world.hold(second).dispatch();
         });
         world.spawn(move |world| return_to_runner(world, first, first_seq, 2));
-        let mut held = world.hold(HOME);
-        go_on_after_call(&mut held, home_seq, 2);
-        if !held.keeps_role() {
-            held.get_role_back();
-        }
-        held.run_home();
+        return_to_home(&world, home_seq, 2);
         assert_eq!(vec![1, 1, 0], *world.n_returned.borrow());
-        held.stop();
     });
+    assert_eq!(vec![Way::FromPoll, Way::Granted], Vec::from_iter(seen));
+}
+
+/// Home returns while a runner is inside a function itself, which returns as well: home takes the
+/// role from inside that function, or from a poll, or is granted it.
+#[test]
+fn a_return_takes_the_role_from_inside_a_threadlet_or_waits() {
+    let seen = check(4, || {
+        let world = Rc::new(World::new(1));
+        let first = world.ids[1];
+        let home_seq = lose_in_call(&world, HOME, first);
+        world.spawn(move |world| {
+            let mut held = world.hold(first);
+            held.run(Box::new(|held| {
+                let seq = held.begin_unwatched_call();
+                held.release(|| ());
+                held.end_call(seq);
+                held.work();
+            }));
+            if held.keeps_role() {
+                held.dispatch();
+            }
+        });
+        return_to_home(&world, home_seq);
+    });
+    let ways = [Way::Kept, Way::FromThreadlet, Way::FromPoll, Way::Granted];
+    assert_eq!(ways.as_slice(), Vec::from_iter(seen));
 }
 
 /// Two runners return while home polls, and home gets the role back in between.
@@ -228,7 +261,7 @@ fn polling_without_a_boundary_forgets_who_waits() {
 /// though there is nothing else to do.
 #[test]
 fn a_return_to_a_vacant_role_waits_for_home() {
-    check(None, || {
+    check(4, || {
         let world = Rc::new(World::new(1));
         let first = world.ids[1];
         lose_in_call(&world, HOME, first);

@@ -2,14 +2,14 @@
 //! the GIL. It knows nothing of what is claimed about them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use loom::cell::UnsafeCell;
-use loom::sync::{Mutex, MutexGuard};
+use loom::sync::{Condvar, Mutex, MutexGuard};
 use loom::thread::{self, JoinHandle};
 use threadlets_core::takeover::{
     Attendance, Bell, Boundary, Called, Ring, Role, Roster, RunnerId, Taken, Watching,
@@ -29,9 +29,11 @@ pub(crate) struct World {
     pub(crate) lock: Mutex<Roster>,
     /// Who holds the lock, for the probe.
     holder: loom::sync::atomic::AtomicUsize,
+    /// What ends a wait for events.
     poller: Bell,
-    /// Held by whoever waits in the poller.
-    waiting: Mutex<()>,
+    /// Somebody waits for events.
+    is_in_use: Mutex<bool>,
+    changed: Condvar,
     /// Touched by the dispatcher alone, between two requests or outside of threadlets, without the
     /// lock: the checker reports two at once, and an unordered hand-over.
     dispatched: UnsafeCell<()>,
@@ -60,6 +62,25 @@ pub(crate) enum Outcome {
     Lost,
 }
 
+/// How the role came to a runner, or stayed there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    Kept,
+    FromThreadlet,
+    FromPoll,
+    Vacant,
+    Granted,
+}
+
+thread_local! {
+    /// What has happened in some interleaving: a claim about what never does is worth little.
+    static SEEN: RefCell<BTreeSet<Way>> = RefCell::default();
+}
+
+fn see(way: Way) {
+    SEEN.with_borrow_mut(|seen| seen.insert(way));
+}
+
 impl World {
     /// Home holds the role; every other runner is known, and none has a thread.
     pub(crate) fn new(n_runners: usize) -> Self {
@@ -69,7 +90,8 @@ impl World {
             lock: Mutex::new(Roster::new(n_runners)),
             holder: loom::sync::atomic::AtomicUsize::new(NOBODY),
             poller: Bell::default(),
-            waiting: Mutex::new(()),
+            is_in_use: Mutex::new(false),
+            changed: Condvar::new(),
             dispatched: UnsafeCell::new(()),
             ids: vec![HOME],
             requests: RefCell::default(),
@@ -159,14 +181,18 @@ impl World {
             self.bell(me).ring(Ring::WATCH);
             return;
         };
+        assert!(matches!(taken, Taken::FromThreadlet(_)));
+        assert_eq!(seq + 1, self.role.seq(), "it was to be taken from this call");
         self.on_watch.set(None);
         self.n_taken_over.set(self.n_taken_over.get() + 1);
         held.gained(Some(taken));
+        // Python code runs when a thread takes over for the first time, and may give the lock away.
+        held.release(|| ());
         held.dispatch();
         held.roster().stand_by(me);
     }
 
-    /// On watch, as in watcher.rs, but for the ticks: a look that shows nothing is repeated once
+    /// On watch, as in the core's watcher.rs, but for the ticks: a look that shows nothing is repeated once
     /// others have run.
     fn watch(&self, me: RunnerId, dozes: impl Fn(&Role) -> bool) -> Option<u64> {
         let before = self.on_watch.replace(Some(me));
@@ -194,7 +220,37 @@ impl World {
         (is_unlocked && self.role.seq() == seq).then_some(seq)
     }
 
-    /// Whoever waits in the poller is to return.
+    /// Whoever waits for events, or for another who does, is to return: the role was taken.
+    fn recall_from_poll(&self) {
+        {
+            let _in_use = self.is_in_use.lock().unwrap();
+            self.changed.notify_all();
+        }
+        self.wake_if_sleeping();
+        self.is_sleeping.set(false);
+    }
+
+    /// Wait for events, one thread at a time: `Poller::wait`.
+    fn wait_for_events(&self, me: RunnerId, sleeps: bool) {
+        let mut in_use = self.is_in_use.lock().unwrap();
+        while *in_use && self.role.is_held_by(me) {
+            in_use = self.changed.wait(in_use).unwrap();
+        }
+        if *in_use || !self.role.is_held_by(me) {
+            return;
+        }
+        *in_use = true;
+        drop(in_use);
+        if sleeps {
+            self.poller.wait(Ring::WAKE, None);
+        } else {
+            self.poller.hear(Ring::WAKE);
+        }
+        *self.is_in_use.lock().unwrap() = false;
+        self.changed.notify_all();
+    }
+
+    /// Whoever waits for events is to look for requests.
     fn wake_if_sleeping(&self) {
         if self.is_sleeping.get() {
             self.poller.ring(Ring::WAKE);
@@ -266,9 +322,24 @@ impl Held<'_> {
         }
     }
 
+    /// Call a function whose result is sent: its request is over, wherever the role is.
+    pub(crate) fn call_and_send(&mut self, function: impl FnOnce(&mut Self)) -> Outcome {
+        let seq = self.begin_call();
+        function(self);
+        self.leave(seq)
+    }
+
+    fn leave(&mut self, seq: u64) -> Outcome {
+        if !self.world.role.leave(self.me, seq) {
+            return Outcome::Lost;
+        }
+        see(Way::Kept);
+        Outcome::Kept
+    }
+
     pub(crate) fn end_call(&mut self, seq: u64) -> Outcome {
         let (world, me) = (self.world, self.me);
-        if world.role.leave(me, seq) {
+        if self.leave(seq) == Outcome::Kept {
             return Outcome::Kept;
         }
         self.get_role_back();
@@ -293,13 +364,15 @@ impl Held<'_> {
         match taken {
             // Its request goes on when it has the role again.
             Some(Taken::FromThreadlet(victim)) => {
+                see(Way::FromThreadlet);
                 assert_eq!(Some(victim), world.working.take(), "{victim:?} called a function");
             }
             Some(Taken::FromPoll) => {
-                world.wake_if_sleeping();
-                world.is_sleeping.set(false);
+                see(Way::FromPoll);
+                world.recall_from_poll();
             }
-            Some(Taken::Vacant) | None => {}
+            Some(Taken::Vacant) => see(Way::Vacant),
+            None => see(Way::Granted),
         }
         assert_eq!(None, world.working.get(), "the role was taken from somebody who works");
     }
@@ -330,18 +403,12 @@ impl Held<'_> {
         }
     }
 
-    /// As in the bindings' turn.rs; whether the loop is to stop. Otherwise the role is lost.
+    /// As in the bindings' turn.rs; whether the loop is to stop, which only home does. Otherwise the
+    /// role is lost.
     pub(crate) fn dispatch(&mut self) -> bool {
-        let world = self.world;
         while self.turn() {
-            if world.is_stopping.get() {
-                if self.me == HOME {
-                    return true;
-                }
-                if self.keeps_role() {
-                    world.role.vacate(self.roster());
-                }
-                return false;
+            if self.me == HOME && self.world.is_stopping.get() {
+                return true;
             }
         }
         false
@@ -364,8 +431,9 @@ impl Held<'_> {
         let working = &self.world.working;
         assert_eq!(None, working.replace(Some(self.me)), "two work at once");
         request(self);
-        // A call that lost the role has got it back.
-        assert_eq!(Some(self.me), working.take());
+        if self.world.role.is_held_by(self.me) {
+            assert_eq!(Some(self.me), working.take());
+        }
     }
 
     fn poll(&mut self) -> bool {
@@ -373,15 +441,11 @@ impl Held<'_> {
         if !world.is_forgetful.get() && !self.keeps_role() {
             return false;
         }
-        let sleeps = world.requests.borrow().is_empty() && !world.is_stopping.get();
+        let is_over = me == HOME && world.is_stopping.get();
+        let sleeps = world.requests.borrow().is_empty() && !is_over;
         self.roster().start_polling();
         world.is_sleeping.set(sleeps);
-        self.release(|| {
-            let _waiting = world.waiting.lock().unwrap();
-            if sleeps && world.role.is_held_by(me) {
-                world.poller.wait(Ring::WAKE, None);
-            }
-        });
+        self.release(|| world.wait_for_events(me, sleeps));
         if !world.role.is_held_by(me) {
             world.wake_if_sleeping();
             return false;
@@ -408,15 +472,15 @@ impl Held<'_> {
     }
 }
 
-/// Try every interleaving with at most so many preemptions.
+/// Try every interleaving with at most so many preemptions; in which ways the role has moved.
 pub(crate) fn check(
-    n_preemptions_max: impl Into<Option<usize>>,
+    n_preemptions_max: usize,
     model: impl Fn() + Send + Sync + 'static,
-) {
+) -> BTreeSet<Way> {
     let n_runs = Arc::new(AtomicUsize::new(0));
     let started = Instant::now();
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(n_preemptions_max.into());
+    builder.preemption_bound.get_or_insert(n_preemptions_max);
     builder.max_branches = 10_000;
     let counter = Arc::clone(&n_runs);
     builder.check(move || {
@@ -424,4 +488,5 @@ pub(crate) fn check(
         model();
     });
     eprintln!("{} interleavings in {:.1?}", n_runs.load(Relaxed), started.elapsed());
+    SEEN.take()
 }

@@ -1,0 +1,128 @@
+//! How a crew ends: closing, the interpreter's exit, forks.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use threadlets_core::clock;
+use threadlets_core::takeover::{Ring, RunnerId};
+
+use crate::crew::Crew;
+use crate::dispatcher::Dispatcher;
+use crate::interpreter;
+use crate::runner::Runner;
+
+/// How long closing waits for threads that have nothing to do.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+impl Crew {
+    /// End the threads that have nothing to do, and wait for them. Blocked ones end when their
+    /// functions do; how many those are.
+    pub(crate) fn stop(&self, py: Python<'_>) -> usize {
+        self.is_stopped.store(true, Relaxed);
+        self.role.stop_all();
+        let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
+        loop {
+            let n_left = self.roster.with(py, |roster| roster.n_threads());
+            if n_left <= self.n_busy(py) || clock::now_ns() >= deadline_ns {
+                return n_left;
+            }
+            py.detach(|| self.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
+        }
+    }
+
+    /// How many threads of the crew cannot end now: they are in functions, or hold the role.
+    fn n_busy(&self, py: Python<'_>) -> usize {
+        let is_halted = self.is_halted.load(Relaxed);
+        let home = RunnerId::HOME.index();
+        let n_in_functions = self.parked.with(py, |parked| {
+            parked
+                .iter()
+                .filter(|(idx, it)| **idx != home && (is_halted || !it.is_returning))
+                .count()
+        });
+        let is_dispatcher = self.role.owner().is_some_and(|it| it != RunnerId::HOME);
+        n_in_functions + usize::from(is_dispatcher)
+    }
+
+    /// The interpreter ends: have a dispatcher in another thread hang at its next boundary, where
+    /// that does no harm, and wait for it; end the threads that are idle.
+    fn halt(slf: &Bound<'_, Dispatcher>) {
+        let py = slf.py();
+        let this = slf.get();
+        let crew = &this.crew;
+        crew.is_halted.store(true, Relaxed);
+        // A closed loop has no poller, and nobody who waits for it.
+        let _ = this.wake_poller(py);
+        crew.stop(py);
+        let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
+        let is_awaited = || {
+            // A vacant role's home thread is blocked in a function, and hangs when that returns.
+            crew.role.owner().is_some() && !crew.has_halted.load(Relaxed)
+        };
+        while is_awaited() && clock::now_ns() < deadline_ns {
+            py.detach(|| crew.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
+        }
+    }
+
+    /// At a boundary, and when a function has returned: go no further once the interpreter ends.
+    #[inline]
+    pub(crate) fn hang_if_halted(&self, py: Python<'_>) {
+        if self.is_halted.load(Relaxed) {
+            self.has_halted.store(true, Relaxed);
+            self.farewell.ring(Ring::WAKE);
+            interpreter::hang(py);
+        }
+    }
+
+    /// A request is over: go no further once the interpreter ends, nor without a home thread.
+    #[inline]
+    pub(crate) fn end_if_over(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
+        let crew = &slf.get().crew;
+        crew.hang_if_halted(slf.py());
+        if crew.is_orphaned.load(Relaxed) {
+            slf.call_method0(intern!(slf.py(), "_orphaned"))?;
+        }
+        Ok(())
+    }
+
+    /// In the child of a fork: only this thread goes on, and has the role if it is a runner.
+    fn reset(slf: &Bound<'_, Dispatcher>, runner: Option<&Runner>) {
+        let py = slf.py();
+        let crew = &slf.get().crew;
+        let id = runner.map(|it| it.id);
+        crew.roster.with(py, |roster| crew.role.reset(roster, id));
+        crew.watcher.reset();
+        slf.get().part_from_parent(py);
+        if let Some(runner) = runner {
+            Self::gained(slf, runner, None);
+            crew.is_orphaned.store(!runner.is_home(), Relaxed);
+        }
+        let parked = crew.parked.with(py, std::mem::take);
+        crew.n_parked.store(0, Relaxed);
+        drop(parked);
+    }
+}
+
+#[pymethods]
+impl Dispatcher {
+    /// End the threads; how many are left, blocked in functions that cannot be stopped.
+    fn _stop_crew(&self, py: Python<'_>) -> usize {
+        self.crew.stop(py)
+    }
+
+    /// The interpreter ends: hold still wherever this dispatcher runs in another thread.
+    fn _halt(slf: &Bound<'_, Self>) {
+        Crew::halt(slf);
+    }
+
+    /// In the child of a fork: only the thread that forked goes on.
+    fn _after_fork(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        Runner::with_current(|runner| {
+            let ours = runner.filter(|it| it.dispatcher(py).is(slf));
+            Crew::reset(slf, ours);
+        });
+    }
+}
