@@ -6,11 +6,11 @@ import argparse
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benches import environment, report, runner
 from benches.load import LoadGeneratorUnavailable
-from benches.peers import CEILING, PEERS
+from benches.peers import CEILING, OTHERS, PEERS
 from benches.placement import ROOT, Placement, raise_file_limit
 from benches.scenario import Budget, Case, Scenario, ScenarioUnknown, select
 from benches.scenarios import ALL
@@ -18,7 +18,7 @@ from benches.scenarios import ALL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benches.summary import Measurement
+    from benches.summary import Row
 
 #: A median of fewer says nothing.
 N_ROUNDS_MIN = 3
@@ -46,53 +46,85 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(picked: Sequence[tuple[Scenario, tuple[Case, ...]]], arguments: argparse.Namespace) -> int:
-    loops = [peer for peer in arguments.peers if peer != CEILING]
-    peers, missing = environment.available(loops)
-    for reason in missing.values():
-        print(f"benches: {reason}", file=sys.stderr)
-    peers += [peer for peer in arguments.peers if peer == CEILING]
-    if not peers:
-        print("benches: no peer is left to measure", file=sys.stderr)
+    n_measured = n_failed = n_missed = 0
+    told: set[str] = set()
+    for scenario, cases in picked:
+        peers, missing = _peers_of(scenario, arguments.peers)
+        for reason in set(missing.values()) - told:
+            print(f"benches: {reason}", file=sys.stderr)
+        told.update(missing.values())
+        if not peers:
+            print(f"benches: no peer of {scenario.name} is left to measure", file=sys.stderr)
+            continue
+        settings = _settings(peers, missing, arguments)
+        try:
+            rows, n_failures = _measure(scenario, cases, settings, arguments.json_dir)
+        except LoadGeneratorUnavailable as error:
+            print(f"benches: {error}", file=sys.stderr)
+            return 2
+        n_measured += 1
+        n_failed += n_failures
+        n_missed += sum(row.goal_met is False for row in rows)
+    if arguments.quick:
+        print("Quick run: too short to quote.")
+    if not n_measured:
         return 2
-    n_rounds = N_ROUNDS_MIN if arguments.quick else arguments.rounds
-    seconds = _QUICK_SECONDS if arguments.quick else arguments.seconds
+    return int(n_failed > 0 or (arguments.check and n_missed > 0))
+
+
+def _peers_of(scenario: Scenario, wanted: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """Return the peers to measure, and why the others that were wanted cannot be."""
+    known = (*scenario.peers, CEILING)
+    chosen = [peer for peer in wanted if peer in known] if wanted else scenario.peers
+    peers, missing = environment.available([peer for peer in chosen if peer != CEILING])
+    return [*peers, *(peer for peer in chosen if peer == CEILING)], missing
+
+
+def _settings(
+    peers: list[str], missing: dict[str, str], arguments: argparse.Namespace
+) -> dict[str, Any]:
     placement = Placement.of_this_machine()
-    budget = Budget(seconds, placement)
-    settings = {
+    seconds = _QUICK_SECONDS if arguments.quick else arguments.seconds
+    return {
         "peers": peers,
         "peers_missing": missing,
-        "n_rounds": n_rounds,
+        "n_rounds": N_ROUNDS_MIN if arguments.quick else arguments.rounds,
         "seconds": seconds,
-        "warmup_s": budget.warmup_s,
+        "warmup_s": Budget(seconds, placement).warmup_s,
         "quick": arguments.quick,
         "server_cpu": placement.server_cpu,
         "load_cpu": placement.load_cpu,
     }
-    n_failed = n_missed = 0
-    for scenario, cases in picked:
-        described = environment.describe(peers)
-        measurements: list[Measurement] = []
-        try:
-            runner.measure(scenario, cases, peers, n_rounds, budget, measurements, _tell)
-        except LoadGeneratorUnavailable as error:
-            print(f"benches: {error}", file=sys.stderr)
-            return 2
-        finally:
-            if measurements:
-                path = runner.save(
-                    arguments.json_dir, scenario, cases, described, settings, measurements
-                )
-                rows = runner.summarize_all(cases, measurements)
-                title = f"{scenario.name}: {scenario.doc} Median of {n_rounds} [min..max]."
-                _tell("")
-                report.show(title, rows, peers)
-                notes = [*report.failures(measurements), *report.limited_by_load(measurements)]
-                print(*notes, f"raw results: {path}", sep="\n")
-                n_failed += sum(measurement.error is not None for measurement in measurements)
-                n_missed += sum(row.goal_met is False for row in rows)
-    if arguments.quick:
-        print("Quick run: too short to quote.")
-    return int(n_failed > 0 or (arguments.check and n_missed > 0))
+
+
+def _measure(
+    scenario: Scenario, cases: Sequence[Case], settings: dict[str, Any], json_dir: Path
+) -> tuple[Sequence[Row], int]:
+    """Measure, save and show a scenario. Return its rows and how many measurements failed."""
+    peers, n_rounds = settings["peers"], settings["n_rounds"]
+    budget = Budget(settings["seconds"], Placement.of_this_machine())
+    described = environment.describe(peers)
+    kept = runner.Kept()
+    rows: Sequence[Row] = ()
+    try:
+        runner.measure(scenario, cases, peers, n_rounds, budget, kept, _tell)
+    finally:
+        measurements = kept.measurements
+        if measurements:
+            path = runner.save(json_dir, scenario, cases, described, settings, kept)
+            rows = runner.summarize_all(cases, measurements)
+            title = f"{scenario.name}: {scenario.doc} Median of {n_rounds} [min..max]."
+            _tell("")
+            report.show(title, rows, peers)
+            notes = [
+                *report.failures(measurements),
+                *report.limited_by_load(measurements),
+                *report.left_out(kept.left_out),
+            ]
+            print(*notes, f"raw results: {path}", sep="\n")
+        elif kept.left_out:
+            print(f"{scenario.name}:", *report.left_out(kept.left_out), sep="\n")
+    return rows, sum(measurement.error is not None for measurement in measurements)
 
 
 def _list(picked: Sequence[tuple[Scenario, tuple[Case, ...]]]) -> None:
@@ -124,10 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers",
         type=_peers,
-        default=list(PEERS),
         metavar="A,B",
-        help=f"of {', '.join(PEERS)}; '{CEILING}' adds the load generator's own server "
-        "to protocol cases (default: all loops)",
+        help=f"of {', '.join([*PEERS, *OTHERS])}; '{CEILING}' adds the load generator's own server "
+        "to protocol cases (default: all that a scenario compares)",
     )
     parser.add_argument("--rounds", type=int, default=5, help="at least 3 (default: 5)")
     parser.add_argument("--seconds", type=float, default=2, help="per measurement (default: 2)")
@@ -147,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
 def _peers(text: str) -> list[str]:
     peers = list(dict.fromkeys(text.split(",")))
     for peer in peers:
-        if peer not in (*PEERS, CEILING):
-            raise argparse.ArgumentTypeError(f"{peer!r} is not one of {', '.join(PEERS)}")
+        if peer not in (*PEERS, *OTHERS, CEILING):
+            known = ", ".join([*PEERS, *OTHERS, CEILING])
+            raise argparse.ArgumentTypeError(f"{peer!r} is not one of {known}")
     return peers

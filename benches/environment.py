@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benches.peers import PEERS, PeerUnavailable, loop_factory, version
+from benches.peers import PeerUnavailable, require, versions
 from benches.placement import ROOT
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def describe(peers: Sequence[str]) -> dict[str, Any]:
         "python": sys.version,
         "python_optimized": "--enable-optimizations"
         in (sysconfig.get_config_var("CONFIG_ARGS") or ""),
-        "versions": {peer: version(peer) for peer in PEERS if peer in peers},
+        "versions": versions(peers),
         "commit": commit(),
         "load_average_before": os.getloadavg(),
     }
@@ -48,7 +48,7 @@ def available(peers: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     missing = {}
     for peer in peers:
         try:
-            loop_factory(peer)
+            require(peer)
         except PeerUnavailable as error:
             missing[peer] = str(error)
         else:

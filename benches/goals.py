@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_GOAL = re.compile(r"(?P<relation>>=|<=)\s*(?P<bound>\d+(\.\d+)?)(x\s+(?P<peer>\w+))?")
+_GOAL = re.compile(r"(?P<relation>>=|<=)\s*(?P<bound>\d+(\.\d+)?)(x\s+(?P<peer>[\w-]+))?")
 
 
 class GoalMalformed(ValueError):

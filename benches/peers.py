@@ -1,4 +1,7 @@
-"""The event loops under comparison, by name. One table, so that all of them get identical code."""
+"""What is compared, by name: event loops, and what some scenarios set against them.
+
+One table, so that all of them get identical code.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import asyncio
 import importlib
 import importlib.metadata
 import platform
+import shutil
+import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
     from typing import Any
 
 #: The loop that goals and ratios are about.
@@ -18,13 +23,22 @@ SUBJECT = "threadlets"
 PEERS = (SUBJECT, "asyncio", "uvloop")
 #: The load generator's own echo server: not an event loop, but the ceiling of what one can reach.
 CEILING = "ceiling"
+#: Peers that are no loops, and the software whose version says what they are.
+OTHERS = {
+    "pool-64": "asyncio",
+    "pool-1000": "asyncio",
+    "direct": "asyncio",
+    "anyio": "anyio",
+    "nginx": "nginx",
+    "alone": "",
+}
 
 T = TypeVar("T")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 class PeerUnavailable(Exception):
-    """A peer cannot be imported here."""
+    """A peer is not installed here."""
 
 
 def loop_factory(peer: str) -> LoopFactory:
@@ -49,11 +63,39 @@ def run(peer: str, main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def version(peer: str) -> str:
-    """Return the peer's version; the interpreter's for asyncio, "unknown" where none is recorded."""
-    if peer == "asyncio":
+def require(peer: str) -> None:
+    """See that a peer can be measured here.
+
+    :raises PeerUnavailable: it is not installed.
+    """
+    software = OTHERS.get(peer, peer)
+    if software in PEERS:
+        loop_factory(software)
+    elif software == "nginx":
+        if shutil.which("nginx") is None:
+            raise PeerUnavailable("nginx is not on the PATH; apt install nginx, or leave it out.")
+    elif software:
+        try:
+            importlib.import_module(software)
+        except ImportError as error:
+            raise PeerUnavailable(f"{error}; pip install {software}, or leave it out.") from error
+
+
+def versions(peers: Sequence[str]) -> dict[str, str]:
+    """Return the versions of the software that these peers are."""
+    used = dict.fromkeys(OTHERS.get(peer, peer) for peer in peers if peer != CEILING)
+    return {software: _version(software) for software in used if software}
+
+
+def _version(software: str) -> str:
+    """Return a version; the interpreter's for asyncio, "unknown" where none is recorded."""
+    if software == "asyncio":
         return platform.python_version()
+    if software == "nginx":
+        argv = ["nginx", "-v"]
+        said = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30).stderr
+        return said.strip().rpartition("/")[2] or "unknown"
     try:
-        return importlib.metadata.version(peer)
+        return importlib.metadata.version(software)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"

@@ -43,7 +43,7 @@ def run_pinned(argv: Sequence[str | Path], cpus: set[int], timeout_s: float) -> 
 
     :raises MeasurementFailed: it exits with an error or takes too long.
     """
-    with _confined(cpus):
+    with confined(cpus):
         process = subprocess.Popen(
             argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -69,7 +69,7 @@ def serving(argv: Sequence[str | Path], cpus: set[int]) -> Iterator[tuple[int, s
 
     :raises MeasurementFailed: it ends before it prints a line, dies, or logs an error.
     """
-    with _confined(cpus):
+    with confined(cpus):
         process = subprocess.Popen(
             argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -117,7 +117,7 @@ def python(module: str, *args: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _confined(cpus: set[int]) -> Iterator[None]:
+def confined(cpus: set[int]) -> Iterator[None]:
     """Pin this process while it starts another, which inherits the CPUs from its first moment."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)

@@ -9,15 +9,34 @@ from benches.peers import SUBJECT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benches.summary import Measurement, Row, Spread
+    from benches.summary import LeftOut, Measurement, Row, Spread
 
 #: The share of a CPU above which a side counts as saturated.
 _SATURATED = 0.93
 
 
 def show(title: str, rows: Sequence[Row], peers: Sequence[str]) -> None:
-    """Print the table, with rich where it is installed."""
-    header, lines = table(rows, peers)
+    """Print a table for each group of cases that compare the same peers, with rich if there is one."""
+    for part, present in groups(rows, peers):
+        _show_table(title, *table(part, present))
+        title = ""
+
+
+def groups(rows: Sequence[Row], peers: Sequence[str]) -> list[tuple[list[Row], list[str]]]:
+    """Split rows where the next case compares other peers; those that a group lacks leave it."""
+    present: dict[str, set[str]] = {}
+    for row in rows:
+        present.setdefault(row.case, set()).update(row.spreads)
+    parts: list[tuple[list[Row], list[str]]] = []
+    for row in rows:
+        measured = [peer for peer in peers if peer in present[row.case]]
+        if not parts or parts[-1][1] != measured:
+            parts.append(([], measured))
+        parts[-1][0].append(row)
+    return parts
+
+
+def _show_table(title: str, header: list[str], lines: list[list[str]]) -> None:
     try:
         from rich.console import Console
         from rich.table import Table
@@ -73,6 +92,14 @@ def failures(measurements: Sequence[Measurement]) -> list[str]:
         elif n_errors := measurement.figures.get("n_errors"):
             lines.append(f"errors: {where}: {n_errors:.0f} connections failed")
     return lines
+
+
+def left_out(entries: Sequence[LeftOut]) -> list[str]:
+    """Return a line per reason to leave peers out, with the cases and peers that it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for entry in entries:
+        concerned.setdefault(entry.reason, []).append(f"{entry.case} ({entry.peer})")
+    return [f"left out: {', '.join(where)}: {reason}" for reason, where in concerned.items()]
 
 
 def limited_by_load(measurements: Sequence[Measurement]) -> list[str]:

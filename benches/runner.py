@@ -6,11 +6,12 @@ import dataclasses
 import datetime
 import json
 import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from benches import load
-from benches.scenario import MeasurementFailed, NotApplicable
-from benches.summary import Measurement, Row, summarize
+from benches.scenario import MeasurementFailed, NotApplicable, Reading
+from benches.summary import LeftOut, Measurement, Row, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from benches.scenario import Budget, Case, Scenario
 
 FORMAT = 1
+
+
+@dataclass
+class Kept:
+    """What a run has come to so far."""
+
+    measurements: list[Measurement] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def order_of(peers: Sequence[str], round_idx: int) -> list[str]:
@@ -33,24 +42,33 @@ def measure(
     peers: Sequence[str],
     n_rounds: int,
     budget: Budget,
-    keep: list[Measurement],
+    keep: Kept,
     tell: Callable[[str], None],
 ) -> None:
     """Measure every case in rounds and append to ``keep``, so that an interruption loses nothing."""
     if scenario.two_sided:
         load.build()
     for case in cases:
+        taking_part = [peer for peer in peers if case.peers is None or peer in case.peers]
         for round_idx in range(n_rounds):
             for peer in order_of(peers, round_idx):
+                if peer not in taking_part:
+                    continue
                 tell(f"{scenario.name}/{case.name} round {round_idx + 1} of {n_rounds}: {peer}")
                 try:
-                    figures = scenario.measure(case, peer, budget)
-                except NotApplicable:
+                    taken = scenario.measure(case, peer, budget)
+                except NotApplicable as reason:
+                    taking_part.remove(peer)
+                    keep.left_out.append(LeftOut(case.name, peer, str(reason)))
                     continue
                 except MeasurementFailed as error:
-                    keep.append(Measurement(case.name, peer, round_idx, {}, str(error)))
+                    measurement = Measurement(case.name, peer, round_idx, {}, str(error))
                 else:
-                    keep.append(Measurement(case.name, peer, round_idx, figures))
+                    reading = taken if isinstance(taken, Reading) else Reading(taken)
+                    measurement = Measurement(
+                        case.name, peer, round_idx, reading.figures, None, reading.histograms
+                    )
+                keep.measurements.append(measurement)
 
 
 def summarize_all(cases: Sequence[Case], measurements: Sequence[Measurement]) -> list[Row]:
@@ -65,21 +83,30 @@ def save(
     cases: Sequence[Case],
     described: dict[str, Any],
     settings: dict[str, Any],
-    measurements: Sequence[Measurement],
+    kept: Kept,
 ) -> Path:
     """Write one run of one scenario to a file of its own and return the path."""
+    measurements = kept.measurements
     result = {
         "format": FORMAT,
         "scenario": scenario.name,
         "doc": scenario.doc,
+        "legend": scenario.legend,
         "environment": described | {"load_average_after": os.getloadavg()},
         "settings": settings,
         "cases": [dataclasses.asdict(case) for case in cases],
-        "measurements": [dataclasses.asdict(measurement) for measurement in measurements],
+        "left_out": [dataclasses.asdict(left_out) for left_out in kept.left_out],
         "summary": [dataclasses.asdict(row) for row in summarize_all(cases, measurements)],
     }
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC)
     path = directory / f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z-{scenario.name}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(_text(result, [dataclasses.asdict(it) for it in measurements]))
     return path
+
+
+def _text(result: dict[str, Any], measurements: Sequence[dict[str, Any]]) -> str:
+    """Return the JSON of a result, each measurement on a line of its own."""
+    head = json.dumps(result, indent=1).removesuffix("\n}")
+    lines = ",\n".join(f"  {json.dumps(measurement)}" for measurement in measurements)
+    return f'{head},\n "measurements": [\n{lines}\n ]\n}}\n'

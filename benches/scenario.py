@@ -7,13 +7,24 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from benches.goals import Goal
+from benches.peers import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from benches.histogram import Histogram
     from benches.placement import Placement
 
 Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The figures of a measurement, and the distributions behind some of them."""
+
+    figures: Figures
+    #: In microseconds, by what was timed.
+    histograms: dict[str, Histogram] = field(default_factory=dict)
 
 
 class MeasurementFailed(Exception):
@@ -50,6 +61,8 @@ class Case:
     name: str
     metrics: tuple[Metric, ...]
     parameters: Mapping[str, str | int] = field(default_factory=dict)
+    #: Those of the scenario's peers that have a counterpart of this case; None: all of them.
+    peers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,8 @@ class Budget:
 class Measure(Protocol):
     """Take one measurement in fresh processes."""
 
-    def __call__(self, case: Case, peer: str, budget: Budget) -> Figures:
-        """Return the figures by name.
+    def __call__(self, case: Case, peer: str, budget: Budget) -> Figures | Reading:
+        """Return the figures by name; a reading where there are distributions to keep.
 
         :raises MeasurementFailed: there are none.
         :raises NotApplicable: there cannot be any.
@@ -86,6 +99,10 @@ class Scenario:
     measure: Measure
     #: Whether there is a load side, and so a ceiling to compare with.
     two_sided: bool = False
+    #: What is compared: the event loops, or what the scenario sets against them.
+    peers: tuple[str, ...] = PEERS
+    #: What the reader of the tables must know: a line for each peer or figure that needs one.
+    legend: tuple[str, ...] = ()
 
 
 def select(

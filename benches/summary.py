@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from benches.peers import SUBJECT
@@ -11,6 +11,7 @@ from benches.peers import SUBJECT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from benches.histogram import Histogram
     from benches.scenario import Case, Figures, Metric
 
 
@@ -23,6 +24,16 @@ class Measurement:
     round_idx: int
     figures: Figures
     error: str | None = None
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A peer that takes no part in a case, and why."""
+
+    case: str
+    peer: str
+    reason: str
 
 
 @dataclass(frozen=True)

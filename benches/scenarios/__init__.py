@@ -1,5 +1,11 @@
 """The scenarios, one file each, in the order they run."""
 
-from benches.scenarios import accept, echo, transition
+from benches.scenarios import accept, bystander, calls, echo, transition
 
-ALL = (transition.SCENARIO, echo.SCENARIO, accept.SCENARIO)
+ALL = (
+    transition.SCENARIO,
+    calls.SCENARIO,
+    echo.SCENARIO,
+    accept.SCENARIO,
+    bystander.SCENARIO,
+)

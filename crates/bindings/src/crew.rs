@@ -191,17 +191,15 @@ impl Crew {
     }
 
     /// A runner has the role: tell the loop which thread runs it, and put its own task back.
+    ///
+    /// Runs no Python code before what belongs to the blocked function is put aside: the function
+    /// could return meanwhile.
     pub(crate) fn gained(slf: &Bound<'_, Dispatcher>, runner: &Runner, taken: Option<Taken>) {
         let py = slf.py();
         let this = slf.get();
         let crew = &this.crew;
         match taken {
-            Some(Taken::FromThreadlet(victim)) => {
-                crew.park(slf, victim.index());
-                if this.is_debug() {
-                    Self::tell_of_move(slf, runner);
-                }
-            }
+            Some(Taken::FromThreadlet(victim)) => crew.park(slf, victim.index()),
             Some(Taken::FromPoll) => this.recall_from_poll(py),
             Some(Taken::Vacant) | None => {}
         }
@@ -214,12 +212,19 @@ impl Crew {
         }
     }
 
-    /// In debug mode: look for objects that stay behind with the blocked thread.
-    #[cold]
-    fn tell_of_move(slf: &Bound<'_, Dispatcher>, runner: &Runner) {
+    /// In debug mode: look for objects that stay behind with a thread that is blocked.
+    pub(crate) fn tell_of_move(slf: &Bound<'_, Dispatcher>, runner: &Runner, taken: Taken) {
         let py = slf.py();
-        let threads = (slf.get().thread(), runner.thread_id);
-        if let Err(error) = slf.call_method1(intern!(py, "_role_moved"), threads) {
+        let Taken::FromThreadlet(victim) = taken else { return };
+        if !slf.get().is_debug() {
+            return;
+        }
+        let parked = &slf.get().crew.parked;
+        let blocked = parked.with(py, |it| it.get(&victim.index()).map(|it| it.thread_id));
+        if let Some(blocked) = blocked
+            && let Err(error) =
+                slf.call_method1(intern!(py, "_role_moved"), (blocked, runner.thread_id))
+        {
             error.write_unraisable(py, Some(slf));
         }
     }
@@ -285,6 +290,7 @@ impl Crew {
         if let Some(taken) = crew.roster.with(py, |roster| crew.role.ask(roster, runner.id)) {
             crew.counts.n_taken_on_return.fetch_add(1, Relaxed);
             Self::gained(slf, runner, Some(taken));
+            Self::tell_of_move(slf, runner, taken);
             return Ok(());
         }
         crew.parked.with(py, |parked| {

@@ -218,13 +218,14 @@ impl Life {
         crew.count(candidate.cause);
         let runner = Runner::new(slf, self.id);
         runner.as_current(|| {
+            Crew::gained(slf, &runner, Some(taken));
             if !std::mem::replace(has_joined, true)
                 && let Err(error) =
                     slf.call_method1(intern!(py, "_runner_joined"), (self.id.index(),))
             {
                 error.write_unraisable(py, Some(slf));
             }
-            Crew::gained(slf, &runner, Some(taken));
+            Crew::tell_of_move(slf, &runner, taken);
             while let Err(error) = Dispatcher::dispatch(slf, &runner) {
                 // Only the home thread can end the loop, once it is back.
                 crew.set_pending(py, error);

@@ -11,7 +11,7 @@ mod world;
 use std::rc::Rc;
 
 use loom::thread;
-use threadlets_core::takeover::{Bell, Called, Ring, Role, RunnerId, Taken, Watching};
+use threadlets_core::takeover::{Bell, Ring, Role, RunnerId, Taken, Watching};
 
 use world::{HOME, Held, Outcome, Way, World, check};
 
@@ -26,7 +26,7 @@ fn submit_a_blocking_call(world: &World) {
         });
         assert_eq!(Outcome::Lost, outcome);
         held.work();
-        held.world.is_stopping.set(true);
+        held.world.went_on();
     });
     world.submit(move |held| {
         held.work();
@@ -39,7 +39,7 @@ fn submit_a_blocking_call(world: &World) {
 /// request goes on at home.
 #[test]
 fn a_blocked_call_is_taken_over_and_the_role_returns() {
-    check(3, || {
+    check(5, || {
         let world = Rc::new(World::new(1));
         submit_a_blocking_call(&world);
         let mut held = world.hold(HOME);
@@ -56,7 +56,7 @@ fn two_calls_wait_to_be_noticed(
     dozes: fn(&Role) -> bool,
     has_seen_enough: fn(&Role, u64) -> bool,
 ) {
-    check(3, move || {
+    check(5, move || {
         let world = Rc::new(World::new(1));
         let duty = world.appoint(&mut world.lock.lock().unwrap());
         let noticed = Rc::new(Bell::default());
@@ -134,46 +134,39 @@ fn having_seen_enough_without_a_last_look_loses_a_wake_up() {
     });
 }
 
-/// The role was taken from inside a call of `from`.
+/// The role is taken from inside a call of `from`.
 fn lose_in_call(world: &World, from: RunnerId, to: RunnerId) -> u64 {
-    let (Called::Watched(seq) | Called::Unwatched(seq)) = world.role.enter(from) else {
-        unreachable!("{from:?} holds the role")
-    };
+    let seq = world.enter(from);
     let taken = world.role.take(&mut world.lock.lock().unwrap(), to);
     assert_eq!(Some(Taken::FromThreadlet(from)), taken);
     seq
 }
 
-/// A function has returned, the role is lost: go on with its request when the role is back. The
-/// last of so many has the loop stop.
-fn go_on_after_call(held: &mut Held<'_>, seq: u64, n_returning: u32) {
-    let world = held.world;
+/// A function has returned, the role is lost: go on with its request when the role is back.
+fn go_on_after_call(held: &mut Held<'_>, seq: u64) {
     assert_eq!(Outcome::Lost, held.end_call(seq));
     held.work();
-    if world.n_returned.borrow().iter().sum::<u32>() == n_returning {
-        world.is_stopping.set(true);
-    }
-    assert_eq!(Some(held.me), world.working.take());
+    held.world.went_on();
+    assert_eq!(Some(held.me), held.world.working.take());
 }
 
-/// The same on a runner's thread, which then runs requests until it loses the role.
-fn return_to_runner(world: &Rc<World>, me: RunnerId, seq: u64, n_returning: u32) {
+/// A runner's function has returned; then run requests until the role is lost.
+fn return_to_runner(world: &Rc<World>, me: RunnerId, seq: u64) {
     let mut held = world.hold(me);
-    go_on_after_call(&mut held, seq, n_returning);
+    go_on_after_call(&mut held, seq);
     if held.keeps_role() {
         held.dispatch();
     }
 }
 
 /// Home's function has returned; then run requests until the loop is to stop.
-fn return_to_home(world: &Rc<World>, seq: u64, n_returning: u32) {
+fn return_to_home(world: &Rc<World>, seq: u64) {
     let mut held = world.hold(HOME);
-    go_on_after_call(&mut held, seq, n_returning);
+    go_on_after_call(&mut held, seq);
     if !held.keeps_role() {
         held.get_role_back();
     }
     held.run_home();
-    assert_eq!(n_returning, world.n_returned.borrow().iter().sum::<u32>());
     held.stop();
 }
 
@@ -183,6 +176,7 @@ fn return_to_home(world: &Rc<World>, seq: u64, n_returning: u32) {
 fn all_who_return_at_once_get_the_role() {
     let seen = check(3, || {
         let world = Rc::new(World::new(2));
+        world.n_to_go_on.set(2);
         let [_, first, second] = world.ids[..] else { unreachable!("home and two others") };
         let home_seq = lose_in_call(&world, HOME, first);
         let first_seq = lose_in_call(&world, first, second);
@@ -190,8 +184,8 @@ fn all_who_return_at_once_get_the_role() {
         world.spawn(move |world| {
             world.hold(second).dispatch();
         });
-        world.spawn(move |world| return_to_runner(world, first, first_seq, 2));
-        return_to_home(&world, home_seq, 2);
+        world.spawn(move |world| return_to_runner(world, first, first_seq));
+        return_to_home(&world, home_seq);
         assert_eq!(vec![1, 1, 0], *world.n_returned.borrow());
     });
     assert_eq!(vec![Way::FromPoll, Way::Granted], Vec::from_iter(seen));
@@ -201,17 +195,19 @@ fn all_who_return_at_once_get_the_role() {
 /// role from inside that function, or from a poll, or is granted it.
 #[test]
 fn a_return_takes_the_role_from_inside_a_threadlet_or_waits() {
-    let seen = check(4, || {
+    let seen = check(6, || {
         let world = Rc::new(World::new(1));
+        world.n_to_go_on.set(2);
         let first = world.ids[1];
         let home_seq = lose_in_call(&world, HOME, first);
         world.spawn(move |world| {
             let mut held = world.hold(first);
-            held.run(Box::new(|held| {
-                let seq = held.begin_unwatched_call();
+            held.run(Box::new(move |held| {
+                let seq = held.world.enter(first);
                 held.release(|| ());
                 held.end_call(seq);
                 held.work();
+                held.world.went_on();
             }));
             if held.keeps_role() {
                 held.dispatch();
@@ -225,15 +221,16 @@ fn a_return_takes_the_role_from_inside_a_threadlet_or_waits() {
 
 /// Two runners return while home polls, and home gets the role back in between.
 fn two_return_to_a_home_that_polls(is_forgetful: bool) {
-    check(3, move || {
+    check(2, move || {
         let world = Rc::new(World::new(2));
         world.is_forgetful.set(is_forgetful);
+        world.n_to_go_on.set(2);
         let [_, first, second] = world.ids[..] else { unreachable!("home and two others") };
         lose_in_call(&world, HOME, first);
         let first_seq = lose_in_call(&world, first, second);
         let second_seq = lose_in_call(&world, second, HOME);
         for (me, seq) in [(first, first_seq), (second, second_seq)] {
-            world.spawn(move |world| return_to_runner(world, me, seq, 2));
+            world.spawn(move |world| return_to_runner(world, me, seq));
         }
         let mut held = world.hold(HOME);
         held.run_home();
@@ -261,13 +258,13 @@ fn polling_without_a_boundary_forgets_who_waits() {
 /// though there is nothing else to do.
 #[test]
 fn a_return_to_a_vacant_role_waits_for_home() {
-    check(4, || {
+    check(5, || {
         let world = Rc::new(World::new(1));
         let first = world.ids[1];
         lose_in_call(&world, HOME, first);
         let seq = lose_in_call(&world, first, HOME);
         world.role.vacate(&mut world.lock.lock().unwrap());
-        world.spawn(move |world| return_to_runner(world, first, seq, 1));
+        world.spawn(move |world| return_to_runner(world, first, seq));
         let mut held = world.hold(HOME);
         assert_eq!(Some(Taken::Vacant), world.role.take(held.roster(), HOME));
         held.run_home();
@@ -279,7 +276,7 @@ fn a_return_to_a_vacant_role_waits_for_home() {
 /// When a function returns just as the watcher takes over, the role is either kept or taken.
 #[test]
 fn a_role_is_kept_or_taken_never_both() {
-    check(3, || {
+    let seen = check(4, || {
         let world = Rc::new(World::new(2));
         world.takes_any_call.set(true);
         world.submit(|held| {
@@ -287,12 +284,13 @@ fn a_role_is_kept_or_taken_never_both() {
             let n_lost = outcomes.iter().filter(|&&it| it == Outcome::Lost).count();
             assert_eq!(n_lost, held.world.n_taken_over.get());
             held.work();
-            held.world.is_stopping.set(true);
+            held.world.went_on();
         });
         let mut held = world.hold(HOME);
         held.run_home();
         held.stop();
     });
+    assert!(seen.is_superset(&[Way::Kept, Way::FromThreadlet].into()), "{seen:?}");
 }
 
 /// A thread that is on watch, and goes off watch when it has waited for a call long enough.
@@ -313,7 +311,7 @@ fn watch_for_a_while(world: &Rc<World>, me: RunnerId) {
 /// a new one, and never by two.
 #[test]
 fn a_call_is_watched_though_the_watcher_leaves() {
-    check(3, || {
+    check(4, || {
         let world = Rc::new(World::new(2));
         let duty = world.appoint(&mut world.lock.lock().unwrap());
         world.spawn(move |world| watch_for_a_while(world, duty));
@@ -327,7 +325,7 @@ fn a_call_is_watched_though_the_watcher_leaves() {
 /// A call that begins while an idle thread ends is watched, by that thread or by a new one.
 #[test]
 fn a_call_is_watched_though_an_idle_thread_ends() {
-    check(3, || {
+    check(4, || {
         let world = Rc::new(World::new(2));
         let idle = world.appoint(&mut world.lock.lock().unwrap());
         world.role.relieve();
@@ -349,29 +347,30 @@ fn a_call_is_watched_though_an_idle_thread_ends() {
     });
 }
 
+/// Wait without the lock until somebody rings.
+fn wait_for(bell: &Rc<Bell>) -> impl FnOnce(&mut Held<'_>) + use<> {
+    let bell = Rc::clone(bell);
+    move |held| {
+        held.release(|| bell.wait(Ring::WAKE, None));
+    }
+}
+
 /// A runner that took over calls a function that blocks too: another goes on watch, never a second
 /// one with it, and both functions return.
 #[test]
 fn a_call_of_a_runner_that_took_over_is_watched_by_one_other() {
     check(2, || {
         let world = Rc::new(World::new(2));
-        let opened = Rc::new(Bell::default());
-        let inner = Rc::new(Bell::default());
-        let (opener, inner_opener) = (Rc::clone(&opened), Rc::clone(&inner));
-        for opened in [opened, inner] {
-            world.submit(move |held| {
-                let outcome = held.call(|held| {
-                    held.release(|| opened.wait(Ring::WAKE, None));
-                });
-                assert_eq!(Outcome::Lost, outcome);
-                let n_returned = held.world.n_returned.borrow().iter().sum::<u32>();
-                held.world.is_stopping.set(n_returned == 2);
+        world.n_to_go_on.set(2);
+        let opened = [(); 2].map(|()| Rc::new(Bell::default()));
+        for bell in &opened {
+            let function = wait_for(bell);
+            world.submit(|held| {
+                assert_eq!(Outcome::Lost, held.call(function));
+                held.world.went_on();
             });
         }
-        world.submit(move |_| {
-            opener.ring(Ring::WAKE);
-            inner_opener.ring(Ring::WAKE);
-        });
+        world.submit(move |_| opened.iter().for_each(|it| it.ring(Ring::WAKE)));
         let mut held = world.hold(HOME);
         held.run_home();
         assert_eq!((1, 2), (world.n_returned.borrow()[0], world.n_taken_over.get()));
@@ -379,10 +378,37 @@ fn a_call_of_a_runner_that_took_over_is_watched_by_one_other() {
     });
 }
 
+/// A thread whose function's result is sent asks for the role only if it is home: a runner that
+/// returns at the same time is not forgotten.
+fn home_sends_while_a_runner_returns(is_forgetful: bool) {
+    check(2, move || {
+        let world = Rc::new(World::new(2));
+        world.is_forgetful.set(is_forgetful);
+        let opened = [(); 2].map(|()| Rc::new(Bell::default()));
+        let [sends, returns] = [0, 1].map(|idx| wait_for(&opened[idx]));
+        world.submit(|held| assert_eq!(Outcome::Lost, held.call_and_send(sends)));
+        world.submit(|held| {
+            assert_eq!(Outcome::Lost, held.call(returns));
+            held.world.went_on();
+        });
+        world.submit(move |_| opened.iter().for_each(|it| it.ring(Ring::WAKE)));
+        let mut held = world.hold(HOME);
+        held.run_home();
+        held.stop();
+    });
+}
+
+/// A function whose result is sent leaves the role where it is; a runner that returns meanwhile
+/// gets it.
+#[test]
+fn a_function_whose_result_is_sent_leaves_the_role_to_others() {
+    home_sends_while_a_runner_returns(false);
+}
+
 /// Whatever a thread waits for, the end wakes it, and does so again however often it waits.
 #[test]
 fn the_end_wakes_everyone() {
-    check(2, || {
+    check(3, || {
         let world = Rc::new(World::new(3));
         world.spawn(|world| {
             assert_eq!(Ring::STOP, world.role.sentinel.wait(Ring::WAKE, None));

@@ -46,7 +46,9 @@ pub(crate) struct World {
     /// How often each runner got the role back after a call.
     pub(crate) n_returned: RefCell<Vec<u32>>,
     is_sleeping: Cell<bool>,
-    pub(crate) is_stopping: Cell<bool>,
+    /// How many requests have a function to return from until the loop stops.
+    pub(crate) n_to_go_on: Cell<u32>,
+    is_stopping: Cell<bool>,
     is_stopped: Cell<bool>,
     pub(crate) n_taken_over: Cell<usize>,
     /// Calls that have not given the lock away are taken over too, as overdue ones are.
@@ -101,6 +103,7 @@ impl World {
             n_returned: RefCell::new(vec![0; n_runners + 1]),
             n_taken_over: Cell::default(),
             is_sleeping: Cell::default(),
+            n_to_go_on: Cell::new(1),
             is_stopping: Cell::default(),
             is_stopped: Cell::default(),
             takes_any_call: Cell::default(),
@@ -121,9 +124,7 @@ impl World {
 
     /// The runner that is to watch; the caller sees to its thread.
     pub(crate) fn appoint(&self, roster: &mut Roster) -> RunnerId {
-        let (Called::Watched(seq) | Called::Unwatched(seq)) = self.role.enter(HOME) else {
-            unreachable!("home holds the role")
-        };
+        let seq = self.enter(HOME);
         let Attendance::Spawn(id) = self.role.attend(roster) else {
             unreachable!("nobody is on watch or stands by")
         };
@@ -131,6 +132,20 @@ impl World {
         self.role.sentinel.hear(Ring::WAKE);
         self.role.leave(HOME, seq);
         id
+    }
+
+    /// Begin a call that nobody watches.
+    pub(crate) fn enter(&self, me: RunnerId) -> u64 {
+        let (Called::Watched(seq) | Called::Unwatched(seq)) = self.role.enter(me) else {
+            unreachable!("{me:?} holds the role, and is in no call")
+        };
+        seq
+    }
+
+    /// A request has gone on after its function; the loop stops after the last one.
+    pub(crate) fn went_on(&self) {
+        self.n_to_go_on.set(self.n_to_go_on.get() - 1);
+        self.is_stopping.set(self.n_to_go_on.get() == 0);
     }
 
     pub(crate) fn bell(&self, runner: RunnerId) -> &Bell {
@@ -427,7 +442,7 @@ impl Held<'_> {
         }
     }
 
-    fn run(&mut self, request: Request) {
+    pub(crate) fn run(&mut self, request: Request) {
         let working = &self.world.working;
         assert_eq!(None, working.replace(Some(self.me)), "two work at once");
         request(self);
