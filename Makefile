@@ -74,7 +74,7 @@ model: ## Check the take-over protocol under every interleaving
 compat: build $(VENV)/.dev ## Run our loop tests, and CPython's own on our loop, for each CPython here
 	set -- $(OTHER_VENVS); for venv; do \
 		$(MAKE) --no-print-directory $$venv/.built && \
-		$$venv/bin/python -m pytest -q -n 2 tests/loop tests/thirdparty || exit; \
+		$$venv/bin/python -m pytest -q -n 2 tests/loop tests/calls tests/thirdparty || exit; \
 	done; \
 	$(BIN)/python tests/compat/run.py -n 4 --python $(BIN)/python $${@/%//bin/python}
 
