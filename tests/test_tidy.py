@@ -20,6 +20,7 @@ _LAYERS = (
     "threadlets.aio.crew",
     "threadlets.executor",
     "threadlets.aio",
+    "threadlets.frameworks",
     "threadlets",
     "threadlets.cli",
     "threadlets.__main__",

@@ -1,7 +1,4 @@
-"""A report that blocks: it compresses and hashes a source file and waits for a slow partner.
-
-`call_blocking` is the one place that knows how blocking functions are called.
-"""
+"""A report that blocks: it compresses and hashes a source file and waits for a slow partner."""
 
 from __future__ import annotations
 
@@ -9,24 +6,17 @@ import asyncio
 import hashlib
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+import threadlets
 
 PARTNER_DELAY_S = 0.02
 _SOURCE = Path(asyncio.__file__).with_name("base_events.py")
 
 
-async def call_blocking(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Call a function that may block, without holding up the loop."""
-    return await asyncio.to_thread(function, *args, **kwargs)
-
-
 async def report() -> dict[str, object]:
-    return await call_blocking(make_report, _SOURCE)
+    """Make the report where we are; when it blocks, the loop goes on without it."""
+    return await threadlets.call(make_report, _SOURCE)
 
 
 def make_report(source: Path) -> dict[str, object]:

@@ -206,7 +206,7 @@ class _Anyio:
     ) -> Any:
         """Call a function as a threadlet of the running loop, and wait for what it returns."""
         worker: _Worker = vars(loop).get(_WORKER) or self._make_worker(loop)
-        scope = self._current_scope()
+        scope = self._current_scope(loop)
         if scope is not None:
             await self._backend.checkpoint_if_cancelled()
         if limiter is None:
@@ -238,8 +238,8 @@ class _Anyio:
             loop._submit_call(outcome, False, None, call, ())
             return await outcome
 
-    def _current_scope(self) -> CancelScope | None:
-        task = asyncio.current_task()
+    def _current_scope(self, loop: Loop) -> CancelScope | None:
+        task = asyncio.current_task(loop)
         state = self._task_states.get(task) if task is not None else None
         return state.cancel_scope if state is not None else None
 

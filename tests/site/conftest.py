@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import threadlets
 
 # The examples are no part of the installed package.
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -35,6 +35,6 @@ def visit(database: Path) -> Visit:
             async with living(database) as site:
                 await story(site)
 
-        asyncio.run(main())
+        threadlets.run(main())
 
     return run
