@@ -103,8 +103,7 @@ class _Work:
         """Accept no more; end now if nothing is outstanding, or else when that is over."""
         with self._lock:
             self._is_closed = True
-            is_over = self._n_outstanding == 0
-        if is_over:
+        if self._is_over():
             self.dispatcher._stopping = True
 
     def join(self) -> None:
@@ -115,17 +114,23 @@ class _Work:
     def _ended(self, _future: concurrent.futures.Future[Any]) -> None:
         with self._lock:
             self._n_outstanding -= 1
-            is_over = self._is_closed and self._n_outstanding == 0
-        if is_over:
+        if self._is_over():
             self.dispatcher._stopping = True
+
+    def _is_over(self) -> bool:
+        with self._lock:
+            return self._is_closed and self._n_outstanding == 0
 
     def _run(self) -> None:
         """The home thread's life."""
-        try:
-            self.dispatcher._run_bursts()
-        finally:
-            self.dispatcher._stop_crew()
-            self.dispatcher._release()
+        while not self._is_over():
+            try:
+                self.dispatcher._run_bursts()
+            except BaseException as exc:
+                # SystemExit in a future's callback, for instance: there is no program here to end.
+                self.dispatcher._request_failed(exc)
+        self.dispatcher._stop_crew()
+        self.dispatcher._release()
 
 
 _all_work: weakref.WeakSet[_Work] = weakref.WeakSet()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benches import quiet
 from benches.placement import Placement
 from benches.runner import Kept, measure
 from benches.scenario import Budget, Case, MeasurementFailed, NotApplicable, Reading, Scenario
@@ -96,6 +97,21 @@ def test_reason_to_leave_a_peer_out_is_kept_once() -> None:
     assert 1 == n_asked
     assert [] == kept.measurements
     assert ["a program is missing"] == [left_out.reason for left_out in kept.left_out]
+
+
+def test_least_disturbed_measurement_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With patience a measurement that others disturbed is repeated; its figures have no say."""
+    others = iter([0.9, 0.5, 0.8, 0.7])
+    figures = iter([1.0, 2.0, 3.0, 4.0])
+    monkeypatch.setattr(quiet, "wait_until_quiet", lambda _: None)
+    monkeypatch.setattr(quiet.Account, "others_since", lambda *_: next(others))
+    scenario = Scenario(
+        "name", "doc", (Case("case", ()),), lambda *_: Reading({"figure": next(figures)})
+    )
+    kept = Kept()
+    budget = Budget(0.01, Placement.of_this_machine())
+    measure(scenario, scenario.cases, ["a"], 1, budget, kept, lambda _: None, patience_s=1)
+    assert [{"figure": 2.0, "others_busy": 0.5}] == [it.figures for it in kept.measurements]
 
 
 def test_load_that_fails_is_a_failed_measurement() -> None:

@@ -122,23 +122,25 @@ def test_nothing_is_said_where_nothing_stays_behind(run: Any) -> None:
 
 
 def test_calls_from_a_blocked_functions_thread_are_refused(run: Any) -> None:
-    """It is not the dispatcher's thread any more, as debug mode says of any other thread."""
+    """It is not the dispatcher's thread any more; only home's signal handlers may call there."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        gate = Gate()
+        home, gate = Gate(), Gate()
 
         def function() -> None:
             gate()
             loop.call_soon(print)
 
+        first = asyncio.create_task(threadlets.call(home))
+        await home.entered.wait()
         task = asyncio.create_task(threadlets.call(function))
         await gate.entered.wait()
-        # Home may take the role from a dispatcher that waits for events, but not from one that is
-        # here: let it find out that it has lost the role.
         gate.open()
         with pytest.raises(RuntimeError, match="call_soon_threadsafe"):
             await task
+        home.open()
+        await first
 
     run(main(), debug=True)
 

@@ -147,13 +147,16 @@ impl CallObject {
             let args = self.items()[1..].as_ptr();
             let nargsf = self.n_positional() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
             self.state.set(State::Done);
-            let protected = Crew::protect(slf, runner, callable, key, || {
+            let protected = Crew::protect(slf, runner, callable, key, null_mut(), || {
                 // SAFETY: the arguments live in this object, whose owner awaits it, and the word
                 // before them is the callable's, which may be used meanwhile.
                 unsafe { interpreter::call(callable, args, nargsf, names) }
             });
             if let Some(pool) = pool {
-                pool.get().finish(py, slf);
+                match protected {
+                    Protected::Full => pool.get().give_back(py, slf),
+                    _ => pool.get().finish(py, slf),
+                }
             }
             match protected {
                 Protected::Kept(result) => returned(py, result).map(Step::Returned),

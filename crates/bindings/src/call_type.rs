@@ -117,7 +117,7 @@ fn make_type(py: Python<'_>) -> PyResult<Py<PyType>> {
     let doc = c"A call of a plain function that is yet to be awaited.";
     let mut slots = [
         slot(ffi::Py_tp_doc, doc.as_ptr().cast_mut().cast()),
-        slot(ffi::Py_tp_dealloc, call_dealloc as *mut c_void),
+        slot(ffi::Py_tp_dealloc, threadlets_dealloc_call as *mut c_void),
         slot(ffi::Py_tp_traverse, call_traverse as *mut c_void),
         slot(ffi::Py_tp_clear, call_clear as *mut c_void),
         slot(ffi::Py_tp_iter, call_self as *mut c_void),
@@ -386,11 +386,17 @@ unsafe extern "C" fn call_clear(slf: *mut ffi::PyObject) -> c_int {
     }
 }
 
-unsafe extern "C" fn call_dealloc(slf: *mut ffi::PyObject) {
-    // SAFETY: the last reference is gone; the object is untracked before it is taken apart, and its
-    // type, on which it had a reference, is released last.
+unsafe extern "C" {
+    /// Untracks the object, and has it freed below, now or a little later.
+    fn threadlets_dealloc_call(slf: *mut ffi::PyObject);
+}
+
+/// # Safety
+/// The last reference is gone, and the object is not tracked by the collector.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn threadlets_free_call(slf: *mut ffi::PyObject) {
+    // SAFETY: the caller's; the type, on which the object had a reference, is released last.
     unsafe {
-        ffi::PyObject_GC_UnTrack(slf.cast());
         let call = &*slf.cast::<CallObject>();
         if matches!(call.state.get(), State::Fresh | State::FreshAbandonable)
             && !call.callable().is_null()

@@ -34,6 +34,7 @@ pub(crate) struct Parked {
     callable: Py<PyAny>,
     pool: Option<PoolKey>,
     task: Option<Py<PyAny>>,
+    future: Option<Py<PyAny>>,
     thread_id: u64,
     since_ns: u64,
     /// The function has returned and waits for the role.
@@ -72,6 +73,8 @@ pub(crate) struct Crew {
     /// from inside the call finds it here.
     calling: AtomicPtr<ffi::PyObject>,
     calling_pool: AtomicUsize,
+    /// The future that nobody but the call itself settles; null for a call in an awaiting task.
+    calling_future: AtomicPtr<ffi::PyObject>,
     pub(crate) parked: GilCell<BTreeMap<usize, Parked>>,
     /// How many functions are blocked.
     pub(crate) n_parked: AtomicUsize,
@@ -100,6 +103,7 @@ impl Crew {
             roster: GilCell::new(Roster::new(n_threads_max)),
             calling: AtomicPtr::new(null_mut()),
             calling_pool: AtomicUsize::new(0),
+            calling_future: AtomicPtr::new(null_mut()),
             parked: GilCell::default(),
             n_parked: AtomicUsize::new(0),
             deferred: GilCell::default(),
@@ -120,6 +124,7 @@ impl Crew {
         runner: &Runner,
         callable: *mut ffi::PyObject,
         pool: Option<PoolKey>,
+        future: *mut ffi::PyObject,
         call: impl FnOnce() -> R,
     ) -> Protected<R> {
         let crew = &slf.get().crew;
@@ -134,6 +139,7 @@ impl Crew {
         };
         crew.calling.store(callable, Relaxed);
         crew.calling_pool.store(pool.map_or(0, |it| it.index() + 1), Relaxed);
+        crew.calling_future.store(future, Relaxed);
         let result = call();
         if crew.role.leave(runner.id, seq) {
             Protected::Kept(result)
@@ -204,6 +210,12 @@ impl Crew {
             Some(Taken::Vacant) | None => {}
         }
         this.set_thread(runner.thread_id);
+        Self::resume(slf, runner);
+    }
+
+    /// Make the task the current one again whose function has returned.
+    fn resume(slf: &Bound<'_, Dispatcher>, runner: &Runner) {
+        let py = slf.py();
         let parked = Self::unpark(slf, runner);
         if let Some(task) = parked.as_ref().and_then(|it| it.task.as_ref())
             && let Err(error) = current_tasks(py).and_then(|it| it.set_item(slf, task))
@@ -232,8 +244,12 @@ impl Crew {
     /// Put aside what belongs to a blocked function, so that other tasks can run.
     fn park(&self, slf: &Bound<'_, Dispatcher>, victim: usize) {
         let py = slf.py();
-        // SAFETY: the dispatcher is inside the call, on whose stack the callable is alive.
-        let callable = unsafe { Bound::from_borrowed_ptr(py, self.calling.load(Relaxed)) }.unbind();
+        // SAFETY: the dispatcher is inside the call, on whose stack both are alive.
+        let (callable, future) = unsafe {
+            let callable = Bound::from_borrowed_ptr(py, self.calling.load(Relaxed)).unbind();
+            let future = Bound::from_borrowed_ptr_or_opt(py, self.calling_future.load(Relaxed));
+            (callable, future.map(Bound::unbind))
+        };
         let pool = self.calling_pool.load(Relaxed).checked_sub(1).map(PoolKey::from_index);
         let task = current_tasks(py).and_then(|tasks| {
             let task = tasks.get_item(slf)?;
@@ -248,7 +264,8 @@ impl Crew {
         });
         let thread_id = slf.get().thread().unwrap_or(0);
         let since_ns = clock::now_ns();
-        let parked = Parked { callable, pool, task, thread_id, since_ns, is_returning: false };
+        let is_returning = false;
+        let parked = Parked { callable, pool, task, future, thread_id, since_ns, is_returning };
         self.n_parked.fetch_add(1, Relaxed);
         drop(self.parked.with(py, |it| it.insert(victim, parked)));
     }
@@ -310,7 +327,7 @@ impl Crew {
             }
             crew.hang_if_halted(py);
             if heard.has(Ring::STOP) {
-                drop(Self::unpark(slf, runner));
+                Self::resume(slf, runner);
                 return Err(PyRuntimeError::new_err(
                     "Event loop was closed while a threadlet was blocked; its result is lost",
                 ));
@@ -359,6 +376,12 @@ impl Crew {
         self.roster.with(py, |roster| self.role.boundary(roster, runner.id)) == Boundary::Kept
     }
 
+    /// A closed loop runs nothing more of what was kept for later.
+    pub(crate) fn release(&self, py: Python<'_>) {
+        drop(self.deferred.with(py, std::mem::take));
+        drop(self.pending.with(py, Option::take));
+    }
+
     /// Have the home thread raise an exception.
     pub(crate) fn set_pending(&self, py: Python<'_>, error: PyErr) {
         drop(self.pending.with(py, |pending| pending.replace(error)));
@@ -372,7 +395,7 @@ impl Crew {
         self.pending.with(py, Option::take).map_or(Ok(()), Err)
     }
 
-    /// Cancel the tasks whose functions of this pool are blocked; how many.
+    /// Cancel whoever awaits functions of this pool that are blocked; how many.
     pub(crate) fn cancel_blocked(
         &self,
         py: Python<'_>,
@@ -381,7 +404,8 @@ impl Crew {
     ) -> PyResult<usize> {
         let tasks: Vec<_> = self.parked.with(py, |parked| {
             let of_pool = parked.values().filter(|it| it.pool == Some(pool));
-            of_pool.filter_map(|it| it.task.as_ref()).map(|it| it.clone_ref(py)).collect()
+            let waiting = of_pool.filter_map(|it| it.task.as_ref().or(it.future.as_ref()));
+            waiting.map(|it| it.clone_ref(py)).collect()
         });
         let mut n_cancelled = 0;
         for task in tasks {
@@ -440,7 +464,8 @@ impl Crew {
         self.parked.traverse(visit, |parked| {
             parked.values().try_for_each(|it| {
                 visit.call(&it.callable)?;
-                visit.call(&it.task)
+                visit.call(&it.task)?;
+                visit.call(&it.future)
             })
         })?;
         self.deferred.traverse(visit, |deferred| {

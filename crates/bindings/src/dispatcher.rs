@@ -177,6 +177,9 @@ impl Dispatcher {
     /// In the child of a fork: the poller is the parent's, and so is the thread that may wait in it.
     /// What was registered is not the child's to serve.
     pub(crate) fn part_from_parent(&self, py: Python<'_>) {
+        if self.closed.load(Relaxed) {
+            return;
+        }
         let poller = Poller::new().ok().map(Arc::new);
         drop(self.poller.with(py, |it| std::mem::replace(it, poller)));
         self.sleeping.store(false, Relaxed);
@@ -415,6 +418,7 @@ impl Dispatcher {
                 error.write_unraisable(py, None);
             }
         }
+        self.crew.release(py);
         let sources = self.sources.with(py, std::mem::take);
         let watches = self.watches.with(py, std::mem::take);
         let poller = self.poller.with(py, Option::take);

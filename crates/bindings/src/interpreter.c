@@ -41,3 +41,15 @@ PyObject *threadlets_call_with_dict(PyObject *callable, PyObject *args, PyObject
     is_inside = 0;
     return result;
 }
+
+/* Free a call. Calls can be arguments of calls, to any depth: the interpreter's trash can keeps the
+ * stack short. */
+extern void threadlets_free_call(PyObject *call);
+
+void threadlets_dealloc_call(PyObject *call)
+{
+    PyObject_GC_UnTrack(call);
+    Py_TRASHCAN_BEGIN(call, threadlets_dealloc_call)
+    threadlets_free_call(call);
+    Py_TRASHCAN_END
+}

@@ -68,25 +68,39 @@ impl Pool {
             !yields && queues.pools.try_start(key)
         });
         if !starts {
-            // It enters again when it queues.
-            self.state.with(py, |state| {
-                state.n_in_use -= 1;
-                state.n_calls -= 1;
-            });
+            self.leave(py, slf, true);
         }
         Ok(starts)
+    }
+
+    /// A call that was started could not begin: it enters again when it queues.
+    pub(crate) fn give_back(&self, py: Python<'_>, slf: &Bound<'_, Dispatcher>) {
+        if let Some(key) = self.key(py) {
+            slf.get().finish_call(py, key);
+        }
+        self.leave(py, slf, true);
+    }
+
+    /// One call less is in the pool; the last one closes it, until the next opens it again.
+    fn leave(&self, py: Python<'_>, slf: &Bound<'_, Dispatcher>, enters_again: bool) {
+        self.state.with(py, |state| {
+            state.n_in_use -= 1;
+            state.n_calls -= u64::from(enters_again);
+            if state.n_in_use == 0
+                && let Some((_, key)) = state.home.take()
+            {
+                slf.get().queues.with(py, |queues| queues.pools.close_idle(key));
+            }
+        });
     }
 
     /// A call has ended.
     #[inline]
     pub(crate) fn finish(&self, py: Python<'_>, slf: &Bound<'_, Dispatcher>) {
-        let key = self.state.with(py, |state| {
-            state.n_in_use -= 1;
-            state.home.map(|home| home.1)
-        });
-        if let Some(key) = key {
+        if let Some(key) = self.key(py) {
             slf.get().finish_call(py, key);
         }
+        self.leave(py, slf, false);
     }
 
     /// Calls were taken out of the queue.

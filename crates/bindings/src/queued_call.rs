@@ -1,6 +1,7 @@
 //! Calls that wait in a pool for their turn: a function that the dispatcher itself calls, or an
 //! awaiting coroutine that is told to go on.
 
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::PyTraverseError;
@@ -59,9 +60,10 @@ impl QueuedCall {
     /// Run the call, started by its pool.
     pub(crate) fn run(&self, slf: &Bound<'_, Dispatcher>, this: &Py<Self>) -> PyResult<()> {
         let py = slf.py();
-        if !self.begins(py)? {
+        let begins = self.begins(py);
+        if !matches!(begins, Ok(true)) {
             self.end(slf);
-            return Ok(());
+            return begins.map(drop);
         }
         let Work::Function { callable, args, kwargs } = &self.work else {
             if matches!(self.membership, Membership::EntryPoint(_)) {
@@ -71,18 +73,26 @@ impl QueuedCall {
             return self.settle(py, Ok(py.None()));
         };
         let call = || {
+            if self.any_thread_settles && !self.starts(py)? {
+                return Ok(py.None());
+            }
             // In a thread pool no loop would run in the function's thread: it may run its own.
             let running = running_loop(py)?;
             running.set.call1((py.None(),))?;
             let kwargs = kwargs.as_ref().map(|it| it.bind(py));
-            let outcome = interpreter::call_with_dict(callable.bind(py), args.bind(py), kwargs);
+            let outcome = Runner::hidden(|| {
+                interpreter::call_with_dict(callable.bind(py), args.bind(py), kwargs)
+            });
             slf.get().crew.hang_if_halted(py);
             running.set.call1((running.now,))?;
             outcome.map(Bound::unbind)
         };
+        // Only a future of the loop's own can be cancelled while the function runs.
+        let future = if self.any_thread_settles { null_mut() } else { self.future.as_ptr() };
         Runner::with_current(|runner| {
             let runner = runner.expect("requests run on a runner");
-            let protected = Crew::protect(slf, runner, callable.as_ptr(), Some(self.key), call);
+            let protected =
+                Crew::protect(slf, runner, callable.as_ptr(), Some(self.key), future, call);
             match protected {
                 Protected::Kept(outcome) => {
                     self.end(slf);
@@ -145,15 +155,18 @@ impl QueuedCall {
         if self.is_over.load(Relaxed) {
             return Ok(false);
         }
-        if self.any_thread_settles {
-            let future = self.future.bind(py);
-            // Once: a call that was put back has said so already.
-            if future.call_method0(intern!(py, "running"))?.is_truthy()? {
-                return Ok(true);
-            }
-            return future.call_method0(intern!(py, "set_running_or_notify_cancel"))?.is_truthy();
+        let is_cancelled = self.is_cancelled(py)?;
+        if is_cancelled && self.any_thread_settles {
+            // Whoever waits for it is to hear of that.
+            self.starts(py)?;
         }
-        Ok(!self.is_cancelled(py)?)
+        Ok(!is_cancelled)
+    }
+
+    /// Say that the function runs now, and its future cannot be cancelled any more; `false`: it was.
+    fn starts(&self, py: Python<'_>) -> PyResult<bool> {
+        let future = self.future.bind(py);
+        future.call_method0(intern!(py, "set_running_or_notify_cancel"))?.is_truthy()
     }
 
     /// The call takes no place in its pool any more.

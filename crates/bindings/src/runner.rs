@@ -52,6 +52,11 @@ impl Runner {
         use_runner(NonNull::new(current.cast_mut()).map(|it| unsafe { &*it.as_ptr() }))
     }
 
+    /// Be no runner while `work` runs: it may run loops of its own in this thread.
+    pub(crate) fn hidden<R>(work: impl FnOnce() -> R) -> R {
+        Self::replaced(null(), work)
+    }
+
     /// The dispatcher to whose crew the runner belongs.
     #[inline]
     pub(crate) fn dispatcher<'a, 'py>(&'a self, py: Python<'py>) -> &'a Bound<'py, Dispatcher> {
@@ -64,13 +69,17 @@ impl Runner {
 
     /// Be this thread's runner while `work` runs.
     fn as_current<R>(&self, work: impl FnOnce() -> R) -> R {
+        Self::replaced(self, work)
+    }
+
+    fn replaced<R>(current: *const Self, work: impl FnOnce() -> R) -> R {
         struct Restore(*const Runner);
         impl Drop for Restore {
             fn drop(&mut self) {
                 CURRENT.set(self.0);
             }
         }
-        let _restore = Restore(CURRENT.replace(self));
+        let _restore = Restore(CURRENT.replace(current));
         work()
     }
 
@@ -105,7 +114,12 @@ impl Runner {
         let crew = &slf.get().crew;
         Self::at_home(slf, |runner| {
             loop {
-                let ended = Dispatcher::dispatch(slf, runner)?;
+                let ended = Dispatcher::dispatch(slf, runner);
+                if ended.is_err() && !crew.role.is_held_by(runner.id) {
+                    // The loop ends here, but not while another thread runs it.
+                    Crew::get_role_back(slf, runner)?;
+                }
+                let ended = ended?;
                 crew.take_pending(py)?;
                 match ended {
                     Ended::Stopped => return Ok(()),

@@ -75,6 +75,11 @@ impl Dispatcher {
         } else {
             self.queues.with(py, |queues| queues.patience(clock::now_ns))
         };
+        // Nobody may wait for the role while we wait for events. Requests end at a boundary, but Python
+        // code runs between requests, too: signal handlers, what a new thread is told.
+        if !self.crew.keeps_role(py, runner) {
+            return Ok(false);
+        }
         self.crew.roster.with(py, |roster| roster.start_polling());
         // Say so while the GIL is still held: whoever takes it next must know to wake us.
         self.sleeping.store(patience != Some(Duration::ZERO), Relaxed);

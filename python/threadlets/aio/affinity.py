@@ -132,7 +132,7 @@ def _name_of(found: Any) -> str | None:
     if type(found).__module__.partition(".")[0] in _INTERNAL:
         return None
     for module_name, module in list(sys.modules.items()):
-        for name, value in list(vars(module).items()):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
             if value is found:
                 is_internal = module_name.partition(".")[0] in _INTERNAL
                 return None if is_internal else f"{module_name}.{name}"

@@ -46,6 +46,10 @@ class CrewDispatcher(_core.Dispatcher):
         with threading._active_limbo_lock:
             threading._active.pop(threading.get_ident(), None)
 
+    def _request_failed(self, exception: BaseException) -> None:
+        """Report the failure of a request, which the dispatcher outlives."""
+        asyncio.log.logger.error("Exception in a request of %r", self, exc_info=exception)
+
     def _dispatcher_stalls(self, dispatcher: int | None, waiting: list[int]) -> None:
         """The dispatcher stays in one request while functions wait to return from theirs."""
         asyncio.log.logger.error(
@@ -53,7 +57,7 @@ class CrewDispatcher(_core.Dispatcher):
             "return to theirs. It stands here:\n%s\nWaiting to return:\n%s\nIf the first waits for "
             "a lock that one of the others holds, none of them can go on. Do not hold a threading "
             "lock across an await; or acquire it in a threadlet, with threadlets.call(lock.acquire)",
-            len(waiting),
+            len(waiting) or 1,
             stack_of(dispatcher),
             "\n".join(stack_of(thread) for thread in waiting),
         )
@@ -118,7 +122,9 @@ class LoopCrew(CrewDispatcher):
         try:
             await turn
         except BaseException:
-            if turn.done() and not turn.cancelled():
+            if not turn.done():
+                turn.cancel()
+            elif not turn.cancelled():
                 self._end_turn(pool)
             raise
 

@@ -52,6 +52,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             )
         if preempt_ms is not None and not preempt_ms > 0:
             raise ValueError(f"preempt_ms is {preempt_ms}; it is a time in ms, or None for never")
+        self._home_id: int | None = None
         self._socket_transports: dict[int, SocketTransport] = {}
         # The calls of an executor of threadlets; None where asyncio's thread pool is wanted.
         self._executor_calls: set[asyncio.Future[Any]] | None = (
@@ -68,7 +69,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         self._check_running()
         self._set_coroutine_origin_tracking(self._debug)
         asyncgen_hooks = sys.get_asyncgen_hooks()
-        self._thread_id = threading.get_ident()
+        self._thread_id = self._home_id = threading.get_ident()
         try:
             sys.set_asyncgen_hooks(
                 firstiter=self._asyncgen_firstiter_hook,
@@ -81,7 +82,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
                 self._run_bursts()
         finally:
             self._stopping = False
-            self._thread_id = None
+            self._thread_id = self._home_id = None
             events._set_running_loop(None)
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*asyncgen_hooks)
@@ -153,6 +154,9 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
     def _check_thread(self) -> None:
         """Refuse a call from a thread that does not run the loop; debug mode asks for it."""
         if self._thread_id in (None, threading.get_ident()):
+            return
+        if self._home_id == threading.get_ident():
+            # A signal handler, while a function is blocked here: what it queues wakes the dispatcher.
             return
         owner = next((t.name for t in threading.enumerate() if t.ident == self._thread_id), "?")
         raise RuntimeError(

@@ -287,6 +287,11 @@ impl Role {
     /// In the child of a fork only the thread that forked goes on: forget the others. `me` is that
     /// thread if it is one of ours; it holds the role then.
     pub fn reset(&self, roster: &mut Roster, me: Option<RunnerId>) {
+        let seq = self.seq.load(Ordering::Relaxed);
+        if is_inside(seq) && self.owner() != me {
+            // The one inside is not here to leave.
+            self.seq.store(seq + 1, Ordering::SeqCst);
+        }
         self.owner.store(me.unwrap_or(RunnerId::NOBODY).0, Ordering::SeqCst);
         self.relieve();
         self.watching.store(0, Ordering::SeqCst);

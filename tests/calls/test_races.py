@@ -1,0 +1,224 @@
+"""Interleavings that went wrong once: each is the smallest program that showed it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import threadlets
+from threadlets import Pool, ThreadletExecutor
+
+from .harness import DEADLINE_S, Gate, line, outcome
+
+
+@pytest.fixture
+def eager_switching() -> Iterator[None]:
+    """Have threads take the GIL from each other as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_function_that_returns_while_its_successor_joins_is_not_forgotten(
+    run: Any, eager_switching: None
+) -> None:
+    """The successor is told things in Python before it first waits for events."""
+
+    async def main() -> float:
+        started = time.perf_counter()
+        for number in range(20):
+            await threadlets.call(time.sleep, number * 10e-6)
+        return time.perf_counter() - started
+
+    for _ in range(30):
+        assert run(main()) < 1
+
+
+def test_exception_on_another_thread_leaves_nobody_waiting_for_the_role(script: Any) -> None:
+    """The request that raises is no boundary; the next poll is."""
+    process = script(
+        """
+        def bad():
+            time.sleep(0.2)
+            raise SystemExit(3)
+
+        async def main():
+            asyncio.get_running_loop().call_later(0.05, bad)
+            await threadlets.call(time.sleep, 0.1)
+
+        threadlets.run(main())
+        """
+    )
+    status, _, stderr = outcome(process)
+    assert (status, stderr) == (3, "")
+
+
+def test_ctrl_c_in_debug_mode_cancels_the_main_task_while_home_is_blocked(script: Any) -> None:
+    """The handler runs on the home thread, which is not the dispatcher's just now."""
+    import signal
+
+    process = script(
+        """
+        async def main():
+            blocked = asyncio.create_task(threadlets.call(time.sleep, 0.5))
+            await asyncio.sleep(0.1)
+            print("ready")
+            try:
+                await asyncio.sleep(60)
+            finally:
+                print("cancelled")
+                await blocked
+
+        threadlets.run(main(), debug=True)
+        """
+    )
+    assert line(process) == "ready"
+    process.send_signal(signal.SIGINT)
+    status, stdout, _ = outcome(process)
+    assert (status, stdout.strip()) == (-signal.SIGINT, "cancelled")
+
+
+def test_executor_call_that_waits_for_a_thread_can_be_cancelled() -> None:
+    """It has been taken from its queue and put back: it does not run yet."""
+    gate, entered = threading.Event(), threading.Event()
+    executor = ThreadletExecutor(threads_max=1)
+    first = executor.submit(lambda: (entered.set(), gate.wait(DEADLINE_S)))
+    assert entered.wait(DEADLINE_S)
+    second = executor.submit(int)
+    while executor.stats()["calls_held"] == 0:
+        time.sleep(0.001)
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert second.cancelled()
+    gate.set()
+    assert first.result(DEADLINE_S)
+    executor.shutdown()
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_executor_outlives_what_callbacks_raise(blocks: bool, caplog: Any) -> None:
+    """There is no program to end in its threads; the error is logged."""
+
+    def exits(_future: object) -> None:
+        raise SystemExit(1)
+
+    with ThreadletExecutor() as executor:
+        gate = threading.Event()
+        future = executor.submit(gate.wait, DEADLINE_S)
+        future.add_done_callback(exits)
+        if blocks:
+            assert executor.submit(int).result(DEADLINE_S) == 0
+        gate.set()
+        assert future.result(DEADLINE_S)
+        for _ in range(3):
+            assert executor.submit(int).result(DEADLINE_S) == 0
+
+
+def test_executor_reports_a_future_that_somebody_else_has_settled(caplog: Any) -> None:
+    """The function is not called, and its place is free again."""
+    gate, entered = threading.Event(), threading.Event()
+    with ThreadletExecutor(max_workers=1) as executor:
+        executor.submit(lambda: (entered.set(), gate.wait(DEADLINE_S)))
+        assert entered.wait(DEADLINE_S)
+        settled = executor.submit(int)
+        settled.set_result(5)
+        gate.set()
+        assert executor.submit(int, "7").result(DEADLINE_S) == 7
+    assert "InvalidStateError" in caplog.text
+
+
+def test_pool_cancels_abandonable_calls_that_are_blocked(run: Any) -> None:
+    """Their callers at once, as a cancelled task of theirs would be."""
+    pool = Pool()
+
+    async def main() -> None:
+        gate = Gate()
+        task = asyncio.create_task(pool.call(gate, abandon_on_cancel=True))
+        await gate.entered.wait()
+        assert pool.cancel() == 1
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.open()
+
+    run(main())
+
+
+def test_call_that_is_closed_while_it_waits_gives_its_turn_up(run: Any) -> None:
+    """However its await ends."""
+    pool = Pool(limit=1)
+
+    async def main() -> None:
+        gate = Gate()
+        blocked = asyncio.create_task(pool.call(gate))
+        await gate.entered.wait()
+        waiting = pool.call(int)
+        waiting.send(None)
+        waiting.close()
+        gate.open()
+        await blocked
+        assert await asyncio.wait_for(pool.call(int), 5) == 0
+        assert pool.stats()["running"] == 0
+
+    run(main())
+
+
+def test_call_that_waited_for_a_thread_counts_once(run: Any) -> None:
+    """However often it has tried to begin."""
+    pool = Pool()
+
+    async def main() -> None:
+        gates = [Gate() for _ in range(4)]
+        tasks = [asyncio.create_task(pool.call(gate)) for gate in gates]
+        for gate in gates:
+            gate.open()
+        await asyncio.gather(*tasks)
+        assert pool.stats() == {"running": 0, "queued": 0, "calls": 4, "cancelled": 0}
+
+    run(main(), threads_max=1)
+
+
+def test_pools_that_are_forgotten_leave_nothing_behind(run: Any) -> None:
+    """A pool for each request is a use like any other."""
+    import resource
+
+    async def main() -> int:
+        for _ in range(1000):
+            await Pool(limit=1).call(int)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(50_000):
+            await Pool(limit=1).call(int)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+    assert run(main()) < 2000
+
+
+def test_calls_of_calls_are_freed_at_any_depth() -> None:
+    """Without a stack as deep as they are."""
+    call: Any = None
+    for _ in range(200_000):
+        call, previous = threadlets.call(print, call), call
+        if previous is not None:
+            # Not awaited, and not to be warned of.
+            previous.close()
+    call.close()
+    del call, previous
+    gc.collect()
+
+
+def test_other_loop_in_an_executors_function_is_refused(run: Any) -> None:
+    """It is not the loop whose dispatcher this thread was."""
+
+    async def inner() -> None:
+        with pytest.raises(RuntimeError, match=r"threadlets\.run"):
+            await threadlets.call(int)
+
+    async def main() -> None:
+        await asyncio.to_thread(asyncio.run, inner())
+
+    run(main(), executor="threadlets")
