@@ -129,7 +129,9 @@ impl Watcher {
             if n_quiet_ticks >= N_QUIET_TICKS && self.role.doze(Watching::DUTY) {
                 n_quiet_ticks = 0;
                 is_after_tick = false;
-                if !bell.wait(Ring::WAKE, Some(idle)).has(Ring::WAKE) {
+                // An alarm may come late, from a call that is over.
+                let heard = bell.wait(Ring::ALARM | Ring::WAKE, Some(idle));
+                if heard == Ring::NONE || heard.has(Ring::STOP) {
                     return None;
                 }
                 continue;
@@ -244,7 +246,10 @@ impl Watcher {
                 if let Some(duty) = role.on_duty() {
                     role.record(duty).bell.ring(Ring::ALARM);
                 }
-                role.sentinel.wait(Ring::WAKE, None);
+                // Once more: the next call may have begun while our bit was still set.
+                if role.seq() == seq {
+                    role.sentinel.wait(Ring::WAKE, None);
+                }
             }
             rustix::thread::sched_yield();
         }

@@ -1,5 +1,5 @@
-//! What the bindings do around the take-over protocol, in small: one loop, its crew, and a mutex for
-//! the GIL. It knows nothing of what is claimed about them.
+//! What the bindings do around the take-over protocol, in small: one loop, its crew, and a mutex
+//! for the GIL. It knows nothing of what is claimed about them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
@@ -42,6 +42,8 @@ pub(crate) struct World {
     threads: RefCell<Vec<JoinHandle<()>>>,
     /// Who runs a request outside of threadlets.
     pub(crate) working: Cell<Option<RunnerId>>,
+    /// Whose function was called last, unless it has returned: what it was called with is its own.
+    calling: Cell<Option<RunnerId>>,
     on_watch: Cell<Option<RunnerId>>,
     /// How often each runner got the role back after a call.
     pub(crate) n_returned: RefCell<Vec<u32>>,
@@ -99,6 +101,7 @@ impl World {
             requests: RefCell::default(),
             threads: RefCell::default(),
             working: Cell::default(),
+            calling: Cell::default(),
             on_watch: Cell::default(),
             n_returned: RefCell::new(vec![0; n_runners + 1]),
             n_taken_over: Cell::default(),
@@ -139,6 +142,7 @@ impl World {
         let (Called::Watched(seq) | Called::Unwatched(seq)) = self.role.enter(me) else {
             unreachable!("{me:?} holds the role, and is in no call")
         };
+        self.calling.set(Some(me));
         seq
     }
 
@@ -201,14 +205,15 @@ impl World {
         self.on_watch.set(None);
         self.n_taken_over.set(self.n_taken_over.get() + 1);
         held.gained(Some(taken));
-        // Python code runs when a thread takes over for the first time, and may give the lock away.
+        // Python code runs when a thread takes over for the first time, and may give the lock away:
+        // not before the victim, which may return then, is parked.
         held.release(|| ());
         held.dispatch();
         held.roster().stand_by(me);
     }
 
-    /// On watch, as in the core's watcher.rs, but for the ticks: a look that shows nothing is repeated once
-    /// others have run.
+    /// On watch, as in the core's watcher.rs, but for the ticks: a look that shows nothing is
+    /// repeated once others have run.
     fn watch(&self, me: RunnerId, dozes: impl Fn(&Role) -> bool) -> Option<u64> {
         let before = self.on_watch.replace(Some(me));
         assert!(before.is_none_or(|it| it == me), "{before:?} and {me:?} are on watch");
@@ -318,8 +323,9 @@ impl Held<'_> {
         self.end_call(seq)
     }
 
-    pub(crate) fn begin_call(&mut self) -> u64 {
+    fn begin_call(&mut self) -> u64 {
         let world = self.world;
+        world.calling.set(Some(self.me));
         match world.role.enter(self.me) {
             Called::Watched(seq) => seq,
             Called::Unwatched(seq) => {
@@ -345,6 +351,9 @@ impl Held<'_> {
     }
 
     fn leave(&mut self, seq: u64) -> Outcome {
+        if self.world.calling.get() == Some(self.me) {
+            self.world.calling.set(None);
+        }
         if !self.world.role.leave(self.me, seq) {
             return Outcome::Lost;
         }
@@ -380,6 +389,7 @@ impl Held<'_> {
             // Its request goes on when it has the role again.
             Some(Taken::FromThreadlet(victim)) => {
                 see(Way::FromThreadlet);
+                assert_eq!(Some(victim), world.calling.take(), "it is to be parked while it calls");
                 assert_eq!(Some(victim), world.working.take(), "{victim:?} called a function");
             }
             Some(Taken::FromPoll) => {
@@ -418,8 +428,8 @@ impl Held<'_> {
         }
     }
 
-    /// As in the bindings' turn.rs; whether the loop is to stop, which only home does. Otherwise the
-    /// role is lost.
+    /// As in the bindings' turn.rs; whether the loop is to stop, which only home does. Otherwise
+    /// the role is lost.
     pub(crate) fn dispatch(&mut self) -> bool {
         while self.turn() {
             if self.me == HOME && self.world.is_stopping.get() {
