@@ -92,6 +92,7 @@ def _settings(
         "seconds": seconds,
         "warmup_s": Budget(seconds, placement).warmup_s,
         "quick": arguments.quick,
+        "patience_s": arguments.patience,
         "server_cpu": placement.server_cpu,
         "load_cpu": placement.load_cpu,
     }
@@ -101,13 +102,13 @@ def _measure(
     scenario: Scenario, cases: Sequence[Case], settings: dict[str, Any], json_dir: Path
 ) -> tuple[Sequence[Row], int]:
     """Measure, save and show a scenario. Return its rows and how many measurements failed."""
-    peers, n_rounds = settings["peers"], settings["n_rounds"]
+    peers, n_rounds, patience_s = (settings[it] for it in ("peers", "n_rounds", "patience_s"))
     budget = Budget(settings["seconds"], Placement.of_this_machine())
     described = environment.describe(peers)
     kept = runner.Kept()
     rows: Sequence[Row] = ()
     try:
-        runner.measure(scenario, cases, peers, n_rounds, budget, kept, _tell)
+        runner.measure(scenario, cases, peers, n_rounds, budget, kept, _tell, patience_s)
     finally:
         measurements = kept.measurements
         if measurements:
@@ -120,6 +121,7 @@ def _measure(
                 *report.failures(measurements),
                 *report.limited_by_load(measurements),
                 *report.left_out(kept.left_out),
+                *report.disturbed(measurements),
             ]
             print(*notes, f"raw results: {path}", sep="\n")
         elif kept.left_out:
@@ -162,6 +164,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=5, help="at least 3 (default: 5)")
     parser.add_argument("--seconds", type=float, default=2, help="per measurement (default: 2)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0,
+        metavar="S",
+        help="wait so long before each measurement for others to leave the machine alone, and "
+        "repeat those that they disturbed (default: 0, measure at once)",
+    )
     parser.add_argument("--quick", action="store_true", help="3 rounds of 0.3 s, not for quoting")
     parser.add_argument("--check", action="store_true", help="fail when a goal is missed")
     parser.add_argument("--list", action="store_true", help="show scenarios, cases and goals")

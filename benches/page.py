@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from benches import plots
 from benches.peers import SUBJECT
 from benches.placement import ROOT
-from benches.report import groups, number
+from benches.report import disturbed, groups, number
 from benches.scenario import Metric
-from benches.summary import Row, Spread
+from benches.summary import Measurement, Row, Spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +81,8 @@ def _section(result: dict[str, Any]) -> list[str]:
         "",
         f"{result['doc']} {settings['n_rounds']} rounds of {settings['seconds']:g} s.",
     ]
+    measurements = [Measurement(**stored) for stored in result["measurements"]]
+    lines += [line for note in disturbed(measurements) for line in ("", f"*{note}*")]
     if legend := result.get("legend"):
         lines += ["", *(f"- {line}" for line in legend)]
     for rows, peers in groups(_rows(result), settings["peers"]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benches.peers import SUBJECT
+from benches.quiet import OTHERS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +101,15 @@ def left_out(entries: Sequence[LeftOut]) -> list[str]:
     for entry in entries:
         concerned.setdefault(entry.reason, []).append(f"{entry.case} ({entry.peer})")
     return [f"left out: {', '.join(where)}: {reason}" for reason, where in concerned.items()]
+
+
+def disturbed(measurements: Sequence[Measurement]) -> list[str]:
+    """Return a line that says how much others used the machine, if they did."""
+    busy = [it.figures["others_busy"] for it in measurements if "others_busy" in it.figures]
+    n_disturbed = sum(others > OTHERS_MAX for others in busy)
+    if not n_disturbed:
+        return []
+    return [f"disturbed by others: {n_disturbed} of {len(busy)} measurements"]
 
 
 def limited_by_load(measurements: Sequence[Measurement]) -> list[str]:

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from benches import load
+from benches import load, quiet
 from benches.scenario import MeasurementFailed, NotApplicable, Reading
 from benches.summary import LeftOut, Measurement, Row, summarize
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from benches.scenario import Budget, Case, Scenario
 
 FORMAT = 1
+#: How often a measurement is taken again because others used the machine meanwhile.
+_N_RETRIES = 3
 
 
 @dataclass
@@ -44,8 +46,13 @@ def measure(
     budget: Budget,
     keep: Kept,
     tell: Callable[[str], None],
+    patience_s: float = 0,
 ) -> None:
-    """Measure every case in rounds and append to ``keep``, so that an interruption loses nothing."""
+    """Measure every case in rounds and append to ``keep``, so that an interruption loses nothing.
+
+    With patience, wait up to so long for a machine that nobody else uses, and take a measurement
+    again that others disturbed; the least disturbed one counts, whatever its figures are.
+    """
     if scenario.two_sided:
         load.build()
     for case in cases:
@@ -56,7 +63,7 @@ def measure(
                     continue
                 tell(f"{scenario.name}/{case.name} round {round_idx + 1} of {n_rounds}: {peer}")
                 try:
-                    taken = scenario.measure(case, peer, budget)
+                    reading = _read(scenario, case, peer, budget, patience_s)
                 except NotApplicable as reason:
                     taking_part.remove(peer)
                     keep.left_out.append(LeftOut(case.name, peer, str(reason)))
@@ -64,11 +71,24 @@ def measure(
                 except MeasurementFailed as error:
                     measurement = Measurement(case.name, peer, round_idx, {}, str(error))
                 else:
-                    reading = taken if isinstance(taken, Reading) else Reading(taken)
                     measurement = Measurement(
                         case.name, peer, round_idx, reading.figures, None, reading.histograms
                     )
                 keep.measurements.append(measurement)
+
+
+def _read(scenario: Scenario, case: Case, peer: str, budget: Budget, patience_s: float) -> Reading:
+    readings = []
+    while True:
+        quiet.wait_until_quiet(patience_s)
+        before = quiet.Account.now()
+        taken = scenario.measure(case, peer, budget)
+        others = quiet.Account.now().others_since(before)
+        reading = taken if isinstance(taken, Reading) else Reading(taken)
+        reading.figures["others_busy"] = others
+        readings.append(reading)
+        if not patience_s or others <= quiet.OTHERS_MAX or len(readings) > _N_RETRIES:
+            return min(readings, key=lambda it: it.figures["others_busy"])
 
 
 def summarize_all(cases: Sequence[Case], measurements: Sequence[Measurement]) -> list[Row]:

@@ -85,13 +85,13 @@ def _row(case: Case, metric: Metric, measurements: Sequence[Measurement]) -> Row
     ratios = {}
     ratio_spreads = {}
     for peer, spread in spreads.items():
-        if peer == SUBJECT or SUBJECT not in spreads or spread.median == 0:
+        if peer == SUBJECT or SUBJECT not in spreads or spread.median <= 0:
             continue
         ratios[peer] = spreads[SUBJECT].median / spread.median
         paired = [
             rounds[SUBJECT][idx] / value
             for idx, value in rounds[peer].items()
-            if idx in rounds[SUBJECT] and value != 0
+            if idx in rounds[SUBJECT] and value > 0
         ]
         if paired:
             ratio_spreads[peer] = Spread.of(paired)

@@ -54,9 +54,10 @@ def test_missing_peer_leaves_the_goal_open() -> None:
 
 
 def test_peers_of_zero_have_no_ratio() -> None:
-    """A peer's median of zero is not divided by."""
-    [row] = summarize(CASE, [*measured("threadlets", 1), *measured("uvloop", 0)])
-    assert {} == row.ratios
+    """A peer's median of zero, or of a difference below it, is not divided by."""
+    for median in (0, -1):
+        [row] = summarize(CASE, [*measured("threadlets", 1), *measured("uvloop", median)])
+        assert {} == row.ratios
 
 
 @pytest.mark.parametrize("text", [">=1.1x uvloop", "<=250", "<=1x asyncio", "<=0.12x pool-64"])

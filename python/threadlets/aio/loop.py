@@ -25,8 +25,9 @@ from threadlets.aio.serving import Serving
 from threadlets.aio.transports import SocketTransport
 from threadlets.executor import ThreadletExecutor
 
-#: After how many milliseconds a function that computes lets the loop go on without it.
-PREEMPT_MS = 10.0
+#: After how many milliseconds a function that computes lets the loop go on without it: those of the
+#: interpreter's own switch interval. Less gains little and takes over from more (docs/threadlets.md).
+PREEMPT_MS = 5.0
 
 
 class Loop(LoopCrew, asyncio.SelectorEventLoop):
