@@ -41,7 +41,8 @@ class Catalogue:
     """The open database."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path)
+        # While a threadlet is blocked, requests run on another thread; still one at a time.
+        self._connection = sqlite3.connect(path, check_same_thread=False)
         try:
             self._connection.execute("PRAGMA query_only = 1")
             # SQLite reads nothing before the first query: learn now that the file is another's.
