@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import sys
 import threading
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -169,3 +171,36 @@ def test_failing_hook_does_not_stop_the_loop(
 
     run(main(), debug=True)
     assert {"hook"} == {str(report) for report in reports}
+
+
+def test_blocked_function_is_no_slow_callback(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The loop went on without it: neither a task's call nor a queued one has held anybody up."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().slow_callback_duration = 0.02
+        for abandons in (False, True):
+            gate = Gate()
+            task = asyncio.create_task(threadlets.call(gate, abandon_on_cancel=abandons))
+            await gate.entered.wait()
+            await asyncio.sleep(0.05)
+            gate.open()
+            await task
+
+    run(main(), debug=True)
+    assert "Executing" not in caplog.text
+
+
+def test_closed_loop_can_be_collected_after_debugging(run: Any) -> None:
+    """What was noted of its threads does not keep it alive."""
+
+    async def main() -> weakref.ref[Any]:
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate))
+        await gate.entered.wait()
+        gate.open()
+        await task
+        return weakref.ref(asyncio.get_running_loop())
+
+    loop = run(main(), debug=True)
+    gc.collect()
+    assert loop() is None

@@ -19,7 +19,7 @@ from typing import Any
 from threadlets import _core
 
 # Whose own objects are none of the user's business.
-_INTERNAL = frozenset({"asyncio", "logging", "threading", "threadlets"})
+_INTERNAL = frozenset({"anyio", "asyncio", "logging", "sniffio", "threading", "threadlets"})
 
 
 class Affinity:

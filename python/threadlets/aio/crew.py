@@ -95,6 +95,8 @@ class LoopCrew(CrewDispatcher):
 
     _asyncgen_firstiter_hook: Any
     _asyncgen_finalizer_hook: Any
+    #: When the role last left a blocked function, in seconds of the loop's time; in debug mode.
+    _moved_at = float("-inf")
 
     def _runner_joined(self, number: int) -> None:
         super()._runner_joined(number)
@@ -113,6 +115,7 @@ class LoopCrew(CrewDispatcher):
 
     def _role_moved(self, blocked: int, dispatcher: int) -> None:
         """In debug mode: another thread runs requests while a function is blocked on the first."""
+        self._moved_at = self.time()
         self._affinity.role_moved(blocked, dispatcher)
 
     async def _turn(self, pool: _core.Pool | None) -> None:

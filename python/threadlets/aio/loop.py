@@ -117,6 +117,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             self._warn_of_blocked(self._stop_crew())
             self._release()
             self._socket_transports.clear()
+            # It refers to threads, and those to the loop, where the collector does not see it.
+            self.__dict__.pop("_affinity", None)
 
     # -- executors -------------------------------------------------------------------------------
 
@@ -202,7 +204,9 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
 
     def _ran(self, description: str, duration: float) -> None:
         """Warn when a request of debug mode took longer than `slow_callback_duration`."""
-        if duration >= self.slow_callback_duration:
+        # Who has lost the role in a blocked function has held up nobody.
+        has_moved = self.time() - duration <= self._moved_at
+        if duration >= self.slow_callback_duration and not has_moved:
             base_events.logger.warning("Executing %s took %.3f seconds", description, duration)
 
     def _callback_failed(

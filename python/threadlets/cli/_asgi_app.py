@@ -148,7 +148,8 @@ def _checked(app: object, target: str) -> AsgiApp:
         if _takes(app, 2):
             raise not_asgi(
                 "it takes two arguments, as a WSGI application does (environ, start_response)",
-                "wrap it with a2wsgi.WSGIMiddleware, or serve it with a WSGI server",
+                "wrap it with threadlets.frameworks.wsgi (it needs a2wsgi), or serve it with a WSGI "
+                "server",
             )
         if _takes(app, 0):
             raise not_asgi("it takes no arguments, as a factory does", "add --factory")
