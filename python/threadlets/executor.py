@@ -103,8 +103,7 @@ class _Work:
         """Accept no more; end now if nothing is outstanding, or else when that is over."""
         with self._lock:
             self._is_closed = True
-        if self._is_over():
-            self.dispatcher._stopping = True
+        self._stop_if_over()
 
     def join(self) -> None:
         """Wait until the threads have ended."""
@@ -114,6 +113,9 @@ class _Work:
     def _ended(self, _future: concurrent.futures.Future[Any]) -> None:
         with self._lock:
             self._n_outstanding -= 1
+        self._stop_if_over()
+
+    def _stop_if_over(self) -> None:
         if self._is_over():
             self.dispatcher._stopping = True
 

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import threadlets
+
 DEADLINE_S = 20.0
 
 
@@ -32,6 +34,15 @@ class Gate:
     def open(self) -> None:
         """Let everybody through who is blocked, and whoever comes."""
         self._opened.set()
+
+
+async def block_once() -> None:
+    """Let one function block until the loop, which goes on meanwhile, opens its gate."""
+    gate = Gate()
+    task = asyncio.create_task(threadlets.call(gate))
+    await gate.entered.wait()
+    gate.open()
+    await task
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import threadlets
 
-from .harness import Gate, outcome, until
+from .harness import Gate, block_once, outcome, until
 
 
 def test_lock_held_across_a_call_is_reported_with_both_sides(script: Any) -> None:
@@ -111,11 +111,7 @@ def test_nothing_is_said_where_nothing_stays_behind(run: Any) -> None:
     """Neither in debug mode nor outside of it."""
 
     async def main() -> None:
-        gate = Gate()
-        task = asyncio.create_task(threadlets.call(gate))
-        await gate.entered.wait()
-        gate.open()
-        await task
+        await block_once()
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -194,11 +190,7 @@ def test_closed_loop_can_be_collected_after_debugging(run: Any) -> None:
     """What was noted of its threads does not keep it alive."""
 
     async def main() -> weakref.ref[Any]:
-        gate = Gate()
-        task = asyncio.create_task(threadlets.call(gate))
-        await gate.entered.wait()
-        gate.open()
-        await task
+        await block_once()
         return weakref.ref(asyncio.get_running_loop())
 
     loop = run(main(), debug=True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import threadlets
 
-from .harness import DEADLINE_S, Gate, outcome, until
+from .harness import DEADLINE_S, Gate, block_once, outcome, until
 
 
 def test_stop_waits_for_home_and_for_nobody_else(run: Any) -> None:
@@ -109,11 +109,7 @@ def test_closed_loop_leaves_no_thread_and_can_be_collected(run: Any) -> None:
     loop = threadlets.new_event_loop()
 
     async def main() -> None:
-        gate = Gate()
-        task = asyncio.create_task(threadlets.call(gate))
-        await gate.entered.wait()
-        gate.open()
-        await task
+        await block_once()
 
     loop.run_until_complete(main())
     before = loop._crew_stats()["threads"]
@@ -348,11 +344,7 @@ def test_descriptors_and_threads_are_given_back(run: Any) -> None:
     """A hundred loops with blocked functions leave nothing behind."""
 
     async def main() -> None:
-        gate = Gate()
-        task = asyncio.create_task(threadlets.call(gate))
-        await gate.entered.wait()
-        gate.open()
-        await task
+        await block_once()
 
     def count() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import threadlets
 
-from .harness import Gate, outcome, until
+from .harness import Gate, block_once, outcome, until
 
 # A seccomp filter that refuses (EPERM) one system call by its number.
 _REFUSE = """
@@ -95,11 +95,7 @@ def test_nobody_watches_while_no_threadlet_runs(run: Any) -> None:
     async def main() -> float:
         for _ in range(10):
             await threadlets.call(int)
-        gate = Gate()
-        task = asyncio.create_task(threadlets.call(gate))
-        await gate.entered.wait()
-        gate.open()
-        await task
+        await block_once()
         await until(lambda: threadlets.stats()["threads"] == 0)
         before = time.process_time()
         await asyncio.sleep(0.5)

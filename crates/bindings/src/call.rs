@@ -1,9 +1,9 @@
 //! `threadlets.call(fn, …)`: an awaitable that calls a function inside the stack of whoever awaits
 //! it, and needs no task switch unless the call has to wait for its turn.
 //!
-//! It is a type of its own making (`call_type.rs`) because PyO3 has no `am_send`: with it the result of
-//! an await is handed over without an exception. Everything that is not on the path of every call is left to
-//! coroutines (`Loop._turn`, `Loop._call_abandonable`), to which the awaitable then delegates.
+//! It is a type of its own making (`call_type.rs`) because PyO3 has no `am_send`: with it the result
+//! of an await is handed over without an exception. Everything that is not on the path of every call
+//! is left to coroutines (`Loop._turn`, `Loop._call_abandonable`), to which the awaitable delegates.
 
 use std::cell::Cell;
 use std::ptr::{NonNull, null_mut};
@@ -153,10 +153,7 @@ impl CallObject {
                 unsafe { interpreter::call(callable, args, nargsf, names) }
             });
             if let Some(pool) = pool {
-                match protected {
-                    Protected::Full => pool.get().give_back(py, slf),
-                    _ => pool.get().finish(py, slf),
-                }
+                pool.get().finish(py, slf, matches!(protected, Protected::Full));
             }
             match protected {
                 Protected::Kept(result) => returned(py, result).map(Step::Returned),

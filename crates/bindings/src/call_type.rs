@@ -3,7 +3,7 @@
 //! What the slots do is decided in `call.rs`.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::ptr::{NonNull, addr_of_mut, null_mut};
+use std::ptr::{addr_of_mut, null_mut};
 
 use pyo3::exceptions::{PyRuntimeWarning, PyStopIteration};
 use pyo3::ffi;
@@ -13,6 +13,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple, PyType};
 
 use crate::call::{CallObject, State, Step};
+use crate::pool::Pool;
 
 static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
@@ -30,39 +31,29 @@ pub(crate) fn export(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("call", call)
 }
 
-/// A call in a pool, not yet awaited, of the first of `args` with the others; the last ones are
-/// named, and `abandon_on_cancel` may be among them.
+/// A call of the first of `args` with the others, not yet awaited; the last ones are named, and
+/// `abandon_on_cancel` may be among them.
 pub(crate) fn with_options<'py>(
-    pool: &Bound<'py, PyAny>,
     args: &[*mut ffi::PyObject],
     names: &Bound<'py, PyTuple>,
+    pool: Option<&Bound<'py, Pool>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let Some((abandons, args, names)) = split_options(pool.py(), args, names)? else {
-        return in_pool(pool, args, names.as_ptr());
+    let py = names.py();
+    let options = split_options(py, args, names)?;
+    let (abandons, args, names) = match &options {
+        Some((abandons, args, names)) => (*abandons, args.as_slice(), names),
+        None => (false, args, names),
     };
     let names = if names.is_empty() { null_mut() } else { names.as_ptr() };
-    let call = in_pool(pool, &args, names)?;
-    if abandons {
-        // SAFETY: `in_pool` makes objects of our type, and nobody else has this one yet.
-        unsafe { (*call.as_ptr().cast::<CallObject>()).state.set(State::FreshAbandonable) };
-    }
-    Ok(call)
-}
-
-/// A call in a pool, not yet awaited.
-pub(crate) fn in_pool<'py>(
-    pool: &Bound<'py, PyAny>,
-    args: &[*mut ffi::PyObject],
-    names: *mut ffi::PyObject,
-) -> PyResult<Bound<'py, PyAny>> {
-    let py = pool.py();
-    // SAFETY: the arguments are alive, and so is the pool.
+    // SAFETY: the arguments and the names are alive; the object is new, and nobody else has it yet.
     unsafe {
-        let object = make(args, names);
-        if let Some(mut object) = NonNull::new(object) {
-            object.as_mut().pool = ffi::Py_NewRef(pool.as_ptr());
+        let call = Bound::from_owned_ptr_or_err(py, make(args, names).cast())?;
+        let object = &mut *call.as_ptr().cast::<CallObject>();
+        object.pool = pool.map_or(null_mut(), |it| it.clone().into_ptr());
+        if abandons {
+            object.state.set(State::FreshAbandonable);
         }
-        Bound::from_owned_ptr_or_err(py, object.cast())
+        Ok(call)
     }
 }
 
@@ -212,24 +203,19 @@ unsafe extern "C" fn call(
         }
         let py = Python::assume_attached();
         let named = Bound::from_borrowed_ptr(py, names).cast_into_unchecked::<PyTuple>();
-        match split_options(py, args, &named) {
-            Ok(None) => make(args, names).cast(),
-            Ok(Some((abandons, args, names))) => {
-                let object =
-                    make(&args, if names.is_empty() { null_mut() } else { names.as_ptr() });
-                if let Some(call) = object.as_mut()
-                    && abandons
-                {
-                    call.state.set(State::FreshAbandonable);
-                }
-                object.cast()
-            }
-            Err(error) => {
-                error.restore(py);
-                null_mut()
-            }
-        }
+        or_null(py, with_options(args, &named, None).map(Bound::unbind))
     }
+}
+
+/// Give a result out as C functions do.
+fn or_null(py: Python<'_>, result: PyResult<Py<PyAny>>) -> *mut ffi::PyObject {
+    result.map_or_else(
+        |error| {
+            error.restore(py);
+            null_mut()
+        },
+        Py::into_ptr,
+    )
 }
 
 unsafe extern "C" fn call_self(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -243,7 +229,7 @@ unsafe extern "C" fn call_am_send(
     result: *mut *mut ffi::PyObject,
 ) -> ffi::PySendResult {
     // SAFETY: the interpreter calls with the GIL held, an object of our type, and a place for the
-    // result. It awaits an object from one place at a time: nobody else refers to it mutably.
+    // result. Whatever a step changes of the object is in cells.
     unsafe {
         let py = Python::assume_attached();
         let (sent, object) =
@@ -262,13 +248,11 @@ unsafe extern "C" fn call_am_send(
 
 /// Give a step out as a method does: a return is an exception.
 fn as_method(py: Python<'_>, step: PyResult<Step>) -> *mut ffi::PyObject {
-    let error = match step {
-        Ok(Step::Yielded(it)) => return it.into_ptr(),
-        Ok(Step::Returned(it)) => PyStopIteration::new_err((it,)),
-        Err(error) => error,
-    };
-    error.restore(py);
-    null_mut()
+    let result = step.and_then(|step| match step {
+        Step::Yielded(it) => Ok(it),
+        Step::Returned(it) => Err(PyStopIteration::new_err((it,))),
+    });
+    or_null(py, result)
 }
 
 /// Give a step out as an iterator does: a return without a value is no exception.
@@ -328,13 +312,7 @@ unsafe extern "C" fn call_close(
     // SAFETY: as in `call_am_send`.
     unsafe {
         let py = Python::assume_attached();
-        match (*slf.cast::<CallObject>()).close(py) {
-            Ok(()) => py.None().into_ptr(),
-            Err(error) => {
-                error.restore(py);
-                null_mut()
-            }
-        }
+        or_null(py, (*slf.cast::<CallObject>()).close(py).map(|()| py.None()))
     }
 }
 

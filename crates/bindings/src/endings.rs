@@ -22,12 +22,15 @@ impl Crew {
     pub(crate) fn stop(&self, py: Python<'_>) -> usize {
         self.is_stopped.store(true, Relaxed);
         self.role.stop_all();
+        let n_left = || self.roster.with(py, |roster| roster.n_threads());
+        self.await_farewells(py, || n_left() <= self.n_busy(py));
+        n_left()
+    }
+
+    /// Wait, within reason, until threads have ended or hold still.
+    fn await_farewells(&self, py: Python<'_>, is_enough: impl Fn() -> bool) {
         let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
-        loop {
-            let n_left = self.roster.with(py, |roster| roster.n_threads());
-            if n_left <= self.n_busy(py) || clock::now_ns() >= deadline_ns {
-                return n_left;
-            }
+        while !is_enough() && clock::now_ns() < deadline_ns {
             py.detach(|| self.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
         }
     }
@@ -56,14 +59,9 @@ impl Crew {
         // A closed loop has no poller, and nobody who waits for it.
         let _ = this.wake_poller(py);
         crew.stop(py);
-        let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
-        let is_awaited = || {
-            // A vacant role's home thread is blocked in a function, and hangs when that returns.
-            crew.role.owner().is_some() && !crew.has_halted.load(Relaxed)
-        };
-        while is_awaited() && clock::now_ns() < deadline_ns {
-            py.detach(|| crew.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
-        }
+        // Nobody holds the role of a loop that does not run.
+        let holds_still = || crew.role.owner().is_none() || crew.has_halted.load(Relaxed);
+        crew.await_farewells(py, holds_still);
     }
 
     /// At a boundary, and when a function has returned: go no further once the interpreter ends.

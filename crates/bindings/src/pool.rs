@@ -73,12 +73,13 @@ impl Pool {
         Ok(starts)
     }
 
-    /// A call that was started could not begin: it enters again when it queues.
-    pub(crate) fn give_back(&self, py: Python<'_>, slf: &Bound<'_, Dispatcher>) {
+    /// A call has ended; `enters_again`: it could not begin, and is counted when it queues.
+    #[inline]
+    pub(crate) fn finish(&self, py: Python<'_>, slf: &Bound<'_, Dispatcher>, enters_again: bool) {
         if let Some(key) = self.key(py) {
             slf.get().finish_call(py, key);
         }
-        self.leave(py, slf, true);
+        self.leave(py, slf, enters_again);
     }
 
     /// One call less is in the pool; the last one closes it, until the next opens it again.
@@ -92,15 +93,6 @@ impl Pool {
                 slf.get().queues.with(py, |queues| queues.pools.close_idle(key));
             }
         });
-    }
-
-    /// A call has ended.
-    #[inline]
-    pub(crate) fn finish(&self, py: Python<'_>, slf: &Bound<'_, Dispatcher>) {
-        if let Some(key) = self.key(py) {
-            slf.get().finish_call(py, key);
-        }
-        self.leave(py, slf, false);
     }
 
     /// Calls were taken out of the queue.
@@ -192,13 +184,10 @@ impl Pool {
         let mut items = Vec::with_capacity(1 + args.len());
         items.push(callable.as_ptr());
         items.extend(args.iter_borrowed().map(|it| it.as_ptr()));
-        let Some(kwargs) = kwargs else {
-            return crate::call_type::in_pool(slf.as_any(), &items, std::ptr::null_mut());
-        };
-        let values: Vec<_> = kwargs.iter().collect();
+        let values: Vec<_> = kwargs.into_iter().flatten().collect();
         items.extend(values.iter().map(|(_, value)| value.as_ptr()));
         let names = PyTuple::new(py, values.iter().map(|(name, _)| name))?;
-        crate::call_type::with_options(slf.as_any(), &items, &names)
+        crate::call_type::with_options(&items, &names, Some(slf))
     }
 
     #[getter]

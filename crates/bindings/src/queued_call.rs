@@ -2,7 +2,6 @@
 //! awaiting coroutine that is told to go on.
 
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
@@ -44,7 +43,6 @@ pub(crate) struct QueuedCall {
     any_thread_settles: bool,
     key: PoolKey,
     membership: Membership,
-    is_over: AtomicBool,
 }
 
 /// Whose pool a call is in.
@@ -139,7 +137,6 @@ impl QueuedCall {
 
     /// Give up a call that was queued.
     pub(crate) fn abandon(&self, py: Python<'_>) -> PyResult<()> {
-        self.is_over.store(true, Relaxed);
         if let Membership::Pool(pool) = &self.membership {
             pool.get().withdrew(py, 1);
         }
@@ -152,9 +149,6 @@ impl QueuedCall {
 
     /// Whether the call is still wanted.
     fn begins(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.is_over.load(Relaxed) {
-            return Ok(false);
-        }
         let is_cancelled = self.is_cancelled(py)?;
         if is_cancelled && self.any_thread_settles {
             // Whoever waits for it is to hear of that.
@@ -173,7 +167,7 @@ impl QueuedCall {
     fn end(&self, slf: &Bound<'_, Dispatcher>) {
         let py = slf.py();
         match &self.membership {
-            Membership::Pool(pool) => pool.get().finish(py, slf),
+            Membership::Pool(pool) => pool.get().finish(py, slf, false),
             Membership::EntryPoint(code) => slf.get().finish_entry_point(py, *code, self.key),
         }
     }
@@ -247,7 +241,7 @@ impl Dispatcher {
     /// A turn that was given is not wanted any more.
     fn _end_turn(slf: &Bound<'_, Self>, pool: Option<Bound<'_, Pool>>) {
         if let Some(pool) = pool {
-            pool.get().finish(slf.py(), slf);
+            pool.get().finish(slf.py(), slf, false);
         }
     }
 }
@@ -266,8 +260,7 @@ fn queue(
         Ok(pool) => (pool.get().enter(slf)?, Membership::Pool(pool.unbind())),
         Err(code) => (this.pool_of(py, code), Membership::EntryPoint(code)),
     };
-    let is_over = AtomicBool::new(false);
-    let call = QueuedCall { work, future, any_thread_settles, key, membership, is_over };
+    let call = QueuedCall { work, future, any_thread_settles, key, membership };
     let request = Request::Call(Py::new(py, call)?);
     this.queues.with(py, |queues| queues.pools.submit(key, request));
     this.wake_if_sleeping(py)

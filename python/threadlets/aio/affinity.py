@@ -40,8 +40,8 @@ class Affinity:
 
     def role_moved(self, blocked: int, dispatcher: int) -> None:
         """Warn of what stays behind with the thread that is blocked."""
-        where = f"{_thread(blocked)}, where a threadlet is blocked"
-        elsewhere = f"other requests of the loop now run on {_thread(dispatcher)}"
+        where = f"thread {thread_name(blocked)!r}, where a threadlet is blocked"
+        elsewhere = f"other requests of the loop now run on thread {thread_name(dispatcher)!r}"
         thread, before = self._threads.get(blocked, ({}, {}))
         for found in _all_locals():
             is_changed = _identities(_values_on(thread, found)) != before.get(id(found), {})
@@ -70,9 +70,9 @@ def _warn(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
-def _thread(ident: int) -> str:
-    name = next((it.name for it in threading.enumerate() if it.ident == ident), "?")
-    return f"thread {name!r}"
+def thread_name(ident: int | None) -> str:
+    """Return the name of a thread, by its identity; "?" once it is gone."""
+    return next((it.name for it in threading.enumerate() if it.ident == ident), "?")
 
 
 # -- threading.local -------------------------------------------------------------------------------

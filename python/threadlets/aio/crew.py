@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from threadlets import _core
-from threadlets.aio.affinity import Affinity
+from threadlets.aio.affinity import Affinity, thread_name
 
 _dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
 
@@ -146,8 +146,7 @@ def stack_of(thread: int | None) -> str:
     frame = sys._current_frames().get(thread) if thread is not None else None
     if frame is None:
         return "  ?"
-    name = next((it.name for it in threading.enumerate() if it.ident == thread), "?")
-    return f"  Thread {name!r}:\n" + "".join(traceback.format_stack(frame)).rstrip()
+    return f"  Thread {thread_name(thread)!r}:\n" + "".join(traceback.format_stack(frame)).rstrip()
 
 
 def _name_of(function: Callable[..., Any]) -> str:

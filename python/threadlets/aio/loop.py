@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any, Literal
 
+from threadlets.aio.affinity import thread_name
 from threadlets.aio.crew import LoopCrew
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.serving import Serving
@@ -161,11 +162,10 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         if self._home_id == threading.get_ident():
             # A signal handler, while a function is blocked here: what it queues wakes the dispatcher.
             return
-        owner = next((t.name for t in threading.enumerate() if t.ident == self._thread_id), "?")
         raise RuntimeError(
             "Non-thread-safe operation invoked on an event loop other than the current one: "
             f"called from thread {threading.current_thread().name!r}, but the loop runs in "
-            f"thread {owner!r}; use loop.call_soon_threadsafe() or "
+            f"thread {thread_name(self._thread_id)!r}; use loop.call_soon_threadsafe() or "
             "asyncio.run_coroutine_threadsafe()"
         )
 

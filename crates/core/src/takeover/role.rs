@@ -110,7 +110,7 @@ impl Role {
         self.records[runner.index()].get_or_init(Box::default)
     }
 
-    /// Who holds the role; `None` while the loop does not run, or waits for its home thread.
+    /// Who holds the role; `None` while the loop does not run.
     pub fn owner(&self) -> Option<RunnerId> {
         named(self.owner.load(Ordering::SeqCst))
     }
