@@ -31,7 +31,31 @@ OTHERS = {
     "anyio": "anyio",
     "nginx": "nginx",
     "alone": "",
+    "read-file": SUBJECT,
+    "call": SUBJECT,
+    "sync": "asyncio",
+    "open-read": "asyncio",
+    "pool-32": "asyncio",
+    "generator": "asyncio",
+    "aiofiles": "aiofiles",
+    **dict.fromkeys(
+        (
+            "c-sync",
+            "uring",
+            "uring-fixed",
+            "uring-plain",
+            "uring-async",
+            "uring-fd-link",
+            "uring-direct",
+            "uring-link",
+            "uring-link-skip",
+            "uring-replace",
+        ),
+        "cc",
+    ),
 }
+#: Programs, by software: their Debian package, and the arguments that make them tell their version.
+_PROGRAMS = {"nginx": ("nginx", "-v"), "cc": ("gcc", "-dumpfullversion")}
 
 T = TypeVar("T")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -71,9 +95,12 @@ def require(peer: str) -> None:
     software = OTHERS.get(peer, peer)
     if software in PEERS:
         loop_factory(software)
-    elif software == "nginx":
-        if shutil.which("nginx") is None:
-            raise PeerUnavailable("nginx is not on the PATH; apt install nginx, or leave it out.")
+    elif software in _PROGRAMS:
+        if shutil.which(software) is None:
+            package, _ = _PROGRAMS[software]
+            raise PeerUnavailable(
+                f"{software} is not on the PATH; apt install {package}, or leave it out."
+            )
     elif software:
         try:
             importlib.import_module(software)
@@ -91,10 +118,10 @@ def _version(software: str) -> str:
     """Return a version; the interpreter's for asyncio, "unknown" where none is recorded."""
     if software == "asyncio":
         return platform.python_version()
-    if software == "nginx":
-        argv = ["nginx", "-v"]
-        said = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30).stderr
-        return said.strip().rpartition("/")[2] or "unknown"
+    if software in _PROGRAMS:
+        argv = [software, _PROGRAMS[software][1]]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+        return (done.stdout or done.stderr).strip().rpartition("/")[2] or "unknown"
     try:
         return importlib.metadata.version(software)
     except importlib.metadata.PackageNotFoundError:

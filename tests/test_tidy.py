@@ -15,6 +15,9 @@ _ROOT = Path(__file__).parent.parent
 # in this list, never from what is below.
 _LAYERS = (
     "threadlets._core",
+    "threadlets.exceptions",
+    "threadlets.syslets",
+    "threadlets.atoms",
     "threadlets.calls",
     "threadlets.aio.affinity",
     "threadlets.aio.crew",

@@ -1,6 +1,6 @@
 """The scenarios, one file each, in the order they run."""
 
-from benches.scenarios import accept, bystander, calls, echo, transition
+from benches.scenarios import accept, bystander, calls, echo, files, syslet, transition
 
 ALL = (
     transition.SCENARIO,
@@ -8,4 +8,6 @@ ALL = (
     echo.SCENARIO,
     accept.SCENARIO,
     bystander.SCENARIO,
+    files.SCENARIO,
+    syslet.SCENARIO,
 )

@@ -34,6 +34,11 @@ impl ByteBuffer {
         Ok(buffer)
     }
 
+    /// Where the bytes are, and how many.
+    pub(crate) fn memory(&self) -> (*mut u8, usize) {
+        (self.0.buf_ptr().cast(), self.0.len_bytes())
+    }
+
     /// The bytes.
     pub(crate) fn bytes<'a>(&'a self, _py: Python<'a>) -> &'a [u8] {
         if self.0.len_bytes() == 0 {

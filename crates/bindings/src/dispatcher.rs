@@ -13,6 +13,7 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use slab::Slab;
 use threadlets_core::{Interest, Poller, PoolKey, Priority, SourceKey, Sources, TimerKey, clock};
 
 use crate::callback::{Callback, Handle, TimerHandle};
@@ -21,6 +22,8 @@ use crate::error::to_python;
 use crate::gil_cell::GilCell;
 use crate::request::Request;
 use crate::stream::Stream;
+use crate::syslet::mailbox::Mailbox;
+use crate::syslet::pending::Awaited;
 use crate::watches::Watches;
 
 /// The most that one receive takes, in bytes.
@@ -53,6 +56,10 @@ pub struct Dispatcher {
     pub(crate) queues: GilCell<threadlets_core::Dispatcher<Request>>,
     pub(crate) sources: GilCell<Sources<Source>>,
     pub(crate) watches: GilCell<Watches>,
+    /// Where engines put runs that have ended.
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// The futures that they settle, by the tokens of the runs.
+    pub(crate) awaited: GilCell<Slab<Awaited>>,
     /// None once the loop is closed: its descriptors go then, not with the last reference.
     poller: GilCell<Option<Arc<Poller>>>,
     /// Where everybody receives; borrowed for one system call and a copy.
@@ -181,6 +188,7 @@ impl Dispatcher {
             return;
         }
         let poller = Poller::new().ok().map(Arc::new);
+        self.mailbox.wake_by(poller.clone());
         drop(self.poller.with(py, |it| std::mem::replace(it, poller)));
         self.sleeping.store(false, Relaxed);
     }
@@ -319,11 +327,14 @@ impl Dispatcher {
                  blocked one, and the kernel has room for {THREADS_LIMIT}"
             )));
         }
+        let poller = Arc::new(Poller::new().map_err(to_python)?);
         Ok(Self {
             queues: GilCell::new(threadlets_core::Dispatcher::default()),
             sources: GilCell::new(Sources::default()),
             watches: GilCell::new(Watches::default()),
-            poller: GilCell::new(Some(Arc::new(Poller::new().map_err(to_python)?))),
+            mailbox: Arc::new(Mailbox::new(Arc::clone(&poller))),
+            awaited: GilCell::default(),
+            poller: GilCell::new(Some(poller)),
             receive_buffer: GilCell::new(None),
             crew: Crew::new(n_threads_max),
             entry_points: GilCell::default(),
@@ -421,8 +432,11 @@ impl Dispatcher {
         self.crew.release(py);
         let sources = self.sources.with(py, std::mem::take);
         let watches = self.watches.with(py, std::mem::take);
+        self.mailbox.wake_by(None);
+        let awaited = self.awaited.with(py, std::mem::take);
+        awaited.iter().for_each(|(_, it)| it.give_up());
         let poller = self.poller.with(py, Option::take);
-        drop((sources, watches, poller));
+        drop((sources, watches, poller, awaited));
     }
 
     #[getter(_debug)]
@@ -489,6 +503,8 @@ impl Dispatcher {
             })
         })?;
         self.watches.traverse(&visit, |watches| watches.traverse(&visit))?;
+        self.awaited
+            .traverse(&visit, |awaited| awaited.iter().try_for_each(|(_, it)| it.visit(&visit)))?;
         self.crew.traverse(&visit)
     }
 

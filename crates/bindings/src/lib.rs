@@ -22,6 +22,7 @@ mod request;
 mod runner;
 mod sock_ops;
 mod stream;
+mod syslet;
 mod turn;
 mod watches;
 
@@ -44,6 +45,22 @@ mod _core {
     use super::pool::Pool;
     #[pymodule_export]
     use super::stream::Stream;
+    #[pymodule_export]
+    use super::syslet::completions::Completions;
+    #[pymodule_export]
+    use super::syslet::engine::{
+        Pool as BufferPool, engine_info, forget_engine, stop_engine, use_engine,
+    };
+    #[pymodule_export]
+    use super::syslet::lease::LeasedMemory;
+    #[pymodule_export]
+    use super::syslet::pending::Pending;
+    #[pymodule_export]
+    use super::syslet::program::SysletProgram;
+    #[pymodule_export]
+    use super::syslet::result::SysletResult;
+    #[pymodule_export]
+    use super::syslet::sweep::Sweep;
 
     use pyo3::prelude::*;
 

@@ -10,6 +10,7 @@ use crate::datagrams::Datagrams;
 use crate::queued_call::{Outcome, QueuedCall};
 use crate::sock_ops::Direction;
 use crate::stream::Stream;
+use crate::syslet::mailbox::Letter;
 
 /// One thing for a burst to run.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) enum Request {
     Call(Py<QueuedCall>),
     /// What such a call came to, from a runner without the role.
     Settle(Py<QueuedCall>, Outcome),
+    /// News of a syslet.
+    Letter(Letter),
 }
 
 impl Request {
@@ -55,7 +58,7 @@ impl Request {
             Self::Stream(stream) => visit.call(stream),
             Self::Accept(acceptor) => visit.call(acceptor),
             Self::Datagrams(datagrams) => visit.call(datagrams),
-            Self::Operations(..) => Ok(()),
+            Self::Operations(..) | Self::Letter(_) => Ok(()),
             Self::Call(call) => visit.call(call),
             Self::Settle(call, outcome) => {
                 visit.call(call)?;

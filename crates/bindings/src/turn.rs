@@ -83,12 +83,15 @@ impl Dispatcher {
         self.crew.roster.with(py, |roster| roster.start_polling());
         // Say so while the GIL is still held: whoever takes it next must know to wake us.
         self.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
+        // Engines hold no GIL: look once more for what they sent before they knew that we wait.
+        let patience = if self.mailbox.starts_waiting() { Some(Duration::ZERO) } else { patience };
         let role = &self.crew.role;
         let waited = py.detach(|| poller.wait(patience, || role.is_held_by(runner.id)));
         self.crew.hang_if_halted(py);
         let is_held = role.is_held_by(runner.id);
         if is_held {
             self.sleeping.store(false, Relaxed);
+            self.mailbox.stops_waiting();
             self.crew.roster.with(py, |roster| roster.stop_polling());
         }
         waited.map_err(to_python)?;
@@ -108,6 +111,12 @@ impl Dispatcher {
                 });
             });
         });
+        let letters = self.mailbox.take();
+        if !letters.is_empty() {
+            self.queues.with(py, |queues| {
+                letters.into_iter().for_each(|it| queues.submit(Request::Letter(it)));
+            });
+        }
         if !is_held {
             // The one who took it may have begun to wait for what we have just queued.
             self.wake_if_sleeping(py)?;
@@ -154,6 +163,7 @@ impl Dispatcher {
                 Self::outlive(slf, crate::sock_ops::retry(slf, fd, direction))
             }
             Request::Call(call) => Self::outlive(slf, call.get().run(slf, &call)),
+            Request::Letter(letter) => Self::outlive(slf, Self::open_letter(slf, letter)),
             Request::Settle(call, outcome) => Self::outlive(slf, call.get().settle(py, outcome)),
         }
     }

@@ -8,14 +8,17 @@
 //! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
 //! (how the dispatcher's role moves between threads).
 
+pub mod buffers;
 pub mod clock;
 pub mod dispatcher;
+pub mod engine;
 pub mod error;
 pub mod op;
 pub mod poller;
 pub mod pools;
 pub mod sources;
 pub mod stream;
+pub mod syslet;
 pub mod takeover;
 pub mod timers;
 pub mod watch;

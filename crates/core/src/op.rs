@@ -4,7 +4,7 @@
 //! `Some` of the result, or `None` when the operation would block. It knows nothing of waiting.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 
 use rustix::io::Errno;
@@ -59,6 +59,33 @@ pub enum Address {
 }
 
 impl Address {
+    /// The address that the kernel has left in these bytes.
+    pub(crate) fn from_kernel_bytes(bytes: &[u8]) -> Self {
+        let Some((family, rest)) = bytes.split_first_chunk::<2>() else { return Self::Unnamed };
+        let port = |rest: &[u8]| u16::from_be_bytes([rest[0], rest[1]]);
+        match i32::from(u16::from_ne_bytes(*family)) {
+            libc::AF_INET if rest.len() >= 6 => {
+                let ip = Ipv4Addr::new(rest[2], rest[3], rest[4], rest[5]);
+                Self::Internet(SocketAddr::from((ip, port(rest))))
+            }
+            libc::AF_INET6 if rest.len() >= 26 => {
+                let word = |at: usize| {
+                    u32::from_ne_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]])
+                };
+                let mut octets = [0; 16];
+                octets.copy_from_slice(&rest[6..22]);
+                let address = SocketAddrV6::new(octets.into(), port(rest), word(2), word(22));
+                Self::Internet(SocketAddr::V6(address))
+            }
+            libc::AF_UNIX => match rest {
+                [] => Self::Unnamed,
+                [0, name @ ..] if !name.is_empty() => Self::Abstract(name.to_vec()),
+                path => Self::Path(path.split(|it| *it == 0).next().unwrap_or(path).to_vec()),
+            },
+            _ => Self::Unnamed,
+        }
+    }
+
     fn from_kernel(address: Option<SocketAddrAny>) -> Self {
         let Some(address) = address else { return Self::Unnamed };
         if let Ok(address) = SocketAddr::try_from(address.clone()) {

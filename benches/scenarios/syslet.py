@@ -1,0 +1,71 @@
+"""What a syslet costs by itself: from atom to atom, and while it waits.
+
+The claims: a transition takes at most 20 ns, and a syslet that waits at most 128 bytes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import TYPE_CHECKING
+
+from benches.peers import SUBJECT
+from benches.placement import python, run_pinned
+from benches.scenario import Case, Metric, NotApplicable, Scenario
+
+if TYPE_CHECKING:
+    from benches.scenario import Budget, Figures
+
+_N_ATOMS = 1000
+_N_TIMEOUTS = (10_000, 100_000)
+_N_RECEIVES = 4000
+
+
+def measure(case: Case, peer: str, budget: Budget) -> Figures:
+    """Run one load in one fresh interpreter, pinned to the server's CPU."""
+    if peer == SUBJECT and not hasattr(importlib.import_module(SUBJECT), "syslet"):
+        raise NotApplicable("this threadlets has no syslet")
+    load = str(case.parameters["load"])
+    argv = python(
+        "benches.syslets", peer, load, str(budget.seconds), json.dumps(dict(case.parameters))
+    )
+    printed = run_pinned(argv, {budget.placement.server_cpu}, timeout_s=60 + 5 * budget.seconds)
+    figures: Figures = json.loads(printed)
+    return figures
+
+
+def _waiting(name: str, load: str, n: int) -> Case:
+    metrics = (
+        Metric("bytes_each", "B", "lower", "<=128"),
+        Metric("start_us_each", "us", "lower"),
+        Metric("cancel_us_each", "us", "lower"),
+    )
+    return Case(f"{name}-{n}", metrics, {"load": load, "n": n}, (SUBJECT, "asyncio", "uvloop"))
+
+
+SCENARIO = Scenario(
+    name="syslet",
+    doc="From one atom to the next, and the memory of syslets that wait.",
+    cases=(
+        Case(
+            "transition",
+            (Metric("atom_ns", "ns", "lower", "<=20"), Metric("run_ns", "ns", "lower")),
+            {"load": "transitions", "n_atoms": _N_ATOMS},
+            (SUBJECT, "generator"),
+        ),
+        *(_waiting("timeout", "timeouts", n) for n in _N_TIMEOUTS),
+        _waiting("receive", "receives", _N_RECEIVES),
+    ),
+    measure=measure,
+    peers=(SUBJECT, "generator", "asyncio", "uvloop"),
+    legend=(
+        f"transition: a program of {_N_ATOMS} atoms, each second one counts, run where it is called; "
+        "run_ns: a program of two. generator: a Python generator that yields as often, and a loop that "
+        "resumes it.",
+        "timeout-N: N wait for an hour at once. receive-N: N wait for a byte, each on a socket of its "
+        "own. threadlets: runs of a syslet. asyncio, uvloop: tasks on `asyncio.sleep`, "
+        "`loop.sock_recv`.",
+        "bytes_each: what the process grew by (RSS), for each; cancel_us_each: to cancel, and to await, "
+        "each.",
+    ),
+)

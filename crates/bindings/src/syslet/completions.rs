@@ -1,0 +1,234 @@
+//! `Completions`: the native half of `threadlets.CompletionRing`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use pyo3::PyTraverseError;
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+use threadlets_core::clock;
+use threadlets_core::engine::Engine;
+use threadlets_core::syslet::{Flags, Flow, Outlet, Run, Stopped, inline};
+
+use super::argument;
+use super::channel::Channel;
+use super::engine::{self, Pool};
+use super::program::{Started, SysletProgram, pool_or_default};
+use super::result::SysletResult;
+use super::sweep::{new_group, readiness};
+use crate::dispatcher::Dispatcher;
+use crate::gil_cell::GilCell;
+
+/// What is known of a run under way.
+#[derive(Debug)]
+struct Submitted {
+    program: Py<SysletProgram>,
+    tag: Py<PyAny>,
+    is_silent: bool,
+}
+
+#[derive(Default)]
+struct State {
+    submitted: HashMap<u64, Submitted>,
+    n_submitted: u64,
+    /// Entries that nobody has taken yet beyond the ring's size, as often as there were any.
+    n_overflowed: u64,
+}
+
+/// Runs that went asynchronous, and come back in the order in which they end.
+#[pyclass(frozen, subclass, module = "threadlets._core")]
+pub(crate) struct Completions {
+    engine: Arc<Engine>,
+    channel: Arc<Channel>,
+    group: u64,
+    entries_max: usize,
+    state: GilCell<State>,
+}
+
+impl Completions {
+    /// Take entries: pairs of tag and result.
+    fn take<'py>(&self, py: Python<'py>, n_max: usize) -> PyResult<Bound<'py, PyList>> {
+        argument::bury_what_was_left(py);
+        let entries = PyList::empty(py);
+        while entries.len() < n_max {
+            let runs = self.channel.take(n_max - entries.len());
+            if runs.is_empty() {
+                break;
+            }
+            for run in runs {
+                if let Some(entry) = self.entry(py, run)? {
+                    entries.append(entry)?;
+                }
+            }
+        }
+        let n_left = self.channel.len();
+        self.state.with(py, |state| {
+            state.n_overflowed += n_left.saturating_sub(self.entries_max) as u64;
+        });
+        Ok(entries)
+    }
+
+    /// The entry that a run makes, if it makes one.
+    fn entry<'py>(
+        &self,
+        py: Python<'py>,
+        run: Box<Run>,
+    ) -> PyResult<Option<(Py<PyAny>, Py<SysletResult>)>> {
+        let submitted = self.state.with(py, |state| state.submitted.remove(&run.token));
+        let Some(submitted) = submitted else { return Ok(None) };
+        if submitted.is_silent || ends_silently(&run) {
+            return Ok(None);
+        }
+        let result = submitted.program.get().result(py, run, None)?;
+        Ok(Some((submitted.tag, Py::new(py, result)?)))
+    }
+}
+
+/// Whether the program says that ending at this atom makes no entry.
+fn ends_silently(run: &Run) -> bool {
+    run.end().is_some_and(|end| {
+        let atom = &run.program().atoms()[usize::from(end.atom)];
+        atom.flags.has(Flags::NO_COMPLETE)
+    })
+}
+
+#[pymethods]
+impl Completions {
+    #[new]
+    fn new(entries_max: usize) -> PyResult<Self> {
+        Ok(Self {
+            engine: engine::current()?,
+            channel: Arc::default(),
+            group: new_group(),
+            entries_max,
+            state: GilCell::default(),
+        })
+    }
+
+    /// Start a program: its result if it ends without blocking, else None, and an entry to come.
+    #[pyo3(signature = (program, args, kwargs, tag, flags, pool=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn _submit(
+        &self,
+        py: Python<'_>,
+        program: &Bound<'_, SysletProgram>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+        tag: Py<PyAny>,
+        flags: u8,
+        pool: Option<&Pool>,
+    ) -> PyResult<Option<SysletResult>> {
+        let flags = Flags::from_bits(flags);
+        let args: Vec<_> = args.iter().collect();
+        let run = program.get().run_with(py, &args, kwargs, pool_or_default(pool))?;
+        let mut run = if flags.has(Flags::SYNC) {
+            let run = py.detach(|| perform(run));
+            return program.get().result(py, run, None).map(Some);
+        } else {
+            let tries_first = self.engine.tries_first() && !flags.has(Flags::ASYNC);
+            match SysletProgram::start(run, tries_first) {
+                Started::Ended(run) => return program.get().result(py, run, None).map(Some),
+                Started::Blocked(run) => run,
+            }
+        };
+        let token = self.state.with(py, |state| {
+            state.n_submitted += 1;
+            let submitted = Submitted {
+                program: program.clone().unbind(),
+                tag,
+                is_silent: flags.has(Flags::NO_COMPLETE),
+            };
+            state.submitted.insert(state.n_submitted, submitted);
+            state.n_submitted
+        });
+        run.token = token;
+        run.group = self.group;
+        run.outlet = Some(Arc::clone(&self.channel) as Arc<dyn Outlet>);
+        match engine::submit(&self.engine, run) {
+            Ok(_) => Ok(None),
+            Err(error) => {
+                drop(self.state.with(py, |state| state.submitted.remove(&token)));
+                Err(error)
+            }
+        }
+    }
+
+    /// Wait for entries, without the GIL.
+    #[pyo3(signature = (n_min, n_max, timeout=None))]
+    fn _wait<'py>(
+        &self,
+        py: Python<'py>,
+        n_min: usize,
+        n_max: usize,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let deadline_ns = timeout.map(|it| clock::now_ns().saturating_add(clock::deadline_ns(it)));
+        let entries = self.take(py, n_max)?;
+        while entries.len() < n_min {
+            let n_under_way = self.state.with(py, |state| state.submitted.len());
+            let n_wanted = (n_min - entries.len()).min(n_under_way).max(1);
+            if !self.channel.wait(py, n_wanted, deadline_ns)? {
+                break;
+            }
+            let more = self.take(py, n_max - entries.len())?;
+            more.iter().try_for_each(|entry| entries.append(entry))?;
+        }
+        Ok(entries)
+    }
+
+    /// Take entries that are there, perhaps none.
+    fn _take<'py>(&self, py: Python<'py>, n_max: usize) -> PyResult<Bound<'py, PyList>> {
+        self.take(py, n_max)
+    }
+
+    /// A future of the loop's that is done when so many runs have ended.
+    fn _readiness<'py>(
+        &self,
+        py: Python<'py>,
+        dispatcher: &Bound<'py, Dispatcher>,
+        n_wanted: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        readiness(py, dispatcher, &self.channel, n_wanted)
+    }
+
+    /// End the runs that are under way; each makes its entry as usual.
+    fn _cancel(&self) {
+        self.engine.cancel_group(self.group);
+    }
+
+    /// How many runs are under way or not taken yet, and how many entries did not fit when they came.
+    fn _counts(&self, py: Python<'_>) -> (usize, u64) {
+        self.state.with(py, |state| (state.submitted.len(), state.n_overflowed))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.state.traverse(&visit, |state| {
+            state.submitted.values().try_for_each(|it| {
+                visit.call(&it.program)?;
+                visit.call(&it.tag)
+            })
+        })
+    }
+}
+
+impl Drop for Completions {
+    fn drop(&mut self) {
+        self.engine.cancel_group(self.group);
+    }
+}
+
+/// Run a program to its end, here, however long it takes.
+fn perform(mut run: Box<Run>) -> Box<Run> {
+    loop {
+        match inline::advance(&mut run, inline::Budget::PATIENT) {
+            Stopped::Ended => return run,
+            Stopped::BudgetSpent => {}
+            Stopped::WouldBlock => {
+                if inline::perform_one(&mut run) == Flow::Ended {
+                    return run;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The process's engine and pool of buffers: made when they are first needed.
+
+use std::ffi::OsString;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use threadlets_core::buffers::BufferPool;
+use threadlets_core::engine::{self, Engine, Kind, Simulation};
+use threadlets_core::syslet::Run;
+
+/// What the default pool lends at a time, at most, in bytes.
+const MEMORY_MAX_BYTES: usize = 1024 * 1024 * 1024;
+
+struct Shared {
+    engine: Option<Arc<Engine>>,
+    /// Why it is not the engine that one would expect.
+    note: Option<String>,
+    pool: Option<Arc<BufferPool>>,
+}
+
+static SHARED: Mutex<Shared> = Mutex::new(Shared { engine: None, note: None, pool: None });
+
+fn shared<R>(use_it: impl FnOnce(&mut Shared) -> R) -> R {
+    use_it(&mut SHARED.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The engine.
+pub(crate) fn current() -> PyResult<Arc<Engine>> {
+    shared(|shared| {
+        if let Some(engine) = &shared.engine {
+            return Ok(Arc::clone(engine));
+        }
+        let (kind, note) = kind_for_process()?;
+        let engine = Arc::new(Engine::new(kind, n_threads()));
+        shared.note = note;
+        shared.engine = Some(Arc::clone(&engine));
+        Ok(engine)
+    })
+}
+
+/// The pool of buffers that programs borrow from unless they are given another.
+pub(crate) fn default_pool() -> Arc<BufferPool> {
+    shared(|shared| {
+        let pool = shared.pool.get_or_insert_with(|| Arc::new(BufferPool::new(MEMORY_MAX_BYTES)));
+        Arc::clone(pool)
+    })
+}
+
+fn n_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+/// What the environment asks for, or what works here.
+///
+/// The environment is read before io_uring is tried: a seccomp filter may kill whoever tries.
+fn kind_for_process() -> PyResult<(Kind, Option<String>)> {
+    let wanted = std::env::var_os("THREADLETS_ENGINE");
+    match wanted.as_ref().and_then(|it| it.to_str()) {
+        Some("workers") => Ok((Kind::Workers, Some("THREADLETS_ENGINE asks for it".to_owned()))),
+        Some("uring") => match engine::uring_refusal() {
+            None => Ok((Kind::Uring, None)),
+            Some(error) => Err(PyOSError::new_err((
+                error.errno.raw_os_error(),
+                format!("THREADLETS_ENGINE is uring, but {}", why_no_uring(error)),
+            ))),
+        },
+        Some("") => Ok(kind_that_works()),
+        None if wanted.is_none() => Ok(kind_that_works()),
+        _ => Err(unknown_engine(&wanted.unwrap_or_default())),
+    }
+}
+
+fn unknown_engine(name: &OsString) -> PyErr {
+    PyValueError::new_err(format!(
+        "THREADLETS_ENGINE is {name:?}; it can be uring or workers, and without it the best that \
+         works here is taken"
+    ))
+}
+
+fn kind_that_works() -> (Kind, Option<String>) {
+    match engine::uring_refusal() {
+        None => (Kind::Uring, None),
+        Some(error) => (Kind::Workers, Some(why_no_uring(error))),
+    }
+}
+
+fn why_no_uring(error: threadlets_core::Error) -> String {
+    format!("io_uring cannot be used ({error}): {}", engine::uring_remedy(error))
+}
+
+/// Have a run carried on; its name for `Engine::cancel`.
+pub(crate) fn submit(engine: &Engine, run: Box<Run>) -> PyResult<u64> {
+    engine.submit(run).map_err(|(error, _)| no_thread(error))
+}
+
+/// Have many runs carried on.
+pub(crate) fn submit_many(engine: &Engine, runs: Vec<Box<Run>>) -> PyResult<()> {
+    engine.submit_many(runs).map_err(|(error, _)| no_thread(error))
+}
+
+fn no_thread(error: threadlets_core::Error) -> PyErr {
+    PyRuntimeError::new_err(format!(
+        "the engine has no thread to carry this on ({error}); if the interpreter is not ending, raise \
+         the limits on threads and memory (ulimit -u, ulimit -l)"
+    ))
+}
+
+/// Say which engine carries on what would block: its kind, its threads, what it has in its hands,
+/// and why it is not io_uring, if it is not.
+#[pyfunction]
+pub(crate) fn engine_info() -> PyResult<(&'static str, usize, usize, Option<String>)> {
+    let engine = current()?;
+    let note = shared(|shared| shared.note.clone());
+    Ok((engine.kind().name(), engine.n_threads(), engine.n_in_flight(), note))
+}
+
+/// Stop the engine, and have another one take its place: `uring`, `workers`, `sim`, or None for what
+/// the environment says. Runs in its hands end as cancelled.
+#[pyfunction]
+#[pyo3(signature = (kind, threads=None, seed=0, error_rate=0.0, short_rate=0.0))]
+pub(crate) fn use_engine(
+    py: Python<'_>,
+    kind: Option<&str>,
+    threads: Option<usize>,
+    seed: u64,
+    error_rate: f64,
+    short_rate: f64,
+) -> PyResult<()> {
+    let engine_kind = match kind {
+        None => None,
+        Some("uring") => Some(Kind::Uring),
+        Some("workers") => Some(Kind::Workers),
+        Some("sim") => Some(Kind::Simulated(Simulation { seed, error_rate, short_rate })),
+        Some(other) => {
+            return Err(PyValueError::new_err(format!(
+                "there is no engine '{other}'; use 'uring', 'workers' or 'sim'"
+            )));
+        }
+    };
+    if let Some(Kind::Uring) = engine_kind
+        && let Some(error) = engine::uring_refusal()
+    {
+        let message = why_no_uring(error);
+        return Err(PyOSError::new_err((error.errno.raw_os_error(), message)));
+    }
+    let threads = threads.unwrap_or_else(n_threads);
+    if threads == 0 {
+        return Err(PyValueError::new_err("an engine has at least one thread"));
+    }
+    stop_engine(py);
+    if let Some(kind) = engine_kind {
+        shared(|shared| {
+            shared.note = Some("chosen by use_engine()".to_owned());
+            shared.engine = Some(Arc::new(Engine::new(kind, threads)));
+        });
+    }
+    Ok(())
+}
+
+/// Stop the engine: its runs end as cancelled, its threads end. The next use starts another.
+#[pyfunction]
+pub(crate) fn stop_engine(py: Python<'_>) {
+    if let Some(engine) = shared(|shared| shared.engine.take()) {
+        py.detach(|| engine.stop());
+    }
+}
+
+/// In the child of a fork: the engine's threads are the parent's. What they had in their hands, and
+/// what they had locked, is left alone for good.
+#[pyfunction]
+pub(crate) fn forget_engine() {
+    // The lock itself may be another thread's, which does not exist here; but whoever holds it holds
+    // the GIL, as does whoever forks.
+    let (engine, pool) = shared(|shared| (shared.engine.take(), shared.pool.take()));
+    std::mem::forget((engine, pool));
+}
+
+/// A bound on the memory of buffers.
+///
+/// Programs that are given this pool borrow their buffers from it, up to `memory_max` bytes at a time;
+/// beyond that an atom that needs a buffer fails with `ENOBUFS`.
+#[pyclass(frozen, module = "threadlets._core", name = "BufferPool")]
+pub(crate) struct Pool(pub(crate) Arc<BufferPool>);
+
+#[pymethods]
+impl Pool {
+    #[new]
+    fn new(memory_max: usize) -> PyResult<Self> {
+        if memory_max == 0 {
+            return Err(PyValueError::new_err("a pool without memory lends nothing"));
+        }
+        Ok(Self(Arc::new(BufferPool::new(memory_max))))
+    }
+
+    /// The pool that programs borrow from unless they are given another.
+    #[staticmethod]
+    fn default() -> Self {
+        Self(default_pool())
+    }
+
+    /// The most that is lent at a time, in bytes.
+    #[getter]
+    fn memory_max(&self) -> usize {
+        self.0.memory_max_bytes()
+    }
+
+    /// What is lent now, in bytes.
+    #[getter]
+    fn in_use(&self) -> usize {
+        self.0.in_use_bytes()
+    }
+
+    /// What is kept for the next lease, in bytes.
+    #[getter]
+    fn kept(&self) -> usize {
+        self.0.kept_bytes()
+    }
+}

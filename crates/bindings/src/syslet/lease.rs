@@ -1,0 +1,113 @@
+//! Memory that a run filled, handed to Python as it is.
+
+use std::ffi::{c_int, c_void};
+
+use pyo3::exceptions::PyBufferError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use threadlets_core::buffers::Lease;
+
+use crate::gil_cell::GilCell;
+
+enum Memory {
+    Pooled(Lease),
+    Grown(Vec<u8>),
+}
+
+/// Memory on loan from a pool of buffers, filled by a syslet; it goes back when nobody uses it any
+/// more, or when it is released.
+///
+/// It has the buffer protocol: `memoryview(lease)`, `numpy.frombuffer(lease, …)`, `bytes(lease)`.
+#[pyclass(frozen, module = "threadlets._core", name = "Lease")]
+pub(crate) struct LeasedMemory {
+    memory: GilCell<Option<Memory>>,
+    start: usize,
+    len: usize,
+    n_exports: GilCell<usize>,
+}
+
+impl LeasedMemory {
+    pub(crate) fn pooled(lease: Lease, start: usize, len: usize) -> Self {
+        let room = lease.len().saturating_sub(start);
+        Self::new(Memory::Pooled(lease), start, len.min(room))
+    }
+
+    pub(crate) fn grown(bytes: Vec<u8>, start: usize, len: usize) -> Self {
+        let room = bytes.len().saturating_sub(start);
+        Self::new(Memory::Grown(bytes), start, len.min(room))
+    }
+
+    fn new(memory: Memory, start: usize, len: usize) -> Self {
+        Self { memory: GilCell::new(Some(memory)), start, len, n_exports: GilCell::new(0) }
+    }
+}
+
+#[pymethods]
+impl LeasedMemory {
+    /// Give the memory back now.
+    ///
+    /// Raises:
+    ///     BufferError: a memoryview of it, or an array, is still there.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        if self.n_exports.with(py, |it| *it) > 0 {
+            return Err(PyBufferError::new_err(
+                "the lease is in use; release its memoryviews and arrays first",
+            ));
+        }
+        drop(self.memory.with(py, Option::take));
+        Ok(())
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _type: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.release(py)
+    }
+
+    fn __len__(&self) -> usize {
+        self.len
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Lease of {} bytes>", self.len)
+    }
+
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let start = this.memory.with(py, |memory| match memory {
+            Some(Memory::Pooled(lease)) => Some(lease.as_mut_ptr()),
+            Some(Memory::Grown(bytes)) => Some(bytes.as_mut_ptr()),
+            None => None,
+        });
+        let start = start.ok_or_else(|| PyBufferError::new_err("the lease was released"))?;
+        // SAFETY: the memory stays where it is while it is exported, which is counted; the interpreter
+        // gives a view to be filled in.
+        let filled = unsafe {
+            let start = start.add(this.start).cast::<c_void>();
+            let len = this.len as ffi::Py_ssize_t;
+            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, len, 0, flags)
+        };
+        if filled != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        this.n_exports.with(py, |it| *it += 1);
+        Ok(())
+    }
+
+    unsafe fn __releasebuffer__(&self, py: Python<'_>, _view: *mut ffi::Py_buffer) {
+        self.n_exports.with(py, |it| *it -= 1);
+    }
+}

@@ -1,0 +1,146 @@
+//! What a run gives: its outcome, as Python objects.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use threadlets_core::syslet::{Memory, Outcome, Run, Span};
+
+use super::lease::LeasedMemory;
+use super::result::SysletResult;
+use crate::address;
+
+/// The result of a run that has ended.
+///
+/// Its descriptors are the result's from then on.
+pub(crate) fn result(
+    py: Python<'_>,
+    run: &mut Run,
+    constants: &[Py<PyAny>],
+    input: Option<Py<PyAny>>,
+) -> PyResult<SysletResult> {
+    let Some(end) = run.end() else {
+        return Err(PyValueError::new_err("the run has not ended"));
+    };
+    if end.is_failure {
+        let errno = i32::try_from(-end.value).unwrap_or(i32::MAX);
+        return Ok(SysletResult::new(py.None(), errno, end.atom, input));
+    }
+    let program = run.program().clone();
+    let value = convert(py, run, program.outcome_at(end.atom), end.value, constants)?;
+    run.release_descriptors();
+    Ok(SysletResult::new(value, 0, end.atom, input))
+}
+
+fn convert(
+    py: Python<'_>,
+    run: &mut Run,
+    outcome: &Outcome,
+    value: i64,
+    constants: &[Py<PyAny>],
+) -> PyResult<Py<PyAny>> {
+    Ok(match outcome {
+        Outcome::Atom => value.into_pyobject(py)?.into_any().unbind(),
+        Outcome::Int(slot) | Outcome::Fd(slot) => {
+            run.slot(*slot).into_pyobject(py)?.into_any().unbind()
+        }
+        Outcome::Nothing => py.None(),
+        Outcome::Constant(idx) => constants[*idx].clone_ref(py),
+        Outcome::Bytes(span) => PyBytes::new(py, run.bytes(*span)).into_any().unbind(),
+        Outcome::Lease(span) => lease(py, run, *span)?,
+        Outcome::Stat(first) => stat(py, run, *first)?,
+        Outcome::Address(object) => match run.object(*object) {
+            Memory::Address(it) => address::to_python(py, &it.to_address())?.unbind(),
+            _ => py.None(),
+        },
+        Outcome::Tuple(parts) => {
+            let parts: PyResult<Vec<_>> =
+                parts.iter().map(|part| convert(py, run, part, value, constants)).collect();
+            PyTuple::new(py, parts?)?.into_any().unbind()
+        }
+    })
+}
+
+/// Hand the memory over as it is; what is not the run's own is copied.
+fn lease(py: Python<'_>, run: &mut Run, span: Span) -> PyResult<Py<PyAny>> {
+    // Whatever others left in it is wiped on the way.
+    let len = run.bytes(span).len();
+    let start = run.start_of(span);
+    let leased = match run.take_object(span.object) {
+        Memory::Buffer { lease, .. } => LeasedMemory::pooled(lease, start, len),
+        Memory::Growing(bytes) => LeasedMemory::grown(bytes, start, len),
+        other => {
+            run.set_object(span.object, other);
+            return Ok(PyBytes::new(py, run.bytes(span)).into_any().unbind());
+        }
+    };
+    Ok(Py::new(py, leased)?.into_any())
+}
+
+/// An `os.stat_result`.
+fn stat(py: Python<'_>, run: &Run, first: u16) -> PyResult<Py<PyAny>> {
+    static TYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let its_type =
+        TYPE.get_or_try_init(py, || py.import("os")?.getattr("stat_result").map(Bound::unbind))?;
+    let field = |idx: u16| run.slot(first + idx);
+    let [mode, nlink, uid, gid, ino, size] = [0, 1, 2, 3, 4, 5].map(field);
+    let [atime_ns, mtime_ns, ctime_ns, btime_ns] = [8, 9, 10, 11].map(field);
+    let seconds = |time_ns: i64| time_ns.div_euclid(1_000_000_000);
+    let base = (
+        mode,
+        // The kernel counts inodes without a sign.
+        ino as u64,
+        field(12),
+        nlink,
+        uid,
+        gid,
+        size,
+        seconds(atime_ns),
+        seconds(mtime_ns),
+        seconds(ctime_ns),
+    );
+    let more = PyDict::new(py);
+    for (name, time_ns) in [("atime", atime_ns), ("mtime", mtime_ns), ("ctime", ctime_ns)] {
+        more.set_item(format!("st_{name}"), time_ns as f64 / 1e9)?;
+        more.set_item(format!("st_{name}_ns"), time_ns)?;
+    }
+    for (name, idx) in [("st_blksize", 7), ("st_blocks", 6), ("st_rdev", 13)] {
+        more.set_item(name, field(idx))?;
+    }
+    more.set_item("st_birthtime", btime_ns as f64 / 1e9)?;
+    its_type.bind(py).call1((base, more)).map(Bound::unbind)
+}
+
+/// Read an outcome as Python writes it: `("int", slot)`, `("tuple", (…))`, …; constants are collected.
+pub(crate) fn parse(
+    outcome: &Bound<'_, PyTuple>,
+    constants: &mut Vec<Py<PyAny>>,
+) -> PyResult<Outcome> {
+    let name: String = outcome.get_item(0)?.extract()?;
+    let index = |idx: usize| -> PyResult<u16> { super::program::index(&outcome.get_item(idx)?) };
+    let span = || -> PyResult<Span> {
+        Ok(Span { object: index(1)?, start: index(2)?, length: index(3)? })
+    };
+    Ok(match name.as_str() {
+        "atom" => Outcome::Atom,
+        "int" => Outcome::Int(index(1)?),
+        "fd" => Outcome::Fd(index(1)?),
+        "none" => Outcome::Nothing,
+        "const" => {
+            constants.push(outcome.get_item(1)?.unbind());
+            Outcome::Constant(constants.len() - 1)
+        }
+        "bytes" => Outcome::Bytes(span()?),
+        "lease" => Outcome::Lease(span()?),
+        "stat" => Outcome::Stat(index(1)?),
+        "address" => Outcome::Address(index(1)?),
+        "tuple" => {
+            let parts = outcome.get_item(1)?;
+            let parts = parts.cast::<PyTuple>()?.iter();
+            let parts: PyResult<Vec<Outcome>> =
+                parts.map(|part| parse(part.cast::<PyTuple>()?, constants)).collect();
+            Outcome::Tuple(parts?.into())
+        }
+        other => return Err(PyTypeError::new_err(format!("there is no outcome '{other}'"))),
+    })
+}

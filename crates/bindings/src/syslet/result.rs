@@ -1,0 +1,112 @@
+//! `Result`: what a run came to, errors included, as a value.
+
+use pyo3::PyTraverseError;
+use pyo3::basic::CompareOp;
+use pyo3::exceptions::PyOSError;
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+/// What a syslet came to.
+///
+/// `ok` is whether it ended as its program meant it to; then `value` is what the program gives, and
+/// `errno` is 0. Otherwise `errno` says why the atom with the index `atom` failed, and `value` is
+/// None. `input` is what a sweep gave to the program, and None elsewhere. Two results are equal when
+/// their values, errnos and atoms are; `len()` is that of the value.
+#[pyclass(frozen, module = "threadlets._core", name = "Result")]
+#[derive(Debug)]
+pub(crate) struct SysletResult {
+    #[pyo3(get)]
+    value: Py<PyAny>,
+    #[pyo3(get)]
+    errno: i32,
+    #[pyo3(get)]
+    atom: u16,
+    #[pyo3(get)]
+    input: Option<Py<PyAny>>,
+}
+
+impl SysletResult {
+    pub(crate) fn new(value: Py<PyAny>, errno: i32, atom: u16, input: Option<Py<PyAny>>) -> Self {
+        Self { value, errno, atom, input }
+    }
+}
+
+#[pymethods]
+impl SysletResult {
+    /// Whether the program ended as it was meant to.
+    #[getter]
+    fn ok(&self) -> bool {
+        self.errno == 0
+    }
+
+    /// The failure as the `OSError` that its errno stands for; None when there was none.
+    #[getter]
+    fn error<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.errno == 0 {
+            return Ok(None);
+        }
+        let message = py.import("os")?.call_method1(intern!(py, "strerror"), (self.errno,))?;
+        py.get_type::<PyOSError>().call1((self.errno, message)).map(Some)
+    }
+
+    /// Return the value, or raise the failure.
+    ///
+    /// Raises:
+    ///     OSError: the program failed; its subclass is that of the errno.
+    fn unwrap(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self.error(py)? {
+            Some(error) => Err(PyErr::from_value(error)),
+            None => Ok(self.value.clone_ref(py)),
+        }
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.value.bind(py).len()
+    }
+
+    fn __bool__(&self) -> bool {
+        self.errno == 0
+    }
+
+    fn __richcmp__(
+        &self,
+        py: Python<'_>,
+        other: &Bound<'_, PyAny>,
+        operator: CompareOp,
+    ) -> PyResult<Py<PyAny>> {
+        let Ok(other) = other.cast::<Self>() else { return Ok(py.NotImplemented()) };
+        let other = other.get();
+        let is_equal = || -> PyResult<bool> {
+            Ok((self.errno, self.atom) == (other.errno, other.atom)
+                && self.value.bind(py).eq(other.value.bind(py))?)
+        };
+        let outcome = match operator {
+            CompareOp::Eq => is_equal()?,
+            CompareOp::Ne => !is_equal()?,
+            _ => return Ok(py.NotImplemented()),
+        };
+        Ok(outcome.into_pyobject(py)?.to_owned().into_any().unbind())
+    }
+
+    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
+        (self.errno, self.atom, &self.value).into_pyobject(py)?.hash()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        if self.errno == 0 {
+            let value = self.value.bind(py).repr()?;
+            return Ok(format!("Result(value={value}, atom={})", self.atom));
+        }
+        let errorcode = py.import("errno")?.getattr(intern!(py, "errorcode"))?;
+        let name = errorcode
+            .get_item(self.errno)
+            .map_or_else(|_| self.errno.to_string(), |name| name.to_string());
+        Ok(format!("Result(errno={name}, atom={})", self.atom))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.value)?;
+        visit.call(&self.input)
+    }
+}

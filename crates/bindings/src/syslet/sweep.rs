@@ -1,0 +1,405 @@
+//! `Sweep`: one program over many inputs, at a bounded depth.
+//!
+//! A chunk of inputs is tried where it stands, without the GIL; what would block goes to the engine,
+//! and what has ended comes back in batches. Whoever consumes the results does all of this: nothing
+//! runs ahead of him by more than the depth.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use pyo3::PyTraverseError;
+use pyo3::exceptions::PyValueError;
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyIterator, PyList, PyTuple};
+use threadlets_core::buffers::BufferPool;
+use threadlets_core::clock;
+use threadlets_core::engine::Engine;
+use threadlets_core::syslet::{Outlet, Run};
+
+use super::argument;
+use super::channel::Channel;
+use super::engine::{self, Pool};
+use super::program::{Started, SysletProgram, pool_or_default};
+use super::result::SysletResult;
+use crate::dispatcher::Dispatcher;
+use crate::gil_cell::GilCell;
+
+/// How many inputs are taken at once.
+const CHUNK: usize = 128;
+
+/// How long results are waited for together, in nanoseconds.
+const MOMENT_NS: u64 = 1_000_000;
+
+/// Names the runs of each sweep.
+static N_GROUPS: AtomicU64 = AtomicU64::new(1);
+
+/// A group of runs that nobody else has.
+pub(crate) fn new_group() -> u64 {
+    N_GROUPS.fetch_add(1, Relaxed)
+}
+
+struct State {
+    /// None once it is exhausted, or the sweep closed.
+    inputs: Option<Py<PyIterator>>,
+    n_taken: u64,
+    n_given: u64,
+    n_in_flight: usize,
+    /// The inputs of runs in flight, by their numbers.
+    outstanding: HashMap<u64, Py<PyAny>>,
+    /// Results that are to be given, in order.
+    ready: VecDeque<Py<SysletResult>>,
+    /// Results that came before their turn.
+    early: HashMap<u64, Py<SysletResult>>,
+    /// What the inputs have raised; told once the results before it are given.
+    failure: Option<PyErr>,
+}
+
+/// Results of a program over many inputs.
+#[pyclass(frozen, subclass, module = "threadlets._core")]
+pub(crate) struct Sweep {
+    program: Py<SysletProgram>,
+    engine: Arc<Engine>,
+    pool: Arc<BufferPool>,
+    channel: Arc<Channel>,
+    group: u64,
+    depth: usize,
+    is_ordered: bool,
+    state: GilCell<State>,
+}
+
+impl Sweep {
+    /// Keep as many runs under way as the depth allows, and take what has ended.
+    fn advance(&self, py: Python<'_>) -> PyResult<()> {
+        self.collect(py)?;
+        loop {
+            let chunk = self.take_inputs(py)?;
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            if self.engine.tries_in_bulk() {
+                self.submit(py, chunk)?;
+                continue;
+            }
+            let (ended, blocked) = py.detach(|| try_all(chunk));
+            self.submit(py, blocked)?;
+            for run in ended {
+                self.note_ended(py, run)?;
+            }
+            if self.state.with(py, |it| !it.ready.is_empty()) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How many inputs may be taken now.
+    fn room(&self, state: &State) -> usize {
+        // Results that wait for an earlier one take memory, too: they are bounded like the depth.
+        let n_early_max = self.depth.max(CHUNK) * 4;
+        if state.early.len() >= n_early_max {
+            return 0;
+        }
+        // Inputs are taken some at a time, unless nothing is under way.
+        let room = self.depth.saturating_sub(state.n_in_flight).min(CHUNK);
+        let is_worth_while = state.n_in_flight == 0 || room >= (self.depth / 4).clamp(1, CHUNK / 2);
+        if is_worth_while { room } else { 0 }
+    }
+
+    /// Take as many inputs as there is room for, as runs.
+    fn take_inputs(&self, py: Python<'_>) -> PyResult<Vec<Box<Run>>> {
+        let (room, inputs, first) = self.state.with(py, |state| {
+            let inputs = state.inputs.as_ref().map(|it| it.clone_ref(py));
+            (self.room(state), inputs, state.n_taken)
+        });
+        let Some(inputs) = inputs else { return Ok(Vec::new()) };
+        let mut inputs = inputs.into_bound(py);
+        let program = self.program.get();
+        let mut runs = Vec::with_capacity(room);
+        let mut taken = Vec::with_capacity(room);
+        let mut failure = None;
+        let mut is_exhausted = false;
+        while runs.len() < room {
+            let input = match inputs.next() {
+                Some(Ok(input)) => input,
+                Some(Err(error)) => {
+                    failure = Some(error);
+                    break;
+                }
+                None => {
+                    is_exhausted = true;
+                    break;
+                }
+            };
+            match self.run_for(py, program, &input) {
+                Ok(mut run) => {
+                    run.token = first + runs.len() as u64;
+                    run.group = self.group;
+                    runs.push(run);
+                    taken.push(input.unbind());
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        let finished = self.state.with(py, |state| {
+            for (idx, input) in taken.into_iter().enumerate() {
+                state.outstanding.insert(first + idx as u64, input);
+            }
+            state.n_taken += runs.len() as u64;
+            state.n_in_flight += runs.len();
+            let ends = is_exhausted || failure.is_some();
+            state.failure = failure;
+            if ends { state.inputs.take() } else { None }
+        });
+        drop(finished);
+        Ok(runs)
+    }
+
+    fn run_for(
+        &self,
+        py: Python<'_>,
+        program: &SysletProgram,
+        input: &Bound<'_, PyAny>,
+    ) -> PyResult<Box<Run>> {
+        let pool = Arc::clone(&self.pool);
+        if program.n_parameters() == 1 {
+            return program.run_with(py, std::slice::from_ref(input), None, pool);
+        }
+        let args: Vec<_> = match input.cast::<PyTuple>() {
+            Ok(tuple) => tuple.iter().collect(),
+            Err(_) if program.n_parameters() == 0 => Vec::new(),
+            Err(_) => vec![input.clone()],
+        };
+        program.run_with(py, &args, None, pool)
+    }
+
+    fn submit(&self, py: Python<'_>, mut blocked: Vec<Box<Run>>) -> PyResult<()> {
+        if blocked.is_empty() {
+            return Ok(());
+        }
+        for run in &mut blocked {
+            run.outlet = Some(Arc::clone(&self.channel) as Arc<dyn Outlet>);
+        }
+        let n_blocked = blocked.len();
+        engine::submit_many(&self.engine, blocked).inspect_err(|_| {
+            self.state.with(py, |state| state.n_in_flight -= n_blocked);
+        })
+    }
+
+    /// Wait until something has ended: several runs if that takes no longer than a moment, since every
+    /// wake-up costs as much as some runs.
+    fn wait(&self, py: Python<'_>) -> PyResult<()> {
+        let n_in_flight = self.state.with(py, |it| it.n_in_flight);
+        if n_in_flight == 0 {
+            return Ok(());
+        }
+        let n_wanted = n_in_flight.min(self.depth / 8).max(1);
+        let moment_ns = clock::now_ns() + MOMENT_NS;
+        if !self.channel.wait(py, n_wanted, Some(moment_ns))? {
+            self.channel.wait(py, 1, None)?;
+        }
+        Ok(())
+    }
+
+    /// Take what the engine has finished.
+    fn collect(&self, py: Python<'_>) -> PyResult<()> {
+        argument::bury_what_was_left(py);
+        for run in self.channel.take(usize::MAX) {
+            self.note_ended(py, run)?;
+        }
+        Ok(())
+    }
+
+    fn note_ended(&self, py: Python<'_>, run: Box<Run>) -> PyResult<()> {
+        let number = run.token;
+        let input = self.state.with(py, |state| {
+            state.n_in_flight -= 1;
+            state.outstanding.remove(&number)
+        });
+        let result = Py::new(py, self.program.get().result(py, run, input)?)?;
+        self.state.with(py, |state| {
+            if !self.is_ordered {
+                state.n_given += 1;
+                state.ready.push_back(result);
+            } else if state.n_given == number {
+                state.n_given += 1;
+                state.ready.push_back(result);
+                while let Some(result) = state.early.remove(&state.n_given) {
+                    state.n_given += 1;
+                    state.ready.push_back(result);
+                }
+            } else {
+                state.early.insert(number, result);
+            }
+        });
+        Ok(())
+    }
+
+    /// What is ready; None when all is given.
+    fn take_ready<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
+        enum Taken {
+            Ready(VecDeque<Py<SysletResult>>),
+            Failed(PyErr),
+            Over,
+        }
+        let taken = self.state.with(py, |state| {
+            if !state.ready.is_empty() || state.n_in_flight > 0 {
+                return Taken::Ready(std::mem::take(&mut state.ready));
+            }
+            match state.failure.take() {
+                Some(error) => Taken::Failed(error),
+                None if state.inputs.is_none() => Taken::Over,
+                None => Taken::Ready(VecDeque::new()),
+            }
+        });
+        match taken {
+            Taken::Ready(ready) => PyList::new(py, ready).map(Some),
+            Taken::Failed(error) => Err(error),
+            Taken::Over => Ok(None),
+        }
+    }
+}
+
+#[pymethods]
+impl Sweep {
+    #[new]
+    #[pyo3(signature = (program, inputs, depth, ordered, pool=None))]
+    fn new(
+        program: Bound<'_, SysletProgram>,
+        inputs: &Bound<'_, PyAny>,
+        depth: usize,
+        ordered: bool,
+        pool: Option<&Pool>,
+    ) -> PyResult<Self> {
+        if depth == 0 {
+            return Err(PyValueError::new_err(
+                "depth is 0; a sweep has at least one run under way",
+            ));
+        }
+        let state = State {
+            inputs: Some(inputs.try_iter()?.unbind()),
+            n_taken: 0,
+            n_given: 0,
+            n_in_flight: 0,
+            outstanding: HashMap::new(),
+            ready: VecDeque::new(),
+            early: HashMap::new(),
+            failure: None,
+        };
+        Ok(Self {
+            program: program.unbind(),
+            engine: engine::current()?,
+            pool: pool_or_default(pool),
+            channel: Arc::default(),
+            group: new_group(),
+            depth,
+            is_ordered: ordered,
+            state: GilCell::new(state),
+        })
+    }
+
+    /// Wait for results, without the GIL; None when there are no more.
+    fn next_batch<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
+        loop {
+            self.advance(py)?;
+            match self.take_ready(py)? {
+                Some(batch) if batch.is_empty() => {
+                    self.wait(py)?;
+                }
+                batch => return Ok(batch),
+            }
+        }
+    }
+
+    /// Take results that are ready, perhaps none; None when there are no more.
+    fn next_batch_nowait<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
+        self.advance(py)?;
+        self.take_ready(py)
+    }
+
+    /// A future of the loop's that is done when there is something to take.
+    fn readiness<'py>(
+        &self,
+        py: Python<'py>,
+        dispatcher: &Bound<'py, Dispatcher>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        readiness(py, dispatcher, &self.channel, 1)
+    }
+
+    /// Take no more inputs, and end the runs that are under way.
+    fn close(&self, py: Python<'_>) {
+        let dropped = self.state.with(py, |state| {
+            let dropped = (
+                state.inputs.take(),
+                std::mem::take(&mut state.ready),
+                std::mem::take(&mut state.early),
+                state.failure.take(),
+            );
+            (dropped, state.n_in_flight)
+        });
+        if dropped.1 > 0 {
+            self.engine.cancel_group(self.group);
+        }
+    }
+
+    /// How many inputs were taken, how many results given, how many runs are under way.
+    fn counts(&self, py: Python<'_>) -> (u64, u64, usize) {
+        self.state.with(py, |it| (it.n_taken, it.n_given, it.n_in_flight))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.program)?;
+        self.state.traverse(&visit, |state| {
+            visit.call(&state.inputs)?;
+            state.outstanding.values().try_for_each(|it| visit.call(it))?;
+            state.ready.iter().try_for_each(|it| visit.call(it))?;
+            state.early.values().try_for_each(|it| visit.call(it))
+        })
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        self.close(py);
+    }
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        // Whoever gives a sweep up in the middle does not want the rest.
+        self.engine.cancel_group(self.group);
+    }
+}
+
+/// Run as far as nothing blocks: what has ended, and what goes on elsewhere.
+fn try_all(runs: Vec<Box<Run>>) -> (Vec<Box<Run>>, Vec<Box<Run>>) {
+    let mut ended = Vec::with_capacity(runs.len());
+    let mut blocked = Vec::new();
+    for run in runs {
+        match SysletProgram::start(run, true) {
+            Started::Ended(run) => ended.push(run),
+            Started::Blocked(run) => blocked.push(run),
+        }
+    }
+    (ended, blocked)
+}
+
+/// A future of the loop's that is done when a channel has so many runs.
+pub(crate) fn readiness<'py>(
+    py: Python<'py>,
+    dispatcher: &Bound<'py, Dispatcher>,
+    channel: &Channel,
+    n_wanted: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let this = dispatcher.get();
+    this.check_closed()?;
+    let future = dispatcher.call_method0(intern!(py, "create_future"))?;
+    let token = this.await_channel(py, future.clone().unbind());
+    if !channel.tell(&this.mailbox, token, n_wanted) {
+        this.forget_channel(py, token);
+        future.call_method1(intern!(py, "set_result"), (py.None(),))?;
+    }
+    Ok(future)
+}

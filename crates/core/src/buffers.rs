@@ -1,0 +1,156 @@
+//! Memory for I/O: leases from a pool that keeps what comes back, within a bound.
+//!
+//! Sizes are powers of two. Memory comes zeroed from the system and keeps what it held when it is
+//! lent again: whoever lends it on says how much of it is his.
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const SIZE_MIN_BYTES: usize = 512;
+const N_CLASSES: usize = 12;
+
+/// The most that is kept of what came back, in bytes.
+const KEPT_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// Memory that is lent, and the bound on it.
+#[derive(Debug)]
+pub struct BufferPool {
+    memory_max_bytes: usize,
+    in_use_bytes: AtomicUsize,
+    kept_bytes: AtomicUsize,
+    kept: [Mutex<VecDeque<Box<[u8]>>>; N_CLASSES],
+}
+
+impl BufferPool {
+    /// A pool that lends up to so many bytes at a time.
+    pub fn new(memory_max_bytes: usize) -> Self {
+        Self {
+            memory_max_bytes,
+            in_use_bytes: AtomicUsize::new(0),
+            kept_bytes: AtomicUsize::new(0),
+            kept: Default::default(),
+        }
+    }
+
+    /// The most that is lent at a time, in bytes.
+    pub fn memory_max_bytes(&self) -> usize {
+        self.memory_max_bytes
+    }
+
+    /// What is lent, in bytes.
+    pub fn in_use_bytes(&self) -> usize {
+        self.in_use_bytes.load(Relaxed)
+    }
+
+    /// What is kept for the next lease, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes.load(Relaxed)
+    }
+
+    /// Borrow at least `size` bytes; `None`: the bound is reached.
+    pub fn lease(self: &Arc<Self>, size: usize) -> Option<Lease> {
+        let capacity = capacity_for(size)?;
+        let before = self.in_use_bytes.fetch_add(capacity, Relaxed);
+        if before.checked_add(capacity).is_none_or(|it| it > self.memory_max_bytes) {
+            self.in_use_bytes.fetch_sub(capacity, Relaxed);
+            return None;
+        }
+        let kept = class_of(capacity).and_then(|class| {
+            self.kept[class].lock().unwrap_or_else(PoisonError::into_inner).pop_back()
+        });
+        let memory = match kept {
+            Some(memory) => {
+                self.kept_bytes.fetch_sub(capacity, Relaxed);
+                memory
+            }
+            None => vec![0; capacity].into_boxed_slice(),
+        };
+        Some(Lease { memory, size, pool: Arc::clone(self) })
+    }
+
+    fn take_back(&self, memory: Box<[u8]>) {
+        let capacity = memory.len();
+        self.in_use_bytes.fetch_sub(capacity, Relaxed);
+        let Some(class) = class_of(capacity) else { return };
+        if self.kept_bytes.fetch_add(capacity, Relaxed) + capacity > KEPT_MAX_BYTES {
+            self.kept_bytes.fetch_sub(capacity, Relaxed);
+            return;
+        }
+        self.kept[class].lock().unwrap_or_else(PoisonError::into_inner).push_back(memory);
+    }
+}
+
+fn capacity_for(size: usize) -> Option<usize> {
+    size.max(SIZE_MIN_BYTES).checked_next_power_of_two()
+}
+
+/// Which list keeps memory of this capacity; `None`: it is too large to be kept.
+fn class_of(capacity: usize) -> Option<usize> {
+    let class = (capacity.trailing_zeros() - SIZE_MIN_BYTES.trailing_zeros()) as usize;
+    (class < N_CLASSES).then_some(class)
+}
+
+/// Memory on loan. It goes back when it is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    memory: Box<[u8]>,
+    size: usize,
+    pool: Arc<BufferPool>,
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[..self.size]
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[..self.size]
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.take_back(std::mem::take(&mut self.memory));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_back_is_lent_again() {
+        let pool = Arc::new(BufferPool::new(1 << 20));
+        let mut lease = pool.lease(1000).unwrap();
+        assert_eq!(1000, lease.len());
+        lease[0] = 7;
+        assert_eq!(1024, pool.in_use_bytes());
+        drop(lease);
+        assert_eq!((0, 1024), (pool.in_use_bytes(), pool.kept_bytes()));
+        assert_eq!(7, pool.lease(600).unwrap()[0]);
+    }
+
+    #[test]
+    fn the_bound_holds() {
+        let pool = Arc::new(BufferPool::new(4096));
+        let lease = pool.lease(4096).unwrap();
+        assert!(pool.lease(1).is_none());
+        drop(lease);
+        assert!(pool.lease(4097).is_none());
+        assert!(pool.lease(usize::MAX).is_none());
+        assert_eq!(0, pool.in_use_bytes());
+    }
+
+    #[test]
+    fn large_memory_is_not_kept() {
+        let pool = Arc::new(BufferPool::new(1 << 30));
+        drop(pool.lease(64 << 20).unwrap());
+        assert_eq!((0, 0), (pool.in_use_bytes(), pool.kept_bytes()));
+    }
+}

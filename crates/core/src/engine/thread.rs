@@ -1,0 +1,331 @@
+//! An engine's thread: takes runs in, carries them on, and gives back those that have ended.
+//!
+//! Inbox → burst of runs that can go on → timers → wait. A run is tried where it stands before the
+//! backend is asked; what the backend holds stays in the table of runs until it has come back.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use slab::Slab;
+
+use super::backend::{Backend, Completion, Key};
+use super::inbox::{Inbox, Message};
+use crate::syslet::inline::{self, Budget, Stopped};
+use crate::syslet::{Call, Flow, Op, Outlet, Run, syscall};
+use crate::timers::{TimerKey, Timers};
+
+/// What a run waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// For its turn.
+    Turn,
+    /// For the operation that it has in flight.
+    Operation,
+    /// For its descriptor to become ready, to be tried again.
+    Readiness,
+    /// For a connection that is being made.
+    Connection,
+    /// For its time-out.
+    Time(TimerKey),
+}
+
+#[derive(Debug)]
+struct Entry {
+    run: Box<Run>,
+    waits: Waits,
+    is_cancelled: bool,
+    /// Its descriptor was ready, and yet the attempt would have blocked.
+    was_ready: bool,
+}
+
+/// The runs of one thread.
+pub(crate) struct Thread<B> {
+    inbox: Arc<Inbox>,
+    backend: B,
+    entries: Slab<Entry>,
+    by_id: HashMap<u64, Key>,
+    turns: VecDeque<Key>,
+    timers: Timers<Key>,
+    ended: Vec<Box<Run>>,
+    n_in_flight: Arc<AtomicUsize>,
+    is_stopping: bool,
+}
+
+impl<B: Backend> Thread<B> {
+    pub(crate) fn new(inbox: Arc<Inbox>, backend: B, n_in_flight: Arc<AtomicUsize>) -> Self {
+        Self {
+            inbox,
+            backend,
+            entries: Slab::new(),
+            by_id: HashMap::new(),
+            turns: VecDeque::new(),
+            timers: Timers::default(),
+            ended: Vec::new(),
+            n_in_flight,
+            is_stopping: false,
+        }
+    }
+
+    /// Run until the engine stops and everything that was taken in has ended.
+    pub(crate) fn run(mut self) {
+        let mut completions = Vec::new();
+        loop {
+            self.take_in();
+            self.burst();
+            self.expire();
+            self.give_back();
+            if self.is_stopping && self.entries.is_empty() {
+                break;
+            }
+            // Say that we sleep before looking a last time: whoever sends a message looks after.
+            let deadline_ns = if !self.turns.is_empty() || self.inbox.starts_sleeping() {
+                Some(0)
+            } else {
+                self.timers.next_deadline_ns()
+            };
+            self.backend.wait(deadline_ns, &mut completions);
+            self.inbox.stops_sleeping();
+            for completion in completions.drain(..) {
+                self.come_back(completion);
+            }
+        }
+    }
+
+    fn take_in(&mut self) {
+        for message in self.inbox.take() {
+            match message {
+                Message::Run(run) => self.admit(run),
+                Message::Runs(runs) => runs.into_iter().for_each(|run| self.admit(run)),
+                Message::Cancel(id) => {
+                    if let Some(&key) = self.by_id.get(&id) {
+                        self.cancel(key);
+                    }
+                }
+                Message::CancelGroup(group) => self.cancel_where(|run| run.group == group),
+                Message::Stop => {
+                    self.is_stopping = true;
+                    self.cancel_where(|_| true);
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, mut run: Box<Run>) {
+        run.went_async = true;
+        let id = run.id;
+        let entry = Entry { run, waits: Waits::Turn, is_cancelled: false, was_ready: false };
+        let key = self.entries.insert(entry) as Key;
+        if id != 0 {
+            self.by_id.insert(id, key);
+        }
+        self.turns.push_back(key);
+        if self.is_stopping {
+            self.cancel(key);
+        }
+    }
+
+    fn cancel_where(&mut self, is_meant: impl Fn(&Run) -> bool) {
+        let meant = self.entries.iter().filter(|(_, entry)| is_meant(&entry.run));
+        let keys: Vec<Key> = meant.map(|(key, _)| key as Key).collect();
+        keys.into_iter().for_each(|key| self.cancel(key));
+    }
+
+    fn cancel(&mut self, key: Key) {
+        let entry = &mut self.entries[key as usize];
+        if std::mem::replace(&mut entry.is_cancelled, true) {
+            return;
+        }
+        match entry.waits {
+            // Its turn comes soon, and ends it.
+            Waits::Turn => {}
+            Waits::Time(timer) => {
+                self.timers.cancel(timer);
+                self.end(key);
+            }
+            Waits::Operation | Waits::Readiness | Waits::Connection => self.backend.cancel(key),
+        }
+    }
+
+    /// Give each run that can go on one turn.
+    fn burst(&mut self) {
+        for _ in 0..self.turns.len() {
+            let Some(key) = self.turns.pop_front() else { break };
+            self.turn(key);
+        }
+    }
+
+    fn turn(&mut self, key: Key) {
+        let budget = Budget { tries: self.backend.tries_first(), ..Budget::PATIENT };
+        let entry = &mut self.entries[key as usize];
+        if entry.is_cancelled {
+            self.end(key);
+            return;
+        }
+        match inline::advance(&mut entry.run, budget) {
+            Stopped::Ended => self.give_up(key),
+            Stopped::BudgetSpent => {
+                entry.was_ready = false;
+                self.wait_for_turn(key);
+            }
+            Stopped::WouldBlock => self.start(key),
+        }
+    }
+
+    fn wait_for_turn(&mut self, key: Key) {
+        self.entries[key as usize].waits = Waits::Turn;
+        self.turns.push_back(key);
+    }
+
+    /// The run's current atom would block: have it done elsewhere.
+    fn start(&mut self, key: Key) {
+        let now_ns = self.backend.now_ns();
+        let entry = &mut self.entries[key as usize];
+        let call = match entry.run.prepare() {
+            Ok(call) => call,
+            Err(errno) => return self.go_on(key, i64::from(errno)),
+        };
+        if call.op() == Op::Timeout {
+            let deadline_ns = entry.run.deadline_ns(call.words[0], now_ns);
+            entry.waits = Waits::Time(self.timers.start(deadline_ns, key));
+            return;
+        }
+        if self.backend.waits_for_readiness() {
+            if call.op() == Op::Connect {
+                return self.connect(key, &call);
+            }
+            let is_stuck = std::mem::take(&mut entry.was_ready);
+            if let Some(events) = readiness_events(&call).filter(|_| !is_stuck) {
+                return self.wait_for(key, Waits::Readiness, &call, events);
+            }
+        }
+        entry.waits = Waits::Operation;
+        self.backend.start(key, call);
+    }
+
+    fn wait_for(&mut self, key: Key, waits: Waits, call: &Call, events: i16) {
+        self.entries[key as usize].waits = waits;
+        self.backend.start(key, Call::new(Op::Poll, [call.words[0], events as u64]));
+    }
+
+    /// Begin to connect, and wait until that is done.
+    fn connect(&mut self, key: Key, call: &Call) {
+        // SAFETY: the run has just looked up the addresses; they are used at once.
+        let value = unsafe { syscall::begin_to_connect(call) };
+        if value == -i64::from(libc::EINPROGRESS) {
+            self.wait_for(key, Waits::Connection, call, libc::POLLOUT);
+        } else {
+            self.go_on(key, value);
+        }
+    }
+
+    /// An operation has come back.
+    fn come_back(&mut self, Completion { key, value }: Completion) {
+        let entry = &mut self.entries[key as usize];
+        let waits = std::mem::replace(&mut entry.waits, Waits::Turn);
+        match waits {
+            Waits::Readiness if value >= 0 => {
+                entry.run.note_ready();
+                entry.was_ready = true;
+                self.wait_for_turn(key);
+            }
+            Waits::Connection if value >= 0 => {
+                let outcome = match entry.run.prepare() {
+                    Ok(call) => syscall::connect_outcome(call.int(0)),
+                    Err(errno) => i64::from(errno),
+                };
+                self.go_on(key, outcome);
+            }
+            Waits::Operation if value == -i64::from(libc::EAGAIN) && !entry.is_cancelled => {
+                // A non-blocking descriptor: wait until it is ready, and try again.
+                match entry.run.prepare() {
+                    Ok(call) => match readiness_events(&call) {
+                        Some(events) if !syscall::is_impatient(&call) => {
+                            self.wait_for(key, Waits::Readiness, &call, events);
+                        }
+                        _ => self.go_on(key, value),
+                    },
+                    Err(errno) => self.go_on(key, i64::from(errno)),
+                }
+            }
+            Waits::Operation if value == -i64::from(libc::EINTR) && !entry.is_cancelled => {
+                self.start(key);
+            }
+            _ => self.go_on(key, value),
+        }
+    }
+
+    /// The run's current atom has this value.
+    fn go_on(&mut self, key: Key, value: i64) {
+        let entry = &mut self.entries[key as usize];
+        entry.was_ready = false;
+        match entry.run.complete(value) {
+            Flow::Ended => self.give_up(key),
+            Flow::On => self.wait_for_turn(key),
+        }
+    }
+
+    fn expire(&mut self) {
+        let now_ns = self.backend.now_ns();
+        while let Some(key) = self.timers.pop_due(now_ns) {
+            self.go_on(key, 0);
+        }
+    }
+
+    /// End a run that nobody wants any more, and that has nothing in flight.
+    fn end(&mut self, key: Key) {
+        self.entries[key as usize].run.cancel();
+        self.give_up(key);
+    }
+
+    fn give_up(&mut self, key: Key) {
+        let entry = self.entries.remove(key as usize);
+        if entry.run.id != 0 {
+            self.by_id.remove(&entry.run.id);
+        }
+        self.n_in_flight.fetch_sub(1, Relaxed);
+        self.ended.push(entry.run);
+    }
+
+    /// Deliver what has ended: neighbours with the same outlet together.
+    fn give_back(&mut self) {
+        let mut batch: Vec<Box<Run>> = Vec::new();
+        let mut outlet: Option<Arc<dyn Outlet>> = None;
+        for mut run in self.ended.drain(..) {
+            let its_outlet = run.outlet.take();
+            let is_same = match (&outlet, &its_outlet) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                _ => false,
+            };
+            if !is_same {
+                deliver(outlet.take(), &mut batch);
+                outlet = its_outlet;
+            }
+            batch.push(run);
+        }
+        deliver(outlet, &mut batch);
+    }
+}
+
+fn deliver(outlet: Option<Arc<dyn Outlet>>, batch: &mut Vec<Box<Run>>) {
+    if let Some(outlet) = outlet
+        && !batch.is_empty()
+    {
+        outlet.deliver(batch);
+    }
+    batch.clear();
+}
+
+/// For which events the call's descriptor is to be waited for, if that is what it waits for.
+fn readiness_events(call: &Call) -> Option<i16> {
+    if let Some(events) = call.op().readiness() {
+        return Some(events);
+    }
+    let events = match call.op() {
+        Op::Read | Op::Readv => libc::POLLIN,
+        Op::Write | Op::Writev => libc::POLLOUT,
+        _ => return None,
+    };
+    // Files are always ready, and block all the same.
+    syscall::position(call.int(0)).is_none().then_some(events)
+}

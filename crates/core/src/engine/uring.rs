@@ -1,0 +1,296 @@
+//! The backend on io_uring: a ring of the thread's own, entered by nobody else.
+//!
+//! Completions are run when the thread asks for them (`DEFER_TASKRUN`), not when they interrupt it.
+//! What the kernel's ring does not know (folders are not read there) is for the hands. Time-outs are
+//! the thread's own: one deadline goes along with each wait.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::squeue::Entry;
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, opcode};
+use rustix::io::Errno;
+
+use super::backend::{Backend, Completion, Key};
+use super::hands::Hands;
+use super::inbox::Inbox;
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::syslet::{Call, Op};
+
+/// How many operations go to the kernel with one system call, at most.
+const ENTRIES: u32 = 256;
+
+/// How many completions may lie in the ring before the kernel keeps them elsewhere.
+const COMPLETIONS: u32 = 4096;
+
+/// How many of the kernel's own threads may block in files for one ring: opening a file that is not
+/// in the cache takes one each.
+const BOUNDED_WORKERS: u32 = 64;
+
+const RUNG: u64 = u64::MAX;
+const CANCELLED: u64 = u64::MAX - 1;
+
+/// Why there can be no ring; `None`: there can be one.
+pub(crate) fn refusal() -> Option<Error> {
+    match IoUring::new(2) {
+        Ok(ring) => {
+            let params = ring.params();
+            let suffices = params.is_feature_nodrop()
+                && params.is_feature_rw_cur_pos()
+                && params.is_feature_ext_arg();
+            (!suffices).then_some(Error::new("io_uring_setup", Errno::NOSYS))
+        }
+        Err(error) => Some(Error::from_io("io_uring_setup", &error)),
+    }
+}
+
+/// A ring, and hands for what it does not know.
+pub(crate) struct Ring {
+    ring: IoUring,
+    probe: Probe,
+    hands: Hands,
+    inbox: Arc<Inbox>,
+    is_listening: bool,
+}
+
+impl Ring {
+    /// A ring of this thread.
+    pub(crate) fn new(inbox: &Arc<Inbox>) -> Result<Self> {
+        let setup = |error: io::Error| Error::from_io("io_uring_setup", &error);
+        let ring = IoUring::builder()
+            .dontfork()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS)
+            .build(ENTRIES)
+            // Kernels before 6.1 do not know these.
+            .or_else(|_| IoUring::builder().dontfork().setup_cqsize(COMPLETIONS).build(ENTRIES))
+            .map_err(setup)?;
+        let mut probe = Probe::new();
+        // Without an answer nothing is supported, and the hands do all.
+        let _ = ring.submitter().register_probe(&mut probe);
+        // A kernel that cannot be told has its own bound.
+        let _ = ring.submitter().register_iowq_max_workers(&mut [BOUNDED_WORKERS, 0]);
+        let inbox = Arc::clone(inbox);
+        Ok(Self { ring, probe, hands: Hands::new(&inbox), inbox, is_listening: false })
+    }
+
+    fn push(&mut self, entry: &Entry) {
+        loop {
+            // SAFETY: `Backend::start`'s caller vouches for the addresses until the operation has
+            // come back; the ring's own entries have none.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            self.enter(None);
+        }
+    }
+
+    /// Have the kernel take what was pushed; wait for so long, if at all, until something comes back.
+    fn enter(&mut self, patience: Option<Option<Duration>>) {
+        let submitter = self.ring.submitter();
+        let entered = match patience {
+            None => submitter.submit(),
+            Some(None) => submitter.submit_and_wait(1),
+            Some(Some(patience)) => {
+                let patience = Timespec::from(patience);
+                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&patience))
+            }
+        };
+        match entered {
+            Ok(_) => {}
+            // The time is up; or completions have to be taken before more can be submitted, which is
+            // what happens next.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) => {}
+            Err(error) => panic!("the ring of an engine's thread is broken: {error}"),
+        }
+    }
+
+    fn listen(&mut self) {
+        if !self.is_listening {
+            let fd = Fd(self.inbox.waker.as_fd().as_raw_fd());
+            let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
+            self.push(&entry.user_data(RUNG));
+            self.is_listening = true;
+        }
+    }
+
+    fn reap(&mut self, completions: &mut Vec<Completion>) {
+        let mut has_rung = false;
+        for entry in self.ring.completion() {
+            match entry.user_data() {
+                RUNG => {
+                    has_rung = true;
+                    self.is_listening = false;
+                }
+                CANCELLED => {}
+                key => completions
+                    .push(Completion { key: key as Key, value: i64::from(entry.result()) }),
+            }
+        }
+        if has_rung {
+            self.inbox.waker.hush();
+        }
+    }
+}
+
+impl Backend for Ring {
+    fn start(&mut self, key: Key, call: Call) {
+        match entry(&call).filter(|(code, _)| self.probe.is_supported(*code)) {
+            Some((_, entry)) => self.push(&entry.user_data(u64::from(key))),
+            None => self.hands.start(key, call),
+        }
+    }
+
+    fn cancel(&mut self, key: Key) {
+        self.hands.cancel(key);
+        self.push(&opcode::AsyncCancel::new(u64::from(key)).build().user_data(CANCELLED));
+    }
+
+    fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {
+        self.listen();
+        self.hands.collect(completions);
+        let patience = match deadline_ns {
+            _ if !completions.is_empty() => None,
+            Some(0) => None,
+            Some(deadline_ns) => {
+                let rest_ns = deadline_ns.saturating_sub(clock::now_ns());
+                (rest_ns > 0).then(|| Some(Duration::from_nanos(rest_ns)))
+            }
+            None => Some(None),
+        };
+        self.enter(patience);
+        self.reap(completions);
+        self.hands.collect(completions);
+    }
+
+    fn now_ns(&self) -> u64 {
+        clock::now_ns()
+    }
+
+    fn waits_for_readiness(&self) -> bool {
+        false
+    }
+
+    /// The kernel tries by itself, and many operations at a time with one system call.
+    fn tries_first(&self) -> bool {
+        false
+    }
+}
+
+/// The ring's entry for a call, and its operation code; `None`: the ring has no such operation.
+fn entry(call: &Call) -> Option<(u8, Entry)> {
+    let fd = Fd(call.int(0));
+    let path = |idx| call.at::<libc::c_char>(idx).cast_const();
+    let count = |idx| call.words[idx] as u32;
+    Some(match call.op() {
+        Op::Openat => (
+            opcode::OpenAt::CODE,
+            opcode::OpenAt::new(fd, path(1)).flags(call.int(2)).mode(count(3)).build(),
+        ),
+        Op::Openat2 => {
+            let how = call.at(2);
+            (opcode::OpenAt2::CODE, opcode::OpenAt2::new(fd, path(1), how).build())
+        }
+        Op::Statx => (
+            opcode::Statx::CODE,
+            opcode::Statx::new(fd, path(1), call.at(4)).flags(call.int(2)).mask(count(3)).build(),
+        ),
+        Op::Read | Op::Pread => (
+            opcode::Read::CODE,
+            opcode::Read::new(fd, call.at(1), count(2)).offset(call.words[3]).build(),
+        ),
+        Op::Write | Op::Pwrite => (
+            opcode::Write::CODE,
+            opcode::Write::new(fd, call.at(1), count(2)).offset(call.words[3]).build(),
+        ),
+        Op::Readv => (
+            opcode::Readv::CODE,
+            opcode::Readv::new(fd, call.at(1), count(2)).offset(call.words[3]).build(),
+        ),
+        Op::Writev => (
+            opcode::Writev::CODE,
+            opcode::Writev::new(fd, call.at(1), count(2)).offset(call.words[3]).build(),
+        ),
+        Op::Fsync => (opcode::Fsync::CODE, opcode::Fsync::new(fd).build()),
+        Op::Fdatasync => {
+            (opcode::Fsync::CODE, opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build())
+        }
+        Op::Fallocate => {
+            let entry = opcode::Fallocate::new(fd, call.words[3]).offset(call.words[2]);
+            (opcode::Fallocate::CODE, entry.mode(call.int(1)).build())
+        }
+        Op::Ftruncate => {
+            (opcode::Ftruncate::CODE, opcode::Ftruncate::new(fd, call.words[1]).build())
+        }
+        Op::Close => (opcode::Close::CODE, opcode::Close::new(fd).build()),
+        Op::Unlinkat => {
+            (opcode::UnlinkAt::CODE, opcode::UnlinkAt::new(fd, path(1)).flags(call.int(2)).build())
+        }
+        Op::Renameat => {
+            let entry = opcode::RenameAt::new(fd, path(1), Fd(call.int(2)), path(3));
+            (opcode::RenameAt::CODE, entry.flags(count(4)).build())
+        }
+        Op::Mkdirat => {
+            (opcode::MkDirAt::CODE, opcode::MkDirAt::new(fd, path(1)).mode(count(2)).build())
+        }
+        Op::Linkat => {
+            let entry = opcode::LinkAt::new(fd, path(1), Fd(call.int(2)), path(3));
+            (opcode::LinkAt::CODE, entry.flags(call.int(4)).build())
+        }
+        Op::Symlinkat => {
+            let entry = opcode::SymlinkAt::new(Fd(call.int(1)), path(0), path(2)).build();
+            (opcode::SymlinkAt::CODE, entry)
+        }
+        Op::Splice => {
+            let (from, to) = (fd, Fd(call.int(2)));
+            let entry = opcode::Splice::new(from, call.offset(1), to, call.offset(3), count(4));
+            (opcode::Splice::CODE, entry.flags(count(5)).build())
+        }
+        Op::Socket => {
+            let entry = opcode::Socket::new(call.int(0), call.int(1), call.int(2)).build();
+            (opcode::Socket::CODE, entry)
+        }
+        Op::Connect => {
+            (opcode::Connect::CODE, opcode::Connect::new(fd, call.at(1), count(2)).build())
+        }
+        Op::Accept => {
+            let entry = opcode::Accept::new(fd, call.at(2), call.at(3)).flags(call.int(1));
+            (opcode::Accept::CODE, entry.build())
+        }
+        Op::Recv => {
+            let entry = opcode::Recv::new(fd, call.at(1), count(2)).flags(call.int(3));
+            (opcode::Recv::CODE, entry.build())
+        }
+        Op::Send => {
+            let flags = call.int(3) | libc::MSG_NOSIGNAL;
+            let entry = opcode::Send::new(fd, call.at(1), count(2)).flags(flags);
+            (opcode::Send::CODE, entry.build())
+        }
+        Op::Recvmsg => {
+            (opcode::RecvMsg::CODE, opcode::RecvMsg::new(fd, call.at(1)).flags(count(2)).build())
+        }
+        Op::Sendmsg => {
+            let flags = count(2) | libc::MSG_NOSIGNAL as u32;
+            (opcode::SendMsg::CODE, opcode::SendMsg::new(fd, call.at(1)).flags(flags).build())
+        }
+        Op::Shutdown => (opcode::Shutdown::CODE, opcode::Shutdown::new(fd, call.int(1)).build()),
+        Op::Poll => (opcode::PollAdd::CODE, opcode::PollAdd::new(fd, count(1)).build()),
+        Op::Waitid => {
+            let (kind, id) = (call.words[0] as libc::idtype_t, call.words[1] as libc::id_t);
+            let entry = opcode::WaitId::new(kind, id, call.int(2)).infop(call.at(3));
+            (opcode::WaitId::CODE, entry.build())
+        }
+        Op::Getdents | Op::Sendfile | Op::Timeout | Op::Nop | Op::Add => return None,
+    })
+}

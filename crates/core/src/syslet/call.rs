@@ -1,0 +1,75 @@
+//! A system call, ready to be made: an atom whose operands have been looked up in a run.
+
+use super::op::Op;
+
+/// An operation with its operands as the kernel takes them: numbers, and addresses within the run.
+///
+/// The words, by operation (`Read` and `Pread`, `Write` and `Pwrite` differ in their offset alone):
+///
+/// | operation | words |
+/// |---|---|
+/// | openat | folder, path, flags, mode |
+/// | openat2 | folder, path, `open_how` |
+/// | statx | folder, path, flags, mask, `statx` |
+/// | read, write | descriptor, start, length, offset |
+/// | readv, writev | descriptor, `iovec`s, count, offset |
+/// | fallocate | descriptor, mode, offset, length |
+/// | getdents | descriptor, start, length |
+/// | splice | descriptor and offset in, descriptor and offset out, length, flags |
+/// | connect | descriptor, address, its length |
+/// | accept | descriptor, flags, address, address of its length |
+/// | recv, send | descriptor, start, length, flags |
+/// | recvmsg, sendmsg | descriptor, `msghdr`, flags |
+/// | waitid | kind of identity, identity, options, `siginfo_t` |
+/// | others | as in [`Op::operands`] |
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    pub(crate) op: Op,
+    pub(crate) words: [u64; 6],
+}
+
+impl Call {
+    pub(crate) fn new<const N: usize>(op: Op, words: [u64; N]) -> Self {
+        let mut all = [0; 6];
+        all[..N].copy_from_slice(&words);
+        Self { op, words: all }
+    }
+
+    /// The operation.
+    pub fn op(&self) -> Op {
+        self.op
+    }
+
+    /// How many bytes the call may move, as far as it is told in one word.
+    #[inline]
+    pub(crate) fn n_bytes(&self) -> usize {
+        match self.op {
+            Op::Read | Op::Pread | Op::Write | Op::Pwrite | Op::Recv | Op::Send => self.len(2),
+            _ => 0,
+        }
+    }
+
+    /// A word that is a descriptor, or a flag of 32 bits.
+    #[inline]
+    pub(crate) fn int(&self, idx: usize) -> i32 {
+        self.words[idx] as i32
+    }
+
+    /// A word that is an offset.
+    #[inline]
+    pub(crate) fn offset(&self, idx: usize) -> i64 {
+        self.words[idx] as i64
+    }
+
+    /// A word that is a length.
+    #[inline]
+    pub(crate) fn len(&self, idx: usize) -> usize {
+        self.words[idx] as usize
+    }
+
+    /// A word that is an address.
+    #[inline]
+    pub(crate) fn at<T>(&self, idx: usize) -> *mut T {
+        self.words[idx] as *mut T
+    }
+}

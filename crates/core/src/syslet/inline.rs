@@ -1,0 +1,120 @@
+//! The inline executor: a run goes on where it stands, for as long as nothing blocks.
+
+use super::op::Op;
+use super::program::Flags;
+use super::run::{Flow, Run};
+use super::syscall::{self, Attempt};
+
+/// Why the inline executor stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// The run has ended.
+    Ended,
+    /// The current atom would block, or is to be queued unseen.
+    WouldBlock,
+    /// Others want to run, too.
+    BudgetSpent,
+}
+
+/// How much a run may do in one go.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// How many atoms.
+    pub atoms: usize,
+    /// How many bytes may be moved, and how many an atom may ask for at once.
+    pub bytes: usize,
+    /// Whether operations are tried here at all, before it is known that they are ready.
+    pub tries: bool,
+}
+
+impl Budget {
+    /// For a thread on which others wait for their turn: well below a millisecond.
+    pub const SHARED: Self = Self { atoms: 256, bytes: 1024 * 1024, tries: true };
+    /// Any number of bytes, for whoever is not waited for.
+    pub const PATIENT: Self = Self { atoms: 256, bytes: usize::MAX, tries: true };
+}
+
+/// Run atoms until one would block, the program ends, or the budget is spent.
+pub fn advance(run: &mut Run, budget: Budget) -> Stopped {
+    let mut bytes_left = budget.bytes;
+    for _ in 0..budget.atoms {
+        let flow = match run.computed() {
+            Some(value) => run.complete(value),
+            None => match attempt(run, budget.tries, &mut bytes_left) {
+                Ok(flow) => flow,
+                Err(stopped) => return stopped,
+            },
+        };
+        if flow == Flow::Ended {
+            return Stopped::Ended;
+        }
+    }
+    Stopped::BudgetSpent
+}
+
+/// Try the current atom.
+fn attempt(run: &mut Run, tries: bool, bytes_left: &mut usize) -> Result<Flow, Stopped> {
+    if run.flags().has(Flags::SYNC) {
+        return Ok(perform(run, false));
+    }
+    if !run.is_to_be_tried(tries) {
+        run.note_blocked();
+        return Err(Stopped::WouldBlock);
+    }
+    let call = match run.prepare() {
+        Ok(call) => call,
+        Err(errno) => return Ok(run.complete(i64::from(errno))),
+    };
+    if call.n_bytes() > *bytes_left {
+        return Err(Stopped::BudgetSpent);
+    }
+    // SAFETY: the run has just looked up the addresses in its own memory, and nothing changes that
+    // before the call returns.
+    match unsafe { syscall::attempt(&call) } {
+        Attempt::Done(n_read)
+            if matches!(call.op, Op::Read | Op::Pread) && run.is_cut_short(&call, n_read) =>
+        {
+            run.note_progress(n_read);
+            attempt(run, tries, bytes_left)
+        }
+        Attempt::Done(value) => {
+            if call.n_bytes() > 0 && value > 0 {
+                *bytes_left -= (value as usize).min(*bytes_left);
+            }
+            Ok(run.complete(value))
+        }
+        Attempt::OpenedNonBlocking(value) => Ok(run.complete_tried_open(value)),
+        Attempt::WouldBlock => {
+            run.note_blocked();
+            Err(Stopped::WouldBlock)
+        }
+    }
+}
+
+/// Make the current atom's call, for as long as it takes. A signal ends it if it `is_interruptible`;
+/// the same atom is to be performed again then.
+fn perform(run: &mut Run, is_interruptible: bool) -> Flow {
+    run.settle_descriptors();
+    let mut call = match run.prepare() {
+        Ok(call) => call,
+        Err(errno) => return run.complete(i64::from(errno)),
+    };
+    if call.op == Op::Timeout {
+        let now_ns = crate::clock::now_ns();
+        call.words[0] = run.deadline_ns(call.words[0], now_ns).saturating_sub(now_ns);
+    }
+    // SAFETY: see `attempt`.
+    let value = unsafe { syscall::perform(&call, is_interruptible) };
+    if value == -i64::from(libc::EINTR) && is_interruptible && call.op != Op::Close {
+        return Flow::On;
+    }
+    run.complete(value)
+}
+
+/// Run one atom, which may block; a signal may leave it unfinished.
+pub fn perform_one(run: &mut Run) -> Flow {
+    match run.computed() {
+        Some(value) => run.complete(value),
+        None => perform(run, true),
+    }
+}

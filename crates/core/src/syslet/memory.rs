@@ -1,0 +1,467 @@
+//! What a run's atoms read and write: paths, addresses, buffers; each at an address that stays the
+//! same while an operation is in flight.
+
+use std::any::Any;
+use std::ffi::CString;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use libc::{c_void, iovec, sockaddr_storage, socklen_t};
+
+use super::program::{NONE, Object, Program, Span};
+use crate::buffers::{BufferPool, Lease};
+use crate::op::Address;
+
+/// How much a growing buffer makes room for when nobody knows what comes.
+const GROWTH_MIN_BYTES: usize = 4096;
+
+/// The most that one system call moves, in bytes.
+const COUNT_MAX: usize = 0x7fff_f000;
+
+/// A negative errno, the value of an atom that failed.
+pub(crate) type Errno = i32;
+
+/// Memory that a run was given, with what keeps it alive.
+pub struct Lent {
+    start: *mut u8,
+    len: usize,
+    owner: Box<dyn Any + Send>,
+}
+
+// SAFETY: the memory belongs to no thread; the owner is `Send`.
+unsafe impl Send for Lent {}
+
+impl Lent {
+    /// Memory of so many bytes, alive for as long as its owner.
+    ///
+    /// # Safety
+    /// `start` is valid for reads of `len` bytes until `owner` is dropped, and for writes too if the
+    /// program that it is given to writes to it.
+    pub unsafe fn new(start: *mut u8, len: usize, owner: Box<dyn Any + Send>) -> Self {
+        Self { start, len, owner }
+    }
+
+    /// What keeps the memory alive.
+    pub fn into_owner(self) -> Box<dyn Any + Send> {
+        self.owner
+    }
+}
+
+impl std::fmt::Debug for Lent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lent({} bytes)", self.len)
+    }
+}
+
+/// A socket address, or room for one.
+#[derive(Clone)]
+pub struct SocketAddress {
+    pub(crate) storage: sockaddr_storage,
+    pub(crate) len: socklen_t,
+}
+
+impl SocketAddress {
+    /// Room for an address.
+    pub fn room() -> Self {
+        // SAFETY: an address of no family is all zeros.
+        let storage = unsafe { std::mem::zeroed() };
+        Self { storage, len: size_of::<sockaddr_storage>() as socklen_t }
+    }
+
+    /// The address that the kernel reads in these bytes; `None`: they are too many.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut address = Self::room();
+        if bytes.len() > size_of::<sockaddr_storage>() {
+            return None;
+        }
+        // SAFETY: the storage is plain memory, at least as long as the bytes.
+        unsafe {
+            let start = (&raw mut address.storage).cast::<u8>();
+            start.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+        address.len = bytes.len() as socklen_t;
+        Some(address)
+    }
+
+    /// An Internet address and port.
+    pub fn from_internet(address: &SocketAddr) -> Self {
+        let mut it = Self::room();
+        match address {
+            SocketAddr::V4(address) => {
+                let name = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: address.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
+                    sin_zero: [0; 8],
+                };
+                it.put(name);
+            }
+            SocketAddr::V6(address) => {
+                let name = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: address.port().to_be(),
+                    sin6_flowinfo: address.flowinfo(),
+                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                    sin6_scope_id: address.scope_id(),
+                };
+                it.put(name);
+            }
+        }
+        it
+    }
+
+    /// The path of a Unix socket, or its abstract name, which begins with a zero byte; `None`: it is
+    /// too long.
+    pub fn from_unix(name: &[u8]) -> Option<Self> {
+        // SAFETY: a structure of numbers.
+        let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        // A path ends with a zero byte, a name in the abstract namespace with its length.
+        let is_abstract = name.first() == Some(&0);
+        let room = address.sun_path.len() - usize::from(!is_abstract);
+        if name.len() > room {
+            return None;
+        }
+        for (to, from) in address.sun_path.iter_mut().zip(name) {
+            *to = *from as libc::c_char;
+        }
+        let mut it = Self::room();
+        it.put(address);
+        let path_offset = std::mem::offset_of!(libc::sockaddr_un, sun_path);
+        it.len = (path_offset + name.len() + usize::from(!is_abstract)) as socklen_t;
+        Some(it)
+    }
+
+    fn put<T>(&mut self, address: T) {
+        const { assert!(size_of::<T>() <= size_of::<sockaddr_storage>()) };
+        // SAFETY: the storage is large enough (checked above) and aligned for every kind of address.
+        unsafe { (&raw mut self.storage).cast::<T>().write(address) };
+        self.len = size_of::<T>() as socklen_t;
+    }
+
+    /// The address as `socket.getsockname()` tells it.
+    pub fn to_address(&self) -> Address {
+        Address::from_kernel_bytes(self.bytes())
+    }
+
+    /// The address as the kernel reads it.
+    pub fn bytes(&self) -> &[u8] {
+        let len = (self.len as usize).min(size_of::<sockaddr_storage>());
+        // SAFETY: the storage is plain memory, initialised as a whole.
+        unsafe { std::slice::from_raw_parts((&raw const self.storage).cast(), len) }
+    }
+}
+
+impl std::fmt::Debug for SocketAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SocketAddress({:?})", self.bytes())
+    }
+}
+
+/// An object of a run.
+#[derive(Debug)]
+pub enum Memory {
+    /// The program's constant, which is not copied.
+    Constant,
+    /// What a parameter is to fill.
+    Missing,
+    /// A path that was given.
+    Path(CString),
+    /// An address that was given, or room for one.
+    Address(Box<SocketAddress>),
+    /// Scratch memory that nobody has used yet.
+    Unmade,
+    /// Scratch memory, and how much of it the run has filled.
+    Buffer {
+        /// The memory.
+        lease: Lease,
+        /// The bytes from here on are somebody else's leavings.
+        filled: usize,
+    },
+    /// Memory that reads append to.
+    Growing(Vec<u8>),
+    /// Memory that was given.
+    Lent(Lent),
+    /// Several pieces, as the kernel reads them; made for each operation.
+    Vector(Vec<Piece>),
+}
+
+/// An `iovec` that may move to another thread with the run whose memory it names.
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub struct Piece(pub(crate) iovec);
+
+// SAFETY: the pointer is into memory of the same run, which moves along.
+unsafe impl Send for Piece {}
+
+impl Memory {
+    /// What a run begins with.
+    pub(crate) fn for_object(object: &Object) -> Self {
+        match object {
+            Object::Path(_) | Object::Address(_) | Object::Data(_) => Self::Constant,
+            Object::PathGiven | Object::Lent => Self::Missing,
+            Object::AddressGiven => Self::Address(Box::new(SocketAddress::room())),
+            Object::Buffer(_) => Self::Unmade,
+            Object::Growing { .. } => Self::Growing(Vec::new()),
+            Object::Vector(_) => Self::Vector(Vec::new()),
+        }
+    }
+}
+
+/// What an operation does with memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    WritesTo,
+    ReadsFrom,
+}
+
+/// A piece of memory, resolved.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Resolved {
+    pub(crate) start: *mut u8,
+    pub(crate) len: usize,
+}
+
+/// The variables and objects of a run.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) slots: Box<[i64]>,
+    pub(crate) objects: Box<[Memory]>,
+}
+
+impl Frame {
+    pub(crate) fn new(program: &Program) -> Self {
+        let objects = program.objects.iter().map(Memory::for_object).collect();
+        Self { slots: program.slots.clone(), objects }
+    }
+
+    /// A variable, or -1 without one.
+    pub(crate) fn slot_if_any(&self, slot: u16) -> i64 {
+        if slot == NONE { -1 } else { self.slot(slot) }
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self, slot: u16) -> i64 {
+        self.slots[usize::from(slot)]
+    }
+
+    /// Where a path is.
+    pub(crate) fn path(&self, program: &Program, object: u16) -> Result<*const u8, Errno> {
+        let idx = usize::from(object);
+        match (&self.objects[idx], &program.objects[idx]) {
+            (Memory::Path(path), _) | (Memory::Constant, Object::Path(path)) => {
+                Ok(path.as_ptr().cast())
+            }
+            _ => Err(-libc::EFAULT),
+        }
+    }
+
+    /// Where an address is: its first byte, and its length's.
+    pub(crate) fn address(
+        &mut self,
+        program: &Program,
+        object: u16,
+    ) -> Result<&mut SocketAddress, Errno> {
+        let idx = usize::from(object);
+        if let (memory @ Memory::Constant, Object::Address(bytes)) =
+            (&mut self.objects[idx], &program.objects[idx])
+        {
+            let address = SocketAddress::from_bytes(bytes).ok_or(-libc::EINVAL)?;
+            *memory = Memory::Address(Box::new(address));
+        }
+        match &mut self.objects[idx] {
+            Memory::Address(address) => Ok(address),
+            _ => Err(-libc::EFAULT),
+        }
+    }
+
+    /// Where a span of memory is; scratch memory is made, growing memory grows.
+    pub(crate) fn resolve(
+        &mut self,
+        program: &Program,
+        span: Span,
+        access: Access,
+        pool: &Arc<BufferPool>,
+    ) -> Result<Resolved, Errno> {
+        let idx = usize::from(span.object);
+        let start = if span.start == NONE { 0 } else { self.slot(span.start) };
+        let length = if span.length == NONE { None } else { Some(self.slot(span.length)) };
+        if start < 0 || length.is_some_and(|it| it < 0) {
+            return Err(-libc::EFAULT);
+        }
+        let (start, length) = (start as usize, length.map(|it| it as usize));
+        if matches!(self.objects[idx], Memory::Unmade) {
+            self.make_buffer(program, idx, pool)?;
+        }
+        let base = match &mut self.objects[idx] {
+            Memory::Buffer { lease, filled } => {
+                if access == Access::ReadsFrom {
+                    let end = length.map_or(lease.len(), |it| (start + it).min(lease.len()));
+                    wipe(lease, filled, end);
+                }
+                Resolved { start: lease.as_mut_ptr(), len: lease.len() }
+            }
+            Memory::Lent(lent) => Resolved { start: lent.start, len: lent.len },
+            Memory::Growing(bytes) if access == Access::ReadsFrom => {
+                Resolved { start: bytes.as_mut_ptr(), len: bytes.len() }
+            }
+            Memory::Growing(_) => return self.grow(program, idx, length),
+            Memory::Constant => match &program.objects[idx] {
+                Object::Data(bytes) => {
+                    Resolved { start: bytes.as_ptr().cast_mut(), len: bytes.len() }
+                }
+                _ => return Err(-libc::EFAULT),
+            },
+            _ => return Err(-libc::EFAULT),
+        };
+        let rest = base.len.checked_sub(start).ok_or(-libc::EFAULT)?;
+        let len = length.unwrap_or(rest);
+        if len > rest {
+            return Err(-libc::EFAULT);
+        }
+        Ok(Resolved { start: base.start.wrapping_add(start), len: len.min(COUNT_MAX) })
+    }
+
+    fn make_buffer(
+        &mut self,
+        program: &Program,
+        idx: usize,
+        pool: &Arc<BufferPool>,
+    ) -> Result<(), Errno> {
+        let Object::Buffer(size) = program.objects[idx] else { return Err(-libc::EFAULT) };
+        let size = usize::try_from(self.slot(size)).map_err(|_| -libc::EINVAL)?;
+        let lease = pool.lease(size).ok_or(-libc::ENOBUFS)?;
+        self.objects[idx] = Memory::Buffer { lease, filled: 0 };
+        Ok(())
+    }
+
+    /// Make room at the end of a growing buffer, for one read.
+    fn grow(
+        &mut self,
+        program: &Program,
+        idx: usize,
+        wanted: Option<usize>,
+    ) -> Result<Resolved, Errno> {
+        let Object::Growing { limit, hint } = program.objects[idx] else {
+            return Err(-libc::EFAULT);
+        };
+        let limit = usize::try_from(self.slot(limit)).map_err(|_| -libc::EINVAL)?;
+        let hint = if hint == NONE { 0 } else { self.slot(hint) };
+        let Memory::Growing(bytes) = &mut self.objects[idx] else { return Err(-libc::EFAULT) };
+        let room = limit.saturating_sub(bytes.len());
+        if room == 0 && wanted != Some(0) {
+            return Err(-libc::ENOBUFS);
+        }
+        // One byte more than expected: so the read after the last one finds its room, too.
+        let expected = usize::try_from(hint).unwrap_or(0).saturating_add(1);
+        let wanted = match wanted {
+            Some(wanted) => wanted,
+            None if bytes.len() < expected && hint > 0 => expected - bytes.len(),
+            None => bytes.len().max(GROWTH_MIN_BYTES),
+        };
+        let wanted = wanted.min(room);
+        bytes.try_reserve(wanted).map_err(|_| -libc::ENOMEM)?;
+        let start = bytes.spare_capacity_mut().as_mut_ptr().cast();
+        Ok(Resolved { start, len: wanted.min(COUNT_MAX) })
+    }
+
+    /// Several spans, as the kernel reads them, without the first `skipped` bytes.
+    pub(crate) fn resolve_vector(
+        &mut self,
+        program: &Program,
+        object: u16,
+        access: Access,
+        mut skipped: usize,
+        pool: &Arc<BufferPool>,
+    ) -> Result<(*const iovec, usize), Errno> {
+        let idx = usize::from(object);
+        let Object::Vector(spans) = &program.objects[idx] else { return Err(-libc::EFAULT) };
+        let mut pieces = match std::mem::replace(&mut self.objects[idx], Memory::Constant) {
+            Memory::Vector(pieces) => pieces,
+            _ => Vec::new(),
+        };
+        pieces.clear();
+        let mut outcome = Ok(());
+        for &span in spans {
+            match self.resolve(program, span, access, pool) {
+                Ok(it) => {
+                    let n_skipped = skipped.min(it.len);
+                    skipped -= n_skipped;
+                    let start = it.start.wrapping_add(n_skipped).cast::<c_void>();
+                    let piece = iovec { iov_base: start, iov_len: it.len - n_skipped };
+                    pieces.push(Piece(piece));
+                }
+                Err(errno) => outcome = Err(errno),
+            }
+        }
+        let (start, n_pieces) = (pieces.as_ptr().cast(), pieces.len());
+        self.objects[idx] = Memory::Vector(pieces);
+        outcome.map(|()| (start, n_pieces))
+    }
+
+    /// Note that so many bytes were written to a span, from its start on.
+    pub(crate) fn note_filled(&mut self, span: Span, n_bytes: usize) {
+        let start = if span.start == NONE { 0 } else { self.slot(span.start).max(0) as usize };
+        match &mut self.objects[usize::from(span.object)] {
+            Memory::Buffer { lease, filled } => {
+                if start > *filled && n_bytes > 0 {
+                    wipe(lease, filled, start);
+                }
+                *filled = (*filled).max(start + n_bytes).min(lease.len());
+            }
+            Memory::Growing(bytes) => {
+                let len = bytes.len() + n_bytes;
+                assert!(len <= bytes.capacity(), "the kernel was given the spare capacity only");
+                // SAFETY: the kernel has just written that many bytes, where `grow` made room.
+                unsafe { bytes.set_len(len) };
+            }
+            _ => {}
+        }
+    }
+
+    /// The same for several spans in turn.
+    pub(crate) fn note_vector_filled(&mut self, program: &Program, object: u16, n_bytes: usize) {
+        let idx = usize::from(object);
+        let Object::Vector(spans) = &program.objects[idx] else { return };
+        let Memory::Vector(pieces) = &self.objects[idx] else { return };
+        let lens: Vec<usize> = pieces.iter().map(|it| it.0.iov_len).collect();
+        let mut left = n_bytes;
+        for (&span, len) in spans.iter().zip(lens) {
+            self.note_filled(span, left.min(len));
+            left -= left.min(len);
+        }
+    }
+
+    /// The bytes of a span, for whoever takes a run's outcome; those outside are left out.
+    pub(crate) fn bytes<'a>(&'a mut self, program: &'a Program, span: Span) -> &'a [u8] {
+        let start = if span.start == NONE { 0 } else { self.slot(span.start).max(0) as usize };
+        let length = if span.length == NONE { None } else { Some(self.slot(span.length).max(0)) };
+        let idx = usize::from(span.object);
+        let all: &[u8] = match &mut self.objects[idx] {
+            Memory::Buffer { lease, filled } => {
+                let len = lease.len();
+                let end = length.map_or(len, |it| start.saturating_add(it as usize).min(len));
+                wipe(lease, filled, end);
+                lease
+            }
+            Memory::Growing(bytes) => bytes,
+            // SAFETY: valid for reads of that length while the owner lives, which `self` holds.
+            Memory::Lent(lent) => unsafe { std::slice::from_raw_parts(lent.start, lent.len) },
+            Memory::Constant => match &program.objects[idx] {
+                Object::Data(bytes) => bytes,
+                _ => &[],
+            },
+            _ => &[],
+        };
+        let rest = all.get(start..).unwrap_or(&[]);
+        length.map_or(rest, |it| &rest[..(it as usize).min(rest.len())])
+    }
+}
+
+/// Make the bytes up to `end` the run's own: what others left there is not shown to anybody.
+fn wipe(lease: &mut Lease, filled: &mut usize, end: usize) {
+    if *filled < end {
+        lease[*filled..end].fill(0);
+        *filled = end;
+    }
+}

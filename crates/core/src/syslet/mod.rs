@@ -1,0 +1,21 @@
+//! Syslets: programs of I/O atoms, and the runs that execute them.
+//!
+//! Reading order: [`op`] (what an atom can do), [`program`] (atoms in a table, and the rules of the
+//! flow), [`memory`] (what atoms read and write), [`run`] (one execution: what it asks of the kernel,
+//! and where it goes with the answer), [`inline`] (goes on where it stands). What would block is for
+//! the [engine](crate::engine).
+
+mod call;
+pub mod inline;
+pub mod memory;
+pub mod op;
+pub mod program;
+pub mod run;
+pub(crate) mod syscall;
+
+pub use call::Call;
+pub use inline::Stopped;
+pub use memory::{Lent, Memory, SocketAddress};
+pub use op::{Op, Operand};
+pub use program::{Atom, Flags, Malformed, Object, Outcome, Program, Span};
+pub use run::{End, Flow, Outlet, Run};

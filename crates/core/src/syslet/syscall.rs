@@ -1,0 +1,441 @@
+//! System calls as calls are made of them: tried without blocking, or made for good.
+//!
+//! Values are the kernel's: what the call returned, or a negative errno.
+
+use libc::{EAGAIN, EINTR, EOPNOTSUPP, c_int, c_long};
+
+use super::call::Call;
+use super::op::Op;
+
+/// What trying a call came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// It is done, with this value.
+    Done(i64),
+    /// The same; the new descriptor is non-blocking, which nobody asked for.
+    OpenedNonBlocking(i64),
+    /// It would block.
+    WouldBlock,
+}
+
+use Attempt::{Done, WouldBlock};
+
+/// Make a raw system call.
+macro_rules! sys {
+    ($number:expr $(, $arg:expr)*) => {
+        // SAFETY: see `Call`: whoever makes one vouches for its addresses for as long as it is in use.
+        value(unsafe { libc::syscall($number $(, $arg)*) })
+    };
+}
+
+#[inline]
+fn value(returned: c_long) -> i64 {
+    if returned == -1 { -i64::from(errno()) } else { returned }
+}
+
+#[inline]
+pub(crate) fn errno() -> c_int {
+    // SAFETY: the address of this thread's errno, always valid.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Try a call where it stands.
+///
+/// # Safety
+/// The addresses in the call are valid for what the operation does with them.
+#[inline]
+pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
+    match call.op {
+        Op::Nop | Op::Add => Done(0),
+        Op::Read | Op::Pread => try_positioned(libc::SYS_preadv2, call),
+        Op::Write | Op::Pwrite => try_positioned(libc::SYS_pwritev2, call),
+        Op::Openat => try_open(call, call.int(2), 0, 0),
+        Op::Openat2 => {
+            // SAFETY: the caller's.
+            let how = unsafe { *call.at::<libc::open_how>(2) };
+            try_open(call, how.flags as i32, how.mode, how.resolve)
+        }
+        Op::Close | Op::Socket | Op::Shutdown => Done(perform_once(call)),
+        Op::Recv => try_message(call, 3),
+        Op::Send => try_message(call, 3),
+        Op::Recvmsg | Op::Sendmsg => try_message(call, 2),
+        Op::Statx => try_statx(call),
+        Op::Readv => try_vectored(libc::SYS_preadv2, call),
+        Op::Writev => try_vectored(libc::SYS_pwritev2, call),
+        Op::Accept => try_accept(call),
+        Op::Poll => match poll(call.int(0), call.int(1) as i16, 0) {
+            0 => WouldBlock,
+            value => Done(value),
+        },
+        Op::Timeout if call.words[0] == 0 => Done(0),
+        Op::Waitid => try_waitid(call),
+        // There is no way to make these without blocking.
+        Op::Timeout
+        | Op::Fsync
+        | Op::Fdatasync
+        | Op::Fallocate
+        | Op::Ftruncate
+        | Op::Unlinkat
+        | Op::Renameat
+        | Op::Mkdirat
+        | Op::Linkat
+        | Op::Symlinkat
+        | Op::Getdents
+        | Op::Splice
+        | Op::Sendfile
+        | Op::Connect => WouldBlock,
+    }
+}
+
+/// The value of an attempt, unless the kernel says that it cannot be made now, or not this way.
+#[inline]
+fn unless_blocked(mut call: impl FnMut() -> i64) -> Attempt {
+    loop {
+        match call() {
+            value if value >= 0 => return Done(value),
+            value => match -value as c_int {
+                EINTR => {}
+                EAGAIN | EOPNOTSUPP => return WouldBlock,
+                _ => return Done(value),
+            },
+        }
+    }
+}
+
+#[inline]
+fn try_positioned(number: c_long, call: &Call) -> Attempt {
+    let piece = libc::iovec { iov_base: call.at(1), iov_len: call.len(2) };
+    let offset = call.offset(3);
+    unless_blocked(|| sys!(number, call.int(0), &raw const piece, 1, offset, 0, libc::RWF_NOWAIT))
+}
+
+fn try_vectored(number: c_long, call: &Call) -> Attempt {
+    let (pieces, n_pieces, offset) = (call.at::<libc::iovec>(1), call.len(2), call.offset(3));
+    unless_blocked(|| sys!(number, call.int(0), pieces, n_pieces, offset, 0, libc::RWF_NOWAIT))
+}
+
+#[inline]
+fn try_open(call: &Call, flags: c_int, mode: u64, resolve: u64) -> Attempt {
+    const CHANGES_FOLDERS: c_int =
+        libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
+    if flags & CHANGES_FOLDERS != 0 {
+        return WouldBlock;
+    }
+    // A pipe or a device may block in open(2) itself, however well its name is cached.
+    // SAFETY: a structure of numbers.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (flags | libc::O_NONBLOCK) as u64;
+    how.mode = mode;
+    how.resolve = resolve | libc::RESOLVE_CACHED;
+    let (folder, path) = (call.int(0), call.at::<libc::c_char>(1));
+    let fd = loop {
+        let size = size_of::<libc::open_how>();
+        match sys!(libc::SYS_openat2, folder, path, &raw const how, size) {
+            value if value >= 0 => break value as c_int,
+            value => match -value as c_int {
+                EINTR => {}
+                // What openat2 does not take, openat may; ENXIO is a pipe without a reader.
+                EAGAIN | libc::EINVAL | libc::E2BIG | libc::ENXIO | libc::ENOSYS | libc::EPERM => {
+                    return WouldBlock;
+                }
+                _ => return Done(value),
+            },
+        }
+    };
+    if flags & libc::O_NONBLOCK != 0 {
+        return Done(i64::from(fd));
+    }
+    if flags & libc::O_PATH == 0 && sys!(libc::SYS_lseek, fd, 0, libc::SEEK_CUR) < 0 {
+        // A pipe, or a device like one: it is to be opened as the program says.
+        sys!(libc::SYS_close, fd);
+        return WouldBlock;
+    }
+    Attempt::OpenedNonBlocking(i64::from(fd))
+}
+
+/// Look the path up in the cache, and ask what it leads to.
+fn try_statx(call: &Call) -> Attempt {
+    let (flags, mask, target) = (call.int(2), call.int(3), call.at::<libc::statx>(4));
+    // SAFETY: a path ends with a zero byte.
+    if unsafe { *call.at::<u8>(1) } == 0 {
+        return unless_blocked(|| {
+            sys!(libc::SYS_statx, call.int(0), call.at::<u8>(1), flags, mask, target)
+        });
+    }
+    // SAFETY: a structure of numbers.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    let nofollow = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 { libc::O_NOFOLLOW } else { 0 };
+    how.flags = (libc::O_PATH | libc::O_CLOEXEC | nofollow) as u64;
+    how.resolve = libc::RESOLVE_CACHED;
+    let (folder, path) = (call.int(0), call.at::<libc::c_char>(1));
+    let size = size_of::<libc::open_how>();
+    let fd = sys!(libc::SYS_openat2, folder, path, &raw const how, size) as c_int;
+    if fd < 0 {
+        let is_final = matches!(-fd, libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::ELOOP);
+        return if is_final { Done(i64::from(fd)) } else { WouldBlock };
+    }
+    let flags = (flags & !libc::AT_SYMLINK_NOFOLLOW) | libc::AT_EMPTY_PATH;
+    let value = sys!(libc::SYS_statx, fd, c"".as_ptr(), flags, mask, target);
+    sys!(libc::SYS_close, fd);
+    Done(value)
+}
+
+/// Send or receive; `flags_idx` is the word with the flags.
+fn try_message(call: &Call, flags_idx: usize) -> Attempt {
+    let flags = call.int(flags_idx);
+    let mut tried = *call;
+    tried.words[flags_idx] = (flags | libc::MSG_DONTWAIT) as u64;
+    if flags & libc::MSG_DONTWAIT != 0 {
+        return Done(perform_once(&tried));
+    }
+    unless_blocked(|| perform_once(&tried))
+}
+
+fn try_accept(call: &Call) -> Attempt {
+    // There is no flag for one call: a listener that blocks is not tried.
+    let status = sys!(libc::SYS_fcntl, call.int(0), libc::F_GETFL);
+    if status < 0 {
+        return Done(status);
+    }
+    if status & i64::from(libc::O_NONBLOCK) == 0 {
+        return WouldBlock;
+    }
+    unless_blocked(|| perform_once(call))
+}
+
+fn try_waitid(call: &Call) -> Attempt {
+    let mut tried = *call;
+    tried.words[2] |= libc::WNOHANG as u64;
+    let value = perform_once(&tried);
+    // SAFETY: the caller of `attempt` vouches for it.
+    let is_none = value == 0 && unsafe { (*call.at::<libc::siginfo_t>(3)).si_pid() } == 0;
+    if is_none && call.int(2) & libc::WNOHANG == 0 { WouldBlock } else { Done(value) }
+}
+
+/// Wait for events of one descriptor; the value is what it is ready for, or 0 after `timeout_ms`.
+pub(crate) fn poll(fd: c_int, events: i16, timeout_ms: c_int) -> i64 {
+    let mut polled = libc::pollfd { fd, events, revents: 0 };
+    // SAFETY: one descriptor, described by a local variable.
+    let n = value(c_long::from(unsafe { libc::poll(&raw mut polled, 1, timeout_ms) }));
+    if n <= 0 {
+        return n;
+    }
+    // As the kernel's ring has it: a number that names nothing is an error, not an event.
+    if polled.revents & libc::POLLNVAL != 0 {
+        return -i64::from(libc::EBADF);
+    }
+    i64::from(polled.revents as u16)
+}
+
+/// Make a call, for as long as it takes.
+///
+/// A signal ends it with `EINTR` when it `is_interruptible`, otherwise the call goes on.
+///
+/// # Safety
+/// As for [`attempt`].
+pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
+    loop {
+        let value = perform_once(call);
+        let waited = match (-value, call.op.readiness()) {
+            (it, Some(events)) if it == i64::from(EAGAIN) && !is_impatient(call) => {
+                poll(call.int(0), events, -1)
+            }
+            (it, _) if it == i64::from(EAGAIN) && is_transfer(call) => {
+                let is_read = matches!(call.op, Op::Read | Op::Readv);
+                poll(call.int(0), if is_read { libc::POLLIN } else { libc::POLLOUT }, -1)
+            }
+            (it, _) if call.op == Op::Connect && is_connecting(it) => {
+                match poll(call.int(0), libc::POLLOUT, -1) {
+                    waited if waited >= 0 => return connect_outcome(call.int(0)),
+                    waited => waited,
+                }
+            }
+            (it, _) if it == i64::from(EINTR) && call.op != Op::Close => value,
+            _ => return value,
+        };
+        if waited < 0 && (waited != -i64::from(EINTR) || is_interruptible) {
+            return waited;
+        }
+    }
+}
+
+/// Whether connect(2) has begun, and goes on by itself.
+pub(crate) fn is_connecting(errno: i64) -> bool {
+    errno == i64::from(libc::EINPROGRESS) || errno == i64::from(libc::EALREADY)
+}
+
+/// Whether the program itself asks not to wait.
+pub(crate) fn is_impatient(call: &Call) -> bool {
+    let flags_idx = match call.op {
+        Op::Recv | Op::Send => 3,
+        Op::Recvmsg | Op::Sendmsg => 2,
+        _ => return false,
+    };
+    call.int(flags_idx) & libc::MSG_DONTWAIT != 0
+}
+
+fn is_transfer(call: &Call) -> bool {
+    matches!(call.op, Op::Read | Op::Write | Op::Readv | Op::Writev)
+}
+
+/// Begin to connect without blocking, whatever the descriptor does otherwise.
+///
+/// # Safety
+/// As for [`attempt`].
+pub(crate) unsafe fn begin_to_connect(call: &Call) -> i64 {
+    let status = sys!(libc::SYS_fcntl, call.int(0), libc::F_GETFL);
+    if status < 0 {
+        return status;
+    }
+    let is_blocking = status & i64::from(libc::O_NONBLOCK) == 0;
+    if is_blocking {
+        let status = status | i64::from(libc::O_NONBLOCK);
+        sys!(libc::SYS_fcntl, call.int(0), libc::F_SETFL, status);
+    }
+    let value = perform_once(call);
+    if is_blocking {
+        sys!(libc::SYS_fcntl, call.int(0), libc::F_SETFL, status);
+    }
+    value
+}
+
+/// Make a call once: it does not wait on a non-blocking descriptor.
+///
+/// # Safety
+/// As for [`attempt`].
+pub(crate) unsafe fn perform_unless_non_blocking(call: &Call) -> i64 {
+    perform_once(call)
+}
+
+/// What a connection that was being made has come to.
+pub(crate) fn connect_outcome(fd: c_int) -> i64 {
+    let mut error: c_int = 0;
+    let mut len = size_of::<c_int>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ERROR);
+    match sys!(libc::SYS_getsockopt, fd, level, name, &raw mut error, &raw mut len) {
+        0 => -i64::from(error),
+        value => value,
+    }
+}
+
+fn perform_once(call: &Call) -> i64 {
+    let path = |idx| call.at::<libc::c_char>(idx);
+    let int = |idx| call.int(idx);
+    match call.op {
+        Op::Nop | Op::Add | Op::Sendfile => 0,
+        Op::Openat => sys!(libc::SYS_openat, int(0), path(1), int(2), call.len(3)),
+        Op::Openat2 => {
+            let size = size_of::<libc::open_how>();
+            sys!(libc::SYS_openat2, int(0), path(1), call.at::<libc::open_how>(2), size)
+        }
+        Op::Statx => {
+            sys!(libc::SYS_statx, int(0), path(1), int(2), int(3), call.at::<libc::statx>(4))
+        }
+        Op::Read | Op::Pread if call.offset(3) == -1 => {
+            sys!(libc::SYS_read, int(0), call.at::<u8>(1), call.len(2))
+        }
+        Op::Read | Op::Pread => {
+            sys!(libc::SYS_pread64, int(0), call.at::<u8>(1), call.len(2), call.offset(3))
+        }
+        Op::Write | Op::Pwrite if call.offset(3) == -1 => {
+            sys!(libc::SYS_write, int(0), call.at::<u8>(1), call.len(2))
+        }
+        Op::Write | Op::Pwrite => {
+            sys!(libc::SYS_pwrite64, int(0), call.at::<u8>(1), call.len(2), call.offset(3))
+        }
+        Op::Readv | Op::Writev => {
+            let is_read = call.op == Op::Readv;
+            let number = if is_read { libc::SYS_preadv2 } else { libc::SYS_pwritev2 };
+            sys!(number, int(0), call.at::<libc::iovec>(1), call.len(2), call.offset(3), 0, 0)
+        }
+        Op::Fsync => sys!(libc::SYS_fsync, int(0)),
+        Op::Fdatasync => sys!(libc::SYS_fdatasync, int(0)),
+        Op::Fallocate => {
+            sys!(libc::SYS_fallocate, int(0), int(1), call.offset(2), call.offset(3))
+        }
+        Op::Ftruncate => sys!(libc::SYS_ftruncate, int(0), call.offset(1)),
+        Op::Close => sys!(libc::SYS_close, int(0)),
+        Op::Unlinkat => sys!(libc::SYS_unlinkat, int(0), path(1), int(2)),
+        Op::Renameat => sys!(libc::SYS_renameat2, int(0), path(1), int(2), path(3), int(4)),
+        Op::Mkdirat => sys!(libc::SYS_mkdirat, int(0), path(1), int(2)),
+        Op::Linkat => sys!(libc::SYS_linkat, int(0), path(1), int(2), path(3), int(4)),
+        Op::Symlinkat => sys!(libc::SYS_symlinkat, path(0), int(1), path(2)),
+        Op::Getdents => sys!(libc::SYS_getdents64, int(0), call.at::<u8>(1), call.len(2)),
+        Op::Splice => splice(call),
+        Op::Socket => sys!(libc::SYS_socket, int(0), int(1), int(2)),
+        Op::Connect => sys!(libc::SYS_connect, int(0), call.at::<libc::sockaddr>(1), int(2)),
+        Op::Accept => {
+            let len = call.at::<libc::socklen_t>(3);
+            sys!(libc::SYS_accept4, int(0), call.at::<libc::sockaddr>(2), len, int(1))
+        }
+        Op::Recv => {
+            let (start, nothing) = (call.at::<u8>(1), std::ptr::null_mut::<u8>());
+            sys!(libc::SYS_recvfrom, int(0), start, call.len(2), int(3), nothing, nothing)
+        }
+        Op::Send => {
+            let (start, nothing) = (call.at::<u8>(1), std::ptr::null_mut::<u8>());
+            let flags = int(3) | libc::MSG_NOSIGNAL;
+            sys!(libc::SYS_sendto, int(0), start, call.len(2), flags, nothing, 0)
+        }
+        Op::Recvmsg => sys!(libc::SYS_recvmsg, int(0), call.at::<libc::msghdr>(1), int(2)),
+        Op::Sendmsg => {
+            let flags = int(2) | libc::MSG_NOSIGNAL;
+            sys!(libc::SYS_sendmsg, int(0), call.at::<libc::msghdr>(1), flags)
+        }
+        Op::Shutdown => sys!(libc::SYS_shutdown, int(0), int(1)),
+        Op::Poll => poll(int(0), int(1) as i16, -1),
+        Op::Timeout => sleep(call.words[0]),
+        Op::Waitid => {
+            let (info, nothing) = (call.at::<libc::siginfo_t>(3), std::ptr::null_mut::<u8>());
+            sys!(libc::SYS_waitid, int(0), int(1), info, int(2), nothing)
+        }
+    }
+}
+
+fn splice(call: &Call) -> i64 {
+    let (mut offset_in, mut offset_out) = (call.offset(1), call.offset(3));
+    let pointer = |offset: &mut i64| {
+        if *offset < 0 { std::ptr::null_mut() } else { std::ptr::from_mut(offset) }
+    };
+    let (offset_in, offset_out) = (pointer(&mut offset_in), pointer(&mut offset_out));
+    let (length, flags) = (call.len(4), call.int(5));
+    sys!(libc::SYS_splice, call.int(0), offset_in, call.int(2), offset_out, length, flags)
+}
+
+fn sleep(duration_ns: u64) -> i64 {
+    let duration = libc::timespec {
+        tv_sec: (duration_ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (duration_ns % 1_000_000_000) as libc::c_long,
+    };
+    let nothing = std::ptr::null_mut::<libc::timespec>();
+    sys!(libc::SYS_clock_nanosleep, libc::CLOCK_MONOTONIC, 0, &raw const duration, nothing)
+}
+
+/// Make a descriptor blocking, as everybody expects one to be.
+pub(crate) fn make_blocking(fd: c_int) {
+    let status = sys!(libc::SYS_fcntl, fd, libc::F_GETFL);
+    if status >= 0 {
+        sys!(libc::SYS_fcntl, fd, libc::F_SETFL, status & !i64::from(libc::O_NONBLOCK));
+    }
+}
+
+/// Close a descriptor of ours.
+pub(crate) fn close(fd: c_int) {
+    sys!(libc::SYS_close, fd);
+}
+
+/// Whether reads of a descriptor come in one piece unless the file ends: where it stands then.
+///
+/// `None` for pipes, sockets, and terminals, whose reads give what there is.
+pub(crate) fn position(fd: c_int) -> Option<i64> {
+    Some(sys!(libc::SYS_lseek, fd, 0, libc::SEEK_CUR)).filter(|it| *it >= 0)
+}
+
+/// A pipe: where it is read, and where it is written.
+pub(crate) fn pipe() -> Result<[c_int; 2], c_int> {
+    let mut ends = [0; 2];
+    match sys!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC) {
+        0 => Ok(ends),
+        value => Err(value as c_int),
+    }
+}

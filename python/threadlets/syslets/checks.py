@@ -1,0 +1,154 @@
+"""What can be told of a table before it runs: that its values exist, and that it can end."""
+
+from __future__ import annotations
+
+from threadlets.syslets.operations import OPERATIONS, STOPS, Flow, Kind
+from threadlets.syslets.table import ABSENT, Notes, Row, Table
+
+_SLOT_KINDS = (Kind.NUMBER, Kind.OPTIONAL_NUMBER, Kind.DESCRIPTOR, Kind.NANOSECONDS)
+
+
+def check(table: Table, notes: Notes) -> None:
+    """Look at every way through a program.
+
+    Raises:
+        SysletError: on one of them, an atom needs what has no value yet; or there is a loop that
+            does no I/O, or one that nothing can end.
+    """
+    rows = table.rows()
+    _check_values(table, rows, notes)
+    _check_loops(rows, notes)
+    _check_endings(rows, notes)
+
+
+def successors(rows: list[Row], index: int) -> list[int]:
+    """Return the atoms that may run after one."""
+    row = rows[index]
+    found = [] if row.next == ABSENT else [row.next]
+    if row.flags & STOPS and row.flags & Flow.SKIP_TO_NEXT_ON_STOP and index + 1 < len(rows):
+        found.append(index + 1)
+    return found
+
+
+def _check_values(table: Table, rows: list[Row], notes: Notes) -> None:
+    known = _known_slots(table, rows, notes)
+    for index, row in enumerate(rows):
+        before = known[index]
+        if before is None:
+            continue
+        for slot in _reads(table, row) - before:
+            raise notes.places[index].refusal(
+                f"{row.op} uses {notes.slots[slot]}, which has no value on one of the ways to here"
+            )
+        if _may_succeed_here(rows, index):
+            after = before | _writes(row)
+            for slot in _slots_of_outcome(table, table.outcomes[row.outcome]) - after:
+                raise notes.endings[index].refusal(
+                    f"{notes.slots[slot]} is returned, but has no value on one of the ways to here"
+                )
+
+
+def _known_slots(table: Table, rows: list[Row], notes: Notes) -> list[set[int] | None]:
+    """Return the slots that have a value whenever an atom begins; None: it never does."""
+    known: list[set[int] | None] = [None] * len(rows)
+    known[0] = set(notes.initial)
+    pending = [0]
+    while pending:
+        index = pending.pop()
+        before = known[index]
+        assert before is not None
+        after = before | _writes(rows[index])
+        for successor in successors(rows, index):
+            so_far = known[successor]
+            agreed = after if so_far is None else so_far & after
+            if agreed != so_far:
+                known[successor] = agreed
+                pending.append(successor)
+    return known
+
+
+def _check_loops(rows: list[Row], notes: Notes) -> None:
+    """Find a cycle of atoms that only compute: what is left of them when dead ends are taken away."""
+    computing = {index for index, row in enumerate(rows) if not OPERATIONS[row.op].is_io}
+    while True:
+        going_on = {index for index in computing if computing & {*successors(rows, index)}}
+        if going_on == computing:
+            break
+        computing = going_on
+    if computing:
+        raise min(notes.places[index] for index in computing).refusal(
+            "a loop comes by here that does no I/O: nothing but its own computing could end it"
+        )
+
+
+def _check_endings(rows: list[Row], notes: Notes) -> None:
+    ending = {index for index in range(len(rows)) if _may_end(rows, index)}
+    while True:
+        leading = {i for i in range(len(rows)) if i in ending or ending & {*successors(rows, i)}}
+        if leading == ending:
+            break
+        ending = leading
+    endless = set(range(len(rows))) - ending
+    if endless:
+        raise min(notes.places[index] for index in endless).refusal(
+            "nothing can end the loop that comes by here: no atom of it is checked, and there is "
+            "no break_if or stop_if"
+        )
+
+
+def _may_end(rows: list[Row], index: int) -> bool:
+    row = rows[index]
+    if row.next == ABSENT:
+        return True
+    skips = row.flags & Flow.SKIP_TO_NEXT_ON_STOP and index + 1 < len(rows)
+    return bool(row.flags & STOPS) and not skips
+
+
+def _may_succeed_here(rows: list[Row], index: int) -> bool:
+    row = rows[index]
+    is_check = row.flags & STOPS == Flow.STOP_ON_NEGATIVE and OPERATIONS[row.op].is_io
+    return row.next == ABSENT or (_may_end(rows, index) and not is_check)
+
+
+def _reads(table: Table, row: Row) -> set[int]:
+    slots: set[int] = set()
+    columns = OPERATIONS[row.op].columns()
+    for (_, kind), operand in zip(columns, row.operands, strict=True):
+        if operand == ABSENT or kind is Kind.FIELDS:
+            continue
+        slots |= {operand} if kind in _SLOT_KINDS else _slots_of_object(table, operand)
+    return slots
+
+
+def _writes(row: Row) -> set[int]:
+    slots = {row.result} - {ABSENT}
+    operation = OPERATIONS[row.op]
+    if operation.fields:
+        first = row.operands[-1]
+        slots |= set(range(first, first + len(operation.fields)))
+    return slots
+
+
+def _slots_of_object(table: Table, index: int) -> set[int]:
+    match table.objects[index]:
+        case ("buffer" | "growing", int(size)):
+            return {size}
+        case ("vector", tuple(spans)):
+            return set().union(*(_slots_of_span(table, span) for span in spans))
+    return set()
+
+
+def _slots_of_span(table: Table, span: tuple[int, ...]) -> set[int]:
+    memory, start, length = span
+    return ({start, length} - {ABSENT}) | _slots_of_object(table, memory)
+
+
+def _slots_of_outcome(table: Table, outcome: tuple[object, ...]) -> set[int]:
+    match outcome:
+        case ("int" | "fd" | "stat", int(slot)):
+            return {slot}
+        case ("bytes" | "lease", *span):
+            return _slots_of_span(table, tuple(span))  # type: ignore[arg-type]
+        case ("tuple", tuple(parts)):
+            return set().union(*(_slots_of_outcome(table, part) for part in parts))
+    return set()

@@ -1,0 +1,142 @@
+"""What a syslet's function says besides atoms: its memory, its variables, and the way through it."""
+
+from __future__ import annotations
+
+from threadlets.syslets import trace
+from threadlets.syslets.operands import Number
+from threadlets.syslets.places import here, user_frame
+from threadlets.syslets.symbols import (
+    Address,
+    Buffer,
+    Condition,
+    Growing,
+    Lease,
+    Memory,
+    Span,
+    Variable,
+    name_symbols,
+    number,
+)
+
+
+def buffer(size: Number) -> Buffer:
+    """Return scratch memory of `size` bytes, made when a run first uses it.
+
+    A slice is a part of it: `chunk[:n]` are the first n bytes.
+    """
+    return Buffer(number(size, "a buffer's size"))
+
+
+def growing(limit: Number) -> Growing:
+    """Return memory that reads append to, until it holds `limit` bytes."""
+    return Growing(number(limit, "the limit of growing memory"))
+
+
+def counter(initial: int = 0) -> Variable:
+    """Return a variable that is `initial` when a run begins; `add` changes it, or an atom's `into`.
+
+    Raises:
+        SysletTypeError: `initial` is a symbol: add it instead.
+    """
+    value = number(initial, "a counter's initial value")
+    if not isinstance(value, int):
+        raise here().type_refusal(
+            f"a counter begins with a constant, not {value!r}: yield add(counter, …)"
+        )
+    return Variable(value)
+
+
+def address() -> Address:
+    """Return a socket address that accept or recvmsg fills in."""
+    return Address()
+
+
+def lease(memory: Memory | Span) -> Lease:
+    """Return, from a syslet, memory without copying it, which belongs to the caller from then on.
+
+    Raises:
+        SysletTypeError: `memory` is none.
+    """
+    if isinstance(memory, Memory):
+        return Lease(Span(memory, None, None))
+    if isinstance(memory, Span):
+        return Lease(memory)
+    raise here().type_refusal(f"only a buffer or a part of one can be leased, not {memory!r}")
+
+
+def stop_if(condition: Condition, value: object = None) -> None:
+    """End the program with `value` if the condition holds; its result is no failure."""
+    trace.needed("stop_if").record(trace.StopIf(_condition(condition), value, here()))
+
+
+def break_if(condition: Condition) -> None:
+    """Leave the innermost loop if the condition holds.
+
+    Raises:
+        SysletError: there is no loop around.
+    """
+    recorder = trace.needed("break_if")
+    innermost = recorder.innermost_loop()
+    if innermost is None:
+        raise here().refusal("there is no loop around that break_if could leave")
+    recorder.record(trace.BreakIf(_condition(condition), innermost, here()))
+
+
+class loop:  # noqa: N801 - a statement
+    """`with loop(): …` repeats the body until `break_if` leaves it, or the program ends.
+
+    The function goes through the body once, the program as often as it takes.
+    """
+
+    def __enter__(self) -> None:
+        recorder = trace.needed("loop")
+        self._loop = trace.Loop(here())
+        recorder.record(self._loop)
+        recorder.open(self._loop.body, self._loop)
+
+    def __exit__(self, *_exception: object) -> None:
+        trace.needed("loop").close(self._loop)
+
+
+class when:  # noqa: N801 - a statement
+    """`with when(condition): …` does the body if the condition holds."""
+
+    def __init__(self, condition: Condition) -> None:
+        self._condition = _condition(condition)
+
+    def __enter__(self) -> None:
+        recorder = trace.needed("when")
+        statement = trace.When(self._condition, here())
+        recorder.record(statement)
+        recorder.open(statement.body)
+
+    def __exit__(self, *_exception: object) -> None:
+        trace.needed("when").close()
+
+
+class otherwise:  # noqa: N801 - a statement
+    """`with otherwise(): …`, directly after `with when(condition): …`, is for when it does not hold.
+
+    Raises:
+        SysletError: something else is before it.
+    """
+
+    def __enter__(self) -> None:
+        recorder = trace.needed("otherwise")
+        statement = recorder.last()
+        if not isinstance(statement, trace.When) or statement.otherwise is not None:
+            raise here().refusal("otherwise belongs directly after the body of a when")
+        statement.otherwise = []
+        recorder.open(statement.otherwise)
+
+    def __exit__(self, *_exception: object) -> None:
+        trace.needed("otherwise").close()
+
+
+def _condition(condition: object) -> Condition:
+    if isinstance(condition, Condition):
+        name_symbols(user_frame())
+        return condition
+    raise here().type_refusal(
+        f"{condition!r} is no condition: compare integer symbols, as in n == 0"
+    )

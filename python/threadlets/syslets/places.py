@@ -1,0 +1,52 @@
+"""Where in the user's code something was written, and the errors that say so."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import NamedTuple
+
+from threadlets.exceptions import SysletError, SysletTypeError
+
+_PACKAGE = __name__.rpartition(".")[0]
+
+
+class Place(NamedTuple):
+    """A line of source."""
+
+    filename: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.filename}:{self.line}"
+
+    def refusal(self, message: str) -> SysletError:
+        """Return the error for a program that is wrong here."""
+        return SysletError(message, *self)
+
+    def type_refusal(self, message: str) -> SysletTypeError:
+        """Return the error for something of the wrong type here."""
+        return SysletTypeError(message, *self)
+
+
+def place_of(frame: FrameType) -> Place:
+    """Return the line that a frame is at, or was at when it ended."""
+    return Place(frame.f_code.co_filename, frame.f_lineno)
+
+
+def here() -> Place:
+    """Return the line that called into this package."""
+    return place_of(user_frame())
+
+
+def user_frame() -> FrameType:
+    """Return the frame that called into this package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame):
+        frame = frame.f_back
+    return frame
+
+
+def _is_ours(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__"))
+    return module == _PACKAGE or module.startswith(_PACKAGE + ".")

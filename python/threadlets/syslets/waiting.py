@@ -1,0 +1,60 @@
+"""Atoms that wait, and those that only compute."""
+
+from __future__ import annotations
+
+from threadlets.syslets.atom import Atom
+from threadlets.syslets.operands import Fd, Number, make
+from threadlets.syslets.places import here
+from threadlets.syslets.symbols import Parameter
+
+
+def poll(fd: Fd, events: Number) -> Atom:
+    """Wait until one of `events` (select.POLLIN …) is true of a descriptor; see poll(2).
+
+    The value is the set of events that are.
+
+    Errors: EBADF.
+    """
+    return make("poll", fd, events)
+
+
+def timeout(seconds: float | Parameter) -> Atom:
+    """Wait for `seconds`, a number or a parameter; the value is 0 when they have passed.
+
+    Raises:
+        SysletTypeError: it is something else, also a computed integer.
+        SysletError: it is negative, or not finite.
+    """
+    if isinstance(seconds, Parameter):
+        return make("timeout", seconds)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise here().type_refusal(
+            f"seconds of timeout is {seconds!r}: take a number of seconds or a parameter"
+        )
+    if not 0 <= seconds < 2**33:
+        raise here().refusal(f"seconds of timeout is {seconds}: no wait is that long")
+    return make("timeout", round(seconds * 1_000_000_000))
+
+
+def waitid(idtype: Number, id: Number, options: Number) -> Atom:  # noqa: A002 - its name
+    """Wait until a child process changes; the value is 0, and has fields; see waitid(2).
+
+    `child.pid` is the process, `child.code` what happened (os.CLD_EXITED …), `child.status` its
+    exit status or signal. `idtype` is os.P_PID, os.P_PIDFD ….
+
+    Errors: ECHILD, EINVAL.
+    """
+    return make("waitid", idtype, id, options)
+
+
+def nop() -> Atom:
+    """Do nothing; the value is 0."""
+    return make("nop")
+
+
+def add(base: Number, amount: Number, factor: Number = 1) -> Atom:
+    """Compute `base + amount * factor`, modulo 2**64; the value is the sum, which may be negative.
+
+    If `base` is a variable, it is changed, and what the atom gives is the variable itself.
+    """
+    return make("add", base, amount, factor)
