@@ -25,6 +25,7 @@ _LAYERS = (
     "threadlets.aio",
     "threadlets.frameworks",
     "threadlets",
+    "threadlets.testing",
     "threadlets.cli",
     "threadlets.__main__",
 )

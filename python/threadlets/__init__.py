@@ -5,24 +5,45 @@ Run any asyncio program on it: `threadlets.run(main())`, or
 `await threadlets.call(function, …)`.
 """
 
-from threadlets._core import Call, __version__, call
+from threadlets._core import BufferPool, Call, Lease, Result, __version__, call
 from threadlets.aio import Loop, new_event_loop, run, stats
 from threadlets.calls import BATCH, INTERACTIVE, NORMAL, Pool, Priority, threadlet
 from threadlets.executor import ThreadletExecutor
+from threadlets.syslets import (
+    Completion,
+    CompletionRing,
+    Engine,
+    Sweep,
+    Syslet,
+    engine,
+    sweep,
+    syslet,
+)
 
 __all__ = [
     "BATCH",
     "INTERACTIVE",
     "NORMAL",
+    "BufferPool",
     "Call",
+    "Completion",
+    "CompletionRing",
+    "Engine",
+    "Lease",
     "Loop",
     "Pool",
     "Priority",
+    "Result",
+    "Sweep",
+    "Syslet",
     "ThreadletExecutor",
     "__version__",
     "call",
+    "engine",
     "new_event_loop",
     "run",
     "stats",
+    "sweep",
+    "syslet",
     "threadlet",
 ]

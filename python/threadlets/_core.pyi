@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, final, overload
@@ -10,17 +11,29 @@ from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, final, overloa
 from typing_extensions import disjoint_base
 
 __all__ = [
+    "BufferPool",
     "Call",
+    "Completions",
     "Datagrams",
     "Dispatcher",
     "Handle",
+    "Lease",
+    "Pending",
     "Pool",
+    "Program",
+    "Result",
     "Stream",
+    "Sweep",
     "TimerHandle",
     "__version__",
     "call",
+    "engine_info",
+    "folder_entries",
+    "forget_engine",
     "sockname",
+    "stop_engine",
     "thread_dict",
+    "use_engine",
 ]
 
 __version__: Final[str]
@@ -209,3 +222,141 @@ class Stream:
 
 def sockname(fd: int) -> Any: ...
 def thread_dict() -> dict[Any, Any] | None: ...
+
+@final
+class BufferPool:
+    """A bound on the memory of buffers."""
+
+    def __new__(cls, memory_max: int) -> BufferPool: ...
+    @staticmethod
+    def default() -> BufferPool: ...
+    @property
+    def memory_max(self) -> int: ...
+    @property
+    def in_use(self) -> int: ...
+    @property
+    def kept(self) -> int: ...
+
+@final
+class Lease:
+    """Memory on loan from a pool of buffers, filled by a syslet."""
+
+    def release(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, _type: object, _value: object, _traceback: object) -> None: ...
+    def __len__(self) -> int: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+        def __release_buffer__(self, buffer: memoryview, /) -> None: ...
+
+@final
+class Result:
+    """What a syslet came to."""
+
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def errno(self) -> int: ...
+    @property
+    def atom(self) -> int: ...
+    @property
+    def input(self) -> Any: ...
+    @property
+    def error(self) -> OSError | None: ...
+    def unwrap(self) -> Any: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Pending:
+    """A run in an engine's hands."""
+
+    @property
+    def future(self) -> asyncio.Future[Result]: ...
+    def cancel(self) -> asyncio.Future[Any]: ...
+
+@final
+class Program:
+    """A program of atoms, as `threadlets.syslets` lowers them."""
+
+    def __new__(
+        cls,
+        name: str,
+        atoms: list[tuple[str, tuple[int, ...], int, int, int, int]],
+        slots: list[int],
+        objects: list[tuple[object, ...]],
+        parameters: list[tuple[str, str, int, object]],
+        outcomes: list[tuple[object, ...]],
+    ) -> Program: ...
+    @property
+    def name(self) -> str: ...
+    def execute(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+        pool: BufferPool | None = None,
+    ) -> Result: ...
+    def begin(
+        self,
+        dispatcher: Dispatcher,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+        pool: BufferPool | None = None,
+    ) -> Result | Pending: ...
+
+@final
+class Sweep:
+    """Results of a program over many inputs."""
+
+    def __new__(
+        cls,
+        program: Program,
+        inputs: Iterable[Any],
+        depth: int,
+        ordered: bool,
+        pool: BufferPool | None = None,
+    ) -> Sweep: ...
+    def next_batch(self) -> list[Result] | None: ...
+    def next_batch_nowait(self) -> list[Result] | None: ...
+    def readiness(self, dispatcher: Dispatcher) -> asyncio.Future[None]: ...
+    def close(self) -> None: ...
+    def counts(self) -> tuple[int, int, int]: ...
+
+@final
+class Completions:
+    """The native half of `threadlets.CompletionRing`."""
+
+    def __new__(cls, entries_max: int) -> Completions: ...
+    def _submit(
+        self,
+        program: Program,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        tag: Any,
+        flags: int,
+        pool: BufferPool | None = None,
+    ) -> Result | None: ...
+    def _wait(
+        self, n_min: int, n_max: int, timeout: float | None = None
+    ) -> list[tuple[Any, Result]]: ...
+    def _take(self, n_max: int) -> list[tuple[Any, Result]]: ...
+    def _readiness(self, dispatcher: Dispatcher, n_wanted: int) -> asyncio.Future[None]: ...
+    def _cancel(self) -> None: ...
+    def _counts(self) -> tuple[int, int]: ...
+
+def engine_info() -> tuple[Any, int, int, str | None]: ...
+def use_engine(
+    kind: str | None,
+    threads: int | None = None,
+    seed: int = 0,
+    error_rate: float = 0.0,
+    short_rate: float = 0.0,
+) -> None: ...
+def stop_engine() -> None: ...
+def forget_engine() -> None: ...
+def folder_entries(memory: bytes) -> list[tuple[str, int]]: ...

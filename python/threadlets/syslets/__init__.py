@@ -5,6 +5,18 @@
 the table that the native core runs (`lowering`).
 """
 
+from threadlets.syslets.completion_ring import Completion, CompletionRing
+from threadlets.syslets.engine import Engine, engine
+from threadlets.syslets.sweep import Sweep, sweep
 from threadlets.syslets.syslet import Syslet, syslet
 
-__all__ = ["Syslet", "syslet"]
+__all__ = [
+    "Completion",
+    "CompletionRing",
+    "Engine",
+    "Sweep",
+    "Syslet",
+    "engine",
+    "sweep",
+    "syslet",
+]

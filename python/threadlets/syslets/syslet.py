@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import importlib
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, ParamSpec
 
+from threadlets._core import Dispatcher, Program, Result
 from threadlets.syslets.atom import Atom
 from threadlets.syslets.explaining import explain
 from threadlets.syslets.lowering import lower, lower_atoms
@@ -42,13 +43,33 @@ class Syslet(Generic[P]):
         """
         return Syslet(*lower_atoms(name, atoms, here()))
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run the program, and return what is to be awaited for its result."""
-        return self._program(*args, **kwargs)
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Run the program: here as far as nothing blocks, from there on in the engine.
 
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run the program here and return its result; the thread waits for what blocks."""
-        return self._program.run(*args, **kwargs)
+        Cancelling ends the run, and its descriptors are closed; `asyncio.CancelledError` comes once
+        nothing of it is under way any more.
+
+        Raises:
+            TypeError: an argument is of the wrong kind.
+            RuntimeError: the running loop is not threadlets'.
+        """
+        started = self.native.begin(running_loop(), args, kwargs or None)
+        if isinstance(started, Result):
+            return started
+        try:
+            result: Result = await started.future
+        except asyncio.CancelledError:
+            await started.cancel()
+            raise
+        return result
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Run the program here and return its result; what blocks, blocks this thread.
+
+        Raises:
+            TypeError: an argument is of the wrong kind.
+        """
+        return self.native.execute(args, kwargs or None)
 
     def explain(self) -> str:
         """Return the program as text: a line for each atom, with the line it comes from."""
@@ -58,8 +79,12 @@ class Syslet(Generic[P]):
         return f"<syslet {self.__name__} of {self._notes.place}>"
 
     @functools.cached_property
-    def _program(self) -> Any:
-        return _native(self.table)
+    def native(self) -> Program:
+        """The program as the native core runs it."""
+        table = self.table
+        return Program(
+            table.name, table.atoms, table.slots, table.objects, table.parameters, table.outcomes
+        )
 
 
 def syslet(function: Callable[P, Generator[Any, Any, Any]], /) -> Syslet[P]:
@@ -75,9 +100,16 @@ def syslet(function: Callable[P, Generator[Any, Any, Any]], /) -> Syslet[P]:
     return program
 
 
-def _native(table: Table) -> Any:
-    """Return the native program of a table."""
-    core = importlib.import_module("threadlets._core")
-    return core.Program(
-        table.name, table.atoms, table.slots, table.objects, table.parameters, table.outcomes
-    )
+def running_loop() -> Dispatcher:
+    """Return the running loop, to which an engine can come back.
+
+    Raises:
+        RuntimeError: none runs, or it is not threadlets'.
+    """
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, Dispatcher):
+        raise RuntimeError(
+            f"the running loop is {loop!r}, to which programs cannot come back; use "
+            "threadlets.run(main()), or program.run(…), which needs no loop"
+        )
+    return loop

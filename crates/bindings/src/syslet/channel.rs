@@ -18,6 +18,8 @@ struct State {
     waiter: Option<(Arc<Mailbox>, u64)>,
     /// How many runs whoever waits wants to see.
     n_wanted: usize,
+    /// How many runs found more than `room` others that nobody had taken.
+    n_overflowed: u64,
 }
 
 /// Runs that have ended, in the order in which they did.
@@ -25,9 +27,20 @@ struct State {
 pub(crate) struct Channel {
     state: Mutex<State>,
     bell: Bell,
+    room: usize,
 }
 
 impl Channel {
+    /// A channel that counts what comes while so many runs are there already.
+    pub(crate) fn with_room(room: usize) -> Self {
+        Self { room, ..Self::default() }
+    }
+
+    /// How many runs found no room.
+    pub(crate) fn n_overflowed(&self) -> u64 {
+        self.with(|state| state.n_overflowed)
+    }
+
     fn with<R>(&self, use_state: impl FnOnce(&mut State) -> R) -> R {
         use_state(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -41,11 +54,6 @@ impl Channel {
             let rest = state.ended.split_off(n_max);
             std::mem::replace(&mut state.ended, rest)
         })
-    }
-
-    /// How many runs there are to take.
-    pub(crate) fn len(&self) -> usize {
-        self.with(|state| state.ended.len())
     }
 
     /// Wait until there are so many runs, without the GIL; `false`: the time is up.
@@ -90,6 +98,8 @@ impl Channel {
 impl Outlet for Channel {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
         let (has_enough, waiter) = self.with(|state| {
+            let n_full = (state.ended.len() + runs.len()).saturating_sub(self.room);
+            state.n_overflowed += n_full.min(runs.len()) as u64;
             state.ended.extend(runs.drain(..));
             let has_enough = state.ended.len() >= state.n_wanted;
             (has_enough, if has_enough { state.waiter.take() } else { None })

@@ -32,17 +32,14 @@ struct Submitted {
 struct State {
     submitted: HashMap<u64, Submitted>,
     n_submitted: u64,
-    /// Entries that nobody has taken yet beyond the ring's size, as often as there were any.
-    n_overflowed: u64,
 }
 
 /// Runs that went asynchronous, and come back in the order in which they end.
-#[pyclass(frozen, subclass, module = "threadlets._core")]
+#[pyclass(frozen, module = "threadlets._core")]
 pub(crate) struct Completions {
     engine: Arc<Engine>,
     channel: Arc<Channel>,
     group: u64,
-    entries_max: usize,
     state: GilCell<State>,
 }
 
@@ -62,10 +59,6 @@ impl Completions {
                 }
             }
         }
-        let n_left = self.channel.len();
-        self.state.with(py, |state| {
-            state.n_overflowed += n_left.saturating_sub(self.entries_max) as u64;
-        });
         Ok(entries)
     }
 
@@ -99,9 +92,8 @@ impl Completions {
     fn new(entries_max: usize) -> PyResult<Self> {
         Ok(Self {
             engine: engine::current()?,
-            channel: Arc::default(),
+            channel: Arc::new(Channel::with_room(entries_max)),
             group: new_group(),
-            entries_max,
             state: GilCell::default(),
         })
     }
@@ -167,7 +159,10 @@ impl Completions {
         let entries = self.take(py, n_max)?;
         while entries.len() < n_min {
             let n_under_way = self.state.with(py, |state| state.submitted.len());
-            let n_wanted = (n_min - entries.len()).min(n_under_way).max(1);
+            let n_wanted = (n_min - entries.len()).min(n_under_way);
+            if n_wanted == 0 {
+                break;
+            }
             if !self.channel.wait(py, n_wanted, deadline_ns)? {
                 break;
             }
@@ -199,7 +194,7 @@ impl Completions {
 
     /// How many runs are under way or not taken yet, and how many entries did not fit when they came.
     fn _counts(&self, py: Python<'_>) -> (usize, u64) {
-        self.state.with(py, |state| (state.submitted.len(), state.n_overflowed))
+        (self.state.with(py, |state| state.submitted.len()), self.channel.n_overflowed())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

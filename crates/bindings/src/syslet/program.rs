@@ -20,7 +20,7 @@ use super::result::SysletResult;
 use crate::dispatcher::Dispatcher;
 
 /// A program of atoms, as `threadlets.syslets` lowers them.
-#[pyclass(frozen, subclass, module = "threadlets._core", name = "Program")]
+#[pyclass(frozen, module = "threadlets._core", name = "Program")]
 #[derive(Debug)]
 pub(crate) struct SysletProgram {
     program: Arc<Program>,

@@ -58,7 +58,7 @@ struct State {
 }
 
 /// Results of a program over many inputs.
-#[pyclass(frozen, subclass, module = "threadlets._core")]
+#[pyclass(frozen, module = "threadlets._core")]
 pub(crate) struct Sweep {
     program: Py<SysletProgram>,
     engine: Arc<Engine>,

@@ -1,0 +1,115 @@
+"""`CompletionRing`: programs of any kind, whose ends come out of one queue."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple, ParamSpec
+
+from threadlets._core import BufferPool, Completions, Result
+from threadlets.syslets.operations import Flow
+from threadlets.syslets.syslet import Syslet, running_loop
+
+P = ParamSpec("P")
+
+
+class Completion(NamedTuple):
+    """An entry of a completion ring."""
+
+    tag: Any
+    """What `submit` was given."""
+    result: Result
+
+
+class CompletionRing:
+    """A queue of programs that have ended: files, sockets, timers, children, whatever they wait for.
+
+    A program that ends without blocking is told so by `submit` itself; only one that had to wait
+    makes an entry, with the result of its last atom. Entries come in the order in which programs
+    end. None is ever lost: those beyond `size` are kept until there is room, and counted
+    (`overflowed`).
+
+    `wait` is for threads, `async_wait` for tasks of a loop. Runs that are under way when the ring
+    is closed, or given up, are cancelled.
+
+    Raises:
+        ValueError: `size` is less than 1.
+    """
+
+    def __init__(self, size: int = 4096) -> None:
+        if size < 1:
+            raise ValueError(f"size is {size}; a ring has room for at least one entry")
+        self.size = size
+        self._native = Completions(size)
+        self._waiting: deque[Completion] = deque()
+
+    def submit(
+        self,
+        program: Syslet[P],
+        *args: Any,
+        tag: Any = None,
+        flags: Flow | int = 0,
+        pool: BufferPool | None = None,
+    ) -> Result | None:
+        """Start a program: return its result if it ended at once, None if an entry is to come.
+
+        `flags`: ASYNC tries nothing here, SYNC does everything here, however long it takes, and
+        NO_COMPLETE makes no entry. Any thread may submit.
+
+        Raises:
+            TypeError: an argument is of the wrong kind.
+            ValueError: `flags` contradict one another, or have no meaning for a whole program.
+        """
+        flags = Flow(flags)
+        if flags & ~(Flow.ASYNC | Flow.SYNC | Flow.NO_COMPLETE):
+            raise ValueError(f"{flags!r} says something of an atom; ASYNC, SYNC and NO_COMPLETE go")
+        if Flow.ASYNC | Flow.SYNC in flags:
+            raise ValueError("ASYNC queues at once and SYNC never; leave one out")
+        return self._native._submit(program.native, args, None, tag, flags.value, pool)
+
+    def wait(self, min_events: int = 1, timeout: float | None = None) -> list[Completion]:
+        """Wait until there are at least `min_events` entries, and take all that there are.
+
+        After `timeout` seconds, and when nothing is under way any more that could make one, there
+        may be fewer. A signal handler runs meanwhile, and may raise.
+        """
+        self._check(min_events)
+        return [Completion(*it) for it in self._native._wait(min_events, self.size, timeout)]
+
+    async def async_wait(self, min_events: int = 1) -> list[Completion]:
+        """Wait for entries in a task, like `wait`.
+
+        A task that is cancelled here loses no entry.
+
+        Raises:
+            RuntimeError: the running loop is not threadlets'.
+        """
+        self._check(min_events)
+        loop = running_loop()
+        while len(self._waiting) < min_events:
+            taken = self._native._take(self.size)
+            self._waiting.extend(Completion(*it) for it in taken)
+            n_missing = min_events - len(self._waiting)
+            if n_missing <= 0 or not self.outstanding:
+                break
+            await self._native._readiness(loop, min(n_missing, self.outstanding))
+        entries = list(self._waiting)
+        self._waiting.clear()
+        return entries
+
+    @property
+    def outstanding(self) -> int:
+        """How many programs are under way, or have ended and were not taken yet."""
+        return self._native._counts()[0]
+
+    @property
+    def overflowed(self) -> int:
+        """How many entries found the ring full and had to wait outside."""
+        return self._native._counts()[1]
+
+    def cancel(self) -> None:
+        """Cancel everything that is under way; each makes its entry, with errno ECANCELED."""
+        self._native._cancel()
+
+    def _check(self, min_events: int) -> None:
+        if not 0 <= min_events <= self.size:
+            raise ValueError(f"min_events is {min_events}; the ring has room for {self.size}")

@@ -1,0 +1,40 @@
+"""The engine of the process: what it is, and how it ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import Literal, NamedTuple
+
+from threadlets._core import engine_info, forget_engine, stop_engine
+
+
+class Engine(NamedTuple):
+    """What carries on the programs that would block."""
+
+    kind: Literal["uring", "workers", "sim"]
+    """io_uring, worker threads, or the simulation of `threadlets.testing`."""
+    threads: int
+    """How many threads it may have; they start when they are needed."""
+    in_flight: int
+    """How many programs it has in its hands."""
+    note: str | None
+    """Why it is not io_uring, and what can be done about that; None if it is."""
+
+
+def engine() -> Engine:
+    """Say which engine carries on what would block; it is chosen at first use.
+
+    io_uring is taken where it works, worker threads elsewhere: the results are the same. The
+    environment variable THREADLETS_ENGINE (`uring` or `workers`) decides instead, and is read before
+    io_uring is tried.
+
+    Raises:
+        ValueError: THREADLETS_ENGINE is something else.
+        OSError: it is `uring`, which does not work here; the message says why, and what helps.
+    """
+    return Engine(*engine_info())
+
+
+atexit.register(stop_engine)
+os.register_at_fork(after_in_child=forget_engine)
