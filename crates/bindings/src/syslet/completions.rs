@@ -66,14 +66,14 @@ impl Completions {
     fn entry<'py>(
         &self,
         py: Python<'py>,
-        run: Box<Run>,
+        mut run: Box<Run>,
     ) -> PyResult<Option<(Py<PyAny>, Py<SysletResult>)>> {
         let submitted = self.state.with(py, |state| state.submitted.remove(&run.token));
         let Some(submitted) = submitted else { return Ok(None) };
         if submitted.is_silent || ends_silently(&run) {
             return Ok(None);
         }
-        let result = submitted.program.get().result(py, run, None)?;
+        let result = submitted.program.get().result(py, &mut run, None)?;
         Ok(Some((submitted.tag, Py::new(py, result)?)))
     }
 }
@@ -115,12 +115,14 @@ impl Completions {
         let args: Vec<_> = args.iter().collect();
         let run = program.get().run_with(py, &args, kwargs, pool_or_default(pool))?;
         let mut run = if flags.has(Flags::SYNC) {
-            let run = py.detach(|| perform(run));
-            return program.get().result(py, run, None).map(Some);
+            let mut run = py.detach(|| perform(run));
+            return program.get().result(py, &mut run, None).map(Some);
         } else {
             let tries_first = self.engine.tries_first() && !flags.has(Flags::ASYNC);
             match SysletProgram::start(run, tries_first) {
-                Started::Ended(run) => return program.get().result(py, run, None).map(Some),
+                Started::Ended(mut run) => {
+                    return program.get().result(py, &mut run, None).map(Some);
+                }
                 Started::Blocked(run) => run,
             }
         };

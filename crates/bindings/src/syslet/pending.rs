@@ -154,11 +154,11 @@ impl Dispatcher {
         };
         let awaited = slf.get().awaited.with(py, |awaited| awaited.try_remove(token));
         let (future, outcome) = match (awaited, run) {
-            (Some(Awaited::Run { program, future, .. }), Some(run)) => {
+            (Some(Awaited::Run { program, future, .. }), Some(mut run)) => {
                 if is_done(future.bind(py))? {
                     return Ok(());
                 }
-                let result = program.get().result(py, run, None);
+                let result = program.get().result(py, &mut run, None);
                 (future, result.and_then(|it| Ok(Py::new(py, it)?.into_any())))
             }
             (Some(Awaited::Channel(future)), _) => {

@@ -44,15 +44,25 @@ impl SysletProgram {
         kwargs: Option<&Bound<'_, PyDict>>,
         pool: Arc<BufferPool>,
     ) -> PyResult<Box<Run>> {
-        let mut run = Box::new(Run::new(Arc::clone(&self.program), pool));
-        if args.len() == self.parameters.len() && kwargs.is_none_or(|it| it.is_empty()) {
-            for (parameter, value) in self.parameters.iter().zip(args) {
-                parameter.fill(&mut run, value)?;
-            }
-            return Ok(run);
+        let mut run = self.new_run(&pool);
+        match kwargs {
+            None => self.fill(py, &mut run, args)?,
+            Some(_) => self.fill_by_name(py, &mut run, args, kwargs)?,
         }
-        self.fill_by_name(py, &mut run, args, kwargs)?;
         Ok(run)
+    }
+
+    /// Give these arguments to a run that is to begin.
+    pub(crate) fn fill(
+        &self,
+        py: Python<'_>,
+        run: &mut Run,
+        args: &[Bound<'_, PyAny>],
+    ) -> PyResult<()> {
+        if args.len() != self.parameters.len() {
+            return self.fill_by_name(py, run, args, None);
+        }
+        self.parameters.iter().zip(args).try_for_each(|(it, value)| it.fill(run, value))
     }
 
     #[cold]
@@ -112,10 +122,15 @@ impl SysletProgram {
     pub(crate) fn result(
         &self,
         py: Python<'_>,
-        mut run: Box<Run>,
+        run: &mut Run,
         input: Option<Py<PyAny>>,
     ) -> PyResult<SysletResult> {
-        outcome::result(py, &mut run, &self.constants, input)
+        outcome::result(py, run, &self.constants, input)
+    }
+
+    /// A run of the program, whose parameters are still to be given.
+    pub(crate) fn new_run(&self, pool: &Arc<BufferPool>) -> Box<Run> {
+        Box::new(Run::new(Arc::clone(&self.program), Arc::clone(pool)))
     }
 
     /// Run as far as nothing blocks.
@@ -247,13 +262,13 @@ impl SysletProgram {
             // A signal ends a system call; Python looks what the signal means between two.
             let stopped = py.detach(|| inline::advance(&mut run, Budget::PATIENT));
             if stopped == Stopped::Ended {
-                return self.result(py, run, None);
+                return self.result(py, &mut run, None);
             }
             py.check_signals()?;
             if stopped == Stopped::WouldBlock
                 && py.detach(|| inline::perform_one(&mut run)) == Flow::Ended
             {
-                return self.result(py, run, None);
+                return self.result(py, &mut run, None);
             }
         }
     }
@@ -274,7 +289,9 @@ impl SysletProgram {
         let run = this.run_with(py, &args, kwargs, pool_or_default(pool))?;
         let engine = engine::current()?;
         match Self::start(run, engine.tries_first()) {
-            Started::Ended(run) => Ok(Py::new(py, this.result(py, run, None)?)?.into_any()),
+            Started::Ended(mut run) => {
+                Ok(Py::new(py, this.result(py, &mut run, None)?)?.into_any())
+            }
             Started::Blocked(run) => {
                 Ok(Py::new(py, Pending::submit(dispatcher, slf, &engine, run)?)?.into_any())
             }

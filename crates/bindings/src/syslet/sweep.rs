@@ -14,6 +14,7 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList, PyTuple};
+use slab::Slab;
 use threadlets_core::buffers::BufferPool;
 use threadlets_core::clock;
 use threadlets_core::engine::Engine;
@@ -47,8 +48,10 @@ struct State {
     n_taken: u64,
     n_given: u64,
     n_in_flight: usize,
-    /// The inputs of runs in flight, by their numbers.
-    outstanding: HashMap<u64, Py<PyAny>>,
+    /// The inputs of runs in flight, and their numbers, by the runs' tokens.
+    outstanding: Slab<(u64, Py<PyAny>)>,
+    /// Runs that have ended, to be used again.
+    spare: Vec<Box<Run>>,
     /// Results that are to be given, in order.
     ready: VecDeque<Py<SysletResult>>,
     /// Results that came before their turn.
@@ -109,72 +112,49 @@ impl Sweep {
 
     /// Take as many inputs as there is room for, as runs.
     fn take_inputs(&self, py: Python<'_>) -> PyResult<Vec<Box<Run>>> {
-        let (room, inputs, first) = self.state.with(py, |state| {
-            let inputs = state.inputs.as_ref().map(|it| it.clone_ref(py));
-            (self.room(state), inputs, state.n_taken)
+        let (room, inputs, mut spare) = self.state.with(py, |state| {
+            let room = self.room(state);
+            let inputs = state.inputs.as_ref().filter(|_| room > 0).map(|it| it.clone_ref(py));
+            (room, inputs, std::mem::take(&mut state.spare))
         });
-        let Some(inputs) = inputs else { return Ok(Vec::new()) };
-        let mut inputs = inputs.into_bound(py);
-        let program = self.program.get();
         let mut runs = Vec::with_capacity(room);
         let mut taken = Vec::with_capacity(room);
         let mut failure = None;
-        let mut is_exhausted = false;
-        while runs.len() < room {
-            let input = match inputs.next() {
-                Some(Ok(input)) => input,
-                Some(Err(error)) => {
-                    failure = Some(error);
+        let mut ends = false;
+        if let Some(inputs) = inputs {
+            let mut inputs = inputs.into_bound(py);
+            let program = self.program.get();
+            while runs.len() < room && !ends {
+                let Some(input) = inputs.next() else {
+                    ends = true;
                     break;
-                }
-                None => {
-                    is_exhausted = true;
-                    break;
-                }
-            };
-            match self.run_for(py, program, &input) {
-                Ok(mut run) => {
-                    run.token = first + runs.len() as u64;
-                    run.group = self.group;
-                    runs.push(run);
-                    taken.push(input.unbind());
-                }
-                Err(error) => {
-                    failure = Some(error);
-                    break;
+                };
+                let mut run = spare.pop().unwrap_or_else(|| program.new_run(&self.pool));
+                match input.and_then(|it| fill(program, &mut run, &it).map(|()| it)) {
+                    Ok(input) => {
+                        run.group = self.group;
+                        runs.push(run);
+                        taken.push(input.unbind());
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        ends = true;
+                    }
                 }
             }
         }
         let finished = self.state.with(py, |state| {
-            for (idx, input) in taken.into_iter().enumerate() {
-                state.outstanding.insert(first + idx as u64, input);
+            for (run, input) in runs.iter_mut().zip(taken) {
+                run.token = state.outstanding.insert((state.n_taken, input)) as u64;
+                state.n_taken += 1;
             }
-            state.n_taken += runs.len() as u64;
             state.n_in_flight += runs.len();
-            let ends = is_exhausted || failure.is_some();
-            state.failure = failure;
+            state.spare = spare;
+            state.failure = failure.or(state.failure.take());
             if ends { state.inputs.take() } else { None }
         });
         drop(finished);
         Ok(runs)
-    }
-
-    fn run_for(
-        &self,
-        py: Python<'_>,
-        program: &SysletProgram,
-        input: &Bound<'_, PyAny>,
-    ) -> PyResult<Box<Run>> {
-        let pool = Arc::clone(&self.pool);
-        if program.n_parameters() == 1 {
-            return program.run_with(py, std::slice::from_ref(input), None, pool);
-        }
-        let args: Vec<_> = match input.cast::<PyTuple>() {
-            Ok(tuple) => tuple.iter().collect(),
-            Err(_) if program.n_parameters() == 0 => Vec::new(),
-            Err(_) => vec![input.clone()],
-        };
-        program.run_with(py, &args, None, pool)
     }
 
     fn submit(&self, py: Python<'_>, mut blocked: Vec<Box<Run>>) -> PyResult<()> {
@@ -214,14 +194,22 @@ impl Sweep {
         Ok(())
     }
 
-    fn note_ended(&self, py: Python<'_>, run: Box<Run>) -> PyResult<()> {
-        let number = run.token;
-        let input = self.state.with(py, |state| {
+    fn note_ended(&self, py: Python<'_>, mut run: Box<Run>) -> PyResult<()> {
+        let (number, input) = self.state.with(py, |state| {
             state.n_in_flight -= 1;
-            state.outstanding.remove(&number)
+            state.outstanding.remove(run.token as usize)
         });
-        let result = Py::new(py, self.program.get().result(py, run, input)?)?;
+        let result = self.program.get().result(py, &mut run, Some(input));
+        run.begin_again();
+        let result = match result {
+            Ok(result) => Py::new(py, result)?,
+            Err(error) => {
+                self.state.with(py, |state| state.spare.push(run));
+                return Err(error);
+            }
+        };
         self.state.with(py, |state| {
+            state.spare.push(run);
             if !self.is_ordered {
                 state.n_given += 1;
                 state.ready.push_back(result);
@@ -285,7 +273,8 @@ impl Sweep {
             n_taken: 0,
             n_given: 0,
             n_in_flight: 0,
-            outstanding: HashMap::new(),
+            outstanding: Slab::new(),
+            spare: Vec::new(),
             ready: VecDeque::new(),
             early: HashMap::new(),
             failure: None,
@@ -355,7 +344,7 @@ impl Sweep {
         visit.call(&self.program)?;
         self.state.traverse(&visit, |state| {
             visit.call(&state.inputs)?;
-            state.outstanding.values().try_for_each(|it| visit.call(it))?;
+            state.outstanding.iter().try_for_each(|(_, (_, it))| visit.call(it))?;
             state.ready.iter().try_for_each(|it| visit.call(it))?;
             state.early.values().try_for_each(|it| visit.call(it))
         })
@@ -371,6 +360,20 @@ impl Drop for Sweep {
         // Whoever gives a sweep up in the middle does not want the rest.
         self.engine.cancel_group(self.group);
     }
+}
+
+/// Give an input to a run: the program's argument, or its arguments.
+fn fill(program: &SysletProgram, run: &mut Run, input: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = input.py();
+    if program.n_parameters() == 1 {
+        return program.fill(py, run, std::slice::from_ref(input));
+    }
+    let args: Vec<_> = match input.cast::<PyTuple>() {
+        Ok(tuple) => tuple.iter().collect(),
+        Err(_) if program.n_parameters() == 0 => Vec::new(),
+        Err(_) => vec![input.clone()],
+    };
+    program.fill(py, run, &args)
 }
 
 /// Run as far as nothing blocks: what has ended, and what goes on elsewhere.

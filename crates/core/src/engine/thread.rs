@@ -179,14 +179,13 @@ impl<B: Backend> Thread<B> {
 
     /// The run's current atom would block: have it done elsewhere.
     fn start(&mut self, key: Key) {
-        let now_ns = self.backend.now_ns();
         let entry = &mut self.entries[key as usize];
         let call = match entry.run.prepare() {
             Ok(call) => call,
             Err(errno) => return self.go_on(key, i64::from(errno)),
         };
         if call.op() == Op::Timeout {
-            let deadline_ns = entry.run.deadline_ns(call.words[0], now_ns);
+            let deadline_ns = entry.run.deadline_ns(call.words[0], self.backend.now_ns());
             entry.waits = Waits::Time(self.timers.start(deadline_ns, key));
             return;
         }
@@ -266,6 +265,9 @@ impl<B: Backend> Thread<B> {
     }
 
     fn expire(&mut self) {
+        if self.timers.is_empty() {
+            return;
+        }
         let now_ns = self.backend.now_ns();
         while let Some(key) = self.timers.pop_due(now_ns) {
             self.go_on(key, 0);

@@ -138,6 +138,19 @@ impl Run {
         }
     }
 
+    /// Make a run that has ended ready to begin again, with other parameters.
+    pub fn begin_again(&mut self) {
+        self.close_what_is_open();
+        self.frame.slots.copy_from_slice(&self.program.slots);
+        for (memory, object) in self.frame.objects.iter_mut().zip(&self.program.objects) {
+            *memory = Memory::for_object(object);
+        }
+        (self.at, self.progress, self.deadline_ns) = (0, 0, 0);
+        (self.id, self.group, self.token) = (0, 0, 0);
+        (self.prospect, self.end, self.went_async) = (Prospect::Open, None, false);
+        self.outlet = None;
+    }
+
     /// Give a variable its value, before the run begins.
     pub fn set_slot(&mut self, slot: u16, value: i64) {
         self.frame.slots[usize::from(slot)] = value;
@@ -772,11 +785,17 @@ impl Run {
     }
 }
 
-impl Drop for Run {
-    fn drop(&mut self) {
+impl Run {
+    fn close_what_is_open(&mut self) {
         self.close_conduit();
-        for opened in &self.opened {
+        for opened in self.opened.drain(..) {
             syscall::close(opened.fd);
         }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.close_what_is_open();
     }
 }
