@@ -37,6 +37,7 @@ OTHERS = {
     "open-read": "asyncio",
     "pool-32": "asyncio",
     "generator": "asyncio",
+    "completion-ring": SUBJECT,
     "aiofiles": "aiofiles",
     **dict.fromkeys(
         (

@@ -13,7 +13,7 @@ from benches import peers
 from benches.placement import raise_file_limit
 from benches.servers import settle_heap
 from benches.syslets.transitions import transitions
-from benches.syslets.waiting import receives, timeouts
+from benches.syslets.waiting import RING, receives, timeouts
 
 if TYPE_CHECKING:
     from benches.scenario import Figures
@@ -31,7 +31,8 @@ def main(peer: str, load: str, seconds: str, parameters_json: str) -> None:
     if load == "transitions":
         figures = transitions(peer, float(seconds), parameters)
     else:
-        figures = peers.run(peer, _WAITING[load](peer, parameters))
+        loop = peers.SUBJECT if peer == RING else peer
+        figures = peers.run(loop, _WAITING[load](peer, parameters))
     print(json.dumps(figures))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from benches.calls.capacity import Usage
@@ -14,13 +15,15 @@ from benches.peers import SUBJECT
 from benches.scenario import MeasurementFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from benches.scenario import Figures
 
     #: Begin to wait, with the number of the one that waits.
     Start = Callable[[int], asyncio.Future[Any]]
 
+#: The peer that awaits nothing: runs of a syslet in a completion ring.
+RING = "completion-ring"
 _FOREVER_S = 3600
 _BUFFER_SIZE = 64
 #: More than it takes until whatever starts late has started.
@@ -29,8 +32,12 @@ _SETTLE_S = 0.2
 
 async def timeouts(peer: str, parameters: Mapping[str, Any]) -> Figures:
     """Wait for an hour, so many at once."""
-    start = _syslet_timeout() if peer == SUBJECT else _task_timeout
-    return await measured(start, parameters["n"])
+    n = parameters["n"]
+    if peer == RING:
+        return measured_in_ring(_timeout_program(), [(_FOREVER_S,)] * n)
+    program = _timeout_program() if peer == SUBJECT else None
+    start = _task_timeout if program is None else _task_of(program, [(_FOREVER_S,)] * n)
+    return await measured(start, n)
 
 
 async def receives(peer: str, parameters: Mapping[str, Any]) -> Figures:
@@ -40,8 +47,11 @@ async def receives(peer: str, parameters: Mapping[str, Any]) -> Figures:
     for one in ours:
         one.setblocking(False)
     try:
-        start = _syslet_receive(ours) if peer == SUBJECT else _task_receive(ours)
-        return await measured(start, len(ours))
+        if peer == RING:
+            return measured_in_ring(_receive_program(), [(one,) for one in ours])
+        if peer == SUBJECT:
+            return await measured(_task_of(_receive_program(), [(one,) for one in ours]), len(ours))
+        return await measured(_task_receive(ours), len(ours))
     finally:
         for pair in pairs:
             pair[0].close()
@@ -95,18 +105,16 @@ def _task_receive(sockets: list[socket.socket]) -> Start:
     return lambda idx: asyncio.create_task(loop.sock_recv(sockets[idx], _BUFFER_SIZE))
 
 
-def _syslet_timeout() -> Start:
+def _timeout_program() -> Any:
     threadlets, atoms = _threadlets()
 
-    def wait() -> Generator[Any, Any, Any]:
-        yield atoms.timeout(_FOREVER_S)
+    def wait(seconds: Any) -> Generator[Any, Any, Any]:
+        yield atoms.timeout(seconds)
 
-    program = threadlets.syslet(wait)
-    # Where a run is a future already, it is used as it is; otherwise a task awaits it, and counts.
-    return lambda _idx: asyncio.ensure_future(program())
+    return threadlets.syslet(wait)
 
 
-def _syslet_receive(sockets: list[socket.socket]) -> Start:
+def _receive_program() -> Any:
     threadlets, atoms = _threadlets()
 
     def receive(fd: Any) -> Generator[Any, Any, Any]:
@@ -114,8 +122,45 @@ def _syslet_receive(sockets: list[socket.socket]) -> Start:
         n = yield atoms.recv(fd, data)
         return data[:n]
 
-    program = threadlets.syslet(receive)
-    return lambda idx: asyncio.ensure_future(program(sockets[idx].fileno()))
+    return threadlets.syslet(receive)
+
+
+def _task_of(program: Any, arguments: Sequence[tuple[Any, ...]]) -> Start:
+    return lambda idx: asyncio.create_task(program(*arguments[idx]))
+
+
+def measured_in_ring(program: Any, arguments: Sequence[tuple[Any, ...]]) -> Figures:
+    """Start a run for each of the arguments, in a completion ring, and cancel them.
+
+    :raises MeasurementFailed: one has ended.
+    """
+    threadlets, _ = _threadlets()
+    n = len(arguments)
+    ring = threadlets.CompletionRing()
+    ring.submit(program, *arguments[0])
+    ring.cancel()
+    ring.wait()
+    gc.collect()
+    before = Usage.now()
+    started_ns = now_ns()
+    for each in arguments:
+        if (ended := ring.submit(program, *each)) is not None:
+            raise MeasurementFailed(f"a run did not wait: {ended}")
+    took_ns = now_ns() - started_ns
+    time.sleep(_SETTLE_S)
+    rss_kib = Usage.now().rss_kib - before.rss_kib
+    if (in_flight := threadlets.engine().in_flight) != n:
+        raise MeasurementFailed(f"{n - in_flight} of {n} did not wait.")
+    started_ns = now_ns()
+    ring.cancel()
+    n_ended = 0
+    while n_ended < n:
+        n_ended += len(ring.wait())
+    return {
+        "bytes_each": rss_kib * 1024 / n,
+        "start_us_each": took_ns / 1e3 / n,
+        "cancel_us_each": (now_ns() - started_ns) / 1e3 / n,
+    }
 
 
 def _threadlets() -> tuple[Any, Any]:

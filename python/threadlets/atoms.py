@@ -45,6 +45,7 @@ from threadlets.syslets.flow import (
     lease,
     loop,
     otherwise,
+    parameter,
     stop_if,
     when,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "openat",
     "openat2",
     "otherwise",
+    "parameter",
     "poll",
     "pread",
     "pwrite",

@@ -59,12 +59,9 @@ class CompletionRing:
             TypeError: an argument is of the wrong kind.
             ValueError: `flags` contradict one another, or have no meaning for a whole program.
         """
-        flags = Flow(flags)
-        if flags & ~(Flow.ASYNC | Flow.SYNC | Flow.NO_COMPLETE):
-            raise ValueError(f"{flags!r} says something of an atom; ASYNC, SYNC and NO_COMPLETE go")
-        if Flow.ASYNC | Flow.SYNC in flags:
-            raise ValueError("ASYNC queues at once and SYNC never; leave one out")
-        return self._native._submit(program.native, args, None, tag, flags.value, pool)
+        if flags:
+            _check_flags(Flow(flags))
+        return self._native._submit(program.native, args, None, tag, int(flags), pool)
 
     def wait(self, min_events: int = 1, timeout: float | None = None) -> list[Completion]:
         """Wait until there are at least `min_events` entries, and take all that there are.
@@ -113,3 +110,10 @@ class CompletionRing:
     def _check(self, min_events: int) -> None:
         if not 0 <= min_events <= self.size:
             raise ValueError(f"min_events is {min_events}; the ring has room for {self.size}")
+
+
+def _check_flags(flags: Flow) -> None:
+    if flags & ~(Flow.ASYNC | Flow.SYNC | Flow.NO_COMPLETE):
+        raise ValueError(f"{flags!r} says something of an atom; ASYNC, SYNC and NO_COMPLETE go")
+    if Flow.ASYNC | Flow.SYNC in flags:
+        raise ValueError("ASYNC queues at once and SYNC never; leave one out")

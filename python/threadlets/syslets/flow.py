@@ -12,6 +12,7 @@ from threadlets.syslets.symbols import (
     Growing,
     Lease,
     Memory,
+    Parameter,
     Span,
     Variable,
     name_symbols,
@@ -44,6 +45,11 @@ def counter(initial: int = 0) -> Variable:
             f"a counter begins with a constant, not {value!r}: yield add(counter, …)"
         )
     return Variable(value)
+
+
+def parameter(name: str, default: object = ...) -> Parameter:
+    """Return what a run of `Syslet.from_atoms` is given; its use tells what that must be."""
+    return Parameter(name, default)
 
 
 def address() -> Address:

@@ -11,7 +11,7 @@ from threadlets.syslets.graph import End, Node, build, merge_tests, nodes_from
 from threadlets.syslets.operations import Flow
 from threadlets.syslets.places import Place
 from threadlets.syslets.storage import Storage
-from threadlets.syslets.symbols import value_of
+from threadlets.syslets.symbols import Parameter, value_of
 from threadlets.syslets.table import ABSENT, Notes, Table
 from threadlets.syslets.trace import Loop, Statement, Step, When
 from threadlets.syslets.tracing import Traced
@@ -59,7 +59,9 @@ def lower(traced: Traced) -> tuple[Table, Notes]:
     return _checked(table, storage, traced.place, places, endings)
 
 
-def lower_atoms(name: str, atoms: Sequence[Atom], place: Place) -> tuple[Table, Notes]:
+def lower_atoms(
+    name: str, atoms: Sequence[Atom], parameters: Sequence[Parameter], place: Place
+) -> tuple[Table, Notes]:
     """Return the table of a list of atoms, which a run begins with the first of.
 
     Raises:
@@ -88,7 +90,8 @@ def lower_atoms(name: str, atoms: Sequence[Atom], place: Place) -> tuple[Table, 
         (atom.operation.name, operands, storage.result(value), following, int(atom.flags), 0)
         for atom, value, operands, following in drafts
     ]
-    table = Table(name, rows, storage.slots, storage.objects, [], outcomes)
+    given = storage.parameters(parameters, place)
+    table = Table(name, rows, storage.slots, storage.objects, given, outcomes)
     places = [atom.place for atom in atoms]
     return _checked(table, storage, place, places, places)
 

@@ -12,6 +12,7 @@ from threadlets.syslets.atom import Atom
 from threadlets.syslets.explaining import explain
 from threadlets.syslets.lowering import lower, lower_atoms
 from threadlets.syslets.places import here
+from threadlets.syslets.symbols import Parameter
 from threadlets.syslets.table import Notes, Table
 from threadlets.syslets.tracing import trace_function
 
@@ -32,16 +33,23 @@ class Syslet(Generic[P]):
         self._notes = notes
 
     @classmethod
-    def from_atoms(cls, atoms: Sequence[Atom], *, name: str = "syslet") -> Syslet[[]]:
+    def from_atoms(
+        cls,
+        atoms: Sequence[Atom],
+        *,
+        parameters: Sequence[Parameter] = (),
+        name: str = "syslet",
+    ) -> Syslet[...]:
         """Make a program of atoms in the order of the table; a run gives the value of the last.
 
         An atom goes on with its neighbour, or as its `then` says; its flags say what stops it
-        (`with_flags`), and a variable keeps its value (`into`).
+        (`with_flags`), and a variable keeps its value (`into`). `parameters` are what a run is
+        given, in order: those that atoms have as operands (`parameter(name)`).
 
         Raises:
             SysletError: there are none, one goes on where there is none, or nothing ends a loop.
         """
-        return Syslet(*lower_atoms(name, atoms, here()))
+        return Syslet(*lower_atoms(name, atoms, parameters, here()))
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
         """Run the program: here as far as nothing blocks, from there on in the engine.

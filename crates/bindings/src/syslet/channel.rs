@@ -51,8 +51,7 @@ impl Channel {
             if state.ended.len() <= n_max {
                 return std::mem::take(&mut state.ended);
             }
-            let rest = state.ended.split_off(n_max);
-            std::mem::replace(&mut state.ended, rest)
+            state.ended.drain(..n_max).collect()
         })
     }
 
