@@ -319,6 +319,7 @@ class Sweep:
         inputs: Iterable[Any],
         depth: int,
         ordered: bool,
+        timeout: float | None = None,
         pool: BufferPool | None = None,
     ) -> Sweep: ...
     def next_batch(self) -> list[Result] | None: ...
@@ -339,6 +340,7 @@ class Completions:
         kwargs: dict[str, Any] | None,
         tag: Any,
         flags: int,
+        timeout: float | None = None,
         pool: BufferPool | None = None,
     ) -> Result | None: ...
     def _wait(

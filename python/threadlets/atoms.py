@@ -38,6 +38,7 @@ from threadlets.syslets.files import (
 )
 from threadlets.syslets.flow import (
     address,
+    assign,
     break_if,
     buffer,
     counter,
@@ -85,6 +86,7 @@ __all__ = [
     "accept",
     "add",
     "address",
+    "assign",
     "break_if",
     "buffer",
     "close",

@@ -225,9 +225,8 @@ class _Machine:
         for span in spans:
             row = self._table.objects[span[0]]
             if row[0] == "growing":
-                room = bytearray(self._slots[row[1]] - len(self._object(span[0])))
-                if not room:
-                    raise OSError(errno.ENOBUFS, "growing memory is full")
+                # One byte more than there is room for tells the end from more to come.
+                room = bytearray(max(1, self._slots[row[1]] - len(self._object(span[0]))))
                 views.append(memoryview(room))
                 grown.append((span[0], room))
             else:
@@ -237,6 +236,10 @@ class _Machine:
         for view, (index, room) in zip(views, grown, strict=True):
             n_here = min(left, len(view))
             left -= n_here
+            if room is not None and n_here > self._slots[self._table.objects[index][1]] - len(
+                self._object(index)
+            ):
+                raise OSError(errno.ENOBUFS, "growing memory is full")
             if room is not None:
                 self._memory[index] = self._object(index) + room[:n_here]
         return int(n_read)

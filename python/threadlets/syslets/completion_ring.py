@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, Self
 
 from threadlets._core import BufferPool, Completions, Result
 from threadlets.syslets.operations import Flow
@@ -48,12 +48,14 @@ class CompletionRing:
         *args: Any,
         tag: Any = None,
         flags: Flow | int = 0,
+        timeout: float | None = None,
         pool: BufferPool | None = None,
     ) -> Result | None:
         """Start a program: return its result if it ended at once, None if an entry is to come.
 
         `flags`: ASYNC tries nothing here, SYNC does everything here, however long it takes, and
-        NO_COMPLETE makes no entry. Any thread may submit.
+        NO_COMPLETE makes no entry. One that takes longer than `timeout` seconds after it first had
+        to wait fails with ETIMEDOUT. Any thread may submit.
 
         Raises:
             TypeError: an argument is of the wrong kind.
@@ -61,7 +63,7 @@ class CompletionRing:
         """
         if flags:
             _check_flags(Flow(flags))
-        return self._native._submit(program.native, args, None, tag, int(flags), pool)
+        return self._native._submit(program.native, args, None, tag, int(flags), timeout, pool)
 
     def wait(self, min_events: int = 1, timeout: float | None = None) -> list[Completion]:
         """Wait until there are at least `min_events` entries, and take all that there are.
@@ -106,6 +108,19 @@ class CompletionRing:
     def cancel(self) -> None:
         """Cancel everything that is under way; each makes its entry, with errno ECANCELED."""
         self._native._cancel()
+
+    def close(self) -> None:
+        """Cancel everything that is under way, wait until it has ended, and drop the entries."""
+        self.cancel()
+        while self.outstanding:
+            self._native._wait(1, self.size, None)
+        self._waiting.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
     def _check(self, min_events: int) -> None:
         if not 0 <= min_events <= self.size:

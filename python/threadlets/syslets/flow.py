@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from threadlets.syslets import trace
+from threadlets.syslets.atom import Atom
 from threadlets.syslets.operands import Number
 from threadlets.syslets.places import here, user_frame
 from threadlets.syslets.symbols import (
@@ -18,6 +19,7 @@ from threadlets.syslets.symbols import (
     name_symbols,
     number,
 )
+from threadlets.syslets.waiting import add
 
 
 def buffer(size: Number) -> Buffer:
@@ -45,6 +47,11 @@ def counter(initial: int = 0) -> Variable:
             f"a counter begins with a constant, not {value!r}: yield add(counter, …)"
         )
     return Variable(value)
+
+
+def assign(variable: Variable, value: Number) -> Atom:
+    """Give a variable a value, when a run gets here; its initial one is given once per run."""
+    return add(value, 0).into(variable)
 
 
 def parameter(name: str, default: object = ...) -> Parameter:

@@ -16,7 +16,7 @@ use super::channel::Channel;
 use super::engine::{self, Pool};
 use super::program::{Started, SysletProgram, pool_or_default};
 use super::result::SysletResult;
-use super::sweep::{new_group, readiness};
+use super::sweep::{new_group, readiness, timeout_ns};
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
 
@@ -99,7 +99,7 @@ impl Completions {
     }
 
     /// Start a program: its result if it ends without blocking, else None, and an entry to come.
-    #[pyo3(signature = (program, args, kwargs, tag, flags, pool=None))]
+    #[pyo3(signature = (program, args, kwargs, tag, flags, timeout=None, pool=None))]
     #[allow(clippy::too_many_arguments)]
     fn _submit(
         &self,
@@ -109,6 +109,7 @@ impl Completions {
         kwargs: Option<&Bound<'_, PyDict>>,
         tag: Py<PyAny>,
         flags: u8,
+        timeout: Option<f64>,
         pool: Option<&Pool>,
     ) -> PyResult<Option<SysletResult>> {
         let flags = Flags::from_bits(flags);
@@ -138,6 +139,7 @@ impl Completions {
         });
         run.token = token;
         run.group = self.group;
+        run.timeout_ns = timeout_ns(timeout)?;
         run.outlet = Some(Arc::clone(&self.channel) as Arc<dyn Outlet>);
         match engine::submit(&self.engine, run) {
             Ok(_) => Ok(None),

@@ -101,8 +101,8 @@ pub(crate) fn submit_many(engine: &Engine, runs: Vec<Box<Run>>) -> PyResult<()> 
 
 fn no_thread(error: threadlets_core::Error) -> PyErr {
     PyRuntimeError::new_err(format!(
-        "the engine has no thread to carry this on ({error}); if the interpreter is not ending, raise \
-         the limits on threads and memory (ulimit -u, ulimit -l)"
+        "the engine cannot carry this on ({error}): it was stopped (the interpreter ends, or \
+         use_engine() has replaced it), or its thread could not start (ulimit -u, -n, -l)"
     ))
 }
 

@@ -77,12 +77,15 @@ fn lease(py: Python<'_>, run: &mut Run, span: Span) -> PyResult<Py<PyAny>> {
     Ok(Py::new(py, leased)?.into_any())
 }
 
-/// An `os.stat_result`.
+/// An `os.stat_result`; None if the atom has failed.
 fn stat(py: Python<'_>, run: &Run, first: u16) -> PyResult<Py<PyAny>> {
     static TYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let its_type =
         TYPE.get_or_try_init(py, || py.import("os")?.getattr("stat_result").map(Bound::unbind))?;
     let field = |idx: u16| run.slot(first + idx);
+    if (0..16).all(|idx| field(idx) == 0) {
+        return Ok(py.None());
+    }
     let [mode, nlink, uid, gid, ino, size] = [0, 1, 2, 3, 4, 5].map(field);
     let [atime_ns, mtime_ns, ctime_ns, btime_ns] = [8, 9, 10, 11].map(field);
     let seconds = |time_ns: i64| time_ns.div_euclid(1_000_000_000);

@@ -70,6 +70,7 @@ pub(crate) struct Sweep {
     group: u64,
     depth: usize,
     is_ordered: bool,
+    timeout_ns: u64,
     state: GilCell<State>,
 }
 
@@ -133,6 +134,7 @@ impl Sweep {
                 match input.and_then(|it| fill(program, &mut run, &it).map(|()| it)) {
                     Ok(input) => {
                         run.group = self.group;
+                        run.timeout_ns = self.timeout_ns;
                         runs.push(run);
                         taken.push(input.unbind());
                     }
@@ -255,12 +257,13 @@ impl Sweep {
 #[pymethods]
 impl Sweep {
     #[new]
-    #[pyo3(signature = (program, inputs, depth, ordered, pool=None))]
+    #[pyo3(signature = (program, inputs, depth, ordered, timeout=None, pool=None))]
     fn new(
         program: Bound<'_, SysletProgram>,
         inputs: &Bound<'_, PyAny>,
         depth: usize,
         ordered: bool,
+        timeout: Option<f64>,
         pool: Option<&Pool>,
     ) -> PyResult<Self> {
         if depth == 0 {
@@ -287,6 +290,7 @@ impl Sweep {
             group: new_group(),
             depth,
             is_ordered: ordered,
+            timeout_ns: timeout_ns(timeout)?,
             state: GilCell::new(state),
         })
     }
@@ -387,6 +391,17 @@ fn try_all(runs: Vec<Box<Run>>) -> (Vec<Box<Run>>, Vec<Box<Run>>) {
         }
     }
     (ended, blocked)
+}
+
+/// A time-out in nanoseconds; zero for none.
+pub(crate) fn timeout_ns(seconds: Option<f64>) -> PyResult<u64> {
+    match seconds {
+        None => Ok(0),
+        Some(seconds) if seconds > 0.0 => Ok(clock::deadline_ns(seconds)),
+        Some(seconds) => Err(PyValueError::new_err(format!(
+            "timeout is {seconds}; it is a number of seconds above zero, or None"
+        ))),
+    }
 }
 
 /// A future of the loop's that is done when a channel has so many runs.

@@ -28,6 +28,16 @@ pub(crate) trait Backend {
     /// The caller vouches for the call's addresses until the operation has come back.
     fn start(&mut self, key: Key, call: Call);
 
+    /// The same for an opening that has to wait for whoever opens the other end, however long it takes.
+    fn start_opening(&mut self, key: Key, call: Call) {
+        self.start(key, call);
+    }
+
+    /// Whether `start` opens named pipes without waiting for the other end, or fails to.
+    fn opens_half(&self) -> bool {
+        false
+    }
+
     /// Have an operation come back soon, with `ECANCELED` if it did nothing.
     fn cancel(&mut self, key: Key);
 

@@ -1,16 +1,208 @@
-//! stub
-use super::backend::*;
+//! Hands: native threads that make calls for one engine thread, which must not block.
+//!
+//! They know nothing of runs: a call comes in, its value goes out. Threads start when there is work
+//! for them, and end when there has been none for a while.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::backend::{Completion, Key};
 use super::inbox::Inbox;
-use crate::syslet::Call;
-use std::sync::Arc;
-pub(crate) struct Hands;
+use crate::syslet::{Call, syscall};
+
+const THREADS_MAX: usize = 16;
+
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// How a hand makes a call.
+///
+/// Whoever calls it vouches for the addresses in the call.
+pub(crate) type Perform = unsafe fn(&Call) -> i64;
+
+struct Job {
+    key: Key,
+    call: Call,
+    perform: Perform,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    done: Vec<Completion>,
+    n_threads: usize,
+    n_idle: usize,
+    is_closing: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// There is a job, or there will be no more.
+    has_news: Condvar,
+    inbox: Arc<Inbox>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The threads that make blocking calls for one engine thread.
+pub(crate) struct Hands {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
 impl Hands {
-    pub(crate) fn new(_: &Arc<Inbox>) -> Self {
-        Self
+    /// No thread yet; they ring the inbox's waker when something has come back.
+    pub(crate) fn new(inbox: &Arc<Inbox>) -> Self {
+        let shared =
+            Shared { state: Mutex::default(), has_news: Condvar::new(), inbox: Arc::clone(inbox) };
+        Self { shared: Arc::new(shared), threads: Vec::new() }
     }
-    pub(crate) fn start(&mut self, _: Key, _: Call) {
-        todo!()
+
+    /// Have a call made, for as long as it takes.
+    ///
+    /// The caller vouches for the call's addresses until the operation has come back.
+    pub(crate) fn start(&mut self, key: Key, call: Call) {
+        self.start_as(key, call, syscall::perform_unless_non_blocking);
     }
-    pub(crate) fn cancel(&mut self, _: Key) {}
-    pub(crate) fn collect(&mut self, _: &mut Vec<Completion>) {}
+
+    /// Have a call made in a way of the caller's own.
+    pub(crate) fn start_as(&mut self, key: Key, call: Call, perform: Perform) {
+        let mut state = self.shared.lock();
+        state.jobs.push_back(Job { key, call, perform });
+        if state.n_idle >= state.jobs.len() {
+            self.shared.has_news.notify_one();
+            return;
+        }
+        if state.n_threads == THREADS_MAX {
+            return;
+        }
+        state.n_threads += 1;
+        drop(state);
+        if let Err(errno) = self.start_thread() {
+            let mut state = self.shared.lock();
+            state.n_threads -= 1;
+            // Without any thread nobody would ever look at it.
+            if state.n_threads == 0 {
+                let jobs = std::mem::take(&mut state.jobs);
+                let refused = jobs.into_iter().map(|it| Completion { key: it.key, value: errno });
+                state.done.extend(refused);
+            }
+        }
+    }
+
+    /// Have an operation come back at once if no hand has taken it; any other goes on.
+    pub(crate) fn cancel(&mut self, key: Key) {
+        let mut state = self.shared.lock();
+        if let Some(idx) = state.jobs.iter().position(|it| it.key == key) {
+            state.jobs.remove(idx);
+            state.done.push(Completion { key, value: -i64::from(libc::ECANCELED) });
+        }
+    }
+
+    /// Take what has come back. The hands ring for what comes after: look here before sleeping.
+    pub(crate) fn collect(&mut self, completions: &mut Vec<Completion>) {
+        completions.append(&mut self.shared.lock().done);
+    }
+
+    fn start_thread(&mut self) -> Result<(), i64> {
+        self.threads.retain(|it| !it.is_finished());
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new()
+            .name("engine-hand".to_owned())
+            .spawn(move || work(&shared))
+            // Not EAGAIN, which says that the operation is to be tried again.
+            .map_err(|_| -i64::from(libc::ENOMEM))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for Hands {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.is_closing = true;
+        // Nobody waits for these any more, nor keeps their addresses valid.
+        state.jobs.clear();
+        drop(state);
+        self.shared.has_news.notify_all();
+        for thread in self.threads.drain(..) {
+            // A hand that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn work(shared: &Shared) {
+    super::ignore_signals();
+    let mut state = shared.lock();
+    loop {
+        if let Some(job) = state.jobs.pop_front() {
+            drop(state);
+            // SAFETY: whoever started the operation vouches for its addresses until it comes back.
+            let value = unsafe { (job.perform)(&job.call) };
+            state = shared.lock();
+            state.done.push(Completion { key: job.key, value });
+            // Whoever put something there before has rung, and it has not been collected yet.
+            if state.done.len() == 1 {
+                shared.inbox.waker.ring();
+            }
+            continue;
+        }
+        if state.is_closing {
+            break;
+        }
+        state.n_idle += 1;
+        let is_idle = |state: &mut State| state.jobs.is_empty() && !state.is_closing;
+        let waited = shared.has_news.wait_timeout_while(state, IDLE_MAX, is_idle);
+        let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        state = guard;
+        state.n_idle -= 1;
+        if timeout.timed_out() && state.jobs.is_empty() {
+            break;
+        }
+    }
+    state.n_threads -= 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::syslet::Op;
+
+    fn collect(hands: &mut Hands, n: usize) -> Vec<Completion> {
+        let mut all = Vec::new();
+        while all.len() < n {
+            hands.collect(&mut all);
+            std::thread::yield_now();
+        }
+        all
+    }
+
+    #[test]
+    fn what_no_hand_has_taken_is_cancelled_at_once() {
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let mut hands = Hands::new(&inbox);
+        let (reader, writer) = std::io::pipe().unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&reader) as u64;
+        let mut bytes = [0u8; THREADS_MAX + 1];
+        for (key, byte) in bytes.iter_mut().enumerate() {
+            let words = [fd, std::ptr::from_mut(byte) as u64, 1, u64::MAX];
+            hands.start(key as Key, Call::new(Op::Read, words));
+        }
+        // One hand for each, but for the last one.
+        while hands.shared.lock().jobs.len() > 1 {
+            std::thread::yield_now();
+        }
+        hands.cancel(THREADS_MAX as Key);
+        hands.cancel(0);
+        let cancelled = Completion { key: THREADS_MAX as Key, value: -i64::from(libc::ECANCELED) };
+        assert_eq!(vec![cancelled], collect(&mut hands, 1));
+        std::io::Write::write_all(&mut &writer, &[1; THREADS_MAX]).unwrap();
+        assert!(collect(&mut hands, THREADS_MAX).iter().all(|it| it.value == 1));
+    }
 }

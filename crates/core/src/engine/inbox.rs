@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::backend::Waker;
-use crate::error::Result;
+use crate::error;
 use crate::syslet::Run;
 
 /// What other threads ask of an engine's thread.
@@ -25,31 +25,44 @@ pub(crate) enum Message {
 /// The messages that an engine's thread has not taken yet.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    messages: Mutex<Vec<Message>>,
+    /// `None`: the thread has ended.
+    messages: Mutex<Option<Vec<Message>>>,
     n_messages: AtomicUsize,
     is_sleeping: AtomicBool,
     pub(crate) waker: Waker,
 }
 
 impl Inbox {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new() -> error::Result<Self> {
         Ok(Self {
-            messages: Mutex::new(Vec::new()),
+            messages: Mutex::new(Some(Vec::new())),
             n_messages: AtomicUsize::new(0),
             is_sleeping: AtomicBool::new(false),
             waker: Waker::new()?,
         })
     }
 
-    /// Send a message, and wake the thread if it sleeps.
-    pub(crate) fn send(&self, message: Message) {
-        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Send a message, and wake the thread if it sleeps; the message comes back if it has ended.
+    pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
+        let mut guard = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(messages) = &mut *guard else { return Err(message) };
         messages.push(message);
         self.n_messages.store(messages.len(), Ordering::SeqCst);
-        drop(messages);
+        drop(guard);
         if self.is_sleeping.swap(false, Ordering::SeqCst) {
             self.waker.ring();
         }
+        Ok(())
+    }
+
+    /// Take no more messages, unless there are some.
+    pub(crate) fn close(&self) -> bool {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_empty = messages.as_ref().is_none_or(Vec::is_empty);
+        if is_empty {
+            *messages = None;
+        }
+        is_empty
     }
 
     pub(crate) fn take(&self) -> Vec<Message> {
@@ -58,7 +71,7 @@ impl Inbox {
         }
         let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
         self.n_messages.store(0, Ordering::SeqCst);
-        std::mem::take(&mut *messages)
+        messages.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The thread is about to wait; whether there are messages after all.

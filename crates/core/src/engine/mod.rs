@@ -7,9 +7,11 @@
 mod backend;
 mod hands;
 mod inbox;
+mod patient;
 mod sim;
 mod thread;
 mod uring;
+mod watches;
 mod workers;
 
 use std::fmt;
@@ -153,9 +155,15 @@ impl Engine {
         let n_lanes = self.lanes.len() as u64;
         let id = self.n_named.fetch_add(1, Relaxed) * n_lanes + lane_idx as u64;
         run.id = id;
-        self.lanes[lane_idx].n_in_flight.fetch_add(1, Relaxed);
-        inbox.send(Message::Run(run));
-        Ok(id)
+        let n_in_flight = &self.lanes[lane_idx].n_in_flight;
+        n_in_flight.fetch_add(1, Relaxed);
+        match inbox.send(Message::Run(run)) {
+            Err(Message::Run(run)) => {
+                n_in_flight.fetch_sub(1, Relaxed);
+                Err((stopped(), run))
+            }
+            _ => Ok(id),
+        }
     }
 
     /// Have many runs carried on, shared out among the threads. They have no names; `cancel_group`
@@ -172,8 +180,13 @@ impl Engine {
                 Err(error) => return Err((error, runs)),
             };
             let part = runs.split_off(runs.len().saturating_sub(share));
-            self.lanes[lane_idx].n_in_flight.fetch_add(part.len(), Relaxed);
-            inbox.send(Message::Runs(part));
+            let (n_in_flight, n_runs) = (&self.lanes[lane_idx].n_in_flight, part.len());
+            n_in_flight.fetch_add(n_runs, Relaxed);
+            if let Err(Message::Runs(part)) = inbox.send(Message::Runs(part)) {
+                n_in_flight.fetch_sub(n_runs, Relaxed);
+                runs.extend(part);
+                return Err((stopped(), runs));
+            }
             lane_idx = (lane_idx + 1) % self.lanes.len();
         }
         Ok(())
@@ -183,14 +196,15 @@ impl Engine {
     pub fn cancel(&self, id: u64) {
         let lane = &self.lanes[(id % self.lanes.len() as u64) as usize];
         if let Some(inbox) = lane.inbox.get() {
-            inbox.send(Message::Cancel(id));
+            // Whoever has ended has nothing to cancel.
+            let _ = inbox.send(Message::Cancel(id));
         }
     }
 
     /// End all runs of a group soon.
     pub fn cancel_group(&self, group: u64) {
         for inbox in self.lanes.iter().filter_map(|lane| lane.inbox.get()) {
-            inbox.send(Message::CancelGroup(group));
+            let _ = inbox.send(Message::CancelGroup(group));
         }
     }
 
@@ -201,7 +215,7 @@ impl Engine {
         for lane in &self.lanes {
             let started = lane.started.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some((inbox, thread)) = started {
-                inbox.send(Message::Stop);
+                let _ = inbox.send(Message::Stop);
                 threads.push(thread);
             }
         }
@@ -227,7 +241,7 @@ impl Engine {
         }
         let mut started = lane.started.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_stopped.load(Relaxed) {
-            return Err(Error::new("engine", Errno::SHUTDOWN));
+            return Err(stopped());
         }
         if started.is_none() {
             *started = Some(self.start_thread(lane_idx)?);
@@ -264,6 +278,10 @@ impl Engine {
     }
 }
 
+fn stopped() -> Error {
+    Error::new("engine", Errno::SHUTDOWN)
+}
+
 fn serve<B: Backend>(
     backend: Result<B>,
     inbox: Arc<Inbox>,
@@ -288,6 +306,10 @@ pub(crate) fn ignore_signals() {
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
+        // What the thread does to itself ends the process, and the host may have a word on it.
+        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL] {
+            libc::sigdelset(&raw mut all, fault);
+        }
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
     }
 }

@@ -1,38 +1,313 @@
-//! stub
-use super::backend::*;
-use super::inbox::Inbox;
-use crate::error::Result;
-use crate::syslet::Call;
+//! A simulation: real calls, in an order, with failures, and at times that a seed decides.
+//!
+//! Everything happens on the engine's own thread. What the seed decides depends on the sequence of
+//! the operations that are started, and on nothing else, as long as nobody outside takes part.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+
+use super::backend::{Backend, Completion, Key};
+use super::inbox::Inbox;
+use super::patient::{self, NOT_YET};
+use super::workers::RETRY_NS;
+use crate::clock;
+use crate::error::Result;
+use crate::syslet::{Call, Op, syscall};
+
+/// How a simulated engine treats what it is asked to do.
 #[derive(Debug, Clone, Default)]
 pub struct Simulation {
+    /// Decides everything else.
     pub seed: u64,
+    /// The share of operations that fail without being made, from 0 to 1.
     pub error_rate: f64,
+    /// The share of transfers that move less than they could, from 0 to 1.
     pub short_rate: f64,
 }
-pub(crate) struct Simulated;
-impl Simulated {
-    pub(crate) fn new(_: &Arc<Inbox>, _: Simulation) -> Result<Self> {
-        todo!()
+
+/// A folder's entries do not fit into less, in bytes.
+const FOLDER_MIN_BYTES: u64 = 512;
+
+/// What a pipe takes in one piece, in bytes.
+const PIPE_MIN_BYTES: u64 = 4096;
+
+/// Random numbers, the same ones for the same seed (splitmix64).
+#[derive(Debug, Clone)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut it = self.0;
+        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        it ^ (it >> 31)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    fn happens(&mut self, rate: f64) -> bool {
+        rate > (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
+
+#[derive(Debug)]
+struct Operation {
+    key: Key,
+    call: Call,
+    is_cancelled: bool,
+    /// Fails with this; zero: does not.
+    errno: i64,
+    /// Falls short by this much, in some measure; zero: does not.
+    shortage: u64,
+    opens_pipe: bool,
+    half: Option<OwnedFd>,
+}
+
+/// The operations of the one thread of a simulated engine.
+pub(crate) struct Simulated {
+    simulation: Simulation,
+    random: Random,
+    now_ns: u64,
+    /// In the order in which they were started.
+    operations: Vec<Operation>,
+    inbox: Arc<Inbox>,
+}
+
+impl Simulated {
+    /// For this thread.
+    pub(crate) fn new(inbox: &Arc<Inbox>, simulation: Simulation) -> Result<Self> {
+        Ok(Self {
+            random: Random(simulation.seed),
+            simulation,
+            now_ns: clock::now_ns(),
+            operations: Vec::new(),
+            inbox: Arc::clone(inbox),
+        })
+    }
+
+    /// Make some of the calls; all of them, as long as none comes back.
+    fn make_some(&mut self, completions: &mut Vec<Completion>) {
+        let n_operations = self.operations.len();
+        if n_operations == 0 {
+            return;
+        }
+        let before = self.random.clone();
+        let n_wanted = 1 + self.random.below(n_operations);
+        let mut order: Vec<usize> = (0..n_operations).collect();
+        for idx in (1..n_operations).rev() {
+            order.swap(idx, self.random.below(idx + 1));
+        }
+        let mut is_back = vec![false; n_operations];
+        for (n_tried, idx) in order.into_iter().enumerate() {
+            if n_tried >= n_wanted && !completions.is_empty() {
+                break;
+            }
+            let operation = &mut self.operations[idx];
+            let value = match (operation.is_cancelled, self.random.next() % 2) {
+                (true, 0) => -i64::from(libc::ECANCELED),
+                // Sometimes it is too late to cancel.
+                (true, _) => match operation.make() {
+                    NOT_YET => -i64::from(libc::ECANCELED),
+                    value => value,
+                },
+                _ => operation.make(),
+            };
+            if value != NOT_YET {
+                is_back[idx] = true;
+                completions.push(Completion { key: operation.key, value });
+            }
+        }
+        if completions.is_empty() {
+            // How often we look in vain is up to others: it must not change what comes next.
+            self.random = before;
+            return;
+        }
+        let mut is_back = is_back.into_iter();
+        self.operations.retain(|_| is_back.next() != Some(true));
+    }
+
+    /// Wait in earnest, until somebody outside does something.
+    fn wait_in_earnest(&mut self) {
+        let pollfd = |fd, events| libc::pollfd { fd, events, revents: 0 };
+        let mut polled = vec![pollfd(self.inbox.waker.as_fd().as_raw_fd(), libc::POLLIN)];
+        let mut patience_ms = -1;
+        for operation in &self.operations {
+            match operation.awaited() {
+                Some((fd, events)) => polled.push(pollfd(fd, events)),
+                None => patience_ms = (RETRY_NS / 1_000_000) as i32,
+            }
+        }
+        // SAFETY: the address and the length are those of a vector that lives here.
+        unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, patience_ms) };
+        if polled[0].revents != 0 {
+            self.inbox.waker.hush();
+        }
+    }
+}
+
+impl Operation {
+    /// Make the call, unless it has to wait.
+    fn make(&mut self) -> i64 {
+        let call = match self.errno {
+            0 => self.call,
+            // What close(2) was given is gone, whatever it says.
+            errno if self.call.op() == Op::Close => {
+                // SAFETY: a call without addresses.
+                return match unsafe { patient::perform(&self.call) } {
+                    0 => errno,
+                    value => value,
+                };
+            }
+            errno => return errno,
+        };
+        if call.op() == Op::Poll {
+            return match syscall::poll(call.int(0), call.int(1) as i16, 0) {
+                0 => NOT_YET,
+                value => value,
+            };
+        }
+        let mut value = NOT_YET;
+        if !self.opens_pipe {
+            let call = if self.shortage > 0 { shortened(&call, self.shortage) } else { call };
+            // SAFETY: whoever started the operation vouches for its addresses until it comes back.
+            value = unsafe { patient::perform(&call) };
+            self.opens_pipe = value == NOT_YET && matches!(call.op(), Op::Openat | Op::Openat2);
+        }
+        if self.opens_pipe {
+            // SAFETY: see above.
+            value = unsafe { patient::open_pipe(&call, &mut self.half) };
+        }
+        value
+    }
+
+    /// Which descriptor it waits for; `None`: nothing tells.
+    fn awaited(&self) -> Option<(RawFd, i16)> {
+        match self.call.op() {
+            Op::Poll => Some((self.call.int(0), self.call.int(1) as i16)),
+            _ => patient::awaited(&self.call),
+        }
+    }
+}
+
+/// What an operation may fail with.
+fn errors(call: &Call) -> Vec<i32> {
+    match call.op() {
+        // Time-outs are the thread's own, the rest leaves no trace.
+        Op::Nop | Op::Add | Op::Timeout => return Vec::new(),
+        Op::Close => return vec![libc::EIO, libc::EINTR],
+        Op::Poll => return vec![libc::ENOMEM, libc::EINTR],
+        _ => {}
+    }
+    let mut errors = vec![libc::EIO, libc::EINTR, libc::ENOMEM];
+    let is_transfer = matches!(call.op(), Op::Read | Op::Write | Op::Readv | Op::Writev);
+    if call.op().readiness().is_some() || is_transfer && !syscall::is_file(call.int(0)) {
+        errors.push(libc::EAGAIN);
+    }
+    if matches!(call.op(), Op::Write | Op::Pwrite | Op::Writev | Op::Fallocate) {
+        errors.push(libc::ENOSPC);
+    }
+    errors
+}
+
+/// A call that moves less, but something, if it may come up short at all.
+fn shortened(call: &Call, shortage: u64) -> Call {
+    let fd = call.int(0);
+    let writes = matches!(call.op(), Op::Write | Op::Pwrite | Op::Writev);
+    let min_bytes = match (call.op(), syscall::kind(fd)) {
+        (Op::Getdents, _) => FOLDER_MIN_BYTES,
+        (_, Some(libc::S_IFIFO)) if writes => PIPE_MIN_BYTES,
+        (_, Some(libc::S_IFREG | libc::S_IFIFO)) => 1,
+        // A datagram that is cut is another datagram.
+        (_, Some(libc::S_IFSOCK)) if syscall::is_stream(fd) => 1,
+        _ => return *call,
+    };
+    let less =
+        |len: u64| if len > min_bytes { len - shortage % (len - min_bytes + 1) } else { len };
+    match call.op() {
+        Op::Read | Op::Pread | Op::Write | Op::Pwrite | Op::Recv | Op::Send | Op::Getdents => {
+            call.with(2, less(call.words[2]))
+        }
+        Op::Splice => call.with(4, less(call.words[4])),
+        Op::Readv | Op::Writev if min_bytes == 1 => {
+            call.with(2, fewer(call.at::<libc::iovec>(1), call.len(2), shortage) as u64)
+        }
+        Op::Recvmsg | Op::Sendmsg => {
+            let message = call.at::<libc::msghdr>(1);
+            // SAFETY: whoever makes the call vouches for its addresses; the pieces are listed anew
+            // for each call.
+            unsafe {
+                (*message).msg_iovlen = fewer((*message).msg_iov, (*message).msg_iovlen, shortage);
+            }
+            *call
+        }
+        _ => *call,
+    }
+}
+
+/// A count of fewer pieces, with something in them: nothing at all would be the end of the file.
+fn fewer(pieces: *const libc::iovec, n_pieces: usize, shortage: u64) -> usize {
+    if n_pieces == 0 {
+        return 0;
+    }
+    // SAFETY: whoever makes the call vouches for its addresses.
+    let pieces = unsafe { std::slice::from_raw_parts(pieces, n_pieces) };
+    let first = pieces.iter().position(|it| it.iov_len > 0).unwrap_or(n_pieces - 1);
+    n_pieces - (shortage % (n_pieces - first) as u64) as usize
+}
+
 impl Backend for Simulated {
-    fn start(&mut self, _: Key, _: Call) {
-        todo!()
+    fn start(&mut self, key: Key, call: Call) {
+        // What happens to it is decided now, however often it has to be tried.
+        let (fails, falls_short) = (
+            self.random.happens(self.simulation.error_rate),
+            self.random.happens(self.simulation.short_rate),
+        );
+        let errors = if fails { errors(&call) } else { Vec::new() };
+        let errno = match errors.len() {
+            0 => 0,
+            n_errors => -i64::from(errors[self.random.below(n_errors)]),
+        };
+        let shortage = if falls_short { self.random.next() } else { 0 };
+        self.operations.push(Operation {
+            key,
+            call,
+            is_cancelled: false,
+            errno,
+            shortage,
+            opens_pipe: false,
+            half: None,
+        });
     }
-    fn cancel(&mut self, _: Key) {
-        todo!()
+
+    fn cancel(&mut self, key: Key) {
+        if let Some(operation) = self.operations.iter_mut().find(|it| it.key == key) {
+            operation.is_cancelled = true;
+        }
     }
-    fn wait(&mut self, _: Option<u64>, _: &mut Vec<Completion>) {
-        todo!()
+
+    fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {
+        self.make_some(completions);
+        if !completions.is_empty() {
+            return;
+        }
+        match deadline_ns {
+            Some(deadline_ns) => self.now_ns = self.now_ns.max(deadline_ns),
+            None => self.wait_in_earnest(),
+        }
     }
+
     fn now_ns(&self) -> u64 {
-        todo!()
+        self.now_ns
     }
+
     fn waits_for_readiness(&self) -> bool {
         true
     }
+
     fn tries_first(&self) -> bool {
-        true
+        false
     }
 }

@@ -26,15 +26,29 @@ enum Waits {
     Readiness,
     /// For a connection that is being made.
     Connection,
+    /// For somebody at the other end of the named pipe that it has opened.
+    Partner(i32),
     /// For its time-out.
     Time(TimerKey),
+}
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy)]
+enum Alarm {
+    /// The time-out that a run waits for.
+    Timeout(Key),
+    /// A run has taken too long.
+    Deadline(Key),
 }
 
 #[derive(Debug)]
 struct Entry {
     run: Box<Run>,
     waits: Waits,
-    is_cancelled: bool,
+    /// Why it is to end, if it is.
+    ends_with: Option<i32>,
+    /// When its time is up.
+    deadline: Option<TimerKey>,
     /// Its descriptor was ready, and yet the attempt would have blocked.
     was_ready: bool,
 }
@@ -46,7 +60,7 @@ pub(crate) struct Thread<B> {
     entries: Slab<Entry>,
     by_id: HashMap<u64, Key>,
     turns: VecDeque<Key>,
-    timers: Timers<Key>,
+    timers: Timers<Alarm>,
     ended: Vec<Box<Run>>,
     n_in_flight: Arc<AtomicUsize>,
     is_stopping: bool,
@@ -75,7 +89,7 @@ impl<B: Backend> Thread<B> {
             self.burst();
             self.expire();
             self.give_back();
-            if self.is_stopping && self.entries.is_empty() {
+            if self.is_stopping && self.entries.is_empty() && self.inbox.close() {
                 break;
             }
             // Say that we sleep before looking a last time: whoever sends a message looks after.
@@ -99,7 +113,7 @@ impl<B: Backend> Thread<B> {
                 Message::Runs(runs) => runs.into_iter().for_each(|run| self.admit(run)),
                 Message::Cancel(id) => {
                     if let Some(&key) = self.by_id.get(&id) {
-                        self.cancel(key);
+                        self.cut_short(key, libc::ECANCELED);
                     }
                 }
                 Message::CancelGroup(group) => self.cancel_where(|run| run.group == group),
@@ -114,28 +128,37 @@ impl<B: Backend> Thread<B> {
     fn admit(&mut self, mut run: Box<Run>) {
         run.went_async = true;
         let id = run.id;
-        let entry = Entry { run, waits: Waits::Turn, is_cancelled: false, was_ready: false };
+        let timeout_ns = run.timeout_ns;
+        let entry =
+            Entry { run, waits: Waits::Turn, ends_with: None, deadline: None, was_ready: false };
         let key = self.entries.insert(entry) as Key;
+        if timeout_ns > 0 {
+            let deadline_ns = self.backend.now_ns().saturating_add(timeout_ns);
+            let timer = self.timers.start(deadline_ns, Alarm::Deadline(key));
+            self.entries[key as usize].deadline = Some(timer);
+        }
         if id != 0 {
             self.by_id.insert(id, key);
         }
         self.turns.push_back(key);
         if self.is_stopping {
-            self.cancel(key);
+            self.cut_short(key, libc::ECANCELED);
         }
     }
 
     fn cancel_where(&mut self, is_meant: impl Fn(&Run) -> bool) {
         let meant = self.entries.iter().filter(|(_, entry)| is_meant(&entry.run));
         let keys: Vec<Key> = meant.map(|(key, _)| key as Key).collect();
-        keys.into_iter().for_each(|key| self.cancel(key));
+        keys.into_iter().for_each(|key| self.cut_short(key, libc::ECANCELED));
     }
 
-    fn cancel(&mut self, key: Key) {
+    /// Have a run end soon, for this reason.
+    fn cut_short(&mut self, key: Key, errno: i32) {
         let entry = &mut self.entries[key as usize];
-        if std::mem::replace(&mut entry.is_cancelled, true) {
+        if entry.ends_with.is_some() {
             return;
         }
+        entry.ends_with = Some(errno);
         match entry.waits {
             // Its turn comes soon, and ends it.
             Waits::Turn => {}
@@ -143,7 +166,9 @@ impl<B: Backend> Thread<B> {
                 self.timers.cancel(timer);
                 self.end(key);
             }
-            Waits::Operation | Waits::Readiness | Waits::Connection => self.backend.cancel(key),
+            Waits::Operation | Waits::Readiness | Waits::Connection | Waits::Partner(_) => {
+                self.backend.cancel(key);
+            }
         }
     }
 
@@ -158,16 +183,19 @@ impl<B: Backend> Thread<B> {
     fn turn(&mut self, key: Key) {
         let budget = Budget { tries: self.backend.tries_first(), ..Budget::PATIENT };
         let entry = &mut self.entries[key as usize];
-        if entry.is_cancelled {
+        if entry.ends_with.is_some() {
             self.end(key);
             return;
         }
-        match inline::advance(&mut entry.run, budget) {
+        let mut stopped = inline::advance(&mut entry.run, Budget { atoms: 1, ..budget });
+        if stopped == Stopped::BudgetSpent {
+            // Only the atom whose descriptor was ready can be stuck, not one that comes after it.
+            entry.was_ready = false;
+            stopped = inline::advance(&mut entry.run, budget);
+        }
+        match stopped {
             Stopped::Ended => self.give_up(key),
-            Stopped::BudgetSpent => {
-                entry.was_ready = false;
-                self.wait_for_turn(key);
-            }
+            Stopped::BudgetSpent => self.wait_for_turn(key),
             Stopped::WouldBlock => self.start(key),
         }
     }
@@ -186,7 +214,7 @@ impl<B: Backend> Thread<B> {
         };
         if call.op() == Op::Timeout {
             let deadline_ns = entry.run.deadline_ns(call.words[0], self.backend.now_ns());
-            entry.waits = Waits::Time(self.timers.start(deadline_ns, key));
+            entry.waits = Waits::Time(self.timers.start(deadline_ns, Alarm::Timeout(key)));
             return;
         }
         if self.backend.waits_for_readiness() {
@@ -211,8 +239,12 @@ impl<B: Backend> Thread<B> {
     fn connect(&mut self, key: Key, call: &Call) {
         // SAFETY: the run has just looked up the addresses; they are used at once.
         let value = unsafe { syscall::begin_to_connect(call) };
-        if value == -i64::from(libc::EINPROGRESS) {
+        if syscall::is_connecting(-value) {
             self.wait_for(key, Waits::Connection, call, libc::POLLOUT);
+        } else if value == -i64::from(libc::EAGAIN) {
+            // A Unix socket whose backlog is full: no event tells when there is room.
+            self.entries[key as usize].waits = Waits::Operation;
+            self.backend.start(key, *call);
         } else {
             self.go_on(key, value);
         }
@@ -222,9 +254,21 @@ impl<B: Backend> Thread<B> {
     fn come_back(&mut self, Completion { key, value }: Completion) {
         let entry = &mut self.entries[key as usize];
         let waits = std::mem::replace(&mut entry.waits, Waits::Turn);
+        let is_undone = [libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&(-value as i32));
+        if let Waits::Partner(fd) = waits
+            && entry.ends_with.is_some()
+        {
+            syscall::close(fd);
+            return self.end(key);
+        }
+        if entry.ends_with.is_some() && is_undone && entry.run.op() != Op::Close {
+            return self.end(key);
+        }
         match waits {
             Waits::Readiness if value >= 0 => {
-                entry.run.note_ready();
+                if self.backend.tries_first() {
+                    entry.run.note_ready();
+                }
                 entry.was_ready = true;
                 self.wait_for_turn(key);
             }
@@ -235,7 +279,7 @@ impl<B: Backend> Thread<B> {
                 };
                 self.go_on(key, outcome);
             }
-            Waits::Operation if value == -i64::from(libc::EAGAIN) && !entry.is_cancelled => {
+            Waits::Operation if value == -i64::from(libc::EAGAIN) => {
                 // A non-blocking descriptor: wait until it is ready, and try again.
                 match entry.run.prepare() {
                     Ok(call) => match readiness_events(&call) {
@@ -247,10 +291,33 @@ impl<B: Backend> Thread<B> {
                     Err(errno) => self.go_on(key, i64::from(errno)),
                 }
             }
-            Waits::Operation if value == -i64::from(libc::EINTR) && !entry.is_cancelled => {
+            Waits::Operation if self.backend.opens_half() && is_half_open(&entry.run, value) => {
+                self.open_whole(key, value);
+            }
+            Waits::Partner(fd) => self.go_on(key, i64::from(fd)),
+            // What close(2) was given is gone even then, and its number may be somebody else's.
+            _ if value == -i64::from(libc::EINTR) && entry.run.op() != Op::Close => {
                 self.start(key);
             }
             _ => self.go_on(key, value),
+        }
+    }
+
+    /// A named pipe was opened, or refused, because nobody is at its other end: wait for him.
+    fn open_whole(&mut self, key: Key, value: i64) {
+        let entry = &mut self.entries[key as usize];
+        if value >= 0 {
+            // Whoever opens the other end finds this one open; what he does then shows here.
+            entry.waits = Waits::Partner(value as i32);
+            let call = Call::new(Op::Poll, [value as u64, libc::POLLIN as u64]);
+            return self.backend.start(key, call);
+        }
+        match entry.run.prepare() {
+            Ok(call) => {
+                entry.waits = Waits::Operation;
+                self.backend.start_opening(key, call);
+            }
+            Err(errno) => self.go_on(key, i64::from(errno)),
         }
     }
 
@@ -269,19 +336,29 @@ impl<B: Backend> Thread<B> {
             return;
         }
         let now_ns = self.backend.now_ns();
-        while let Some(key) = self.timers.pop_due(now_ns) {
-            self.go_on(key, 0);
+        while let Some(alarm) = self.timers.pop_due(now_ns) {
+            match alarm {
+                Alarm::Timeout(key) => self.go_on(key, 0),
+                Alarm::Deadline(key) => {
+                    self.entries[key as usize].deadline = None;
+                    self.cut_short(key, libc::ETIMEDOUT);
+                }
+            }
         }
     }
 
     /// End a run that nobody wants any more, and that has nothing in flight.
     fn end(&mut self, key: Key) {
-        self.entries[key as usize].run.cancel();
+        let entry = &mut self.entries[key as usize];
+        entry.run.give_up(entry.ends_with.unwrap_or(libc::ECANCELED));
         self.give_up(key);
     }
 
     fn give_up(&mut self, key: Key) {
         let entry = self.entries.remove(key as usize);
+        if let Some(deadline) = entry.deadline {
+            self.timers.cancel(deadline);
+        }
         if entry.run.id != 0 {
             self.by_id.remove(&entry.run.id);
         }
@@ -318,8 +395,27 @@ fn deliver(outlet: Option<Arc<dyn Outlet>>, batch: &mut Vec<Box<Run>>) {
     batch.clear();
 }
 
+/// Whether the run has opened, or could not open, a named pipe whose other end nobody has opened.
+fn is_half_open(run: &Run, value: i64) -> bool {
+    if !matches!(run.op(), Op::Openat | Op::Openat2)
+        || run.open_flags() & (libc::O_NONBLOCK | libc::O_PATH) != 0
+    {
+        return false;
+    }
+    let fd = value as i32;
+    value == -i64::from(libc::ENXIO)
+        || value >= 0
+            && syscall::position(fd).is_none()
+            && syscall::kind(fd) == Some(libc::S_IFIFO)
+            && !syscall::has_partner(fd, run.open_flags())
+}
+
 /// For which events the call's descriptor is to be waited for, if that is what it waits for.
 fn readiness_events(call: &Call) -> Option<i16> {
+    // What is no listener is ready to say so.
+    if call.op() == Op::Accept && !syscall::is_listening(call.int(0)) {
+        return None;
+    }
     if let Some(events) = call.op().readiness() {
         return Some(events);
     }
@@ -329,5 +425,5 @@ fn readiness_events(call: &Call) -> Option<i16> {
         _ => return None,
     };
     // Files are always ready, and block all the same.
-    syscall::position(call.int(0)).is_none().then_some(events)
+    (!syscall::is_file(call.int(0))).then_some(events)
 }

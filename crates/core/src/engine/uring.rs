@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use io_uring::squeue::Entry;
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, Probe, opcode, squeue};
 use rustix::io::Errno;
 
 use super::backend::{Backend, Completion, Key};
@@ -134,8 +134,15 @@ impl Ring {
                     self.is_listening = false;
                 }
                 CANCELLED => {}
-                key => completions
-                    .push(Completion { key: key as Key, value: i64::from(entry.result()) }),
+                key => {
+                    let value = match entry.result() {
+                        // What was interrupted in a kernel worker comes back with the kernel's own
+                        // codes for that (ERESTARTSYS and its like).
+                        -516..=-512 => -i64::from(libc::EINTR),
+                        value => i64::from(value),
+                    };
+                    completions.push(Completion { key: key as Key, value });
+                }
             }
         }
         if has_rung {
@@ -150,6 +157,17 @@ impl Backend for Ring {
             Some((_, entry)) => self.push(&entry.user_data(u64::from(key))),
             None => self.hands.start(key, call),
         }
+    }
+
+    fn start_opening(&mut self, key: Key, call: Call) {
+        if let Some((_, entry)) = entry(&call) {
+            self.push(&entry.flags(squeue::Flags::ASYNC).user_data(u64::from(key)));
+        }
+    }
+
+    /// The kernel tries with `O_NONBLOCK`, which is another thing for a named pipe.
+    fn opens_half(&self) -> bool {
+        true
     }
 
     fn cancel(&mut self, key: Key) {

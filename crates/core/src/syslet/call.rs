@@ -21,6 +21,7 @@ use super::op::Op;
 /// | recv, send | descriptor, start, length, flags |
 /// | recvmsg, sendmsg | descriptor, `msghdr`, flags |
 /// | waitid | kind of identity, identity, options, `siginfo_t` |
+/// | timeout | how long in nanoseconds; for whoever makes the call itself: until when |
 /// | others | as in [`Op::operands`] |
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
@@ -47,6 +48,24 @@ impl Call {
             Op::Read | Op::Pread | Op::Write | Op::Pwrite | Op::Recv | Op::Send => self.len(2),
             _ => 0,
         }
+    }
+
+    /// The same call with another word.
+    pub(crate) fn with(mut self, idx: usize, word: u64) -> Self {
+        self.words[idx] = word;
+        self
+    }
+
+    /// How many bytes a read may give.
+    pub(crate) fn room(&self) -> usize {
+        if self.op != Op::Readv || self.len(2) == 0 {
+            return self.len(2);
+        }
+        // SAFETY: whoever makes a call vouches for its addresses for as long as it is in use.
+        let pieces = unsafe {
+            std::slice::from_raw_parts(self.at::<libc::iovec>(1).cast_const(), self.len(2))
+        };
+        pieces.iter().map(|it| it.iov_len).sum()
     }
 
     /// A word that is a descriptor, or a flag of 32 bits.

@@ -72,7 +72,8 @@ fn attempt(run: &mut Run, tries: bool, bytes_left: &mut usize) -> Result<Flow, S
     // before the call returns.
     match unsafe { syscall::attempt(&call) } {
         Attempt::Done(n_read)
-            if matches!(call.op, Op::Read | Op::Pread) && run.is_cut_short(&call, n_read) =>
+            if matches!(call.op, Op::Read | Op::Pread | Op::Readv)
+                && run.is_cut_short(&call, n_read) =>
         {
             run.note_progress(n_read);
             attempt(run, tries, bytes_left)
@@ -101,7 +102,8 @@ fn perform(run: &mut Run, is_interruptible: bool) -> Flow {
     };
     if call.op == Op::Timeout {
         let now_ns = crate::clock::now_ns();
-        call.words[0] = run.deadline_ns(call.words[0], now_ns).saturating_sub(now_ns);
+        // A point in time: what goes on after a signal does not begin anew.
+        call.words[0] = run.deadline_ns(call.words[0], now_ns);
     }
     // SAFETY: see `attempt`.
     let value = unsafe { syscall::perform(&call, is_interruptible) };

@@ -348,10 +348,8 @@ impl Frame {
         let limit = usize::try_from(self.slot(limit)).map_err(|_| -libc::EINVAL)?;
         let hint = if hint == NONE { 0 } else { self.slot(hint) };
         let Memory::Growing(bytes) = &mut self.objects[idx] else { return Err(-libc::EFAULT) };
-        let room = limit.saturating_sub(bytes.len());
-        if room == 0 && wanted != Some(0) {
-            return Err(-libc::ENOBUFS);
-        }
+        // Into full memory one byte is read, to see whether there is one: the end is no error.
+        let room = limit.saturating_sub(bytes.len()).max(1);
         // One byte more than expected: so the read after the last one finds its room, too.
         let expected = usize::try_from(hint).unwrap_or(0).saturating_add(1);
         let wanted = match wanted {
@@ -363,6 +361,17 @@ impl Frame {
         bytes.try_reserve(wanted).map_err(|_| -libc::ENOMEM)?;
         let start = bytes.spare_capacity_mut().as_mut_ptr().cast();
         Ok(Resolved { start, len: wanted.min(COUNT_MAX) })
+    }
+
+    /// Whether so many bytes more are too many for growing memory.
+    pub(crate) fn overflows(&self, program: &Program, object: u16, n_bytes: usize) -> bool {
+        let idx = usize::from(object);
+        match (&self.objects[idx], &program.objects[idx]) {
+            (Memory::Growing(bytes), Object::Growing { limit, .. }) => {
+                bytes.len() + n_bytes > usize::try_from(self.slot(*limit)).unwrap_or(0)
+            }
+            _ => false,
+        }
     }
 
     /// Several spans, as the kernel reads them, without the first `skipped` bytes.

@@ -97,6 +97,8 @@ pub struct Run {
     pub id: u64,
     /// Names the runs that are cancelled together; zero: none.
     pub group: u64,
+    /// How long an engine may take, in nanoseconds; zero: as long as it takes.
+    pub timeout_ns: u64,
     /// The owner's own, untouched.
     pub token: u64,
     /// Whether the run went to an engine.
@@ -132,6 +134,7 @@ impl Run {
             deadline_ns: 0,
             id: 0,
             group: 0,
+            timeout_ns: 0,
             token: 0,
             went_async: false,
             outlet: None,
@@ -146,7 +149,7 @@ impl Run {
             *memory = Memory::for_object(object);
         }
         (self.at, self.progress, self.deadline_ns) = (0, 0, 0);
-        (self.id, self.group, self.token) = (0, 0, 0);
+        (self.id, self.group, self.token, self.timeout_ns) = (0, 0, 0, 0);
         (self.prospect, self.end, self.went_async) = (Prospect::Open, None, false);
         self.outlet = None;
     }
@@ -219,6 +222,12 @@ impl Run {
     #[inline]
     pub(crate) fn op(&self) -> Op {
         self.program.atoms[usize::from(self.at)].op
+    }
+
+    /// The flags with which the current atom opens a file.
+    pub(crate) fn open_flags(&self) -> i32 {
+        let atom = &self.program.atoms[usize::from(self.at)];
+        self.frame.slot(atom.words[2]) as i32
     }
 
     /// The attempt at the current atom has shown that it blocks.
@@ -300,7 +309,7 @@ impl Run {
             }
             Op::Recv | Op::Send => {
                 let call = self.prepare_transfer(op, [a, b, c, d], None)?;
-                let flags = slot(self, e) & !(libc::MSG_WAITALL as u64);
+                let flags = kernel_flags(slot(self, e))?;
                 Call::new(op, [call.words[0], call.words[1], call.words[2], flags])
             }
             Op::Getdents => self.prepare_transfer(op, [a, b, c, d], None)?,
@@ -424,7 +433,7 @@ impl Run {
         message.msg_controllen = control_len;
         message.msg_flags = 0;
         let message = &raw mut *message as u64;
-        let flags = self.frame.slot(flags) as u64 & !(libc::MSG_WAITALL as u64);
+        let flags = kernel_flags(self.frame.slot(flags) as u64)?;
         Ok(Call::new(op, [self.frame.slot(fd) as u64, message, flags]))
     }
 
@@ -455,7 +464,8 @@ impl Run {
     /// A new descriptor is non-blocking, which the program did not ask for.
     pub(crate) fn complete_tried_open(&mut self, value: i64) -> Flow {
         let flow = self.complete(value);
-        if let Some(opened) = self.opened.last_mut() {
+        // It may be closed already, if the program ended with it.
+        if let Some(opened) = self.opened.iter_mut().find(|it| i64::from(it.fd) == value) {
             opened.is_tried = true;
         }
         if flow == Flow::Ended {
@@ -468,7 +478,7 @@ impl Run {
     /// than by the end of the file.
     pub(crate) fn is_cut_short(&self, call: &Call, n_read: i64) -> bool {
         const PAGE_MASK: i64 = 4095;
-        if n_read <= 0 || n_read as usize >= call.len(2) {
+        if n_read <= 0 || n_read as usize >= call.room() {
             return false;
         }
         let end = match call.offset(3) {
@@ -483,7 +493,8 @@ impl Run {
             },
             offset => offset + n_read,
         };
-        end & PAGE_MASK == 0
+        // Pipes and devices give what there is, wherever they stand.
+        end & PAGE_MASK == 0 && syscall::is_file(call.int(0))
     }
 
     /// So many bytes of the current atom are done; the rest is still to come.
@@ -510,6 +521,15 @@ impl Run {
             _ if self.progress > 0 => {
                 // What went well before the end, or before an error, counts.
                 self.progress as i64 + value.max(0)
+            }
+            _ => value,
+        };
+        let value = match atom.op {
+            Op::Read | Op::Pread | Op::Recv | Op::Getdents
+                if value > 0
+                    && self.frame.overflows(&self.program, atom.words[1], value as usize) =>
+            {
+                -i64::from(libc::ENOBUFS)
             }
             _ => value,
         };
@@ -648,6 +668,11 @@ impl Run {
                 self.forget_position(words[2]);
             }
             Op::Statx if value >= 0 => self.note_stat(words[4]),
+            // What an earlier one has told is not true of this one.
+            Op::Statx => {
+                let first = usize::from(words[4]);
+                self.frame.slots[first..first + 16].fill(0);
+            }
             Op::Waitid if value >= 0 => self.note_child(words[3]),
             _ => {}
         }
@@ -724,9 +749,9 @@ impl Run {
         self.frame.slots[first..first + 3].copy_from_slice(&fields);
     }
 
-    /// End the run because nobody wants it any more.
-    pub fn cancel(&mut self) {
-        self.finish(-i64::from(libc::ECANCELED), true);
+    /// End the run with this errno: it was cancelled, or its time is up.
+    pub(crate) fn give_up(&mut self, errno: i32) {
+        self.finish(-i64::from(errno), true);
     }
 
     fn finish(&mut self, value: i64, is_failure: bool) -> Flow {
@@ -783,6 +808,16 @@ impl Run {
     pub fn release_descriptors(&mut self) {
         self.opened.clear();
     }
+}
+
+/// The flags as the kernel is given them.
+fn kernel_flags(flags: u64) -> Result<u64, Errno> {
+    // The value would be no longer how much memory has been filled.
+    if flags & libc::MSG_TRUNC as u64 != 0 {
+        return Err(-libc::EINVAL);
+    }
+    // The run itself goes on until all is there.
+    Ok(flags & !(libc::MSG_WAITALL as u64))
 }
 
 impl Run {

@@ -2,6 +2,8 @@
 //!
 //! Values are the kernel's: what the call returned, or a negative errno.
 
+use std::os::fd::{FromRawFd, OwnedFd};
+
 use libc::{EAGAIN, EINTR, EOPNOTSUPP, c_int, c_long};
 
 use super::call::Call;
@@ -87,7 +89,7 @@ pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
     }
 }
 
-/// The value of an attempt, unless the kernel says that it cannot be made now, or not this way.
+/// The value of an attempt, unless the kernel says that it cannot be made now.
 #[inline]
 fn unless_blocked(mut call: impl FnMut() -> i64) -> Attempt {
     loop {
@@ -95,10 +97,19 @@ fn unless_blocked(mut call: impl FnMut() -> i64) -> Attempt {
             value if value >= 0 => return Done(value),
             value => match -value as c_int {
                 EINTR => {}
-                EAGAIN | EOPNOTSUPP => return WouldBlock,
+                EAGAIN => return WouldBlock,
                 _ => return Done(value),
             },
         }
+    }
+}
+
+/// The same for `RWF_NOWAIT`, which not everything knows.
+#[inline]
+fn unless_unknown(call: impl FnMut() -> i64) -> Attempt {
+    match unless_blocked(call) {
+        Done(value) if value == -i64::from(EOPNOTSUPP) => WouldBlock,
+        attempt => attempt,
     }
 }
 
@@ -106,12 +117,12 @@ fn unless_blocked(mut call: impl FnMut() -> i64) -> Attempt {
 fn try_positioned(number: c_long, call: &Call) -> Attempt {
     let piece = libc::iovec { iov_base: call.at(1), iov_len: call.len(2) };
     let offset = call.offset(3);
-    unless_blocked(|| sys!(number, call.int(0), &raw const piece, 1, offset, 0, libc::RWF_NOWAIT))
+    unless_unknown(|| sys!(number, call.int(0), &raw const piece, 1, offset, 0, libc::RWF_NOWAIT))
 }
 
 fn try_vectored(number: c_long, call: &Call) -> Attempt {
     let (pieces, n_pieces, offset) = (call.at::<libc::iovec>(1), call.len(2), call.offset(3));
-    unless_blocked(|| sys!(number, call.int(0), pieces, n_pieces, offset, 0, libc::RWF_NOWAIT))
+    unless_unknown(|| sys!(number, call.int(0), pieces, n_pieces, offset, 0, libc::RWF_NOWAIT))
 }
 
 #[inline]
@@ -145,9 +156,9 @@ fn try_open(call: &Call, flags: c_int, mode: u64, resolve: u64) -> Attempt {
     if flags & libc::O_NONBLOCK != 0 {
         return Done(i64::from(fd));
     }
-    if flags & libc::O_PATH == 0 && sys!(libc::SYS_lseek, fd, 0, libc::SEEK_CUR) < 0 {
+    if flags & libc::O_PATH == 0 && position(fd).is_none() && !has_partner(fd, flags) {
         // A pipe, or a device like one: it is to be opened as the program says.
-        sys!(libc::SYS_close, fd);
+        close(fd);
         return WouldBlock;
     }
     Attempt::OpenedNonBlocking(i64::from(fd))
@@ -192,12 +203,12 @@ fn try_message(call: &Call, flags_idx: usize) -> Attempt {
 }
 
 fn try_accept(call: &Call) -> Attempt {
-    // There is no flag for one call: a listener that blocks is not tried.
+    // There is no flag for one call: a listener that blocks is not tried, unlike what is no listener.
     let status = sys!(libc::SYS_fcntl, call.int(0), libc::F_GETFL);
     if status < 0 {
         return Done(status);
     }
-    if status & i64::from(libc::O_NONBLOCK) == 0 {
+    if status & i64::from(libc::O_NONBLOCK) == 0 && is_listening(call.int(0)) {
         return WouldBlock;
     }
     unless_blocked(|| perform_once(call))
@@ -214,6 +225,10 @@ fn try_waitid(call: &Call) -> Attempt {
 
 /// Wait for events of one descriptor; the value is what it is ready for, or 0 after `timeout_ms`.
 pub(crate) fn poll(fd: c_int, events: i16, timeout_ms: c_int) -> i64 {
+    // poll(2) overlooks such a number, and waits for ever.
+    if fd < 0 {
+        return -i64::from(libc::EBADF);
+    }
     let mut polled = libc::pollfd { fd, events, revents: 0 };
     // SAFETY: one descriptor, described by a local variable.
     let n = value(c_long::from(unsafe { libc::poll(&raw mut polled, 1, timeout_ms) }));
@@ -384,7 +399,7 @@ fn perform_once(call: &Call) -> i64 {
         }
         Op::Shutdown => sys!(libc::SYS_shutdown, int(0), int(1)),
         Op::Poll => poll(int(0), int(1) as i16, -1),
-        Op::Timeout => sleep(call.words[0]),
+        Op::Timeout => sleep_until(call.words[0]),
         Op::Waitid => {
             let (info, nothing) = (call.at::<libc::siginfo_t>(3), std::ptr::null_mut::<u8>());
             sys!(libc::SYS_waitid, int(0), int(1), info, int(2), nothing)
@@ -402,13 +417,14 @@ fn splice(call: &Call) -> i64 {
     sys!(libc::SYS_splice, call.int(0), offset_in, call.int(2), offset_out, length, flags)
 }
 
-fn sleep(duration_ns: u64) -> i64 {
-    let duration = libc::timespec {
-        tv_sec: (duration_ns / 1_000_000_000) as libc::time_t,
-        tv_nsec: (duration_ns % 1_000_000_000) as libc::c_long,
+fn sleep_until(deadline_ns: u64) -> i64 {
+    let deadline = libc::timespec {
+        tv_sec: (deadline_ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (deadline_ns % 1_000_000_000) as libc::c_long,
     };
     let nothing = std::ptr::null_mut::<libc::timespec>();
-    sys!(libc::SYS_clock_nanosleep, libc::CLOCK_MONOTONIC, 0, &raw const duration, nothing)
+    let (clock, how) = (libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME);
+    sys!(libc::SYS_clock_nanosleep, clock, how, &raw const deadline, nothing)
 }
 
 /// Make a descriptor blocking, as everybody expects one to be.
@@ -436,6 +452,91 @@ pub(crate) fn pipe() -> Result<[c_int; 2], c_int> {
     let mut ends = [0; 2];
     match sys!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC) {
         0 => Ok(ends),
+        value => Err(value as c_int),
+    }
+}
+
+/// What a descriptor leads to, by the bits of `S_IFMT`; `None`: it is not open.
+pub(crate) fn kind(fd: c_int) -> Option<libc::mode_t> {
+    // SAFETY: a structure of numbers.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the address is that of a local variable.
+    let outcome = unsafe { libc::fstat(fd, &raw mut status) };
+    (outcome == 0).then_some(status.st_mode & libc::S_IFMT)
+}
+
+/// Whether what a descriptor leads to is on a disk: it is always ready, and blocks all the same.
+///
+/// Where it stands does not tell: eventfd, inotify and their like stand at zero for ever.
+pub(crate) fn is_file(fd: c_int) -> bool {
+    matches!(kind(fd), Some(libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK))
+}
+
+/// Whether open(2) of a named pipe would have returned: its other end is open, or being opened.
+///
+/// The descriptor was opened with these flags, and without blocking.
+pub(crate) fn has_partner(fd: c_int, flags: c_int) -> bool {
+    if kind(fd) != Some(libc::S_IFIFO) {
+        return false;
+    }
+    // Without a reader it could not be opened for writing.
+    flags & libc::O_ACCMODE != libc::O_RDONLY || has_writer(fd)
+}
+
+fn has_writer(fd: c_int) -> bool {
+    if poll(fd, libc::POLLIN, 0) != 0 {
+        return true;
+    }
+    // Nothing came yet. A copy of nothing is the end of the file without a writer, and EAGAIN with one.
+    let Ok(ends) = pipe() else { return false };
+    let n = sys!(libc::SYS_tee, fd, ends[1], 1, libc::SPLICE_F_NONBLOCK);
+    ends.into_iter().for_each(close);
+    n > 0 || n == -i64::from(EAGAIN)
+}
+
+/// Whether a descriptor is a socket that connections can be accepted from.
+pub(crate) fn is_listening(fd: c_int) -> bool {
+    socket_option(fd, libc::SO_ACCEPTCONN).is_some_and(|it| it != 0)
+}
+
+/// Whether a descriptor is a socket whose bytes have no borders.
+pub(crate) fn is_stream(fd: c_int) -> bool {
+    socket_option(fd, libc::SO_TYPE) == Some(libc::SOCK_STREAM)
+}
+
+fn socket_option(fd: c_int, name: c_int) -> Option<c_int> {
+    let (mut answer, mut len): (c_int, _) = (0, size_of::<c_int>() as libc::socklen_t);
+    let level = libc::SOL_SOCKET;
+    let outcome = sys!(libc::SYS_getsockopt, fd, level, name, &raw mut answer, &raw mut len);
+    (outcome == 0).then_some(answer)
+}
+
+/// How many bytes a socket that is ready to be written to takes without blocking, at least.
+pub(crate) fn send_room(fd: c_int) -> usize {
+    /// What fits into one packet's memory, of which a ready socket has some.
+    const ROOM_MIN_BYTES: usize = 4096;
+    const SO_MEMINFO: c_int = 55;
+    let (allocated, limit, queued) = (2, 3, 5);
+    let status = sys!(libc::SYS_fcntl, fd, libc::F_GETFL);
+    if status >= 0 && status & i64::from(libc::O_NONBLOCK) != 0 {
+        return usize::MAX;
+    }
+    let mut memory = [0u32; 9];
+    let mut len = size_of_val(&memory) as libc::socklen_t;
+    let (level, start) = (libc::SOL_SOCKET, memory.as_mut_ptr());
+    if sys!(libc::SYS_getsockopt, fd, level, SO_MEMINFO, start, &raw mut len) < 0 {
+        return ROOM_MIN_BYTES;
+    }
+    let free = memory[limit].saturating_sub(memory[allocated].max(memory[queued]));
+    // The kernel counts what it needs for itself, too.
+    (free as usize / 2).max(ROOM_MIN_BYTES)
+}
+
+/// A descriptor that becomes readable when the process ends.
+pub(crate) fn pidfd(pid: c_int) -> Result<OwnedFd, c_int> {
+    match sys!(libc::SYS_pidfd_open, pid, 0) {
+        // SAFETY: it was opened just now, for us.
+        fd if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) }),
         value => Err(value as c_int),
     }
 }

@@ -1,0 +1,218 @@
+//! Calls that hold their thread for as long as a disk does, never for as long as somebody else does.
+//!
+//! What has to wait for another party (a peer, a child, a pipe's other end) is turned away: whoever
+//! wanted it made waits, and has it made again.
+
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use libc::c_int;
+
+use crate::syslet::syscall::{self, Attempt};
+use crate::syslet::{Call, Op};
+
+/// The value of a call that has to wait; no call has this value.
+pub(crate) const NOT_YET: i64 = i64::MIN;
+
+/// How much may be written to a pipe that is ready without waiting for its reader, in bytes.
+const PIPE_ROOM_BYTES: u64 = 4096;
+
+const EAGAIN: i64 = libc::EAGAIN as i64;
+
+/// Whoever looks whether a descriptor is ready, and then makes a call that would block if it was not,
+/// does so alone: one lock for each of them, more or less.
+static BORDERS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
+
+/// Make a call, unless it has to wait for another party: then its value is `NOT_YET`.
+///
+/// # Safety
+/// The addresses in the call are valid for what the operation does with them.
+pub(crate) unsafe fn perform(call: &Call) -> i64 {
+    // SAFETY: the caller's, for this and for what follows.
+    let attempt = || match unsafe { syscall::attempt(call) } {
+        Attempt::Done(value) => value,
+        Attempt::OpenedNonBlocking(fd) => {
+            syscall::make_blocking(fd as c_int);
+            fd
+        }
+        Attempt::WouldBlock => NOT_YET,
+    };
+    // SAFETY: see above.
+    let make = |call: &Call| unsafe { syscall::perform_unless_non_blocking(call) };
+    match call.op() {
+        Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg | Op::Waitid => attempt(),
+        Op::Read | Op::Write | Op::Readv | Op::Writev if !syscall::is_file(call.int(0)) => {
+            match attempt() {
+                NOT_YET => at_the_border(call, |call| make(&of_a_pipe(call))),
+                value => value,
+            }
+        }
+        Op::Accept => match attempt() {
+            NOT_YET => at_the_border(call, make),
+            value => value,
+        },
+        // SAFETY: see above.
+        Op::Connect => match unsafe { syscall::begin_to_connect(call) } {
+            value if value == -EAGAIN || syscall::is_connecting(-value) => NOT_YET,
+            value => value,
+        },
+        Op::Splice => splice(call, make),
+        Op::Openat | Op::Openat2 if leads_to_pipe(call) => NOT_YET,
+        _ => make(call),
+    }
+}
+
+/// Which descriptor a call that was turned away waits for; `None`: nothing tells when to try again.
+pub(crate) fn awaited(call: &Call) -> Option<(c_int, i16)> {
+    ends(call).into_iter().flatten().find(|&(fd, events)| syscall::poll(fd, events, 0) == 0)
+}
+
+/// The descriptors that have to be ready, and for what.
+fn ends(call: &Call) -> [Option<(c_int, i16)>; 2] {
+    let end = |idx, events| {
+        let fd = call.int(idx);
+        (!syscall::is_file(fd)).then_some((fd, events))
+    };
+    match call.op() {
+        Op::Read | Op::Readv | Op::Recv | Op::Recvmsg | Op::Accept => [end(0, libc::POLLIN), None],
+        Op::Write | Op::Writev | Op::Send | Op::Sendmsg => [end(0, libc::POLLOUT), None],
+        Op::Splice => [end(0, libc::POLLIN), end(2, libc::POLLOUT)],
+        _ => [None, None],
+    }
+}
+
+/// Make a call that does not block if its descriptor is ready, if it is.
+///
+/// Others than us may come first, and then it blocks after all: there is no flag against that.
+fn at_the_border(call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
+    let border = &BORDERS[call.int(0) as usize % BORDERS.len()];
+    // Somebody else is about to make one: there may be nothing left for us.
+    let _guard = match border.try_lock() {
+        Ok(guard) => guard,
+        Err(std::sync::TryLockError::Poisoned(error)) => PoisonError::into_inner(error),
+        Err(std::sync::TryLockError::WouldBlock) => return NOT_YET,
+    };
+    for (fd, events) in ends(call).into_iter().flatten() {
+        match syscall::poll(fd, events, 0) {
+            0 => return NOT_YET,
+            value if value < 0 => return value,
+            _ => {}
+        }
+    }
+    match make(call) {
+        value if value == -EAGAIN => NOT_YET,
+        value => value,
+    }
+}
+
+/// As much of a call as a pipe takes that is ready.
+fn of_a_pipe(call: &Call) -> Call {
+    match call.op() {
+        Op::Write => call.with(2, call.words[2].min(PIPE_ROOM_BYTES)),
+        Op::Writev if call.offset(3) == -1 && call.len(2) > 0 => {
+            // SAFETY: whoever makes the call vouches for its addresses.
+            let pieces = unsafe {
+                std::slice::from_raw_parts(call.at::<libc::iovec>(1).cast_const(), call.len(2))
+            };
+            let piece = pieces.iter().find(|it| it.iov_len > 0).unwrap_or(&pieces[0]);
+            let len = (piece.iov_len as u64).min(PIPE_ROOM_BYTES);
+            Call::new(Op::Write, [call.words[0], piece.iov_base as u64, len, u64::MAX])
+        }
+        _ => *call,
+    }
+}
+
+fn splice(call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
+    let is_impatient = call.int(5) as u32 & libc::SPLICE_F_NONBLOCK != 0;
+    let outcome = at_the_border(call, |call| {
+        // The flag counts for pipes alone. A socket that blocks takes only what fits.
+        let room = match syscall::kind(call.int(2)) {
+            Some(libc::S_IFSOCK) => syscall::send_room(call.int(2)) as u64,
+            _ => u64::MAX,
+        };
+        let flags = call.words[5] | u64::from(libc::SPLICE_F_NONBLOCK);
+        make(&call.with(4, call.words[4].min(room)).with(5, flags))
+    });
+    if outcome == NOT_YET && is_impatient { -EAGAIN } else { outcome }
+}
+
+/// Whether open(2) would wait for the other end of a named pipe.
+fn leads_to_pipe(call: &Call) -> bool {
+    const NEVER_WAITS: c_int = libc::O_PATH | libc::O_DIRECTORY | libc::O_NONBLOCK;
+    let flags = open_flags(call);
+    let is_new = libc::O_CREAT | libc::O_EXCL;
+    if flags & NEVER_WAITS != 0
+        || flags & is_new == is_new
+        || flags & libc::O_ACCMODE == libc::O_RDWR
+    {
+        return false;
+    }
+    let look = libc::O_PATH | libc::O_CLOEXEC | flags & libc::O_NOFOLLOW;
+    match open(call, look, 0) {
+        fd if fd >= 0 => {
+            let is_pipe = syscall::kind(fd as c_int) == Some(libc::S_IFIFO);
+            syscall::close(fd as c_int);
+            is_pipe
+        }
+        // The call itself tells why not.
+        _ => false,
+    }
+}
+
+/// Open a named pipe as far as that goes without waiting: `NOT_YET` until the other end is opened.
+///
+/// The end that was opened already is kept in `half`: it lets the other party go on.
+///
+/// # Safety
+/// As for [`perform`].
+pub(crate) unsafe fn open_pipe(call: &Call, half: &mut Option<OwnedFd>) -> i64 {
+    let flags = open_flags(call);
+    let fd = match half.take() {
+        Some(fd) => fd,
+        None => match open(call, flags | libc::O_NONBLOCK, open_mode(call)) {
+            // There is no reader.
+            value if value == -i64::from(libc::ENXIO) => return NOT_YET,
+            value if value < 0 => return value,
+            // SAFETY: it was opened just now, for us.
+            value => unsafe { OwnedFd::from_raw_fd(value as c_int) },
+        },
+    };
+    let is_pipe = syscall::kind(fd.as_raw_fd()) == Some(libc::S_IFIFO);
+    if is_pipe && !syscall::has_partner(fd.as_raw_fd(), flags) {
+        *half = Some(fd);
+        return NOT_YET;
+    }
+    syscall::make_blocking(fd.as_raw_fd());
+    i64::from(fd.into_raw_fd())
+}
+
+fn open_flags(call: &Call) -> c_int {
+    if call.op() == Op::Openat {
+        return call.int(2);
+    }
+    // SAFETY: whoever makes the call vouches for its addresses.
+    unsafe { (*call.at::<libc::open_how>(2)).flags as c_int }
+}
+
+fn open_mode(call: &Call) -> u64 {
+    if call.op() == Op::Openat {
+        return call.words[3];
+    }
+    // SAFETY: see above.
+    unsafe { (*call.at::<libc::open_how>(2)).mode }
+}
+
+/// The same call with other flags.
+fn open(call: &Call, flags: c_int, mode: u64) -> i64 {
+    if call.op() == Op::Openat {
+        let call = call.with(2, flags as u64).with(3, mode);
+        // SAFETY: whoever makes the call vouches for its addresses.
+        return unsafe { syscall::perform_unless_non_blocking(&call) };
+    }
+    // SAFETY: see above.
+    let mut how = unsafe { *call.at::<libc::open_how>(2) };
+    (how.flags, how.mode) = (flags as u64, mode);
+    let call = call.with(2, &raw const how as u64);
+    // SAFETY: see above; what is new lives here.
+    unsafe { syscall::perform_unless_non_blocking(&call) }
+}

@@ -1,0 +1,327 @@
+//! Watches: which operations wait for which descriptor, by epoll.
+//!
+//! Descriptors are named by their numbers, which may be closed, and used again, while somebody waits
+//! for them. The kernel forgets a closed one by itself, and then does not know the number any more:
+//! that is how it is noticed.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, epoll};
+use rustix::io::Errno;
+
+use super::backend::Key;
+use crate::error::{Error, Result};
+
+/// The events that poll(2) and epoll have in common, and that can be asked for.
+const EVENTS_KNOWN: u16 = (libc::POLLIN
+    | libc::POLLPRI
+    | libc::POLLOUT
+    | libc::POLLRDNORM
+    | libc::POLLRDBAND
+    | libc::POLLWRNORM
+    | libc::POLLWRBAND
+    | libc::POLLRDHUP) as u16;
+
+/// The events that come unasked.
+const EVENTS_UNASKED: u16 = (libc::POLLERR | libc::POLLHUP) as u16;
+
+/// What files and their like are always ready for.
+const EVENTS_OF_FILES: u16 =
+    (libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM) as u16;
+
+const WAKER: u64 = u64::MAX;
+
+const N_EVENTS_MAX: usize = 256;
+
+const BAD_DESCRIPTOR: i64 = -(libc::EBADF as i64);
+
+/// An operation's descriptor is ready: for what, or a negative errno.
+pub(crate) type Fired = (Key, i64);
+
+#[derive(Debug)]
+struct Waiter {
+    key: Key,
+    events: u16,
+}
+
+#[derive(Debug)]
+struct Watched {
+    /// Tells the registration from earlier ones of the same number, which may still be there: the
+    /// kernel forgets what was closed when its last duplicate is.
+    generation: u32,
+    waiters: Vec<Waiter>,
+}
+
+impl Watched {
+    fn events(&self) -> u16 {
+        self.waiters.iter().fold(0, |events, it| events | it.events)
+    }
+}
+
+/// The operations that wait for descriptors.
+pub(crate) struct Watches {
+    epoll: OwnedFd,
+    watched: HashMap<RawFd, Watched>,
+    n_registered: u32,
+    occurred: Vec<epoll::Event>,
+}
+
+impl Watches {
+    pub(crate) fn new(waker: BorrowedFd<'_>) -> Result<Self> {
+        let error = |errno| Error::new("epoll_create", errno);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(error)?;
+        let data = epoll::EventData::new_u64(WAKER);
+        epoll::add(&epoll, waker, data, epoll::EventFlags::IN)
+            .map_err(|errno| Error::new("epoll_ctl", errno))?;
+        let occurred = Vec::with_capacity(N_EVENTS_MAX);
+        Ok(Self { epoll, watched: HashMap::new(), n_registered: 0, occurred })
+    }
+
+    /// Wait for events of a descriptor, once.
+    pub(crate) fn add(&mut self, key: Key, fd: RawFd, events: u16, fired: &mut Vec<Fired>) {
+        let events = events & EVENTS_KNOWN;
+        let waiter = Waiter { key, events };
+        if let Some(watched) = self.watched.get_mut(&fd) {
+            watched.waiters.push(waiter);
+            match control(&self.epoll, Control::Modify, fd, watched.generation, watched.events()) {
+                Ok(()) => return,
+                Err(errno) if !is_another(errno) => return self.refuse(key, fd, errno, fired),
+                // The number leads to something else, if anywhere, than what the others wait for.
+                Err(_) => {
+                    watched.waiters.pop();
+                    self.drop_waiters(fd, fired);
+                }
+            }
+        }
+        self.n_registered = self.n_registered.wrapping_add(1);
+        let generation = self.n_registered;
+        let mut outcome = control(&self.epoll, Control::Add, fd, generation, events);
+        if outcome == Err(Errno::EXIST) {
+            outcome = control(&self.epoll, Control::Modify, fd, generation, events);
+        }
+        match outcome {
+            Ok(()) => {
+                let waiters = vec![Waiter { key, events }];
+                self.watched.insert(fd, Watched { generation, waiters });
+            }
+            // Files are always ready; for anything else than reading and writing, never.
+            Err(Errno::PERM) if events & EVENTS_OF_FILES == 0 => {}
+            Err(Errno::PERM) => fired.push((key, i64::from(events & EVENTS_OF_FILES))),
+            Err(errno) => fired.push((key, -i64::from(errno.raw_os_error()))),
+        }
+    }
+
+    /// The kernel takes no more: the others keep what they have.
+    fn refuse(&mut self, key: Key, fd: RawFd, errno: Errno, fired: &mut Vec<Fired>) {
+        self.forget(key, fd);
+        fired.push((key, -i64::from(errno.raw_os_error())));
+    }
+
+    fn drop_waiters(&mut self, fd: RawFd, fired: &mut Vec<Fired>) {
+        if let Some(watched) = self.watched.remove(&fd) {
+            fired.extend(watched.waiters.iter().map(|it| (it.key, BAD_DESCRIPTOR)));
+        }
+    }
+
+    /// Wait no more.
+    pub(crate) fn remove(&mut self, key: Key, fd: RawFd) {
+        self.forget(key, fd);
+        if let Some(watched) = self.watched.get(&fd)
+            && watched.waiters.is_empty()
+        {
+            self.watched.remove(&fd);
+            // SAFETY: a mere number; one that leads nowhere is refused.
+            let source = unsafe { BorrowedFd::borrow_raw(fd) };
+            // It may be closed already.
+            let _ = epoll::delete(&self.epoll, source);
+        }
+    }
+
+    fn forget(&mut self, key: Key, fd: RawFd) {
+        if let Some(watched) = self.watched.get_mut(&fd) {
+            watched.waiters.retain(|it| it.key != key);
+        }
+    }
+
+    /// Wait until something is ready, the waker was rung (that is the answer), or the time has passed.
+    pub(crate) fn wait(&mut self, patience_ns: Option<u64>, fired: &mut Vec<Fired>) -> bool {
+        let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if let Some(rest_ns @ 1..) = patience_ns {
+            // epoll_wait(2) counts milliseconds.
+            let rest = Timespec {
+                tv_sec: i64::try_from(rest_ns / 1_000_000_000).unwrap_or(i64::MAX),
+                tv_nsec: (rest_ns % 1_000_000_000) as i64,
+            };
+            // Whatever comes of it, we look what is there afterwards.
+            let mut polled = [PollFd::new(&self.epoll, PollFlags::IN)];
+            let _ = rustix::event::poll(&mut polled, Some(&rest));
+        }
+        let patience = patience_ns.map(|_| &nothing);
+        let room = rustix::buffer::spare_capacity(&mut self.occurred);
+        // An interruption is as good as nothing.
+        let _ = epoll::wait(&self.epoll, room, patience);
+        let mut is_woken = false;
+        let mut occurred = std::mem::take(&mut self.occurred);
+        for event in occurred.drain(..) {
+            // The structure is packed: copy before looking.
+            let (data, flags) = (event.data, event.flags);
+            let (data, events) = (data.u64(), flags.bits() as u16);
+            if data == WAKER {
+                is_woken = true;
+            } else {
+                self.fire(data as u32 as RawFd, (data >> 32) as u32, events, fired);
+            }
+        }
+        self.occurred = occurred;
+        is_woken
+    }
+
+    fn fire(&mut self, fd: RawFd, generation: u32, events: u16, fired: &mut Vec<Fired>) {
+        let Some(watched) = self.watched.get_mut(&fd) else { return };
+        if watched.generation != generation {
+            return;
+        }
+        watched.waiters.retain(|it| {
+            let its_events = events & (it.events | EVENTS_UNASKED);
+            if its_events != 0 {
+                fired.push((it.key, i64::from(its_events)));
+            }
+            its_events == 0
+        });
+        // An event comes once; the others still wait for theirs.
+        if !watched.waiters.is_empty()
+            && control(&self.epoll, Control::Modify, fd, generation, watched.events()).is_err()
+        {
+            self.drop_waiters(fd, fired);
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Control {
+    Add,
+    Modify,
+}
+
+fn control(
+    epoll: &OwnedFd,
+    how: Control,
+    fd: RawFd,
+    generation: u32,
+    events: u16,
+) -> std::result::Result<(), Errno> {
+    if fd < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: a mere number; one that leads nowhere is refused.
+    let source = unsafe { BorrowedFd::borrow_raw(fd) };
+    let data = epoll::EventData::new_u64(u64::from(generation) << 32 | u64::from(fd as u32));
+    let flags = epoll::EventFlags::from_bits_retain(u32::from(events)) | epoll::EventFlags::ONESHOT;
+    match how {
+        Control::Add => epoll::add(epoll.as_fd(), source, data, flags),
+        Control::Modify => epoll::modify(epoll.as_fd(), source, data, flags),
+    }
+}
+
+/// Whether the kernel says that this number is not what it was.
+fn is_another(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::BADF | Errno::PERM)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Write, pipe};
+    use std::os::fd::{AsRawFd, IntoRawFd};
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    const READABLE: u16 = libc::POLLIN as u16;
+    const WRITABLE: u16 = libc::POLLOUT as u16;
+
+    fn watches() -> (Watches, OwnedFd) {
+        let waker = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        (Watches::new(waker.as_fd()).unwrap(), waker)
+    }
+
+    fn close(fd: RawFd) {
+        crate::syslet::syscall::close(fd);
+    }
+
+    /// Have `to` lead where `from` leads, whatever it led to before.
+    fn redirect(from: &impl AsRawFd, to: RawFd) {
+        // SAFETY: numbers only.
+        assert_eq!(to, unsafe { libc::dup2(from.as_raw_fd(), to) });
+    }
+
+    #[test]
+    fn each_waiter_gets_the_events_that_it_asked_for() {
+        let (mut watches, _waker) = watches();
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut fired = Vec::new();
+        watches.add(1, one.as_raw_fd(), READABLE, &mut fired);
+        watches.add(2, one.as_raw_fd(), WRITABLE, &mut fired);
+        watches.add(3, one.as_raw_fd(), READABLE | WRITABLE, &mut fired);
+        watches.wait(Some(0), &mut fired);
+        fired.sort();
+        assert_eq!(vec![(2, i64::from(WRITABLE)), (3, i64::from(WRITABLE))], fired);
+        fired.clear();
+        (&other).write_all(b"x").unwrap();
+        watches.wait(None, &mut fired);
+        assert_eq!(vec![(1, i64::from(READABLE))], fired);
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_fails_those_who_waited_for_the_closed_one() {
+        let (mut watches, _waker) = watches();
+        let ((old, _old_writer), (new, mut writer)) = (pipe().unwrap(), pipe().unwrap());
+        let fd = old.into_raw_fd();
+        let mut fired = Vec::new();
+        watches.add(1, fd, READABLE, &mut fired);
+        redirect(&new, fd);
+        watches.add(2, fd, READABLE, &mut fired);
+        assert_eq!(vec![(1, BAD_DESCRIPTOR)], fired);
+        writer.write_all(b"x").unwrap();
+        watches.wait(None, &mut fired);
+        assert_eq!((2, i64::from(READABLE)), fired[1]);
+        close(fd);
+        watches.add(3, fd, READABLE, &mut fired);
+        assert_eq!((3, BAD_DESCRIPTOR), fired[2]);
+    }
+
+    #[test]
+    fn what_a_duplicate_keeps_registered_does_not_fire_for_the_numbers_next_owner() {
+        let (mut watches, _waker) = watches();
+        let ((old, mut old_writer), (new, _writer)) = (pipe().unwrap(), pipe().unwrap());
+        let _duplicate = old.try_clone().unwrap();
+        let fd = old.into_raw_fd();
+        let mut fired = Vec::new();
+        watches.add(1, fd, READABLE, &mut fired);
+        redirect(&new, fd);
+        watches.add(2, fd, READABLE, &mut fired);
+        old_writer.write_all(b"x").unwrap();
+        watches.wait(Some(1_000_000), &mut fired);
+        assert_eq!(vec![(1, BAD_DESCRIPTOR)], fired);
+        watches.remove(2, fd);
+        close(fd);
+    }
+
+    #[test]
+    fn files_are_always_ready_for_reading_and_writing() {
+        let (mut watches, _waker) = watches();
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let mut fired = Vec::new();
+        watches.add(1, file.as_raw_fd(), READABLE | libc::POLLPRI as u16, &mut fired);
+        watches.add(2, file.as_raw_fd(), libc::POLLPRI as u16, &mut fired);
+        assert_eq!(vec![(1, i64::from(READABLE))], fired);
+    }
+
+    #[test]
+    fn the_waker_ends_a_wait() {
+        let (mut watches, waker) = watches();
+        rustix::io::write(&waker, &1u64.to_ne_bytes()).unwrap();
+        assert!(watches.wait(None, &mut Vec::new()));
+    }
+}
