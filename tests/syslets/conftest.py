@@ -1,12 +1,152 @@
-"""How long property tests may take: as long as they need; how many cases: HYPOTHESIS_PROFILE."""
+"""Engines and ways of running to test on, what a test must give back, and how many cases to draw.
+
+How long property tests may take: as long as they need; how many cases: HYPOTHESIS_PROFILE.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
+from threadlets import _core
+from threadlets.testing import use_engine
 
-_ENOUGH = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+from .harness import WAYS, Carry, Crowd, open_descriptors, wait_for_quiet
+
+_ENOUGH = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
 settings.register_profile("default", settings(max_examples=100, **_ENOUGH))
 settings.register_profile("long", settings(max_examples=10_000, **_ENOUGH))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+ENGINES = ["uring", "workers", "sim"]
+"""What every test of what engines do is run on."""
+
+_CARRIERS = [
+    *((way, None) for way in WAYS if not WAYS[way].needs_engine),
+    *((way, kind) for kind in ENGINES for way in WAYS if WAYS[way].needs_engine),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Find after the test what was there before: no descriptor, buffer or run more."""
+    _core.stop_engine()
+    before = open_descriptors()
+    yield
+    wait_for_quiet()
+    _core.stop_engine()
+    if before != open_descriptors():
+        gc.collect()
+    after = open_descriptors()
+    assert before == after, "descriptors were left open, or closed that are not ours"
+
+
+@pytest.fixture(params=ENGINES)
+def engine_kind(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[str]:
+    """Run the test on one kind of engine after the other."""
+    with use_engine(request.param):
+        yield request.param
+        wait_for_quiet()
+
+
+@pytest.fixture(params=_CARRIERS, ids=lambda it: it[0] if it[1] is None else f"{it[1]}-{it[0]}")
+def carry(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[Carry]:
+    """Run a program with its arguments to its result, in one way after the other."""
+    way, kind = request.param
+    with contextlib.nullcontext() if kind is None else use_engine(kind):
+        yield WAYS[way].carry
+        wait_for_quiet()
+
+
+@pytest.fixture
+def crowd(nothing_leaks: None) -> Iterator[Crowd]:
+    """Have functions called by threads, which are waited for at the end of the test."""
+    crowd = Crowd()
+    yield crowd
+    crowd.join()
+
+
+@pytest.fixture
+def pair(nothing_leaks: None) -> Iterator[Callable[..., tuple[socket.socket, socket.socket]]]:
+    """Make pairs of connected sockets, which are closed with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def pair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
+            ends = socket.socketpair(socket.AF_UNIX, kind)
+            for end in ends:
+                stack.enter_context(end)
+            return ends
+
+        yield pair
+
+
+@pytest.fixture
+def pipe(nothing_leaks: None) -> Iterator[tuple[int, int]]:
+    """Return a pipe's ends, to read from and to write to, which are closed with the test."""
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+@pytest.fixture
+def script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a Python program; its process, and those that it has started, end with the test."""
+    started: list[subprocess.Popen[str]] = []
+    prelude = (
+        "import asyncio, os, select, signal, socket, sys, threading, time\n"
+        "import threadlets\n"
+        "from threadlets import CompletionRing, engine, sweep, syslet\n"
+        "from threadlets.testing import use_engine\n"
+        "from threadlets.atoms import *\n"
+        "from threadlets.atoms import socket as make_socket\n"
+        "import socket\n"
+    )
+
+    def start(source: str, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-c", prelude + textwrap.dedent(source)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def fd_of(nothing_leaks: None) -> Iterator[Callable[..., Any]]:
+    """Open files by os.open, to be closed with the test."""
+    opened: list[int] = []
+
+    def fd_of(path: Any, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
+        opened.append(os.open(path, flags, mode))
+        return opened[-1]
+
+    yield fd_of
+    for fd in opened:
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -121,7 +121,7 @@ class _Machine:
             match self._table.objects[index]:
                 case ("buffer", int(size)):
                     self._memory[index] = bytearray(self._slots[size])
-                case ("growing", _):
+                case ("growing", *_):
                     self._memory[index] = bytearray()
                 case (_, content):
                     self._memory[index] = content

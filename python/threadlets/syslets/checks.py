@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import graphlib
+
 from threadlets.syslets.operations import OPERATIONS, STOPS, Flow, Kind
 from threadlets.syslets.table import ABSENT, Notes, Row, Table
 
@@ -16,12 +18,13 @@ def check(table: Table, notes: Notes) -> None:
             does no I/O, or one that nothing can end.
     """
     rows = table.rows()
-    _check_values(table, rows, notes)
-    _check_loops(rows, notes)
-    _check_endings(rows, notes)
+    ways = [_successors(rows, index) for index in range(len(rows))]
+    _check_values(table, rows, ways, notes)
+    _check_loops(rows, ways, notes)
+    _check_endings(rows, ways, notes)
 
 
-def successors(rows: list[Row], index: int) -> list[int]:
+def _successors(rows: list[Row], index: int) -> list[int]:
     """Return the atoms that may run after one."""
     row = rows[index]
     found = [] if row.next == ABSENT else [row.next]
@@ -30,8 +33,8 @@ def successors(rows: list[Row], index: int) -> list[int]:
     return found
 
 
-def _check_values(table: Table, rows: list[Row], notes: Notes) -> None:
-    known = _known_slots(table, rows, notes)
+def _check_values(table: Table, rows: list[Row], ways: list[list[int]], notes: Notes) -> None:
+    known = _known_slots(rows, ways, notes)
     for index, row in enumerate(rows):
         before = known[index]
         if before is None:
@@ -48,7 +51,7 @@ def _check_values(table: Table, rows: list[Row], notes: Notes) -> None:
                 )
 
 
-def _known_slots(table: Table, rows: list[Row], notes: Notes) -> list[set[int] | None]:
+def _known_slots(rows: list[Row], ways: list[list[int]], notes: Notes) -> list[set[int] | None]:
     """Return the slots that have a value whenever an atom begins; None: it never does."""
     known: list[set[int] | None] = [None] * len(rows)
     known[0] = set(notes.initial)
@@ -58,7 +61,7 @@ def _known_slots(table: Table, rows: list[Row], notes: Notes) -> list[set[int] |
         before = known[index]
         assert before is not None
         after = before | _writes(rows[index])
-        for successor in successors(rows, index):
+        for successor in ways[index]:
             so_far = known[successor]
             agreed = after if so_far is None else so_far & after
             if agreed != so_far:
@@ -67,28 +70,31 @@ def _known_slots(table: Table, rows: list[Row], notes: Notes) -> list[set[int] |
     return known
 
 
-def _check_loops(rows: list[Row], notes: Notes) -> None:
-    """Find a cycle of atoms that only compute: what is left of them when dead ends are taken away."""
+def _check_loops(rows: list[Row], ways: list[list[int]], notes: Notes) -> None:
+    """Find a cycle of atoms that only compute."""
     computing = {index for index, row in enumerate(rows) if not OPERATIONS[row.op].is_io}
-    while True:
-        going_on = {index for index in computing if computing & {*successors(rows, index)}}
-        if going_on == computing:
-            break
-        computing = going_on
-    if computing:
-        raise min(notes.places[index] for index in computing).refusal(
+    graph = {index: computing & {*ways[index]} for index in computing}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        raise min(notes.places[index] for index in error.args[1]).refusal(
             "a loop comes by here that does no I/O: nothing but its own computing could end it"
-        )
+        ) from None
 
 
-def _check_endings(rows: list[Row], notes: Notes) -> None:
-    ending = {index for index in range(len(rows)) if _may_end(rows, index)}
-    while True:
-        leading = {i for i in range(len(rows)) if i in ending or ending & {*successors(rows, i)}}
-        if leading == ending:
-            break
-        ending = leading
-    endless = set(range(len(rows))) - ending
+def _check_endings(rows: list[Row], ways: list[list[int]], notes: Notes) -> None:
+    """Go back from where the program may end: whatever is not met never ends."""
+    comes_from: list[list[int]] = [[] for _ in rows]
+    for index, successors in enumerate(ways):
+        for successor in successors:
+            comes_from[successor].append(index)
+    endless = {index for index in range(len(rows)) if not _may_end(rows, index)}
+    pending = [index for index in range(len(rows)) if index not in endless]
+    while pending:
+        for index in comes_from[pending.pop()]:
+            if index in endless:
+                endless.remove(index)
+                pending.append(index)
     if endless:
         raise min(notes.places[index] for index in endless).refusal(
             "nothing can end the loop that comes by here: no atom of it is checked, and there is "
@@ -131,6 +137,8 @@ def _writes(row: Row) -> set[int]:
 
 def _slots_of_object(table: Table, index: int) -> set[int]:
     match table.objects[index]:
+        case ("growing", int(limit), int(expected)):
+            return {limit, expected}
         case ("buffer" | "growing", int(size)):
             return {size}
         case ("vector", tuple(spans)):

@@ -30,9 +30,15 @@ def buffer(size: Number) -> Buffer:
     return Buffer(number(size, "a buffer's size"))
 
 
-def growing(limit: Number) -> Growing:
-    """Return memory that reads append to, until it holds `limit` bytes."""
-    return Growing(number(limit, "the limit of growing memory"))
+def growing(limit: Number, expected: Number | None = None) -> Growing:
+    """Return memory that reads append to, until it holds `limit` bytes.
+
+    A read asks for all of the `expected` bytes that are still to come, and otherwise for as many as
+    there are already (4 KiB at least). What does not fit fails with ENOBUFS.
+    """
+    what = "the limit of growing memory"
+    hint = None if expected is None else number(expected, "the size to expect")
+    return Growing(number(limit, what), hint)
 
 
 def counter(initial: int = 0) -> Variable:

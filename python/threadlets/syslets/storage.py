@@ -195,7 +195,10 @@ class Storage:
         if isinstance(operand, Buffer):
             return ("buffer", self.slot(operand.size, operand.place, "int")), name
         if isinstance(operand, Growing):
-            return ("growing", self.slot(operand.limit, operand.place, "int")), name
+            limit = self.slot(operand.limit, operand.place, "int")
+            if operand.expected is None:
+                return ("growing", limit), name
+            return ("growing", limit, self.slot(operand.expected, operand.place, "int")), name
         if isinstance(operand, Address):
             return ("address", None), name
         return _EMPTY_OBJECTS[_USES[kind]], name

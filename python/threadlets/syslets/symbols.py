@@ -176,13 +176,14 @@ class Buffer(Memory):
 
 
 class Growing(Memory):
-    """Memory that reads append to, until it holds `limit` bytes."""
+    """Memory that reads append to, until it holds `limit` bytes; so many are `expected`, if any."""
 
     description = "growing memory"
 
-    def __init__(self, limit: Integer | int) -> None:
+    def __init__(self, limit: Integer | int, expected: Integer | int | None) -> None:
         super().__init__()
         self.limit = limit
+        self.expected = expected
 
 
 class Parameter(Integer, Memory):

@@ -66,6 +66,13 @@ fn lease(py: Python<'_>, run: &mut Run, span: Span) -> PyResult<Py<PyAny>> {
     // Whatever others left in it is wiped on the way.
     let len = run.bytes(span).len();
     let start = run.start_of(span);
+    let program = run.program().clone();
+    let is_shared =
+        run.end().is_some_and(|end| n_uses(program.outcome_at(end.atom), span.object) > 1);
+    if is_shared {
+        let copy = run.bytes(span).to_vec();
+        return Ok(Py::new(py, LeasedMemory::grown(copy, 0, len))?.into_any());
+    }
     let leased = match run.take_object(span.object) {
         Memory::Buffer { lease, .. } => LeasedMemory::pooled(lease, start, len),
         Memory::Growing(bytes) => LeasedMemory::grown(bytes, start, len),
@@ -75,6 +82,15 @@ fn lease(py: Python<'_>, run: &mut Run, span: Span) -> PyResult<Py<PyAny>> {
         }
     };
     Ok(Py::new(py, leased)?.into_any())
+}
+
+/// How often an outcome shows an object.
+fn n_uses(outcome: &Outcome, object: u16) -> usize {
+    match outcome {
+        Outcome::Bytes(span) | Outcome::Lease(span) => usize::from(span.object == object),
+        Outcome::Tuple(parts) => parts.iter().map(|part| n_uses(part, object)).sum(),
+        _ => 0,
+    }
 }
 
 /// An `os.stat_result`; None if the atom has failed.

@@ -222,7 +222,8 @@ impl<B: Backend> Thread<B> {
                 return self.connect(key, &call);
             }
             let is_stuck = std::mem::take(&mut entry.was_ready);
-            if let Some(events) = readiness_events(&call).filter(|_| !is_stuck) {
+            let waits = !is_stuck && !syscall::is_impatient(&call);
+            if let Some(events) = readiness_events(&call).filter(|_| waits) {
                 return self.wait_for(key, Waits::Readiness, &call, events);
             }
         }
@@ -274,7 +275,8 @@ impl<B: Backend> Thread<B> {
             }
             Waits::Connection if value >= 0 => {
                 let outcome = match entry.run.prepare() {
-                    Ok(call) => syscall::connect_outcome(call.int(0)),
+                    // SAFETY: the run has just looked up the addresses; they are used at once.
+                    Ok(call) => unsafe { syscall::finish_connecting(&call) },
                     Err(errno) => i64::from(errno),
                 };
                 self.go_on(key, outcome);
@@ -282,6 +284,12 @@ impl<B: Backend> Thread<B> {
             Waits::Operation if value == -i64::from(libc::EAGAIN) => {
                 // A non-blocking descriptor: wait until it is ready, and try again.
                 match entry.run.prepare() {
+                    Ok(call) if call.op() == Op::Splice => {
+                        let (fd, events) = syscall::splice_waits_for(&call);
+                        entry.waits = Waits::Readiness;
+                        let poll = Call::new(Op::Poll, [fd as u64, events as u64]);
+                        self.backend.start(key, poll);
+                    }
                     Ok(call) => match readiness_events(&call) {
                         Some(events) if !syscall::is_impatient(&call) => {
                             self.wait_for(key, Waits::Readiness, &call, events);
@@ -420,6 +428,8 @@ fn readiness_events(call: &Call) -> Option<i16> {
         return Some(events);
     }
     let events = match call.op() {
+        // Where there is no offset, one is refused at once.
+        Op::Readv | Op::Writev if call.offset(3) >= 0 => return None,
         Op::Read | Op::Readv => libc::POLLIN,
         Op::Write | Op::Writev => libc::POLLOUT,
         _ => return None,

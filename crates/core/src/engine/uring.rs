@@ -19,7 +19,7 @@ use super::hands::Hands;
 use super::inbox::Inbox;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::syslet::{Call, Op};
+use crate::syslet::{Call, Op, syscall};
 
 /// How many operations go to the kernel with one system call, at most.
 const ENTRIES: u32 = 256;
@@ -153,7 +153,9 @@ impl Ring {
 
 impl Backend for Ring {
     fn start(&mut self, key: Key, call: Call) {
-        match entry(&call).filter(|(code, _)| self.probe.is_supported(*code)) {
+        let known = entry(&call).filter(|(code, _)| self.probe.is_supported(*code));
+        // The ring overlooks an offset where there can be none; the system call says so.
+        match known.filter(|_| !has_wrong_offset(&call)) {
             Some((_, entry)) => self.push(&entry.user_data(u64::from(key))),
             None => self.hands.start(key, call),
         }
@@ -204,6 +206,15 @@ impl Backend for Ring {
     fn tries_first(&self) -> bool {
         false
     }
+}
+
+fn has_wrong_offset(call: &Call) -> bool {
+    let has_offset = match call.op() {
+        Op::Pread | Op::Pwrite => true,
+        Op::Readv | Op::Writev => call.offset(3) >= 0,
+        _ => false,
+    };
+    has_offset && syscall::position(call.int(0)).is_none()
 }
 
 /// The ring's entry for a call, and its operation code; `None`: the ring has no such operation.

@@ -2,13 +2,15 @@
 //!
 //! Reading order: [`op`] (what an atom can do), [`program`] (atoms in a table, and the rules of the
 //! flow), [`memory`] (what atoms read and write), [`run`] (one execution: what it asks of the kernel,
-//! and where it goes with the answer), [`inline`] (goes on where it stands). What would block is for
+//! and where it goes with the answer; `prepare` and `effects` have the details), [`inline`] (goes on where it stands). What would block is for
 //! the [engine](crate::engine).
 
 mod call;
+mod effects;
 pub mod inline;
 pub mod memory;
 pub mod op;
+mod prepare;
 pub mod program;
 pub mod run;
 pub(crate) mod syscall;

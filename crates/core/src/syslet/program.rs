@@ -390,7 +390,7 @@ impl Program {
         let mut is_left: Vec<bool> = self.atoms.iter().map(|it| !it.op.is_io()).collect();
         loop {
             let mut has_changed = false;
-            for idx in 0..self.atoms.len() {
+            for idx in (0..self.atoms.len()).rev() {
                 let leads_on = self.successors(idx).any(|successor| is_left[successor]);
                 if is_left[idx] && !leads_on {
                     is_left[idx] = false;

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::call::Call;
-use super::memory::{Access, Errno, Frame, Memory};
+use super::memory::{Access, Frame, Memory};
 use super::op::Op;
+use super::prepare::Details;
 use super::program::{Atom, Flags, NONE, Outcome, Program, Span};
 use super::syscall;
 use crate::buffers::BufferPool;
@@ -51,46 +51,35 @@ enum Prospect {
 
 /// A descriptor that the run has opened.
 #[derive(Debug, Clone, Copy)]
-struct Opened {
-    fd: i32,
+pub(super) struct Opened {
+    pub(super) fd: i32,
     /// It is non-blocking because that is how we tried to open it.
-    is_tried: bool,
+    pub(super) is_tried: bool,
     /// Where reads and writes without an offset go on, for files; negative: unknown.
-    position: i64,
-}
-
-/// Structures that the kernel reads and writes during an operation.
-struct Details {
-    how: libc::open_how,
-    statx: libc::statx,
-    message: libc::msghdr,
-    child: libc::siginfo_t,
+    pub(super) position: i64,
 }
 
 /// The pipe through which a file is sent, and how many bytes are in it.
 #[derive(Debug)]
-struct Conduit {
-    ends: [i32; 2],
-    held: usize,
+pub(super) struct Conduit {
+    pub(super) ends: [i32; 2],
+    pub(super) held: usize,
 }
-
-/// How much goes through the conduit at a time, in bytes: what a pipe holds.
-const CONDUIT_BYTES: usize = 64 * 1024;
 
 /// One execution of a program.
 pub struct Run {
-    program: Arc<Program>,
-    frame: Frame,
-    pool: Arc<BufferPool>,
-    at: u16,
+    pub(super) program: Arc<Program>,
+    pub(super) frame: Frame,
+    pub(super) pool: Arc<BufferPool>,
+    pub(super) at: u16,
     /// What is known of the current atom.
     prospect: Prospect,
     /// What the current atom has done already, in bytes.
-    progress: usize,
+    pub(super) progress: usize,
     end: Option<End>,
-    opened: Vec<Opened>,
-    details: Option<Box<Details>>,
-    conduit: Option<Box<Conduit>>,
+    pub(super) opened: Vec<Opened>,
+    pub(super) details: Option<Box<Details>>,
+    pub(super) conduit: Option<Box<Conduit>>,
     /// When the current time-out is due; zero: it has not begun.
     deadline_ns: u64,
     /// Names the run for whoever wants to cancel it; zero: nobody does.
@@ -272,195 +261,6 @@ impl Run {
         }
     }
 
-    /// What the current atom asks of the kernel now; an errno if it cannot be asked.
-    pub(crate) fn prepare(&mut self) -> Result<Call, Errno> {
-        let atom = self.program.atoms[usize::from(self.at)];
-        let [a, b, c, d, e, f] = atom.words;
-        let op = atom.op;
-        let program = Arc::clone(&self.program);
-        let slot = |run: &Self, slot: u16| run.frame.slot(slot) as u64;
-        let path = |run: &Self, object: u16| run.frame.path(&program, object).map(|it| it as u64);
-        Ok(match op {
-            Op::Nop | Op::Add => Call::new(op, []),
-            Op::Openat => {
-                let flags = slot(self, c) | libc::O_CLOEXEC as u64;
-                Call::new(op, [slot(self, a), path(self, b)?, flags, slot(self, d)])
-            }
-            Op::Openat2 => {
-                let words = [slot(self, a), path(self, b)?];
-                let (flags, mode, resolve) = (slot(self, c), slot(self, d), slot(self, e));
-                let how = &mut self.details().how;
-                how.flags = flags | libc::O_CLOEXEC as u64;
-                (how.mode, how.resolve) = (mode, resolve);
-                Call::new(op, [words[0], words[1], std::ptr::from_mut(how) as u64])
-            }
-            Op::Statx => {
-                let words = [slot(self, a), path(self, b)?, slot(self, c), slot(self, d)];
-                let target = &raw mut self.details().statx;
-                Call::new(op, [words[0], words[1], words[2], words[3], target as u64])
-            }
-            Op::Read | Op::Write => self.prepare_transfer(op, [a, b, c, d], None)?,
-            Op::Pread | Op::Pwrite => {
-                let offset = self.frame.slot(e);
-                if offset < 0 {
-                    return Err(-libc::EINVAL);
-                }
-                self.prepare_transfer(op, [a, b, c, d], Some(offset))?
-            }
-            Op::Recv | Op::Send => {
-                let call = self.prepare_transfer(op, [a, b, c, d], None)?;
-                let flags = kernel_flags(slot(self, e))?;
-                Call::new(op, [call.words[0], call.words[1], call.words[2], flags])
-            }
-            Op::Getdents => self.prepare_transfer(op, [a, b, c, d], None)?,
-            Op::Readv | Op::Writev => {
-                let (start, n_pieces) = self.vector(op, b)?;
-                let offset = match self.frame.slot_if_any(c) {
-                    offset if offset < 0 => -1,
-                    offset => offset + self.progress as i64,
-                };
-                Call::new(op, [slot(self, a), start, n_pieces, offset as u64])
-            }
-            Op::Recvmsg | Op::Sendmsg => self.prepare_message(op, [a, b, c, d, e])?,
-            Op::Unlinkat | Op::Mkdirat => {
-                Call::new(op, [slot(self, a), path(self, b)?, slot(self, c)])
-            }
-            Op::Renameat | Op::Linkat => {
-                let words = [slot(self, a), path(self, b)?, slot(self, c), path(self, d)?];
-                Call::new(op, [words[0], words[1], words[2], words[3], slot(self, e)])
-            }
-            Op::Symlinkat => Call::new(op, [path(self, a)?, slot(self, b), path(self, c)?]),
-            Op::Splice => {
-                Call::new(op, [a, b, c, d, e, f].map(|it| self.frame.slot_if_any(it) as u64))
-            }
-            Op::Sendfile => self.prepare_conduit([a, b, c, d])?,
-            Op::Connect => {
-                let fd = slot(self, a);
-                let address = self.frame.address(&program, b)?;
-                let len = u64::from(address.len);
-                Call::new(op, [fd, &raw mut address.storage as u64, len])
-            }
-            Op::Accept => {
-                let (fd, flags) = (slot(self, a), slot(self, b) | libc::SOCK_CLOEXEC as u64);
-                let (address, len) = if c == NONE { (0, 0) } else { self.address_room(c)? };
-                Call::new(op, [fd, flags, address, len])
-            }
-            Op::Socket => {
-                let kind = slot(self, b) | libc::SOCK_CLOEXEC as u64;
-                Call::new(op, [slot(self, a), kind, slot(self, c)])
-            }
-            Op::Waitid => {
-                let words = [a, b, c].map(|it| slot(self, it));
-                let child = &raw mut self.details().child;
-                Call::new(op, [words[0], words[1], words[2], child as u64])
-            }
-            Op::Timeout => Call::new(op, [self.frame.slot(a).max(0) as u64]),
-            Op::Fsync | Op::Fdatasync | Op::Close => Call::new(op, [slot(self, a)]),
-            Op::Ftruncate | Op::Shutdown | Op::Poll => {
-                Call::new(op, [a, b].map(|it| slot(self, it)))
-            }
-            Op::Fallocate => Call::new(op, [a, b, c, d].map(|it| slot(self, it))),
-        })
-    }
-
-    fn details(&mut self) -> &mut Details {
-        // SAFETY: structures of numbers and null pointers.
-        self.details.get_or_insert_with(|| Box::new(unsafe { std::mem::zeroed() }))
-    }
-
-    /// Descriptor, start, length and offset of a piece of memory, what is done already left out.
-    fn prepare_transfer(
-        &mut self,
-        op: Op,
-        [fd, object, start, length]: [u16; 4],
-        offset: Option<i64>,
-    ) -> Result<Call, Errno> {
-        let reads = matches!(op, Op::Write | Op::Pwrite | Op::Send);
-        let access = if reads { Access::ReadsFrom } else { Access::WritesTo };
-        let span = Span { object, start, length };
-        let memory = self.frame.resolve(&self.program, span, access, &self.pool)?;
-        let start = memory.start.wrapping_add(self.progress) as u64;
-        let len = memory.len.saturating_sub(self.progress) as u64;
-        let offset = offset.map_or(-1, |it| it + self.progress as i64);
-        Ok(Call::new(op, [self.frame.slot(fd) as u64, start, len, offset as u64]))
-    }
-
-    fn vector(&mut self, op: Op, object: u16) -> Result<(u64, u64), Errno> {
-        let writes_to = matches!(op, Op::Readv | Op::Recvmsg);
-        let access = if writes_to { Access::WritesTo } else { Access::ReadsFrom };
-        let (program, progress) = (&self.program, self.progress);
-        let vector = self.frame.resolve_vector(program, object, access, progress, &self.pool)?;
-        Ok((vector.0 as u64, vector.1 as u64))
-    }
-
-    /// Room for an address, and for its length.
-    fn address_room(&mut self, object: u16) -> Result<(u64, u64), Errno> {
-        let address = self.frame.address(&self.program, object)?;
-        address.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-        Ok((&raw mut address.storage as u64, &raw mut address.len as u64))
-    }
-
-    fn prepare_message(
-        &mut self,
-        op: Op,
-        [fd, vector, flags, control, address]: [u16; 5],
-    ) -> Result<Call, Errno> {
-        let (pieces, n_pieces) = self.vector(op, vector)?;
-        let receives = op == Op::Recvmsg;
-        let program = Arc::clone(&self.program);
-        let (mut name, mut name_len) = (0, 0);
-        if address != NONE {
-            let it = self.frame.address(&program, address)?;
-            if receives {
-                it.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-            }
-            (name, name_len) = (&raw mut it.storage as u64, it.len);
-        }
-        let (mut control_start, mut control_len) = (std::ptr::null_mut(), 0);
-        // What goes along goes once, with the first bytes.
-        if control != NONE && self.progress == 0 {
-            let span = Span { object: control, start: NONE, length: NONE };
-            let access = if receives { Access::WritesTo } else { Access::ReadsFrom };
-            let memory = self.frame.resolve(&program, span, access, &self.pool)?;
-            (control_start, control_len) = (memory.start, memory.len);
-        }
-        let message = &mut self.details().message;
-        message.msg_name = name as *mut libc::c_void;
-        message.msg_namelen = name_len;
-        message.msg_iov = pieces as *mut libc::iovec;
-        message.msg_iovlen = n_pieces as usize;
-        message.msg_control = control_start.cast();
-        message.msg_controllen = control_len;
-        message.msg_flags = 0;
-        let message = &raw mut *message as u64;
-        let flags = kernel_flags(self.frame.slot(flags) as u64)?;
-        Ok(Call::new(op, [self.frame.slot(fd) as u64, message, flags]))
-    }
-
-    /// The next splice of a file that is sent: into the pipe, or out of it.
-    fn prepare_conduit(&mut self, [to, from, offset, count]: [u16; 4]) -> Result<Call, Errno> {
-        let (to, from) = (self.frame.slot(to) as u64, self.frame.slot(from) as u64);
-        let (offset, count) = (self.frame.slot_if_any(offset), self.frame.slot(count));
-        if count < 0 {
-            return Err(-libc::EINVAL);
-        }
-        if self.conduit.is_none() {
-            self.conduit = Some(Box::new(Conduit { ends: syscall::pipe()?, held: 0 }));
-        }
-        let Some(conduit) = &self.conduit else { unreachable!("it was made just now") };
-        let nowhere = u64::MAX;
-        let flags = libc::SPLICE_F_MOVE as u64;
-        if conduit.held > 0 {
-            let (held, from) = (conduit.held as u64, conduit.ends[0] as u64);
-            return Ok(Call::new(Op::Splice, [from, nowhere, to, nowhere, held, flags]));
-        }
-        let rest = (count as usize).saturating_sub(self.progress).min(CONDUIT_BYTES) as u64;
-        // Without an offset the file's position goes along by itself.
-        let offset = if offset < 0 { nowhere } else { offset as u64 + self.progress as u64 };
-        let into = conduit.ends[1] as u64;
-        Ok(Call::new(Op::Splice, [from, offset, into, nowhere, rest, flags]))
-    }
-
     /// A new descriptor is non-blocking, which the program did not ask for.
     pub(crate) fn complete_tried_open(&mut self, value: i64) -> Flow {
         let flow = self.complete(value);
@@ -474,29 +274,6 @@ impl Run {
         flow
     }
 
-    /// Whether a read of `fd` that came up short may have been cut by what the cache holds rather
-    /// than by the end of the file.
-    pub(crate) fn is_cut_short(&self, call: &Call, n_read: i64) -> bool {
-        const PAGE_MASK: i64 = 4095;
-        if n_read <= 0 || n_read as usize >= call.room() {
-            return false;
-        }
-        let end = match call.offset(3) {
-            -1 => match self.opened.iter().find(|it| it.fd == call.int(0)) {
-                Some(opened) if opened.position >= 0 => opened.position + n_read,
-                Some(_) => return false,
-                // Somebody else's: what stands nowhere gives what there is.
-                None => match syscall::position(call.int(0)) {
-                    Some(position) => position,
-                    None => return false,
-                },
-            },
-            offset => offset + n_read,
-        };
-        // Pipes and devices give what there is, wherever they stand.
-        end & PAGE_MASK == 0 && syscall::is_file(call.int(0))
-    }
-
     /// So many bytes of the current atom are done; the rest is still to come.
     pub(crate) fn note_progress(&mut self, n_bytes: i64) {
         self.progress += n_bytes as usize;
@@ -507,7 +284,10 @@ impl Run {
         let atom = self.program.atoms[usize::from(self.at)];
         let value = match atom.op {
             Op::Nop | Op::Add => value,
-            Op::Sendfile => match self.advance_conduit(atom.words[3], value) {
+            Op::Sendfile => match {
+                let [to, from, offset, count, ..] = atom.words;
+                self.advance_conduit([to, from, offset, count], value)
+            } {
                 Some(value) => value,
                 None => return self.again(),
             },
@@ -567,8 +347,10 @@ impl Run {
 
     /// Whether a receive is to go on until the memory is full.
     fn waits_for_all(&self, atom: &Atom) -> bool {
+        // Who peeks gets the same bytes again, and datagrams have borders.
         matches!(atom.op, Op::Recv | Op::Recvmsg)
-            && self.message_flags(atom) & libc::MSG_WAITALL != 0
+            && self.message_flags(atom) & (libc::MSG_WAITALL | libc::MSG_PEEK) == libc::MSG_WAITALL
+            && syscall::is_stream(self.frame.slot(atom.words[0]) as i32)
     }
 
     fn message_flags(&self, atom: &Atom) -> i32 {
@@ -603,11 +385,17 @@ impl Run {
     }
 
     /// The value of a file that was sent, once it is.
-    fn advance_conduit(&mut self, count: u16, value: i64) -> Option<i64> {
+    fn advance_conduit(&mut self, words: [u16; 4], value: i64) -> Option<i64> {
         let Some(conduit) = &mut self.conduit else { return Some(value) };
         let sent = |progress: usize, value: i64| if progress > 0 { progress as i64 } else { value };
         if value <= 0 {
             let outcome = sent(self.progress, value);
+            let held = conduit.held as i64;
+            let [_, from, offset, _] = words;
+            if held > 0 && self.frame.slot_if_any(offset) < 0 {
+                // What was read and did not get through is read again by whoever comes next.
+                syscall::move_position(self.frame.slot(from) as i32, -held);
+            }
             self.close_conduit();
             return Some(outcome);
         }
@@ -617,7 +405,7 @@ impl Run {
         }
         conduit.held -= value as usize;
         self.progress += value as usize;
-        let is_done = conduit.held == 0 && self.progress as i64 >= self.frame.slot(count);
+        let is_done = conduit.held == 0 && self.progress as i64 >= self.frame.slot(words[3]);
         if is_done {
             let outcome = self.progress as i64;
             self.close_conduit();
@@ -630,123 +418,6 @@ impl Run {
         if let Some(conduit) = self.conduit.take() {
             conduit.ends.into_iter().for_each(syscall::close);
         }
-    }
-
-    /// What an operation leaves behind, beside its value.
-    fn note_effects(&mut self, op: Op, words: &[u16; 6], value: i64) {
-        let span = Span { object: words[1], start: words[2], length: words[3] };
-        match op {
-            Op::Openat | Op::Openat2 | Op::Socket | Op::Accept if value >= 0 => {
-                let is_file = matches!(op, Op::Openat | Op::Openat2);
-                let flags = if is_file { self.frame.slot(words[2]) } else { 0 };
-                let is_plain = is_file && flags & i64::from(libc::O_APPEND) == 0;
-                let position = if is_plain { 0 } else { -1 };
-                self.opened.push(Opened { fd: value as i32, is_tried: false, position });
-            }
-            // Whatever close(2) says, the number is free afterwards, unless there was nothing.
-            Op::Close if value != -i64::from(libc::EBADF) => {
-                let fd = self.frame.slot(words[0]) as i32;
-                self.opened.retain(|it| it.fd != fd);
-            }
-            Op::Read | Op::Pread | Op::Recv | Op::Getdents if value > 0 => {
-                self.frame.note_filled(span, value as usize);
-                if op == Op::Read {
-                    self.advance_position(words[0], value);
-                }
-            }
-            Op::Write if value > 0 => self.advance_position(words[0], value),
-            Op::Readv | Op::Recvmsg if value >= 0 => {
-                self.frame.note_vector_filled(&self.program, words[1], value as usize);
-                if op == Op::Recvmsg {
-                    self.note_message(words);
-                } else {
-                    self.forget_position(words[0]);
-                }
-            }
-            Op::Writev | Op::Splice | Op::Sendfile => {
-                self.forget_position(words[0]);
-                self.forget_position(words[2]);
-            }
-            Op::Statx if value >= 0 => self.note_stat(words[4]),
-            // What an earlier one has told is not true of this one.
-            Op::Statx => {
-                let first = usize::from(words[4]);
-                self.frame.slots[first..first + 16].fill(0);
-            }
-            Op::Waitid if value >= 0 => self.note_child(words[3]),
-            _ => {}
-        }
-    }
-
-    fn advance_position(&mut self, fd: u16, n_bytes: i64) {
-        let fd = self.frame.slot(fd) as i32;
-        if let Some(opened) = self.opened.iter_mut().find(|it| it.fd == fd && it.position >= 0) {
-            opened.position += n_bytes;
-        }
-    }
-
-    /// Something else than a read or write has moved the descriptor.
-    fn forget_position(&mut self, fd: u16) {
-        let fd = self.frame.slots.get(usize::from(fd)).map_or(-1, |it| *it as i32);
-        if let Some(opened) = self.opened.iter_mut().find(|it| it.fd == fd) {
-            opened.position = syscall::position(fd).unwrap_or(-1);
-        }
-    }
-
-    fn note_message(&mut self, words: &[u16; 6]) {
-        let Some(details) = &self.details else { return };
-        let message = details.message;
-        let first = usize::from(words[5]);
-        self.frame.slots[first] = message.msg_controllen as i64;
-        self.frame.slots[first + 1] = i64::from(message.msg_flags);
-        if words[3] != NONE {
-            let span = Span { object: words[3], start: NONE, length: NONE };
-            self.frame.note_filled(span, message.msg_controllen);
-        }
-        if words[4] != NONE
-            && let Memory::Address(address) = &mut self.frame.objects[usize::from(words[4])]
-        {
-            address.len = message.msg_namelen;
-        }
-    }
-
-    fn note_stat(&mut self, first: u16) {
-        let Some(details) = &self.details else { return };
-        let it = &details.statx;
-        let time = |it: libc::statx_timestamp| {
-            it.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(i64::from(it.tv_nsec))
-        };
-        let device = |major: u32, minor: u32| libc::makedev(major, minor) as i64;
-        let fields = [
-            i64::from(it.stx_mode),
-            i64::from(it.stx_nlink),
-            i64::from(it.stx_uid),
-            i64::from(it.stx_gid),
-            it.stx_ino as i64,
-            it.stx_size as i64,
-            it.stx_blocks as i64,
-            i64::from(it.stx_blksize),
-            time(it.stx_atime),
-            time(it.stx_mtime),
-            time(it.stx_ctime),
-            time(it.stx_btime),
-            device(it.stx_dev_major, it.stx_dev_minor),
-            device(it.stx_rdev_major, it.stx_rdev_minor),
-            it.stx_attributes as i64,
-            it.stx_mnt_id as i64,
-        ];
-        let first = usize::from(first);
-        self.frame.slots[first..first + fields.len()].copy_from_slice(&fields);
-    }
-
-    fn note_child(&mut self, first: u16) {
-        let Some(details) = &self.details else { return };
-        let child = &details.child;
-        // SAFETY: waitid fills in these fields; a structure of zeros means that there was no child.
-        let (pid, status) = unsafe { (child.si_pid(), child.si_status()) };
-        let first = usize::from(first);
-        let fields = [i64::from(pid), i64::from(status), i64::from(child.si_code)];
-        self.frame.slots[first..first + 3].copy_from_slice(&fields);
     }
 
     /// End the run with this errno: it was cancelled, or its time is up.
@@ -808,16 +479,6 @@ impl Run {
     pub fn release_descriptors(&mut self) {
         self.opened.clear();
     }
-}
-
-/// The flags as the kernel is given them.
-fn kernel_flags(flags: u64) -> Result<u64, Errno> {
-    // The value would be no longer how much memory has been filled.
-    if flags & libc::MSG_TRUNC as u64 != 0 {
-        return Err(-libc::EINVAL);
-    }
-    // The run itself goes on until all is there.
-    Ok(flags & !(libc::MSG_WAITALL as u64))
 }
 
 impl Run {

@@ -51,11 +51,11 @@ pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
         Op::Nop | Op::Add => Done(0),
         Op::Read | Op::Pread => try_positioned(libc::SYS_preadv2, call),
         Op::Write | Op::Pwrite => try_positioned(libc::SYS_pwritev2, call),
-        Op::Openat => try_open(call, call.int(2), 0, 0),
+        Op::Openat => try_open(call, u64::from(call.int(2) as u32), 0, 0),
         Op::Openat2 => {
             // SAFETY: the caller's.
             let how = unsafe { *call.at::<libc::open_how>(2) };
-            try_open(call, how.flags as i32, how.mode, how.resolve)
+            try_open(call, how.flags, how.mode, how.resolve)
         }
         Op::Close | Op::Socket | Op::Shutdown => Done(perform_once(call)),
         Op::Recv => try_message(call, 3),
@@ -126,7 +126,8 @@ fn try_vectored(number: c_long, call: &Call) -> Attempt {
 }
 
 #[inline]
-fn try_open(call: &Call, flags: c_int, mode: u64, resolve: u64) -> Attempt {
+fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Attempt {
+    let flags = all_flags as c_int;
     const CHANGES_FOLDERS: c_int =
         libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
     if flags & CHANGES_FOLDERS != 0 {
@@ -135,7 +136,7 @@ fn try_open(call: &Call, flags: c_int, mode: u64, resolve: u64) -> Attempt {
     // A pipe or a device may block in open(2) itself, however well its name is cached.
     // SAFETY: a structure of numbers.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (flags | libc::O_NONBLOCK) as u64;
+    how.flags = all_flags | libc::O_NONBLOCK as u64;
     how.mode = mode;
     how.resolve = resolve | libc::RESOLVE_CACHED;
     let (folder, path) = (call.int(0), call.at::<libc::c_char>(1));
@@ -259,6 +260,10 @@ pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
                 let is_read = matches!(call.op, Op::Read | Op::Readv);
                 poll(call.int(0), if is_read { libc::POLLIN } else { libc::POLLOUT }, -1)
             }
+            (it, _) if it == i64::from(EAGAIN) && call.op == Op::Splice => {
+                let (fd, events) = splice_waits_for(call);
+                poll(fd, events, -1)
+            }
             (it, _) if call.op == Op::Connect && is_connecting(it) => {
                 match poll(call.int(0), libc::POLLOUT, -1) {
                     waited if waited >= 0 => return connect_outcome(call.int(0)),
@@ -277,6 +282,12 @@ pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
 /// Whether connect(2) has begun, and goes on by itself.
 pub(crate) fn is_connecting(errno: i64) -> bool {
     errno == i64::from(libc::EINPROGRESS) || errno == i64::from(libc::EALREADY)
+}
+
+/// Which end of a splice is not ready: its descriptor, and the event to wait for.
+pub(crate) fn splice_waits_for(call: &Call) -> (c_int, i16) {
+    let (from, to) = (call.int(0), call.int(2));
+    if poll(from, libc::POLLIN, 0) == 0 { (from, libc::POLLIN) } else { (to, libc::POLLOUT) }
 }
 
 /// Whether the program itself asks not to wait.
@@ -312,6 +323,22 @@ pub(crate) unsafe fn begin_to_connect(call: &Call) -> i64 {
         sys!(libc::SYS_fcntl, call.int(0), libc::F_SETFL, status);
     }
     value
+}
+
+/// Finish what `begin_to_connect` has begun, once the descriptor is ready.
+///
+/// # Safety
+/// As for [`attempt`].
+pub(crate) unsafe fn finish_connecting(call: &Call) -> i64 {
+    match connect_outcome(call.int(0)) {
+        // The kernel takes the socket for one that connects until it is asked once more.
+        // SAFETY: the caller's.
+        0 => match unsafe { begin_to_connect(call) } {
+            value if value == -i64::from(libc::EISCONN) => 0,
+            value => value,
+        },
+        value => value,
+    }
 }
 
 /// Make a call once: it does not wait on a non-blocking descriptor.
@@ -445,6 +472,11 @@ pub(crate) fn close(fd: c_int) {
 /// `None` for pipes, sockets, and terminals, whose reads give what there is.
 pub(crate) fn position(fd: c_int) -> Option<i64> {
     Some(sys!(libc::SYS_lseek, fd, 0, libc::SEEK_CUR)).filter(|it| *it >= 0)
+}
+
+/// Move a file's position by so many bytes.
+pub(crate) fn move_position(fd: c_int, n_bytes: i64) {
+    sys!(libc::SYS_lseek, fd, n_bytes, libc::SEEK_CUR);
 }
 
 /// A pipe: where it is read, and where it is written.

@@ -1,0 +1,149 @@
+//! What an operation leaves behind beside its value: descriptors, positions, filled memory, details.
+
+use super::call::Call;
+use super::memory::Memory;
+use super::op::Op;
+use super::program::{NONE, Span};
+use super::run::{Opened, Run};
+use super::syscall;
+
+impl Run {
+    /// Whether a read of `fd` that came up short may have been cut by what the cache holds rather
+    /// than by the end of the file.
+    pub(crate) fn is_cut_short(&self, call: &Call, n_read: i64) -> bool {
+        const PAGE_MASK: i64 = 4095;
+        if n_read <= 0 || n_read as usize >= call.room() {
+            return false;
+        }
+        let end = match call.offset(3) {
+            -1 => match self.opened.iter().find(|it| it.fd == call.int(0)) {
+                Some(opened) if opened.position >= 0 => opened.position + n_read,
+                Some(_) => return false,
+                // Somebody else's: what stands nowhere gives what there is.
+                None => match syscall::position(call.int(0)) {
+                    Some(position) => position,
+                    None => return false,
+                },
+            },
+            offset => offset + n_read,
+        };
+        // Pipes and devices give what there is, wherever they stand.
+        end & PAGE_MASK == 0 && syscall::is_file(call.int(0))
+    }
+    /// What an operation leaves behind, beside its value.
+    pub(super) fn note_effects(&mut self, op: Op, words: &[u16; 6], value: i64) {
+        let span = Span { object: words[1], start: words[2], length: words[3] };
+        match op {
+            Op::Openat | Op::Openat2 | Op::Socket | Op::Accept if value >= 0 => {
+                let is_file = matches!(op, Op::Openat | Op::Openat2);
+                let flags = if is_file { self.frame.slot(words[2]) } else { 0 };
+                let is_plain = is_file && flags & i64::from(libc::O_APPEND) == 0;
+                let position = if is_plain { 0 } else { -1 };
+                self.opened.push(Opened { fd: value as i32, is_tried: false, position });
+            }
+            // Whatever close(2) says, the number is free afterwards, unless there was nothing.
+            Op::Close if value != -i64::from(libc::EBADF) => {
+                let fd = self.frame.slot(words[0]) as i32;
+                self.opened.retain(|it| it.fd != fd);
+            }
+            Op::Read | Op::Pread | Op::Recv | Op::Getdents if value > 0 => {
+                self.frame.note_filled(span, value as usize);
+                if op == Op::Read {
+                    self.advance_position(words[0], value);
+                }
+            }
+            Op::Write if value > 0 => self.advance_position(words[0], value),
+            Op::Readv | Op::Recvmsg if value >= 0 => {
+                self.frame.note_vector_filled(&self.program, words[1], value as usize);
+                if op == Op::Recvmsg {
+                    self.note_message(words);
+                } else {
+                    self.forget_position(words[0]);
+                }
+            }
+            Op::Writev | Op::Splice | Op::Sendfile => {
+                self.forget_position(words[0]);
+                self.forget_position(words[2]);
+            }
+            Op::Statx if value >= 0 => self.note_stat(words[4]),
+            // What an earlier one has told is not true of this one.
+            Op::Statx => {
+                let first = usize::from(words[4]);
+                self.frame.slots[first..first + 16].fill(0);
+            }
+            Op::Waitid if value >= 0 => self.note_child(words[3]),
+            _ => {}
+        }
+    }
+
+    fn advance_position(&mut self, fd: u16, n_bytes: i64) {
+        let fd = self.frame.slot(fd) as i32;
+        if let Some(opened) = self.opened.iter_mut().find(|it| it.fd == fd && it.position >= 0) {
+            opened.position += n_bytes;
+        }
+    }
+
+    /// Something else than a read or write has moved the descriptor.
+    fn forget_position(&mut self, fd: u16) {
+        let fd = self.frame.slots.get(usize::from(fd)).map_or(-1, |it| *it as i32);
+        if let Some(opened) = self.opened.iter_mut().find(|it| it.fd == fd) {
+            opened.position = syscall::position(fd).unwrap_or(-1);
+        }
+    }
+
+    fn note_message(&mut self, words: &[u16; 6]) {
+        let Some(details) = &self.details else { return };
+        let message = details.message;
+        let first = usize::from(words[5]);
+        self.frame.slots[first] = message.msg_controllen as i64;
+        self.frame.slots[first + 1] = i64::from(message.msg_flags);
+        if words[3] != NONE {
+            let span = Span { object: words[3], start: NONE, length: NONE };
+            self.frame.note_filled(span, message.msg_controllen);
+        }
+        if words[4] != NONE
+            && let Memory::Address(address) = &mut self.frame.objects[usize::from(words[4])]
+        {
+            address.len = message.msg_namelen;
+        }
+    }
+
+    fn note_stat(&mut self, first: u16) {
+        let Some(details) = &self.details else { return };
+        let it = &details.statx;
+        let time = |it: libc::statx_timestamp| {
+            it.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(i64::from(it.tv_nsec))
+        };
+        let device = |major: u32, minor: u32| libc::makedev(major, minor) as i64;
+        let fields = [
+            i64::from(it.stx_mode),
+            i64::from(it.stx_nlink),
+            i64::from(it.stx_uid),
+            i64::from(it.stx_gid),
+            it.stx_ino as i64,
+            it.stx_size as i64,
+            it.stx_blocks as i64,
+            i64::from(it.stx_blksize),
+            time(it.stx_atime),
+            time(it.stx_mtime),
+            time(it.stx_ctime),
+            time(it.stx_btime),
+            device(it.stx_dev_major, it.stx_dev_minor),
+            device(it.stx_rdev_major, it.stx_rdev_minor),
+            it.stx_attributes as i64,
+            it.stx_mnt_id as i64,
+        ];
+        let first = usize::from(first);
+        self.frame.slots[first..first + fields.len()].copy_from_slice(&fields);
+    }
+
+    fn note_child(&mut self, first: u16) {
+        let Some(details) = &self.details else { return };
+        let child = &details.child;
+        // SAFETY: waitid fills in these fields; a structure of zeros means that there was no child.
+        let (pid, status) = unsafe { (child.si_pid(), child.si_status()) };
+        let first = usize::from(first);
+        let fields = [i64::from(pid), i64::from(status), i64::from(child.si_code)];
+        self.frame.slots[first..first + 3].copy_from_slice(&fields);
+    }
+}

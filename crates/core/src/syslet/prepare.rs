@@ -1,0 +1,222 @@
+//! What a run's current atom asks of the kernel: operands looked up, structures filled in.
+
+use std::sync::Arc;
+
+use super::call::Call;
+use super::memory::{Access, Errno};
+use super::op::Op;
+use super::program::{NONE, Span};
+use super::run::{Conduit, Run};
+use super::syscall;
+
+/// How much goes through the conduit at a time, in bytes: what a pipe holds.
+const CONDUIT_BYTES: usize = 64 * 1024;
+
+/// Structures that the kernel reads and writes during an operation.
+pub(super) struct Details {
+    pub(super) how: libc::open_how,
+    pub(super) statx: libc::statx,
+    pub(super) message: libc::msghdr,
+    pub(super) child: libc::siginfo_t,
+}
+
+impl Run {
+    /// What the current atom asks of the kernel now; an errno if it cannot be asked.
+    pub(crate) fn prepare(&mut self) -> Result<Call, Errno> {
+        let atom = self.program.atoms[usize::from(self.at)];
+        let [a, b, c, d, e, f] = atom.words;
+        let op = atom.op;
+        let program = Arc::clone(&self.program);
+        let slot = |run: &Self, slot: u16| run.frame.slot(slot) as u64;
+        let path = |run: &Self, object: u16| run.frame.path(&program, object).map(|it| it as u64);
+        Ok(match op {
+            Op::Nop | Op::Add => Call::new(op, []),
+            Op::Openat => {
+                let flags = slot(self, c) | libc::O_CLOEXEC as u64;
+                Call::new(op, [slot(self, a), path(self, b)?, flags, slot(self, d)])
+            }
+            Op::Openat2 => {
+                let words = [slot(self, a), path(self, b)?];
+                let (flags, mode, resolve) = (slot(self, c), slot(self, d), slot(self, e));
+                let how = &mut self.details().how;
+                how.flags = flags | libc::O_CLOEXEC as u64;
+                (how.mode, how.resolve) = (mode, resolve);
+                Call::new(op, [words[0], words[1], std::ptr::from_mut(how) as u64])
+            }
+            Op::Statx => {
+                let words = [slot(self, a), path(self, b)?, slot(self, c), slot(self, d)];
+                let target = &raw mut self.details().statx;
+                Call::new(op, [words[0], words[1], words[2], words[3], target as u64])
+            }
+            Op::Read | Op::Write => self.prepare_transfer(op, [a, b, c, d], None)?,
+            Op::Pread | Op::Pwrite => {
+                let offset = self.frame.slot(e);
+                if offset < 0 {
+                    return Err(-libc::EINVAL);
+                }
+                self.prepare_transfer(op, [a, b, c, d], Some(offset))?
+            }
+            Op::Recv | Op::Send => {
+                let call = self.prepare_transfer(op, [a, b, c, d], None)?;
+                let flags = kernel_flags(slot(self, e))?;
+                Call::new(op, [call.words[0], call.words[1], call.words[2], flags])
+            }
+            Op::Getdents => self.prepare_transfer(op, [a, b, c, d], None)?,
+            Op::Readv | Op::Writev => {
+                let (start, n_pieces) = self.vector(op, b)?;
+                let offset = match self.frame.slot_if_any(c) {
+                    offset if offset < 0 => -1,
+                    offset => offset + self.progress as i64,
+                };
+                Call::new(op, [slot(self, a), start, n_pieces, offset as u64])
+            }
+            Op::Recvmsg | Op::Sendmsg => self.prepare_message(op, [a, b, c, d, e])?,
+            Op::Unlinkat | Op::Mkdirat => {
+                Call::new(op, [slot(self, a), path(self, b)?, slot(self, c)])
+            }
+            Op::Renameat | Op::Linkat => {
+                let words = [slot(self, a), path(self, b)?, slot(self, c), path(self, d)?];
+                Call::new(op, [words[0], words[1], words[2], words[3], slot(self, e)])
+            }
+            Op::Symlinkat => Call::new(op, [path(self, a)?, slot(self, b), path(self, c)?]),
+            Op::Splice => {
+                Call::new(op, [a, b, c, d, e, f].map(|it| self.frame.slot_if_any(it) as u64))
+            }
+            Op::Sendfile => self.prepare_conduit([a, b, c, d])?,
+            Op::Connect => {
+                let fd = slot(self, a);
+                let address = self.frame.address(&program, b)?;
+                let len = u64::from(address.len);
+                Call::new(op, [fd, &raw mut address.storage as u64, len])
+            }
+            Op::Accept => {
+                let (fd, flags) = (slot(self, a), slot(self, b) | libc::SOCK_CLOEXEC as u64);
+                let (address, len) = if c == NONE { (0, 0) } else { self.address_room(c)? };
+                Call::new(op, [fd, flags, address, len])
+            }
+            Op::Socket => {
+                let kind = slot(self, b) | libc::SOCK_CLOEXEC as u64;
+                Call::new(op, [slot(self, a), kind, slot(self, c)])
+            }
+            Op::Waitid => {
+                let words = [a, b, c].map(|it| slot(self, it));
+                let child = &raw mut self.details().child;
+                Call::new(op, [words[0], words[1], words[2], child as u64])
+            }
+            Op::Timeout => Call::new(op, [self.frame.slot(a).max(0) as u64]),
+            Op::Fsync | Op::Fdatasync | Op::Close => Call::new(op, [slot(self, a)]),
+            Op::Ftruncate | Op::Shutdown | Op::Poll => {
+                Call::new(op, [a, b].map(|it| slot(self, it)))
+            }
+            Op::Fallocate => Call::new(op, [a, b, c, d].map(|it| slot(self, it))),
+        })
+    }
+
+    fn details(&mut self) -> &mut Details {
+        // SAFETY: structures of numbers and null pointers.
+        self.details.get_or_insert_with(|| Box::new(unsafe { std::mem::zeroed() }))
+    }
+
+    /// Descriptor, start, length and offset of a piece of memory, what is done already left out.
+    fn prepare_transfer(
+        &mut self,
+        op: Op,
+        [fd, object, start, length]: [u16; 4],
+        offset: Option<i64>,
+    ) -> Result<Call, Errno> {
+        let reads = matches!(op, Op::Write | Op::Pwrite | Op::Send);
+        let access = if reads { Access::ReadsFrom } else { Access::WritesTo };
+        let span = Span { object, start, length };
+        let memory = self.frame.resolve(&self.program, span, access, &self.pool)?;
+        let start = memory.start.wrapping_add(self.progress) as u64;
+        let len = memory.len.saturating_sub(self.progress) as u64;
+        let offset = offset.map_or(-1, |it| it + self.progress as i64);
+        Ok(Call::new(op, [self.frame.slot(fd) as u64, start, len, offset as u64]))
+    }
+
+    pub(super) fn vector(&mut self, op: Op, object: u16) -> Result<(u64, u64), Errno> {
+        let writes_to = matches!(op, Op::Readv | Op::Recvmsg);
+        let access = if writes_to { Access::WritesTo } else { Access::ReadsFrom };
+        let (program, progress) = (&self.program, self.progress);
+        let vector = self.frame.resolve_vector(program, object, access, progress, &self.pool)?;
+        Ok((vector.0 as u64, vector.1 as u64))
+    }
+
+    /// Room for an address, and for its length.
+    fn address_room(&mut self, object: u16) -> Result<(u64, u64), Errno> {
+        let address = self.frame.address(&self.program, object)?;
+        address.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        Ok((&raw mut address.storage as u64, &raw mut address.len as u64))
+    }
+
+    fn prepare_message(
+        &mut self,
+        op: Op,
+        [fd, vector, flags, control, address]: [u16; 5],
+    ) -> Result<Call, Errno> {
+        let (pieces, n_pieces) = self.vector(op, vector)?;
+        let receives = op == Op::Recvmsg;
+        let program = Arc::clone(&self.program);
+        let (mut name, mut name_len) = (0, 0);
+        if address != NONE {
+            let it = self.frame.address(&program, address)?;
+            if receives {
+                it.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            }
+            (name, name_len) = (&raw mut it.storage as u64, it.len);
+        }
+        let (mut control_start, mut control_len) = (std::ptr::null_mut(), 0);
+        // What goes along goes once, with the first bytes.
+        if control != NONE && self.progress == 0 {
+            let span = Span { object: control, start: NONE, length: NONE };
+            let access = if receives { Access::WritesTo } else { Access::ReadsFrom };
+            let memory = self.frame.resolve(&program, span, access, &self.pool)?;
+            (control_start, control_len) = (memory.start, memory.len);
+        }
+        let message = &mut self.details().message;
+        message.msg_name = name as *mut libc::c_void;
+        message.msg_namelen = name_len;
+        message.msg_iov = pieces as *mut libc::iovec;
+        message.msg_iovlen = n_pieces as usize;
+        message.msg_control = control_start.cast();
+        message.msg_controllen = control_len;
+        message.msg_flags = 0;
+        let message = &raw mut *message as u64;
+        let flags = kernel_flags(self.frame.slot(flags) as u64)?;
+        Ok(Call::new(op, [self.frame.slot(fd) as u64, message, flags]))
+    }
+
+    /// The next splice of a file that is sent: into the pipe, or out of it.
+    fn prepare_conduit(&mut self, [to, from, offset, count]: [u16; 4]) -> Result<Call, Errno> {
+        let (to, from) = (self.frame.slot(to) as u64, self.frame.slot(from) as u64);
+        let (offset, count) = (self.frame.slot_if_any(offset), self.frame.slot(count));
+        if count < 0 {
+            return Err(-libc::EINVAL);
+        }
+        if self.conduit.is_none() {
+            self.conduit = Some(Box::new(Conduit { ends: syscall::pipe()?, held: 0 }));
+        }
+        let Some(conduit) = &self.conduit else { unreachable!("it was made just now") };
+        let nowhere = u64::MAX;
+        let flags = libc::SPLICE_F_MOVE as u64;
+        if conduit.held > 0 {
+            let (held, from) = (conduit.held as u64, conduit.ends[0] as u64);
+            return Ok(Call::new(Op::Splice, [from, nowhere, to, nowhere, held, flags]));
+        }
+        let rest = (count as usize).saturating_sub(self.progress).min(CONDUIT_BYTES) as u64;
+        // Without an offset the file's position goes along by itself.
+        let offset = if offset < 0 { nowhere } else { offset as u64 + self.progress as u64 };
+        let into = conduit.ends[1] as u64;
+        Ok(Call::new(Op::Splice, [from, offset, into, nowhere, rest, flags]))
+    }
+}
+
+/// The flags as the kernel is given them.
+fn kernel_flags(flags: u64) -> Result<u64, Errno> {
+    // The value would be no longer how much memory has been filled.
+    if flags & libc::MSG_TRUNC as u64 != 0 {
+        return Err(-libc::EINVAL);
+    }
+    // The run itself goes on until all is there.
+    Ok(flags & !(libc::MSG_WAITALL as u64))
+}

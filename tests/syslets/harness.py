@@ -1,0 +1,163 @@
+"""Ways to run a program, threads at the other end, and waiting for what others do."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+import threadlets
+from threadlets import BufferPool, CompletionRing, Result, Syslet, engine, sweep
+from threadlets.atoms import Flow
+
+DEADLINE_S = 20.0
+
+Carry = Callable[..., Result]
+
+
+def within_deadline(main: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on a new threadlets loop, for no longer than the deadline."""
+
+    async def timed() -> Any:
+        async with asyncio.timeout(DEADLINE_S):
+            return await main
+
+    return threadlets.run(timed())
+
+
+def with_every_atom(program: Syslet[...], flag: Flow) -> Syslet[...]:
+    """Return the program with a flag added to each of its atoms."""
+    table = program.table
+    atoms = [(*atom[:4], atom[4] | flag, atom[5]) for atom in table.atoms]
+    return Syslet(dataclasses.replace(table, atoms=atoms), program._notes)
+
+
+def _run(program: Syslet[...], *args: object) -> Result:
+    return program.run(*args)
+
+
+def _synchronous(program: Syslet[...], *args: object) -> Result:
+    return with_every_atom(program, Flow.SYNC).run(*args)
+
+
+def _await(program: Syslet[...], *args: object) -> Result:
+    return within_deadline(program(*args))
+
+
+def _asynchronous(program: Syslet[...], *args: object) -> Result:
+    return within_deadline(with_every_atom(program, Flow.ASYNC)(*args))
+
+
+def _sweep(program: Syslet[...], *args: object) -> Result:
+    (result,) = sweep(program, [args[0] if len(args) == 1 else args])
+    return result
+
+
+def _ring(program: Syslet[...], *args: object) -> Result:
+    ring = CompletionRing()
+    result = ring.submit(program, *args, tag="tag")
+    if result is None:
+        ((tag, result),) = ring.wait(1, DEADLINE_S)
+        assert "tag" == tag
+    assert 0 == ring.outstanding
+    return result
+
+
+class Way(NamedTuple):
+    """A way to run a program."""
+
+    carry: Carry
+    needs_engine: bool
+
+
+WAYS = {
+    "run": Way(_run, False),
+    "synchronous": Way(_synchronous, False),
+    "await": Way(_await, True),
+    "asynchronous": Way(_asynchronous, True),
+    "sweep": Way(_sweep, True),
+    "ring": Way(_ring, True),
+}
+
+
+class Crowd:
+    """Threads, what they have returned, and what they have raised."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self._errors: list[BaseException] = []
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Have a thread call a function."""
+
+        def body() -> None:
+            try:
+                function(*args)
+            except BaseException as error:
+                self._errors.append(error)
+
+        self._threads.append(threading.Thread(target=body, daemon=True))
+        self._threads[-1].start()
+
+    def join(self) -> None:
+        """Wait for the threads, and raise what the first one of them has raised."""
+        for thread in self._threads:
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive(), "a thread does not come back"
+        self._threads.clear()
+        if self._errors:
+            raise self._errors.pop()
+
+
+def open_descriptors() -> dict[str, str]:
+    """Return the numbers of this process's descriptors, and what they are."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # That of the listing itself.
+            continue
+    return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds that some other thread brings about."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come about"
+        time.sleep(0.001)
+
+
+async def until_async(condition: Callable[[], bool]) -> None:
+    """Do the same, while other tasks go on."""
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def wait_for_quiet() -> None:
+    """Wait until nothing is under way, and all memory has come back."""
+    deadline = time.monotonic() + 5
+    while engine().in_flight or BufferPool.default().in_use:
+        if time.monotonic() > deadline:
+            gc.collect()
+            in_flight, in_use = engine().in_flight, BufferPool.default().in_use
+            raise AssertionError(f"{in_flight} runs under way, {in_use} bytes of buffers in use")
+        time.sleep(0.001)
+
+
+def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for a process; its status and what it wrote."""
+    stdout, stderr = process.communicate(timeout=DEADLINE_S)
+    return process.returncode, stdout, stderr
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """Wait for the next line that a process writes."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
