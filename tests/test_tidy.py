@@ -19,6 +19,7 @@ _LAYERS = (
     "threadlets.syslets",
     "threadlets.atoms",
     "threadlets.calls",
+    "threadlets.files",
     "threadlets.aio.affinity",
     "threadlets.aio.crew",
     "threadlets.executor",

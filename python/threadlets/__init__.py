@@ -9,6 +9,15 @@ from threadlets._core import BufferPool, Call, Lease, Result, __version__, call
 from threadlets.aio import Loop, new_event_loop, run, stats
 from threadlets.calls import BATCH, INTERACTIVE, NORMAL, Pool, Priority, threadlet
 from threadlets.executor import ThreadletExecutor
+from threadlets.files import (
+    AsyncFile,
+    Path,
+    copy_file,
+    open,  # noqa: A004 - it is what the builtin is
+    read_file,
+    walk,
+    write_file,
+)
 from threadlets.syslets import (
     Completion,
     CompletionRing,
@@ -24,6 +33,7 @@ __all__ = [
     "BATCH",
     "INTERACTIVE",
     "NORMAL",
+    "AsyncFile",
     "BufferPool",
     "Call",
     "Completion",
@@ -31,6 +41,7 @@ __all__ = [
     "Engine",
     "Lease",
     "Loop",
+    "Path",
     "Pool",
     "Priority",
     "Result",
@@ -39,11 +50,16 @@ __all__ = [
     "ThreadletExecutor",
     "__version__",
     "call",
+    "copy_file",
     "engine",
     "new_event_loop",
+    "open",
+    "read_file",
     "run",
     "stats",
     "sweep",
     "syslet",
     "threadlet",
+    "walk",
+    "write_file",
 ]

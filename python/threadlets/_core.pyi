@@ -17,6 +17,7 @@ __all__ = [
     "Datagrams",
     "Dispatcher",
     "Handle",
+    "Landed",
     "Lease",
     "Pending",
     "Pool",
@@ -273,12 +274,20 @@ class Result:
     def __hash__(self) -> int: ...
 
 @final
+class Landed:
+    """A run that has ended, on its way to whoever awaits it."""
+
+    def result(self) -> Result: ...
+    def discard(self) -> None: ...
+
+@final
 class Pending:
     """A run in an engine's hands."""
 
     @property
-    def future(self) -> asyncio.Future[Result]: ...
-    def cancel(self) -> asyncio.Future[Any]: ...
+    def future(self) -> asyncio.Future[Landed]: ...
+    def abandon(self) -> None: ...
+    def cancel(self) -> asyncio.Future[Landed | None]: ...
 
 @final
 class Program:

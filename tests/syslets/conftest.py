@@ -62,6 +62,14 @@ def engine_kind(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator
         wait_for_quiet()
 
 
+@pytest.fixture(params=[kind for kind in ENGINES if kind != "sim"])
+def clocked_engine(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[str]:
+    """Run the test on each kind of engine whose time is everybody's."""
+    with use_engine(request.param):
+        yield request.param
+        wait_for_quiet()
+
+
 @pytest.fixture(params=_CARRIERS, ids=lambda it: it[0] if it[1] is None else f"{it[1]}-{it[0]}")
 def carry(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[Carry]:
     """Run a program with its arguments to its result, in one way after the other."""

@@ -331,7 +331,9 @@ def _go_back(draft: _Draft, first: int, index: int) -> None:
     down = _Atom("add", (passes, draft.slot(-1), draft.slot(1)), passes)
     down.flags = Flow.STOP_ON_NON_POSITIVE | Flow.SKIP_TO_NEXT_ON_STOP
     down.target = draft.between(first, index)
-    draft.clusters.append([down])
+    # A loop does I/O.
+    pause = _Atom("timeout", (draft.slot(0),))
+    draft.clusters.append([pause, down])
 
 
 def _outcomes(draft: _Draft, memory: _Memory) -> list[tuple[object, ...]]:

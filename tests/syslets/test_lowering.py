@@ -114,6 +114,23 @@ def test_a_loop_that_ends_the_program_needs_no_test_atom(tmp_path: Path) -> None
     assert b"some text" == _value(contents, tmp_path / "a")
 
 
+def test_growing_memory_may_expect_a_size(tmp_path: Path) -> None:
+    """The size is an operand of the memory, which a run asks for when something is read."""
+
+    @syslet
+    def contents(path):
+        fd = yield openat(path)
+        info = yield statx(dir_fd=fd)
+        text = growing(100, expected=info.size)
+        yield read(fd, text)
+        return text
+
+    (tmp_path / "a").write_bytes(b"some text")
+    [memory] = [row for row in contents.table.objects if row[0] == "growing"]
+    assert 3 == len(memory)
+    assert b"some text" == _value(contents, tmp_path / "a")
+
+
 def test_stop_if_ends_with_its_value(tmp_path: Path) -> None:
     """The run is no failure, and what follows the stop is not done."""
 

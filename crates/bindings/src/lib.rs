@@ -56,7 +56,7 @@ mod _core {
     #[pymodule_export]
     use super::syslet::lease::LeasedMemory;
     #[pymodule_export]
-    use super::syslet::pending::Pending;
+    use super::syslet::pending::{Landed, Pending};
     #[pymodule_export]
     use super::syslet::program::SysletProgram;
     #[pymodule_export]

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
-use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -76,8 +76,16 @@ impl Parameter {
     /// Say which argument an error is about.
     #[cold]
     fn name_argument(&self, py: Python<'_>, error: PyErr) -> PyErr {
+        let its_type = error.get_type(py);
+        let is_plain = its_type.is(py.get_type::<PyTypeError>())
+            || its_type.is(py.get_type::<PyValueError>())
+            || its_type.is(py.get_type::<PyOverflowError>())
+            || its_type.is(py.get_type::<PyBufferError>());
+        if !is_plain {
+            return error;
+        }
         let message = format!("argument '{}': {}", self.name.bind(py), error.value(py));
-        let named = PyErr::from_type(error.get_type(py), (message,));
+        let named = PyErr::from_type(its_type, (message,));
         named.set_cause(py, error.cause(py));
         named
     }

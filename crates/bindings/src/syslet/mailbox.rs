@@ -36,7 +36,7 @@ impl Mailbox {
         }
     }
 
-    /// From now on letters wake this poller; without one, nobody.
+    /// From now on letters wake this poller; without one they are thrown away.
     pub(crate) fn wake_by(&self, poller: Option<Arc<Poller>>) {
         *self.poller.lock().unwrap_or_else(PoisonError::into_inner) = poller;
     }
@@ -67,6 +67,10 @@ impl Mailbox {
     }
 
     fn post(&self, new: impl Iterator<Item = Letter>) {
+        if self.poller.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            // The loop is closed: nobody opens letters any more.
+            return new.for_each(drop);
+        }
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         letters.extend(new);
         self.n_letters.store(letters.len(), Ordering::SeqCst);

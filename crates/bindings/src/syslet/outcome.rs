@@ -105,6 +105,9 @@ fn stat(py: Python<'_>, run: &Run, first: u16) -> PyResult<Py<PyAny>> {
     let [mode, nlink, uid, gid, ino, size] = [0, 1, 2, 3, 4, 5].map(field);
     let [atime_ns, mtime_ns, ctime_ns, btime_ns] = [8, 9, 10, 11].map(field);
     let seconds = |time_ns: i64| time_ns.div_euclid(1_000_000_000);
+    // As the interpreter computes it, to the last bit.
+    let float =
+        |time_ns: i64| seconds(time_ns) as f64 + 1e-9 * time_ns.rem_euclid(1_000_000_000) as f64;
     let base = (
         mode,
         // The kernel counts inodes without a sign.
@@ -120,13 +123,13 @@ fn stat(py: Python<'_>, run: &Run, first: u16) -> PyResult<Py<PyAny>> {
     );
     let more = PyDict::new(py);
     for (name, time_ns) in [("atime", atime_ns), ("mtime", mtime_ns), ("ctime", ctime_ns)] {
-        more.set_item(format!("st_{name}"), time_ns as f64 / 1e9)?;
+        more.set_item(format!("st_{name}"), float(time_ns))?;
         more.set_item(format!("st_{name}_ns"), time_ns)?;
     }
     for (name, idx) in [("st_blksize", 7), ("st_blocks", 6), ("st_rdev", 13)] {
         more.set_item(name, field(idx))?;
     }
-    more.set_item("st_birthtime", btime_ns as f64 / 1e9)?;
+    more.set_item("st_birthtime", float(btime_ns))?;
     its_type.bind(py).call1((base, more)).map(Bound::unbind)
 }
 

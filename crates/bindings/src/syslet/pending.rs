@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::PyTraverseError;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -13,6 +14,7 @@ use super::argument;
 use super::engine;
 use super::mailbox::Letter;
 use super::program::SysletProgram;
+use super::result::SysletResult;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
 
@@ -40,6 +42,33 @@ impl Awaited {
             }
             Self::Channel(future) => visit.call(future),
         }
+    }
+}
+
+/// A run that has ended, on its way to whoever awaits it. If he never comes, its descriptors are
+/// closed with it.
+#[pyclass(frozen, module = "threadlets._core")]
+pub(crate) struct Landed {
+    program: Py<SysletProgram>,
+    run: GilCell<Option<Box<Run>>>,
+}
+
+#[pymethods]
+impl Landed {
+    /// The result, once.
+    fn result(&self, py: Python<'_>) -> PyResult<SysletResult> {
+        let run = self.run.with(py, Option::take);
+        let mut run = run.ok_or_else(|| PyRuntimeError::new_err("the result was taken already"))?;
+        self.program.get().result(py, &mut run, None)
+    }
+
+    /// Nobody wants the result: close what it has opened, give back what it was lent.
+    fn discard(&self, py: Python<'_>) {
+        drop(self.run.with(py, Option::take));
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.program)
     }
 }
 
@@ -95,10 +124,15 @@ impl Pending {
 
 #[pymethods]
 impl Pending {
-    /// The future that gets the result.
+    /// The future that gets the run, `Landed`.
     #[getter]
     fn future(&self, py: Python<'_>) -> Py<PyAny> {
         self.future.with(py, |future| future.clone_ref(py))
+    }
+
+    /// Have the run end soon; nobody waits for that.
+    fn abandon(&self) {
+        self.engine.cancel(self.id);
     }
 
     /// Have the run end soon, and return the future that is done when it has.
@@ -154,27 +188,22 @@ impl Dispatcher {
         };
         let awaited = slf.get().awaited.with(py, |awaited| awaited.try_remove(token));
         let (future, outcome) = match (awaited, run) {
-            (Some(Awaited::Run { program, future, .. }), Some(mut run)) => {
+            (Some(Awaited::Run { program, future, .. }), Some(run)) => {
                 if is_done(future.bind(py))? {
                     return Ok(());
                 }
-                let result = program.get().result(py, &mut run, None);
-                (future, result.and_then(|it| Ok(Py::new(py, it)?.into_any())))
+                let landed = Landed { program, run: GilCell::new(Some(run)) };
+                (future, Py::new(py, landed)?.into_any())
             }
             (Some(Awaited::Channel(future)), _) => {
                 if is_done(future.bind(py))? {
                     return Ok(());
                 }
-                (future, Ok(py.None()))
+                (future, py.None())
             }
             _ => return Ok(()),
         };
-        let future = future.bind(py);
-        match outcome {
-            Ok(result) => future.call_method1(intern!(py, "set_result"), (result,)),
-            Err(error) => future.call_method1(intern!(py, "set_exception"), (error,)),
-        }
-        .map(drop)
+        future.bind(py).call_method1(intern!(py, "set_result"), (outcome,)).map(drop)
     }
 }
 

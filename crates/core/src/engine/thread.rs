@@ -26,8 +26,8 @@ enum Waits {
     Readiness,
     /// For a connection that is being made.
     Connection,
-    /// For somebody at the other end of the named pipe that it has opened.
-    Partner(i32),
+    /// For somebody at the other end of a named pipe; its own end may be open already.
+    Partner(Option<i32>),
     /// For its time-out.
     Time(TimerKey),
 }
@@ -256,11 +256,8 @@ impl<B: Backend> Thread<B> {
         let entry = &mut self.entries[key as usize];
         let waits = std::mem::replace(&mut entry.waits, Waits::Turn);
         let is_undone = [libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&(-value as i32));
-        if let Waits::Partner(fd) = waits
-            && entry.ends_with.is_some()
-        {
-            syscall::close(fd);
-            return self.end(key);
+        if let Waits::Partner(Some(half)) = waits {
+            syscall::close(half);
         }
         if entry.ends_with.is_some() && is_undone && entry.run.op() != Op::Close {
             return self.end(key);
@@ -302,7 +299,6 @@ impl<B: Backend> Thread<B> {
             Waits::Operation if self.backend.opens_half() && is_half_open(&entry.run, value) => {
                 self.open_whole(key, value);
             }
-            Waits::Partner(fd) => self.go_on(key, i64::from(fd)),
             // What close(2) was given is gone even then, and its number may be somebody else's.
             _ if value == -i64::from(libc::EINTR) && entry.run.op() != Op::Close => {
                 self.start(key);
@@ -313,16 +309,16 @@ impl<B: Backend> Thread<B> {
 
     /// A named pipe was opened, or refused, because nobody is at its other end: wait for him.
     fn open_whole(&mut self, key: Key, value: i64) {
-        let entry = &mut self.entries[key as usize];
-        if value >= 0 {
-            // Whoever opens the other end finds this one open; what he does then shows here.
-            entry.waits = Waits::Partner(value as i32);
-            let call = Call::new(Op::Poll, [value as u64, libc::POLLIN as u64]);
-            return self.backend.start(key, call);
+        let half = value as i32;
+        if value >= 0 && syscall::poll(half, libc::POLLIN, 0) != 0 {
+            // He has come, and perhaps gone again.
+            return self.go_on(key, value);
         }
+        let entry = &mut self.entries[key as usize];
         match entry.run.prepare() {
             Ok(call) => {
-                entry.waits = Waits::Operation;
+                // What is open stays so meanwhile: who has found it open is not to find it closed.
+                entry.waits = Waits::Partner((value >= 0).then_some(half));
                 self.backend.start_opening(key, call);
             }
             Err(errno) => self.go_on(key, i64::from(errno)),
@@ -420,8 +416,15 @@ fn is_half_open(run: &Run, value: i64) -> bool {
 
 /// For which events the call's descriptor is to be waited for, if that is what it waits for.
 fn readiness_events(call: &Call) -> Option<i16> {
-    // What is no listener is ready to say so.
-    if call.op() == Op::Accept && !syscall::is_listening(call.int(0)) {
+    // What is no listener, or no socket at all, is ready to say so.
+    let is_refused = match call.op() {
+        Op::Accept => !syscall::is_listening(call.int(0)),
+        Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg => {
+            syscall::kind(call.int(0)) != Some(libc::S_IFSOCK)
+        }
+        _ => false,
+    };
+    if is_refused {
         return None;
     }
     if let Some(events) = call.op().readiness() {

@@ -1,7 +1,9 @@
 //! What an operation leaves behind beside its value: descriptors, positions, filled memory, details.
 
+use std::sync::Arc;
+
 use super::call::Call;
-use super::memory::Memory;
+use super::memory::{Access, Memory};
 use super::op::Op;
 use super::program::{NONE, Span};
 use super::run::{Opened, Run};
@@ -54,10 +56,15 @@ impl Run {
             }
             Op::Write if value > 0 => self.advance_position(words[0], value),
             Op::Readv | Op::Recvmsg if value >= 0 => {
-                self.frame.note_vector_filled(&self.program, words[1], value as usize);
-                if op == Op::Recvmsg {
+                // The pieces of the last call leave out what earlier ones have done.
+                let (program, access) = (Arc::clone(&self.program), Access::WritesTo);
+                let vector = self.frame.resolve_vector(&program, words[1], access, 0, &self.pool);
+                if vector.is_ok() {
+                    self.frame.note_vector_filled(&program, words[1], value as usize);
+                }
+                if op == Op::Recvmsg && self.progress == 0 {
                     self.note_message(words);
-                } else {
+                } else if op == Op::Readv {
                     self.forget_position(words[0]);
                 }
             }
@@ -91,7 +98,7 @@ impl Run {
         }
     }
 
-    fn note_message(&mut self, words: &[u16; 6]) {
+    pub(super) fn note_message(&mut self, words: &[u16; 6]) {
         let Some(details) = &self.details else { return };
         let message = details.message;
         let first = usize::from(words[5]);

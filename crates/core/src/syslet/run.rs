@@ -180,6 +180,11 @@ impl Run {
 
     /// The bytes of a span.
     pub fn bytes(&mut self, span: Span) -> &[u8] {
+        if matches!(self.object(span.object), Memory::Unmade) {
+            // Nobody has used it: it is zeros, unless there is no memory for that.
+            let whole = Span { object: span.object, start: NONE, length: NONE };
+            let _ = self.frame.resolve(&self.program, whole, Access::ReadsFrom, &self.pool);
+        }
         self.frame.bytes(&self.program, span)
     }
 
@@ -292,6 +297,10 @@ impl Run {
                 None => return self.again(),
             },
             op if value > 0 && (op.writes_all() || self.waits_for_all(&atom)) => {
+                if op == Op::Recvmsg && self.progress == 0 {
+                    // What goes along with a message comes with its first bytes.
+                    self.note_message(&atom.words);
+                }
                 self.progress += value as usize;
                 if self.has_more_to_move(&atom) {
                     return self.again();

@@ -1,0 +1,257 @@
+"""`Binary`: a file of bytes with a buffer, as `io.BufferedReader`, `BufferedWriter`, `BufferedRandom`.
+
+It holds either bytes that were read ahead or bytes that are to be written, never both. A call that
+is cancelled loses neither.
+"""
+
+from __future__ import annotations
+
+import os
+
+from threadlets.files.descriptor import Descriptor, Interrupted
+from threadlets.files.failures import unsupported
+
+_READ_MAX = 64 * 1024 * 1024
+"""The most that is asked for at once, in bytes, when nobody knows how much there is."""
+
+
+class Binary:
+    """A buffered file; `size` is that of the buffer, in bytes; 0: there is none."""
+
+    def __init__(
+        self, descriptor: Descriptor, *, readable: bool, writable: bool, size: int
+    ) -> None:
+        self.descriptor = descriptor
+        self.readable = readable
+        self.writable = writable
+        self.size = size
+        self._ahead = b""
+        self._at = 0
+        self.unwritten = bytearray()
+
+    @property
+    def n_ahead(self) -> int:
+        """How many bytes were read and not asked for yet."""
+        return len(self._ahead) - self._at
+
+    async def read(self, size: int | None = -1) -> bytes:
+        """Read `size` bytes, or up to the end; without a buffer, what one call gives."""
+        await self._begin_reading()
+        if size is None or size < 0:
+            return await self._read_rest()
+        if not self.size:
+            return await self._from_descriptor(size)
+        return await self._read_exactly(size)
+
+    async def read1(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes with one call at most, none if there are some ahead."""
+        await self._begin_reading()
+        if size < 0:
+            size = self.size or 8192
+        if self._at == len(self._ahead) and size:
+            return await self._from_descriptor(size)
+        return self._take(size)
+
+    async def peek(self) -> bytes:
+        """Return what is ahead, at least a byte unless the file is at its end; move nothing."""
+        await self._begin_reading()
+        if self._at == len(self._ahead):
+            await self._fill(self.size)
+        return self._ahead[self._at :]
+
+    async def readinto(self, memory: memoryview, *, once: bool = False) -> int:
+        """Read into `memory` until it is full; `once`: until a call has given something.
+
+        What fits is read right there, without a copy.
+        """
+        await self._begin_reading()
+        once = once or not self.size
+        n_filled = self._take_into(memory)
+        try:
+            while n_filled < len(memory) and not (once and n_filled):
+                rest = memory[n_filled:]
+                if len(rest) >= self.size:
+                    n_read = await self.descriptor.read_into(rest)
+                else:
+                    await self._fill(self.size)
+                    n_read = self._take_into(rest)
+                n_filled += n_read
+                if not n_read:
+                    break
+        except BaseException as error:
+            if isinstance(error, Interrupted):
+                n_filled += error.moved
+            self._ahead = bytes(memory[:n_filled]) + self._ahead[self._at :]
+            self._at = 0
+            if isinstance(error, Interrupted):
+                raise error.cancellation from None
+            raise
+        return n_filled
+
+    async def readline(self, size: int | None = -1) -> bytes:
+        """Read up to and with the next newline, `size` bytes at most."""
+        await self._begin_reading()
+        limit = -1 if size is None else size
+        n_searched = 0
+        while True:
+            end = self._ahead.find(b"\n", self._at + n_searched) + 1
+            n_searched = self.n_ahead
+            if 0 <= limit <= n_searched and not 0 < end <= self._at + limit:
+                return self._take(limit)
+            if end:
+                return self._take(end - self._at)
+            # A long line is read in ever longer parts, so as not to move it too often.
+            if not await self._fill(max(self.size, n_searched) if self.size else 1):
+                return self._take(n_searched)
+
+    def line_at_hand(self) -> bytes | None:
+        """Return the next line if all of it is ahead, else None."""
+        end = self._ahead.find(b"\n", self._at) + 1
+        if not end:
+            return None
+        line = self._ahead[self._at : end]
+        self._at = end
+        return line
+
+    async def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Write `data`, or keep it in the buffer; return its size in bytes."""
+        if not self.writable:
+            raise unsupported("not writable")
+        view = memoryview(data).cast("B")
+        self._drop_ahead()
+        if not self.size:
+            return await self._write_once(view)
+        if len(self.unwritten) + len(view) > self.size:
+            await self._write_out()
+        if len(view) >= self.size:
+            n_written = 0
+            while n_written < len(view):
+                n_written += await self._write_once(view[n_written:])
+        else:
+            self.unwritten += view
+        return len(view)
+
+    async def flush(self) -> None:
+        """Write what is in the buffer; a file that is read and written goes back to its position."""
+        await self._write_out()
+        if self.writable:
+            self._drop_ahead()
+
+    def tell(self) -> int:
+        """Return the position, that of the next byte which is read or written."""
+        position = self.descriptor.seek(0, os.SEEK_CUR)
+        return position - self.n_ahead + len(self.unwritten)
+
+    async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position and return it."""
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
+            raise ValueError(f"whence value {whence} unsupported")
+        if not self.descriptor.seekable():
+            raise unsupported("File or stream is not seekable.")
+        await self._write_out()
+        if whence == os.SEEK_CUR:
+            offset -= self.n_ahead
+        position = self.descriptor.seek(offset, whence)
+        self._ahead, self._at = b"", 0
+        return position
+
+    async def truncate(self, size: int | None = None) -> int:
+        """Cut or extend the file to `size` bytes, or to its position; return the size."""
+        if not self.writable:
+            raise unsupported("truncate")
+        await self.flush()
+        if size is None:
+            size = self.tell()
+        await self.descriptor.truncate(size)
+        return size
+
+    async def _begin_reading(self) -> None:
+        if not self.readable:
+            raise unsupported("not readable")
+        if self.unwritten:
+            await self._write_out()
+
+    async def _read_rest(self) -> bytes:
+        if self.descriptor.seekable():
+            rest = await self.descriptor.read_rest()
+            return self._take(self.n_ahead) + rest if self.n_ahead else rest
+        while await self._fill(max(self.size, self.n_ahead, 4096)):
+            pass
+        return self._take(self.n_ahead)
+
+    async def _read_exactly(self, size: int) -> bytes:
+        if size <= self.n_ahead:
+            return self._take(size)
+        parts = [self._take(self.n_ahead)]
+        n_missing = size - len(parts[0])
+        try:
+            while n_missing:
+                if n_missing >= self.size:
+                    part = await self._from_descriptor(min(n_missing, _READ_MAX))
+                else:
+                    await self._fill(self.size)
+                    part = self._take(n_missing)
+                if not part:
+                    break
+                parts.append(part)
+                n_missing -= len(part)
+        except BaseException:
+            self._ahead = b"".join([*parts, self._ahead[self._at :]])
+            self._at = 0
+            raise
+        return parts[1] if len(parts) == 2 and not parts[0] else b"".join(parts)
+
+    def _take(self, size: int) -> bytes:
+        start = self._at
+        part = self._ahead[start : start + size]
+        self._at = start + len(part)
+        return part
+
+    def _take_into(self, memory: memoryview) -> int:
+        part = self._take(len(memory))
+        memory[: len(part)] = part
+        return len(part)
+
+    async def _from_descriptor(self, size: int) -> bytes:
+        """Read past the buffer, in which there is nothing."""
+        try:
+            return await self.descriptor.read(size)
+        except Interrupted as error:
+            self._ahead, self._at = error.moved, 0
+            raise error.cancellation from None
+
+    async def _fill(self, size: int) -> int:
+        """Read up to `size` bytes into the buffer; return how many."""
+        rest = self._ahead[self._at :]
+        try:
+            data = await self.descriptor.read(size)
+        except Interrupted as error:
+            self._ahead, self._at = rest + error.moved, 0
+            raise error.cancellation from None
+        self._ahead, self._at = rest + data if rest else data, 0
+        return len(data)
+
+    async def _write_out(self) -> None:
+        while self.unwritten:
+            # A view would keep the buffer from shrinking, a copy is cheaper than the call.
+            data = bytes(self.unwritten)
+            try:
+                n_written = await self.descriptor.write(data)
+            except Interrupted as error:
+                del self.unwritten[: error.moved]
+                raise error.cancellation from None
+            del self.unwritten[:n_written]
+
+    async def _write_once(self, view: memoryview) -> int:
+        try:
+            return await self.descriptor.write(view)
+        except Interrupted as error:
+            raise error.cancellation from None
+
+    def _drop_ahead(self) -> None:
+        """Go back to where the reader is, behind what was read ahead."""
+        if self.n_ahead:
+            if not self.descriptor.seekable():
+                return
+            self.descriptor.seek(-self.n_ahead, os.SEEK_CUR)
+        self._ahead, self._at = b"", 0

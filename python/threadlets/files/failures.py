@@ -1,0 +1,66 @@
+"""What became of a program, told in the way of the `os` module; and programs whose end is known."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import os
+from typing import Any, TypeAlias
+
+from threadlets._core import Result
+from threadlets.syslets import Syslet
+from threadlets.syslets.syslet import running_loop
+
+PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def failure(
+    result: Result, path: PathLike | None = None, second_path: PathLike | None = None
+) -> OSError:
+    """Return the exception for a result that is not ok, with the paths that it is about."""
+    return os_error(result.errno, path, second_path)
+
+
+def os_error(
+    number: int, path: PathLike | None = None, second_path: PathLike | None = None
+) -> OSError:
+    """Return the exception for an errno; its class is the one that fits: FileNotFoundError …."""
+    if path is None:
+        return OSError(number, os.strerror(number))
+    if second_path is None:
+        return OSError(number, os.strerror(number), os.fspath(path))
+    return OSError(number, os.strerror(number), os.fspath(path), None, os.fspath(second_path))
+
+
+def unsupported(message: str) -> io.UnsupportedOperation:
+    """Return the exception for what a file is not open for."""
+    return io.UnsupportedOperation(message)
+
+
+async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.CancelledError | None]:
+    """Run a program and return its result, also when it was cancelled: then with the cancellation.
+
+    `await program(…)` forgets what a cancelled program had done. This is for those that open a
+    descriptor, or move a position. Whoever calls must raise the cancellation.
+    """
+    started = program.native.begin(running_loop(), args)
+    if isinstance(started, Result):
+        return started, None
+    cancellation: asyncio.CancelledError | None = None
+    future: asyncio.Future[Any] = started.future
+    while True:
+        try:
+            # Shielded, for a future that is cancelled itself loses the result that comes next.
+            return (await asyncio.shield(future)).result(), cancellation
+        except asyncio.CancelledError as error:
+            if future.done():
+                return future.result().result(), error
+            if cancellation is None:
+                future = started.cancel()
+            cancellation = error
+
+
+def is_missing(error: OSError) -> bool:
+    """Say whether an error means that there is no such file, as `pathlib` sees it."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)

@@ -1,0 +1,269 @@
+"""`Text`: a file of characters over one of bytes, as `io.TextIOWrapper`."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+from typing import Any, NamedTuple
+
+from threadlets.files.binary import Binary
+from threadlets.files.failures import unsupported
+
+_CHUNK = 64 * 1024
+"""How many bytes are decoded at a time."""
+_CHUNK_OF_WRITABLE = 8192
+"""The same where text may be written, too: what is written after a read goes behind the chunk."""
+
+
+class _Cookie(NamedTuple):
+    """What `tell` gives in one integer: where to start decoding, and how far to go from there."""
+
+    position: int
+    flags: int = 0
+    n_bytes: int = 0
+    n_chars: int = 0
+    is_final: int = 0
+
+    def packed(self) -> int:
+        return sum(value << (64 * index) for index, value in enumerate(self))
+
+    @classmethod
+    def unpacked(cls, cookie: int) -> _Cookie:
+        return cls(*(cookie >> (64 * index) & (2**64 - 1) for index in range(5)))
+
+
+class Text:
+    """A text file. What was decoded and not asked for yet is kept with the bytes it came from."""
+
+    def __init__(
+        self,
+        binary: Binary,
+        encoding: str | None,
+        errors: str | None,
+        newline: str | None,
+        *,
+        line_buffering: bool,
+    ) -> None:
+        # Whatever io refuses is refused, with the same words.
+        model = io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)
+        self.binary = binary
+        self.encoding = model.encoding
+        self.errors = str(model.errors)
+        self.line_buffering = line_buffering
+        self._newline = newline
+        self._chunk = _CHUNK_OF_WRITABLE if binary.writable else _CHUNK
+        self._decoder: Any = codecs.getincrementaldecoder(self.encoding)(self.errors)
+        if not newline:
+            self._decoder = io.IncrementalNewlineDecoder(self._decoder, translate=newline is None)
+        self._encoder: Any = codecs.getincrementalencoder(self.encoding)(self.errors)
+        if binary.writable and binary.descriptor.seekable() and binary.tell():
+            self._encoder.setstate(0)
+        self._chars = ""
+        self._at = 0
+        self._flags_before = 0
+        self._bytes_before: bytes | None = None
+        """What `_chars` was decoded from, beginning with the decoder's state `_flags_before`."""
+
+    @property
+    def newlines(self) -> str | tuple[str, ...] | None:
+        """The kinds of newlines that were translated so far."""
+        found: str | tuple[str, ...] | None = getattr(self._decoder, "newlines", None)
+        return found
+
+    async def read(self, size: int | None = -1) -> str:
+        """Read `size` characters, or up to the end."""
+        self._check_readable()
+        if size is None or size < 0:
+            rest = await self.binary.read()
+            text: str = self._chars[self._at :] + self._decoder.decode(rest, final=True)
+            self._forget()
+            return text
+        while len(self._chars) - self._at < size:
+            if not await self._read_on():
+                break
+        return self._take(self._at + size)
+
+    async def readline(self, size: int | None = -1) -> str:
+        """Read up to and with the next newline, `size` characters at most."""
+        self._check_readable()
+        limit = -1 if size is None else size
+        n_searched = 0
+        while True:
+            end = self._line_end(self._at + n_searched)
+            n_chars = len(self._chars) - self._at
+            if 0 <= limit <= n_chars and not 0 <= end <= self._at + limit:
+                return self._take(self._at + limit)
+            if end >= 0:
+                return self._take(end)
+            # A newline of two characters may have begun.
+            n_searched = max(n_chars - 1, 0)
+            if not await self._read_on():
+                return self._take(len(self._chars))
+
+    def line_at_hand(self) -> str | None:
+        """Return the next line if all of it is decoded, else None."""
+        end = self._line_end(self._at)
+        return None if end < 0 else self._take(end)
+
+    async def write(self, text: str) -> int:
+        """Encode `text` and write it, or keep it in the buffer; return how many characters it has."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if not self.binary.writable:
+            raise unsupported("not writable")
+        has_newline = "\n" in text
+        data = text
+        if has_newline and self._newline in ("\r", "\r\n"):
+            data = text.replace("\n", self._newline)
+        encoded = self._encoder.encode(data)
+        self._forget()
+        self._decoder.reset()
+        await self.binary.write(encoded)
+        if self.line_buffering and (has_newline or "\r" in text):
+            await self.binary.flush()
+        return len(text)
+
+    async def flush(self) -> None:
+        """Write what is in the buffer."""
+        await self.binary.flush()
+
+    async def truncate(self, size: int | None = None) -> int:
+        """Cut or extend the file to `size` bytes, or to the position of its bytes."""
+        await self.flush()
+        return await self.binary.truncate(size)
+
+    async def tell(self) -> int:
+        """Return the position as a number that means something to `seek` alone."""
+        if not self.binary.descriptor.seekable():
+            raise unsupported("underlying stream is not seekable")
+        await self.flush()
+        position = self.binary.tell()
+        if self._bytes_before is None:
+            return position
+        position -= len(self._bytes_before)
+        return self._cookie(position, self._bytes_before).packed()
+
+    async def seek(self, cookie: int, whence: int = os.SEEK_SET) -> int:
+        """Go to what `tell` gave, or to the beginning or the end, and return it."""
+        binary = self.binary
+        if not binary.descriptor.seekable():
+            raise unsupported("underlying stream is not seekable")
+        if whence == os.SEEK_CUR:
+            if cookie:
+                raise unsupported("can't do nonzero cur-relative seeks")
+            cookie = await self.tell()
+        elif whence == os.SEEK_END:
+            if cookie:
+                raise unsupported("can't do nonzero end-relative seeks")
+            await self.flush()
+            position = await binary.seek(0, os.SEEK_END)
+            self._restart(position)
+            return position
+        elif whence != os.SEEK_SET:
+            raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+        if cookie < 0:
+            raise ValueError(f"negative seek position {cookie}")
+        await self.flush()
+        target = _Cookie.unpacked(cookie)
+        await binary.seek(target.position)
+        self._restart(cookie)
+        if cookie:
+            self._decoder.setstate((b"", target.flags))
+            self._flags_before, self._bytes_before = target.flags, b""
+        if target.n_chars:
+            data = await binary.read(target.n_bytes)
+            self._chars = self._decoder.decode(data, bool(target.is_final))
+            self._bytes_before = data
+            if len(self._chars) < target.n_chars:
+                raise OSError("can't restore logical file position")
+            self._at = target.n_chars
+        return cookie
+
+    def _check_readable(self) -> None:
+        if not self.binary.readable:
+            raise unsupported("not readable")
+
+    async def _read_on(self) -> bool:
+        """Decode some more bytes; say whether there were any, or characters after all."""
+        # What one asks much of is read in ever larger parts, so as not to move it too often.
+        data = await self.binary.read1(max(self._chunk, len(self._chars) - self._at))
+        if self._at == len(self._chars):
+            self._forget()
+        if self._bytes_before is None:
+            held, self._flags_before = self._decoder.getstate()
+            self._bytes_before = held
+        more = self._decoder.decode(data, not data)
+        self._chars += more
+        self._bytes_before += data
+        return bool(data or more)
+
+    def _line_end(self, start: int) -> int:
+        """Return where the line ends that goes on at `start`, its newline included; -1: not here."""
+        chars = self._chars
+        if self._newline == "":
+            feed, carriage = chars.find("\n", start), chars.find("\r", start)
+            if carriage >= 0 and (feed < 0 or carriage < feed):
+                return carriage + 2 if feed == carriage + 1 else carriage + 1
+            return feed + 1 if feed >= 0 else -1
+        newline = self._newline or "\n"
+        found = chars.find(newline, start)
+        return found + len(newline) if found >= 0 else -1
+
+    def _take(self, end: int) -> str:
+        text = self._chars[self._at : end]
+        self._at += len(text)
+        return text
+
+    def _forget(self) -> None:
+        self._chars, self._at, self._bytes_before = "", 0, None
+
+    def _restart(self, position: int) -> None:
+        """Begin anew at a position: only a file's beginning has a byte order mark."""
+        self._forget()
+        self._decoder.reset()
+        if position:
+            self._encoder.setstate(0)
+        else:
+            self._encoder.reset()
+
+    def _cookie(self, position: int, data: bytes) -> _Cookie:
+        """Return where the next character is, given that of the first byte in `data`.
+
+        Searched for by decoding beginnings of `data`: the more bytes, the more characters.
+        """
+        flags_before, n_chars = self._flags_before, self._at
+        if not n_chars:
+            return _Cookie(position, flags_before)
+        saved = self._decoder.getstate()
+
+        def decoded(n_bytes: int) -> tuple[int, bytes, int]:
+            self._decoder.setstate((b"", flags_before))
+            n = len(self._decoder.decode(data[:n_bytes]))
+            held, flags = self._decoder.getstate()
+            return n, held, flags
+
+        try:
+            low, high = 0, len(data)
+            while low < high:
+                middle = (low + high) // 2
+                if decoded(middle)[0] >= n_chars:
+                    high = middle
+                else:
+                    low = middle + 1
+            n, held, flags = decoded(low)
+            if n == n_chars and not held:
+                return _Cookie(position + low, flags)
+            # In the middle of what comes at once: begin before it, and skip.
+            start, flags_there, n_there = 0, flags_before, 0
+            for n_bytes in range(low - 1, max(low - 16, 0), -1):
+                n_here, held, flags = decoded(n_bytes)
+                if not held:
+                    start, flags_there, n_there = n_bytes, flags, n_here
+                    break
+            is_final = n < n_chars
+            return _Cookie(
+                position + start, flags_there, low - start, n_chars - n_there, int(is_final)
+            )
+        finally:
+            self._decoder.setstate(saved)

@@ -1,0 +1,54 @@
+"""Every test of files, on each engine; none leaves a descriptor open."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+import threadlets
+from threadlets.testing import use_engine
+
+ENGINES = ("uring", "workers")
+"""The engines that the tests run on."""
+
+DEADLINE_S = 60
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(params=ENGINES, autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Have programs carried on by one engine after another."""
+    with use_engine(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def run(engine: str) -> Iterator[Run]:
+    """Run a coroutine on a new loop within a deadline; afterwards no more descriptors are open."""
+
+    async def within_deadline(main: Coroutine[Any, Any, Any]) -> Any:
+        async with asyncio.timeout(DEADLINE_S):
+            return await main
+
+    before = _open_descriptors()
+    yield lambda main: threadlets.run(within_deadline(main))
+    gc.collect()
+    assert before == _open_descriptors()
+
+
+def _open_descriptors() -> dict[str, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            what = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+        # The engine's threads start when they are needed, with what they need.
+        if not what.startswith("anon_inode:"):
+            found[name] = what
+    return found
