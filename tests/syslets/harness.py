@@ -145,9 +145,10 @@ def wait_for_quiet() -> None:
     deadline = time.monotonic() + 5
     while engine().in_flight or BufferPool.default().in_use:
         if time.monotonic() > deadline:
-            gc.collect()
             in_flight, in_use = engine().in_flight, BufferPool.default().in_use
             raise AssertionError(f"{in_flight} runs under way, {in_use} bytes of buffers in use")
+        # What a test that has failed held stays with its traceback.
+        gc.collect()
         time.sleep(0.001)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any, NamedTuple, ParamSpec, Self
 
@@ -72,7 +73,13 @@ class CompletionRing:
         may be fewer. A signal handler runs meanwhile, and may raise.
         """
         self._check(min_events)
-        return [Completion(*it) for it in self._native._wait(min_events, self.size, timeout)]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while n_missing := self._collect(min_events):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._native._wait(n_missing, left):
+                self._collect(min_events)
+                break
+        return self._take()
 
     async def async_wait(self, min_events: int = 1) -> list[Completion]:
         """Wait for entries in a task, like `wait`.
@@ -84,21 +91,14 @@ class CompletionRing:
         """
         self._check(min_events)
         loop = running_loop()
-        while len(self._waiting) < min_events:
-            taken = self._native._take(self.size)
-            self._waiting.extend(Completion(*it) for it in taken)
-            n_missing = min_events - len(self._waiting)
-            if n_missing <= 0 or not self.outstanding:
-                break
-            await self._native._readiness(loop, min(n_missing, self.outstanding))
-        entries = list(self._waiting)
-        self._waiting.clear()
-        return entries
+        while n_missing := self._collect(min_events):
+            await self._native._readiness(loop, n_missing)
+        return self._take()
 
     @property
     def outstanding(self) -> int:
         """How many programs are under way, or have ended and were not taken yet."""
-        return self._native._counts()[0]
+        return self._native._counts()[0] + len(self._waiting)
 
     @property
     def overflowed(self) -> int:
@@ -113,14 +113,26 @@ class CompletionRing:
         """Cancel everything that is under way, wait until it has ended, and drop the entries."""
         self.cancel()
         while self.outstanding:
-            self._native._wait(1, self.size, None)
-        self._waiting.clear()
+            self.wait()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+    def _collect(self, min_events: int) -> int:
+        """Take entries from outside; return how many more runs have to end, 0 if there are enough."""
+        taken = self._native._take(self.size - len(self._waiting))
+        self._waiting.extend(Completion(*it) for it in taken)
+        # Nothing is waited for that nobody works at.
+        return max(0, min(min_events - len(self._waiting), self._native._counts()[0]))
+
+    def _take(self) -> list[Completion]:
+        entries = []
+        while self._waiting:
+            entries.append(self._waiting.popleft())
+        return entries
 
     def _check(self, min_events: int) -> None:
         if not 0 <= min_events <= self.size:

@@ -58,7 +58,11 @@ def _operands(row: Row, notes: Notes) -> str:
 
 def _flags(flags: int, table: Table, row: Row, notes: Notes) -> str:
     names = " ".join(str(flag.name) for flag in Flow if flags & flag)
-    decides = flags & ~(Flow.STOP_ON_NEGATIVE | Flow.ASYNC | Flow.SYNC | Flow.NO_COMPLETE)
+    silent = Flow.ASYNC | Flow.SYNC | Flow.NO_COMPLETE
+    if OPERATIONS[row.op].is_io:
+        # A check: it ends the program with a failure, not with a value.
+        silent |= Flow.STOP_ON_NEGATIVE
+    decides = flags & ~silent
     if decides and not flags & Flow.SKIP_TO_NEXT_ON_STOP and row.next != ABSENT:
         names += f" ({_outcome(table, row, notes)})"
     return names

@@ -14,10 +14,12 @@ use super::mailbox::Mailbox;
 #[derive(Default)]
 struct State {
     ended: VecDeque<Box<Run>>,
-    /// The loop that is told when something comes, and the token by which it knows what for.
-    waiter: Option<(Arc<Mailbox>, u64)>,
-    /// How many runs whoever waits wants to see.
+    /// Loops that are told when so many runs are there, and the tokens by which they know what for.
+    told: Vec<(usize, Arc<Mailbox>, u64)>,
+    /// The fewest runs that a waiting thread wants to see.
     n_wanted: usize,
+    /// How many threads wait.
+    n_waiting: usize,
     /// How many runs found more than `room` others that nobody had taken.
     n_overflowed: u64,
 }
@@ -64,9 +66,29 @@ impl Channel {
         n_wanted: usize,
         deadline_ns: Option<u64>,
     ) -> PyResult<bool> {
+        self.with(|state| state.n_waiting += 1);
+        let waited = self.wait_here(py, n_wanted, deadline_ns);
+        let is_shared = self.with(|state| {
+            state.n_waiting -= 1;
+            state.n_waiting > 0
+        });
+        if is_shared {
+            // One bell for all: whoever has heard it passes it on.
+            self.bell.ring(Ring::WAKE);
+        }
+        waited
+    }
+
+    fn wait_here(
+        &self,
+        py: Python<'_>,
+        n_wanted: usize,
+        deadline_ns: Option<u64>,
+    ) -> PyResult<bool> {
         loop {
             let has_enough = self.with(|state| {
-                state.n_wanted = n_wanted;
+                let is_alone = state.n_waiting < 2;
+                state.n_wanted = if is_alone { n_wanted } else { state.n_wanted.min(n_wanted) };
                 state.ended.len() >= n_wanted
             });
             if has_enough {
@@ -87,8 +109,7 @@ impl Channel {
             if state.ended.len() >= n_wanted {
                 return false;
             }
-            state.n_wanted = n_wanted;
-            state.waiter = Some((Arc::clone(mailbox), token));
+            state.told.push((n_wanted, Arc::clone(mailbox), token));
             true
         })
     }
@@ -96,14 +117,15 @@ impl Channel {
 
 impl Outlet for Channel {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
-        let (has_enough, waiter) = self.with(|state| {
+        let (has_enough, told) = self.with(|state| {
             let n_full = (state.ended.len() + runs.len()).saturating_sub(self.room);
             state.n_overflowed += n_full.min(runs.len()) as u64;
             state.ended.extend(runs.drain(..));
-            let has_enough = state.ended.len() >= state.n_wanted;
-            (has_enough, if has_enough { state.waiter.take() } else { None })
+            let n_ended = state.ended.len();
+            let told: Vec<_> = state.told.extract_if(.., |(n, ..)| *n <= n_ended).collect();
+            (state.n_waiting > 0 && n_ended >= state.n_wanted, told)
         });
-        if let Some((mailbox, token)) = waiter {
+        for (_, mailbox, token) in told {
             mailbox.notify(token);
         }
         if has_enough {

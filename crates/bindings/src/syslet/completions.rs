@@ -150,30 +150,11 @@ impl Completions {
         }
     }
 
-    /// Wait for entries, without the GIL.
-    #[pyo3(signature = (n_min, n_max, timeout=None))]
-    fn _wait<'py>(
-        &self,
-        py: Python<'py>,
-        n_min: usize,
-        n_max: usize,
-        timeout: Option<f64>,
-    ) -> PyResult<Bound<'py, PyList>> {
+    /// Wait until so many runs have ended, without the GIL; `false`: the time is up.
+    #[pyo3(signature = (n_wanted, timeout=None))]
+    fn _wait(&self, py: Python<'_>, n_wanted: usize, timeout: Option<f64>) -> PyResult<bool> {
         let deadline_ns = timeout.map(|it| clock::now_ns().saturating_add(clock::deadline_ns(it)));
-        let entries = self.take(py, n_max)?;
-        while entries.len() < n_min {
-            let n_under_way = self.state.with(py, |state| state.submitted.len());
-            let n_wanted = (n_min - entries.len()).min(n_under_way);
-            if n_wanted == 0 {
-                break;
-            }
-            if !self.channel.wait(py, n_wanted, deadline_ns)? {
-                break;
-            }
-            let more = self.take(py, n_max - entries.len())?;
-            more.iter().try_for_each(|entry| entries.append(entry))?;
-        }
-        Ok(entries)
+        self.channel.wait(py, n_wanted, deadline_ns)
     }
 
     /// Take entries that are there, perhaps none.

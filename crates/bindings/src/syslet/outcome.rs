@@ -28,8 +28,8 @@ pub(crate) fn result(
     }
     let program = run.program().clone();
     let value = convert(py, run, program.outcome_at(end.atom), end.value, constants)?;
-    run.release_descriptors();
-    Ok(SysletResult::new(value, 0, end.atom, input))
+    let descriptors = run.take_descriptors();
+    Ok(SysletResult::new(value, 0, end.atom, input).with_descriptors(descriptors))
 }
 
 fn convert(

@@ -1,5 +1,7 @@
 //! `Result`: what a run came to, errors included, as a value.
 
+use std::os::fd::{IntoRawFd, OwnedFd};
+
 use pyo3::PyTraverseError;
 use pyo3::basic::CompareOp;
 use pyo3::exceptions::PyOSError;
@@ -7,17 +9,21 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use crate::gil_cell::GilCell;
+
 /// What a syslet came to.
 ///
 /// `ok` is whether it ended as its program meant it to; then `value` is what the program gives, and
 /// `errno` is 0. Otherwise `errno` says why the atom with the index `atom` failed, and `value` is
-/// None. `input` is what a sweep gave to the program, and None elsewhere. Two results are equal when
+/// None. A descriptor in the value belongs to whoever reads `value`; if nobody does, it is closed with
+/// the result. `input` is what a sweep gave to the program, and None elsewhere. Two results are equal when
 /// their values, errnos and atoms are; `len()` is that of the value.
 #[pyclass(frozen, module = "threadlets._core", name = "Result")]
 #[derive(Debug)]
 pub(crate) struct SysletResult {
-    #[pyo3(get)]
     value: Py<PyAny>,
+    /// Those in the value, until somebody has read it.
+    descriptors: GilCell<Vec<OwnedFd>>,
     #[pyo3(get)]
     errno: i32,
     #[pyo3(get)]
@@ -28,12 +34,27 @@ pub(crate) struct SysletResult {
 
 impl SysletResult {
     pub(crate) fn new(value: Py<PyAny>, errno: i32, atom: u16, input: Option<Py<PyAny>>) -> Self {
-        Self { value, errno, atom, input }
+        Self { value, descriptors: GilCell::default(), errno, atom, input }
+    }
+
+    pub(crate) fn with_descriptors(self, descriptors: Vec<OwnedFd>) -> Self {
+        Self { descriptors: GilCell::new(descriptors), ..self }
     }
 }
 
 #[pymethods]
 impl SysletResult {
+    #[getter]
+    fn value(&self, py: Python<'_>) -> Py<PyAny> {
+        self.descriptors.with(py, |descriptors| {
+            for descriptor in descriptors.drain(..) {
+                // It is the reader's from now on.
+                let _ = descriptor.into_raw_fd();
+            }
+        });
+        self.value.clone_ref(py)
+    }
+
     /// Whether the program ended as it was meant to.
     #[getter]
     fn ok(&self) -> bool {
@@ -57,7 +78,7 @@ impl SysletResult {
     fn unwrap(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self.error(py)? {
             Some(error) => Err(PyErr::from_value(error)),
-            None => Ok(self.value.clone_ref(py)),
+            None => Ok(self.value(py)),
         }
     }
 

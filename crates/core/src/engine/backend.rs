@@ -28,8 +28,9 @@ pub(crate) trait Backend {
     /// The caller vouches for the call's addresses until the operation has come back.
     fn start(&mut self, key: Key, call: Call);
 
-    /// The same for an opening that has to wait for whoever opens the other end, however long it takes.
-    fn start_opening(&mut self, key: Key, call: Call) {
+    /// The same for what has to block a thread: opening a named pipe whose other end nobody has
+    /// opened, connecting to a Unix socket whose backlog is full.
+    fn start_patiently(&mut self, key: Key, call: Call) {
         self.start(key, call);
     }
 

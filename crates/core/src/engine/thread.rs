@@ -281,6 +281,12 @@ impl<B: Backend> Thread<B> {
             Waits::Operation if value == -i64::from(libc::EAGAIN) => {
                 // A non-blocking descriptor: wait until it is ready, and try again.
                 match entry.run.prepare() {
+                    // A Unix socket whose peer's backlog is full: no event tells when there is room.
+                    Ok(call) if call.op() == Op::Connect && syscall::is_blocking(call.int(0)) => {
+                        entry.waits = Waits::Operation;
+                        self.backend.start_patiently(key, call);
+                    }
+                    Ok(call) if call.op() == Op::Connect => self.go_on(key, value),
                     Ok(call) if call.op() == Op::Splice => {
                         let (fd, events) = syscall::splice_waits_for(&call);
                         entry.waits = Waits::Readiness;
@@ -319,7 +325,7 @@ impl<B: Backend> Thread<B> {
             Ok(call) => {
                 // What is open stays so meanwhile: who has found it open is not to find it closed.
                 entry.waits = Waits::Partner((value >= 0).then_some(half));
-                self.backend.start_opening(key, call);
+                self.backend.start_patiently(key, call);
             }
             Err(errno) => self.go_on(key, i64::from(errno)),
         }

@@ -161,7 +161,7 @@ impl Backend for Ring {
         }
     }
 
-    fn start_opening(&mut self, key: Key, call: Call) {
+    fn start_patiently(&mut self, key: Key, call: Call) {
         if let Some((_, entry)) = entry(&call) {
             self.push(&entry.flags(squeue::Flags::ASYNC).user_data(u64::from(key)));
         }

@@ -3,6 +3,7 @@
 //! It decides what the current atom asks of the kernel ([`Run::prepare`]), and where the flow goes
 //! with the value that came back ([`Run::complete`]). It makes no blocking call itself.
 
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use super::memory::{Access, Frame, Memory};
@@ -484,9 +485,13 @@ impl Run {
         }
     }
 
-    /// The caller owns the descriptors of the outcome from now on.
-    pub fn release_descriptors(&mut self) {
-        self.opened.clear();
+    /// The descriptors of the outcome, which the caller owns from now on.
+    pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        self.opened
+            .drain(..)
+            // SAFETY: the run has opened it, nobody has closed it, and the run forgets it here.
+            .map(|it| unsafe { OwnedFd::from_raw_fd(it.fd) })
+            .collect()
     }
 }
 

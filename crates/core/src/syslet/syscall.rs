@@ -488,6 +488,12 @@ pub(crate) fn pipe() -> Result<[c_int; 2], c_int> {
     }
 }
 
+/// Whether calls on a descriptor wait.
+pub(crate) fn is_blocking(fd: c_int) -> bool {
+    let status = sys!(libc::SYS_fcntl, fd, libc::F_GETFL);
+    status >= 0 && status & i64::from(libc::O_NONBLOCK) == 0
+}
+
 /// What a descriptor leads to, by the bits of `S_IFMT`; `None`: it is not open.
 pub(crate) fn kind(fd: c_int) -> Option<libc::mode_t> {
     // SAFETY: a structure of numbers.
