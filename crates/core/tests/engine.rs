@@ -27,11 +27,11 @@ fn a_loop_copies_a_file() {
         let (world, folder) = (World::new(&kind), Folder::new());
         let bytes: Vec<u8> = (0..300_017u32).map(|it| (it % 251) as u8).collect();
         fs::write(folder.path("from"), &bytes).unwrap();
-        let n_before = n_descriptors();
+        let before = descriptors();
         let run = world.run(&copying(&folder.path("from"), &folder.path("to"), 64 * 1024));
         assert_eq!(0, run.end().unwrap().value, "{kind}");
         assert_eq!(bytes, fs::read(folder.path("to")).unwrap(), "{kind}");
-        assert_eq!(n_before, n_descriptors(), "{kind}");
+        assert_eq!(before, descriptors(), "{kind}");
         assert_ne!(0, world.pool.in_use_bytes());
         drop(run);
         assert_eq!(0, world.pool.in_use_bytes(), "{kind}");
@@ -91,7 +91,7 @@ fn what_is_cancelled_ends_and_leaves_nothing_behind() {
             // Its hours pass at once.
             programs.push(sleeping(Duration::from_secs(3600)));
         }
-        let n_before = n_descriptors();
+        let before = descriptors();
         for (is_under_way, program) in
             [false, true].iter().flat_map(|it| programs.iter().map(move |program| (*it, program)))
         {
@@ -103,7 +103,7 @@ fn what_is_cancelled_ends_and_leaves_nothing_behind() {
             let run = world.next();
             let end = run.end().unwrap();
             assert_eq!((errno(libc::ECANCELED), true), (end.value, end.is_failure), "{kind}");
-            assert_eq!(n_before, n_descriptors(), "{kind}");
+            assert_eq!(before, descriptors(), "{kind}");
             drop(run);
             assert_eq!(0, world.pool.in_use_bytes(), "{kind}");
         }

@@ -28,8 +28,8 @@ pub(crate) trait Backend {
     /// The caller vouches for the call's addresses until the operation has come back.
     fn start(&mut self, key: Key, call: Call);
 
-    /// The same for what has to block a thread: opening a named pipe whose other end nobody has
-    /// opened, connecting to a Unix socket whose backlog is full.
+    /// The same for what has to block a thread: connecting to a Unix socket whose
+    /// backlog is full.
     fn start_patiently(&mut self, key: Key, call: Call) {
         self.start(key, call);
     }

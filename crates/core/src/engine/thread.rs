@@ -15,6 +15,9 @@ use crate::syslet::inline::{self, Budget, Stopped};
 use crate::syslet::{Call, Flow, Op, Outlet, Run, syscall};
 use crate::timers::{TimerKey, Timers};
 
+/// How often somebody at the other end of a named pipe is looked for, in nanoseconds.
+const PARTNER_NS: u64 = 10_000_000;
+
 /// What a run waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waits {
@@ -27,7 +30,7 @@ enum Waits {
     /// For a connection that is being made.
     Connection,
     /// For somebody at the other end of a named pipe; its own end may be open already.
-    Partner(Option<i32>),
+    Partner(Option<i32>, TimerKey),
     /// For its time-out.
     Time(TimerKey),
 }
@@ -39,6 +42,8 @@ enum Alarm {
     Timeout(Key),
     /// A run has taken too long.
     Deadline(Key),
+    /// Perhaps somebody has opened the other end of a named pipe.
+    Partner(Key),
 }
 
 #[derive(Debug)]
@@ -166,9 +171,12 @@ impl<B: Backend> Thread<B> {
                 self.timers.cancel(timer);
                 self.end(key);
             }
-            Waits::Operation | Waits::Readiness | Waits::Connection | Waits::Partner(_) => {
-                self.backend.cancel(key);
+            Waits::Partner(half, timer) => {
+                self.timers.cancel(timer);
+                half.into_iter().for_each(syscall::close);
+                self.end(key);
             }
+            Waits::Operation | Waits::Readiness | Waits::Connection => self.backend.cancel(key),
         }
     }
 
@@ -256,9 +264,6 @@ impl<B: Backend> Thread<B> {
         let entry = &mut self.entries[key as usize];
         let waits = std::mem::replace(&mut entry.waits, Waits::Turn);
         let is_undone = [libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&(-value as i32));
-        if let Waits::Partner(Some(half)) = waits {
-            syscall::close(half);
-        }
         if entry.ends_with.is_some() && is_undone && entry.run.op() != Op::Close {
             return self.end(key);
         }
@@ -287,7 +292,7 @@ impl<B: Backend> Thread<B> {
                         self.backend.start_patiently(key, call);
                     }
                     Ok(call) if call.op() == Op::Connect => self.go_on(key, value),
-                    Ok(call) if call.op() == Op::Splice => {
+                    Ok(call) if call.op() == Op::Splice && !syscall::is_impatient(&call) => {
                         let (fd, events) = syscall::splice_waits_for(&call);
                         entry.waits = Waits::Readiness;
                         let poll = Call::new(Op::Poll, [fd as u64, events as u64]);
@@ -303,7 +308,7 @@ impl<B: Backend> Thread<B> {
                 }
             }
             Waits::Operation if self.backend.opens_half() && is_half_open(&entry.run, value) => {
-                self.open_whole(key, value);
+                self.await_partner(key, (value >= 0).then_some(value as i32));
             }
             // What close(2) was given is gone even then, and its number may be somebody else's.
             _ if value == -i64::from(libc::EINTR) && entry.run.op() != Op::Close => {
@@ -313,21 +318,27 @@ impl<B: Backend> Thread<B> {
         }
     }
 
-    /// A named pipe was opened, or refused, because nobody is at its other end: wait for him.
-    fn open_whole(&mut self, key: Key, value: i64) {
-        let half = value as i32;
-        if value >= 0 && syscall::poll(half, libc::POLLIN, 0) != 0 {
-            // He has come, and perhaps gone again.
-            return self.go_on(key, value);
-        }
+    /// A named pipe was opened, or refused, because nobody is at its other end: look again later.
+    ///
+    /// Its own end stays open meanwhile: who has found it open is not to find it closed.
+    fn await_partner(&mut self, key: Key, half: Option<i32>) {
+        let deadline_ns = self.backend.now_ns() + PARTNER_NS;
+        let timer = self.timers.start(deadline_ns, Alarm::Partner(key));
+        self.entries[key as usize].waits = Waits::Partner(half, timer);
+    }
+
+    fn look_for_partner(&mut self, key: Key) {
         let entry = &mut self.entries[key as usize];
-        match entry.run.prepare() {
-            Ok(call) => {
-                // What is open stays so meanwhile: who has found it open is not to find it closed.
-                entry.waits = Waits::Partner((value >= 0).then_some(half));
-                self.backend.start_patiently(key, call);
+        match std::mem::replace(&mut entry.waits, Waits::Turn) {
+            Waits::Partner(Some(half), _) => {
+                let flags = entry.run.open_flags();
+                if syscall::poll(half, libc::POLLIN, 0) != 0 || syscall::has_partner(half, flags) {
+                    self.go_on(key, i64::from(half));
+                } else {
+                    self.await_partner(key, Some(half));
+                }
             }
-            Err(errno) => self.go_on(key, i64::from(errno)),
+            _ => self.start(key),
         }
     }
 
@@ -349,6 +360,7 @@ impl<B: Backend> Thread<B> {
         while let Some(alarm) = self.timers.pop_due(now_ns) {
             match alarm {
                 Alarm::Timeout(key) => self.go_on(key, 0),
+                Alarm::Partner(key) => self.look_for_partner(key),
                 Alarm::Deadline(key) => {
                     self.entries[key as usize].deadline = None;
                     self.cut_short(key, libc::ETIMEDOUT);

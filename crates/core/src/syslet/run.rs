@@ -290,13 +290,13 @@ impl Run {
         let atom = self.program.atoms[usize::from(self.at)];
         let value = match atom.op {
             Op::Nop | Op::Add => value,
-            Op::Sendfile => match {
+            Op::Sendfile => {
                 let [to, from, offset, count, ..] = atom.words;
-                self.advance_conduit([to, from, offset, count], value)
-            } {
-                Some(value) => value,
-                None => return self.again(),
-            },
+                match self.advance_conduit([to, from, offset, count], value) {
+                    Some(value) => value,
+                    None => return self.again(),
+                }
+            }
             op if value > 0 && (op.writes_all() || self.waits_for_all(&atom)) => {
                 if op == Op::Recvmsg && self.progress == 0 {
                     // What goes along with a message comes with its first bytes.
@@ -308,6 +308,8 @@ impl Run {
                 }
                 self.progress as i64
             }
+            // All or an error: nobody looks whether what writes everything has done so.
+            op if value < 0 && op.writes_all() => value,
             _ if self.progress > 0 => {
                 // What went well before the end, or before an error, counts.
                 self.progress as i64 + value.max(0)

@@ -260,7 +260,7 @@ pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
                 let is_read = matches!(call.op, Op::Read | Op::Readv);
                 poll(call.int(0), if is_read { libc::POLLIN } else { libc::POLLOUT }, -1)
             }
-            (it, _) if it == i64::from(EAGAIN) && call.op == Op::Splice => {
+            (it, _) if it == i64::from(EAGAIN) && call.op == Op::Splice && !is_impatient(call) => {
                 let (fd, events) = splice_waits_for(call);
                 poll(fd, events, -1)
             }
@@ -295,6 +295,7 @@ pub(crate) fn is_impatient(call: &Call) -> bool {
     let flags_idx = match call.op {
         Op::Recv | Op::Send => 3,
         Op::Recvmsg | Op::Sendmsg => 2,
+        Op::Splice => return call.int(5) as u32 & libc::SPLICE_F_NONBLOCK != 0,
         _ => return false,
     };
     call.int(flags_idx) & libc::MSG_DONTWAIT != 0

@@ -45,9 +45,15 @@ pub(crate) fn simulated(seed: u64, error_rate: f64, short_rate: f64) -> Kind {
     Kind::Simulated(Simulation { seed, error_rate, short_rate })
 }
 
-/// How many descriptors the process has open.
-pub(crate) fn n_descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
+/// What the process has open.
+pub(crate) fn descriptors() -> Vec<String> {
+    let entries = fs::read_dir("/proc/self/fd").unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        // The folder itself is one of them, gone by now or not.
+        let target = fs::read_link(&path).unwrap_or_default();
+        format!("{} {}", path.file_name().unwrap().display(), target.display())
+    });
+    entries.collect()
 }
 
 /// A folder of its own, gone in the end.

@@ -9,8 +9,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use threadlets_core::syslet::inline::perform_one;
 use threadlets_core::syslet::program::NONE;
-use threadlets_core::syslet::{Object, Op, Program, Span};
+use threadlets_core::syslet::{Flow, Object, Op, Program, Span};
 
 use crate::kit::*;
 
@@ -50,7 +51,7 @@ fn runs_talk_to_each_other_over_loopback() {
         let world = World::new(&kind);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(!is_blocking).unwrap();
-        let n_before = n_descriptors();
+        let before = descriptors();
         let (caller, answerer) = (calling(&listener), answering(&listener));
         for _ in 0..20 {
             world.submit(&answerer, 0);
@@ -64,7 +65,30 @@ fn runs_talk_to_each_other_over_loopback() {
             let object = if run.token == 1 { 2 } else { 0 };
             assert_eq!(b"hello", run.bytes(Span { object, start: NONE, length: NONE }), "{kind}");
         }
-        assert_eq!(n_before, n_descriptors(), "{kind}");
+        assert_eq!(before, descriptors(), "{kind}");
+    }
+}
+
+#[test]
+fn what_came_before_the_peer_went_away_is_there() {
+    let _alone = alone();
+    for kind in kinds() {
+        let world = World::new(&kind);
+        let (one, mut other) = UnixStream::pair().unwrap();
+        let mut it = Builder::default();
+        let (fd, all) = (it.fd(&one), it.slot(libc::MSG_WAITALL.into()));
+        let (first, second, fields) = (it.buffer(3), it.buffer(100), it.fields(2));
+        let spans = [first, second].map(|object| Span { object, start: NONE, length: NONE });
+        let vector = it.object(Object::Vector(spans.into()));
+        it.atom(Op::Recvmsg, &[fd, vector, all, NONE, NONE, fields], NONE, STOP);
+        world.submit(&it.build(), 0);
+        world.sync();
+        other.write_all(b"hello").unwrap();
+        drop(other);
+        let mut run = world.next();
+        assert_eq!(5, run.end().unwrap().value, "{kind}");
+        assert_eq!(b"hel", run.bytes(spans[0]), "{kind}");
+        assert_eq!(b"lo", &run.bytes(spans[1])[..2], "{kind}");
     }
 }
 
@@ -97,10 +121,10 @@ fn a_file_is_sent_to_a_file_a_pipe_and_a_socket() {
             it.build()
         };
         let to_file = sending(&|it| it.open(&folder.path("to"), libc::O_WRONLY | libc::O_CREAT));
-        let n_before = n_descriptors();
+        let before = descriptors();
         assert_eq!(1_500_000, world.value(&to_file), "{kind}");
         assert!(bytes[1..] == fs::read(folder.path("to")).unwrap(), "{kind}");
-        assert_eq!(n_before, n_descriptors(), "{kind}");
+        assert_eq!(before, descriptors(), "{kind}");
 
         let (one, mut other) = UnixStream::pair().unwrap();
         one.set_nonblocking(!is_blocking).unwrap();
@@ -121,6 +145,29 @@ fn a_file_is_sent_to_a_file_a_pipe_and_a_socket() {
 }
 
 #[test]
+fn a_file_is_sent_where_the_run_stands() {
+    let _alone = alone();
+    let (world, folder) = (World::new(&real_kinds()[0]), Folder::new());
+    let bytes: Vec<u8> = (0..1_500_001u32).map(|it| (it % 239) as u8).collect();
+    fs::write(folder.path("from"), &bytes).unwrap();
+    let (one, mut other) = UnixStream::pair().unwrap();
+    one.set_nonblocking(true).unwrap();
+    let mut it = Builder::default();
+    let (to, from) = (it.fd(&one), it.open(&folder.path("from"), libc::O_RDONLY));
+    let (offset, count) = (it.slot(1), it.slot(2_000_000));
+    it.atom(Op::Sendfile, &[to, from, offset, count], NONE, STOP);
+    let mut run = world.prepare(&it.build());
+    let thread = std::thread::spawn(move || {
+        while perform_one(&mut run) == Flow::On {}
+        run.end().unwrap().value
+    });
+    let mut read = vec![0; 1_500_000];
+    other.read_exact(&mut read).unwrap();
+    assert_eq!(1_500_000, thread.join().unwrap());
+    assert!(bytes[1..] == read);
+}
+
+#[test]
 fn a_named_pipe_is_opened_when_its_other_end_is() {
     let _alone = alone();
     for kind in kinds() {
@@ -136,7 +183,7 @@ fn a_named_pipe_is_opened_when_its_other_end_is() {
         let (fd, data) = (it.open(&path, libc::O_WRONLY), it.data(&[7; 4096]));
         it.atom(Op::Write, &[fd, data, NONE, NONE], NONE, STOP);
         let writing = it.build();
-        let n_before = n_descriptors();
+        let before = descriptors();
         for programs in [[&reading, &writing], [&writing, &reading]] {
             world.submit(programs[0], 0);
             world.sync();
@@ -155,7 +202,7 @@ fn a_named_pipe_is_opened_when_its_other_end_is() {
         });
         assert!((1..=100).contains(&world.next().end().unwrap().value), "{kind}");
         stranger.join().unwrap();
-        assert_eq!(n_before, n_descriptors(), "{kind}");
+        assert_eq!(before, descriptors(), "{kind}");
     }
 }
 
@@ -240,7 +287,7 @@ fn stopping_ends_everything() {
         if kind.name() != "sim" {
             programs.push(sleeping(Duration::from_secs(3600)));
         }
-        let n_before = n_descriptors();
+        let before = descriptors();
         programs.iter().for_each(|program| {
             world.submit(program, 0);
         });
@@ -253,7 +300,7 @@ fn stopping_ends_everything() {
         }
         let refused = world.engine.submit(world.prepare(&programs[0]));
         assert_eq!(rustix::io::Errno::SHUTDOWN, refused.unwrap_err().0.errno);
-        assert!(n_descriptors() <= n_before, "{kind}");
+        assert!(descriptors().len() <= before.len(), "{kind}");
         drop(other);
         child.kill().unwrap();
         child.wait().unwrap();

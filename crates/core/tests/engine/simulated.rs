@@ -62,7 +62,7 @@ fn injected_errors_leak_nothing() {
         let bytes: Vec<u8> = (0..20_000u32).map(|it| (it % 251) as u8).collect();
         fs::write(folder.path("from"), &bytes).unwrap();
         let (one, other) = UnixStream::pair().unwrap();
-        let n_before = n_descriptors();
+        let before = descriptors();
         let mut runs = Vec::new();
         for idx in 0..40 {
             let to = folder.path(&format!("to-{idx}"));
@@ -92,7 +92,7 @@ fn injected_errors_leak_nothing() {
             n_failed += i32::from(end.is_failure);
         }
         assert!(n_failed > 0);
-        assert_eq!(n_before, n_descriptors());
+        assert_eq!(before, descriptors());
         assert_eq!(0, world.pool.in_use_bytes());
     }
 }
