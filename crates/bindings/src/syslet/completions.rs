@@ -120,7 +120,7 @@ impl Completions {
             return program.get().result(py, &mut run, None).map(Some);
         } else {
             let tries_first = self.engine.tries_first() && !flags.has(Flags::ASYNC);
-            match SysletProgram::start(run, tries_first) {
+            match SysletProgram::start_here(py, run, tries_first) {
                 Started::Ended(mut run) => {
                     return program.get().result(py, &mut run, None).map(Some);
                 }

@@ -173,6 +173,9 @@ pub(crate) fn forget_engine() {
     // The lock itself may be another thread's, which does not exist here; but whoever holds it holds
     // the GIL, as does whoever forks.
     let (engine, pool) = shared(|shared| (shared.engine.take(), shared.pool.take()));
+    if let Some(engine) = &engine {
+        engine.abandon();
+    }
     std::mem::forget((engine, pool));
 }
 

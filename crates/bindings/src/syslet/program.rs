@@ -133,6 +133,14 @@ impl SysletProgram {
         Box::new(Run::new(Arc::clone(&self.program), Arc::clone(pool)))
     }
 
+    /// Run as far as nothing blocks; what the program wants to block for, without the GIL.
+    pub(crate) fn start_here(py: Python<'_>, run: Box<Run>, tries_first: bool) -> Started {
+        if run.program().may_block() {
+            return py.detach(|| Self::start(run, tries_first));
+        }
+        Self::start(run, tries_first)
+    }
+
     /// Run as far as nothing blocks.
     pub(crate) fn start(mut run: Box<Run>, tries_first: bool) -> Started {
         if tries_first && inline::advance(&mut run, Budget::SHARED) == Stopped::Ended {
@@ -288,7 +296,7 @@ impl SysletProgram {
         let args: Vec<_> = args.iter().collect();
         let run = this.run_with(py, &args, kwargs, pool_or_default(pool))?;
         let engine = engine::current()?;
-        match Self::start(run, engine.tries_first()) {
+        match Self::start_here(py, run, engine.tries_first()) {
             Started::Ended(mut run) => {
                 Ok(Py::new(py, this.result(py, &mut run, None)?)?.into_any())
             }

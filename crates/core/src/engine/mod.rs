@@ -147,6 +147,9 @@ impl Engine {
 
     /// Have a run carried on, and name it for `cancel`. Its outlet is given it when it has ended.
     pub fn submit(&self, mut run: Box<Run>) -> std::result::Result<u64, (Error, Box<Run>)> {
+        if self.is_stopped.load(Relaxed) {
+            return Err((stopped(), run));
+        }
         let lane_idx = self.lightest_lane();
         let inbox = match self.inbox(lane_idx) {
             Ok(inbox) => inbox,
@@ -172,6 +175,9 @@ impl Engine {
         &self,
         mut runs: Vec<Box<Run>>,
     ) -> std::result::Result<(), (Error, Vec<Box<Run>>)> {
+        if self.is_stopped.load(Relaxed) {
+            return Err((stopped(), runs));
+        }
         let share = runs.len().div_ceil(self.lanes.len()).max(LIGHT_LOAD / 4);
         let mut lane_idx = self.lightest_lane();
         while !runs.is_empty() {
@@ -194,6 +200,9 @@ impl Engine {
 
     /// End the run with this name soon, if it has not ended.
     pub fn cancel(&self, id: u64) {
+        if self.is_stopped.load(Relaxed) {
+            return;
+        }
         let lane = &self.lanes[(id % self.lanes.len() as u64) as usize];
         if let Some(inbox) = lane.inbox.get() {
             // Whoever has ended has nothing to cancel.
@@ -203,6 +212,9 @@ impl Engine {
 
     /// End all runs of a group soon.
     pub fn cancel_group(&self, group: u64) {
+        if self.is_stopped.load(Relaxed) {
+            return;
+        }
         for inbox in self.lanes.iter().filter_map(|lane| lane.inbox.get()) {
             let _ = inbox.send(Message::CancelGroup(group));
         }
@@ -223,6 +235,12 @@ impl Engine {
             // A thread that panicked has said so; there is nothing to be done about it here.
             let _ = thread.join();
         }
+    }
+
+    /// In the child of a fork: the threads are the parent's. Take no more runs, touch nothing that they
+    /// may have locked.
+    pub fn abandon(&self) {
+        self.is_stopped.store(true, Relaxed);
     }
 
     fn lightest_lane(&self) -> usize {

@@ -183,6 +183,11 @@ impl Program {
         &self.outcomes[usize::from(self.atoms[usize::from(atom)].outcome)]
     }
 
+    /// Whether an atom may block whoever runs it, because the program says so.
+    pub fn may_block(&self) -> bool {
+        self.atoms.iter().any(|atom| atom.flags.has(Flags::SYNC))
+    }
+
     /// How many variables a run has.
     pub fn n_slots(&self) -> usize {
         self.slots.len()

@@ -253,7 +253,10 @@ pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
     loop {
         let value = perform_once(call);
         let waited = match (-value, call.op.readiness()) {
-            (it, Some(events)) if it == i64::from(EAGAIN) && !is_impatient(call) => {
+            // Of a connection EAGAIN says something else: the peer's backlog is full.
+            (it, Some(events))
+                if it == i64::from(EAGAIN) && !is_impatient(call) && call.op != Op::Connect =>
+            {
                 poll(call.int(0), events, -1)
             }
             (it, _) if it == i64::from(EAGAIN) && is_transfer(call) => {
