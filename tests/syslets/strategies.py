@@ -310,9 +310,12 @@ def _ask(draft: _Draft, folder: int, fds: list[int]) -> None:
     elif choice == 2:
         atom = _Atom("timeout", (draft.slot(draft.pick([0, 1000, 100_000])),))
     elif choice == 3:
+        target, source = draft.pick(fds), draft.pick(fds)
         offset = draft.constant(0, 100) if draft.between(0, 1) else ABSENT
-        operands = (draft.pick(fds), draft.pick(fds), offset, draft.constant(0, 100))
-        atom = _Atom("sendfile", operands)
+        atom = _Atom("sendfile", (target, source, offset, draft.constant(1, 100)))
+        if target == source:
+            # What a file that is sent to itself comes to is the kernel's secret.
+            atom = _Atom("fdatasync", (target,))
     else:
         out_offset = draft.constant(0, 9) if draft.between(0, 1) else ABSENT
         # Neither is a pipe, so this fails, in one of several ways.

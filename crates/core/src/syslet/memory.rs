@@ -298,6 +298,10 @@ impl Frame {
                 if access == Access::ReadsFrom {
                     let end = length.map_or(lease.len(), |it| (start + it).min(lease.len()));
                     wipe(lease, filled, end);
+                } else if start > *filled {
+                    // What lies before becomes the run's own, too, and not once it has been filled.
+                    let end = start.min(lease.len());
+                    wipe(lease, filled, end);
                 }
                 Resolved { start: lease.as_mut_ptr(), len: lease.len() }
             }
@@ -413,9 +417,6 @@ impl Frame {
         let start = if span.start == NONE { 0 } else { self.slot(span.start).max(0) as usize };
         match &mut self.objects[usize::from(span.object)] {
             Memory::Buffer { lease, filled } => {
-                if start > *filled && n_bytes > 0 {
-                    wipe(lease, filled, start);
-                }
                 *filled = (*filled).max(start + n_bytes).min(lease.len());
             }
             Memory::Growing(bytes) => {
