@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from threadlets import engine, sweep, syslet
