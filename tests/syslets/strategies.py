@@ -312,7 +312,7 @@ def _ask(draft: _Draft, folder: int, fds: list[int]) -> None:
     elif choice == 3:
         target, source = draft.pick(fds), draft.pick(fds)
         offset = draft.constant(0, 100) if draft.between(0, 1) else ABSENT
-        atom = _Atom("sendfile", (target, source, offset, draft.constant(1, 100)))
+        atom = _Atom("sendfile", (target, source, offset, draft.constant(0, 100)))
         if target == source:
             # What a file that is sent to itself comes to is the kernel's secret.
             atom = _Atom("fdatasync", (target,))

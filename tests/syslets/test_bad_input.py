@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -16,12 +15,10 @@ import pytest
 from threadlets import BufferPool, CompletionRing, sweep, syslet
 from threadlets.atoms import (
     accept,
-    add,
     break_if,
     buffer,
     close,
     connect,
-    counter,
     fallocate,
     ftruncate,
     growing,
@@ -37,13 +34,12 @@ from threadlets.atoms import (
     recv,
     send,
     statx,
-    timeout,
     unlinkat,
     write,
     writev,
 )
 
-from .harness import Carry, within_deadline
+from .harness import Carry
 
 FdOf = Callable[..., int]
 
@@ -138,22 +134,8 @@ def _cut(fd, length):
 
 
 @syslet
-def _sleep(seconds):
-    yield timeout(seconds)
-
-
-@syslet
 def _connect(fd, where):
     yield connect(fd, where)
-
-
-@syslet
-def _three(fd, number, path="."):
-    yield poll(fd, 1)
-    total = counter()
-    yield add(total, number)
-    yield openat(path)
-    return total
 
 
 @pytest.fixture
@@ -339,117 +321,6 @@ def test_growing_memory_ends_at_its_limit(carry: Carry, file: Path) -> None:
     assert carry(_read_all, file, -1).errno in (errno.ENOBUFS, errno.EINVAL)
 
 
-def test_pools_without_memory_are_refused() -> None:
-    """A pool lends something, at least."""
-    with pytest.raises(ValueError, match="without memory"):
-        BufferPool(0)
-    with pytest.raises((ValueError, OverflowError)):
-        BufferPool(-1)
-
-
-_MISUSE: dict[str, tuple[Any, tuple[Any, ...], type[Exception], str]] = {
-    "no argument": (_read_small, (), TypeError, "misses argument 'path'"),
-    "too many arguments": (_read_small, ("a", "b"), TypeError, "takes 1 arguments but 2|not tuple"),
-    "an int for a path": (_read_small, (7,), TypeError, "path"),
-    "None for a path": (_read_small, (None,), TypeError, "path"),
-    "a path with a zero byte": (_read_small, ("a\0b",), ValueError, "'path'.*null byte"),
-    "bytes with a zero byte": (_read_small, (b"a\0b",), ValueError, "'path'.*null byte"),
-    "a lone surrogate that stands for no byte": (
-        _read_small,
-        ("\ud800",),
-        UnicodeEncodeError,
-        "surrogates not allowed",
-    ),
-    "read-only memory to be written to": (_read_into, (0, b"x"), TypeError, "'memory'.*read-only"),
-    "a read-only view to be written to": (
-        _read_into,
-        (0, memoryview(b"x")),
-        TypeError,
-        "'memory'.*read-only",
-    ),
-    "memory that is in pieces": (
-        _read_into,
-        (0, memoryview(bytearray(9))[::2]),
-        BufferError,
-        "'memory'.*contiguous",
-    ),
-    "a str for memory": (_write_at, (0, "x", 0), TypeError, "'data'.*bytes-like"),
-    "a str for a descriptor": (_read_at, ("x", 0), TypeError, "'fd'.*descriptor"),
-    "a float for a descriptor": (_read_at, (1.0, 0), TypeError, "'fd'.*descriptor"),
-    "a descriptor that no int has": (_read_at, (2**40, 0), (TypeError, OverflowError), "'fd'"),
-    "a float for an int": (_read_at, (0, 1.5), TypeError, "'offset'.*int"),
-    "None for an int": (_read_at, (0, None), TypeError, "'offset'.*int"),
-    "an int of more than 64 bits": (_read_at, (0, 1 << 64), OverflowError, "'offset'"),
-    "a str for seconds": (_sleep, ("1",), TypeError, "'seconds'"),
-    "no number of seconds": (_sleep, (float("nan"),), ValueError, "'seconds'.*not a number"),
-    "a name for a host": (_connect, (0, ("localhost", 1)), ValueError, "'where'.*getaddrinfo"),
-    "a port that is none": (_connect, (0, ("::1", 65536)), OverflowError, "'where'"),
-    "an address without a port": (_connect, (0, ("::1",)), TypeError, "'where'.*host and port"),
-    "an int for an address": (_connect, (0, 7), TypeError, "'where'.*address"),
-    "a Unix path that is too long": (_connect, (0, "x" * 200), ValueError, "'where'.*too long"),
-}
-
-
-@pytest.mark.parametrize(("program", "args", "error", "text"), _MISUSE.values(), ids=_MISUSE)
-def test_misuse_raises_and_says_what_of(
-    engine_kind: str, program: Any, args: tuple[Any, ...], error: Any, text: str
-) -> None:
-    """The same in every way of running; nothing was begun."""
-    ring = CompletionRing()
-    ways: list[Callable[[], object]] = [
-        lambda: program.run(*args),
-        lambda: within_deadline(program(*args)),
-        lambda: ring.submit(program, *args),
-    ]
-    if args:
-        ways.append(lambda: list(sweep(program, [args[0] if len(args) == 1 else args])))
-    for way in ways:
-        with pytest.raises(error, match=re.compile(text, re.DOTALL)):
-            way()
-    assert 0 == ring.outstanding
-
-
-class _Stubborn:
-    """Neither a path nor a descriptor, though it looks like both."""
-
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def __fspath__(self) -> str:
-        raise self._error
-
-    def fileno(self) -> int:
-        raise self._error
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        KeyError("own"),
-        OSError(errno.EIO, "own"),
-        UnicodeDecodeError("utf-8", b"x", 0, 1, "own"),
-        RuntimeError("own"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_what_an_argument_raises_is_raised(error: Exception) -> None:
-    """With its own type, whatever that takes to be made."""
-    for program, args in ((_read_small, ()), (_read_at, (0,))):
-        with pytest.raises(type(error), match="own"):
-            program.run(_Stubborn(error), *args)
-
-
-def test_keywords_and_defaults_fill_what_is_left(carry: Carry, fd_of: FdOf) -> None:
-    """Unknown names and doubled ones are misuse."""
-    fd = fd_of("/dev/null", os.O_RDWR)
-    assert 7 == _three.run(fd, number=7).unwrap()
-    assert 7 == carry(_three, fd, 7, "/").unwrap()
-    with pytest.raises(TypeError, match="unexpected keyword argument 'nothing'"):
-        _three.run(fd, 7, nothing=1)
-    with pytest.raises(TypeError, match="multiple values for argument 'fd'"):
-        _three.run(fd, 7, fd=fd)
-
-
 def test_lent_memory_can_have_any_shape(carry: Carry, file: Path, fd_of: FdOf) -> None:
     """What counts is its bytes."""
     memory = memoryview(bytearray(8)).cast("i", (2, 1))
@@ -530,17 +401,6 @@ def test_a_released_lease_is_gone(file: Path, fd_of: FdOf) -> None:
         memoryview(leased)
 
 
-def test_a_loop_that_is_not_threadlets_is_refused() -> None:
-    """The message says what to do instead."""
-    import asyncio
-
-    async def main() -> None:
-        with pytest.raises(RuntimeError, match=r"threadlets\.run"):
-            await _sleep(0)
-
-    asyncio.run(main())
-
-
 def test_sockets_take_no_files(carry: Carry, file: Path, fd_of: FdOf) -> None:
     """Every atom of sockets says ENOTSOCK of a file, and does not wait."""
 
@@ -575,6 +435,68 @@ def test_a_full_device_takes_what_fits(carry: Carry) -> None:
         assert errno.ENOSPC == carry(filling, fd).errno
     finally:
         os.close(fd)
+
+
+def test_files_have_a_greatest_size(tmp_path: Path, script: Any) -> None:
+    """RLIMIT_FSIZE: what fits exactly is written, then EFBIG; the signal does no harm."""
+    process = script(
+        f"""
+        import resource
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+        @syslet
+        def fill(path):
+            fd = yield openat(path, os.O_WRONLY | os.O_CREAT)
+            n = yield write(fd, b"x" * 1000)
+            m = yield write(fd, b"x").unchecked()
+            return n, m
+
+        async def main():
+            return await fill({str(tmp_path / "b")!r})
+
+        print(fill.run({str(tmp_path / "a")!r}).value)
+        print(threadlets.run(main()).value)
+        """,
+        # The kernel's own rings know no such limit.
+        THREADLETS_ENGINE="workers",
+    )
+    stdout, stderr = process.communicate(timeout=20)
+    assert (f"(1000, {-errno.EFBIG})\n" * 2, "") == (stdout, stderr)
+
+
+@pytest.mark.parametrize("size", [1500, 65536 + 500])
+def test_copy_that_does_not_fit_is_no_success(tmp_path: Path, script: Any, size: int) -> None:
+    """Also when it is the last piece of which a part was written."""
+    (tmp_path / "source").write_bytes(bytes(size))
+    process = script(
+        f"""
+        import resource
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({size - 100}, {size - 100}))
+
+        @syslet
+        def copy(source, target):
+            src = yield openat(source)
+            dst = yield openat(target, os.O_WRONLY | os.O_CREAT)
+            chunk = buffer(65536)
+            with loop():
+                n = yield read(src, chunk)
+                break_if(n == 0)
+                yield write(dst, chunk[:n])
+            return n
+
+        paths = [{str(tmp_path / "source")!r}, {str(tmp_path / "target")!r}]
+
+        async def main():
+            return await copy(*paths)
+
+        print(copy.run(*paths).errno, threadlets.run(main()).errno)
+        """,
+        THREADLETS_ENGINE="workers",
+    )
+    stdout, stderr = process.communicate(timeout=20)
+    assert (f"{errno.EFBIG} {errno.EFBIG}\n", "") == (stdout, stderr)
 
 
 def test_fallocate_of_too_much_is_refused(carry: Carry, file: Path, fd_of: FdOf) -> None:

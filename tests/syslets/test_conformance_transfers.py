@@ -214,6 +214,29 @@ def test_readv_fills_one_buffer_after_another(carry: Carry, file: Path, fd_of: F
     assert (6, b"456", b"789") == carry(_readv_at, fd, -1).unwrap()
 
 
+def test_readv_takes_parts_of_one_buffer_in_any_order(
+    carry: Carry, file: Path, fd_of: FdOf
+) -> None:
+    """What the first part leaves free is not cleared after the second was filled."""
+
+    @syslet
+    def swapped(fd):
+        data = buffer(12)
+        yield readv(fd, [data[6:11], data[:5]], 0)
+        return data
+
+    assert b"56789\x0001234\0" == carry(swapped, fd_of(file)).unwrap()
+
+
+def test_sendfile_of_nothing_needs_a_target_all_the_same(
+    carry: Carry, file: Path, fd_of: FdOf
+) -> None:
+    """EBADF of one that was opened to read."""
+    fd = fd_of(file)
+    assert errno.EBADF == carry(_send_file_from, fd, fd, 0, 0).errno
+    assert errno.EBADF == carry(_send_file_from, fd, fd, 100, 10).errno
+
+
 def test_write_goes_on_at_the_files_position(carry: Carry, file: Path, fd_of: FdOf) -> None:
     """Over what is there."""
     fd = fd_of(file, os.O_RDWR)

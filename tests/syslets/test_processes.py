@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import platform
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -425,31 +424,3 @@ def test_ready_line_comes_before_the_wait(script: Any) -> None:
     status, _, stderr = outcome(process)
     assert -signal.SIGINT == status
     assert "KeyboardInterrupt" in stderr
-
-
-def test_files_have_a_greatest_size(tmp_path: Path, script: Any) -> None:
-    """RLIMIT_FSIZE: what does not fit is EFBIG, also if some of it did; the signal does no harm."""
-    process = script(
-        f"""
-        import resource
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-
-        @syslet
-        def fill(path):
-            fd = yield openat(path, os.O_WRONLY | os.O_CREAT)
-            n = yield write(fd, b"x" * 1500).unchecked()
-            m = yield write(fd, b"x").unchecked()
-            return n, m
-
-        async def main():
-            return await fill({str(tmp_path / "b")!r})
-
-        print(fill.run({str(tmp_path / "a")!r}).value)
-        print(threadlets.run(main()).value)
-        """,
-        # The kernel's own rings know no such limit.
-        THREADLETS_ENGINE="workers",
-    )
-    stdout, stderr = process.communicate(timeout=20)
-    assert (f"({-errno.EFBIG}, {-errno.EFBIG})\n" * 2, "") == (stdout, stderr)

@@ -94,9 +94,9 @@ pub(crate) fn submit(engine: &Engine, run: Box<Run>) -> PyResult<u64> {
     engine.submit(run).map_err(|(error, _)| no_thread(error))
 }
 
-/// Have many runs carried on.
-pub(crate) fn submit_many(engine: &Engine, runs: Vec<Box<Run>>) -> PyResult<()> {
-    engine.submit_many(runs).map_err(|(error, _)| no_thread(error))
+/// Have many runs carried on; on an error, how many were not taken.
+pub(crate) fn submit_many(engine: &Engine, runs: Vec<Box<Run>>) -> Result<(), (PyErr, usize)> {
+    engine.submit_many(runs).map_err(|(error, left)| (no_thread(error), left.len()))
 }
 
 fn no_thread(error: threadlets_core::Error) -> PyErr {

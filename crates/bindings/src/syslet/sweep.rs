@@ -166,9 +166,9 @@ impl Sweep {
         for run in &mut blocked {
             run.outlet = Some(Arc::clone(&self.channel) as Arc<dyn Outlet>);
         }
-        let n_blocked = blocked.len();
-        engine::submit_many(&self.engine, blocked).inspect_err(|_| {
-            self.state.with(py, |state| state.n_in_flight -= n_blocked);
+        engine::submit_many(&self.engine, blocked).map_err(|(error, n_left)| {
+            self.state.with(py, |state| state.n_in_flight -= n_left);
+            error
         })
     }
 

@@ -43,8 +43,9 @@ impl Run {
                 let position = if is_plain { 0 } else { -1 };
                 self.opened.push(Opened { fd: value as i32, is_tried: false, position });
             }
-            // Whatever close(2) says, the number is free afterwards, unless there was nothing.
-            Op::Close if value != -i64::from(libc::EBADF) => {
+            // Whatever close(2) says, the number is free afterwards, unless there was nothing, or it was
+            // cancelled before it began.
+            Op::Close if ![libc::EBADF, libc::ECANCELED].contains(&(-value as i32)) => {
                 let fd = self.frame.slot(words[0]) as i32;
                 self.opened.retain(|it| it.fd != fd);
             }

@@ -401,6 +401,12 @@ impl Run {
         let Some(conduit) = &mut self.conduit else { return Some(value) };
         let sent = |progress: usize, value: i64| if progress > 0 { progress as i64 } else { value };
         if value <= 0 {
+            let mut value = value;
+            if value == 0 && self.progress == 0 {
+                // With nothing to send, nobody has looked at the target yet.
+                let [to, from, ..] = words.map(|it| self.frame.slot_if_any(it) as i32);
+                value = syscall::send_nothing(to, from);
+            }
             let outcome = sent(self.progress, value);
             let held = conduit.held as i64;
             let [_, from, offset, _] = words;

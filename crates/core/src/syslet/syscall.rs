@@ -478,6 +478,11 @@ pub(crate) fn position(fd: c_int) -> Option<i64> {
     Some(sys!(libc::SYS_lseek, fd, 0, libc::SEEK_CUR)).filter(|it| *it >= 0)
 }
 
+/// Whether a file could be sent: the value of sending nothing of it.
+pub(crate) fn send_nothing(to: c_int, from: c_int) -> i64 {
+    sys!(libc::SYS_sendfile, to, from, std::ptr::null_mut::<i64>(), 0)
+}
+
 /// Move a file's position by so many bytes.
 pub(crate) fn move_position(fd: c_int, n_bytes: i64) {
     sys!(libc::SYS_lseek, fd, n_bytes, libc::SEEK_CUR);

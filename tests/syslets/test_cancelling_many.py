@@ -1,0 +1,161 @@
+"""Cancelling many at once: thousands of waits, sweeps that are left early."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from threadlets import BufferPool, engine, sweep, syslet
+from threadlets.atoms import buffer, openat, poll, recv, timeout
+
+from .harness import until, until_async, within_deadline
+
+Pair = Callable[..., tuple[socket.socket, socket.socket]]
+
+
+@syslet
+def _sleep(seconds):
+    yield timeout(seconds)
+
+
+@syslet
+def _recv(fd):
+    data = buffer(4096)
+    n = yield recv(fd, data)
+    return data[:n]
+
+
+@syslet
+def _poll(fd):
+    yield poll(fd, select.POLLIN)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def _nothing_is_under_way() -> bool:
+    return 0 == engine().in_flight
+
+
+def test_ten_thousand_time_outs_are_cancelled_at_once(clocked_engine: str) -> None:
+    """In bounded time."""
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(_sleep(1000)) for _ in range(10_000)]
+        await until_async(lambda: engine().in_flight == len(tasks))
+        started = time.monotonic()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert time.monotonic() - started < 10
+        assert all(task.cancelled() for task in tasks)
+        assert _nothing_is_under_way()
+
+    within_deadline(main())
+
+
+def test_two_thousand_receives_are_cancelled_at_once(engine_kind: str, pair: Pair) -> None:
+    """On a few sockets; nothing is left of them."""
+    ends = [pair()[0] for _ in range(50)]
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(_recv(ends[i % 50])) for i in range(2000)]
+        await until_async(lambda: engine().in_flight == len(tasks))
+        started = time.monotonic()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert time.monotonic() - started < 10
+        assert all(task.cancelled() for task in tasks)
+        assert 0 == BufferPool.default().in_use
+
+    within_deadline(main())
+
+
+def test_ten_thousand_polls_end_at_once(engine_kind: str, pair: Pair) -> None:
+    """More than the kernel's queue has room for, on one socket."""
+    one, other = pair()
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(_poll(one)) for _ in range(10_000)]
+        await until_async(lambda: engine().in_flight == len(tasks))
+        other.send(b"x")
+        await asyncio.wait(tasks)
+        assert all(task.result().ok for task in tasks)
+
+    within_deadline(main())
+
+
+def test_left_sweep_cancels_the_rest(clocked_engine: str) -> None:
+    """By a break, close(), an exception, or inputs that raise."""
+
+    def inputs() -> Iterator[float]:
+        yield from (0, 1000, 1000)
+        raise KeyError("inputs")
+
+    for _ in sweep(_sleep, [0, 1000, 1000], ordered=False):
+        break
+    until(_nothing_is_under_way)
+
+    swept = sweep(_sleep, [0, 1000, 1000], ordered=False)
+    next(swept)
+    swept.close()
+    until(_nothing_is_under_way)
+    assert len(list(swept)) <= 2, "it took more inputs"
+
+    def fail() -> None:
+        with sweep(_sleep, [0, 1000], ordered=False) as swept:
+            for _ in swept:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    until(_nothing_is_under_way)
+
+    swept = sweep(_sleep, inputs(), ordered=False)
+    assert next(swept).ok
+    del swept
+    until(_nothing_is_under_way)
+
+
+def test_left_sweep_closes_the_descriptors_that_nobody_got(engine_kind: str) -> None:
+    """Results that were made and not taken hold none."""
+
+    @syslet
+    def opening(path):
+        fd = yield openat(path)
+        return fd
+
+    for ordered in (True, False):
+        with sweep(opening, ["/dev/null"] * 50, depth=16, ordered=ordered) as swept:
+            os.close(next(swept).unwrap())
+        del swept
+        gc.collect()
+        until(_nothing_is_under_way)
+
+
+def test_cancelled_task_leaves_its_sweep(clocked_engine: str) -> None:
+    """An `async for` that is cancelled ends the runs."""
+
+    async def main() -> None:
+        async def consumer() -> None:
+            async for _ in sweep(_sleep, [1000] * 100):
+                pass
+
+        task = asyncio.create_task(consumer())
+        await until_async(lambda: engine().in_flight == 100)
+        await _cancel(task)
+        del task
+        gc.collect()
+        await until_async(_nothing_is_under_way)
+
+    within_deadline(main())
