@@ -18,6 +18,9 @@ use crate::timers::{TimerKey, Timers};
 /// How often somebody at the other end of a named pipe is looked for, in nanoseconds.
 const PARTNER_NS: u64 = 10_000_000;
 
+/// How long a cancelled operation may take to come back before it is cancelled again, in nanoseconds.
+const INSISTENCE_NS: u64 = 10_000_000;
+
 /// What a run waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waits {
@@ -44,6 +47,8 @@ enum Alarm {
     Deadline(Key),
     /// Perhaps somebody has opened the other end of a named pipe.
     Partner(Key),
+    /// A cancelled operation has not come back.
+    Insistence(Key),
 }
 
 #[derive(Debug)]
@@ -176,7 +181,18 @@ impl<B: Backend> Thread<B> {
                 half.into_iter().for_each(syscall::close);
                 self.end(key);
             }
-            Waits::Operation | Waits::Readiness | Waits::Connection => self.backend.cancel(key),
+            Waits::Operation | Waits::Readiness | Waits::Connection => self.insist(key),
+        }
+    }
+
+    /// Cancel an operation, and again until it has come back: the kernel can miss a worker that is
+    /// about to block.
+    fn insist(&mut self, key: Key) {
+        self.backend.cancel(key);
+        let timer =
+            self.timers.start(self.backend.now_ns() + INSISTENCE_NS, Alarm::Insistence(key));
+        if let Some(before) = self.entries[key as usize].deadline.replace(timer) {
+            self.timers.cancel(before);
         }
     }
 
@@ -361,6 +377,13 @@ impl<B: Backend> Thread<B> {
             match alarm {
                 Alarm::Timeout(key) => self.go_on(key, 0),
                 Alarm::Partner(key) => self.look_for_partner(key),
+                Alarm::Insistence(key) => {
+                    let entry = &mut self.entries[key as usize];
+                    entry.deadline = None;
+                    if !matches!(entry.waits, Waits::Turn) {
+                        self.insist(key);
+                    }
+                }
                 Alarm::Deadline(key) => {
                     self.entries[key as usize].deadline = None;
                     self.cut_short(key, libc::ETIMEDOUT);
