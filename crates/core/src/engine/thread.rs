@@ -135,8 +135,7 @@ impl<B: Backend> Thread<B> {
         }
     }
 
-    fn admit(&mut self, mut run: Box<Run>) {
-        run.went_async = true;
+    fn admit(&mut self, run: Box<Run>) {
         let id = run.id;
         let timeout_ns = run.timeout_ns;
         let entry =

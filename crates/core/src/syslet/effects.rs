@@ -1,7 +1,5 @@
 //! What an operation leaves behind beside its value: descriptors, positions, filled memory, details.
 
-use std::sync::Arc;
-
 use super::call::Call;
 use super::memory::{Access, Memory};
 use super::op::Op;
@@ -58,10 +56,11 @@ impl Run {
             Op::Write if value > 0 => self.advance_position(words[0], value),
             Op::Readv | Op::Recvmsg if value >= 0 => {
                 // The pieces of the last call leave out what earlier ones have done.
-                let (program, access) = (Arc::clone(&self.program), Access::WritesTo);
-                let vector = self.frame.resolve_vector(&program, words[1], access, 0, &self.pool);
+                let access = Access::WritesTo;
+                let vector =
+                    self.frame.resolve_vector(&self.program, words[1], access, 0, &self.pool);
                 if vector.is_ok() {
-                    self.frame.note_vector_filled(&program, words[1], value as usize);
+                    self.frame.note_vector_filled(&self.program, words[1], value as usize);
                 }
                 if op == Op::Recvmsg && self.progress == 0 {
                     self.note_message(words);

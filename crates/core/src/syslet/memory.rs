@@ -25,7 +25,8 @@ pub(crate) type Errno = i32;
 pub struct Lent {
     start: *mut u8,
     len: usize,
-    owner: Box<dyn Any + Send>,
+    /// Kept, and dropped with the memory's last use.
+    _owner: Box<dyn Any + Send>,
 }
 
 // SAFETY: the memory belongs to no thread; the owner is `Send`.
@@ -38,12 +39,7 @@ impl Lent {
     /// `start` is valid for reads of `len` bytes until `owner` is dropped, and for writes too if the
     /// program that it is given to writes to it.
     pub unsafe fn new(start: *mut u8, len: usize, owner: Box<dyn Any + Send>) -> Self {
-        Self { start, len, owner }
-    }
-
-    /// What keeps the memory alive.
-    pub fn into_owner(self) -> Box<dyn Any + Send> {
-        self.owner
+        Self { start, len, _owner: owner }
     }
 }
 
@@ -245,6 +241,11 @@ impl Frame {
         self.slots[usize::from(slot)]
     }
 
+    /// The index of a span's first byte within its object.
+    pub(crate) fn start_of(&self, span: Span) -> usize {
+        if span.start == NONE { 0 } else { self.slot(span.start).max(0) as usize }
+    }
+
     /// Where a path is.
     pub(crate) fn path(&self, program: &Program, object: u16) -> Result<*const u8, Errno> {
         let idx = usize::from(object);
@@ -414,7 +415,7 @@ impl Frame {
 
     /// Note that so many bytes were written to a span, from its start on.
     pub(crate) fn note_filled(&mut self, span: Span, n_bytes: usize) {
-        let start = if span.start == NONE { 0 } else { self.slot(span.start).max(0) as usize };
+        let start = self.start_of(span);
         match &mut self.objects[usize::from(span.object)] {
             Memory::Buffer { lease, filled } => {
                 *filled = (*filled).max(start + n_bytes).min(lease.len());
@@ -444,7 +445,7 @@ impl Frame {
 
     /// The bytes of a span, for whoever takes a run's outcome; those outside are left out.
     pub(crate) fn bytes<'a>(&'a mut self, program: &'a Program, span: Span) -> &'a [u8] {
-        let start = if span.start == NONE { 0 } else { self.slot(span.start).max(0) as usize };
+        let start = self.start_of(span);
         let length = if span.length == NONE { None } else { Some(self.slot(span.length).max(0)) };
         let idx = usize::from(span.object);
         let all: &[u8] = match &mut self.objects[idx] {

@@ -1,7 +1,5 @@
 //! What a run's current atom asks of the kernel: operands looked up, structures filled in.
 
-use std::sync::Arc;
-
 use super::call::Call;
 use super::memory::{Access, Errno};
 use super::op::Op;
@@ -26,9 +24,9 @@ impl Run {
         let atom = self.program.atoms[usize::from(self.at)];
         let [a, b, c, d, e, f] = atom.words;
         let op = atom.op;
-        let program = Arc::clone(&self.program);
         let slot = |run: &Self, slot: u16| run.frame.slot(slot) as u64;
-        let path = |run: &Self, object: u16| run.frame.path(&program, object).map(|it| it as u64);
+        let path =
+            |run: &Self, object: u16| run.frame.path(&run.program, object).map(|it| it as u64);
         Ok(match op {
             Op::Nop | Op::Add => Call::new(op, []),
             Op::Openat => {
@@ -85,7 +83,7 @@ impl Run {
             Op::Sendfile => self.prepare_conduit([a, b, c, d])?,
             Op::Connect => {
                 let fd = slot(self, a);
-                let address = self.frame.address(&program, b)?;
+                let address = self.frame.address(&self.program, b)?;
                 let len = u64::from(address.len);
                 Call::new(op, [fd, &raw mut address.storage as u64, len])
             }
@@ -156,10 +154,9 @@ impl Run {
     ) -> Result<Call, Errno> {
         let (pieces, n_pieces) = self.vector(op, vector)?;
         let receives = op == Op::Recvmsg;
-        let program = Arc::clone(&self.program);
         let (mut name, mut name_len) = (0, 0);
         if address != NONE {
-            let it = self.frame.address(&program, address)?;
+            let it = self.frame.address(&self.program, address)?;
             if receives {
                 it.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
             }
@@ -170,7 +167,7 @@ impl Run {
         if control != NONE && self.progress == 0 {
             let span = Span { object: control, start: NONE, length: NONE };
             let access = if receives { Access::WritesTo } else { Access::ReadsFrom };
-            let memory = self.frame.resolve(&program, span, access, &self.pool)?;
+            let memory = self.frame.resolve(&self.program, span, access, &self.pool)?;
             (control_start, control_len) = (memory.start, memory.len);
         }
         let message = &mut self.details().message;

@@ -188,11 +188,6 @@ impl Program {
         self.atoms.iter().any(|atom| atom.flags.has(Flags::SYNC))
     }
 
-    /// How many variables a run has.
-    pub fn n_slots(&self) -> usize {
-        self.slots.len()
-    }
-
     /// The objects, as they are before a run.
     pub fn objects(&self) -> &[Object] {
         &self.objects

@@ -91,8 +91,6 @@ pub struct Run {
     pub timeout_ns: u64,
     /// The owner's own, untouched.
     pub token: u64,
-    /// Whether the run went to an engine.
-    pub went_async: bool,
     /// Who is given the run when it has ended.
     pub outlet: Option<Arc<dyn Outlet>>,
 }
@@ -126,7 +124,6 @@ impl Run {
             group: 0,
             timeout_ns: 0,
             token: 0,
-            went_async: false,
             outlet: None,
         }
     }
@@ -140,7 +137,7 @@ impl Run {
         }
         (self.at, self.progress, self.deadline_ns) = (0, 0, 0);
         (self.id, self.group, self.token, self.timeout_ns) = (0, 0, 0, 0);
-        (self.prospect, self.end, self.went_async) = (Prospect::Open, None, false);
+        (self.prospect, self.end) = (Prospect::Open, None);
         self.outlet = None;
     }
 
@@ -157,11 +154,6 @@ impl Run {
     /// The program.
     pub fn program(&self) -> &Arc<Program> {
         &self.program
-    }
-
-    /// The index of the current atom.
-    pub fn at(&self) -> u16 {
-        self.at
     }
 
     /// How the run has ended, if it has.
@@ -191,7 +183,7 @@ impl Run {
 
     /// The index of a span's first byte within its object.
     pub fn start_of(&self, span: Span) -> usize {
-        if span.start == NONE { 0 } else { self.slot(span.start).max(0) as usize }
+        self.frame.start_of(span)
     }
 
     /// Take an object out of a run that has ended.
@@ -464,7 +456,6 @@ impl Run {
                 outcome => self.collect_descriptors(outcome, &mut handed_over),
             }
         }
-        self.settle_handed_over(&handed_over);
         self.opened.retain(|it| {
             let stays = handed_over.contains(&it.fd);
             if !stays {
@@ -472,15 +463,7 @@ impl Run {
             }
             stays
         });
-    }
-
-    fn settle_handed_over(&mut self, handed_over: &[i32]) {
-        for opened in self.opened.iter_mut().filter(|it| handed_over.contains(&it.fd)) {
-            if opened.is_tried {
-                syscall::make_blocking(opened.fd);
-                opened.is_tried = false;
-            }
-        }
+        self.settle_descriptors();
     }
 
     fn collect_descriptors(&self, outcome: &Outcome, into: &mut Vec<i32>) {

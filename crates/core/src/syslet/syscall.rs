@@ -36,7 +36,7 @@ fn value(returned: c_long) -> i64 {
 }
 
 #[inline]
-pub(crate) fn errno() -> c_int {
+fn errno() -> c_int {
     // SAFETY: the address of this thread's errno, always valid.
     unsafe { *libc::__errno_location() }
 }
@@ -354,7 +354,7 @@ pub(crate) unsafe fn perform_unless_non_blocking(call: &Call) -> i64 {
 }
 
 /// What a connection that was being made has come to.
-pub(crate) fn connect_outcome(fd: c_int) -> i64 {
+fn connect_outcome(fd: c_int) -> i64 {
     let mut error: c_int = 0;
     let mut len = size_of::<c_int>() as libc::socklen_t;
     let (level, name) = (libc::SOL_SOCKET, libc::SO_ERROR);
