@@ -51,7 +51,7 @@ impl Callback {
         }
     }
 
-    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.callable)?;
         visit.call(&self.args)?;
         visit.call(&self.context)

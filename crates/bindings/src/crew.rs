@@ -23,6 +23,7 @@ use crate::gil_cell::GilCell;
 use crate::interpreter;
 use crate::request::Request;
 use crate::runner::Runner;
+use crate::task::current::current_tasks;
 
 /// How often a return that waits looks whether the dispatcher is in the same request still, in which
 /// case that is reported: otherwise and in debug mode.
@@ -217,6 +218,8 @@ impl Crew {
     fn resume(slf: &Bound<'_, Dispatcher>, runner: &Runner) {
         let py = slf.py();
         let parked = Self::unpark(slf, runner);
+        // A step of ours does not remove its task itself.
+        slf.get().names_task.store(true, Relaxed);
         if let Some(task) = parked.as_ref().and_then(|it| it.task.as_ref())
             && let Err(error) = current_tasks(py).and_then(|it| it.set_item(slf, task))
         {
@@ -507,15 +510,4 @@ impl Drop for Crew {
         // The sentinel holds no reference to the loop, and must not outlive it.
         self.role.stop_all();
     }
-}
-
-/// asyncio's own table of which task each loop runs.
-fn current_tasks(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
-    use pyo3::sync::PyOnceLock;
-    static CURRENT_TASKS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-    let tasks = CURRENT_TASKS.get_or_try_init(py, || {
-        let tasks = py.import("asyncio.tasks")?.getattr("_current_tasks")?;
-        Ok::<_, PyErr>(tasks.cast_into::<PyDict>()?.unbind())
-    })?;
-    Ok(tasks.bind(py))
 }

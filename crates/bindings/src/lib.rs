@@ -23,6 +23,7 @@ mod runner;
 mod sock_ops;
 mod stream;
 mod syslet;
+mod task;
 mod turn;
 mod watches;
 
@@ -63,11 +64,16 @@ mod _core {
     use super::syslet::result::SysletResult;
     #[pymodule_export]
     use super::syslet::sweep::Sweep;
+    #[pymodule_export]
+    use super::task::future::Future;
+    #[pymodule_export]
+    use super::task::task::Task;
 
     use pyo3::prelude::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::task::slots::fill(module.py());
         super::call_type::export(module)
     }
 

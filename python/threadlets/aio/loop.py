@@ -23,6 +23,7 @@ from threadlets.aio.affinity import thread_name
 from threadlets.aio.crew import LoopCrew
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.serving import Serving
+from threadlets.aio.tasks import show_tasks_of
 from threadlets.aio.transports import SocketTransport
 from threadlets.executor import ThreadletExecutor
 
@@ -44,6 +45,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         executor: Literal["threads", "threadlets"] = "threads",
         threads_max: int | None = None,
         preempt_ms: float | None = PREEMPT_MS,
+        tasks: Literal["native", "asyncio"] = "native",
     ) -> None:
         # Until the base class opens it: a loop that is refused here needs no closing.
         self._closed = True
@@ -52,6 +54,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
                 f"executor is {executor!r}; it is 'threads' for asyncio's own thread pool, or "
                 "'threadlets'"
             )
+        if tasks not in ("native", "asyncio"):
+            raise ValueError(f"tasks is {tasks!r}; it is 'native', or 'asyncio' for asyncio's own")
         if preempt_ms is not None and not preempt_ms > 0:
             raise ValueError(f"preempt_ms is {preempt_ms}; it is a time in ms, or None for never")
         self._home_id: int | None = None
@@ -61,6 +65,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             set() if executor == "threadlets" else None
         )
         super().__init__(_Poller(self))  # type: ignore[arg-type]
+        self._uses_asyncio_tasks = tasks == "asyncio"
+        show_tasks_of(self)
         self._preempt_s = None if preempt_ms is None else preempt_ms / 1000
 
     # -- running -----------------------------------------------------------------------------
