@@ -22,7 +22,9 @@ class _AllTasks(weakref.WeakSet["asyncio.Task[Any]"]):
     def __iter__(self) -> Iterator[asyncio.Task[Any]]:
         yield from super().__iter__()
         for loop in list(_loops):
-            yield from loop._tasks()
+            for request in loop._requests():
+                if isinstance(request, asyncio.Task):
+                    yield request
 
 
 def show_tasks_of(loop: Dispatcher) -> None:

@@ -9,12 +9,15 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
+use threadlets_core::MemberKey;
 
 use super::names;
 use super::waiters::Waiter;
 use crate::callback::current_context;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
+use crate::scope::members::Members;
+use crate::scope::sleep::Sleep;
 
 /// Where a future stands.
 #[derive(Debug, Default)]
@@ -81,6 +84,8 @@ pub(crate) struct Future {
     pub(crate) dispatcher: Py<Dispatcher>,
     pub(super) state: GilSlot<State>,
     extras: GilSlot<Option<Box<Extras>>>,
+    /// What it is in its scope.
+    pub(crate) member: GilSlot<MemberKey>,
     /// It was handed to whoever drives the coroutine that awaits it, and he has not taken it yet.
     pub(crate) is_blocking: GilSlot<bool>,
     /// Nobody has asked for the exception yet.
@@ -99,6 +104,7 @@ impl Future {
             dispatcher,
             state: GilSlot::default(),
             extras: GilSlot::default(),
+            member: GilSlot::new(MemberKey::NOBODY),
             is_blocking: GilSlot::new(false),
             log_traceback: GilSlot::new(false),
         }
@@ -237,20 +243,19 @@ impl Future {
         let this = slf.get();
         let dispatcher = this.dispatcher.get();
         match this.state.replace(py, state) {
-            State::Awaited(waiter) => waiter.wake(dispatcher, slf),
+            State::Awaited(waiter) => waiter.wake(dispatcher, slf)?,
             State::AwaitedBy(waiters) => {
-                waiters.into_iter().try_for_each(|it| it.wake(dispatcher, slf))
+                waiters.into_iter().try_for_each(|it| it.wake(dispatcher, slf))?;
             }
-            _ => Ok(()),
+            _ => {}
         }
-    }
-
-    /// Give the future its result unless it is done.
-    pub(crate) fn resolve(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
-        if slf.get().is_done(slf.py()) {
-            return Ok(());
+        if let Ok(sleep) = slf.cast_exact::<Sleep>() {
+            sleep.get().forget(py, dispatcher);
         }
-        Self::settle(slf, State::Result(result))
+        match dispatcher.requests.with(py, |it| it.leave(py, this)) {
+            Some(left) => Members::request_ended(slf, left),
+            None => Ok(()),
+        }
     }
 
     /// Give the future an exception unless it is done; somebody must ask for it.
@@ -316,6 +321,16 @@ impl Future {
                 "{owner:?} is not a threadlets loop; asyncio.Future and asyncio.Task are for all others"
             ))
         })
+    }
+
+    /// The exception, which has been seen herewith.
+    pub(crate) fn seen_error(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
+        let error = self.state.with(py, |state| match state {
+            State::Error(error) => Some(error.clone_ref(py)),
+            _ => None,
+        })?;
+        self.log_traceback.set(py, false);
+        Some(error)
     }
 
     /// The exception that nobody has asked for, to be reported when the future goes.

@@ -4,7 +4,6 @@ pub(crate) mod current;
 pub(crate) mod future;
 mod making;
 pub(crate) mod names;
-pub(crate) mod registry;
 mod showing;
 pub(crate) mod slots;
 pub(crate) mod step;
