@@ -249,7 +249,10 @@ impl<M, O> Scopes<M, O> {
 }
 
 fn narrow(at: usize) -> u32 {
-    u32::try_from(at).ok().filter(|&at| at != NONE).expect("fewer requests than memory has room for")
+    u32::try_from(at)
+        .ok()
+        .filter(|&at| at != NONE)
+        .expect("fewer requests than memory has room for")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable
+from types import CoroutineType
 from typing import Any
 
 from threadlets import _core
@@ -14,6 +15,8 @@ from threadlets.syslets import Syslet
 def start(members: _core.Members, what: Any, args: Any, kwargs: Any) -> Any:
     """Start `what` as a member; functions, coroutine functions and programs with these arguments."""
     has_arguments = bool(args or kwargs)
+    if type(what) is CoroutineType and not has_arguments:
+        return members.start_task(what, "task", None)
     if isinstance(what, _core.Call):
         _refuse_arguments(what, has_arguments)
         return members.start_task(what, "call", None)

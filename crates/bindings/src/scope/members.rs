@@ -94,7 +94,11 @@ impl Members {
                         Shield::Up | Shield::Hit => task.get().shield.set(py, Shield::Hit),
                     }
                 }
-                Err(_) => drop(Future::cancel_with(&request, Some(message.clone_ref(py)))?),
+                Err(_) => {
+                    // Why is for those who wait: of a million waits, most are awaited by nobody.
+                    let why = request.get().is_awaited(py).then(|| message.clone_ref(py));
+                    Future::cancel_with(&request, why)?;
+                }
             }
             n_told += 1;
             if n_told % N_BETWEEN_LOOKS == 0 && clock::now_ns() >= until_ns {
@@ -128,10 +132,7 @@ impl Members {
 impl Members {
     /// The members of `scope`, on `loop`. `scope._failed(request, exception)` is called when one fails.
     #[new]
-    fn new<'py>(
-        r#loop: &Bound<'py, Dispatcher>,
-        scope: Py<PyAny>,
-    ) -> PyResult<Bound<'py, Self>> {
+    fn new<'py>(r#loop: &Bound<'py, Dispatcher>, scope: Py<PyAny>) -> PyResult<Bound<'py, Self>> {
         let py = r#loop.py();
         r#loop.get().check_closed()?;
         let members = Self {
@@ -237,8 +238,7 @@ impl Members {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.dispatcher)?;
         self.scope.traverse(&visit, |it| visit.call(it))?;
-        self.emptied
-            .traverse(&visit, |it| it.iter().try_for_each(|it| visit.call(it)))?;
+        self.emptied.traverse(&visit, |it| it.iter().try_for_each(|it| visit.call(it)))?;
         self.ending.traverse(&visit, |it| visit.call(it))
     }
 
@@ -258,4 +258,3 @@ pub(crate) fn counts_by_name(
     }
     Ok(counts)
 }
-

@@ -148,9 +148,8 @@ impl Requests {
             // collector holds the GIL.
             let py = unsafe { Python::assume_attached() };
             // SAFETY: as above.
-            let request = ManuallyDrop::new(unsafe {
-                Bound::from_owned_ptr(py, value.as_ptr()).unbind()
-            });
+            let request =
+                ManuallyDrop::new(unsafe { Bound::from_owned_ptr(py, value.as_ptr()).unbind() });
             visit.call(&*request)?;
         }
         Ok(())

@@ -130,6 +130,11 @@ impl Future {
         self.state.with(py, |state| matches!(state, State::Error(_) | State::Cancelled))
     }
 
+    /// Whether somebody waits for it.
+    pub(crate) fn is_awaited(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |it| matches!(it, State::Awaited(_) | State::AwaitedBy(_)))
+    }
+
     /// Nobody need be told of the exception.
     pub(crate) fn forget_traceback(&self, py: Python<'_>) {
         self.log_traceback.set(py, false);
@@ -502,6 +507,33 @@ impl Future {
     fn get_loop(&self, py: Python<'_>) -> Py<Dispatcher> {
         self.dispatcher.clone_ref(py)
     }
+
+    /// Raise an exception in whoever awaits the future: what happens without this method, too, but only
+    /// after a vain look for it.
+    #[pyo3(signature = (kind, value=None, traceback=None))]
+    fn throw(
+        &self,
+        kind: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let error = if kind.is_instance_of::<PyBaseException>() {
+            kind
+        } else {
+            match value {
+                Some(value) if value.is_instance_of::<PyBaseException>() => value,
+                Some(value) => kind.call1((value,))?,
+                None => kind.call0()?,
+            }
+        };
+        if let Some(traceback) = traceback {
+            error.setattr(intern!(error.py(), "__traceback__"), traceback)?;
+        }
+        Err(PyErr::from_value(error))
+    }
+
+    /// End the await: there is nothing to end.
+    fn close(&self) {}
 
     fn __await__(slf: Py<Self>) -> Py<Self> {
         slf
