@@ -118,6 +118,7 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/core/src/engine/uring.rs",
         "crates/core/src/engine/watches.rs",
         "crates/core/src/engine/workers.rs",
+        "crates/core/src/letterbox.rs",
         "crates/core/src/op.rs",
         "crates/core/src/syslet/call.rs",
         "crates/core/src/syslet/effects.rs",

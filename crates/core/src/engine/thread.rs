@@ -99,17 +99,17 @@ impl<B: Backend> Thread<B> {
             self.burst();
             self.expire();
             self.give_back();
-            if self.is_stopping && self.entries.is_empty() && self.inbox.close() {
+            if self.is_stopping && self.entries.is_empty() && self.inbox.messages.close_if_empty() {
                 break;
             }
             // Say that we sleep before looking a last time: whoever sends a message looks after.
-            let deadline_ns = if !self.turns.is_empty() || self.inbox.starts_sleeping() {
+            let deadline_ns = if !self.turns.is_empty() || self.inbox.messages.starts_waiting() {
                 Some(0)
             } else {
                 self.timers.next_deadline_ns()
             };
             self.backend.wait(deadline_ns, &mut completions);
-            self.inbox.stops_sleeping();
+            self.inbox.messages.stops_waiting();
             for completion in completions.drain(..) {
                 self.come_back(completion);
             }
@@ -117,7 +117,7 @@ impl<B: Backend> Thread<B> {
     }
 
     fn take_in(&mut self) {
-        for message in self.inbox.take() {
+        for message in self.inbox.messages.take() {
             match message {
                 Message::Run(run) => self.admit(run),
                 Message::Runs(runs) => runs.into_iter().for_each(|run| self.admit(run)),
