@@ -210,9 +210,9 @@ impl Engine {
         }
     }
 
-    /// End all runs of a group soon.
+    /// End all runs of a group soon. Zero is none: whoever has no group is in none together.
     pub fn cancel_group(&self, group: u64) {
-        if self.is_stopped.load(Relaxed) {
+        if group == 0 || self.is_stopped.load(Relaxed) {
             return;
         }
         for inbox in self.lanes.iter().filter_map(|lane| lane.inbox.get()) {

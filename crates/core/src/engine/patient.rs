@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use libc::c_int;
 
 use crate::syslet::syscall::{self, Attempt};
-use crate::syslet::{Call, Op};
+use crate::syslet::{Call, Op, readiness};
 
 /// The value of a call that has to wait; no call has this value.
 pub(crate) const NOT_YET: i64 = i64::MIN;
@@ -63,25 +63,6 @@ pub(crate) unsafe fn perform(call: &Call) -> i64 {
     }
 }
 
-/// Which descriptor a call that was turned away waits for; `None`: nothing tells when to try again.
-pub(crate) fn awaited(call: &Call) -> Option<(c_int, i16)> {
-    ends(call).into_iter().flatten().find(|&(fd, events)| syscall::poll(fd, events, 0) == 0)
-}
-
-/// The descriptors that have to be ready, and for what.
-fn ends(call: &Call) -> [Option<(c_int, i16)>; 2] {
-    let end = |idx, events| {
-        let fd = call.int(idx);
-        (!syscall::is_file(fd)).then_some((fd, events))
-    };
-    match call.op() {
-        Op::Read | Op::Readv | Op::Recv | Op::Recvmsg | Op::Accept => [end(0, libc::POLLIN), None],
-        Op::Write | Op::Writev | Op::Send | Op::Sendmsg => [end(0, libc::POLLOUT), None],
-        Op::Splice => [end(0, libc::POLLIN), end(2, libc::POLLOUT)],
-        _ => [None, None],
-    }
-}
-
 /// Make a call that does not block if its descriptor is ready, if it is.
 ///
 /// Others than us may come first, and then it blocks after all: there is no flag against that.
@@ -93,7 +74,7 @@ fn at_the_border(call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
         Err(std::sync::TryLockError::Poisoned(error)) => PoisonError::into_inner(error),
         Err(std::sync::TryLockError::WouldBlock) => return NOT_YET,
     };
-    for (fd, events) in ends(call).into_iter().flatten() {
+    for (fd, events) in readiness::ends(call).into_iter().flatten() {
         match syscall::poll(fd, events, 0) {
             0 => return NOT_YET,
             value if value < 0 => return value,
@@ -124,7 +105,6 @@ fn of_a_pipe(call: &Call) -> Call {
 }
 
 fn splice(call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
-    let is_impatient = call.int(5) as u32 & libc::SPLICE_F_NONBLOCK != 0;
     let outcome = at_the_border(call, |call| {
         // The flag counts for pipes alone. A socket that blocks takes only what fits.
         let room = match syscall::kind(call.int(2)) {
@@ -134,7 +114,7 @@ fn splice(call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
         let flags = call.words[5] | u64::from(libc::SPLICE_F_NONBLOCK);
         make(&call.with(4, call.words[4].min(room)).with(5, flags))
     });
-    if outcome == NOT_YET && is_impatient { -EAGAIN } else { outcome }
+    if outcome == NOT_YET && readiness::is_impatient(call) { -EAGAIN } else { outcome }
 }
 
 /// Whether open(2) would wait for the other end of a named pipe.

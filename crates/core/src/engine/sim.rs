@@ -12,7 +12,7 @@ use super::patient::{self, NOT_YET};
 use super::workers::RETRY_NS;
 use crate::clock;
 use crate::error::Result;
-use crate::syslet::{Call, Op, syscall};
+use crate::syslet::{Call, Op, readiness, syscall};
 
 /// How a simulated engine treats what it is asked to do.
 #[derive(Debug, Clone, Default)]
@@ -187,7 +187,7 @@ impl Operation {
     fn awaited(&self) -> Option<(RawFd, i16)> {
         match self.call.op() {
             Op::Poll => Some((self.call.int(0), self.call.int(1) as i16)),
-            _ => patient::awaited(&self.call),
+            _ => readiness::missing(&self.call),
         }
     }
 }
@@ -202,8 +202,8 @@ fn errors(call: &Call) -> Vec<i32> {
         _ => {}
     }
     let mut errors = vec![libc::EIO, libc::EINTR, libc::ENOMEM];
-    let is_transfer = matches!(call.op(), Op::Read | Op::Write | Op::Readv | Op::Writev);
-    if call.op().readiness().is_some() || is_transfer && !syscall::is_file(call.int(0)) {
+    let may_block = call.op() != Op::Splice && readiness::ends(call)[0].is_some();
+    if may_block || call.op() == Op::Connect {
         errors.push(libc::EAGAIN);
     }
     if matches!(call.op(), Op::Write | Op::Pwrite | Op::Writev | Op::Fallocate) {

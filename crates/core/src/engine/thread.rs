@@ -4,6 +4,7 @@
 //! backend is asked; what the backend holds stays in the table of runs until it has come back.
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -12,7 +13,7 @@ use slab::Slab;
 use super::backend::{Backend, Completion, Key};
 use super::inbox::{Inbox, Message};
 use crate::syslet::inline::{self, Budget, Stopped};
-use crate::syslet::{Call, Flow, Op, Outlet, Run, syscall};
+use crate::syslet::{Call, Flow, Op, Outlet, Run, readiness, syscall};
 use crate::timers::{TimerKey, Timers};
 
 /// How often somebody at the other end of a named pipe is looked for, in nanoseconds.
@@ -245,18 +246,19 @@ impl<B: Backend> Thread<B> {
                 return self.connect(key, &call);
             }
             let is_stuck = std::mem::take(&mut entry.was_ready);
-            let waits = !is_stuck && !syscall::is_impatient(&call);
-            if let Some(events) = readiness_events(&call).filter(|_| waits) {
-                return self.wait_for(key, Waits::Readiness, &call, events);
+            // There is no trying a splice: the backend itself waits for its ends.
+            let waits = !is_stuck && call.op() != Op::Splice;
+            if let Some(awaited) = readiness::awaited(&call).filter(|_| waits) {
+                return self.wait_for(key, Waits::Readiness, awaited);
             }
         }
         entry.waits = Waits::Operation;
         self.backend.start(key, call);
     }
 
-    fn wait_for(&mut self, key: Key, waits: Waits, call: &Call, events: i16) {
+    fn wait_for(&mut self, key: Key, waits: Waits, (fd, events): (RawFd, i16)) {
         self.entries[key as usize].waits = waits;
-        self.backend.start(key, Call::new(Op::Poll, [call.words[0], events as u64]));
+        self.backend.start(key, Call::new(Op::Poll, [fd as u64, events as u64]));
     }
 
     /// Begin to connect, and wait until that is done.
@@ -264,7 +266,7 @@ impl<B: Backend> Thread<B> {
         // SAFETY: the run has just looked up the addresses; they are used at once.
         let value = unsafe { syscall::begin_to_connect(call) };
         if syscall::is_connecting(-value) {
-            self.wait_for(key, Waits::Connection, call, libc::POLLOUT);
+            self.wait_for(key, Waits::Connection, (call.int(0), libc::POLLOUT));
         } else if value == -i64::from(libc::EAGAIN) {
             // A Unix socket whose backlog is full: no event tells when there is room.
             self.entries[key as usize].waits = Waits::Operation;
@@ -306,18 +308,9 @@ impl<B: Backend> Thread<B> {
                         entry.waits = Waits::Operation;
                         self.backend.start_patiently(key, call);
                     }
-                    Ok(call) if call.op() == Op::Connect => self.go_on(key, value),
-                    Ok(call) if call.op() == Op::Splice && !syscall::is_impatient(&call) => {
-                        let (fd, events) = syscall::splice_waits_for(&call);
-                        entry.waits = Waits::Readiness;
-                        let poll = Call::new(Op::Poll, [fd as u64, events as u64]);
-                        self.backend.start(key, poll);
-                    }
-                    Ok(call) => match readiness_events(&call) {
-                        Some(events) if !syscall::is_impatient(&call) => {
-                            self.wait_for(key, Waits::Readiness, &call, events);
-                        }
-                        _ => self.go_on(key, value),
+                    Ok(call) => match readiness::awaited(&call) {
+                        Some(awaited) => self.wait_for(key, Waits::Readiness, awaited),
+                        None => self.go_on(key, value),
                     },
                     Err(errno) => self.go_on(key, i64::from(errno)),
                 }
@@ -452,31 +445,4 @@ fn is_half_open(run: &Run, value: i64) -> bool {
             && syscall::position(fd).is_none()
             && syscall::kind(fd) == Some(libc::S_IFIFO)
             && !syscall::has_partner(fd, run.open_flags())
-}
-
-/// For which events the call's descriptor is to be waited for, if that is what it waits for.
-fn readiness_events(call: &Call) -> Option<i16> {
-    // What is no listener, or no socket at all, is ready to say so.
-    let is_refused = match call.op() {
-        Op::Accept => !syscall::is_listening(call.int(0)),
-        Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg => {
-            syscall::kind(call.int(0)) != Some(libc::S_IFSOCK)
-        }
-        _ => false,
-    };
-    if is_refused {
-        return None;
-    }
-    if let Some(events) = call.op().readiness() {
-        return Some(events);
-    }
-    let events = match call.op() {
-        // Where there is no offset, one is refused at once.
-        Op::Readv | Op::Writev if call.offset(3) >= 0 => return None,
-        Op::Read | Op::Readv => libc::POLLIN,
-        Op::Write | Op::Writev => libc::POLLOUT,
-        _ => return None,
-    };
-    // Files are always ready, and block all the same.
-    (!syscall::is_file(call.int(0))).then_some(events)
 }

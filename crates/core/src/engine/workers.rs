@@ -18,7 +18,7 @@ use super::patient::{self, NOT_YET};
 use super::watches::{Fired, Watches};
 use crate::clock;
 use crate::error::Result;
-use crate::syslet::{Call, Op, syscall};
+use crate::syslet::{Call, Op, readiness, syscall};
 use crate::timers::{TimerKey, Timers};
 
 /// How long to wait before another attempt at what nothing tells the time for.
@@ -164,7 +164,7 @@ impl Operation {
     /// Which descriptor it waits for; `None`: nothing tells.
     fn awaited(&mut self) -> Option<(RawFd, i16)> {
         if self.call.op() != Op::Waitid {
-            return patient::awaited(&self.call);
+            return readiness::missing(&self.call);
         }
         let (kind, id, options) = (self.call.int(0) as u32, self.call.int(1), self.call.int(2));
         // Only the end of a child can be watched.
