@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::syslet::Run;
 use backend::Backend;
 use inbox::{Inbox, Message};
+use patient::Borders;
 use thread::Thread;
 
 pub use sim::Simulation;
@@ -89,6 +90,7 @@ const LIGHT_LOAD: usize = 64;
 pub struct Engine {
     kind: Kind,
     lanes: Box<[Lane]>,
+    borders: Arc<Borders>,
     n_named: AtomicU64,
     is_stopped: AtomicBool,
 }
@@ -116,7 +118,14 @@ impl Engine {
         assert!(n_threads > 0, "an engine has at least one thread");
         let n_threads = if matches!(kind, Kind::Simulated(_)) { 1 } else { n_threads };
         let lanes = (0..n_threads).map(|_| Lane::default()).collect();
-        Self { kind, lanes, n_named: AtomicU64::new(1), is_stopped: AtomicBool::new(false) }
+        let borders = Arc::default();
+        Self {
+            kind,
+            lanes,
+            borders,
+            n_named: AtomicU64::new(1),
+            is_stopped: AtomicBool::new(false),
+        }
     }
 
     /// What makes the system calls.
@@ -271,6 +280,7 @@ impl Engine {
     fn start_thread(&self, lane_idx: usize) -> Result<(Arc<Inbox>, JoinHandle<()>)> {
         let inbox = Arc::new(Inbox::new()?);
         let (kind, its_inbox) = (self.kind.clone(), Arc::clone(&inbox));
+        let borders = Arc::clone(&self.borders);
         let n_in_flight = Arc::clone(&self.lanes[lane_idx].n_in_flight);
         let (sender, receiver) = mpsc::channel();
         let body = move || {
@@ -278,7 +288,8 @@ impl Engine {
             match kind {
                 Kind::Uring => serve(uring::Ring::new(&its_inbox), its_inbox, n_in_flight, &sender),
                 Kind::Workers => {
-                    serve(workers::Workers::new(&its_inbox), its_inbox, n_in_flight, &sender);
+                    let backend = workers::Workers::new(&its_inbox, &borders);
+                    serve(backend, its_inbox, n_in_flight, &sender);
                 }
                 Kind::Simulated(simulation) => {
                     let backend = sim::Simulated::new(&its_inbox, simulation);
