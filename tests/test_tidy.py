@@ -129,6 +129,7 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/core/src/syslet/syscall.rs",
         "crates/core/src/takeover/thread.rs",
         "crates/core/tests/engine.rs",
+        "crates/core/tests/engine/failures.rs",
         "crates/core/tests/engine/forks.rs",
         "crates/core/tests/engine/kit.rs",
         "crates/core/tests/engine/peers.rs",

@@ -1,5 +1,7 @@
 //! Every engine does the same with the same program: claims that hold for each kind of them.
 
+#[path = "engine/failures.rs"]
+mod failures;
 #[path = "engine/forks.rs"]
 mod forks;
 #[path = "engine/kit.rs"]

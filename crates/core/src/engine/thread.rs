@@ -5,11 +5,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use slab::Slab;
 
+use super::Tally;
 use super::backend::{Backend, Completion, Key};
 use super::inbox::{Inbox, Message};
 use crate::syslet::inline::{self, Budget, Stopped};
@@ -24,7 +26,7 @@ const INSISTENCE_NS: u64 = 10_000_000;
 
 /// What a run waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waits {
+pub(super) enum Waits {
     /// For its turn.
     Turn,
     /// For the operation that it has in flight.
@@ -53,9 +55,9 @@ enum Alarm {
 }
 
 #[derive(Debug)]
-struct Entry {
-    run: Box<Run>,
-    waits: Waits,
+pub(super) struct Entry {
+    pub(super) run: Box<Run>,
+    pub(super) waits: Waits,
     /// Why it is to end, if it is.
     ends_with: Option<i32>,
     /// When its time is up.
@@ -66,35 +68,48 @@ struct Entry {
 
 /// The runs of one thread.
 pub(crate) struct Thread<B> {
-    inbox: Arc<Inbox>,
-    backend: B,
-    entries: Slab<Entry>,
+    pub(super) inbox: Arc<Inbox>,
+    /// What was taken out of the inbox and is still to be looked at.
+    pub(super) messages: VecDeque<Message>,
+    pub(super) arrivals: VecDeque<Box<Run>>,
+    pub(super) backend: B,
+    /// What came back and is still to be looked at, the oldest last.
+    pub(super) completions: Vec<Completion>,
+    pub(super) entries: Slab<Entry>,
     by_id: HashMap<u64, Key>,
     turns: VecDeque<Key>,
     timers: Timers<Alarm>,
-    ended: Vec<Box<Run>>,
-    n_in_flight: Arc<AtomicUsize>,
+    pub(super) ended: Vec<Box<Run>>,
+    pub(super) tally: Arc<Tally>,
     is_stopping: bool,
 }
 
 impl<B: Backend> Thread<B> {
-    pub(crate) fn new(inbox: Arc<Inbox>, backend: B, n_in_flight: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(inbox: Arc<Inbox>, backend: B, tally: Arc<Tally>) -> Self {
         Self {
             inbox,
+            messages: VecDeque::new(),
+            arrivals: VecDeque::new(),
             backend,
+            completions: Vec::new(),
             entries: Slab::new(),
             by_id: HashMap::new(),
             turns: VecDeque::new(),
             timers: Timers::default(),
             ended: Vec::new(),
-            n_in_flight,
+            tally,
             is_stopping: false,
         }
     }
 
     /// Run until the engine stops and everything that was taken in has ended.
     pub(crate) fn run(mut self) {
-        let mut completions = Vec::new();
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.fail();
+        }
+    }
+
+    fn serve(&mut self) {
         loop {
             self.take_in();
             self.burst();
@@ -109,19 +124,26 @@ impl<B: Backend> Thread<B> {
             } else {
                 self.timers.next_deadline_ns()
             };
-            self.backend.wait(deadline_ns, &mut completions);
+            self.backend.wait(deadline_ns, &mut self.completions);
             self.inbox.messages.stops_waiting();
-            for completion in completions.drain(..) {
+            self.completions.reverse();
+            while let Some(completion) = self.completions.pop() {
                 self.come_back(completion);
             }
         }
     }
 
     fn take_in(&mut self) {
-        for message in self.inbox.messages.take() {
+        self.messages.extend(self.inbox.messages.take());
+        while let Some(message) = self.messages.pop_front() {
             match message {
                 Message::Run(run) => self.admit(run),
-                Message::Runs(runs) => runs.into_iter().for_each(|run| self.admit(run)),
+                Message::Runs(runs) => {
+                    self.arrivals.extend(runs);
+                    while let Some(run) = self.arrivals.pop_front() {
+                        self.admit(run);
+                    }
+                }
                 Message::Cancel(id) => {
                     if let Some(&key) = self.by_id.get(&id) {
                         self.cut_short(key, libc::ECANCELED);
@@ -393,18 +415,19 @@ impl<B: Backend> Thread<B> {
 
     fn give_up(&mut self, key: Key) {
         let entry = self.entries.remove(key as usize);
+        let id = entry.run.id;
+        self.ended.push(entry.run);
+        self.tally.n_in_flight.fetch_sub(1, Relaxed);
         if let Some(deadline) = entry.deadline {
             self.timers.cancel(deadline);
         }
-        if entry.run.id != 0 {
-            self.by_id.remove(&entry.run.id);
+        if id != 0 {
+            self.by_id.remove(&id);
         }
-        self.n_in_flight.fetch_sub(1, Relaxed);
-        self.ended.push(entry.run);
     }
 
     /// Deliver what has ended: neighbours with the same outlet together.
-    fn give_back(&mut self) {
+    pub(super) fn give_back(&mut self) {
         let mut batch: Vec<Box<Run>> = Vec::new();
         let mut outlet: Option<Arc<dyn Outlet>> = None;
         for mut run in self.ended.drain(..) {
@@ -427,7 +450,8 @@ fn deliver(outlet: Option<Arc<dyn Outlet>>, batch: &mut Vec<Box<Run>>) {
     if let Some(outlet) = outlet
         && !batch.is_empty()
     {
-        outlet.deliver(batch);
+        // An outlet that fails has said so, and has had its runs. The others still get theirs.
+        let _ = catch_unwind(AssertUnwindSafe(|| outlet.deliver(batch)));
     }
     batch.clear();
 }
