@@ -23,6 +23,7 @@ use crate::gil_cell::GilCell;
 use crate::interpreter;
 use crate::request::Request;
 use crate::runner::Runner;
+use crate::task::current::current_tasks;
 
 /// How often a return that waits looks whether the dispatcher is in the same request still, in which
 /// case that is reported: otherwise and in debug mode.
@@ -40,6 +41,9 @@ pub(crate) struct Parked {
     /// The function has returned and waits for the role.
     pub(crate) is_returning: bool,
 }
+
+/// Function, thread, since when in seconds, whether it has returned, awaiting task.
+type Blocked = (Py<PyAny>, u64, f64, bool, Option<Py<PyAny>>);
 
 /// How a call went.
 #[derive(Debug)]
@@ -217,6 +221,8 @@ impl Crew {
     fn resume(slf: &Bound<'_, Dispatcher>, runner: &Runner) {
         let py = slf.py();
         let parked = Self::unpark(slf, runner);
+        // A step of ours does not remove its task itself.
+        slf.get().names_task.store(true, Relaxed);
         if let Some(task) = parked.as_ref().and_then(|it| it.task.as_ref())
             && let Err(error) = current_tasks(py).and_then(|it| it.set_item(slf, task))
         {
@@ -416,12 +422,13 @@ impl Crew {
     }
 
     /// The functions that are blocked: each with the thread that it blocks, since when in seconds
-    /// of the loop's time, and whether it has returned and waits for the role.
-    pub(crate) fn blocked(&self, py: Python<'_>) -> Vec<(Py<PyAny>, u64, f64, bool)> {
+    /// of the loop's time, whether it has returned and waits for the role, and the task that awaits it.
+    pub(crate) fn blocked(&self, py: Python<'_>) -> Vec<Blocked> {
         self.parked.with(py, |parked| {
             let row = |it: &Parked| {
                 let since = clock::to_seconds(it.since_ns);
-                (it.callable.clone_ref(py), it.thread_id, since, it.is_returning)
+                let task = it.task.as_ref().map(|it| it.clone_ref(py));
+                (it.callable.clone_ref(py), it.thread_id, since, it.is_returning, task)
             };
             parked.values().map(row).collect()
         })
@@ -482,8 +489,8 @@ impl Dispatcher {
     }
 
     /// The functions that are blocked: function, thread, since when in seconds of the loop's time,
-    /// and whether it has returned and waits for the role.
-    fn _blocked(&self, py: Python<'_>) -> Vec<(Py<PyAny>, u64, f64, bool)> {
+    /// whether it has returned and waits for the role, and the task that awaits it.
+    fn _blocked(&self, py: Python<'_>) -> Vec<Blocked> {
         self.crew.blocked(py)
     }
 
@@ -507,15 +514,4 @@ impl Drop for Crew {
         // The sentinel holds no reference to the loop, and must not outlive it.
         self.role.stop_all();
     }
-}
-
-/// asyncio's own table of which task each loop runs.
-fn current_tasks(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
-    use pyo3::sync::PyOnceLock;
-    static CURRENT_TASKS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-    let tasks = CURRENT_TASKS.get_or_try_init(py, || {
-        let tasks = py.import("asyncio.tasks")?.getattr("_current_tasks")?;
-        Ok::<_, PyErr>(tasks.cast_into::<PyDict>()?.unbind())
-    })?;
-    Ok(tasks.bind(py))
 }

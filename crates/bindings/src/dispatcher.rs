@@ -16,11 +16,12 @@ use pyo3::types::{PyDict, PyTuple};
 use slab::Slab;
 use threadlets_core::{Interest, Poller, PoolKey, Priority, SourceKey, Sources, TimerKey, clock};
 
-use crate::callback::{Callback, Handle, TimerHandle};
+use crate::callback::{Callback, Due, Handle, TimerHandle};
 use crate::crew::Crew;
 use crate::error::to_python;
-use crate::gil_cell::GilCell;
+use crate::gil_cell::{GilCell, GilSlot};
 use crate::request::Request;
+use crate::scope::requests::Requests;
 use crate::stream::Stream;
 use crate::syslet::mailbox::Mailbox;
 use crate::syslet::pending::Awaited;
@@ -64,6 +65,14 @@ pub struct Dispatcher {
     poller: GilCell<Option<Arc<Poller>>>,
     /// Where everybody receives; borrowed for one system call and a copy.
     receive_buffer: GilCell<Option<Box<[u8]>>>,
+    /// The requests that have not ended: tasks, and what else belongs to scopes.
+    pub(crate) requests: GilCell<Requests>,
+    /// asyncio's table may name a task of ours as the one that runs.
+    pub(crate) names_task: AtomicBool,
+    /// Makes tasks instead of us, if the user wants that.
+    pub(crate) task_factory: GilSlot<Option<Py<PyAny>>>,
+    /// Tasks and futures are asyncio's own.
+    pub(crate) uses_asyncio_tasks: AtomicBool,
     /// The threads that can hold the role, and who does.
     pub(crate) crew: Crew,
     /// The pools of calls that no user's pool holds, by the code they run.
@@ -300,8 +309,8 @@ impl Dispatcher {
             this.wake_if_sleeping(py)?;
             return Ok(handle);
         }
-        let callback = Callback::new(callback, args, context)?;
-        let handle = Bound::new(py, TimerHandle::new(when, callback, slf.clone().unbind()))?;
+        let due = Due::new(callback, args, context)?;
+        let handle = Bound::new(py, TimerHandle::new(when, due, slf.clone().unbind()))?;
         let request = Request::Timer(handle.clone().unbind());
         let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
         handle.get().set_key(py, key);
@@ -336,6 +345,10 @@ impl Dispatcher {
             awaited: GilCell::default(),
             poller: GilCell::new(Some(poller)),
             receive_buffer: GilCell::new(None),
+            requests: GilCell::default(),
+            names_task: AtomicBool::new(false),
+            task_factory: GilSlot::default(),
+            uses_asyncio_tasks: AtomicBool::new(false),
             crew: Crew::new(n_threads_max),
             entry_points: GilCell::default(),
             number: N_MADE.fetch_add(1, Relaxed),
@@ -430,6 +443,7 @@ impl Dispatcher {
             }
         }
         self.crew.release(py);
+        drop(self.task_factory.take(py));
         let sources = self.sources.with(py, std::mem::take);
         let watches = self.watches.with(py, std::mem::take);
         self.mailbox.wake_by(None);
@@ -506,6 +520,8 @@ impl Dispatcher {
         self.watches.traverse(&visit, |watches| watches.traverse(&visit))?;
         self.awaited
             .traverse(&visit, |awaited| awaited.iter().try_for_each(|(_, it)| it.visit(&visit)))?;
+        self.requests.traverse(&visit, |requests| requests.traverse(&visit))?;
+        self.task_factory.traverse(&visit, |factory| visit.call(factory))?;
         self.crew.traverse(&visit)
     }
 

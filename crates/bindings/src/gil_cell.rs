@@ -1,6 +1,6 @@
-//! A cell whose lock is the GIL.
+//! Cells whose lock is the GIL.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use pyo3::PyTraverseError;
 use pyo3::Python;
@@ -49,5 +49,69 @@ impl<T> GilCell<T> {
             Ok(state) => visit_state(&state),
             Err(_) => Ok(()),
         }
+    }
+}
+
+/// One value that is copied, replaced or taken with the GIL held, and never borrowed: it costs no
+/// more memory than the value, and cannot be in use twice.
+///
+/// What was in it is returned, to be dropped when nothing depends on the slot any more.
+#[derive(Default)]
+pub(crate) struct GilSlot<T>(Cell<T>);
+
+// SAFETY: as for `GilCell`; a value is in the slot, or somebody's own.
+unsafe impl<T: Send> Sync for GilSlot<T> {}
+
+impl<T> GilSlot<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(Cell::new(value))
+    }
+
+    /// Put a value in the place of another.
+    #[inline]
+    pub(crate) fn replace(&self, _py: Python<'_>, value: T) -> T {
+        self.0.replace(value)
+    }
+}
+
+impl<T: Copy> GilSlot<T> {
+    #[inline]
+    pub(crate) fn get(&self, _py: Python<'_>) -> T {
+        self.0.get()
+    }
+
+    #[inline]
+    pub(crate) fn set(&self, _py: Python<'_>, value: T) {
+        self.0.set(value);
+    }
+}
+
+impl<T: Default> GilSlot<T> {
+    #[inline]
+    pub(crate) fn take(&self, _py: Python<'_>) -> T {
+        self.0.take()
+    }
+
+    /// Look at the value, or change it. Whoever looks again meanwhile finds the default.
+    #[inline]
+    pub(crate) fn with<R>(&self, _py: Python<'_>, look: impl FnOnce(&mut T) -> R) -> R {
+        let mut value = self.0.take();
+        let result = look(&mut value);
+        // What was put here meanwhile is lost, so nothing that runs in here may put anything.
+        drop(self.0.replace(value));
+        result
+    }
+
+    /// Visit what the value refers to, for the cycle collector.
+    pub(crate) fn traverse(
+        &self,
+        _visit: &PyVisit<'_>,
+        visit_value: impl FnOnce(&T) -> Result<(), PyTraverseError>,
+    ) -> Result<(), PyTraverseError> {
+        // As in `with`; the collector holds the GIL and has no token.
+        let value = self.0.take();
+        let result = visit_value(&value);
+        drop(self.0.replace(value));
+        result
     }
 }

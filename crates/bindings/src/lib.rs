@@ -20,9 +20,11 @@ mod pool;
 mod queued_call;
 mod request;
 mod runner;
+mod scope;
 mod sock_ops;
 mod stream;
 mod syslet;
+mod task;
 mod turn;
 mod watches;
 
@@ -44,6 +46,10 @@ mod _core {
     #[pymodule_export]
     use super::pool::Pool;
     #[pymodule_export]
+    use super::scope::members::Members;
+    #[pymodule_export]
+    use super::scope::sleep::{Sleep, sleep};
+    #[pymodule_export]
     use super::stream::Stream;
     #[pymodule_export]
     use super::syslet::completions::Completions;
@@ -63,11 +69,16 @@ mod _core {
     use super::syslet::result::SysletResult;
     #[pymodule_export]
     use super::syslet::sweep::Sweep;
+    #[pymodule_export]
+    use super::task::future::Future;
+    #[pymodule_export]
+    use super::task::task::Task;
 
     use pyo3::prelude::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::task::slots::fill(module.py());
         super::call_type::export(module)
     }
 

@@ -103,7 +103,8 @@ impl QueuedCall {
                     if self.any_thread_settles {
                         self.settle(py, outcome)
                     } else {
-                        slf.get().submit(py, Request::Settle(this.clone_ref(py), outcome))
+                        slf.get()
+                            .submit(py, Request::Settle(Box::new((this.clone_ref(py), outcome))))
                     }
                 }
                 Protected::Full => {

@@ -5,16 +5,27 @@ use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
 use crate::accept::Acceptor;
-use crate::callback::{Handle, TimerHandle};
+use crate::callback::{Callback, Handle, TimerHandle};
 use crate::datagrams::Datagrams;
 use crate::queued_call::{Outcome, QueuedCall};
+use crate::scope::members::Members;
+use crate::scope::sleep::Sleep;
 use crate::sock_ops::Direction;
 use crate::stream::Stream;
 use crate::syslet::mailbox::Letter;
+use crate::task::task::Task;
 
 /// One thing for a burst to run.
 #[derive(Debug)]
 pub(crate) enum Request {
+    /// A task whose coroutine goes on.
+    Step(Py<Task>),
+    /// A sleep whose time has come.
+    Sleep(Py<Sleep>),
+    /// Members of a scope that are to be told to end.
+    End(Py<Members>),
+    /// A callback that cannot be cancelled: a future's.
+    Plain(Box<Callback>),
     /// A callback of `call_soon`.
     Callback(Py<Handle>),
     /// A callback of `call_later` or `call_at` whose time has come.
@@ -32,7 +43,7 @@ pub(crate) enum Request {
     /// A call that waited in a pool.
     Call(Py<QueuedCall>),
     /// What such a call came to, from a runner without the role.
-    Settle(Py<QueuedCall>, Outcome),
+    Settle(Box<(Py<QueuedCall>, Outcome)>),
     /// News of a syslet.
     Letter(Letter),
 }
@@ -52,6 +63,10 @@ impl Request {
     /// Visit what a queued request refers to, for the cycle collector.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
+            Self::Step(task) => visit.call(task),
+            Self::Sleep(sleep) => visit.call(sleep),
+            Self::End(members) => visit.call(members),
+            Self::Plain(callback) => callback.traverse(visit),
             Self::Callback(handle) => visit.call(handle),
             Self::Timer(handle) => visit.call(handle),
             Self::Foreign(handle) => visit.call(handle),
@@ -60,10 +75,13 @@ impl Request {
             Self::Datagrams(datagrams) => visit.call(datagrams),
             Self::Operations(..) | Self::Letter(_) => Ok(()),
             Self::Call(call) => visit.call(call),
-            Self::Settle(call, outcome) => {
-                visit.call(call)?;
-                outcome.as_ref().map_or(Ok(()), |result| visit.call(result))
+            Self::Settle(settled) => {
+                visit.call(&settled.0)?;
+                settled.1.as_ref().map_or(Ok(()), |result| visit.call(result))
             }
         }
     }
 }
+
+// The ready queue is walked in order; four requests fit into a line of the cache.
+const _: () = assert!(size_of::<Request>() == 16);

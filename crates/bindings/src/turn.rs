@@ -6,15 +6,20 @@ use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use threadlets_core::clock;
 
-use crate::callback::Callback;
+use crate::callback::{Callback, Due};
 use crate::crew::Crew;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
 use crate::request::Request;
 use crate::runner::Runner;
+use crate::scope::members::Members;
+use crate::scope::sleep::Sleep;
 use crate::stream::Stream;
+use crate::task::future::{Future, State};
+use crate::task::{current, step};
 use crate::watches::Watches;
 
 /// Why a runner stopped running bursts.
@@ -46,6 +51,14 @@ impl Dispatcher {
 
     /// One turn; whether the role is still here.
     pub(crate) fn turn(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
+        let outcome = Self::poll_and_burst(slf, runner);
+        if !matches!(outcome, Ok(false)) {
+            current::clear(slf);
+        }
+        outcome
+    }
+
+    fn poll_and_burst(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
         if !this.poll(py, runner)? {
@@ -136,7 +149,17 @@ impl Dispatcher {
 
     fn run_untimed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
         let py = slf.py();
+        if let Request::Step(task) = &request {
+            return Self::outlive(slf, step::take(slf, task.bind(py)));
+        }
+        current::clear(slf);
         match request {
+            Request::Step(_) => unreachable!("taken above"),
+            Request::Sleep(sleep) => Self::outlive(slf, Sleep::end(sleep.bind(py))),
+            Request::End(members) => Self::outlive(slf, Members::tell_some(members.bind(py))),
+            Request::Plain(callback) => {
+                Self::run_callback(slf, *callback, |callback| Request::Plain(Box::new(callback)))
+            }
             Request::Callback(handle) => match handle.get().take(py) {
                 Some(callback) => Self::run_callback(slf, callback, |callback| {
                     handle.get().put_back(py, callback);
@@ -145,7 +168,14 @@ impl Dispatcher {
                 None => Ok(()),
             },
             Request::Timer(handle) => match handle.get().take(py) {
-                Some(callback) => Self::run_callback(slf, callback, |callback| {
+                Some(Due::Result(future, result)) => {
+                    let future = future.bind(py);
+                    if future.get().is_done(py) {
+                        return Ok(());
+                    }
+                    Self::outlive(slf, Future::settle(future, State::Result(result)))
+                }
+                Some(Due::Callback(callback)) => Self::run_callback(slf, callback, |callback| {
                     handle.get().put_back(py, callback, slf.clone().unbind());
                     Request::Timer(handle.clone_ref(py))
                 }),
@@ -164,7 +194,10 @@ impl Dispatcher {
             }
             Request::Call(call) => Self::outlive(slf, call.get().run(slf, &call)),
             Request::Letter(letter) => Self::outlive(slf, Self::open_letter(slf, letter)),
-            Request::Settle(call, outcome) => Self::outlive(slf, call.get().settle(py, outcome)),
+            Request::Settle(settled) => {
+                let (call, outcome) = *settled;
+                Self::outlive(slf, call.get().settle(py, outcome))
+            }
         }
     }
 
@@ -187,8 +220,10 @@ impl Dispatcher {
             return Self::run_untimed(slf, request);
         }
         let description = match &request {
-            Request::Stream(stream) => stream.get().describe(py),
-            other => format!("{other:?}"),
+            // Described only if it has been slow.
+            Request::Step(task) => task.bind(py).clone().into_any(),
+            Request::Stream(stream) => PyString::new(py, &stream.get().describe(py)).into_any(),
+            other => PyString::new(py, &format!("{other:?}")).into_any(),
         };
         let started_ns = clock::now_ns();
         Self::run_untimed(slf, request)?;

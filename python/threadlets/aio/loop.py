@@ -23,8 +23,10 @@ from threadlets.aio.affinity import thread_name
 from threadlets.aio.crew import LoopCrew
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.serving import Serving
+from threadlets.aio.tasks import show_tasks_of
 from threadlets.aio.transports import SocketTransport
 from threadlets.executor import ThreadletExecutor
+from threadlets.scopes.leaks import describe_what_is_left, report_leak
 
 #: After how many milliseconds a function that computes lets the loop go on without it: those of the
 #: interpreter's own switch interval. Less gains little and takes over from more (docs/threadlets.md).
@@ -44,6 +46,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         executor: Literal["threads", "threadlets"] = "threads",
         threads_max: int | None = None,
         preempt_ms: float | None = PREEMPT_MS,
+        tasks: Literal["native", "asyncio"] = "native",
     ) -> None:
         # Until the base class opens it: a loop that is refused here needs no closing.
         self._closed = True
@@ -52,6 +55,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
                 f"executor is {executor!r}; it is 'threads' for asyncio's own thread pool, or "
                 "'threadlets'"
             )
+        if tasks not in ("native", "asyncio"):
+            raise ValueError(f"tasks is {tasks!r}; it is 'native', or 'asyncio' for asyncio's own")
         if preempt_ms is not None and not preempt_ms > 0:
             raise ValueError(f"preempt_ms is {preempt_ms}; it is a time in ms, or None for never")
         self._home_id: int | None = None
@@ -61,6 +66,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             set() if executor == "threadlets" else None
         )
         super().__init__(_Poller(self))  # type: ignore[arg-type]
+        self._uses_asyncio_tasks = tasks == "asyncio"
+        show_tasks_of(self)
         self._preempt_s = None if preempt_ms is None else preempt_ms / 1000
 
     # -- running -----------------------------------------------------------------------------
@@ -112,7 +119,18 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
                     signal.set_wakeup_fd(current)
 
     def close(self) -> None:
-        """Close the loop and drop what is still queued. Closing it twice does nothing."""
+        """Close the loop and drop what is still queued. Closing it twice does nothing.
+
+        Requests that have not ended, and descriptors that are registered, are named in a
+        `ResourceWarning`; in debug mode the loop is closed all the same, and then that is an error.
+
+        Raises:
+            LeakError: in debug mode, something was outstanding.
+            RuntimeError: the loop is running.
+        """
+        was_closed, left = self._closed, ""
+        if not was_closed and not self.is_running():
+            left = describe_what_is_left(self)
         super().close()
         if self._closed:
             self._warn_of_blocked(self._stop_crew())
@@ -120,6 +138,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             self._socket_transports.clear()
             # It refers to threads, and those to the loop, where the collector does not see it.
             self.__dict__.pop("_affinity", None)
+        if left:
+            report_leak(self, left)
 
     # -- executors -------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ def new_event_loop(
     executor: Literal["threads", "threadlets"] = "threads",
     threads_max: int | None = None,
     preempt_ms: float | None = PREEMPT_MS,
+    tasks: Literal["native", "asyncio"] = "native",
 ) -> Loop:
     """Make a new event loop, for `asyncio.Runner(loop_factory=threadlets.new_event_loop)`.
 
@@ -25,13 +26,14 @@ def new_event_loop(
     functions as threadlets. `threads_max` is how many threads there may be for functions that are
     blocked (4096 unless given); calls beyond wait. A function that computes for longer than
     `preempt_ms` milliseconds shares the CPU with the loop from then on; None: it keeps the loop
-    waiting until it returns.
+    waiting until it returns. `tasks="asyncio"` makes tasks and futures instances of asyncio's own
+    classes, which cost more; native ones only pass for them (docs/tasks.md).
 
     Raises:
         OSError: the process has no descriptors left; raise its limit (`ulimit -n`).
         ValueError: an argument is out of range.
     """
-    return Loop(executor=executor, threads_max=threads_max, preempt_ms=preempt_ms)
+    return Loop(executor=executor, threads_max=threads_max, preempt_ms=preempt_ms, tasks=tasks)
 
 
 def run(
@@ -41,6 +43,7 @@ def run(
     executor: Literal["threads", "threadlets"] = "threads",
     threads_max: int | None = None,
     preempt_ms: float | None = PREEMPT_MS,
+    tasks: Literal["native", "asyncio"] = "native",
 ) -> T:
     """Run the coroutine `main` on a new loop and return its result, like `asyncio.run`.
 
@@ -63,7 +66,11 @@ def run(
             "already; await the coroutine there instead"
         )
     loop_factory = functools.partial(
-        new_event_loop, executor=executor, threads_max=threads_max, preempt_ms=preempt_ms
+        new_event_loop,
+        executor=executor,
+        threads_max=threads_max,
+        preempt_ms=preempt_ms,
+        tasks=tasks,
     )
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)

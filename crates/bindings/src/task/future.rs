@@ -1,0 +1,557 @@
+//! `Future`: a value that is yet to come, like `asyncio.Future`, in a hundred bytes.
+//!
+//! It is its own iterator, so that awaiting it makes no object (`slots.rs`). What few futures have is
+//! in a box.
+
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyStopIteration, PyTypeError};
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyType};
+use threadlets_core::MemberKey;
+
+use super::names;
+use super::waiters::Waiter;
+use crate::callback::current_context;
+use crate::dispatcher::Dispatcher;
+use crate::gil_cell::GilSlot;
+use crate::scope::members::Members;
+use crate::scope::sleep::Sleep;
+
+/// Where a future stands.
+#[derive(Debug, Default)]
+pub(crate) enum State {
+    /// Not done; nobody waits.
+    #[default]
+    Pending,
+    /// Not done; one waits.
+    Awaited(Waiter),
+    /// Not done; several wait.
+    AwaitedBy(Box<Vec<Waiter>>),
+    Result(Py<PyAny>),
+    Error(Py<PyBaseException>),
+    Cancelled,
+}
+
+impl State {
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self, Self::Result(_) | Self::Error(_) | Self::Cancelled)
+    }
+
+    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Awaited(waiter) => waiter.visit(visit),
+            Self::AwaitedBy(waiters) => waiters.iter().try_for_each(|it| it.visit(visit)),
+            Self::Result(result) => visit.call(result),
+            Self::Error(error) => visit.call(error),
+            Self::Pending | Self::Cancelled => Ok(()),
+        }
+    }
+}
+
+/// What few futures have.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    /// What `cancel` was given, for the exception that comes of it.
+    pub(crate) cancel_message: Option<Py<PyAny>>,
+    /// The exception with which a task has ended when it was cancelled, until somebody gets it.
+    pub(crate) cancelled_error: Option<Py<PyBaseException>>,
+    /// The traceback that the exception had when it was set: each raise begins with it.
+    pub(crate) traceback: Option<Py<PyAny>>,
+    /// Where it was made, in debug mode.
+    pub(crate) source_traceback: Option<Py<PyAny>>,
+    /// The name of a task that was given one.
+    pub(crate) name: Option<Py<PyAny>>,
+    /// Attributes that somebody else has set.
+    pub(super) attributes: Option<Py<PyDict>>,
+}
+
+impl Extras {
+    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.cancel_message)?;
+        visit.call(&self.cancelled_error)?;
+        visit.call(&self.traceback)?;
+        visit.call(&self.source_traceback)?;
+        visit.call(&self.name)?;
+        visit.call(&self.attributes)
+    }
+}
+
+/// A future of a threadlets loop: all that `asyncio.Future` is, and it passes for one.
+#[pyclass(frozen, subclass, weakref, module = "threadlets._core")]
+pub(crate) struct Future {
+    pub(crate) dispatcher: Py<Dispatcher>,
+    pub(super) state: GilSlot<State>,
+    extras: GilSlot<Option<Box<Extras>>>,
+    /// What it is in its scope.
+    pub(crate) member: GilSlot<MemberKey>,
+    /// It was handed to whoever drives the coroutine that awaits it, and he has not taken it yet.
+    pub(crate) is_blocking: GilSlot<bool>,
+    /// Nobody has asked for the exception yet.
+    pub(super) log_traceback: GilSlot<bool>,
+}
+
+/// What a done future gives.
+pub(crate) enum Outcome {
+    Result(Py<PyAny>),
+    Error(PyErr),
+}
+
+impl Future {
+    pub(crate) fn new(dispatcher: Py<Dispatcher>) -> Self {
+        Self {
+            dispatcher,
+            state: GilSlot::default(),
+            extras: GilSlot::default(),
+            member: GilSlot::new(MemberKey::NOBODY),
+            is_blocking: GilSlot::new(false),
+            log_traceback: GilSlot::new(false),
+        }
+    }
+
+    /// In debug mode, remember where the future is made.
+    pub(crate) fn remember_source(&self, py: Python<'_>) -> PyResult<()> {
+        if self.dispatcher.get().is_debug() {
+            let stack = py.import("traceback")?.call_method0("extract_stack")?.unbind();
+            self.with_extras(py, |it| it.source_traceback = Some(stack));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn is_done(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.is_done())
+    }
+
+    /// Whether it was cancelled or has an exception.
+    #[inline]
+    pub(crate) fn is_failed(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| matches!(state, State::Error(_) | State::Cancelled))
+    }
+
+    /// Whether somebody waits for it.
+    pub(crate) fn is_awaited(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |it| matches!(it, State::Awaited(_) | State::AwaitedBy(_)))
+    }
+
+    /// Nobody need be told of the exception.
+    pub(crate) fn forget_traceback(&self, py: Python<'_>) {
+        self.log_traceback.set(py, false);
+    }
+
+    pub(crate) fn is_cancelled(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| matches!(state, State::Cancelled))
+    }
+
+    /// Change what few futures have; `change` may drop nothing that runs Python code.
+    pub(crate) fn with_extras<R>(
+        &self,
+        py: Python<'_>,
+        change: impl FnOnce(&mut Extras) -> R,
+    ) -> R {
+        self.extras.with(py, |extras| change(extras.get_or_insert_default()))
+    }
+
+    /// Look at what few futures have; `None` if this one has none of it.
+    pub(crate) fn peek_extras<R>(
+        &self,
+        py: Python<'_>,
+        look: impl FnOnce(&mut Extras) -> Option<R>,
+    ) -> Option<R> {
+        self.extras.with(py, |extras| extras.as_deref_mut().and_then(look))
+    }
+
+    /// What the future came to; `None` while it is not done. Whoever asks has seen its exception.
+    #[inline]
+    pub(crate) fn outcome(&self, py: Python<'_>) -> Option<Outcome> {
+        let result = self.state.with(py, |state| match state {
+            State::Result(result) => Some(result.clone_ref(py)),
+            _ => None,
+        });
+        match result {
+            Some(result) => Some(Outcome::Result(result)),
+            None => self.error_outcome(py),
+        }
+    }
+
+    #[inline(never)]
+    fn error_outcome(&self, py: Python<'_>) -> Option<Outcome> {
+        let error = self.state.with(py, |state| match state {
+            State::Error(error) => Some(Some(error.clone_ref(py))),
+            State::Cancelled => Some(None),
+            _ => None,
+        })?;
+        let error = match error {
+            Some(error) => {
+                self.log_traceback.set(py, false);
+                let error = error.into_bound(py);
+                let traceback =
+                    self.peek_extras(py, |it| it.traceback.as_ref().map(|it| it.clone_ref(py)));
+                let traceback = traceback.unwrap_or_else(|| py.None());
+                match error.setattr(intern!(py, "__traceback__"), traceback) {
+                    Ok(()) => PyErr::from_value(error.into_any()),
+                    Err(error) => error,
+                }
+            }
+            None => self.cancelled_error(py),
+        };
+        Some(Outcome::Error(error))
+    }
+
+    /// The exception for whoever waits for what was cancelled.
+    pub(crate) fn cancelled_error(&self, py: Python<'_>) -> PyErr {
+        if let Some(error) = self.peek_extras(py, |it| it.cancelled_error.take()) {
+            return PyErr::from_value(error.into_bound(py).into_any());
+        }
+        let message =
+            self.peek_extras(py, |it| it.cancel_message.as_ref().map(|it| it.clone_ref(py)));
+        match names::cancelled_error(py, message.as_ref()) {
+            Ok(error) => PyErr::from_value(error.into_any()),
+            Err(error) => error,
+        }
+    }
+
+    /// Have `waiter` told when the future is done, after all who asked before; it is given back if it
+    /// is done already.
+    pub(crate) fn await_by(&self, py: Python<'_>, waiter: Waiter) -> Option<Waiter> {
+        self.state.with(py, |state| match state {
+            State::Pending => {
+                *state = State::Awaited(waiter);
+                None
+            }
+            State::Awaited(_) => {
+                let State::Awaited(first) = std::mem::take(state) else { unreachable!() };
+                *state = State::AwaitedBy(Box::new(vec![first, waiter]));
+                None
+            }
+            State::AwaitedBy(waiters) => {
+                waiters.push(waiter);
+                None
+            }
+            _ => Some(waiter),
+        })
+    }
+
+    /// Who waits, in order.
+    pub(super) fn waiters(&self, py: Python<'_>) -> Vec<Waiter> {
+        self.state.with(py, |state| match state {
+            State::Awaited(waiter) => vec![waiter.clone_ref(py)],
+            State::AwaitedBy(waiters) => waiters.iter().map(|it| it.clone_ref(py)).collect(),
+            _ => Vec::new(),
+        })
+    }
+
+    /// The future is done: tell whoever waits. It was pending.
+    pub(crate) fn settle(slf: &Bound<'_, Self>, state: State) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let dispatcher = this.dispatcher.get();
+        match this.state.replace(py, state) {
+            State::Awaited(waiter) => waiter.wake(dispatcher, slf)?,
+            State::AwaitedBy(waiters) => {
+                waiters.into_iter().try_for_each(|it| it.wake(dispatcher, slf))?;
+            }
+            _ => {}
+        }
+        if let Ok(sleep) = slf.cast_exact::<Sleep>() {
+            sleep.get().forget(py, dispatcher);
+        }
+        match dispatcher.requests.with(py, |it| it.leave(py, this)) {
+            Some(left) => Members::request_ended(slf, left),
+            None => Ok(()),
+        }
+    }
+
+    /// Give the future an exception unless it is done; somebody must ask for it.
+    pub(crate) fn fail(slf: &Bound<'_, Self>, error: Bound<'_, PyBaseException>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if this.is_done(py) {
+            return Ok(());
+        }
+        let traceback = error.getattr(intern!(py, "__traceback__"))?;
+        if !traceback.is_none() {
+            let traceback = traceback.unbind();
+            this.with_extras(py, |it| it.traceback = Some(traceback));
+        }
+        this.log_traceback.set(py, true);
+        Self::settle(slf, State::Error(error.unbind()))
+    }
+
+    /// Cancel the future itself; `false`: it was done.
+    pub(crate) fn cancel_with(slf: &Bound<'_, Self>, message: Option<Py<PyAny>>) -> PyResult<bool> {
+        let py = slf.py();
+        let this = slf.get();
+        this.log_traceback.set(py, false);
+        if this.is_done(py) {
+            return Ok(false);
+        }
+        if let Some(message) = message {
+            this.with_extras(py, |it| it.cancel_message = Some(message));
+        }
+        Self::settle(slf, State::Cancelled)?;
+        Ok(true)
+    }
+
+    fn check_pending(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        if !slf.get().is_done(py) {
+            return Ok(());
+        }
+        let what = format!("{}: {}", slf.get().state_name(py), slf.repr()?);
+        Err(names::invalid_state(py, &what))
+    }
+
+    pub(super) fn state_name(&self, py: Python<'_>) -> &'static str {
+        self.state.with(py, |state| match state {
+            State::Pending | State::Awaited(_) | State::AwaitedBy(_) => "PENDING",
+            State::Cancelled => "CANCELLED",
+            State::Result(_) | State::Error(_) => "FINISHED",
+        })
+    }
+
+    /// The loop of a future that is made without one: the running one, or the thread's.
+    pub(crate) fn its_loop<'py>(
+        py: Python<'py>,
+        given: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Dispatcher>> {
+        let owner = match given {
+            Some(owner) => owner,
+            None => py.import("asyncio.events")?.call_method0("get_event_loop")?,
+        };
+        owner.cast_into::<Dispatcher>().map_err(|error| {
+            let owner = error.into_inner();
+            PyTypeError::new_err(format!(
+                "{owner:?} is not a threadlets loop; asyncio.Future and asyncio.Task are for all others"
+            ))
+        })
+    }
+
+    /// The exception, which has been seen herewith.
+    pub(crate) fn seen_error(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
+        let error = self.state.with(py, |state| match state {
+            State::Error(error) => Some(error.clone_ref(py)),
+            _ => None,
+        })?;
+        self.log_traceback.set(py, false);
+        Some(error)
+    }
+
+    /// The exception that nobody has asked for, to be reported when the future goes.
+    pub(super) fn unseen_error(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
+        if !self.log_traceback.get(py) {
+            return None;
+        }
+        self.log_traceback.set(py, false);
+        self.state.with(py, |state| match state {
+            State::Error(error) => Some(error.clone_ref(py)),
+            _ => None,
+        })
+    }
+}
+
+#[pymethods]
+impl Future {
+    #[new]
+    #[pyo3(signature = (*, r#loop=None))]
+    fn py_new<'py>(py: Python<'py>, r#loop: Option<Bound<'py, PyAny>>) -> PyResult<Self> {
+        let future = Self::new(Self::its_loop(py, r#loop)?.unbind());
+        future.remember_source(py)?;
+        Ok(future)
+    }
+
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        item: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        cls.py().import("types")?.getattr("GenericAlias")?.call1((cls, item))
+    }
+
+    /// What the future passes for: `isinstance(future, asyncio.Future)` holds.
+    #[getter]
+    fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
+        names::future_class(py)
+    }
+
+    /// Cancel the future; False: it was done.
+    #[pyo3(signature = (msg=None))]
+    fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
+        Self::cancel_with(slf, msg)
+    }
+
+    /// Whether the future was cancelled.
+    fn cancelled(&self, py: Python<'_>) -> bool {
+        self.is_cancelled(py)
+    }
+
+    /// Whether the future has a result or an exception, or was cancelled.
+    fn done(&self, py: Python<'_>) -> bool {
+        self.is_done(py)
+    }
+
+    /// The result; raises the exception instead if there is one.
+    fn result(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self.outcome(py) {
+            Some(Outcome::Result(result)) => Ok(result),
+            Some(Outcome::Error(error)) => Err(error),
+            None => Err(names::invalid_state(py, "Result is not set.")),
+        }
+    }
+
+    /// The exception, or None.
+    fn exception(&self, py: Python<'_>) -> PyResult<Option<Py<PyBaseException>>> {
+        match self.state_name(py) {
+            "CANCELLED" => return Err(self.cancelled_error(py)),
+            "PENDING" => return Err(names::invalid_state(py, "Exception is not set.")),
+            _ => self.log_traceback.set(py, false),
+        }
+        Ok(self.state.with(py, |state| match state {
+            State::Error(error) => Some(error.clone_ref(py)),
+            _ => None,
+        }))
+    }
+
+    /// Call `fn(future)` in the loop once the future is done.
+    #[pyo3(signature = (r#fn, *, context=None))]
+    fn add_done_callback(
+        slf: &Bound<'_, Self>,
+        r#fn: Py<PyAny>,
+        context: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let context = match context {
+            Some(context) => context,
+            None => current_context(py)?,
+        };
+        match this.await_by(py, Waiter::Callback(Box::new((r#fn, context.unbind())))) {
+            None => Ok(()),
+            Some(waiter) => {
+                Dispatcher::check_thread(this.dispatcher.bind(py))?;
+                this.dispatcher.get().check_closed()?;
+                waiter.wake(this.dispatcher.get(), slf)
+            }
+        }
+    }
+
+    /// Remove a callback, however often it was added; how often that was.
+    fn remove_done_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let py = slf.py();
+        let this = slf.get();
+        let waiters = this.waiters(py);
+        // Comparing runs Python code, which may change the list: those that are equal are looked for
+        // by identity afterwards.
+        let mut equal = Vec::new();
+        for waiter in &waiters {
+            if let Waiter::Callback(callback) = waiter
+                && callback.0.bind(py).eq(r#fn)?
+            {
+                equal.push(callback.0.as_ptr());
+            }
+        }
+        let is_equal = |waiter: &Waiter| match waiter {
+            Waiter::Callback(callback) => equal.contains(&callback.0.as_ptr()),
+            Waiter::Task(_) => false,
+        };
+        let removed: Vec<Waiter> = this.state.with(py, |state| match state {
+            State::Awaited(waiter) if is_equal(waiter) => match std::mem::take(state) {
+                State::Awaited(waiter) => vec![waiter],
+                _ => unreachable!(),
+            },
+            State::AwaitedBy(waiters) => {
+                let (out, kept) =
+                    std::mem::take(&mut **waiters).into_iter().partition(|it| is_equal(it));
+                **waiters = kept;
+                out
+            }
+            _ => Vec::new(),
+        });
+        Ok(removed.len())
+    }
+
+    /// Give the future its result.
+    fn set_result(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
+        Self::check_pending(slf)?;
+        Self::settle(slf, State::Result(result))
+    }
+
+    /// Give the future an exception: an instance, or a class to be instantiated.
+    fn set_exception(slf: &Bound<'_, Self>, exception: Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        Self::check_pending(slf)?;
+        let exception =
+            if exception.is_instance_of::<PyType>() { exception.call0()? } else { exception };
+        let exception = exception.cast_into::<PyBaseException>().map_err(|error| {
+            let given = error.into_inner();
+            PyTypeError::new_err(format!("{given:?} is not an exception"))
+        })?;
+        if exception.is_instance_of::<PyStopIteration>() {
+            let what = "StopIteration interacts badly with generators and cannot be raised into a \
+                        Future";
+            if py.version_info() < (3, 12) {
+                return Err(PyTypeError::new_err(what));
+            }
+            let error = PyRuntimeError::new_err(what);
+            let cause = PyErr::from_value(exception.clone().into_any());
+            error.set_cause(py, Some(cause));
+            let error = error.into_value(py).into_bound(py);
+            error.setattr("__context__", exception)?;
+            return Self::fail(slf, error);
+        }
+        Self::fail(slf, exception)
+    }
+
+    /// The loop that the future is of.
+    fn get_loop(&self, py: Python<'_>) -> Py<Dispatcher> {
+        self.dispatcher.clone_ref(py)
+    }
+
+    /// Raise an exception in whoever awaits the future: what happens without this method, too, but only
+    /// after a vain look for it.
+    #[pyo3(signature = (kind, value=None, traceback=None))]
+    fn throw(
+        &self,
+        kind: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let error = if kind.is_instance_of::<PyBaseException>() {
+            kind
+        } else {
+            match value {
+                Some(value) if value.is_instance_of::<PyBaseException>() => value,
+                Some(value) => kind.call1((value,))?,
+                None => kind.call0()?,
+            }
+        };
+        if let Some(traceback) = traceback {
+            error.setattr(intern!(error.py(), "__traceback__"), traceback)?;
+        }
+        Err(PyErr::from_value(error))
+    }
+
+    /// End the await: there is nothing to end.
+    fn close(&self) {}
+
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.dispatcher)?;
+        self.state.traverse(&visit, |state| state.visit(&visit))?;
+        self.extras.traverse(&visit, |it| it.as_ref().map_or(Ok(()), |it| it.visit(&visit)))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        let state = self.state.take(py);
+        let extras = self.extras.take(py);
+        drop((state, extras));
+    }
+}

@@ -1,0 +1,12 @@
+//! Futures and tasks, natively: what asyncio's own promise, resumed straight from the burst.
+
+pub(crate) mod current;
+pub(crate) mod future;
+mod making;
+pub(crate) mod names;
+mod showing;
+pub(crate) mod slots;
+pub(crate) mod step;
+#[expect(clippy::module_inception, reason = "the folder is named after its main noun")]
+pub(crate) mod task;
+pub(crate) mod waiters;

@@ -1,0 +1,195 @@
+//! The slots of the native futures' types that PyO3 does not fill: awaiting without a generator or
+//! an exception, and what is said when a future goes.
+
+use std::ptr::null_mut;
+use std::sync::OnceLock;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyType};
+
+use super::future::{Future, Outcome};
+use super::task::Task;
+use crate::scope::sleep::Sleep;
+
+/// How PyO3 frees them.
+static FREE_FUTURE: OnceLock<ffi::destructor> = OnceLock::new();
+static FREE_TASK: OnceLock<ffi::destructor> = OnceLock::new();
+static FREE_SLEEP: OnceLock<ffi::destructor> = OnceLock::new();
+
+/// Fill the slots; before anybody makes a future.
+pub(crate) fn fill(py: Python<'_>) {
+    fill_type(&py.get_type::<Future>(), &FREE_FUTURE, dealloc_future);
+    fill_type(&py.get_type::<Task>(), &FREE_TASK, dealloc_task);
+    fill_type(&py.get_type::<Sleep>(), &FREE_SLEEP, dealloc_sleep);
+}
+
+fn fill_type(
+    its_type: &Bound<'_, PyType>,
+    free: &OnceLock<ffi::destructor>,
+    dealloc: ffi::destructor,
+) {
+    // SAFETY: the type is a heap type of ours, nobody has used it yet, and it has a table for the
+    // slots of awaitables, since it has `__await__`.
+    unsafe {
+        let raw = its_type.as_ptr().cast::<ffi::PyTypeObject>();
+        let heap = raw.cast::<ffi::PyHeapTypeObject>();
+        if let Some(original) = (*raw).tp_dealloc {
+            free.get_or_init(|| original);
+        }
+        (*raw).tp_dealloc = Some(dealloc);
+        (*raw).tp_finalize = Some(finalize);
+        // Not `__next__`: a future is no `collections.abc.Iterator`.
+        (*raw).tp_iternext = Some(next);
+        (*raw).tp_as_async = &raw mut (*heap).as_async;
+        (*heap).as_async.am_send = Some(send);
+        ffi::PyType_Modified(raw);
+    }
+}
+
+/// The next step of an await: the future itself while it is not done, then what it came to.
+fn step(py: Python<'_>, slf: &Bound<'_, PyAny>) -> PyResult<(ffi::PySendResult, Py<PyAny>)> {
+    // SAFETY: the slots are those of `Future` and `Task`, which is a `Future`.
+    let future = unsafe { slf.cast_unchecked::<Future>() }.get();
+    match future.outcome(py) {
+        Some(Outcome::Result(result)) => Ok((ffi::PySendResult::PYGEN_RETURN, result)),
+        Some(Outcome::Error(error)) => Err(error),
+        None if future.is_blocking.get(py) => {
+            Err(PyRuntimeError::new_err("await wasn't used with future"))
+        }
+        None => {
+            future.is_blocking.set(py, true);
+            Ok((ffi::PySendResult::PYGEN_NEXT, slf.clone().unbind()))
+        }
+    }
+}
+
+unsafe extern "C" fn send(
+    slf: *mut ffi::PyObject,
+    _value: *mut ffi::PyObject,
+    result: *mut *mut ffi::PyObject,
+) -> ffi::PySendResult {
+    // SAFETY: the interpreter calls with the GIL held, an object of our type, and a place for the
+    // result.
+    unsafe {
+        let py = Python::assume_attached();
+        match step(py, &Bound::from_borrowed_ptr(py, slf)) {
+            Ok((sent, object)) => {
+                *result = object.into_ptr();
+                sent
+            }
+            Err(error) => {
+                error.restore(py);
+                *result = null_mut();
+                ffi::PySendResult::PYGEN_ERROR
+            }
+        }
+    }
+}
+
+unsafe extern "C" fn next(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: as in `send`. A return is an exception that carries the result.
+    unsafe {
+        let py = Python::assume_attached();
+        match step(py, &Bound::from_borrowed_ptr(py, slf)) {
+            Ok((ffi::PySendResult::PYGEN_NEXT, object)) => object.into_ptr(),
+            Ok((_, object)) => {
+                // A tuple or an exception would be taken for the arguments of the exception.
+                match ffi::PyObject_CallOneArg(ffi::PyExc_StopIteration, object.as_ptr()) {
+                    stop if stop.is_null() => {}
+                    stop => {
+                        ffi::PyErr_SetObject(ffi::PyExc_StopIteration, stop);
+                        ffi::Py_DECREF(stop);
+                    }
+                }
+                null_mut()
+            }
+            Err(error) => {
+                error.restore(py);
+                null_mut()
+            }
+        }
+    }
+}
+
+unsafe extern "C" fn dealloc_future(slf: *mut ffi::PyObject) {
+    // SAFETY: the interpreter's: the last reference is gone.
+    unsafe { dealloc(slf, &FREE_FUTURE) }
+}
+
+unsafe extern "C" fn dealloc_task(slf: *mut ffi::PyObject) {
+    // SAFETY: as in `dealloc_future`.
+    unsafe { dealloc(slf, &FREE_TASK) }
+}
+
+unsafe extern "C" fn dealloc_sleep(slf: *mut ffi::PyObject) {
+    // SAFETY: as in `dealloc_future`.
+    unsafe { dealloc(slf, &FREE_SLEEP) }
+}
+
+/// # Safety
+/// The last reference is gone; the object is of the type that `free` is for.
+unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
+    // SAFETY: the caller's. Whoever was told may have kept the object: then it stays.
+    unsafe {
+        if ffi::PyObject_CallFinalizerFromDealloc(slf) < 0 {
+            return;
+        }
+        if let Some(free) = free.get() {
+            free(slf);
+        }
+    }
+}
+
+unsafe extern "C" fn finalize(slf: *mut ffi::PyObject) {
+    // SAFETY: the interpreter calls with the GIL held and an object of our type, which is alive.
+    unsafe {
+        let py = Python::assume_attached();
+        let raised = PyErr::take(py);
+        let object = Bound::from_borrowed_ptr(py, slf);
+        if let Ok(task) = object.cast::<Task>() {
+            // Whatever comes of it: the loop's list must not lead to memory that is gone.
+            let dispatcher = task.as_super().get().dispatcher.get();
+            drop(dispatcher.requests.with(py, |it| it.leave(py, task.as_super().get())));
+        }
+        if let Err(error) = report(&object) {
+            error.write_unraisable(py, Some(&object));
+        }
+        if let Some(raised) = raised {
+            raised.restore(py);
+        }
+    }
+}
+
+/// Tell the loop's exception handler of a task that has not ended, and of an exception that nobody
+/// has asked for.
+fn report(object: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = object.py();
+    let task = object.cast::<Task>().ok();
+    // SAFETY: as in `step`.
+    let future = unsafe { object.cast_unchecked::<Future>() }.get();
+    let context = PyDict::new(py);
+    if let Some(task) = task
+        && Task::is_missed(task)
+    {
+        context.set_item(intern!(py, "task"), task)?;
+        context.set_item(intern!(py, "message"), "Task was destroyed but it is pending!")?;
+    } else if let Some(error) = future.unseen_error(py) {
+        let kind = object.get_type().name()?;
+        context
+            .set_item(intern!(py, "message"), format!("{kind} exception was never retrieved"))?;
+        context.set_item(intern!(py, "exception"), error)?;
+        context.set_item(intern!(py, "future"), object)?;
+    } else {
+        return Ok(());
+    }
+    if let Some(source) =
+        future.peek_extras(py, |it| it.source_traceback.as_ref().map(|it| it.clone_ref(py)))
+    {
+        context.set_item(intern!(py, "source_traceback"), source)?;
+    }
+    let dispatcher = future.dispatcher.bind(py);
+    dispatcher.call_method1(intern!(py, "call_exception_handler"), (context,)).map(drop)
+}

@@ -1,0 +1,291 @@
+//! A step of a task: its coroutine goes on until it waits again, or ends.
+
+use pyo3::exceptions::{
+    PyBaseException, PyKeyboardInterrupt, PyRuntimeError, PyStopIteration, PySystemExit,
+};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::ptr::null_mut;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::current::{self, current_tasks};
+use super::future::{Future, Outcome, State};
+use super::names;
+use super::task::Task;
+use super::waiters::Waiter;
+use crate::callback::in_context;
+use crate::dispatcher::Dispatcher;
+use crate::request::Request;
+
+/// Where a coroutine has come to.
+enum Reached<'py> {
+    /// It waits for this.
+    Wait(Bound<'py, PyAny>),
+    End(Py<PyAny>),
+    Error(PyErr),
+}
+
+/// Take a step, from the burst.
+#[inline]
+pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {
+    let py = slf.py();
+    let this = task.get();
+    if slf.get().crew.holds_context(this.context.bind(py)) {
+        slf.get().crew.defer(py, Request::Step(task.clone().unbind()));
+        return Ok(());
+    }
+    current::enter(slf, task)?;
+    let reached = in_context(py, &this.context, || Ok(go_on(py, task)))?;
+    settle(task, reached)
+}
+
+/// Take a step in a callback whose context is the task's.
+pub(super) fn take_in_context(task: &Bound<'_, Task>) -> PyResult<()> {
+    let py = task.py();
+    let slf = task.as_super().get().dispatcher.bind(py);
+    current::enter(slf, task)?;
+    let outcome = settle(task, go_on(py, task));
+    current::clear(slf);
+    outcome
+}
+
+/// Take the first step in the stack of whoever makes the task.
+pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {
+    let py = slf.py();
+    let tasks = current_tasks(py)?;
+    let before = tasks.get_item(slf)?;
+    let named = slf.get().names_task.load(Relaxed);
+    tasks.set_item(slf, task)?;
+    let reached = in_context(py, &task.get().context, || Ok(go_on(py, task)));
+    match &before {
+        Some(before) => tasks.set_item(slf, before)?,
+        None => tasks.del_item(slf)?,
+    }
+    slf.get().names_task.store(named, Relaxed);
+    let outcome = settle(task, reached?);
+    if task.as_super().get().is_done(py) {
+        drop(task.get().coroutine.take(py));
+    }
+    outcome
+}
+
+/// Run the coroutine to where it waits or ends.
+#[inline]
+fn go_on<'py>(py: Python<'py>, task: &Bound<'py, Task>) -> Reached<'py> {
+    let this = task.get();
+    let waited_for = this.waits_for.replace(py, None);
+    let thrown = if this.must_cancel.get(py) {
+        this.must_cancel.set(py, false);
+        Some(cancellation(task, waited_for))
+    } else {
+        waited_for.and_then(|it| failure(it.into_bound(py)))
+    };
+    let Some(coroutine) = this.coroutine.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
+    else {
+        return Reached::Error(PyRuntimeError::new_err("the task has no coroutine any more"));
+    };
+    match thrown {
+        None => send(coroutine.bind(py)),
+        Some(error) => throw(coroutine.bind(py), error),
+    }
+}
+
+/// The exception for a task that was cancelled: what it waited for may have one of its own.
+#[cold]
+fn cancellation(task: &Bound<'_, Task>, waited_for: Option<Py<PyAny>>) -> PyErr {
+    let py = task.py();
+    if let Some(error) = waited_for.and_then(|it| failure(it.into_bound(py)))
+        && names::is_cancelled_error(py, &error).unwrap_or(false)
+    {
+        return error;
+    }
+    task.as_super().get().cancelled_error(py)
+}
+
+/// What the future that was waited for has failed with.
+#[inline]
+fn failure(waited_for: Bound<'_, PyAny>) -> Option<PyErr> {
+    let py = waited_for.py();
+    let outcome = match waited_for.cast::<Future>() {
+        Ok(future) if !future.get().is_failed(py) => return None,
+        Ok(future) => match future.get().outcome(py) {
+            Some(Outcome::Error(error)) => Err(error),
+            _ => return None,
+        },
+        Err(_) => waited_for.call_method0(intern!(py, "result")).map(drop),
+    };
+    outcome.err()
+}
+
+#[inline]
+fn send<'py>(coroutine: &Bound<'py, PyAny>) -> Reached<'py> {
+    let py = coroutine.py();
+    let mut result = null_mut();
+    // SAFETY: both are alive; the result is a new reference unless there is an error.
+    let (sent, result) = unsafe {
+        let sent = ffi::PyIter_Send(coroutine.as_ptr(), ffi::Py_None(), &raw mut result);
+        (sent, Bound::from_owned_ptr_or_opt(py, result))
+    };
+    match (sent, result) {
+        (ffi::PySendResult::PYGEN_NEXT, Some(awaited)) => Reached::Wait(awaited),
+        (ffi::PySendResult::PYGEN_RETURN, Some(result)) => Reached::End(result.unbind()),
+        _ => Reached::Error(PyErr::fetch(py)),
+    }
+}
+
+fn throw<'py>(coroutine: &Bound<'py, PyAny>, error: PyErr) -> Reached<'py> {
+    let py = coroutine.py();
+    match coroutine.call_method1(intern!(py, "throw"), (error.into_value(py),)) {
+        Ok(awaited) => Reached::Wait(awaited),
+        Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
+            match error.value(py).getattr(intern!(py, "value")) {
+                Ok(result) => Reached::End(result.unbind()),
+                Err(error) => Reached::Error(error),
+            }
+        }
+        Err(error) => Reached::Error(error),
+    }
+}
+
+/// See to what the step has come to. An error is one that ends the loop.
+#[inline]
+fn settle(task: &Bound<'_, Task>, reached: Reached<'_>) -> PyResult<()> {
+    match reached {
+        Reached::Wait(awaited) => wait(task, awaited),
+        Reached::End(result) => end(task, result),
+        Reached::Error(error) => fail(task, error),
+    }
+}
+
+fn end(task: &Bound<'_, Task>, result: Py<PyAny>) -> PyResult<()> {
+    let py = task.py();
+    if task.get().must_cancel.get(py) {
+        // It was cancelled before it could notice.
+        task.get().must_cancel.set(py, false);
+        return Future::settle(task.as_super(), State::Cancelled);
+    }
+    Future::settle(task.as_super(), State::Result(result))
+}
+
+fn fail(task: &Bound<'_, Task>, error: PyErr) -> PyResult<()> {
+    let py = task.py();
+    let future = task.as_super();
+    if names::is_cancelled_error(py, &error)? {
+        let error = error.into_value(py);
+        drop(future.get().with_extras(py, |it| it.cancelled_error.replace(error)));
+        return Future::settle(task.as_super(), State::Cancelled);
+    }
+    let ends_the_loop =
+        error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py);
+    let value: Bound<'_, PyBaseException> = error.clone_ref(py).into_value(py).into_bound(py);
+    Future::fail(future, value)?;
+    if ends_the_loop { Err(error) } else { Ok(()) }
+}
+
+/// The coroutine has yielded: have the task resumed when what it waits for is there.
+#[inline]
+fn wait(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
+    let py = task.py();
+    if awaited.is_none() {
+        return resume_soon(task);
+    }
+    let Ok(future) = awaited.cast::<Future>() else { return wait_for_foreign(task, awaited) };
+    let this = future.get();
+    if !this.is_blocking.get(py) || !this.dispatcher.is(&task.as_super().get().dispatcher) {
+        return refuse(task, &awaited);
+    }
+    if awaited.is(task) {
+        return refuse(task, &awaited);
+    }
+    this.is_blocking.set(py, false);
+    if this.await_by(py, Waiter::Task(task.clone().unbind())).is_some() {
+        // It was done meanwhile.
+        resume_soon(task)?;
+    }
+    waits(task, awaited)
+}
+
+/// Remember what the task waits for, and cancel it if the task is to be cancelled.
+#[inline]
+fn waits(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
+    let py = task.py();
+    let must_cancel = task.get().must_cancel.get(py);
+    if !must_cancel {
+        drop(task.get().waits_for.replace(py, Some(awaited.unbind())));
+        return Ok(());
+    }
+    drop(task.get().waits_for.replace(py, Some(awaited.clone().unbind())));
+    let message = task
+        .as_super()
+        .get()
+        .peek_extras(py, |it| it.cancel_message.as_ref().map(|it| it.clone_ref(py)));
+    let kwargs = PyDict::new(py);
+    kwargs.set_item(intern!(py, "msg"), message)?;
+    if awaited.call_method(intern!(py, "cancel"), (), Some(&kwargs))?.is_truthy()? {
+        task.get().must_cancel.set(py, false);
+    }
+    Ok(())
+}
+
+fn resume_soon(task: &Bound<'_, Task>) -> PyResult<()> {
+    let dispatcher = task.as_super().get().dispatcher.get();
+    dispatcher.submit(task.py(), Request::Step(task.clone().unbind()))
+}
+
+/// Wait for a future of another make, as asyncio's protocol has it.
+#[cold]
+fn wait_for_foreign(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
+    let py = task.py();
+    let blocking = awaited.getattr_opt(intern!(py, "_asyncio_future_blocking"))?;
+    let Some(blocking) = blocking.filter(|it| !it.is_none()) else {
+        return refuse(task, &awaited);
+    };
+    let its_loop = py.import("asyncio.futures")?.call_method1("_get_loop", (&awaited,))?;
+    if !blocking.is_truthy()? || !its_loop.is(&task.as_super().get().dispatcher) {
+        return refuse(task, &awaited);
+    }
+    awaited.setattr(intern!(py, "_asyncio_future_blocking"), false)?;
+    let kwargs = PyDict::new(py);
+    kwargs.set_item(intern!(py, "context"), &task.get().context)?;
+    let wakeup = task.getattr(intern!(py, "_wakeup"))?;
+    awaited.call_method(intern!(py, "add_done_callback"), (wakeup,), Some(&kwargs))?;
+    waits(task, awaited)
+}
+
+/// Throw in what is wrong with what the coroutine has yielded.
+#[cold]
+fn refuse(task: &Bound<'_, Task>, awaited: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = task.py();
+    let (task_repr, awaited_repr) = (task.repr()?, awaited.repr()?);
+    let blocking = awaited.getattr_opt(intern!(py, "_asyncio_future_blocking"))?;
+    let what = match blocking.filter(|it| !it.is_none()) {
+        Some(blocking) => {
+            let its_loop = py.import("asyncio.futures")?.call_method1("_get_loop", (awaited,))?;
+            if !its_loop.is(&task.as_super().get().dispatcher) {
+                format!("Task {task_repr} got Future {awaited_repr} attached to a different loop")
+            } else if !blocking.is_truthy()? {
+                format!(
+                    "yield was used instead of yield from in task {task_repr} with {awaited_repr}"
+                )
+            } else {
+                format!("Task cannot await on itself: {task_repr}")
+            }
+        }
+        None if py.import("inspect")?.call_method1("isgenerator", (awaited,))?.is_truthy()? => {
+            format!(
+                "yield was used instead of yield from for generator in task {task_repr} with \
+                 {awaited_repr}"
+            )
+        }
+        None => format!("Task got bad yield: {awaited_repr}"),
+    };
+    // As if it had waited for something that failed.
+    let dispatcher = task.as_super().get().dispatcher.clone_ref(py);
+    let failed = Bound::new(py, Future::new(dispatcher))?;
+    Future::fail(&failed, PyRuntimeError::new_err(what).into_value(py).into_bound(py))?;
+    failed.get().forget_traceback(py);
+    drop(task.get().waits_for.replace(py, Some(failed.into_any().unbind())));
+    resume_soon(task)
+}

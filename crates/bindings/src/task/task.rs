@@ -1,0 +1,326 @@
+//! `Task`: a coroutine that the burst resumes, like `asyncio.Task`.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyString, PyType};
+
+use super::future::Future;
+use super::{names, step};
+use crate::callback::current_context;
+use crate::dispatcher::Dispatcher;
+use crate::gil_cell::GilSlot;
+use crate::request::Request;
+
+/// Numbers for the names of tasks that have none.
+static N_MADE: AtomicU64 = AtomicU64::new(0);
+
+/// A task of a threadlets loop: all that `asyncio.Task` is, and it passes for one.
+#[pyclass(frozen, extends = Future, module = "threadlets._core")]
+pub(crate) struct Task {
+    pub(super) coroutine: GilSlot<Option<Py<PyAny>>>,
+    pub(crate) context: Py<PyAny>,
+    /// What the coroutine awaits; for a moment longer than it is not done.
+    pub(super) waits_for: GilSlot<Option<Py<PyAny>>>,
+    number: u64,
+    n_cancels: GilSlot<u32>,
+    /// The next step throws `CancelledError` in.
+    pub(super) must_cancel: GilSlot<bool>,
+    pub(crate) shield: GilSlot<Shield>,
+    /// Nobody need be told when it goes before it has ended.
+    goes_silently: GilSlot<bool>,
+}
+
+/// Whether cancelling its scope reaches a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shield {
+    Down,
+    /// The task is in a scope of its own that is shielded.
+    Up,
+    /// It was to be cancelled meanwhile.
+    Hit,
+}
+
+/// When a new task takes its first step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// In the next burst.
+    Soon,
+    /// At once, in the stack of whoever makes it, if the loop runs.
+    Eager,
+}
+
+impl Task {
+    /// A task of a coroutine, on its way.
+    pub(crate) fn start<'py>(
+        dispatcher: &Bound<'py, Dispatcher>,
+        coroutine: Bound<'py, PyAny>,
+        name: Option<Bound<'py, PyAny>>,
+        context: Option<Bound<'py, PyAny>>,
+        start: Start,
+    ) -> PyResult<Bound<'py, Self>> {
+        let py = dispatcher.py();
+        if !is_coroutine(&coroutine)? {
+            return Err(PyTypeError::new_err(format!(
+                "a coroutine was expected, got {}",
+                coroutine.repr()?
+            )));
+        }
+        let context = match context {
+            Some(context) => context,
+            None => current_context(py)?,
+        };
+        let future = Future::new(dispatcher.clone().unbind());
+        let task = Self {
+            coroutine: GilSlot::new(Some(coroutine.unbind())),
+            context: context.unbind(),
+            waits_for: GilSlot::default(),
+            number: N_MADE.fetch_add(1, Relaxed) + 1,
+            n_cancels: GilSlot::new(0),
+            must_cancel: GilSlot::new(false),
+            shield: GilSlot::new(Shield::Down),
+            goes_silently: GilSlot::new(false),
+        };
+        let task = Bound::new(py, PyClassInitializer::from(future).add_subclass(task))?;
+        let future = task.as_super().get();
+        future.remember_source(py)?;
+        if let Some(name) = name.filter(|it| !it.is_none()) {
+            task.get().rename(future, name)?;
+        }
+        let this = dispatcher.get();
+        this.requests.with(py, |requests| requests.join_root(&task));
+        if start == Start::Eager && this.thread().is_some() {
+            step::start_eagerly(dispatcher, &task)?;
+        } else {
+            this.submit(py, Request::Step(task.clone().unbind()))?;
+        }
+        Ok(task)
+    }
+
+    fn rename(&self, future: &Future, name: Bound<'_, PyAny>) -> PyResult<()> {
+        let py = name.py();
+        let name = name.str()?.into_any().unbind();
+        drop(future.with_extras(py, |it| it.name.replace(name)));
+        Ok(())
+    }
+
+    /// Ask the task to end with `CancelledError`; `false`: it has ended.
+    pub(crate) fn request_cancel(
+        slf: &Bound<'_, Self>,
+        message: Option<&Py<PyAny>>,
+    ) -> PyResult<bool> {
+        let py = slf.py();
+        let this = slf.get();
+        let future = slf.as_super();
+        future.get().forget_traceback(py);
+        if future.get().is_done(py) {
+            return Ok(false);
+        }
+        this.n_cancels.set(py, this.n_cancels.get(py).saturating_add(1));
+        let message = || message.map(|it| it.clone_ref(py));
+        let waits_for =
+            this.waits_for.with(py, |it| it.as_ref().map(|it| it.clone_ref(py).into_bound(py)));
+        if let Some(awaited) = waits_for {
+            let was_cancelled = match awaited.cast::<Task>() {
+                Ok(task) => Self::request_cancel(task, message().as_ref())?,
+                Err(_) => match awaited.cast_exact::<Future>() {
+                    Ok(future) => Future::cancel_with(future, message())?,
+                    Err(_) => {
+                        let kwargs = pyo3::types::PyDict::new(py);
+                        kwargs.set_item(intern!(py, "msg"), message())?;
+                        awaited
+                            .call_method(intern!(py, "cancel"), (), Some(&kwargs))?
+                            .is_truthy()?
+                    }
+                },
+            };
+            if was_cancelled {
+                return Ok(true);
+            }
+        }
+        this.must_cancel.set(py, true);
+        let message = message();
+        drop(future.get().with_extras(py, |it| std::mem::replace(&mut it.cancel_message, message)));
+        Ok(true)
+    }
+
+    /// Whether whoever holds the last reference should be told that the task has not ended.
+    pub(super) fn is_missed(slf: &Bound<'_, Self>) -> bool {
+        let py = slf.py();
+        !slf.as_super().get().is_done(py) && !slf.get().goes_silently.get(py)
+    }
+}
+
+/// Whether an object can be run by a task, as asyncio decides it.
+fn is_coroutine(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static IS_COROUTINE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = object.py();
+    // SAFETY: looks at the type.
+    if unsafe { pyo3::ffi::PyCoro_CheckExact(object.as_ptr()) } != 0 {
+        return Ok(true);
+    }
+    let asks = IS_COROUTINE.import(py, "asyncio.coroutines", "iscoroutine")?;
+    asks.call1((object,))?.is_truthy()
+}
+
+#[pymethods]
+impl Task {
+    #[new]
+    #[pyo3(signature = (coro, *, r#loop=None, name=None, context=None, eager_start=false))]
+    fn py_new<'py>(
+        coro: Bound<'py, PyAny>,
+        r#loop: Option<Bound<'py, PyAny>>,
+        name: Option<Bound<'py, PyAny>>,
+        context: Option<Bound<'py, PyAny>>,
+        eager_start: bool,
+    ) -> PyResult<Bound<'py, Self>> {
+        let dispatcher = Future::its_loop(coro.py(), r#loop)?;
+        let start = if eager_start { Start::Eager } else { Start::Soon };
+        Self::start(&dispatcher, coro, name, context, start)
+    }
+
+    /// What the task passes for: `isinstance(task, asyncio.Task)` holds.
+    #[getter]
+    fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
+        names::task_class(py)
+    }
+
+    /// Ask the task to end with `asyncio.CancelledError`; False: it has ended.
+    #[pyo3(signature = (msg=None))]
+    fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
+        Self::request_cancel(slf, msg.as_ref())
+    }
+
+    /// How many requests to cancel are not taken back.
+    fn cancelling(&self, py: Python<'_>) -> u32 {
+        self.n_cancels.get(py)
+    }
+
+    /// Take back one request to cancel; how many are left.
+    fn uncancel(&self, py: Python<'_>) -> u32 {
+        let n_left = self.n_cancels.get(py).saturating_sub(1);
+        self.n_cancels.set(py, n_left);
+        if n_left == 0 && py.version_info() >= (3, 13) {
+            self.must_cancel.set(py, false);
+        }
+        n_left
+    }
+
+    fn get_coro(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.coroutine.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
+    }
+
+    fn get_context(&self, py: Python<'_>) -> Py<PyAny> {
+        self.context.clone_ref(py)
+    }
+
+    fn get_name<'py>(slf: &Bound<'py, Self>) -> Bound<'py, PyAny> {
+        let py = slf.py();
+        let named = slf.as_super().get();
+        match named.peek_extras(py, |it| it.name.as_ref().map(|it| it.clone_ref(py))) {
+            Some(name) => name.into_bound(py),
+            None => PyString::new(py, &format!("Task-{}", slf.get().number)).into_any(),
+        }
+    }
+
+    fn set_name(slf: &Bound<'_, Self>, value: Bound<'_, PyAny>) -> PyResult<()> {
+        slf.get().rename(slf.as_super().get(), value)
+    }
+
+    /// The frames of the coroutine: where it is suspended, or the traceback with which it ended.
+    #[pyo3(signature = (*, limit=None))]
+    fn get_stack<'py>(
+        slf: &Bound<'py, Self>,
+        limit: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("asyncio.base_tasks")?.call_method1("_task_get_stack", (slf, limit))
+    }
+
+    /// Print the frames of the coroutine.
+    #[pyo3(signature = (*, limit=None, file=None))]
+    fn print_stack<'py>(
+        slf: &Bound<'py, Self>,
+        limit: Option<Bound<'py, PyAny>>,
+        file: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("asyncio.base_tasks")?.call_method1("_task_print_stack", (slf, limit, file))
+    }
+
+    fn set_result(&self, _result: Bound<'_, PyAny>) -> PyResult<()> {
+        Err(PyRuntimeError::new_err("Task does not support set_result operation"))
+    }
+
+    fn set_exception(&self, _exception: Bound<'_, PyAny>) -> PyResult<()> {
+        Err(PyRuntimeError::new_err("Task does not support set_exception operation"))
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        py.import("asyncio.base_tasks")?.call_method1("_task_repr", (slf,)).map(Bound::unbind)
+    }
+
+    /// What a future that is not of ours calls when it is done; the task's context has been entered.
+    fn _wakeup(slf: &Bound<'_, Self>, _future: &Bound<'_, PyAny>) -> PyResult<()> {
+        step::take_in_context(slf)
+    }
+
+    /// Have cancelling the task's scope not reach it, or reach it again; whether it was to be cancelled
+    /// meanwhile.
+    fn _set_shield(&self, py: Python<'_>, is_up: bool) -> bool {
+        let up_or_down = if is_up { Shield::Up } else { Shield::Down };
+        self.shield.replace(py, up_or_down) == Shield::Hit
+    }
+
+    #[getter]
+    fn _must_cancel(&self, py: Python<'_>) -> bool {
+        self.must_cancel.get(py)
+    }
+
+    #[getter]
+    fn _fut_waiter(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.waits_for.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
+    }
+
+    #[getter]
+    fn _coro(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.get_coro(py)
+    }
+
+    #[getter]
+    fn _context(&self, py: Python<'_>) -> Py<PyAny> {
+        self.context.clone_ref(py)
+    }
+
+    #[getter]
+    fn _num_cancels_requested(&self, py: Python<'_>) -> u32 {
+        self.n_cancels.get(py)
+    }
+
+    #[getter]
+    fn _log_destroy_pending(&self, py: Python<'_>) -> bool {
+        !self.goes_silently.get(py)
+    }
+
+    #[setter(_log_destroy_pending)]
+    fn set_log_destroy_pending(&self, enabled: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.goes_silently.set(enabled.py(), !enabled.is_truthy()?);
+        Ok(())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.coroutine.traverse(&visit, |it| visit.call(it))?;
+        visit.call(&self.context)?;
+        self.waits_for.traverse(&visit, |it| visit.call(it))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        let coroutine = self.coroutine.take(py);
+        let waits_for = self.waits_for.take(py);
+        drop((coroutine, waits_for));
+    }
+}
