@@ -21,9 +21,10 @@ async def park_on_waits(parking: Parking) -> Figures:
     threadlets: Any = importlib.import_module(SUBJECT)
     sleep = threadlets.sleep
     parking.creating()
+    until = parking.wake_at
     async with threadlets.Scope() as scope:
         for _ in range(parking.n):
-            scope.start(sleep(parking.wake_at - clock()))
+            scope.start(sleep(until - clock()))
         await asyncio.sleep(0)
         parking.parked()
         await asyncio.sleep(SETTLE_S)
