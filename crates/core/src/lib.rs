@@ -6,13 +6,14 @@
 //! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`pools`], [`poller`]
 //! and [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
 //! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
-//! (how the dispatcher's role moves between threads).
+//! (how the dispatcher's role moves between threads), [`fp`] (how a thread computes).
 
 pub mod buffers;
 pub mod clock;
 pub mod dispatcher;
 pub mod engine;
 pub mod error;
+pub mod fp;
 pub mod op;
 pub mod poller;
 pub mod pools;
