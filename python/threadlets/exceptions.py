@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SysletError", "SysletTypeError"]
+__all__ = ["FloatingPointStateChanged", "SysletError", "SysletTypeError"]
 
 
 class SysletError(ValueError):
@@ -19,3 +19,21 @@ class SysletError(ValueError):
 
 class SysletTypeError(SysletError, TypeError):
     """A syslet was given something of the wrong type: a path for a descriptor, a test for a bool."""
+
+
+class FloatingPointStateChanged(RuntimeError):
+    """Code left the floating-point state of its thread changed; raised where `fp="raise"` asks for it.
+
+    The message names the code and what it changed; `name`, `where` ("file:line") and `changes` hold
+    that. The state has been put back.
+    """
+
+    def __init__(self, name: str, where: str, changes: str) -> None:
+        super().__init__(
+            f"{name} ({where}) has left the floating-point state changed: {changes}; set it in a "
+            "block of threadlets.fp.environment(), or put it back before the function returns or "
+            "the coroutine suspends"
+        )
+        self.name = name
+        self.where = where
+        self.changes = changes

@@ -30,6 +30,9 @@ from threadlets.executor import ThreadletExecutor
 #: interpreter's own switch interval. Less gains little and takes over from more (docs/threadlets.md).
 PREEMPT_MS = 5.0
 
+#: What happens when a request changes the floating-point state, beside counting.
+FpPolicy = Literal["restore", "warn", "raise", "off"]
+
 
 class Loop(LoopCrew, asyncio.SelectorEventLoop):
     """An asyncio event loop on the native dispatcher.
@@ -44,6 +47,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         executor: Literal["threads", "threadlets"] = "threads",
         threads_max: int | None = None,
         preempt_ms: float | None = PREEMPT_MS,
+        fp: FpPolicy = "restore",
     ) -> None:
         # Until the base class opens it: a loop that is refused here needs no closing.
         self._closed = True
@@ -60,6 +64,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         self._executor_calls: set[asyncio.Future[Any]] | None = (
             set() if executor == "threadlets" else None
         )
+        # Refuses what is no policy.
+        self._fp_policy = fp
         super().__init__(_Poller(self))  # type: ignore[arg-type]
         self._preempt_s = None if preempt_ms is None else preempt_ms / 1000
 

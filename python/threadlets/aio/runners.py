@@ -8,7 +8,7 @@ from asyncio import events
 from collections.abc import Coroutine
 from typing import Any, Literal, TypeVar
 
-from threadlets.aio.loop import PREEMPT_MS, Loop
+from threadlets.aio.loop import PREEMPT_MS, FpPolicy, Loop
 
 T = TypeVar("T")
 
@@ -18,6 +18,7 @@ def new_event_loop(
     executor: Literal["threads", "threadlets"] = "threads",
     threads_max: int | None = None,
     preempt_ms: float | None = PREEMPT_MS,
+    fp: FpPolicy = "restore",
 ) -> Loop:
     """Make a new event loop, for `asyncio.Runner(loop_factory=threadlets.new_event_loop)`.
 
@@ -27,11 +28,15 @@ def new_event_loop(
     `preempt_ms` milliseconds shares the CPU with the loop from then on; None: it keeps the loop
     waiting until it returns.
 
+    `fp` says what happens to a request that leaves the floating-point state of its thread changed: its
+    name is counted and the state put back ("restore"), with a RuntimeWarning ("warn") or an error where
+    failures of that request are reported ("raise"); "off" compares nothing. See docs/floating-point.md.
+
     Raises:
         OSError: the process has no descriptors left; raise its limit (`ulimit -n`).
         ValueError: an argument is out of range.
     """
-    return Loop(executor=executor, threads_max=threads_max, preempt_ms=preempt_ms)
+    return Loop(executor=executor, threads_max=threads_max, preempt_ms=preempt_ms, fp=fp)
 
 
 def run(
@@ -41,6 +46,7 @@ def run(
     executor: Literal["threads", "threadlets"] = "threads",
     threads_max: int | None = None,
     preempt_ms: float | None = PREEMPT_MS,
+    fp: FpPolicy = "restore",
 ) -> T:
     """Run the coroutine `main` on a new loop and return its result, like `asyncio.run`.
 
@@ -63,7 +69,7 @@ def run(
             "already; await the coroutine there instead"
         )
     loop_factory = functools.partial(
-        new_event_loop, executor=executor, threads_max=threads_max, preempt_ms=preempt_ms
+        new_event_loop, executor=executor, threads_max=threads_max, preempt_ms=preempt_ms, fp=fp
     )
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)

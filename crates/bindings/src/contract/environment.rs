@@ -110,16 +110,16 @@ impl Environment {
         Self::end(slf)
     }
 
-    /// Call `callable(*args, **kwargs)` in the environment and return its result.
-    #[pyo3(signature = (callable, /, *args, **kwargs))]
+    /// Call `function(*args, **kwargs)` in the environment and return its result.
+    #[pyo3(signature = (function, /, *args, **kwargs))]
     fn run<'py>(
         slf: &Bound<'py, Self>,
-        callable: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         Self::begin(slf)?;
-        let result = interpreter::call_with_dict(callable, args, kwargs);
+        let result = interpreter::call_with_dict(function, args, kwargs);
         Self::end(slf)?;
         result
     }

@@ -143,9 +143,11 @@ pub(super) fn with_denormals_as_zero(bits: u64, are_zero: bool) -> u64 {
 pub(super) fn describe_rest(found: u64, expected: u64, words: &mut Vec<String>) {
     let masks = (mxcsr_of(found) >> MXCSR_MASKS_SHIFT, mxcsr_of(expected) >> MXCSR_MASKS_SHIFT);
     describe_masks("", masks.0, masks.1, words);
+    let sse_mode = mxcsr_of(found) >> MXCSR_ROUNDING_SHIFT & 3;
     let (found, expected) = (u32::from(x87_of(found)), u32::from(x87_of(expected)));
-    let modes = (found >> X87_ROUNDING_SHIFT, expected >> X87_ROUNDING_SHIFT);
-    if modes.0 & 3 != modes.1 & 3 {
+    let modes = (found >> X87_ROUNDING_SHIFT & 3, expected >> X87_ROUNDING_SHIFT & 3);
+    // Both units are mostly set together, and said once.
+    if modes.0 != modes.1 && modes.0 != sse_mode {
         words.push(format!("x87 rounding {}", of_mode(modes.0).name()));
     }
     let precision = |word: u32| word >> X87_PRECISION_SHIFT & 3;
