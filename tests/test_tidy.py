@@ -80,7 +80,9 @@ def test_modules_import_from_their_own_layer_or_below(path: Path) -> None:
     for imported in _imported_modules(path):
         assert _layer_of(imported) <= layer, f"{module} imports {imported} from a layer above"
         if module.startswith("threadlets.cli"):
-            public = imported == "threadlets" or imported.startswith("threadlets.cli")
+            public = imported in ("threadlets", "threadlets.fp") or imported.startswith(
+                "threadlets.cli"
+            )
             assert public, f"{module} imports {imported}: the command line uses the public face"
 
 

@@ -1,6 +1,6 @@
 """The scenarios, one file each, in the order they run."""
 
-from benches.scenarios import accept, bystander, calls, echo, files, syslet, transition
+from benches.scenarios import accept, bystander, calls, echo, files, fp, syslet, transition
 
 ALL = (
     transition.SCENARIO,
@@ -10,4 +10,5 @@ ALL = (
     bystander.SCENARIO,
     files.SCENARIO,
     syslet.SCENARIO,
+    fp.SCENARIO,
 )
