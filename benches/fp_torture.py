@@ -243,9 +243,13 @@ async def _on_asyncio(requests: Requests, n_operations: int) -> None:
                 else:
                     async with turn:
                         received = asyncio.ensure_future(loop.sock_recv(theirs, 1))
-                        await asyncio.sleep(0)
-                        await loop.sock_sendall(ours, b"x")
-                        await received
+                        try:
+                            await asyncio.sleep(0)
+                            await loop.sock_sendall(ours, b"x")
+                            await received
+                        finally:
+                            # Who is cancelled must not leave a receiver that takes the next byte.
+                            received.cancel()
 
     for wave in _waves(requests, n_operations):
         tasks = [asyncio.create_task(drive(steps)) for steps, _ in wave]

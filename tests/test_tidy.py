@@ -22,6 +22,7 @@ _LAYERS = (
     "threadlets.calls",
     "threadlets.files",
     "threadlets.aio.affinity",
+    "threadlets.aio.leftovers",
     "threadlets.aio.crew",
     "threadlets.executor",
     "threadlets.aio",

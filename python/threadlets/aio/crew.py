@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from threadlets import _core
 from threadlets.aio.affinity import Affinity, thread_name
+from threadlets.aio.leftovers import Leftovers
 from threadlets.exceptions import FloatingPointStateChanged
 from threadlets.fp import ledger
 
@@ -142,10 +143,15 @@ class LoopCrew(CrewDispatcher):
         """What requests leave on which thread; asked in debug mode."""
         return Affinity()
 
+    @functools.cached_property
+    def _leftovers(self) -> Leftovers:
+        """What requests leave behind in what they share; asked in debug mode."""
+        return Leftovers()
+
     def _role_moved(self, blocked: int, dispatcher: int) -> None:
         """In debug mode: another thread runs requests while a function is blocked on the first."""
         self._moved_at = self.time()
-        self._affinity.role_moved(blocked, dispatcher)
+        self._affinity.role_moved(blocked, dispatcher, asyncio.all_tasks(self))  # type: ignore[arg-type]
 
     async def _turn(self, pool: _core.Pool | None) -> None:
         """Wait until a call may start: its pool has a place for it, and the loop a thread."""

@@ -200,13 +200,16 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         """Run a handle in debug mode, and warn when it holds up the loop."""
         started = self.time()
         self._current_handle = handle
+        context, callback = handle._context, handle._callback
+        before = self._leftovers.before(context)
         try:
             handle._run()
         finally:
             self._current_handle = None  # type: ignore[assignment]
+            self._leftovers.after(context, callback, before)
         self._ran(base_events._format_handle(handle), self.time() - started)
         # The traceback of a failed task leads to this frame; it must not keep the task alive.
-        del handle
+        del handle, context, callback, before
 
     def _ran(self, description: str, duration: float) -> None:
         """Warn when a request of debug mode took longer than `slow_callback_duration`."""

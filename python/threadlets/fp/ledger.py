@@ -39,7 +39,7 @@ def report() -> dict[str, list[Offence]]:
 
 def record(subject: Any, changes: str) -> Offence:
     """Count an offence of what ran: a callable, a protocol, or None for a request of the loop's own."""
-    name, where = _name_of(subject)
+    name, where = name_of(subject)
     _, count = _counts.get((name, changes), ("", 0))
     _counts[name, changes] = (where, count + 1)
     return Offence(name, where, changes, count + 1)
@@ -51,17 +51,18 @@ def task_of(subject: Any) -> asyncio.Task[Any] | None:
     return owner if isinstance(owner, asyncio.Task) else None
 
 
-def _name_of(subject: Any) -> tuple[str, str]:
+def name_of(subject: Any) -> tuple[str, str]:
+    """Name a callable, a protocol, or None for a request of the loop's own; and say where it is."""
     if subject is None:
         return "a request of the loop", "?"
     task = task_of(subject)
     if task is not None:
         return _name_of_coroutine(task.get_coro())
     if isinstance(subject, functools.partial):
-        return _name_of(subject.func)
+        return name_of(subject.func)
     owner = getattr(subject, "__self__", None)
     if isinstance(owner, types.MethodType | types.FunctionType):
-        return _name_of(owner)
+        return name_of(owner)
     code = getattr(getattr(subject, "__func__", subject), "__code__", None)
     name = getattr(subject, "__qualname__", None)
     if name is None:
