@@ -16,12 +16,14 @@ _ROOT = Path(__file__).parent.parent
 _LAYERS = (
     "threadlets._core",
     "threadlets.exceptions",
+    "threadlets.fp",
     "threadlets.syslets",
     "threadlets.atoms",
     "threadlets.calls",
     "threadlets.scopes",
     "threadlets.files",
     "threadlets.aio.affinity",
+    "threadlets.aio.leftovers",
     "threadlets.aio.crew",
     "threadlets.executor",
     "threadlets.aio",
@@ -80,7 +82,9 @@ def test_modules_import_from_their_own_layer_or_below(path: Path) -> None:
     for imported in _imported_modules(path):
         assert _layer_of(imported) <= layer, f"{module} imports {imported} from a layer above"
         if module.startswith("threadlets.cli"):
-            public = imported == "threadlets" or imported.startswith("threadlets.cli")
+            public = imported in ("threadlets", "threadlets.fp") or imported.startswith(
+                "threadlets.cli"
+            )
             assert public, f"{module} imports {imported}: the command line uses the public face"
 
 
@@ -104,9 +108,12 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/bindings/src/call.rs",
         "crates/bindings/src/call_type.rs",
         "crates/bindings/src/callback.rs",
+        "crates/bindings/src/contract/errno.rs",
+        "crates/bindings/src/contract/mod.rs",
         "crates/bindings/src/crew.rs",
         "crates/bindings/src/gil_cell.rs",
         "crates/bindings/src/interpreter.rs",
+        "crates/bindings/src/queued_call.rs",
         "crates/bindings/src/runner.rs",
         "crates/bindings/src/scope/requests.rs",
         "crates/bindings/src/syslet/argument.rs",
@@ -124,6 +131,8 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/core/src/engine/uring.rs",
         "crates/core/src/engine/watches.rs",
         "crates/core/src/engine/workers.rs",
+        "crates/core/src/fp/aarch64.rs",
+        "crates/core/src/fp/x86_64.rs",
         "crates/core/src/letterbox.rs",
         "crates/core/src/op.rs",
         "crates/core/src/syslet/call.rs",

@@ -7,6 +7,7 @@ from benches.scenarios import (
     cancel,
     echo,
     files,
+    fp,
     parked,
     syslet,
     transition,
@@ -22,4 +23,5 @@ ALL = (
     syslet.SCENARIO,
     parked.SCENARIO,
     cancel.SCENARIO,
+    fp.SCENARIO,
 )

@@ -5,6 +5,7 @@ Run any asyncio program on it: `threadlets.run(main())`, or
 `await threadlets.call(function, …)`.
 """
 
+from threadlets import fp
 from threadlets._core import BufferPool, Call, Lease, Result, __version__, call, sleep
 from threadlets.aio import Loop, new_event_loop, run, stats
 from threadlets.calls import BATCH, INTERACTIVE, NORMAL, Pool, Priority, threadlet
@@ -57,6 +58,7 @@ __all__ = [
     "call",
     "copy_file",
     "engine",
+    "fp",
     "ledger",
     "new_event_loop",
     "open",

@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
-from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, final, overload
+from typing import Any, Final, Generic, Literal, ParamSpec, Self, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
 
@@ -16,6 +16,8 @@ __all__ = [
     "Completions",
     "Datagrams",
     "Dispatcher",
+    "Environment",
+    "Flags",
     "Future",
     "Handle",
     "Landed",
@@ -35,6 +37,7 @@ __all__ = [
     "engine_info",
     "folder_entries",
     "forget_engine",
+    "fp_state",
     "sleep",
     "sockname",
     "stop_engine",
@@ -68,13 +71,19 @@ def call(
     callable: Callable[..., _T], /, *args: Any, abandon_on_cancel: bool, **kwargs: Any
 ) -> Call[_T]: ...
 @overload
+def call(
+    callable: Callable[..., _T], /, *args: Any, fp: Environment | None, **kwargs: Any
+) -> Call[_T]: ...
+@overload
 def call(callable: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Call[_T]: ...
 
 @disjoint_base
 class Pool:
     """The native half of `threadlets.Pool`."""
 
-    def __new__(cls, limit: int | None, priority: int) -> Self: ...
+    def __new__(
+        cls, limit: int | None, priority: int, environment: Environment | None = None
+    ) -> Self: ...
     @overload
     def call(
         self,
@@ -82,6 +91,15 @@ class Pool:
         /,
         *args: Any,
         abandon_on_cancel: bool,
+        **kwargs: Any,
+    ) -> Call[_T]: ...
+    @overload
+    def call(
+        self,
+        callable: Callable[..., _T],
+        /,
+        *args: Any,
+        fp: Environment | None,
         **kwargs: Any,
     ) -> Call[_T]: ...
     @overload
@@ -151,6 +169,46 @@ class Members:
     def close(self) -> None: ...
 
 @final
+class Environment:
+    """How to compute: rounding, and what is done with denormals."""
+
+    def __new__(
+        cls,
+        *,
+        rounding: str | None = None,
+        flush_to_zero: bool | None = None,
+        denormals_are_zero: bool | None = None,
+    ) -> Environment: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exception: object) -> None: ...
+    def run(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
+    def apply_to(self, context: Context) -> None: ...
+
+@final
+class Flags:
+    """The floating-point exceptions that were raised in a block."""
+
+    def __new__(cls) -> Flags: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exception: object) -> None: ...
+    @property
+    def inexact(self) -> bool: ...
+    @property
+    def underflow(self) -> bool: ...
+    @property
+    def overflow(self) -> bool: ...
+    @property
+    def divide_by_zero(self) -> bool: ...
+    @property
+    def invalid(self) -> bool: ...
+    @property
+    def raised(self) -> frozenset[str]: ...
+
+def fp_state() -> tuple[
+    Literal["nearest", "upward", "downward", "toward-zero"], bool, bool, str
+]: ...
+
+@final
 class Handle:
     """A callback queued by `call_soon`."""
 
@@ -177,6 +235,7 @@ class Dispatcher:
 
     _closed: bool
     _debug: bool
+    _fp_policy: str
     _preempt_s: float | None
     _stopping: bool
     _thread_id: int | None

@@ -32,7 +32,8 @@ class Pool(_core.Pool):
     """Threadlets that are limited, prioritised, counted and cancelled together.
 
     `limit` is the number of calls that may run at once; the others wait, first in, first out. None
-    sets no limit. `priority` says when calls start that wait: INTERACTIVE ones before whatever
+    sets no limit. With `fp`, all calls compute in that environment (`threadlets.fp.environment`), unless
+    they name another. `priority` says when calls start that wait: INTERACTIVE ones before whatever
     else is ready, NORMAL ones in turn, BATCH ones when nothing else is ready. Nobody waits for
     ever: each lets a lesser one pass now and then.
 
@@ -44,13 +45,23 @@ class Pool(_core.Pool):
     """
 
     def __new__(
-        cls, name: str | None = None, limit: int | None = None, priority: Priority = NORMAL
+        cls,
+        name: str | None = None,
+        limit: int | None = None,
+        priority: Priority = NORMAL,
+        *,
+        fp: _core.Environment | None = None,
     ) -> Self:
         """Make a pool; see the class."""
-        return super().__new__(cls, limit, Priority(priority))
+        return super().__new__(cls, limit, Priority(priority), fp)
 
     def __init__(
-        self, name: str | None = None, limit: int | None = None, priority: Priority = NORMAL
+        self,
+        name: str | None = None,
+        limit: int | None = None,
+        priority: Priority = NORMAL,
+        *,
+        fp: _core.Environment | None = None,
     ) -> None:
         self.name = name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LeakError", "SysletError", "SysletTypeError"]
+__all__ = ["FloatingPointStateChanged", "LeakError", "SysletError", "SysletTypeError"]
 
 
 class SysletError(ValueError):
@@ -23,3 +23,21 @@ class SysletTypeError(SysletError, TypeError):
 
 class LeakError(RuntimeError):
     """A loop was closed while something was outstanding; the message names it."""
+
+
+class FloatingPointStateChanged(RuntimeError):
+    """Code left the floating-point state of its thread changed; raised where `fp="raise"` asks for it.
+
+    The message names the code and what it changed; `name`, `where` ("file:line") and `changes` hold
+    that. The state has been put back.
+    """
+
+    def __init__(self, name: str, where: str, changes: str) -> None:
+        super().__init__(
+            f"{name} ({where}) has left the floating-point state changed: {changes}; set it in a "
+            "block of threadlets.fp.environment(), or put it back before the function returns or "
+            "the coroutine suspends"
+        )
+        self.name = name
+        self.where = where
+        self.changes = changes

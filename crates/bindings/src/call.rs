@@ -14,6 +14,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::contract::{self, Environment};
 use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
 use crate::interpreter;
@@ -44,6 +45,8 @@ pub(crate) struct CallObject {
     pub(crate) names: *mut ffi::PyObject,
     /// The pool, or null.
     pub(crate) pool: *mut ffi::PyObject,
+    /// The environment that it computes in, or null: the pool's, or the awaiter's.
+    pub(crate) environment: *mut ffi::PyObject,
     /// The coroutine that waits instead, or null.
     pub(crate) delegate: Cell<*mut ffi::PyObject>,
     /// The result, should no cancellation come after all; or null.
@@ -84,6 +87,13 @@ impl CallObject {
             let pool = NonNull::new(self.pool)?;
             Some(Bound::from_borrowed_ptr(py, pool.as_ptr()).cast_into_unchecked())
         }
+    }
+
+    fn environment<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Environment>> {
+        // SAFETY: the environment is an instance of `Environment`, or null.
+        let own = NonNull::new(self.environment)
+            .map(|it| unsafe { Bound::from_borrowed_ptr(py, it.as_ptr()).cast_into_unchecked() });
+        own.or_else(|| self.pool(py)?.get().environment(py))
     }
 
     /// Take the next step: a value was sent, or the await begins.
@@ -147,10 +157,13 @@ impl CallObject {
             let args = self.items()[1..].as_ptr();
             let nargsf = self.n_positional() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
             self.state.set(State::Done);
+            let environment = self.environment(py);
             let protected = Crew::protect(slf, runner, callable, key, null_mut(), || {
-                // SAFETY: the arguments live in this object, whose owner awaits it, and the word
-                // before them is the callable's, which may be used meanwhile.
-                unsafe { interpreter::call(callable, args, nargsf, names) }
+                contract::call_threadlet(slf, callable, environment.as_ref(), || {
+                    // SAFETY: the arguments live in this object, whose owner awaits it, and the word
+                    // before them is the callable's, which may be used meanwhile.
+                    unsafe { interpreter::call(callable, args, nargsf, names) }
+                })
             });
             if let Some(pool) = pool {
                 pool.get().finish(py, slf, matches!(protected, Protected::Full));
@@ -219,7 +232,7 @@ impl CallObject {
                 }
                 (positional, named)
             };
-            let args = (this.pool(py), positional, named);
+            let args = (this.pool(py), this.environment(py), positional, named);
             slf.call_method1(intern!(py, "_call_abandonable"), args).map(Bound::unbind)
         })
     }

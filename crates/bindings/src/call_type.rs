@@ -5,7 +5,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{addr_of_mut, null_mut};
 
-use pyo3::exceptions::{PyRuntimeWarning, PyStopIteration};
+use pyo3::exceptions::{PyRuntimeWarning, PyStopIteration, PyTypeError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -13,6 +13,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple, PyType};
 
 use crate::call::{CallObject, State, Step};
+use crate::contract::Environment;
 use crate::pool::Pool;
 
 static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -40,9 +41,9 @@ pub(crate) fn with_options<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = names.py();
     let options = split_options(py, args, names)?;
-    let (abandons, args, names) = match &options {
-        Some((abandons, args, names)) => (*abandons, args.as_slice(), names),
-        None => (false, args, names),
+    let (abandons, environment, args, names) = match &options {
+        Some(it) => (it.abandons, it.environment.clone(), it.args.as_slice(), &it.names),
+        None => (false, None, args, names),
     };
     let names = if names.is_empty() { null_mut() } else { names.as_ptr() };
     // SAFETY: the arguments and the names are alive; the object is new, and nobody else has it yet.
@@ -50,6 +51,7 @@ pub(crate) fn with_options<'py>(
         let call = Bound::from_owned_ptr_or_err(py, make(args, names).cast())?;
         let object = &mut *call.as_ptr().cast::<CallObject>();
         object.pool = pool.map_or(null_mut(), |it| it.clone().into_ptr());
+        object.environment = environment.map_or(null_mut(), Bound::into_ptr);
         if abandons {
             object.state.set(State::FreshAbandonable);
         }
@@ -74,7 +76,7 @@ const fn method(
 static mut CALL: ffi::PyMethodDef = method(
     c"call",
     call,
-    c"call(callable, /, *args, abandon_on_cancel=False, **kwargs)\n--\n\nCall a plain function where \
+    c"call(callable, /, *args, abandon_on_cancel=False, fp=None, **kwargs)\n--\n\nCall a plain function where \
     it is awaited, and let it become a thread only if it blocks.",
 );
 
@@ -161,25 +163,52 @@ unsafe fn make(args: &[*mut ffi::PyObject], names: *mut ffi::PyObject) -> *mut C
     }
 }
 
-/// The value of `abandon_on_cancel`, the other arguments, and the names of those that have one.
-type Options<'py> = (bool, Vec<*mut ffi::PyObject>, Bound<'py, PyTuple>);
+/// The options among the named arguments, the other arguments, and the names of those that have one.
+struct Options<'py> {
+    abandons: bool,
+    environment: Option<Bound<'py, Environment>>,
+    args: Vec<*mut ffi::PyObject>,
+    names: Bound<'py, PyTuple>,
+}
 
-/// Take `abandon_on_cancel` out of the named arguments, if it is there.
+/// Take `abandon_on_cancel` and `fp` out of the named arguments, if they are there.
 fn split_options<'py>(
     py: Python<'py>,
     args: &[*mut ffi::PyObject],
     names: &Bound<'py, PyTuple>,
 ) -> PyResult<Option<Options<'py>>> {
-    let option = intern!(py, "abandon_on_cancel");
-    let mut is_option = names.iter().map(|name| name.eq(option));
-    let Some(idx) = is_option.position(|it| it.unwrap_or(false)) else { return Ok(None) };
-    let mut args = args.to_vec();
-    let value = args.remove(args.len() - names.len() + idx);
-    // SAFETY: the caller's arguments are alive.
-    let value = unsafe { Bound::from_borrowed_ptr(py, value) }.is_truthy()?;
-    let left = names.iter().enumerate().filter(|(at, _)| *at != idx).map(|(_, name)| name);
-    let left = PyTuple::new(py, left.collect::<Vec<_>>())?;
-    Ok(Some((value, args, left)))
+    let (abandon_on_cancel, fp) = (intern!(py, "abandon_on_cancel"), intern!(py, "fp"));
+    let is =
+        |name: &Bound<'_, PyAny>, option: &Bound<'_, PyString>| name.eq(option).unwrap_or(false);
+    if !names.iter().any(|name| is(&name, abandon_on_cancel) || is(&name, fp)) {
+        return Ok(None);
+    }
+    let (positional, named) = args.split_at(args.len() - names.len());
+    let mut split = Options {
+        abandons: false,
+        environment: None,
+        args: positional.to_vec(),
+        names: names.clone(),
+    };
+    let mut left = Vec::new();
+    for (name, &value) in names.iter().zip(named) {
+        // SAFETY: the caller's arguments are alive.
+        let bound = unsafe { Bound::from_borrowed_ptr(py, value) };
+        if is(&name, abandon_on_cancel) {
+            split.abandons = bound.is_truthy()?;
+        } else if is(&name, fp) {
+            split.environment = bound.extract().map_err(|_| {
+                PyTypeError::new_err(format!(
+                    "fp is {bound}; it is what threadlets.fp.environment() gives, or None"
+                ))
+            })?;
+        } else {
+            left.push(name);
+            split.args.push(value);
+        }
+    }
+    split.names = PyTuple::new(py, left)?;
+    Ok(Some(split))
 }
 
 unsafe extern "C" fn call(
@@ -335,8 +364,14 @@ unsafe extern "C" fn call_traverse(
     // SAFETY: the collector passes a live object; references are only read.
     unsafe {
         let call = &*slf.cast::<CallObject>();
-        let own =
-            [ffi::Py_TYPE(slf).cast(), call.names, call.pool, call.delegate.get(), call.held.get()];
+        let own = [
+            ffi::Py_TYPE(slf).cast(),
+            call.names,
+            call.pool,
+            call.environment,
+            call.delegate.get(),
+            call.held.get(),
+        ];
         for &object in own.iter().chain(call.items()).filter(|it| !it.is_null()) {
             let stopped = visit(object, arg);
             if stopped != 0 {
@@ -355,9 +390,13 @@ unsafe extern "C" fn call_clear(slf: *mut ffi::PyObject) -> c_int {
         for idx in 0..call.head.ob_size as usize {
             ffi::Py_XDECREF(items.add(idx).replace(null_mut()));
         }
-        for reference in
-            [&mut call.names, &mut call.pool, call.delegate.get_mut(), call.held.get_mut()]
-        {
+        for reference in [
+            &mut call.names,
+            &mut call.pool,
+            &mut call.environment,
+            call.delegate.get_mut(),
+            call.held.get_mut(),
+        ] {
             ffi::Py_XDECREF(std::mem::replace(reference, null_mut()));
         }
         0

@@ -14,6 +14,7 @@ use pyo3::types::{PyBool, PyTuple};
 use pyo3::{PyTraverseError, ffi};
 use threadlets_core::TimerKey;
 
+use crate::contract;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::{GilCell, GilSlot};
 use crate::task::future::Future;
@@ -90,7 +91,9 @@ pub(crate) fn in_context<R>(
     if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
         return Err(PyErr::fetch(py));
     }
+    let carried = contract::enter(py);
     let result = body();
+    contract::leave(py, carried);
     // SAFETY: this is the context entered above, and whatever `body` entered it has left.
     if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
         return result.and(Err(PyErr::fetch(py)));
@@ -100,10 +103,14 @@ pub(crate) fn in_context<R>(
 
 /// Whether a context can be entered; what is none is left to whoever enters it.
 pub(crate) fn can_enter(py: Python<'_>, context: &Bound<'_, PyAny>) -> bool {
-    match in_context(py, context.as_unbound(), || Ok(())) {
-        Ok(()) => true,
-        Err(error) => !error.is_instance_of::<pyo3::exceptions::PyRuntimeError>(py),
+    // SAFETY: as in `in_context`; nothing runs inside, so that nothing needs what it carries.
+    unsafe {
+        if ffi::PyContext_Enter(context.as_ptr()) == 0 {
+            ffi::PyContext_Exit(context.as_ptr());
+            return true;
+        }
     }
+    !PyErr::fetch(py).is_instance_of::<pyo3::exceptions::PyRuntimeError>(py)
 }
 
 /// A callback queued by `call_soon`.

@@ -31,6 +31,11 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
+    /// Who is told of what comes.
+    pub(crate) fn protocol<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.protocol.with(py, |protocol| protocol.bind(py).clone())
+    }
+
     pub(crate) fn new(py: Python<'_>, fd: i32, protocol: Py<PyAny>) -> PyResult<Self> {
         let context = current_context(py)?.unbind();
         let protocol = GilCell::new(protocol);

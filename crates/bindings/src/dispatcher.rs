@@ -17,6 +17,7 @@ use slab::Slab;
 use threadlets_core::{Interest, Poller, PoolKey, Priority, SourceKey, Sources, TimerKey, clock};
 
 use crate::callback::{Callback, Due, Handle, TimerHandle};
+use crate::contract::Contract;
 use crate::crew::Crew;
 use crate::error::to_python;
 use crate::gil_cell::{GilCell, GilSlot};
@@ -75,6 +76,8 @@ pub struct Dispatcher {
     pub(crate) uses_asyncio_tasks: AtomicBool,
     /// The threads that can hold the role, and who does.
     pub(crate) crew: Crew,
+    /// What requests have to leave behind as they found it.
+    pub(crate) contract: Contract,
     /// The pools of calls that no user's pool holds, by the code they run.
     entry_points: GilCell<HashMap<usize, PoolKey>>,
     /// Tells this dispatcher from all others of the process.
@@ -350,6 +353,7 @@ impl Dispatcher {
             task_factory: GilSlot::default(),
             uses_asyncio_tasks: AtomicBool::new(false),
             crew: Crew::new(n_threads_max),
+            contract: Contract::default(),
             entry_points: GilCell::default(),
             number: N_MADE.fetch_add(1, Relaxed),
             n_requests: AtomicU64::new(0),

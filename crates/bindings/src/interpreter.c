@@ -17,6 +17,12 @@ int threadlets_holds_gil(PyThreadState *tstate)
 #endif
 }
 
+/* The present context, borrowed; null where no variable was ever set. */
+PyObject *threadlets_context(void)
+{
+    return PyThreadState_Get()->context;
+}
+
 /* A thread that wants the GIL while the interpreter ends is made to exit, by unwinding its stack
  * (before CPython 3.14, which lets it hang). Rust frames must not be unwound like that, so it hangs
  * here too; the process ends soon. */

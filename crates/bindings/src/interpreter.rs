@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 unsafe extern "C" {
     fn threadlets_holds_gil(state: *mut ffi::PyThreadState) -> c_int;
     fn PyThread_get_stacksize() -> usize;
+    fn threadlets_context() -> *mut ffi::PyObject;
     fn threadlets_call(
         callable: *mut ffi::PyObject,
         args: *const *mut ffi::PyObject,
@@ -55,6 +56,41 @@ pub(crate) fn stack_size_bytes() -> usize {
 pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
     // SAFETY: a borrowed reference, or null when the thread has none.
     unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyThreadState_GetDict()) }
+}
+
+/// A number that the present context has as long as it lives; zero where there is none.
+pub(crate) fn context_number(_py: Python<'_>) -> usize {
+    // SAFETY: the GIL is held; the reference is borrowed, and only its place is looked at.
+    unsafe { threadlets_context() as usize }
+}
+
+/// The value of a context variable in the present context, if it has one.
+pub(crate) fn context_variable<'py>(
+    variable: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let mut value = std::ptr::null_mut();
+    // SAFETY: the variable is alive; an object that is none is refused. The value is a new reference,
+    // or null.
+    unsafe {
+        if ffi::PyContextVar_Get(variable.as_ptr(), std::ptr::null_mut(), &raw mut value) != 0 {
+            return Err(PyErr::fetch(variable.py()));
+        }
+        Ok(Bound::from_owned_ptr_or_opt(variable.py(), value))
+    }
+}
+
+/// Give a context variable a value in the present context, or None.
+pub(crate) fn set_context_variable(
+    variable: &Bound<'_, PyAny>,
+    value: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let py = variable.py();
+    let none = py.None();
+    let value = value.map_or(none.as_ptr(), |it| it.as_ptr());
+    // SAFETY: both are alive; the token is a new reference, or null with an exception set.
+    unsafe {
+        Bound::from_owned_ptr_or_err(py, ffi::PyContextVar_Set(variable.as_ptr(), value)).map(drop)
+    }
 }
 
 /// Call `callable` with the arguments of a vectorcall; a new reference, or null with an exception.

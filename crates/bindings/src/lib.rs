@@ -9,6 +9,7 @@ mod byte_buffer;
 mod call;
 mod call_type;
 mod callback;
+mod contract;
 mod crew;
 mod datagrams;
 mod dispatcher;
@@ -37,6 +38,8 @@ mod _core {
     use super::address::sockname;
     #[pymodule_export]
     use super::callback::{Handle, TimerHandle};
+    #[pymodule_export]
+    use super::contract::{Environment, Flags, fp_state};
     #[pymodule_export]
     use super::datagrams::Datagrams;
     #[pymodule_export]

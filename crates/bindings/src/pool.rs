@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use threadlets_core::{PoolKey, Priority};
 
+use crate::contract::Environment;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
 use crate::request::Request;
@@ -28,12 +29,19 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Pool {
     state: GilCell<State>,
+    /// In which the pool's calls compute.
+    environment: Option<Py<Environment>>,
 }
 
 impl Pool {
     /// The pool's key in the dispatcher where it is in use.
     pub(crate) fn key(&self, py: Python<'_>) -> Option<PoolKey> {
         self.state.with(py, |state| state.home.map(|home| home.1))
+    }
+
+    /// In which the pool's calls compute, unless they say otherwise.
+    pub(crate) fn environment<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Environment>> {
+        self.environment.as_ref().map(|it| it.bind(py).clone())
     }
 
     /// Use the pool in this dispatcher, for one more call.
@@ -154,8 +162,12 @@ fn parse_priority(priority: u8) -> PyResult<Priority> {
 #[pymethods]
 impl Pool {
     #[new]
-    #[pyo3(signature = (limit, priority))]
-    fn new(limit: Option<&Bound<'_, PyAny>>, priority: u8) -> PyResult<Self> {
+    #[pyo3(signature = (limit, priority, environment=None))]
+    fn new(
+        limit: Option<&Bound<'_, PyAny>>,
+        priority: u8,
+        environment: Option<Py<Environment>>,
+    ) -> PyResult<Self> {
         let state = State {
             limit: parse_limit(limit)?,
             priority: parse_priority(priority)?,
@@ -164,7 +176,7 @@ impl Pool {
             n_calls: 0,
             n_cancelled: 0,
         };
-        Ok(Self { state: GilCell::new(state) })
+        Ok(Self { state: GilCell::new(state), environment })
     }
 
     /// Call a plain function in this pool where it is awaited.

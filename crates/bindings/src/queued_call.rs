@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyTuple};
 use threadlets_core::PoolKey;
 
 use crate::call::not_stop_iteration;
+use crate::contract::{self, Environment};
 use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
 use crate::interpreter;
@@ -79,9 +80,23 @@ impl QueuedCall {
             let running = running_loop(py)?;
             running.set.call1((py.None(),))?;
             let kwargs = kwargs.as_ref().map(|it| it.bind(py));
-            let outcome = Runner::hidden(|| {
-                interpreter::call_with_dict(callable.bind(py), args.bind(py), kwargs)
-            });
+            let environment = self.environment(py);
+            let result =
+                contract::call_threadlet(slf, callable.as_ptr(), environment.as_ref(), || {
+                    Runner::hidden(|| {
+                        let called =
+                            interpreter::call_with_dict(callable.bind(py), args.bind(py), kwargs);
+                        called.map_or_else(
+                            |error| {
+                                error.restore(py);
+                                null_mut()
+                            },
+                            Bound::into_ptr,
+                        )
+                    })
+                });
+            // SAFETY: a new reference, or null with an exception set.
+            let outcome = unsafe { Bound::from_owned_ptr_or_err(py, result) };
             slf.get().crew.hang_if_halted(py);
             running.set.call1((running.now,))?;
             outcome.map(Bound::unbind)
@@ -133,6 +148,21 @@ impl QueuedCall {
             pool.get().withdrew(py, 1);
         }
         self.future.bind(py).call_method0(intern!(py, "cancel")).map(drop)
+    }
+
+    /// The function that is called, unless the call is a turn.
+    pub(crate) fn function<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        match &self.work {
+            Work::Function { callable, .. } => Some(callable.bind(py).clone()),
+            Work::Turn => None,
+        }
+    }
+
+    fn environment<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Environment>> {
+        match &self.membership {
+            Membership::Pool(pool) => pool.get().environment(py),
+            Membership::EntryPoint(_) => None,
+        }
     }
 
     fn is_cancelled(&self, py: Python<'_>) -> PyResult<bool> {

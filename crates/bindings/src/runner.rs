@@ -13,8 +13,10 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::{ffi, intern};
+use threadlets_core::fp;
 use threadlets_core::takeover::{Bell, Candidate, Ring, Role, RunnerId, Watcher};
 
+use crate::contract::CtypesErrno;
 use crate::crew::Crew;
 use crate::dispatcher::Dispatcher;
 use crate::interpreter::{self, Interpreter, NativeThread};
@@ -35,13 +37,15 @@ pub(crate) struct Runner {
     pub(crate) id: RunnerId,
     /// As `threading.get_ident()` gives it.
     pub(crate) thread_id: u64,
+    pub(crate) ctypes_errno: CtypesErrno,
 }
 
 impl Runner {
     fn new(slf: &Bound<'_, Dispatcher>, id: RunnerId) -> Self {
         // SAFETY: asks for the number of this thread.
         let thread_id = unsafe { ffi::PyThread_get_thread_ident() };
-        Self { dispatcher: slf.clone().unbind(), id, thread_id: thread_id as u64 }
+        let ctypes_errno = CtypesErrno::of_this_thread(slf.py());
+        Self { dispatcher: slf.clone().unbind(), id, thread_id: thread_id as u64, ctypes_errno }
     }
 
     /// Use the runner that this thread is, if it is one.
@@ -102,7 +106,11 @@ impl Runner {
         traces.appear(interpreter::thread_state(py));
         let taken = crew.roster.with(py, |roster| crew.role.take(roster, runner.id));
         assert!(taken.is_some(), "a role that nobody holds is for home");
+        // Whoever runs the loop finds again what it had.
+        let before = fp::State::read();
+        fp::State::DEFAULT.restore();
         let outcome = runner.as_current(|| work(&runner));
+        before.restore();
         crew.roster.with(py, |roster| crew.role.vacate(roster));
         traces.vanish();
         outcome
@@ -171,6 +179,7 @@ struct Life {
 
 impl Life {
     fn live(self, mut thread: NativeThread) {
+        fp::begin_thread();
         let record = self.role.record(self.id);
         record.traces.appear(thread.state());
         let mut has_joined = false;

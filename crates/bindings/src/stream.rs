@@ -75,6 +75,11 @@ impl Stream {
         noted.is_none().then(|| Request::Stream(slf.clone_ref(py)))
     }
 
+    /// Who is told of what comes, until the connection is released.
+    pub(crate) fn protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.state.with(py, |it| it.protocol.as_ref().map(|it| it.bind(py).clone()))
+    }
+
     /// Serve the connection for what was noted.
     pub(crate) fn serve(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();

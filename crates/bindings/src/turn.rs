@@ -7,9 +7,10 @@ use std::time::Duration;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
-use threadlets_core::clock;
+use threadlets_core::{clock, fp};
 
 use crate::callback::{Callback, Due};
+use crate::contract;
 use crate::crew::Crew;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
@@ -64,6 +65,10 @@ impl Dispatcher {
         if !this.poll(py, runner)? {
             return Ok(false);
         }
+        // Requests start from a known state, whatever ran here in between.
+        if fp::State::read() != fp::State::DEFAULT {
+            fp::State::DEFAULT.restore();
+        }
         this.queues.with(py, |queues| queues.begin_burst(clock::now_ns));
         // A callback may have closed down the queue, or have been taken over: then the burst is
         // another runner's.
@@ -98,8 +103,8 @@ impl Dispatcher {
         self.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
         // Engines hold no GIL: look once more for what they sent before they knew that we wait.
         let patience = if self.mailbox.starts_waiting() { Some(Duration::ZERO) } else { patience };
-        let role = &self.crew.role;
-        let waited = py.detach(|| poller.wait(patience, || role.is_held_by(runner.id)));
+        let (role, id) = (&self.crew.role, runner.id);
+        let waited = py.detach(|| poller.wait(patience, || role.is_held_by(id)));
         self.crew.hang_if_halted(py);
         let is_held = role.is_held_by(runner.id);
         if is_held {
@@ -150,7 +155,9 @@ impl Dispatcher {
     fn run_untimed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
         let py = slf.py();
         if let Request::Step(task) = &request {
-            return Self::outlive(slf, step::take(slf, task.bind(py)));
+            let stepped = step::take(slf, task.bind(py));
+            contract::check(slf, || Some(task.bind(py).clone().into_any()))?;
+            return Self::outlive(slf, stepped);
         }
         current::clear(slf);
         match request {
@@ -182,21 +189,41 @@ impl Dispatcher {
                 None => Ok(()),
             },
             Request::Foreign(handle) => Self::run_foreign(slf, handle.bind(py)),
-            Request::Stream(stream) => Self::outlive(slf, Stream::serve(stream.bind(py))),
+            Request::Stream(stream) => {
+                let served = Stream::serve(stream.bind(py));
+                contract::check(slf, || stream.get().protocol(py))?;
+                Self::outlive(slf, served)
+            }
             Request::Accept(acceptor) => {
-                Self::outlive(slf, crate::accept::run(slf, acceptor.bind(py)))
+                let accepted = crate::accept::run(slf, acceptor.bind(py));
+                contract::check(slf, || Some(acceptor.into_bound(py).into_any()))?;
+                Self::outlive(slf, accepted)
             }
             Request::Datagrams(datagrams) => {
-                Self::outlive(slf, crate::datagrams::run(slf, datagrams.bind(py)))
+                let received = crate::datagrams::run(slf, datagrams.bind(py));
+                contract::check(slf, || Some(datagrams.get().protocol(py)))?;
+                Self::outlive(slf, received)
             }
             Request::Operations(fd, direction) => {
-                Self::outlive(slf, crate::sock_ops::retry(slf, fd, direction))
+                let tried = crate::sock_ops::retry(slf, fd, direction);
+                contract::check(slf, || None)?;
+                Self::outlive(slf, tried)
             }
-            Request::Call(call) => Self::outlive(slf, call.get().run(slf, &call)),
-            Request::Letter(letter) => Self::outlive(slf, Self::open_letter(slf, letter)),
+            Request::Call(call) => {
+                let ran = call.get().run(slf, &call);
+                contract::check(slf, || call.get().function(py))?;
+                Self::outlive(slf, ran)
+            }
+            Request::Letter(letter) => {
+                let opened = Self::open_letter(slf, letter);
+                contract::check(slf, || None)?;
+                Self::outlive(slf, opened)
+            }
             Request::Settle(settled) => {
                 let (call, outcome) = *settled;
-                Self::outlive(slf, call.get().settle(py, outcome))
+                let settled = call.get().settle(py, outcome);
+                contract::check(slf, || call.get().function(py))?;
+                Self::outlive(slf, settled)
             }
         }
     }
@@ -225,8 +252,20 @@ impl Dispatcher {
             Request::Stream(stream) => PyString::new(py, &stream.get().describe(py)).into_any(),
             other => PyString::new(py, &format!("{other:?}")).into_any(),
         };
+        let task = match &request {
+            Request::Step(task) => Some(task.bind(py).clone()),
+            _ => None,
+        };
+        let before = match &task {
+            Some(task) => Some(slf.call_method1(intern!(py, "_step_begins"), (task,))?),
+            None => None,
+        };
         let started_ns = clock::now_ns();
-        Self::run_untimed(slf, request)?;
+        let ran = Self::run_untimed(slf, request);
+        if let Some(task) = task {
+            slf.call_method1(intern!(py, "_step_ended"), (task, before))?;
+        }
+        ran?;
         let duration = clock::to_seconds(clock::now_ns() - started_ns);
         slf.call_method1(intern!(py, "_ran"), (description, duration)).map(drop)
     }
@@ -237,7 +276,9 @@ impl Dispatcher {
         callback: Callback,
         put_back: impl FnOnce(Callback) -> Request,
     ) -> PyResult<()> {
-        match callback.run(slf.py()) {
+        let ran = callback.run(slf.py());
+        contract::check(slf, || Some(callback.callable.bind(slf.py()).clone()))?;
+        match ran {
             Ok(()) => Ok(()),
             Err(error) => Self::report(slf, error, callback, put_back),
         }
@@ -275,10 +316,16 @@ impl Dispatcher {
             slf.get().crew.defer(py, Request::Foreign(handle.clone().unbind()));
             return Ok(());
         }
-        if slf.get().is_debug() {
-            return slf.call_method1(intern!(py, "_run_debug"), (handle,)).map(drop);
-        }
-        handle.call_method0(intern!(py, "_run")).map(drop)
+        let callback = handle.getattr(intern!(py, "_callback"))?;
+        let carried = contract::enter_of(&context);
+        let ran = if slf.get().is_debug() {
+            slf.call_method1(intern!(py, "_run_debug"), (handle,)).map(drop)
+        } else {
+            handle.call_method0(intern!(py, "_run")).map(drop)
+        };
+        contract::leave_of(&context, carried);
+        contract::check(slf, || Some(callback))?;
+        ran
     }
 }
 

@@ -6,13 +6,15 @@
 //! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`pools`], [`scopes`], [`poller`]
 //! and [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
 //! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
-//! (how the dispatcher's role moves between threads), [`letterbox`] (how threads reach each other).
+//! (how the dispatcher's role moves between threads), [`letterbox`] (how threads reach each other),
+//! [`fp`] (how a thread computes).
 
 pub mod buffers;
 pub mod clock;
 pub mod dispatcher;
 pub mod engine;
 pub mod error;
+pub mod fp;
 pub mod letterbox;
 pub mod op;
 pub mod poller;

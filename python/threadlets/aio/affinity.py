@@ -1,4 +1,4 @@
-"""Debug mode's watch over objects that belong to one thread: `threading.local`, sqlite3 connections.
+"""Debug mode's watch over what belongs to one thread: `threading.local`, sqlite3, thread identities.
 
 While a threadlet is blocked, the loop's other requests run on another thread. What they expect of
 the thread they ran on before stays behind: this names it.
@@ -12,8 +12,10 @@ import sqlite3
 import sys
 import threading
 import time
+import types
 import warnings
 import weakref
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from threadlets import _core
@@ -38,7 +40,7 @@ class Affinity:
         before = {id(it): _identities(_values_on(thread, it)) for it in _all_locals()}
         self._threads[threading.get_ident()] = (thread, before)
 
-    def role_moved(self, blocked: int, dispatcher: int) -> None:
+    def role_moved(self, blocked: int, dispatcher: int, tasks: Iterable[asyncio.Task[Any]]) -> None:
         """Warn of what stays behind with the thread that is blocked."""
         where = f"thread {thread_name(blocked)!r}, where a threadlet is blocked"
         elsewhere = f"other requests of the loop now run on thread {thread_name(dispatcher)!r}"
@@ -59,6 +61,16 @@ class Affinity:
                     "of a Pool(limit=1)"
                 )
 
+        for task in tasks:
+            for name, frame in _identities_kept(task, blocked):
+                where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                if self._is_news((where, name), True):
+                    _warn(
+                        f"{frame.f_code.co_qualname} ({where}) keeps the identity of thread "
+                        f"{thread_name(blocked)!r} in {name!r}, where a threadlet is blocked; "
+                        f"{elsewhere}, this one among them; ask again after each await"
+                    )
+
     def _is_news(self, thing: Any, is_left_behind: bool) -> bool:
         if not is_left_behind or thing in self._warned:
             return False
@@ -73,6 +85,23 @@ def _warn(message: str) -> None:
 def thread_name(ident: int | None) -> str:
     """Return the name of a thread, by its identity; "?" once it is gone."""
     return next((it.name for it in threading.enumerate() if it.ident == ident), "?")
+
+
+# -- thread identities ----------------------------------------------------------------------------
+
+
+def _identities_kept(task: asyncio.Task[Any], thread: int) -> Iterator[tuple[str, types.FrameType]]:
+    """Find local variables of suspended coroutines that say which thread they ran on."""
+    coroutine: Any = task.get_coro()
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None)
+        # One that runs now is on the blocked thread itself, or on this one.
+        if frame is not None and getattr(coroutine, "cr_suspended", False):
+            for name, value in frame.f_locals.items():
+                is_thread = isinstance(value, threading.Thread) and value.ident == thread
+                if is_thread or (type(value) is int and value == thread):
+                    yield name, frame
+        coroutine = getattr(coroutine, "cr_await", None)
 
 
 # -- threading.local -------------------------------------------------------------------------------

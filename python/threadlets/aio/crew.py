@@ -17,10 +17,14 @@ import traceback
 import warnings
 import weakref
 from asyncio import events
+from collections.abc import Callable
 from typing import Any, Self
 
 from threadlets import _core
 from threadlets.aio.affinity import Affinity, thread_name
+from threadlets.aio.leftovers import Leftovers
+from threadlets.exceptions import FloatingPointStateChanged
+from threadlets.fp import ledger
 from threadlets.scopes.blocked import blocked_functions
 
 _dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
@@ -48,6 +52,26 @@ class CrewDispatcher(_core.Dispatcher):
     def _request_failed(self, exception: BaseException) -> None:
         """Report the failure of a request, which the dispatcher outlives."""
         asyncio.log.logger.error("Exception in a request of %r", self, exc_info=exception)
+
+    def _state_changed(self, subject: Any, changes: str, policy: str, is_threadlet: bool) -> None:
+        """What has just run left the floating-point state changed: count it, and say so if asked to.
+
+        Raises:
+            FloatingPointStateChanged: the policy is to raise, and it was a threadlet: its awaiter is
+                told. Of other requests the loop is, as it is of their failures.
+        """
+        offence = ledger.record(subject, changes)
+        error = FloatingPointStateChanged(offence.name, offence.where, changes)
+        if policy == "warn":
+            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+        elif policy == "raise" and is_threadlet:
+            raise error
+        elif policy == "raise":
+            self._offended(error, ledger.task_of(subject))
+
+    def _offended(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
+        """Report an offence for which nobody waits."""
+        self._request_failed(error)
 
     def _dispatcher_stalls(self, dispatcher: int | None, waiting: list[int]) -> None:
         """The dispatcher stays in one request while functions wait to return from theirs."""
@@ -89,6 +113,7 @@ class LoopCrew(CrewDispatcher):
     """The threads of an event loop; `Loop` is made of it."""
 
     _asyncgen_firstiter_hook: Any
+    call_exception_handler: Callable[[dict[str, Any]], None]
     _asyncgen_finalizer_hook: Any
     #: When the role last left a blocked function, in seconds of the loop's time; in debug mode.
     _moved_at = float("-inf")
@@ -103,15 +128,26 @@ class LoopCrew(CrewDispatcher):
             sys.set_coroutine_origin_tracking_depth(asyncio.constants.DEBUG_STACK_DEPTH)
             self._affinity.thread_joins()
 
+    def _offended(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
+        context: dict[str, Any] = {"message": "Floating-point state changed", "exception": error}
+        if task is not None:
+            context["task"] = task
+        self.call_exception_handler(context)
+
     @functools.cached_property
     def _affinity(self) -> Affinity:
         """What requests leave on which thread; asked in debug mode."""
         return Affinity()
 
+    @functools.cached_property
+    def _leftovers(self) -> Leftovers:
+        """What requests leave behind in what they share; asked in debug mode."""
+        return Leftovers()
+
     def _role_moved(self, blocked: int, dispatcher: int) -> None:
         """In debug mode: another thread runs requests while a function is blocked on the first."""
         self._moved_at = self.time()
-        self._affinity.role_moved(blocked, dispatcher)
+        self._affinity.role_moved(blocked, dispatcher, asyncio.all_tasks(self))  # type: ignore[arg-type]
 
     async def _turn(self, pool: _core.Pool | None) -> None:
         """Wait until a call may start: its pool has a place for it, and the loop a thread."""
@@ -127,11 +163,17 @@ class LoopCrew(CrewDispatcher):
             raise
 
     async def _call_abandonable(
-        self, pool: _core.Pool | None, call: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        pool: _core.Pool | None,
+        environment: _core.Environment | None,
+        call: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Call a function outside of the awaiting coroutine's stack, which need not wait for it."""
         outcome = self.create_future()
         context = contextvars.copy_context()
+        if environment is not None:
+            call = (environment.run, *call)
         self._submit_call(outcome, False, pool, context.run, call, kwargs)
         return await outcome
 

@@ -32,6 +32,9 @@ from threadlets.scopes.leaks import describe_what_is_left, report_leak
 #: interpreter's own switch interval. Less gains little and takes over from more (docs/threadlets.md).
 PREEMPT_MS = 5.0
 
+#: What happens when a request changes the floating-point state, beside counting.
+FpPolicy = Literal["restore", "warn", "raise", "off"]
+
 
 class Loop(LoopCrew, asyncio.SelectorEventLoop):
     """An asyncio event loop on the native dispatcher.
@@ -47,6 +50,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         threads_max: int | None = None,
         preempt_ms: float | None = PREEMPT_MS,
         tasks: Literal["native", "asyncio"] = "native",
+        fp: FpPolicy = "restore",
     ) -> None:
         # Until the base class opens it: a loop that is refused here needs no closing.
         self._closed = True
@@ -65,6 +69,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         self._executor_calls: set[asyncio.Future[Any]] | None = (
             set() if executor == "threadlets" else None
         )
+        # Refuses what is no policy.
+        self._fp_policy = fp
         super().__init__(_Poller(self))  # type: ignore[arg-type]
         self._uses_asyncio_tasks = tasks == "asyncio"
         show_tasks_of(self)
@@ -214,13 +220,28 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         """Run a handle in debug mode, and warn when it holds up the loop."""
         started = self.time()
         self._current_handle = handle
+        context, callback = handle._context, handle._callback
+        before = self._leftovers.before(context)
         try:
             handle._run()
         finally:
             self._current_handle = None  # type: ignore[assignment]
+            self._leftovers.after(context, callback, before)
         self._ran(base_events._format_handle(handle), self.time() - started)
         # The traceback of a failed task leads to this frame; it must not keep the task alive.
-        del handle
+        del handle, context, callback, before
+
+    def _step_begins(self, task: asyncio.Task[Any]) -> Any:
+        """Note in debug mode what a step of a task finds."""
+        try:
+            return self._leftovers.before(task._context)  # type: ignore[attr-defined]
+        except RuntimeError:
+            # A function is blocked in the context: the step will have to wait.
+            return None
+
+    def _step_ended(self, task: asyncio.Task[Any], before: Any) -> None:
+        if before is not None:
+            self._leftovers.after(task._context, task, before)  # type: ignore[attr-defined]
 
     def _ran(self, description: str, duration: float) -> None:
         """Warn when a request of debug mode took longer than `slow_callback_duration`."""

@@ -8,7 +8,7 @@ from asyncio import events
 from collections.abc import Coroutine
 from typing import Any, Literal, TypeVar
 
-from threadlets.aio.loop import PREEMPT_MS, Loop
+from threadlets.aio.loop import PREEMPT_MS, FpPolicy, Loop
 
 T = TypeVar("T")
 
@@ -19,6 +19,7 @@ def new_event_loop(
     threads_max: int | None = None,
     preempt_ms: float | None = PREEMPT_MS,
     tasks: Literal["native", "asyncio"] = "native",
+    fp: FpPolicy = "restore",
 ) -> Loop:
     """Make a new event loop, for `asyncio.Runner(loop_factory=threadlets.new_event_loop)`.
 
@@ -29,11 +30,17 @@ def new_event_loop(
     waiting until it returns. `tasks="asyncio"` makes tasks and futures instances of asyncio's own
     classes, which cost more; native ones only pass for them (docs/tasks.md).
 
+    `fp` says what happens to a request that leaves the floating-point state of its thread changed: its
+    name is counted and the state put back ("restore"), with a RuntimeWarning ("warn") or an error where
+    failures of that request are reported ("raise"); "off" compares nothing. See docs/floating-point.md.
+
     Raises:
         OSError: the process has no descriptors left; raise its limit (`ulimit -n`).
         ValueError: an argument is out of range.
     """
-    return Loop(executor=executor, threads_max=threads_max, preempt_ms=preempt_ms, tasks=tasks)
+    return Loop(
+        executor=executor, threads_max=threads_max, preempt_ms=preempt_ms, tasks=tasks, fp=fp
+    )
 
 
 def run(
@@ -44,6 +51,7 @@ def run(
     threads_max: int | None = None,
     preempt_ms: float | None = PREEMPT_MS,
     tasks: Literal["native", "asyncio"] = "native",
+    fp: FpPolicy = "restore",
 ) -> T:
     """Run the coroutine `main` on a new loop and return its result, like `asyncio.run`.
 
@@ -71,6 +79,7 @@ def run(
         threads_max=threads_max,
         preempt_ms=preempt_ms,
         tasks=tasks,
+        fp=fp,
     )
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from threadlets.cli._doctor import doctor
 from threadlets.cli._run import RunCommand, run
 from threadlets.cli._serve import serve
 
@@ -29,6 +30,7 @@ def build_command() -> Any:
     app.callback()(_global_options)
     app.command(name="run", cls=RunCommand, context_settings=RunCommand.settings)(run)
     app.command(name="serve", epilog=_EPILOG)(serve)
+    app.add_typer(doctor, name="doctor")
     # Not `app()`: that replaces sys.excepthook, which belongs to the script of `threadlets run`.
     return typer.main.get_command(app)
 

@@ -115,7 +115,10 @@ impl Hands {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new()
             .name("engine-hand".to_owned())
-            .spawn(move || work(&shared))
+            .spawn(move || {
+                crate::fp::begin_thread();
+                work(&shared);
+            })
             // Not EAGAIN, which says that the operation is to be tried again.
             .map_err(|_| -i64::from(libc::ENOMEM))?;
         self.threads.push(thread);

@@ -23,6 +23,7 @@ use std::thread::JoinHandle;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::fp;
 use crate::syslet::Run;
 use backend::Backend;
 use inbox::{Inbox, Message};
@@ -341,7 +342,10 @@ impl Engine {
         };
         let thread = std::thread::Builder::new()
             .name(format!("engine-{lane_idx}"))
-            .spawn(body)
+            .spawn(move || {
+                fp::begin_thread();
+                body();
+            })
             .map_err(|error| Error::from_io("clone", &error))?;
         // A thread that ended without a word has panicked.
         receiver.recv().unwrap_or(Err(Error::new("engine", Errno::IO)))?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::bell::Ring;
 use super::role::{Role, RunnerId, Watching};
 use super::thread::{HostProbe, ThreadTraits};
-use crate::clock;
+use crate::{clock, fp};
 
 /// How often the runner on watch looks by itself.
 const TICK: Duration = Duration::from_millis(1);
@@ -203,6 +203,7 @@ impl Watcher {
     /// The sentinel's life.
     fn stand_sentinel(&self) {
         ThreadTraits::block_signals();
+        fp::begin_thread();
         if !ThreadTraits::run_when_idle() || self.guard() == Guarded::Refused {
             self.sentinel.store(Sentinel::Refused as u32, Relaxed);
         }

@@ -1,0 +1,50 @@
+"""Who keeps floating-point state apart: requests that round in their own ways, compared with MPFR."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from benches.peers import CEILING
+from benches.placement import python, run_pinned
+from benches.scenario import Case, Metric, NotApplicable, Scenario
+
+if TYPE_CHECKING:
+    from benches.scenario import Budget, Figures
+
+#: For a measurement of two seconds, the default: ten million.
+_N_OPERATIONS_PER_S = 5_000_000
+
+
+def measure(case: Case, peer: str, budget: Budget) -> Figures:
+    """Perform the operations on one fresh interpreter; how many results are wrong."""
+    if peer == CEILING:
+        raise NotApplicable("The ceiling computes nothing.")
+    n_operations = int(budget.seconds * _N_OPERATIONS_PER_S)
+    cpus = {budget.placement.server_cpu, budget.placement.load_cpu}
+    argv = python("benches.fp_torture", peer, str(n_operations))
+    figures: Figures = json.loads(run_pinned(argv, cpus, timeout_s=120 + 60 * budget.seconds))
+    del figures["wrong_by_kind"]
+    return figures
+
+
+SCENARIO = Scenario(
+    name="fp",
+    doc="Results of requests that round in their own ways, among some that are careless.",
+    cases=(
+        Case(
+            "torture",
+            (
+                Metric("n_wrong", "results", "lower", "<=0"),
+                Metric("wrong_percent", "%", "lower"),
+                Metric("operation_ns", "ns", "lower"),
+            ),
+            {"n_operations_per_s": _N_OPERATIONS_PER_S},
+        ),
+    ),
+    measure=measure,
+    peers=("threadlets", "asyncio", "uvloop", "trio", "gevent"),
+    legend=(
+        "gevent: greenlets keep the control registers of their own, but errno is the thread's.",
+    ),
+)

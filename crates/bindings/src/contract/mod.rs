@@ -1,0 +1,221 @@
+//! What every request finds and has to leave behind: the thread's floating-point state, and `errno`.
+//!
+//! A request begins in the known state. When it has run, the state is compared with what the request
+//! was to have; whoever changed it is named, counted, and the state put back before the next request.
+//! What a request has of its own (`carry.rs`) it takes along through its `contextvars.Context`.
+//!
+//! Comparing is on the path of every request. Naming is not, and is left to Python
+//! (`CrewDispatcher._state_changed`).
+
+mod carry;
+mod environment;
+mod errno;
+mod flags;
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::{ffi, intern};
+use threadlets_core::fp::State;
+
+pub(crate) use carry::{enter, enter_of, leave, leave_of};
+pub(crate) use environment::{Environment, fp_state};
+pub(crate) use errno::CtypesErrno;
+pub(crate) use flags::Flags;
+
+use crate::dispatcher::Dispatcher;
+use crate::error::ends_the_loop;
+
+/// What happens when a request has changed the state, beside putting it back and counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Policy {
+    Restore,
+    Warn,
+    Raise,
+    /// Nothing is compared.
+    Off,
+}
+
+impl Policy {
+    const NAMES: [(&str, Self); 4] = [
+        ("restore", Self::Restore),
+        ("warn", Self::Warn),
+        ("raise", Self::Raise),
+        ("off", Self::Off),
+    ];
+}
+
+/// The policy of one dispatcher.
+#[derive(Debug)]
+pub(crate) struct Contract(AtomicU8);
+
+impl Default for Contract {
+    fn default() -> Self {
+        Self(AtomicU8::new(Policy::Restore as u8))
+    }
+}
+
+impl Contract {
+    #[inline]
+    fn is_off(&self) -> bool {
+        self.0.load(Relaxed) == Policy::Off as u8
+    }
+
+    fn policy_name(&self) -> &'static str {
+        let now = self.0.load(Relaxed);
+        let named = Policy::NAMES.iter().find(|(_, it)| *it as u8 == now);
+        named.map_or("restore", |(name, _)| name)
+    }
+}
+
+thread_local! {
+    /// What was found instead of what was expected when a request left its context; whoever runs the
+    /// request takes it out.
+    static OFFENCE: Cell<Option<(State, State)>> = const { Cell::new(None) };
+}
+
+/// A request has run: compare, and name `subject` should the state not be what it was to be.
+///
+/// Called by whoever runs requests, outside of their contexts, with the callable, protocol or task that
+/// ran.
+#[inline]
+pub(crate) fn check<'a, 'py: 'a>(
+    slf: &Bound<'py, Dispatcher>,
+    subject: impl FnOnce() -> Option<Bound<'py, PyAny>>,
+) -> PyResult<()> {
+    if slf.get().contract.is_off() || (State::read() == State::DEFAULT && !carry::is_in_use()) {
+        return Ok(());
+    }
+    check_closely(slf, subject)
+}
+
+#[inline(never)]
+fn check_closely<'py>(
+    slf: &Bound<'py, Dispatcher>,
+    subject: impl FnOnce() -> Option<Bound<'py, PyAny>>,
+) -> PyResult<()> {
+    let found = State::read();
+    let offence = OFFENCE.take().or((found != State::DEFAULT).then_some((found, State::DEFAULT)));
+    let Some((found, expected)) = offence else { return Ok(()) };
+    State::DEFAULT.restore();
+    match report(slf, subject(), found, expected, false) {
+        Err(error) if !ends_the_loop(slf.py(), &error) => {
+            error.write_unraisable(slf.py(), Some(slf));
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
+/// Have Python name, count and report who changed the state.
+#[cold]
+fn report(
+    slf: &Bound<'_, Dispatcher>,
+    subject: Option<Bound<'_, PyAny>>,
+    found: State,
+    expected: State,
+    is_threadlet: bool,
+) -> PyResult<()> {
+    let py = slf.py();
+    let changes = found.changes_from(expected).to_string();
+    let policy = slf.get().contract.policy_name();
+    let report = (subject, changes, policy, is_threadlet);
+    slf.call_method1(intern!(py, "_state_changed"), report).map(drop)
+}
+
+/// Call a function as a threadlet, in an environment if it is given one, and compare: whoever awaits it
+/// goes on in the state that it was in. An offence is an error where the policy is to raise.
+#[inline]
+pub(crate) fn call_threadlet(
+    slf: &Bound<'_, Dispatcher>,
+    callable: *mut ffi::PyObject,
+    environment: Option<&Bound<'_, Environment>>,
+    call: impl FnOnce() -> *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    if let Some(environment) = environment {
+        return call_within(slf, callable, environment, call);
+    }
+    if slf.get().contract.is_off() {
+        return call();
+    }
+    let expected = State::read();
+    let result = call();
+    if State::read() == expected {
+        return result;
+    }
+    threadlet_changed(slf, callable, expected, result)
+}
+
+#[inline(never)]
+fn call_within(
+    slf: &Bound<'_, Dispatcher>,
+    callable: *mut ffi::PyObject,
+    environment: &Bound<'_, Environment>,
+    call: impl FnOnce() -> *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let py = slf.py();
+    if let Err(error) = Environment::begin(environment) {
+        error.restore(py);
+        return std::ptr::null_mut();
+    }
+    let result = call_threadlet(slf, callable, None, call);
+    let raised = PyErr::take(py);
+    let ended = Environment::end(environment);
+    match (raised, ended) {
+        (Some(error), _) => error.restore(py),
+        (None, Err(error)) => error.write_unraisable(py, Some(environment)),
+        (None, Ok(())) => {}
+    }
+    result
+}
+
+#[cold]
+#[inline(never)]
+fn threadlet_changed(
+    slf: &Bound<'_, Dispatcher>,
+    callable: *mut ffi::PyObject,
+    expected: State,
+    result: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let py = slf.py();
+    let found = State::read();
+    expected.restore();
+    let raised = PyErr::take(py);
+    // SAFETY: the caller's callable is alive; the result, unless null, is ours.
+    let (subject, result) = unsafe {
+        (Bound::from_borrowed_ptr(py, callable), Bound::from_owned_ptr_or_opt(py, result))
+    };
+    let outcome = report(slf, Some(subject), found, expected, true);
+    // What the function raised itself comes first.
+    match raised.map_or(outcome, Err) {
+        Ok(()) => result.map_or(std::ptr::null_mut(), Bound::into_ptr),
+        Err(error) => {
+            error.restore(py);
+            std::ptr::null_mut()
+        }
+    }
+}
+
+#[pymethods]
+impl Dispatcher {
+    /// What happens when a request changes the floating-point state.
+    #[getter(_fp_policy)]
+    fn fp_policy(&self) -> &'static str {
+        self.contract.policy_name()
+    }
+
+    #[setter(_fp_policy)]
+    fn set_fp_policy(&self, name: &str) -> PyResult<()> {
+        let known = Policy::NAMES.iter().find(|(it, _)| *it == name);
+        let Some((_, policy)) = known else {
+            return Err(PyValueError::new_err(format!(
+                "fp is {name:?}; it is 'restore', 'warn', 'raise' or 'off'"
+            )));
+        };
+        self.contract.0.store(*policy as u8, Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+"""``threadlets doctor``: who breaks what every request counts on.
+
+Packages are imported in processes of their own; what is found there comes back as JSON in a file,
+because a package may print.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_TIMEOUT_S = 120.0
+
+doctor = typer.Typer(help="Find out who breaks what every request counts on.", no_args_is_help=True)
+
+
+@doctor.callback()
+def _commands() -> None:
+    """Keep the command's name although it is the only one."""
+
+
+@doctor.command(name="fp")
+def check_floating_point(
+    packages: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PACKAGE]...",
+            help="Names as in an import statement; without any, all that are installed.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Import packages, and name those that change the floating-point state, and by which library.
+
+    A library that was linked with -ffast-math flushes denormals to zero in the thread that loads it.
+    The exit status is 1 when a package does so or cannot be imported, otherwise 0.
+    """
+    outcomes = [_tell(name, _probe("import", name)) for name in packages or _installed()]
+    raise typer.Exit(int(not all(outcomes)))
+
+
+def _installed() -> list[str]:
+    found = metadata.packages_distributions()
+    return sorted(name for name in found if name.isidentifier() and not name.startswith("_"))
+
+
+def _tell(name: str, found: dict[str, Any]) -> bool:
+    """Say what was found; whether all is well."""
+    offences = found.get("offences", [])
+    for offence in offences:
+        typer.echo(f"{name}: changes the floating-point state: {offence['changes']}")
+        typer.echo(f"  at the import of {offence['module']} ({offence['file']})")
+        for library in _culprits(offence["libraries"]):
+            typer.echo(f"  by the shared library {library}")
+    if "error" in found:
+        typer.echo(f"{name}: cannot be imported: {found['error']}")
+    elif not offences:
+        typer.echo(f"{name}: leaves the floating-point state alone")
+    return not offences and "error" not in found
+
+
+def _culprits(libraries: list[str]) -> list[str]:
+    """Return those libraries that change the state by themselves, not by what they load."""
+    loads = {library: _probe("load", library) for library in libraries}
+    changing = {library for library, found in loads.items() if found.get("changes")}
+    return [
+        library
+        for library in sorted(changing)
+        if not changing & (set(loads[library]["libraries"]) - {library})
+    ]
+
+
+def _probe(what: str, name: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        argv = [sys.executable, "-m", "threadlets.cli._doctor_probe", what, name, str(answer)]
+        try:
+            done = subprocess.run(argv, capture_output=True, timeout=_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired:
+            return {"error": f"its import takes longer than {_TIMEOUT_S:.0f} s"}
+        if not answer.exists():
+            return {"error": f"the process ended with status {done.returncode}"}
+        found: dict[str, Any] = json.loads(answer.read_text())
+        return found

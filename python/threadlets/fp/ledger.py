@@ -1,0 +1,97 @@
+"""Who changed the floating-point state, how often, and in what way."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import types
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Offence:
+    """One way in which one piece of code left the floating-point state changed."""
+
+    #: The qualified name of the coroutine, function, or protocol.
+    name: str
+    #: Where it is: "file:line", of a coroutine the place where it is suspended; "?" if unknown.
+    where: str
+    #: What was changed, in words: "rounding upward, flush-to-zero".
+    changes: str
+    #: How often.
+    count: int
+
+
+_counts: dict[tuple[str, str], tuple[str, int]] = {}
+
+
+def report() -> dict[str, list[Offence]]:
+    """List who changed the floating-point state in this process so far, by qualified name.
+
+    Each name has an entry for every way in which it changed it, with the place where it did last.
+    """
+    found: dict[str, list[Offence]] = {}
+    for (name, changes), (where, count) in _counts.items():
+        found.setdefault(name, []).append(Offence(name, where, changes, count))
+    return found
+
+
+def record(subject: Any, changes: str) -> Offence:
+    """Count an offence of what ran: a callable, a protocol, or None for a request of the loop's own."""
+    name, where = name_of(subject)
+    _, count = _counts.get((name, changes), ("", 0))
+    _counts[name, changes] = (where, count + 1)
+    return Offence(name, where, changes, count + 1)
+
+
+def task_of(subject: Any) -> asyncio.Task[Any] | None:
+    """Return the task whose step a callable is, if it is one."""
+    owner = getattr(subject, "__self__", subject)
+    return owner if isinstance(owner, asyncio.Task) else None
+
+
+def name_of(subject: Any) -> tuple[str, str]:
+    """Name a callable, a protocol, or None for a request of the loop's own; and say where it is."""
+    if subject is None:
+        return "a request of the loop", "?"
+    task = task_of(subject)
+    if task is not None:
+        return _name_of_coroutine(task.get_coro())
+    if isinstance(subject, functools.partial):
+        return name_of(subject.func)
+    owner = getattr(subject, "__self__", None)
+    if isinstance(owner, types.MethodType | types.FunctionType):
+        return name_of(owner)
+    code = getattr(getattr(subject, "__func__", subject), "__code__", None)
+    name = getattr(subject, "__qualname__", None)
+    if name is None:
+        # A protocol, or another object that is called by its methods.
+        return type(subject).__qualname__, _where_of_class(type(subject))
+    if code is None:
+        module = getattr(subject, "__module__", None)
+        return (f"{module}.{name}" if module else name), "?"
+    return name, f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _name_of_coroutine(coroutine: Any) -> tuple[str, str]:
+    """Name a coroutine, and the place where it, or what it awaits, is suspended."""
+    name = getattr(coroutine, "__qualname__", None) or repr(coroutine)
+    where = "?"
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        code = getattr(coroutine, "cr_code", None) or getattr(coroutine, "gi_code", None)
+        if frame is not None:
+            where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        elif code is not None:
+            where = f"{code.co_filename}:{code.co_firstlineno}"
+        awaited = getattr(coroutine, "cr_await", None)
+        coroutine = awaited if awaited is not None else getattr(coroutine, "gi_yieldfrom", None)
+    return name, where
+
+
+def _where_of_class(found: type) -> str:
+    for value in vars(found).values():
+        if isinstance(value, types.FunctionType):
+            return f"{value.__code__.co_filename}:{value.__code__.co_firstlineno}"
+    return "?"

@@ -1,0 +1,227 @@
+"""The contract: every request begins in the known state, and whoever changes it is named."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import Any
+
+import pytest
+import threadlets
+from threadlets import fp
+from threadlets.exceptions import FloatingPointStateChanged
+
+from .harness import NEAREST, Gate, rounding, set_rounding, third
+
+
+def _offences(name: str) -> list[fp.Offence]:
+    """Return what is counted of a name that ends so."""
+    return [it for found, all_ in fp.report().items() if found.endswith(name) for it in all_]
+
+
+def test_task_that_changes_the_rounding_is_named_where_it_is_suspended(run: Any) -> None:
+    """The next request computes as it should, and so does the task itself when it goes on."""
+    seen: list[float] = []
+
+    async def careless_task() -> None:
+        set_rounding("upward")
+        await asyncio.sleep(0)
+        seen.append(third())
+
+    async def main() -> None:
+        task = asyncio.create_task(careless_task())
+        await asyncio.sleep(0)
+        seen.append(third())
+        await task
+
+    run(main())
+    assert [NEAREST, NEAREST] == seen
+    [offence] = _offences("careless_task")
+    assert (1, "rounding upward") == (offence.count, offence.changes)
+    where, _, line = offence.where.rpartition(":")
+    # The innermost frame that is suspended: that of asyncio.sleep.
+    assert where.endswith("tasks.py")
+    assert int(line) > 0
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_callbacks_timers_and_readers_are_named(run: Any, debug: bool) -> None:
+    """Natively queued or an `asyncio.Handle`: whatever the loop runs is compared."""
+    results = []
+
+    def careless_callback() -> None:
+        set_rounding("downward")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(careless_callback)
+        loop.call_soon(lambda: results.append(rounding()))
+        loop.call_later(0.001, careless_callback)
+        await asyncio.sleep(0.01)
+        results.append(rounding())
+
+    before = sum(it.count for it in _offences("careless_callback"))
+    run(main(), debug=debug)
+    assert ["nearest", "nearest"] == results
+    [offence] = _offences("careless_callback")
+    assert before + 2 == offence.count
+    assert "test_contract.py:" in offence.where
+
+
+def test_protocol_that_changes_the_rounding_is_named_by_its_type(run: Any) -> None:
+    """A connection's protocol is called by the loop, without a task."""
+
+    class CarelessProtocol(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            set_rounding("toward-zero")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(CarelessProtocol, "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"x")
+            while not _offences("CarelessProtocol"):
+                await asyncio.sleep(0.001)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await reader.read()
+        assert rounding() == "nearest"
+
+    run(main())
+    assert _offences("CarelessProtocol")[0].changes == "rounding toward zero"
+
+
+def test_threadlet_is_named_not_its_awaiter(run: Any) -> None:
+    """It runs within a task's step; the task goes on as it was."""
+
+    def careless_threadlet() -> str:
+        set_rounding("upward")
+        return "result"
+
+    async def awaiter() -> tuple[str, str]:
+        return await threadlets.call(careless_threadlet), rounding()
+
+    assert ("result", "nearest") == run(awaiter())
+    assert _offences("careless_threadlet")[0].changes == "rounding upward"
+    assert _offences("awaiter") == []
+
+
+def test_threadlet_in_an_executor_is_named(run: Any) -> None:
+    """It is a request of its own, run by the dispatcher."""
+
+    def careless_executed() -> None:
+        set_rounding("upward")
+
+    async def main() -> str:
+        await asyncio.get_running_loop().run_in_executor(None, careless_executed)
+        return rounding()
+
+    assert run(main(), executor="threadlets") == "nearest"
+    assert len(_offences("careless_executed")) == 1
+
+
+def test_policy_warn_warns(run: Any) -> None:
+    """The warning says who, where, and what."""
+
+    def warned() -> None:
+        set_rounding("upward")
+
+    async def main() -> None:
+        with pytest.warns(RuntimeWarning, match=r"warned .*test_contract.py:\d+.*rounding upward"):
+            await threadlets.call(warned)
+
+    run(main(), fp="warn")
+
+
+def test_policy_raise_raises_where_a_threadlet_is_awaited(run: Any) -> None:
+    """Its result may be wrong; its own exception comes first."""
+
+    def raising(error: Exception | None) -> None:
+        set_rounding("upward")
+        if error:
+            raise error
+
+    async def main() -> None:
+        with pytest.raises(FloatingPointStateChanged, match="rounding upward") as caught:
+            await threadlets.call(raising, None)
+        assert caught.value.name.endswith("raising")
+        with pytest.raises(KeyError):
+            await threadlets.call(raising, KeyError())
+        assert rounding() == "nearest"
+
+    run(main(), fp="raise")
+
+
+def test_policy_raise_tells_the_exception_handler_of_tasks(run: Any) -> None:
+    """A step that has ended cannot fail any more: the loop hears of it, with the task."""
+    heard: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: heard.append(context))
+        set_rounding("upward")
+        await asyncio.sleep(0)
+        assert rounding() == "nearest"
+
+    run(main(), fp="raise")
+    [context] = heard
+    assert isinstance(context["exception"], FloatingPointStateChanged)
+    assert isinstance(context["task"], asyncio.Task)
+
+
+def test_policy_off_leaves_what_it_finds(run: Any) -> None:
+    """Nothing is compared: what a request sets, the next one has."""
+
+    async def main() -> str:
+        asyncio.get_running_loop().call_soon(set_rounding, "upward")
+        await asyncio.sleep(0)
+        found = rounding()
+        set_rounding("nearest")
+        return found
+
+    assert run(main(), fp="off") == "upward"
+
+
+def test_unknown_policy_is_refused() -> None:
+    """The message lists those that there are."""
+    with pytest.raises(ValueError, match="'restore', 'warn', 'raise' or 'off'"):
+        threadlets.new_event_loop(fp="sometimes")  # type: ignore[arg-type]
+
+
+def test_loop_starts_from_the_known_state_and_gives_back_what_it_found(run: Any) -> None:
+    """The known state is the ABI's, not what the caller happened to have."""
+
+    async def main() -> str:
+        return rounding()
+
+    set_rounding("upward")
+    try:
+        inside, after = run(main()), rounding()
+    finally:
+        set_rounding("nearest")
+    assert ("nearest", "upward") == (inside, after)
+
+
+def test_threads_of_the_loop_start_from_the_known_state(run: Any) -> None:
+    """The one that takes over was started by a threadlet with a state of its own."""
+
+    def blocks(gate: Gate) -> str:
+        set_rounding("upward")
+        gate()
+        return rounding()
+
+    async def main() -> None:
+        gate = Gate()
+        home = threading.get_ident()
+        blocked = asyncio.create_task(threadlets.call(blocks, gate))
+        await gate.entered.wait()
+        assert threading.get_ident() != home
+        assert rounding() == "nearest"
+        gate.open()
+        # The function goes on with what it set; the task does not.
+        assert await blocked == "upward"
+        assert rounding() == "nearest"
+
+    run(main())

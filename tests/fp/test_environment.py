@@ -1,0 +1,208 @@
+"""Private environments: they go with their request, from thread to thread, and with nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+from typing import Any
+
+import pytest
+import threadlets
+from threadlets import fp
+
+from .harness import DOWN, NEAREST, UP, Gate, rounding, set_rounding, third
+
+_N_SUSPENSIONS = int(os.environ.get("THREADLETS_FP_SUSPENSIONS", "20000"))
+
+
+def test_plain_code_needs_no_loop() -> None:
+    """Nested blocks go back to what was before."""
+    upward = fp.environment(rounding="upward")
+    with upward:
+        assert third() == UP
+        with fp.environment(rounding="downward"), upward:
+            assert rounding() == "upward"
+        with fp.environment(rounding="nearest"):
+            assert third() == NEAREST
+        assert third() == UP
+    assert third() == NEAREST
+
+
+def test_denormals_become_zero_within_the_block() -> None:
+    """Results and operands each have their say; what is None is as outside."""
+    least, half = float("5e-324"), float("0.5")
+    normal = float("2.2250738585072014e-308")
+    with fp.environment(flush_to_zero=True):
+        assert normal * half == 0.0
+    with fp.environment(denormals_are_zero=True):
+        assert least * float("1e300") == 0.0
+        with fp.environment(rounding="upward"):
+            assert fp.state().denormals_are_zero
+    assert least * float("1e300") > 0.0
+
+
+def test_unknown_rounding_is_refused() -> None:
+    """The message lists those that there are."""
+    with pytest.raises(ValueError, match="'nearest', 'upward', 'downward' or 'toward-zero'"):
+        fp.environment(rounding="sideways")  # type: ignore[arg-type]
+
+
+def test_exception_ends_the_block() -> None:
+    """Like any context manager."""
+    with pytest.raises(KeyError), fp.environment(rounding="upward"):
+        raise KeyError
+    assert rounding() == "nearest"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_environment_survives_suspensions_and_others_never_see_it(run: Any, debug: bool) -> None:
+    """Three tasks that round in three ways take turns."""
+    n_turns = _N_SUSPENSIONS // 4 if not debug else 500
+
+    async def rounds(name: Any, expected: float) -> int:
+        n_right = 0
+        with fp.environment(rounding=name):
+            for _ in range(n_turns):
+                await asyncio.sleep(0)
+                n_right += third() == expected
+        return n_right
+
+    async def plain() -> int:
+        n_right = 0
+        for _ in range(n_turns):
+            await asyncio.sleep(0)
+            n_right += third() == NEAREST
+        return n_right
+
+    async def main() -> list[int]:
+        return await asyncio.gather(
+            rounds("upward", UP), rounds("downward", DOWN), rounds("toward-zero", DOWN), plain()
+        )
+
+    assert [n_turns] * 4 == run(main(), debug=debug)
+
+
+def test_environment_survives_takeovers(run: Any) -> None:
+    """A function blocks within it; other threads run the others, and the task wherever it goes on."""
+    n_rounds = max(20, _N_SUSPENSIONS // 1000)
+
+    async def upward() -> None:
+        with fp.environment(rounding="upward"):
+            for _ in range(n_rounds):
+                gate = Gate()
+                opener = asyncio.create_task(opens(gate))
+                assert await threadlets.call(lambda gate=gate: (gate(), third())[1]) == UP
+                assert third() == UP
+                await opener
+
+    async def opens(gate: Gate) -> None:
+        await gate.entered.wait()
+        # It inherits; what the loop itself runs does not.
+        assert third() == UP
+        gate.open()
+
+    async def plain(stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await asyncio.sleep(0)
+            assert third() == NEAREST
+
+    async def main() -> int:
+        stop = asyncio.Event()
+        task = asyncio.create_task(plain(stop))
+        await asyncio.gather(upward(), upward())
+        stop.set()
+        await task
+        stats = threadlets.stats()
+        return int(stats["takeovers_blocked"] + stats["takeovers_overdue"])
+
+    assert run(main()) >= n_rounds
+
+
+def test_children_inherit_for_as_long_as_they_live(run: Any) -> None:
+    """What copies the context in the block has its environment, also after the block has ended."""
+
+    async def child(ready: asyncio.Event) -> float:
+        await ready.wait()
+        return third()
+
+    async def main() -> None:
+        ready = asyncio.Event()
+        before = asyncio.create_task(child(ready))
+        with fp.environment(rounding="upward"):
+            within = asyncio.create_task(child(ready))
+        after = asyncio.create_task(child(ready))
+        ready.set()
+        assert [NEAREST, UP, NEAREST] == await asyncio.gather(before, within, after)
+
+    run(main())
+
+
+def test_environment_is_an_argument_of_calls_and_pools(run: Any) -> None:
+    """A call's own comes before its pool's; neither touches the awaiter."""
+    upward, downward = fp.environment(rounding="upward"), fp.environment(rounding="downward")
+
+    async def main() -> None:
+        assert await threadlets.call(third, fp=upward) == UP
+        pool = threadlets.Pool(fp=downward)
+        assert await pool.call(rounding) == "downward"
+        assert await pool.call(rounding, fp=upward) == "upward"
+        assert await threadlets.call(third, abandon_on_cancel=True, fp=upward) == UP
+        assert await pool.call(rounding, abandon_on_cancel=True) == "downward"
+        assert await threadlets.call(third, fp=None) == NEAREST
+        assert rounding() == "nearest"
+        with pytest.raises(TypeError, match=r"threadlets.fp.environment\(\)"):
+            threadlets.call(third, fp="upward")  # type: ignore[call-overload]
+
+    run(main())
+
+
+def test_environment_is_applied_to_a_context(run: Any) -> None:
+    """A task that is started in that context computes in it; whoever applies it does not."""
+
+    async def computes() -> float:
+        await asyncio.sleep(0)
+        return third()
+
+    async def main() -> None:
+        context = contextvars.copy_context()
+        fp.environment(rounding="upward").apply_to(context)
+        assert third() == NEAREST
+        assert await asyncio.get_running_loop().create_task(computes(), context=context) == UP
+
+    run(main())
+
+
+def test_code_that_changes_the_state_within_an_environment_is_named(run: Any) -> None:
+    """The environment is what was asked for; it is put back."""
+
+    async def careless_within() -> float:
+        with fp.environment(rounding="upward"):
+            set_rounding("downward")
+            await asyncio.sleep(0)
+            return third()
+
+    async def main() -> float:
+        return await asyncio.create_task(careless_within())
+
+    assert run(main()) == UP
+    found = [it for name, all_ in fp.report().items() if "careless_within" in name for it in all_]
+    assert ["rounding downward"] == [it.changes for it in found]
+
+
+def test_cancellation_within_an_environment_ends_it(run: Any) -> None:
+    """The block is left by the exception, on whichever thread that is."""
+
+    async def upward() -> None:
+        with fp.environment(rounding="upward"):
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        task = asyncio.create_task(upward())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert rounding() == "nearest"
+
+    run(main())

@@ -1,0 +1,62 @@
+"""`errno`, as ctypes keeps it, belongs to a request."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import threading
+from typing import Any
+
+import pytest
+import threadlets
+
+from .harness import Gate
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_each_request_reads_its_own(run: Any, debug: bool) -> None:
+    """Another never sees it, a child included; each begins with zero."""
+
+    async def sets(value: int) -> list[int]:
+        found = [ctypes.get_errno()]
+        ctypes.set_errno(value)
+        for _ in range(3):
+            await asyncio.sleep(0)
+            found.append(ctypes.get_errno())
+        child = asyncio.create_task(reads())
+        found.append(await child)
+        return found
+
+    async def reads() -> int:
+        return ctypes.get_errno()
+
+    async def main() -> None:
+        ctypes.set_errno(0)
+        first, second, other = await asyncio.gather(sets(errno.EIO), sets(errno.EPERM), reads())
+        assert [0, errno.EIO, errno.EIO, errno.EIO, 0] == first
+        assert [0, errno.EPERM, errno.EPERM, errno.EPERM, 0] == second
+        assert other == 0
+
+    run(main(), debug=debug)
+
+
+def test_errno_goes_on_with_its_request_on_another_thread(run: Any) -> None:
+    """The thread that took over gives it back to whoever is resumed there."""
+
+    async def sets(gate: Gate, home: int) -> tuple[bool, int]:
+        ctypes.set_errno(errno.ENOENT)
+        await gate.entered.wait()
+        return threading.get_ident() != home, ctypes.get_errno()
+
+    async def main() -> None:
+        gate = Gate()
+        task = asyncio.create_task(sets(gate, threading.get_ident()))
+        await asyncio.sleep(0)
+        blocked = asyncio.create_task(threadlets.call(gate))
+        assert (True, errno.ENOENT) == await task
+        gate.open()
+        await blocked
+        assert ctypes.get_errno() == 0
+
+    run(main())

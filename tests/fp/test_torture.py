@@ -1,0 +1,45 @@
+"""Thousands of requests that compute in ways of their own: all results are right, on this loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gmpy2")
+
+_ROOT = Path(__file__).parents[2]
+_N_OPERATIONS = int(os.environ.get("THREADLETS_FP_OPERATIONS", "300000"))
+
+
+def _torture(peer: str, n_operations: int) -> dict[str, Any]:
+    # In a process of its own: on other loops it leaves the rounding changed.
+    done = subprocess.run(
+        [sys.executable, "-m", "benches.fp_torture", peer, str(n_operations)],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def test_no_result_is_wrong() -> None:
+    """Bit for bit as MPFR has it, with take-overs, cancellations, and careless neighbours."""
+    figures = _torture("threadlets", _N_OPERATIONS)
+    assert figures["n_operations"] >= _N_OPERATIONS
+    assert figures["n_takeovers"] > 0
+    assert {} == figures["wrong_by_kind"]
+
+
+def test_the_same_program_is_wrong_on_asyncio() -> None:
+    """Otherwise it would show nothing."""
+    by_kind = _torture("asyncio", 50_000)["wrong_by_kind"]
+    assert {"dot product, nearest", "errno", "interval, lower"} <= by_kind.keys()
