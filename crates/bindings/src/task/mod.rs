@@ -2,6 +2,7 @@
 
 pub(crate) mod current;
 pub(crate) mod future;
+mod iter;
 mod making;
 pub(crate) mod names;
 pub(crate) mod registry;
