@@ -5,7 +5,7 @@ Run any asyncio program on it: `threadlets.run(main())`, or
 `await threadlets.call(function, …)`.
 """
 
-from threadlets._core import BufferPool, Call, Lease, Result, __version__, call
+from threadlets._core import BufferPool, Call, Lease, Result, __version__, call, sleep
 from threadlets.aio import Loop, new_event_loop, run, stats
 from threadlets.calls import BATCH, INTERACTIVE, NORMAL, Pool, Priority, threadlet
 from threadlets.executor import ThreadletExecutor
@@ -18,6 +18,7 @@ from threadlets.files import (
     walk,
     write_file,
 )
+from threadlets.scopes import BlockedFunction, DrainTimeoutError, Ledger, Scope, ledger
 from threadlets.syslets import (
     Completion,
     CompletionRing,
@@ -34,17 +35,21 @@ __all__ = [
     "INTERACTIVE",
     "NORMAL",
     "AsyncFile",
+    "BlockedFunction",
     "BufferPool",
     "Call",
     "Completion",
     "CompletionRing",
+    "DrainTimeoutError",
     "Engine",
     "Lease",
+    "Ledger",
     "Loop",
     "Path",
     "Pool",
     "Priority",
     "Result",
+    "Scope",
     "Sweep",
     "Syslet",
     "ThreadletExecutor",
@@ -52,10 +57,12 @@ __all__ = [
     "call",
     "copy_file",
     "engine",
+    "ledger",
     "new_event_loop",
     "open",
     "read_file",
     "run",
+    "sleep",
     "stats",
     "sweep",
     "syslet",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SysletError", "SysletTypeError"]
+__all__ = ["LeakError", "SysletError", "SysletTypeError"]
 
 
 class SysletError(ValueError):
@@ -19,3 +19,7 @@ class SysletError(ValueError):
 
 class SysletTypeError(SysletError, TypeError):
     """A syslet was given something of the wrong type: a path for a descriptor, a test for a bool."""
+
+
+class LeakError(RuntimeError):
+    """A loop was closed while something was outstanding; the message names it."""

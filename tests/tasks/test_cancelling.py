@@ -262,6 +262,8 @@ def test_an_ended_task_refuses(run: Run) -> None:
     assert run(main()) == (False, 0)
 
 
+# Neither can ever end.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_waiting_for_each_other_in_a_circle(loop: asyncio.AbstractEventLoop) -> None:
     """Cancelling one of two tasks that wait for each other ends in RecursionError, not in a crash."""
 

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyTuple};
 use pyo3::{PyTraverseError, ffi};
 use threadlets_core::TimerKey;
 
 use crate::dispatcher::Dispatcher;
-use crate::gil_cell::GilCell;
+use crate::gil_cell::{GilCell, GilSlot};
+use crate::task::future::Future;
 
 /// What a handle runs.
 #[derive(Debug)]
@@ -165,46 +167,109 @@ impl Handle {
 
 /// A callback queued by `call_later` or `call_at`.
 #[pyclass(frozen, module = "threadlets._core", weakref)]
-#[derive(Debug)]
 pub(crate) struct TimerHandle {
     when: f64,
-    pending: GilCell<Option<Pending>>,
+    pending: GilSlot<Option<Pending>>,
     cancelled: AtomicBool,
+}
+
+/// What is due at a time.
+#[derive(Debug)]
+pub(crate) enum Due {
+    Callback(Callback),
+    /// A future gets its result, unless it is done: what `asyncio.sleep` asks for. It needs neither a
+    /// context nor a tuple of arguments.
+    Result(Py<Future>, Py<PyAny>),
 }
 
 #[derive(Debug)]
 struct Pending {
-    callback: Callback,
+    due: Due,
     dispatcher: Py<Dispatcher>,
     /// Set once the timer was started, at once after the handle was made.
-    key: Option<TimerKey>,
+    key: TimerKey,
+}
+
+impl Due {
+    /// What a timer is for: recognises asyncio's way to end a sleep.
+    pub(crate) fn new(
+        callable: Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        context: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        static ENDS_SLEEP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = callable.py();
+        let ends_sleep =
+            ENDS_SLEEP.import(py, "asyncio.futures", "_set_result_unless_cancelled")?;
+        if context.is_none()
+            && callable.is(ends_sleep)
+            && let Ok((future, result)) = args.extract::<(Bound<'_, PyAny>, Py<PyAny>)>()
+            && let Ok(future) = future.cast_exact::<Future>()
+        {
+            return Ok(Self::Result(future.clone().unbind(), result));
+        }
+        Callback::new(callable, args, context).map(Self::Callback)
+    }
+
+    /// What asyncio would have called, in which context.
+    fn as_callback(&self, py: Python<'_>) -> PyResult<Callback> {
+        match self {
+            Self::Callback(callback) => Ok(callback.clone_ref(py)),
+            Self::Result(future, result) => {
+                let callable =
+                    py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
+                let args = (future.clone_ref(py), result.clone_ref(py)).into_pyobject(py)?;
+                Callback::new(callable, args, None)
+            }
+        }
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Callback(callback) => callback.traverse(visit),
+            Self::Result(future, result) => {
+                visit.call(future)?;
+                visit.call(result)
+            }
+        }
+    }
 }
 
 impl TimerHandle {
-    pub(crate) fn new(when: f64, callback: Callback, dispatcher: Py<Dispatcher>) -> Self {
-        let pending = Pending { callback, dispatcher, key: None };
+    pub(crate) fn new(when: f64, due: Due, dispatcher: Py<Dispatcher>) -> Self {
+        let pending = Pending { due, dispatcher, key: TimerKey::NOBODY };
         let cancelled = AtomicBool::new(false);
-        Self { when, pending: GilCell::new(Some(pending)), cancelled }
+        Self { when, pending: GilSlot::new(Some(pending)), cancelled }
     }
 
     /// Remember under which key the dispatcher knows this timer.
     pub(crate) fn set_key(&self, py: Python<'_>, key: TimerKey) {
         self.pending.with(py, |pending| {
             if let Some(pending) = pending {
-                pending.key = Some(key);
+                pending.key = key;
             }
         });
     }
 
-    /// The callback, unless it was cancelled; it is the caller's to run, once.
-    pub(crate) fn take(&self, py: Python<'_>) -> Option<Callback> {
-        self.pending.with(py, Option::take).map(|pending| pending.callback)
+    /// What is due, unless it was cancelled; it is the caller's to run, once.
+    pub(crate) fn take(&self, py: Python<'_>) -> Option<Due> {
+        self.pending.take(py).map(|pending| pending.due)
     }
 
     /// Give a callback back that could not run yet; its time has come already.
     pub(crate) fn put_back(&self, py: Python<'_>, callback: Callback, dispatcher: Py<Dispatcher>) {
-        let pending = Pending { callback, dispatcher, key: None };
-        drop(self.pending.with(py, |it| it.replace(pending)));
+        let due = Due::Callback(callback);
+        let pending = Pending { due, dispatcher, key: TimerKey::NOBODY };
+        drop(self.pending.replace(py, Some(pending)));
+    }
+
+    /// What asyncio would have called, unless it was or is not to be.
+    fn callback(&self, py: Python<'_>) -> PyResult<Option<Callback>> {
+        // Making one may run the collector: the slot is not to be looked into meanwhile.
+        let Some(pending) = self.pending.take(py) else { return Ok(None) };
+        let callback = pending.due.as_callback(py);
+        drop(self.pending.replace(py, Some(pending)));
+        callback.map(Some)
     }
 }
 
@@ -213,10 +278,8 @@ impl TimerHandle {
     /// Do not run the callback; the timer is forgotten at once. Without effect once it has run.
     fn cancel(&self, py: Python<'_>) {
         self.cancelled.store(true, Relaxed);
-        let Some(pending) = self.pending.with(py, Option::take) else { return };
-        if let Some(key) = pending.key {
-            pending.dispatcher.get().forget_timer(py, key);
-        }
+        let Some(pending) = self.pending.take(py) else { return };
+        pending.dispatcher.get().forget_timer(py, pending.key);
     }
 
     /// Whether `cancel()` was called.
@@ -230,8 +293,8 @@ impl TimerHandle {
     }
 
     /// The context in which the callback will run; None once it has run or was cancelled.
-    fn get_context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.pending.with(py, |it| it.as_ref().map(|it| it.callback.context.clone_ref(py)))
+    fn get_context(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.callback(py)?.map(|it| it.context))
     }
 
     fn __hash__(&self) -> u64 {
@@ -256,8 +319,7 @@ impl TimerHandle {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let callback = self.pending.with(py, |it| it.as_ref().map(|it| it.callback.clone_ref(py)));
-        let state = describe(py, callback, self.cancelled())?;
+        let state = describe(py, self.callback(py)?, self.cancelled())?;
         Ok(format!("<TimerHandle when={} {state}>", self.when))
     }
 
@@ -265,14 +327,14 @@ impl TimerHandle {
         self.pending.traverse(&visit, |pending| match pending {
             Some(pending) => {
                 visit.call(&pending.dispatcher)?;
-                pending.callback.traverse(&visit)
+                pending.due.traverse(&visit)
             }
             None => Ok(()),
         })
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        drop(self.pending.with(py, Option::take));
+        drop(self.pending.take(py));
     }
 }
 

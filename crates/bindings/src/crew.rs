@@ -42,6 +42,9 @@ pub(crate) struct Parked {
     pub(crate) is_returning: bool,
 }
 
+/// Function, thread, since when in seconds, whether it has returned, awaiting task.
+type Blocked = (Py<PyAny>, u64, f64, bool, Option<Py<PyAny>>);
+
 /// How a call went.
 #[derive(Debug)]
 pub(crate) enum Protected<R> {
@@ -419,12 +422,13 @@ impl Crew {
     }
 
     /// The functions that are blocked: each with the thread that it blocks, since when in seconds
-    /// of the loop's time, and whether it has returned and waits for the role.
-    pub(crate) fn blocked(&self, py: Python<'_>) -> Vec<(Py<PyAny>, u64, f64, bool)> {
+    /// of the loop's time, whether it has returned and waits for the role, and the task that awaits it.
+    pub(crate) fn blocked(&self, py: Python<'_>) -> Vec<Blocked> {
         self.parked.with(py, |parked| {
             let row = |it: &Parked| {
                 let since = clock::to_seconds(it.since_ns);
-                (it.callable.clone_ref(py), it.thread_id, since, it.is_returning)
+                let task = it.task.as_ref().map(|it| it.clone_ref(py));
+                (it.callable.clone_ref(py), it.thread_id, since, it.is_returning, task)
             };
             parked.values().map(row).collect()
         })
@@ -485,8 +489,8 @@ impl Dispatcher {
     }
 
     /// The functions that are blocked: function, thread, since when in seconds of the loop's time,
-    /// and whether it has returned and waits for the role.
-    fn _blocked(&self, py: Python<'_>) -> Vec<(Py<PyAny>, u64, f64, bool)> {
+    /// whether it has returned and waits for the role, and the task that awaits it.
+    fn _blocked(&self, py: Python<'_>) -> Vec<Blocked> {
         self.crew.blocked(py)
     }
 

@@ -16,15 +16,15 @@ use pyo3::types::{PyDict, PyTuple};
 use slab::Slab;
 use threadlets_core::{Interest, Poller, PoolKey, Priority, SourceKey, Sources, TimerKey, clock};
 
-use crate::callback::{Callback, Handle, TimerHandle};
+use crate::callback::{Callback, Due, Handle, TimerHandle};
 use crate::crew::Crew;
 use crate::error::to_python;
 use crate::gil_cell::{GilCell, GilSlot};
 use crate::request::Request;
+use crate::scope::requests::Requests;
 use crate::stream::Stream;
 use crate::syslet::mailbox::Mailbox;
 use crate::syslet::pending::Awaited;
-use crate::task::registry::Registry;
 use crate::watches::Watches;
 
 /// The most that one receive takes, in bytes.
@@ -65,8 +65,8 @@ pub struct Dispatcher {
     poller: GilCell<Option<Arc<Poller>>>,
     /// Where everybody receives; borrowed for one system call and a copy.
     receive_buffer: GilCell<Option<Box<[u8]>>>,
-    /// The tasks that have not ended.
-    pub(crate) tasks: GilCell<Registry>,
+    /// The requests that have not ended: tasks, and what else belongs to scopes.
+    pub(crate) requests: GilCell<Requests>,
     /// asyncio's table may name a task of ours as the one that runs.
     pub(crate) names_task: AtomicBool,
     /// Makes tasks instead of us, if the user wants that.
@@ -309,8 +309,8 @@ impl Dispatcher {
             this.wake_if_sleeping(py)?;
             return Ok(handle);
         }
-        let callback = Callback::new(callback, args, context)?;
-        let handle = Bound::new(py, TimerHandle::new(when, callback, slf.clone().unbind()))?;
+        let due = Due::new(callback, args, context)?;
+        let handle = Bound::new(py, TimerHandle::new(when, due, slf.clone().unbind()))?;
         let request = Request::Timer(handle.clone().unbind());
         let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
         handle.get().set_key(py, key);
@@ -345,7 +345,7 @@ impl Dispatcher {
             awaited: GilCell::default(),
             poller: GilCell::new(Some(poller)),
             receive_buffer: GilCell::new(None),
-            tasks: GilCell::default(),
+            requests: GilCell::default(),
             names_task: AtomicBool::new(false),
             task_factory: GilSlot::default(),
             uses_asyncio_tasks: AtomicBool::new(false),
@@ -446,8 +446,7 @@ impl Dispatcher {
         drop(self.task_factory.take(py));
         let sources = self.sources.with(py, std::mem::take);
         let watches = self.watches.with(py, std::mem::take);
-        self.mailbox.wake_by(None);
-        drop(self.mailbox.take());
+        drop(self.mailbox.close());
         let awaited = self.awaited.with(py, std::mem::take);
         awaited.iter().for_each(|(_, it)| it.give_up());
         let poller = self.poller.with(py, Option::take);
@@ -520,6 +519,7 @@ impl Dispatcher {
         self.watches.traverse(&visit, |watches| watches.traverse(&visit))?;
         self.awaited
             .traverse(&visit, |awaited| awaited.iter().try_for_each(|(_, it)| it.visit(&visit)))?;
+        self.requests.traverse(&visit, |requests| requests.traverse(&visit))?;
         self.task_factory.traverse(&visit, |factory| visit.call(factory))?;
         self.crew.traverse(&visit)
     }

@@ -20,6 +20,7 @@ mod pool;
 mod queued_call;
 mod request;
 mod runner;
+mod scope;
 mod sock_ops;
 mod stream;
 mod syslet;
@@ -44,6 +45,10 @@ mod _core {
     use super::interpreter::thread_dict;
     #[pymodule_export]
     use super::pool::Pool;
+    #[pymodule_export]
+    use super::scope::members::Members;
+    #[pymodule_export]
+    use super::scope::sleep::{Sleep, sleep};
     #[pymodule_export]
     use super::stream::Stream;
     #[pymodule_export]

@@ -8,6 +8,8 @@ use crate::accept::Acceptor;
 use crate::callback::{Callback, Handle, TimerHandle};
 use crate::datagrams::Datagrams;
 use crate::queued_call::{Outcome, QueuedCall};
+use crate::scope::members::Members;
+use crate::scope::sleep::Sleep;
 use crate::sock_ops::Direction;
 use crate::stream::Stream;
 use crate::syslet::mailbox::Letter;
@@ -18,6 +20,10 @@ use crate::task::task::Task;
 pub(crate) enum Request {
     /// A task whose coroutine goes on.
     Step(Py<Task>),
+    /// A sleep whose time has come.
+    Sleep(Py<Sleep>),
+    /// Members of a scope that are to be told to end.
+    End(Py<Members>),
     /// A callback that cannot be cancelled: a future's.
     Plain(Box<Callback>),
     /// A callback of `call_soon`.
@@ -58,6 +64,8 @@ impl Request {
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Self::Step(task) => visit.call(task),
+            Self::Sleep(sleep) => visit.call(sleep),
+            Self::End(members) => visit.call(members),
             Self::Plain(callback) => callback.traverse(visit),
             Self::Callback(handle) => visit.call(handle),
             Self::Timer(handle) => visit.call(handle),

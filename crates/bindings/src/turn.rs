@@ -9,13 +9,16 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use threadlets_core::clock;
 
-use crate::callback::Callback;
+use crate::callback::{Callback, Due};
 use crate::crew::Crew;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
 use crate::request::Request;
 use crate::runner::Runner;
+use crate::scope::members::Members;
+use crate::scope::sleep::Sleep;
 use crate::stream::Stream;
+use crate::task::future::{Future, State};
 use crate::task::{current, step};
 use crate::watches::Watches;
 
@@ -152,6 +155,8 @@ impl Dispatcher {
         current::clear(slf);
         match request {
             Request::Step(_) => unreachable!("taken above"),
+            Request::Sleep(sleep) => Self::outlive(slf, Sleep::end(sleep.bind(py))),
+            Request::End(members) => Self::outlive(slf, Members::tell_some(members.bind(py))),
             Request::Plain(callback) => {
                 Self::run_callback(slf, *callback, |callback| Request::Plain(Box::new(callback)))
             }
@@ -163,7 +168,14 @@ impl Dispatcher {
                 None => Ok(()),
             },
             Request::Timer(handle) => match handle.get().take(py) {
-                Some(callback) => Self::run_callback(slf, callback, |callback| {
+                Some(Due::Result(future, result)) => {
+                    let future = future.bind(py);
+                    if future.get().is_done(py) {
+                        return Ok(());
+                    }
+                    Self::outlive(slf, Future::settle(future, State::Result(result)))
+                }
+                Some(Due::Callback(callback)) => Self::run_callback(slf, callback, |callback| {
                     handle.get().put_back(py, callback, slf.clone().unbind());
                     Request::Timer(handle.clone_ref(py))
                 }),

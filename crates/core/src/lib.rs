@@ -3,19 +3,21 @@
 //! It knows nothing of Python. A request, a timer's value, and a source's owner are type
 //! parameters here; the bindings crate fills them in with Python objects.
 //!
-//! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`pools`], [`poller`]
+//! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`pools`], [`scopes`], [`poller`]
 //! and [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
 //! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
-//! (how the dispatcher's role moves between threads).
+//! (how the dispatcher's role moves between threads), [`letterbox`] (how threads reach each other).
 
 pub mod buffers;
 pub mod clock;
 pub mod dispatcher;
 pub mod engine;
 pub mod error;
+pub mod letterbox;
 pub mod op;
 pub mod poller;
 pub mod pools;
+pub mod scopes;
 pub mod sources;
 pub mod stream;
 pub mod syslet;
@@ -26,8 +28,10 @@ pub mod write_queue;
 
 pub use dispatcher::Dispatcher;
 pub use error::{Error, Result};
+pub use letterbox::Letterbox;
 pub use poller::{Interest, Poller, Readiness};
 pub use pools::{PoolKey, Pools, Priority};
+pub use scopes::{MemberKey, ScopeKey, Scopes};
 pub use sources::{SourceKey, Sources};
 pub use stream::Stream;
 pub use timers::{TimerKey, Timers};

@@ -1,70 +1,87 @@
-//! Timers: a four-ary heap in which every timer can be cancelled by its key.
+//! Timers: a heap in which every timer can be cancelled by its key.
 //!
-//! A cancelled timer leaves the heap at once, so that what it refers to is released at once and
-//! the count of outstanding timers is exact. Timers with equal deadlines fire in the order in
-//! which they were started. It knows nothing of clocks: times are passed in.
+//! Cancelling gives the timer's value back at once, so that what it refers to is released at once and
+//! the count of outstanding timers is exact. Its node stays behind in the heap; when half of the nodes
+//! are such, all of them are removed in one pass. So cancelling costs the same however many timers there
+//! are, and a million of them need no million walks through the heap. Timers with equal deadlines fire
+//! in the order in which they were started. It knows nothing of clocks: times are passed in.
 
 use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 
-const ARITY: usize = 4;
 const NO_SLOT: u32 = u32::MAX;
+
+/// Fewer nodes than this are not worth a pass.
+const PASS_MIN: usize = 64;
 
 /// Names one timer. A key whose timer fired or was cancelled names nothing, even after its slot
 /// has been used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimerKey {
     slot: u32,
-    generation: u32,
+    /// Of how many timers had been started before, the low bits: they tell the slot's timers apart.
+    started: u32,
 }
 
-#[derive(Debug, Clone, Copy)]
+impl TimerKey {
+    /// Names no timer.
+    pub const NOBODY: Self = Self { slot: NO_SLOT, started: 0 };
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Node {
     deadline_ns: u64,
-    started: u64,
-    slot: u32,
+    key: TimerKey,
 }
 
-impl Node {
-    fn order(&self, other: &Self) -> Ordering {
-        (self.deadline_ns, self.started).cmp(&(other.deadline_ns, other.started))
+impl Ord for Node {
+    /// The greatest node of a heap is the first to fire.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let started_after = other.key.started.wrapping_sub(self.key.started) as i32;
+        other.deadline_ns.cmp(&self.deadline_ns).then(started_after.cmp(&0))
     }
+}
 
-    fn is_before(&self, other: &Self) -> bool {
-        self.order(other) == Ordering::Less
+impl PartialOrd for Node {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
 #[derive(Debug)]
 enum State<T> {
-    Waiting { heap_idx: u32, value: T },
+    Waiting(T),
     Free { next: u32 },
 }
 
 #[derive(Debug)]
 struct Slot<T> {
-    generation: u32,
+    started: u32,
     state: State<T>,
 }
 
 /// The outstanding timers of one dispatcher, each with a value of type `T`.
 #[derive(Debug)]
 pub struct Timers<T> {
-    heap: Vec<Node>,
+    /// Its first node is never that of a cancelled timer.
+    heap: BinaryHeap<Node>,
     slots: Vec<Slot<T>>,
     free: u32,
-    n_started: u64,
+    n_cancelled: usize,
+    n_started: u32,
 }
 
 impl<T> Default for Timers<T> {
     fn default() -> Self {
-        Self { heap: Vec::new(), slots: Vec::new(), free: NO_SLOT, n_started: 0 }
+        let heap = BinaryHeap::new();
+        Self { heap, slots: Vec::new(), free: NO_SLOT, n_cancelled: 0, n_started: 0 }
     }
 }
 
 impl<T> Timers<T> {
     /// How many timers are outstanding.
     pub fn len(&self) -> usize {
-        self.heap.len()
+        self.heap.len() - self.n_cancelled
     }
 
     /// Whether no timer is outstanding.
@@ -74,112 +91,97 @@ impl<T> Timers<T> {
 
     /// When the next timer is due, if there is one.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        self.heap.first().map(|node| node.deadline_ns)
+        self.heap.peek().map(|node| node.deadline_ns)
     }
 
     /// The values of all outstanding timers, in no particular order.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(|slot| match &slot.state {
-            State::Waiting { value, .. } => Some(value),
+            State::Waiting(value) => Some(value),
             State::Free { .. } => None,
         })
     }
 
     /// Start a timer.
     pub fn start(&mut self, deadline_ns: u64, value: T) -> TimerKey {
-        let heap_idx = self.heap.len() as u32;
-        let slot = self.fill_slot(State::Waiting { heap_idx, value });
-        self.heap.push(Node { deadline_ns, started: self.n_started, slot });
-        self.n_started += 1;
-        self.rise(heap_idx as usize);
-        TimerKey { slot, generation: self.slots[slot as usize].generation }
+        let key = TimerKey { slot: self.free_slot(), started: self.n_started };
+        self.n_started = self.n_started.wrapping_add(1);
+        let filled = Slot { started: key.started, state: State::Waiting(value) };
+        match self.slots.get_mut(key.slot as usize) {
+            Some(slot) => *slot = filled,
+            None => self.slots.push(filled),
+        }
+        self.heap.push(Node { deadline_ns, key });
+        key
     }
 
     /// Cancel a timer and give its value back; `None` if it has fired or was cancelled before.
     pub fn cancel(&mut self, key: TimerKey) -> Option<T> {
-        let slot = self.slots.get(key.slot as usize)?;
-        if slot.generation != key.generation {
-            return None;
+        let value = self.take(key)?;
+        self.n_cancelled += 1;
+        if self.heap.len() >= PASS_MIN && self.n_cancelled * 2 > self.heap.len() {
+            let slots = &self.slots;
+            self.heap.retain(|node| is_waiting(slots, node.key));
+            self.n_cancelled = 0;
         }
-        let State::Waiting { heap_idx, .. } = slot.state else { return None };
-        Some(self.remove_at(heap_idx as usize))
+        self.uncover();
+        Some(value)
     }
 
     /// The value of the earliest timer if it is due at `now_ns`; that timer has fired.
     pub fn pop_due(&mut self, now_ns: u64) -> Option<T> {
-        (self.next_deadline_ns()? <= now_ns).then(|| self.remove_at(0))
-    }
-
-    fn fill_slot(&mut self, state: State<T>) -> u32 {
-        if self.free == NO_SLOT {
-            self.slots.push(Slot { generation: 0, state });
-            return (self.slots.len() - 1) as u32;
+        if self.next_deadline_ns()? > now_ns {
+            return None;
         }
-        let slot_idx = self.free;
-        let slot = &mut self.slots[slot_idx as usize];
-        let State::Free { next } = slot.state else {
-            unreachable!("the free list holds free slots")
-        };
-        self.free = next;
-        slot.state = state;
-        slot_idx
-    }
-
-    fn remove_at(&mut self, heap_idx: usize) -> T {
-        let removed = self.heap.swap_remove(heap_idx);
-        if let Some(moved) = self.heap.get(heap_idx).copied() {
-            self.place(heap_idx, moved);
-            // The node from the end may belong above or below the gap, never both.
-            self.sink(heap_idx);
-            self.rise(heap_idx);
-        }
-        let slot = &mut self.slots[removed.slot as usize];
-        slot.generation = slot.generation.wrapping_add(1);
-        let state = std::mem::replace(&mut slot.state, State::Free { next: self.free });
-        self.free = removed.slot;
-        let State::Waiting { value, .. } = state else {
-            unreachable!("the heap holds waiting slots")
-        };
+        let first = self.heap.pop()?;
+        let value = self.take(first.key);
+        self.uncover();
         value
     }
 
-    fn place(&mut self, at: usize, node: Node) {
-        self.heap[at] = node;
-        if let State::Waiting { heap_idx, .. } = &mut self.slots[node.slot as usize].state {
-            *heap_idx = at as u32;
+    fn free_slot(&mut self) -> u32 {
+        if self.free == NO_SLOT {
+            return self.slots.len() as u32;
+        }
+        let slot_idx = self.free;
+        let State::Free { next } = self.slots[slot_idx as usize].state else {
+            unreachable!("the free list holds free slots")
+        };
+        self.free = next;
+        slot_idx
+    }
+
+    /// Take a waiting timer's value, and free its slot.
+    fn take(&mut self, key: TimerKey) -> Option<T> {
+        if !is_waiting(&self.slots, key) {
+            return None;
+        }
+        let free = State::Free { next: std::mem::replace(&mut self.free, key.slot) };
+        match std::mem::replace(&mut self.slots[key.slot as usize].state, free) {
+            State::Waiting(value) => Some(value),
+            State::Free { .. } => unreachable!("looked at above"),
         }
     }
 
-    fn rise(&mut self, mut at: usize) {
-        let node = self.heap[at];
-        while at > 0 {
-            let parent = (at - 1) / ARITY;
-            if !node.is_before(&self.heap[parent]) {
-                break;
-            }
-            self.place(at, self.heap[parent]);
-            at = parent;
+    /// See to it that the first node is a waiting timer's.
+    fn uncover(&mut self) {
+        while let Some(node) = self.heap.peek()
+            && !is_waiting(&self.slots, node.key)
+        {
+            self.heap.pop();
+            self.n_cancelled -= 1;
         }
-        self.place(at, node);
+        if self.heap.is_empty() && self.slots.len() > PASS_MIN {
+            // A storm of timers need not be remembered for ever.
+            (self.heap, self.slots, self.free) = (BinaryHeap::new(), Vec::new(), NO_SLOT);
+        }
     }
+}
 
-    fn sink(&mut self, mut at: usize) {
-        let node = self.heap[at];
-        loop {
-            let first = at * ARITY + 1;
-            let end = (first + ARITY).min(self.heap.len());
-            let Some(least) = (first..end).min_by(|&a, &b| self.heap[a].order(&self.heap[b]))
-            else {
-                break;
-            };
-            if !self.heap[least].is_before(&node) {
-                break;
-            }
-            self.place(at, self.heap[least]);
-            at = least;
-        }
-        self.place(at, node);
-    }
+fn is_waiting<T>(slots: &[Slot<T>], key: TimerKey) -> bool {
+    slots
+        .get(key.slot as usize)
+        .is_some_and(|it| it.started == key.started && matches!(it.state, State::Waiting(_)))
 }
 
 #[cfg(test)]
@@ -229,7 +231,23 @@ mod tests {
             2 => (0..200usize).prop_map(Step::Cancel),
             1 => (0..50u64).prop_map(Step::Fire),
         ];
-        prop::collection::vec(step, 0..200)
+        prop::collection::vec(step, 0..400)
+    }
+
+    #[test]
+    fn cancelled_timers_give_their_room_back() {
+        let mut timers = Timers::default();
+        let stays = timers.start(u64::MAX, 0);
+        for round in 0..10 {
+            let keys: Vec<_> = (0..1000).map(|at| timers.start(round * 1000 + at, 1)).collect();
+            keys.into_iter().for_each(|key| assert_eq!(Some(1), timers.cancel(key)));
+        }
+        assert_eq!(1, timers.len());
+        assert!(timers.heap.len() < 2 * PASS_MIN, "{} nodes stay", timers.heap.len());
+        assert_eq!(1001, timers.slots.len());
+        assert_eq!(Some(0), timers.cancel(stays));
+        assert_eq!(0, timers.slots.len());
+        assert_eq!(None, timers.cancel(stays));
     }
 
     proptest! {

@@ -13,16 +13,15 @@ import functools
 import os
 import sys
 import threading
-import time
 import traceback
 import warnings
 import weakref
 from asyncio import events
-from collections.abc import Callable
 from typing import Any, Self
 
 from threadlets import _core
 from threadlets.aio.affinity import Affinity, thread_name
+from threadlets.scopes.blocked import blocked_functions
 
 _dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
 
@@ -76,11 +75,7 @@ class CrewDispatcher(_core.Dispatcher):
         """Warn of functions that are blocked still when the dispatcher is closed."""
         if not n_threads:
             return
-        now = time.monotonic()
-        blocked = [
-            f"{_name_of(function)} for {now - since:.1f} s, at:\n{stack_of(thread)}"
-            for function, thread, since, _ in self._blocked()
-        ]
+        blocked = [str(it) for it in blocked_functions(self)]
         warnings.warn(
             f"{self!r} was closed while functions were blocked; they cannot be stopped, their "
             f"threads end when they return: {'; '.join(blocked) or n_threads}",
@@ -120,7 +115,7 @@ class LoopCrew(CrewDispatcher):
 
     async def _turn(self, pool: _core.Pool | None) -> None:
         """Wait until a call may start: its pool has a place for it, and the loop a thread."""
-        turn: asyncio.Future[None] = asyncio.Future(loop=self)  # type: ignore[arg-type]
+        turn = self.create_future()
         self._submit_turn(turn, pool)
         try:
             await turn
@@ -135,7 +130,7 @@ class LoopCrew(CrewDispatcher):
         self, pool: _core.Pool | None, call: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Call a function outside of the awaiting coroutine's stack, which need not wait for it."""
-        outcome: asyncio.Future[Any] = asyncio.Future(loop=self)  # type: ignore[arg-type]
+        outcome = self.create_future()
         context = contextvars.copy_context()
         self._submit_call(outcome, False, pool, context.run, call, kwargs)
         return await outcome
@@ -147,10 +142,6 @@ def stack_of(thread: int | None) -> str:
     if frame is None:
         return "  ?"
     return f"  Thread {thread_name(thread)!r}:\n" + "".join(traceback.format_stack(frame)).rstrip()
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", None) or repr(function)
 
 
 def _reset_after_fork() -> None:

@@ -26,6 +26,7 @@ from threadlets.aio.serving import Serving
 from threadlets.aio.tasks import show_tasks_of
 from threadlets.aio.transports import SocketTransport
 from threadlets.executor import ThreadletExecutor
+from threadlets.scopes.leaks import describe_what_is_left, report_leak
 
 #: After how many milliseconds a function that computes lets the loop go on without it: those of the
 #: interpreter's own switch interval. Less gains little and takes over from more (docs/threadlets.md).
@@ -118,7 +119,18 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
                     signal.set_wakeup_fd(current)
 
     def close(self) -> None:
-        """Close the loop and drop what is still queued. Closing it twice does nothing."""
+        """Close the loop and drop what is still queued. Closing it twice does nothing.
+
+        Requests that have not ended, and descriptors that are registered, are named in a
+        `ResourceWarning`; in debug mode the loop is closed all the same, and then that is an error.
+
+        Raises:
+            LeakError: in debug mode, something was outstanding.
+            RuntimeError: the loop is running.
+        """
+        was_closed, left = self._closed, ""
+        if not was_closed and not self.is_running():
+            left = describe_what_is_left(self)
         super().close()
         if self._closed:
             self._warn_of_blocked(self._stop_crew())
@@ -126,6 +138,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             self._socket_transports.clear()
             # It refers to threads, and those to the loop, where the collector does not see it.
             self.__dict__.pop("_affinity", None)
+        if left:
+            report_leak(self, left)
 
     # -- executors -------------------------------------------------------------------------------
 

@@ -21,13 +21,20 @@ class _AllTasks(weakref.WeakSet["asyncio.Task[Any]"]):
 
     def __iter__(self) -> Iterator[asyncio.Task[Any]]:
         yield from super().__iter__()
-        for loop in list(_loops):
-            yield from loop._tasks()
+        for loop in loops():
+            for request in loop._requests():
+                if isinstance(request, asyncio.Task):
+                    yield request
 
 
 def show_tasks_of(loop: Dispatcher) -> None:
     """Have `asyncio.all_tasks` find the tasks of a loop for as long as it exists."""
     _loops.add(loop)
+
+
+def loops() -> list[Dispatcher]:
+    """The loops that exist, closed ones among them."""
+    return list(_loops)
 
 
 def _extend_the_set() -> None:

@@ -9,6 +9,7 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
+use threadlets_core::MemberKey;
 
 use super::iter::FutureIter;
 use super::waiters::Waiter;
@@ -16,6 +17,8 @@ use super::{names, slots};
 use crate::callback::current_context;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
+use crate::scope::members::Members;
+use crate::scope::sleep::Sleep;
 
 /// Where a future stands.
 #[derive(Debug, Default)]
@@ -26,6 +29,7 @@ pub(crate) enum State {
     /// Not done; one waits.
     Awaited(Waiter),
     /// Not done; several wait.
+    #[expect(clippy::box_collection, reason = "a state of two words, in every future")]
     AwaitedBy(Box<Vec<Waiter>>),
     Result(Py<PyAny>),
     Error(Py<PyBaseException>),
@@ -82,6 +86,8 @@ pub(crate) struct Future {
     pub(crate) dispatcher: Py<Dispatcher>,
     pub(super) state: GilSlot<State>,
     extras: GilSlot<Option<Box<Extras>>>,
+    /// What it is in its scope.
+    pub(crate) member: GilSlot<MemberKey>,
     /// It was handed to whoever drives the coroutine that awaits it, and he has not taken it yet.
     pub(crate) is_blocking: GilSlot<bool>,
     /// Nobody has asked for the exception yet.
@@ -100,6 +106,7 @@ impl Future {
             dispatcher,
             state: GilSlot::default(),
             extras: GilSlot::default(),
+            member: GilSlot::new(MemberKey::NOBODY),
             is_blocking: GilSlot::new(false),
             log_traceback: GilSlot::new(false),
         }
@@ -123,6 +130,11 @@ impl Future {
     #[inline]
     pub(crate) fn is_failed(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| matches!(state, State::Error(_) | State::Cancelled))
+    }
+
+    /// Whether somebody waits for it.
+    pub(crate) fn is_awaited(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |it| matches!(it, State::Awaited(_) | State::AwaitedBy(_)))
     }
 
     /// Nobody need be told of the exception.
@@ -238,11 +250,18 @@ impl Future {
         let this = slf.get();
         let dispatcher = this.dispatcher.get();
         match this.state.replace(py, state) {
-            State::Awaited(waiter) => waiter.wake(dispatcher, slf),
+            State::Awaited(waiter) => waiter.wake(dispatcher, slf)?,
             State::AwaitedBy(waiters) => {
-                waiters.into_iter().try_for_each(|it| it.wake(dispatcher, slf))
+                waiters.into_iter().try_for_each(|it| it.wake(dispatcher, slf))?;
             }
-            _ => Ok(()),
+            _ => {}
+        }
+        if let Ok(sleep) = slf.cast_exact::<Sleep>() {
+            sleep.get().forget(py, dispatcher);
+        }
+        match dispatcher.requests.with(py, |it| it.leave(py, this)) {
+            Some(left) => Members::request_ended(slf, left),
+            None => Ok(()),
         }
     }
 
@@ -251,19 +270,15 @@ impl Future {
         let this = slf.get();
         match this.dispatcher.get().check_closed() {
             Ok(()) => Self::settle(slf, state),
-            Err(closed) => match this.state.replace(slf.py(), state) {
-                State::Awaited(_) | State::AwaitedBy(_) => Err(closed),
-                _ => Ok(()),
-            },
+            Err(closed) => {
+                let waited = this.state.take(slf.py());
+                Self::settle(slf, state)?;
+                match waited {
+                    State::Awaited(_) | State::AwaitedBy(_) => Err(closed),
+                    _ => Ok(()),
+                }
+            }
         }
-    }
-
-    /// Give the future its result unless it is done.
-    pub(crate) fn resolve(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
-        if slf.get().is_done(slf.py()) {
-            return Ok(());
-        }
-        Self::settle(slf, State::Result(result))
     }
 
     /// Give the future an exception unless it is done; somebody must ask for it.
@@ -331,6 +346,16 @@ impl Future {
         })
     }
 
+    /// The exception, which has been seen herewith.
+    pub(crate) fn seen_error(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
+        let error = self.state.with(py, |state| match state {
+            State::Error(error) => Some(error.clone_ref(py)),
+            _ => None,
+        })?;
+        self.log_traceback.set(py, false);
+        Some(error)
+    }
+
     /// The exception that nobody has asked for, to be reported when the future goes.
     pub(super) fn unseen_error(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
         if !self.log_traceback.get(py) {
@@ -359,6 +384,7 @@ impl Future {
     fn __init__(&self, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) {}
 
     #[classmethod]
+    #[pyo3(signature = (item, /))]
     fn __class_getitem__<'py>(
         cls: &Bound<'py, PyType>,
         item: Bound<'py, PyAny>,
@@ -411,7 +437,7 @@ impl Future {
     }
 
     /// Call `fn(future)` in the loop once the future is done.
-    #[pyo3(signature = (r#fn, *, context=None))]
+    #[pyo3(signature = (r#fn, /, *, context=None))]
     fn add_done_callback(
         slf: &Bound<'_, Self>,
         r#fn: Py<PyAny>,
@@ -434,6 +460,7 @@ impl Future {
     }
 
     /// Remove a callback, however often it was added; how often that was.
+    #[pyo3(signature = (r#fn, /))]
     fn remove_done_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<usize> {
         let py = slf.py();
         let this = slf.get();
@@ -469,12 +496,14 @@ impl Future {
     }
 
     /// Give the future its result.
+    #[pyo3(signature = (result, /))]
     fn set_result(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
         Self::check_pending(slf)?;
         Self::settle_if_open(slf, State::Result(result))
     }
 
     /// Give the future an exception: an instance, or a class to be instantiated.
+    #[pyo3(signature = (exception, /))]
     fn set_exception(slf: &Bound<'_, Self>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         Self::check_pending(slf)?;
@@ -500,6 +529,33 @@ impl Future {
     fn get_loop(&self, py: Python<'_>) -> Py<Dispatcher> {
         self.dispatcher.clone_ref(py)
     }
+
+    /// Raise an exception in whoever awaits the future: what happens without this method, too, but only
+    /// after a vain look for it.
+    #[pyo3(signature = (kind, value=None, traceback=None))]
+    fn throw(
+        &self,
+        kind: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let error = if kind.is_instance_of::<PyBaseException>() {
+            kind
+        } else {
+            match value {
+                Some(value) if value.is_instance_of::<PyBaseException>() => value,
+                Some(value) => kind.call1((value,))?,
+                None => kind.call0()?,
+            }
+        };
+        if let Some(traceback) = traceback {
+            error.setattr(intern!(error.py(), "__traceback__"), traceback)?;
+        }
+        Err(PyErr::from_value(error))
+    }
+
+    /// End the await: there is nothing to end.
+    fn close(&self) {}
 
     /// What whoever drives a coroutine by hand goes through; `await` needs none (`slots.rs`).
     fn __await__(slf: Py<Self>) -> FutureIter {

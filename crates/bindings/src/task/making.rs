@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 use super::future::Future;
 use super::task::{Start, Task};
 use crate::dispatcher::Dispatcher;
+use crate::scope::members::counts_by_name;
 
 /// Make a task or a future as asyncio's own loop does.
 fn as_asyncio<'py>(
@@ -118,8 +119,32 @@ impl Dispatcher {
         self.uses_asyncio_tasks.store(enabled, Relaxed);
     }
 
-    /// The native tasks of this loop that have not ended.
-    fn _tasks<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, Task>> {
-        self.tasks.with(py, |tasks| tasks.tasks(py))
+    /// The requests of this loop that have not ended: tasks, and what else belongs to scopes.
+    fn _requests<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, Future>> {
+        self.requests.with(py, |it| it.requests(py, None))
+    }
+
+    /// The scope that a task was started in; None: in none.
+    fn _scope_of(&self, task: &Bound<'_, PyAny>) -> Option<Py<PyAny>> {
+        let py = task.py();
+        let task = task.cast::<Task>().ok()?;
+        let owner = self.requests.with(py, |it| it.owner_of(py, task.as_super().get()))?;
+        owner.get().scope(py)
+    }
+
+    /// What the loop has outstanding: requests by kind, callbacks that are ready, timers, runs in an
+    /// engine's hands, descriptors that are registered, functions that are blocked, threads that are
+    /// not idle.
+    fn _outstanding<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counts = counts_by_name(py, self.requests.with(py, |it| it.n_requests(None)))?;
+        let (n_ready, n_timers) = self.queues.with(py, |it| (it.n_ready(), it.n_timers()));
+        counts.set_item("ready", n_ready)?;
+        counts.set_item("timers", n_timers)?;
+        counts.set_item("runs", self.awaited.with(py, |it| it.len()))?;
+        counts.set_item("descriptors", self.sources.with(py, |it| it.len()))?;
+        counts.set_item("blocked", self.crew.n_parked.load(Relaxed))?;
+        let n_threads = self.crew.roster.with(py, |it| it.n_threads() - it.n_standby());
+        counts.set_item("threads", n_threads)?;
+        Ok(counts)
     }
 }

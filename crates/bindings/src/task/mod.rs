@@ -5,7 +5,6 @@ pub(crate) mod future;
 mod iter;
 mod making;
 pub(crate) mod names;
-pub(crate) mod registry;
 mod showing;
 pub(crate) mod slots;
 pub(crate) mod step;

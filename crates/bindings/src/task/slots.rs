@@ -13,15 +13,18 @@ use pyo3::types::{PyDict, PyType};
 
 use super::future::{Future, Outcome};
 use super::task::Task;
+use crate::scope::sleep::Sleep;
 
-/// How PyO3 frees a future, and a task.
+/// How PyO3 frees them.
 static FREE_FUTURE: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_TASK: OnceLock<ffi::destructor> = OnceLock::new();
+static FREE_SLEEP: OnceLock<ffi::destructor> = OnceLock::new();
 
 /// Fill the slots; before anybody makes a future.
 pub(crate) fn fill(py: Python<'_>) {
     fill_type(&py.get_type::<Future>(), &FREE_FUTURE, dealloc_future);
     fill_type(&py.get_type::<Task>(), &FREE_TASK, dealloc_task);
+    fill_type(&py.get_type::<Sleep>(), &FREE_SLEEP, dealloc_sleep);
 }
 
 fn fill_type(
@@ -132,6 +135,11 @@ unsafe extern "C" fn dealloc_task(slf: *mut ffi::PyObject) {
     unsafe { dealloc(slf, &FREE_TASK) }
 }
 
+unsafe extern "C" fn dealloc_sleep(slf: *mut ffi::PyObject) {
+    // SAFETY: as in `dealloc_future`.
+    unsafe { dealloc(slf, &FREE_SLEEP) }
+}
+
 /// # Safety
 /// The last reference is gone; the object is of the type that `free` is for.
 unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
@@ -166,12 +174,12 @@ pub(super) fn say_goodbye(object: &Bound<'_, PyAny>) {
     }
 }
 
-/// Whatever comes of it: the registry must not lead to memory that is gone.
+/// Whatever comes of it: the loop's list must not lead to memory that is gone.
 fn forget_task(object: &Bound<'_, PyAny>) {
     if let Ok(task) = object.cast::<Task>() {
         let py = object.py();
-        let dispatcher = task.as_super().get().dispatcher.get();
-        dispatcher.tasks.with(py, |tasks| tasks.remove(py, task.get()));
+        let future = task.as_super().get();
+        drop(future.dispatcher.get().requests.with(py, |it| it.leave(py, future)));
     }
 }
 

@@ -18,6 +18,7 @@ use super::waiters::Waiter;
 use crate::callback::in_context;
 use crate::dispatcher::Dispatcher;
 use crate::request::Request;
+use crate::scope::sleep::Sleep;
 
 /// Where a coroutine has come to.
 enum Reached<'py> {
@@ -135,8 +136,11 @@ fn failure(waited_for: Bound<'_, PyAny>) -> Option<PyErr> {
 /// The object as a future of ours. One of a derived class is not: its methods may be its own.
 #[inline]
 fn as_ours<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Future>> {
-    if object.is_exact_instance_of::<Future>() || object.is_exact_instance_of::<Task>() {
-        // SAFETY: a task is a future.
+    if object.is_exact_instance_of::<Future>()
+        || object.is_exact_instance_of::<Task>()
+        || object.is_exact_instance_of::<Sleep>()
+    {
+        // SAFETY: tasks and sleeps are futures.
         return Some(unsafe { object.cast_unchecked() });
     }
     None
@@ -187,9 +191,9 @@ fn end(task: &Bound<'_, Task>, result: Py<PyAny>) -> PyResult<()> {
     if task.get().must_cancel.get(py) {
         // It was cancelled before it could notice.
         task.get().must_cancel.set(py, false);
-        return Task::end(task, State::Cancelled);
+        return Future::settle(task.as_super(), State::Cancelled);
     }
-    Task::end(task, State::Result(result))
+    Future::settle(task.as_super(), State::Result(result))
 }
 
 fn fail(task: &Bound<'_, Task>, error: PyErr) -> PyResult<()> {
@@ -198,13 +202,11 @@ fn fail(task: &Bound<'_, Task>, error: PyErr) -> PyResult<()> {
     if names::is_cancelled_error(py, &error)? {
         let error = error.into_value(py);
         drop(future.get().with_extras(py, |it| it.cancelled_error.replace(error)));
-        return Task::end(task, State::Cancelled);
+        return Future::settle(task.as_super(), State::Cancelled);
     }
     let ends_the_loop =
         error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py);
     let value: Bound<'_, PyBaseException> = error.clone_ref(py).into_value(py).into_bound(py);
-    let dispatcher = future.get().dispatcher.get();
-    dispatcher.tasks.with(py, |tasks| tasks.remove(py, task.get()));
     Future::fail(future, value)?;
     if ends_the_loop { Err(error) } else { Ok(()) }
 }

@@ -11,8 +11,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyType};
 
-use super::future::{Future, State};
-use super::registry::NOWHERE;
+use super::future::Future;
 use super::{names, showing, slots, step};
 use crate::callback::current_context;
 use crate::dispatcher::Dispatcher;
@@ -30,13 +29,22 @@ pub(crate) struct Task {
     /// What the coroutine awaits; for a moment longer than it is not done.
     pub(super) waits_for: GilSlot<Option<Py<PyAny>>>,
     number: u64,
-    /// Where the loop's registry has it.
-    pub(super) place: GilSlot<u32>,
     n_cancels: GilSlot<u32>,
     /// The next step throws `CancelledError` in.
     pub(super) must_cancel: GilSlot<bool>,
+    pub(crate) shield: GilSlot<Shield>,
     /// Nobody need be told when it goes before it has ended.
     goes_silently: GilSlot<bool>,
+}
+
+/// Whether cancelling its scope reaches a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shield {
+    Down,
+    /// The task is in a scope of its own that is shielded.
+    Up,
+    /// It was to be cancelled meanwhile.
+    Hit,
 }
 
 /// When a new task takes its first step.
@@ -80,9 +88,9 @@ impl Task {
             context: context.unbind(),
             waits_for: GilSlot::default(),
             number: N_MADE.fetch_add(1, Relaxed) + 1,
-            place: GilSlot::new(NOWHERE),
             n_cancels: GilSlot::new(0),
             must_cancel: GilSlot::new(false),
+            shield: GilSlot::new(Shield::Down),
             goes_silently: GilSlot::new(true),
         };
         Ok(PyClassInitializer::from(future).add_subclass(task))
@@ -98,7 +106,7 @@ impl Task {
         }
         let dispatcher = future.dispatcher.bind(py);
         let this = dispatcher.get();
-        this.tasks.with(py, |tasks| tasks.add(slf));
+        this.requests.with(py, |requests| requests.join_root(slf));
         slf.get().goes_silently.set(py, false);
         if start == Start::Eager && this.thread().is_some() {
             return step::start_eagerly(dispatcher, slf);
@@ -163,15 +171,6 @@ impl Task {
         // SAFETY: it was entered above.
         unsafe { ffi::Py_LeaveRecursiveCall() };
         outcome
-    }
-
-    /// The task has ended: it is nobody's any more but those who hold it.
-    pub(super) fn end(slf: &Bound<'_, Self>, state: State) -> PyResult<()> {
-        let py = slf.py();
-        let future = slf.as_super();
-        let dispatcher = future.get().dispatcher.get();
-        dispatcher.tasks.with(py, |tasks| tasks.remove(py, slf.get()));
-        Future::settle(future, state)
     }
 
     /// Whether whoever holds the last reference should be told that the task has not ended.
@@ -281,6 +280,7 @@ impl Task {
         }
     }
 
+    #[pyo3(signature = (value, /))]
     fn set_name(slf: &Bound<'_, Self>, value: Bound<'_, PyAny>) -> PyResult<()> {
         slf.get().rename(slf.as_super().get(), value)
     }
@@ -304,10 +304,12 @@ impl Task {
         slf.py().import("asyncio.base_tasks")?.call_method1("_task_print_stack", (slf, limit, file))
     }
 
+    #[pyo3(signature = (_result, /))]
     fn set_result(&self, _result: Bound<'_, PyAny>) -> PyResult<()> {
         Err(PyRuntimeError::new_err("Task does not support set_result operation"))
     }
 
+    #[pyo3(signature = (_exception, /))]
     fn set_exception(&self, _exception: Bound<'_, PyAny>) -> PyResult<()> {
         Err(PyRuntimeError::new_err("Task does not support set_exception operation"))
     }
@@ -319,6 +321,13 @@ impl Task {
     /// What a future that is not of ours calls when it is done; the task's context has been entered.
     fn _wakeup(slf: &Bound<'_, Self>, _future: &Bound<'_, PyAny>) -> PyResult<()> {
         step::take_in_context(slf)
+    }
+
+    /// Have cancelling the task's scope not reach it, or reach it again; whether it was to be cancelled
+    /// meanwhile.
+    fn _set_shield(&self, py: Python<'_>, is_up: bool) -> bool {
+        let up_or_down = if is_up { Shield::Up } else { Shield::Down };
+        self.shield.replace(py, up_or_down) == Shield::Hit
     }
 
     #[getter]

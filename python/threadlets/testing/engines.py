@@ -1,4 +1,4 @@
-"""Help for tests: programs on an engine of one's choice, a seeded simulation among them."""
+"""Programs on an engine of one's choice, a seeded simulation among them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 from threadlets import _core
-
-__all__ = ["use_engine"]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,260 @@
+//! `Members`: the requests of one scope, natively. What a scope means is decided in Python
+//! (`threadlets/scopes`).
+
+use pyo3::PyTraverseError;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use threadlets_core::{MemberKey, ScopeKey, clock};
+
+use super::requests::{Kind, Left};
+use crate::dispatcher::Dispatcher;
+use crate::gil_cell::GilSlot;
+use crate::request::Request;
+use crate::task::future::Future;
+use crate::task::task::{Shield, Start, Task};
+
+/// How long one request goes on telling members to end, in nanoseconds.
+const BUDGET_NS: u64 = 1_000_000;
+/// How many tasks it tells at most: each of them takes a step in the next burst.
+const N_TASKS_MAX: usize = 512;
+/// How many members are told between two looks at the clock.
+const N_BETWEEN_LOOKS: usize = 64;
+
+/// The members of one open scope.
+#[pyclass(frozen, weakref, module = "threadlets._core")]
+pub(crate) struct Members {
+    dispatcher: Py<Dispatcher>,
+    /// None once the scope is closed.
+    key: GilSlot<Option<ScopeKey>>,
+    /// The scope: its `_failed(request, exception)` is called when a member fails.
+    scope: GilSlot<Option<Py<PyAny>>>,
+    /// Done when the last member has ended.
+    emptied: GilSlot<Vec<Py<PyAny>>>,
+    /// What members are told to end with; None: they are not to end.
+    ending: GilSlot<Option<Py<PyAny>>>,
+    /// A request is queued that tells more of them.
+    tells_more: GilSlot<bool>,
+}
+
+impl Members {
+    fn key(&self, py: Python<'_>) -> PyResult<ScopeKey> {
+        self.key.get(py).ok_or_else(|| PyRuntimeError::new_err("the scope is closed"))
+    }
+
+    /// A request has left its scope because it has ended.
+    pub(crate) fn request_ended(request: &Bound<'_, Future>, left: Left) -> PyResult<()> {
+        let py = request.py();
+        let Some(owner) = left.owner else { return Ok(()) };
+        let this = owner.get();
+        if let Some(error) = request.get().seen_error(py)
+            && let Some(scope) = this.scope(py)
+        {
+            scope.call_method1(py, intern!(py, "_failed"), (request, error))?;
+        }
+        if left.is_last {
+            for emptied in this.emptied.take(py) {
+                if !emptied.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
+                    emptied.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The scope that these are the members of; none once it is closed.
+    pub(crate) fn scope(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.scope.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
+    }
+
+    /// Tell members to end, as many as there is time for; the others in the next burst.
+    pub(crate) fn tell_some(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        this.tells_more.set(py, false);
+        let Some(key) = this.key.get(py) else { return Ok(()) };
+        let Some(message) = this.ending.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
+        else {
+            return Ok(());
+        };
+        let dispatcher = this.dispatcher.get();
+        let until_ns = clock::now_ns() + BUDGET_NS;
+        let (mut n_told, mut n_tasks) = (0, 0);
+        while n_tasks < N_TASKS_MAX {
+            let next = dispatcher.requests.with(py, |it| it.next_to_end(py, key));
+            let Some(request) = next else { return Ok(()) };
+            match request.cast::<Task>() {
+                Ok(task) => {
+                    n_tasks += 1;
+                    // Whoever is shielded is told by his scope, when that lets him go.
+                    match task.get().shield.get(py) {
+                        Shield::Down => drop(Task::request_cancel(task, Some(&message))?),
+                        Shield::Up | Shield::Hit => task.get().shield.set(py, Shield::Hit),
+                    }
+                }
+                Err(_) => {
+                    // Why is for those who wait: of a million waits, most are awaited by nobody.
+                    let why = request.get().is_awaited(py).then(|| message.clone_ref(py));
+                    Future::cancel_with(&request, why)?;
+                }
+            }
+            n_told += 1;
+            if n_told % N_BETWEEN_LOOKS == 0 && clock::now_ns() >= until_ns {
+                break;
+            }
+        }
+        this.tells_more.set(py, true);
+        dispatcher.submit(py, Request::End(slf.clone().unbind()))
+    }
+
+    fn join(slf: &Bound<'_, Self>, kind: Kind, request: &Bound<'_, Future>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let key = this.key(py)?;
+        let dispatcher = this.dispatcher.get();
+        let left = dispatcher.requests.with(py, |requests| {
+            let left = requests.leave(py, request.get());
+            requests.join(key, kind, request);
+            left
+        });
+        drop(left);
+        let is_ending = this.ending.with(py, |it| it.is_some());
+        if is_ending && !this.tells_more.get(py) {
+            Self::tell_some(slf)?;
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Members {
+    /// The members of `scope`, on `loop`. `scope._failed(request, exception)` is called when one fails.
+    #[new]
+    fn new<'py>(r#loop: &Bound<'py, Dispatcher>, scope: Py<PyAny>) -> PyResult<Bound<'py, Self>> {
+        let py = r#loop.py();
+        r#loop.get().check_closed()?;
+        let members = Self {
+            dispatcher: r#loop.clone().unbind(),
+            key: GilSlot::new(None),
+            scope: GilSlot::new(Some(scope)),
+            emptied: GilSlot::default(),
+            ending: GilSlot::default(),
+            tells_more: GilSlot::new(false),
+        };
+        let members = Bound::new(py, members)?;
+        let owner = members.clone().unbind();
+        let key = r#loop.get().requests.with(py, |it| it.open(owner));
+        members.get().key.set(py, Some(key));
+        Ok(members)
+    }
+
+    /// Start a task of a coroutine, of the kind `"task"`, `"call"` or `"syslet"`.
+    #[pyo3(signature = (coroutine, kind, name))]
+    fn start_task<'py>(
+        slf: &Bound<'py, Self>,
+        coroutine: Bound<'py, PyAny>,
+        kind: &str,
+        name: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Task>> {
+        slf.get().key(slf.py())?;
+        let kind = match kind {
+            "call" => Kind::Call,
+            "syslet" => Kind::Syslet,
+            _ => Kind::Task,
+        };
+        let dispatcher = slf.get().dispatcher.bind(slf.py());
+        let task = Task::start(dispatcher, coroutine, name, None, Start::Soon)?;
+        Self::join(slf, kind, task.as_super())?;
+        Ok(task)
+    }
+
+    /// Have a future that is not done, and in no scope, belong to this one.
+    fn start_wait(slf: &Bound<'_, Self>, wait: &Bound<'_, Future>) -> PyResult<()> {
+        let py = slf.py();
+        if wait.get().is_done(py) {
+            return slf.get().key(py).map(drop);
+        }
+        if wait.get().member.get(py) != MemberKey::NOBODY {
+            return Err(PyRuntimeError::new_err(format!(
+                "{} belongs to a scope already: what was started once is one request; await it \
+                 where it is needed, or start another",
+                wait.repr()?
+            )));
+        }
+        Self::join(slf, Kind::Wait, wait)
+    }
+
+    /// Tell all members to end, now and those that will join; `again`: also those that were told.
+    fn end(slf: &Bound<'_, Self>, message: Py<PyAny>, again: bool) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let Some(key) = this.key.get(py) else { return Ok(()) };
+        drop(this.ending.replace(py, Some(message)));
+        if again {
+            this.dispatcher.get().requests.with(py, |it| it.tell_again(key));
+        }
+        if this.tells_more.get(py) { Ok(()) } else { Self::tell_some(slf) }
+    }
+
+    /// A future that is done once there are no members; None: there are none now.
+    fn emptied<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(key) = self.key.get(py) else { return Ok(None) };
+        let dispatcher = self.dispatcher.bind(py);
+        if dispatcher.get().requests.with(py, |it| it.is_empty(key)) {
+            return Ok(None);
+        }
+        let future = dispatcher.call_method0(intern!(py, "create_future"))?;
+        let waiting = future.clone().unbind();
+        self.emptied.with(py, |it| it.push(waiting));
+        Ok(Some(future))
+    }
+
+    /// How many members there are, by kind.
+    fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let key = self.key.get(py);
+        let n_requests = key.map_or([0; Kind::NAMES.len()], |key| {
+            self.dispatcher.get().requests.with(py, |it| it.n_requests(Some(key)))
+        });
+        counts_by_name(py, n_requests)
+    }
+
+    /// The members that have not ended.
+    fn requests<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, Future>> {
+        let key = self.key.get(py);
+        key.map_or_else(Vec::new, |key| {
+            self.dispatcher.get().requests.with(py, |it| it.requests(py, Some(key)))
+        })
+    }
+
+    /// No more requests join; those that are left belong to the loop alone.
+    fn close(&self, py: Python<'_>) {
+        let Some(key) = self.key.replace(py, None) else { return };
+        let left = self.dispatcher.get().requests.with(py, |it| it.close(py, key));
+        drop((left, self.scope.take(py), self.emptied.take(py), self.ending.take(py)));
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.dispatcher)?;
+        self.scope.traverse(&visit, |it| visit.call(it))?;
+        self.emptied.traverse(&visit, |it| it.iter().try_for_each(|it| visit.call(it)))?;
+        self.ending.traverse(&visit, |it| visit.call(it))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        drop((self.scope.take(py), self.emptied.take(py), self.ending.take(py)));
+    }
+}
+
+/// Counts of requests by what their kinds are called.
+pub(crate) fn counts_by_name(
+    py: Python<'_>,
+    n_requests: [usize; Kind::NAMES.len()],
+) -> PyResult<Bound<'_, PyDict>> {
+    let counts = PyDict::new(py);
+    for (name, n) in Kind::NAMES.into_iter().zip(n_requests) {
+        counts.set_item(name, n)?;
+    }
+    Ok(counts)
+}

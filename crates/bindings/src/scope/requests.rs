@@ -1,0 +1,173 @@
+//! The requests of a loop that have not ended, by the scopes that they belong to.
+//!
+//! A scope keeps its requests alive. The root, to which belongs what was started in no scope, does
+//! not: as asyncio has it, a task lives for as long as somebody refers to it.
+
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+
+use pyo3::PyTraverseError;
+use pyo3::ffi;
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use threadlets_core::scopes::N_KINDS;
+use threadlets_core::{MemberKey, ScopeKey, Scopes};
+
+use super::members::Members;
+use crate::task::future::Future;
+use crate::task::task::Task;
+
+/// What a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Task = 0,
+    Call = 1,
+    Syslet = 2,
+    Wait = 3,
+}
+
+impl Kind {
+    /// What the kinds are called in a ledger.
+    pub(crate) const NAMES: [&str; N_KINDS] = ["tasks", "calls", "syslets", "waits"];
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Requests(Scopes<NonNull<ffi::PyObject>, Py<Members>>);
+
+// SAFETY: the pointers are used with the GIL held, and only while the futures are alive: a scope has
+// a reference to each of its own, and a task of the root leaves before its memory goes (`slots.rs`).
+unsafe impl Send for Requests {}
+
+/// A request that has left its scope.
+pub(crate) struct Left {
+    /// The scope's reference to the request, given up with this; none of the root.
+    _reference: Option<Py<Future>>,
+    pub(crate) owner: Option<Py<Members>>,
+    /// It was the last one.
+    pub(crate) is_last: bool,
+}
+
+impl Requests {
+    pub(crate) fn open(&mut self, owner: Py<Members>) -> ScopeKey {
+        self.0.open(owner)
+    }
+
+    /// Close a scope; what it kept alive.
+    #[must_use = "dropping a reference may run Python code"]
+    pub(crate) fn close(
+        &mut self,
+        py: Python<'_>,
+        key: ScopeKey,
+    ) -> (Option<Py<Members>>, Vec<Py<Future>>) {
+        let (owner, left) = self.0.close(key);
+        (owner, left.into_iter().map(|it| owned(py, *self.0.value(it))).collect())
+    }
+
+    /// Have a task, which nobody has seen yet, belong to the root.
+    pub(crate) fn join_root(&mut self, task: &Bound<'_, Task>) {
+        let key = self.0.join(ScopeKey::ROOT, Kind::Task as usize, pointer(task.as_any()));
+        task.as_super().get().member.set(task.py(), key);
+    }
+
+    /// Have a request, which is in no scope, belong to one, and be kept alive by it.
+    pub(crate) fn join(&mut self, scope: ScopeKey, kind: Kind, request: &Bound<'_, Future>) {
+        let value = pointer(request.clone().into_any().as_any());
+        // SAFETY: the object is alive; `leave` and `close` give the reference back.
+        unsafe { ffi::Py_INCREF(value.as_ptr()) };
+        let key = self.0.join(scope, kind as usize, value);
+        request.get().member.set(request.py(), key);
+    }
+
+    /// Have a request leave its scope, if it has not before.
+    #[must_use = "dropping a reference may run Python code"]
+    pub(crate) fn leave(&mut self, py: Python<'_>, request: &Future) -> Option<Left> {
+        let key = request.member.get(py);
+        if key == MemberKey::NOBODY {
+            return None;
+        }
+        request.member.set(py, MemberKey::NOBODY);
+        let (value, scope) = self.0.leave(key);
+        if scope == ScopeKey::ROOT {
+            return Some(Left { _reference: None, owner: None, is_last: false });
+        }
+        let owner = self.0.owner(scope).map(|it| it.clone_ref(py));
+        let is_last = self.0.is_empty(scope);
+        Some(Left { _reference: Some(owned(py, value)), owner, is_last })
+    }
+
+    /// The next request of a scope that was not told to end yet.
+    pub(crate) fn next_to_end<'py>(
+        &mut self,
+        py: Python<'py>,
+        scope: ScopeKey,
+    ) -> Option<Bound<'py, Future>> {
+        self.0.next_to_end(scope).map(|&it| borrowed(py, it))
+    }
+
+    pub(crate) fn tell_again(&mut self, scope: ScopeKey) {
+        self.0.tell_again(scope);
+    }
+
+    pub(crate) fn is_empty(&self, scope: ScopeKey) -> bool {
+        self.0.is_empty(scope)
+    }
+
+    /// How many requests a scope has, or all scopes together, by kind.
+    pub(crate) fn n_requests(&self, scope: Option<ScopeKey>) -> [usize; N_KINDS] {
+        scope.map_or_else(|| self.0.n_all(), |scope| self.0.n_members(scope))
+    }
+
+    /// The requests of a scope, or of all.
+    pub(crate) fn requests<'py>(
+        &self,
+        py: Python<'py>,
+        scope: Option<ScopeKey>,
+    ) -> Vec<Bound<'py, Future>> {
+        match scope {
+            Some(scope) => self.0.members(scope).map(|&it| borrowed(py, it)).collect(),
+            None => self.0.all().map(|(_, &it)| borrowed(py, it)).collect(),
+        }
+    }
+
+    /// The owner of the scope that a request belongs to; none for the root.
+    pub(crate) fn owner_of(&self, py: Python<'_>, request: &Future) -> Option<Py<Members>> {
+        let key = request.member.get(py);
+        if key == MemberKey::NOBODY {
+            return None;
+        }
+        self.0.owner(self.0.scope_of(key)).map(|it| it.clone_ref(py))
+    }
+
+    /// Visit what is kept alive, for the cycle collector.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.0.owners().try_for_each(|it| visit.call(it))?;
+        let of_scopes = self.0.all().filter(|(scope, _)| *scope != ScopeKey::ROOT);
+        for (_, &value) in of_scopes {
+            // SAFETY: the scope has a reference, which this one stands for and does not give up. The
+            // collector holds the GIL.
+            let py = unsafe { Python::assume_attached() };
+            // SAFETY: as above.
+            let request =
+                ManuallyDrop::new(unsafe { Bound::from_owned_ptr(py, value.as_ptr()).unbind() });
+            visit.call(&*request)?;
+        }
+        Ok(())
+    }
+}
+
+fn pointer(object: &Bound<'_, PyAny>) -> NonNull<ffi::PyObject> {
+    NonNull::new(object.as_ptr()).expect("an object has an address")
+}
+
+/// A new reference to a request that is alive.
+fn borrowed(py: Python<'_>, value: NonNull<ffi::PyObject>) -> Bound<'_, Future> {
+    // SAFETY: what has joined is a future that is alive.
+    unsafe { Bound::from_borrowed_ptr(py, value.as_ptr()).cast_into_unchecked() }
+}
+
+/// A scope's own reference to a request, which is given up.
+fn owned(py: Python<'_>, value: NonNull<ffi::PyObject>) -> Py<Future> {
+    // SAFETY: as in `borrowed`; the reference was made by `join`.
+    unsafe { Bound::from_owned_ptr(py, value.as_ptr()).cast_into_unchecked().unbind() }
+}

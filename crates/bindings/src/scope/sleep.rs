@@ -1,0 +1,79 @@
+//! `Sleep`: a future that is done after a time. It needs no coroutine, no callback and no handle.
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use threadlets_core::{TimerKey, clock};
+
+use crate::dispatcher::Dispatcher;
+use crate::gil_cell::GilSlot;
+use crate::request::Request;
+use crate::runner::Runner;
+use crate::task::future::{Future, State};
+
+/// What `threadlets.sleep` gives.
+#[pyclass(frozen, extends = Future, module = "threadlets._core")]
+pub(crate) struct Sleep {
+    timer: GilSlot<TimerKey>,
+}
+
+impl Sleep {
+    /// The time has come.
+    pub(crate) fn end(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let future = slf.as_super();
+        if future.get().is_done(py) {
+            return Ok(());
+        }
+        Future::settle(future, State::Result(py.None()))
+    }
+
+    /// Forget the timer: the sleep was cancelled, or has ended.
+    pub(crate) fn forget(&self, py: Python<'_>, dispatcher: &Dispatcher) {
+        dispatcher.forget_timer(py, self.timer.get(py));
+    }
+}
+
+/// A future of the running loop that is done after `delay` seconds, with the result None.
+///
+/// The time runs from now on, whether or when it is awaited.
+///
+/// Raises:
+///     RuntimeError: no threadlets loop runs in this thread.
+///     ValueError: the delay is not a number.
+#[pyfunction]
+pub(crate) fn sleep<'py>(py: Python<'py>, delay: f64) -> PyResult<Bound<'py, Sleep>> {
+    if delay.is_nan() {
+        return Err(PyValueError::new_err("delay is NaN; it is a time in seconds"));
+    }
+    Runner::with_current(|runner| {
+        let runner = runner.ok_or_else(|| {
+            PyRuntimeError::new_err(
+                "threadlets.sleep() needs a running threadlets loop, whose timer it is; use \
+                 threadlets.run(main())",
+            )
+        })?;
+        let dispatcher = runner.dispatcher(py);
+        let this = dispatcher.get();
+        this.check_closed()?;
+        let future = Future::new(dispatcher.clone().unbind());
+        future.remember_source(py)?;
+        // The key of no timer, until there is one.
+        let sleep = Sleep { timer: GilSlot::new(TimerKey::NOBODY) };
+        let sleep = Bound::new(py, PyClassInitializer::from(future).add_subclass(sleep))?;
+        let deadline_ns = clock::deadline_ns(clock::to_seconds(clock::now_ns()) + delay);
+        let request = Request::Sleep(sleep.clone().unbind());
+        let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
+        sleep.get().timer.set(py, key);
+        this.wake_if_sleeping(py)?;
+        Ok(sleep)
+    })
+}
+
+#[pymethods]
+impl Sleep {
+    /// Sleeps end by themselves.
+    #[pyo3(signature = (_result, /))]
+    fn set_result(&self, _result: Bound<'_, PyAny>) -> PyResult<()> {
+        Err(PyTypeError::new_err("a sleep ends by itself; cancel() ends it before its time"))
+    }
+}

@@ -1,0 +1,356 @@
+//! Scopes: which requests belong together, so that they are cancelled, awaited and counted together.
+//!
+//! Members are in linked lists whose links are in one table, so that joining and leaving cost the same
+//! however many there are. A scope has two lists: its members, and those of them that were told to
+//! end. Cancelling a scope moves one member after the other from the first to the second, in the order
+//! in which they joined; whoever does that may stop at any member and go on later, while others join
+//! and leave. It knows nothing of what a member is, nor of how one is cancelled.
+
+use slab::Slab;
+
+const NONE: u32 = u32::MAX;
+
+/// What kinds of requests there are.
+pub const N_KINDS: usize = 4;
+
+/// Names a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScopeKey(u32);
+
+impl ScopeKey {
+    /// The scope of whatever was not started in another one; it is always there.
+    pub const ROOT: Self = Self(0);
+}
+
+/// Names a member, from when it joins until it leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberKey(u32);
+
+impl MemberKey {
+    /// Names nobody.
+    pub const NOBODY: Self = Self(NONE);
+}
+
+/// Which list of its scope a member is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    Live = 0,
+    /// It was told to end.
+    Ending = 1,
+}
+
+#[derive(Debug)]
+struct Member<M> {
+    value: M,
+    scope: u32,
+    prev: u32,
+    next: u32,
+    kind: u8,
+    list: List,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    first: u32,
+    last: u32,
+}
+
+const EMPTY: Ends = Ends { first: NONE, last: NONE };
+
+#[derive(Debug)]
+struct Scope<O> {
+    /// None: the root.
+    owner: Option<O>,
+    lists: [Ends; 2],
+    n_members: [usize; N_KINDS],
+}
+
+impl<O> Scope<O> {
+    fn new(owner: Option<O>) -> Self {
+        Self { owner, lists: [EMPTY; 2], n_members: [0; N_KINDS] }
+    }
+}
+
+/// The scopes of one loop; `M` is what a member is known by, `O` who is to know of a scope's members.
+#[derive(Debug)]
+pub struct Scopes<M, O> {
+    members: Slab<Member<M>>,
+    scopes: Slab<Scope<O>>,
+}
+
+impl<M, O> Default for Scopes<M, O> {
+    fn default() -> Self {
+        let mut scopes = Slab::new();
+        let root = scopes.insert(Scope::new(None));
+        debug_assert_eq!(ScopeKey::ROOT.0 as usize, root);
+        Self { members: Slab::new(), scopes }
+    }
+}
+
+impl<M, O> Scopes<M, O> {
+    /// Open a scope without members.
+    pub fn open(&mut self, owner: O) -> ScopeKey {
+        ScopeKey(narrow(self.scopes.insert(Scope::new(Some(owner)))))
+    }
+
+    /// Close a scope; its owner, and the members that are left: those belong to the root from now on.
+    pub fn close(&mut self, key: ScopeKey) -> (Option<O>, Vec<MemberKey>) {
+        assert!(key != ScopeKey::ROOT, "the root is always there");
+        let left: Vec<MemberKey> = self.keys(key).collect();
+        for &member in &left {
+            self.unlink(member.0);
+            let list = self.members[member.0 as usize].list;
+            self.members[member.0 as usize].scope = ScopeKey::ROOT.0;
+            self.link(member.0, list);
+        }
+        (self.scopes.remove(key.0 as usize).owner, left)
+    }
+
+    /// Who is to know of a scope's members; nobody for the root.
+    pub fn owner(&self, key: ScopeKey) -> Option<&O> {
+        self.scopes[key.0 as usize].owner.as_ref()
+    }
+
+    /// The owners of all scopes.
+    pub fn owners(&self) -> impl Iterator<Item = &O> {
+        self.scopes.iter().filter_map(|(_, scope)| scope.owner.as_ref())
+    }
+
+    /// What a member is known by.
+    pub fn value(&self, key: MemberKey) -> &M {
+        &self.members[key.0 as usize].value
+    }
+
+    /// Have a request of some kind (below [`N_KINDS`]) belong to a scope.
+    pub fn join(&mut self, scope: ScopeKey, kind: usize, value: M) -> MemberKey {
+        let member = Member {
+            value,
+            scope: scope.0,
+            prev: NONE,
+            next: NONE,
+            kind: kind as u8,
+            list: List::Live,
+        };
+        let at = narrow(self.members.insert(member));
+        self.link(at, List::Live);
+        MemberKey(at)
+    }
+
+    /// Have a member leave its scope; what it is known by, and which scope that was.
+    pub fn leave(&mut self, key: MemberKey) -> (M, ScopeKey) {
+        self.unlink(key.0);
+        let member = self.members.remove(key.0 as usize);
+        if self.members.is_empty() {
+            // A storm of requests need not be remembered for ever.
+            self.members = Slab::new();
+        }
+        (member.value, ScopeKey(member.scope))
+    }
+
+    /// The next member of a scope that was not told to end yet; it counts as told from now on.
+    pub fn next_to_end(&mut self, scope: ScopeKey) -> Option<&M> {
+        let at = self.scopes[scope.0 as usize].lists[List::Live as usize].first;
+        if at == NONE {
+            return None;
+        }
+        self.unlink(at);
+        self.link(at, List::Ending);
+        Some(&self.members[at as usize].value)
+    }
+
+    /// Forget who was told to end: they can be told once more.
+    pub fn tell_again(&mut self, scope: ScopeKey) {
+        let ending = self.scopes[scope.0 as usize].lists[List::Ending as usize].first;
+        let ending: Vec<u32> = self.walk(ending).collect();
+        for at in ending {
+            self.unlink(at);
+            self.link(at, List::Live);
+        }
+    }
+
+    /// Which scope a member belongs to.
+    pub fn scope_of(&self, key: MemberKey) -> ScopeKey {
+        ScopeKey(self.members[key.0 as usize].scope)
+    }
+
+    /// How many members a scope has, by kind.
+    pub fn n_members(&self, scope: ScopeKey) -> [usize; N_KINDS] {
+        self.scopes[scope.0 as usize].n_members
+    }
+
+    /// Whether a scope has no members.
+    pub fn is_empty(&self, scope: ScopeKey) -> bool {
+        self.n_members(scope).iter().all(|&n| n == 0)
+    }
+
+    /// How many members there are, by kind, in all scopes.
+    pub fn n_all(&self) -> [usize; N_KINDS] {
+        let mut n_all = [0; N_KINDS];
+        for (_, scope) in &self.scopes {
+            n_all.iter_mut().zip(scope.n_members).for_each(|(all, n)| *all += n);
+        }
+        n_all
+    }
+
+    /// The members of a scope.
+    pub fn members(&self, scope: ScopeKey) -> impl Iterator<Item = &M> {
+        self.keys(scope).map(|key| &self.members[key.0 as usize].value)
+    }
+
+    /// The members of all scopes, each with its scope.
+    pub fn all(&self) -> impl Iterator<Item = (ScopeKey, &M)> {
+        self.members.iter().map(|(_, member)| (ScopeKey(member.scope), &member.value))
+    }
+
+    fn keys(&self, scope: ScopeKey) -> impl Iterator<Item = MemberKey> {
+        let [live, ending] = self.scopes[scope.0 as usize].lists;
+        self.walk(ending.first).chain(self.walk(live.first)).map(MemberKey)
+    }
+
+    fn walk(&self, first: u32) -> impl Iterator<Item = u32> {
+        let existing = |at: u32| (at != NONE).then_some(at);
+        std::iter::successors(existing(first), move |&at| existing(self.members[at as usize].next))
+    }
+
+    /// Append a member, which is in no list, to one of its scope.
+    fn link(&mut self, at: u32, list: List) {
+        let member = &mut self.members[at as usize];
+        let scope = &mut self.scopes[member.scope as usize];
+        scope.n_members[usize::from(member.kind)] += 1;
+        let ends = &mut scope.lists[list as usize];
+        (member.list, member.prev, member.next) = (list, ends.last, NONE);
+        let before = std::mem::replace(&mut ends.last, at);
+        match before {
+            NONE => ends.first = at,
+            before => self.members[before as usize].next = at,
+        }
+    }
+
+    /// Take a member out of the list that it is in.
+    fn unlink(&mut self, at: u32) {
+        let member = &self.members[at as usize];
+        let (prev, next, list) = (member.prev, member.next, member.list);
+        let scope = &mut self.scopes[member.scope as usize];
+        scope.n_members[usize::from(member.kind)] -= 1;
+        let ends = &mut scope.lists[list as usize];
+        if ends.first == at {
+            ends.first = next;
+        }
+        if ends.last == at {
+            ends.last = prev;
+        }
+        if prev != NONE {
+            self.members[prev as usize].next = next;
+        }
+        if next != NONE {
+            self.members[next as usize].prev = prev;
+        }
+    }
+}
+
+fn narrow(at: usize) -> u32 {
+    u32::try_from(at)
+        .ok()
+        .filter(|&at| at != NONE)
+        .expect("fewer requests than memory has room for")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn members_are_told_once_in_the_order_in_which_they_joined() {
+        let mut scopes = Scopes::default();
+        let scope = scopes.open(());
+        let keys: Vec<_> = (0..3).map(|at| scopes.join(scope, 0, at)).collect();
+        assert_eq!(Some(&0), scopes.next_to_end(scope));
+        assert_eq!((1, scope), scopes.leave(keys[1]));
+        scopes.join(scope, 0, 3);
+        assert_eq!(Some(&2), scopes.next_to_end(scope));
+        assert_eq!(Some(&3), scopes.next_to_end(scope));
+        assert_eq!(None, scopes.next_to_end(scope));
+        scopes.tell_again(scope);
+        assert_eq!(Some(&0), scopes.next_to_end(scope));
+    }
+
+    #[test]
+    fn whoever_is_left_in_a_closed_scope_belongs_to_the_root() {
+        let mut scopes = Scopes::default();
+        let scope = scopes.open(());
+        let key = scopes.join(scope, 1, "left");
+        assert_eq!((Some(()), vec![key]), scopes.close(scope));
+        assert_eq!([0, 1, 0, 0], scopes.n_members(ScopeKey::ROOT));
+        assert_eq!(("left", ScopeKey::ROOT), scopes.leave(key));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Join(usize, usize),
+        Leave(usize),
+        Tell(usize),
+        TellAgain(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..3usize, 0..N_KINDS).prop_map(|(scope, kind)| Step::Join(scope, kind)),
+            2 => (0..100usize).prop_map(Step::Leave),
+            2 => (0..3usize).prop_map(Step::Tell),
+            1 => (0..3usize).prop_map(Step::TellAgain),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        /// Whoever joins, leaves and is told, the lists agree with plain vectors.
+        #[test]
+        fn the_lists_agree_with_plain_vectors(steps in steps()) {
+            let mut scopes = Scopes::default();
+            let keys = [ScopeKey::ROOT, scopes.open(()), scopes.open(())];
+            // For each scope: who was told, then who was not.
+            let mut model: [[Vec<usize>; 2]; 3] = Default::default();
+            let mut members: Vec<Option<(MemberKey, usize, usize)>> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Join(scope, kind) => {
+                        let id = members.len();
+                        members.push(Some((scopes.join(keys[scope], kind, id), scope, kind)));
+                        model[scope][1].push(id);
+                    }
+                    Step::Leave(id) if id < members.len() => {
+                        if let Some((key, scope, _)) = members[id].take() {
+                            prop_assert_eq!((id, keys[scope]), scopes.leave(key));
+                            model[scope].iter_mut().for_each(|list| list.retain(|&it| it != id));
+                        }
+                    }
+                    Step::Leave(_) => {}
+                    Step::Tell(scope) => {
+                        let expected = model[scope][1].first().copied();
+                        prop_assert_eq!(expected.as_ref(), scopes.next_to_end(keys[scope]));
+                        if let Some(id) = expected {
+                            model[scope][1].remove(0);
+                            model[scope][0].push(id);
+                        }
+                    }
+                    Step::TellAgain(scope) => {
+                        scopes.tell_again(keys[scope]);
+                        let [told, live] = &mut model[scope];
+                        live.append(told);
+                    }
+                }
+                for (scope, key) in keys.iter().enumerate() {
+                    let found: Vec<usize> = scopes.members(*key).copied().collect();
+                    prop_assert_eq!(model[scope].concat(), found);
+                    let mut n_members = [0; N_KINDS];
+                    for (_, its, kind) in members.iter().flatten() {
+                        n_members[*kind] += usize::from(*its == scope);
+                    }
+                    prop_assert_eq!(n_members, scopes.n_members(*key));
+                }
+                prop_assert_eq!(members.iter().flatten().count(), scopes.all().count());
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+"""Functions that are blocked: who they are, and where they stand."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Container
+from typing import Any
+
+from threadlets._core import Dispatcher
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockedFunction:
+    """A function that a threadlet is blocked in; nobody can stop it."""
+
+    name: str
+    """Its qualified name."""
+    thread: str
+    """The name of the thread that it blocks."""
+    seconds: float
+    """How long it has been blocked."""
+    stack: str
+    """Where it stands, innermost frame last; empty if it has just returned."""
+
+    def __str__(self) -> str:
+        return f"{self.name} for {self.seconds:.1f} s, in thread {self.thread!r}:\n{self.stack}"
+
+
+class DrainTimeoutError(TimeoutError):
+    """Requests of a scope have not ended in time; the message names them.
+
+    `blocked` lists the functions that are blocked, each with its stack.
+    """
+
+    def __init__(self, message: str, blocked: list[BlockedFunction]) -> None:
+        super().__init__(message)
+        self.blocked = blocked
+
+
+def blocked_functions(
+    loop: Dispatcher, tasks: Container[asyncio.Task[Any]] | None = None
+) -> list[BlockedFunction]:
+    """List the functions of a loop that are blocked; with `tasks`, those that these await."""
+    now = time.monotonic()
+    return [
+        BlockedFunction(_name_of(function), _thread_name(thread), now - since, _stack(thread))
+        for function, thread, since, _, task in loop._blocked()
+        if tasks is None or task in tasks
+    ]
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def _thread_name(ident: int) -> str:
+    thread = threading._active.get(ident)  # type: ignore[attr-defined]
+    return str(ident) if thread is None else thread.name
+
+
+def _stack(ident: int) -> str:
+    frame = sys._current_frames().get(ident)
+    return "" if frame is None else "".join(traceback.format_stack(frame)).rstrip()

@@ -1,0 +1,96 @@
+"""The ledger: what is outstanding, counted exactly and cheaply."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from threadlets._core import BufferPool, Dispatcher
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+    """Counts of everything outstanding, of a loop or of one scope.
+
+    It is true while anything is that has to come to an end: false means that nothing leaked.
+    Callbacks that are ready and timers of `call_later` own nothing, so they do not count for that.
+    A scope has requests alone; all the rest is the loop's.
+    """
+
+    tasks: int = 0
+    """Coroutines that have not ended."""
+    calls: int = 0
+    """Functions that were started in scopes and have not returned."""
+    syslets: int = 0
+    """Programs that were started in scopes and have not ended."""
+    waits: int = 0
+    """Sleeps and futures that were started in scopes and are not done."""
+    runs: int = 0
+    """Programs in an engine's hands for this loop, and waits for one."""
+    blocked: int = 0
+    """Functions that are blocked in a thread of their own."""
+    threads: int = 0
+    """Threads of the loop beside its own that are not idle."""
+    descriptors: int = 0
+    """Descriptors that the loop watches: of connections, listening sockets, readers and writers."""
+    buffers_bytes: int = 0
+    """Memory that programs have on loan from the pool of all loops, in bytes."""
+    timers: int = 0
+    """Sleeps, time-outs and callbacks that wait for their time."""
+    ready: int = 0
+    """Callbacks and steps of tasks that the next burst runs."""
+
+    def __bool__(self) -> bool:
+        return any(
+            getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("timers", "ready", "threads")
+        )
+
+    def __str__(self) -> str:
+        counts = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
+        return ", ".join(f"{n} {name}" for name, n in counts if n) or "nothing"
+
+
+def ledger_of(loop: Dispatcher) -> Ledger:
+    """Count what a loop has outstanding."""
+    counts = loop._outstanding()
+    # asyncio's own way to wake its selector is registered like any reader.
+    counts["descriptors"] -= getattr(loop, "_internal_fds", 0)
+    return Ledger(**counts, buffers_bytes=BufferPool.default().in_use)
+
+
+def ledger() -> Ledger:
+    """Count what the running loop has outstanding; the task that asks is among it.
+
+    Raises:
+        RuntimeError: no threadlets loop runs in this thread.
+    """
+    return ledger_of(running_dispatcher())
+
+
+def running_dispatcher() -> Dispatcher:
+    """Return the running loop.
+
+    Raises:
+        RuntimeError: none runs in this thread, or it is not threadlets'.
+    """
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, Dispatcher):
+        raise RuntimeError(
+            f"the running loop is {loop!r}, which knows no scopes; use threadlets.run(main())"
+        )
+    return loop
+
+
+def describe_requests(requests: list[Any], n_max: int = 10) -> str:
+    """Name requests that are outstanding, and where each was started if that is known."""
+    lines = []
+    for request in requests[:n_max]:
+        source = request._source_traceback
+        started = f", started at {source[-1].filename}:{source[-1].lineno}" if source else ""
+        lines.append(f"{request!r}{started}")
+    if len(requests) > n_max:
+        lines.append(f"and {len(requests) - n_max} more")
+    return "; ".join(lines)

@@ -1,0 +1,428 @@
+"""`Scope`: requests that are cancelled, awaited and accounted for together."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import log
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, overload
+
+from threadlets._core import Dispatcher, Members, Result, Task, TimerHandle
+from threadlets.scopes import starting
+from threadlets.scopes.blocked import (
+    BlockedFunction,
+    DrainTimeoutError,
+    blocked_functions,
+)
+from threadlets.scopes.ledger import Ledger, describe_requests, running_dispatcher
+from threadlets.syslets import Syslet
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: How long the end of a scope waits before it names the functions that it waits for, in seconds.
+_STALL_S = 5.0
+_STALL_IN_DEBUG_MODE_S = 0.5
+
+#: The scopes that tasks have entered, each task's innermost last.
+_entered: dict[asyncio.Task[Any], list[Scope]] = {}
+
+
+class Scope:
+    """Requests that end before the block does, and are cancelled together.
+
+    `async with Scope() as scope:` starts requests with `scope.start(…)`. The block ends when all of
+    them have ended. When one of them, or the block, fails, the others are cancelled, and the
+    exceptions are raised together as an `ExceptionGroup`, as by `asyncio.TaskGroup`.
+
+    Cancelling is by edges, as asyncio's is: every request of the scope, of the scopes within, and
+    the block get `asyncio.CancelledError` once, where they wait; what they await afterwards, to
+    clean up, is left alone. A scope that was cancelled by its own `cancel` ends without an exception.
+
+    `deadline` is a time of the loop's clock (`loop.time()`), `timeout` so many seconds from the
+    block's beginning; then the scope is cancelled, and its end raises `TimeoutError`. With `shield`
+    the block and its requests are cancelled by the scope itself alone, not by the scopes around it.
+
+    Raises:
+        ValueError: there are both a deadline and a time-out.
+    """
+
+    def __init__(
+        self,
+        deadline: float | None = None,
+        *,
+        timeout: float | None = None,
+        name: str | None = None,
+        shield: bool = False,
+    ) -> None:
+        if deadline is not None and timeout is not None:
+            raise ValueError("a scope has a deadline or a timeout, not both")
+        self.name = name
+        self._deadline = deadline
+        self._timeout = timeout
+        self._shield = shield
+        self._loop: Dispatcher | None = None
+        self._host: asyncio.Task[Any] | None = None
+        self._members: Members | None = None
+        self._parent: Scope | None = None
+        # In the order of entering: whoever is cancelled first began first.
+        self._children: dict[Scope, None] = {}
+        self._timer: TimerHandle | asyncio.TimerHandle | None = None
+        self._errors: list[BaseException] = []
+        self._base_error: BaseException | None = None
+        self._reason: str | None = None
+        self._is_cancelled = False
+        self._is_expired = False
+        # All members were told to end, by whatever reason.
+        self._is_ending = False
+        self._is_exiting = False
+        self._is_closed = False
+        self._has_cancelled_host = False
+        self._must_cancel_host = False
+        self._n_cancels_before = 0
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called, or the deadline has passed."""
+        return self._is_cancelled
+
+    @property
+    def reason(self) -> str | None:
+        """The reason that `cancel` was given."""
+        return self._reason
+
+    @property
+    def deadline(self) -> float | None:
+        """When the scope is cancelled, in seconds of the loop's time; None: never."""
+        return self._deadline
+
+    @deadline.setter
+    def deadline(self, deadline: float | None) -> None:
+        self._deadline = deadline
+        if self._members is not None and not self._is_cancelled:
+            self._set_timer()
+
+    def ledger(self) -> Ledger:
+        """Count the scope's own requests that have not ended; those of scopes within are theirs."""
+        return Ledger() if self._members is None else Ledger(**self._members.counts())
+
+    def __repr__(self) -> str:
+        state = (
+            "closed"
+            if self._is_closed
+            else "new"
+            if self._members is None
+            else f"cancelled: {self._reason}"
+            if self._is_cancelled and self._reason
+            else "cancelled"
+            if self._is_cancelled
+            else "open"
+        )
+        return f"<Scope {self.name!r} {state}>" if self.name else f"<Scope {state}>"
+
+    # -- starting --------------------------------------------------------------------------------
+
+    @overload
+    def start(self, what: Coroutine[Any, Any, T], /) -> asyncio.Task[T]: ...
+    @overload
+    def start(
+        self, what: Syslet[P], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Task[Result]: ...
+    @overload
+    def start(
+        self, what: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Task[T]: ...
+    @overload
+    def start(
+        self, what: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Task[T]: ...
+    @overload
+    def start(self, what: Awaitable[T], /) -> asyncio.Future[T]: ...
+
+    def start(self, what: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Start a request and return it: it can be awaited, cancelled, and asked for its result.
+
+        `what` is a coroutine; a coroutine function, a function or a `Syslet`, with its arguments; or
+        something else that can be awaited. A function is called as a threadlet, in the next burst. A
+        future or a `threadlets.sleep` costs no task.
+
+        In a scope that was cancelled, the request is cancelled at once.
+
+        Raises:
+            RuntimeError: the scope was not entered, or has ended.
+            TypeError: it can be neither called nor awaited.
+        """
+        if self._members is None or self._is_closed:
+            if asyncio.iscoroutine(what):
+                what.close()
+            state = "has ended" if self._is_closed else "was not entered"
+            raise RuntimeError(
+                f"{self!r} {state}: requests are started inside of its `async with` block"
+            )
+        return starting.start(self._members, what, args, kwargs)
+
+    # -- cancelling ------------------------------------------------------------------------------
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Cancel the block, all requests of the scope, and those of the scopes within.
+
+        Each gets `asyncio.CancelledError` with the reason where it waits; of many, some in this
+        burst and the others in those that follow. Cancelling again interrupts again what still goes
+        on. Only the loop's own thread may call it. Without effect once the scope has ended.
+        """
+        if self._members is None:
+            raise RuntimeError(f"{self!r} was not entered: there is nothing to cancel")
+        if self._is_closed:
+            return
+        again, self._is_cancelled = self._is_cancelled, True
+        if self._reason is None:
+            self._reason = reason
+        of = f" {self.name!r}" if self.name else ""
+        self._end(f"scope{of} was cancelled" + (f": {reason}" if reason else ""), again)
+
+    def _end(self, message: str, again: bool = False) -> None:
+        """Have the members, all within, and the block end."""
+        for scope in self._unshielded():
+            scope._is_ending = True
+            assert scope._members is not None
+            scope._members.end(message, again)
+        if not self._is_exiting:
+            self._cancel_host(message)
+
+    def _unshielded(self) -> Iterator[Scope]:
+        """Yield the scope, and the scopes within that it reaches."""
+        scopes = [self]
+        while scopes:
+            scope = scopes.pop()
+            yield scope
+            scopes += [it for it in reversed(scope._children) if not it._shield]
+
+    def _cancel_host(self, message: str) -> None:
+        host = self._host
+        assert host is not None
+        entered = _entered[host]
+        if any(it._shield for it in entered[entered.index(self) + 1 :]):
+            # As soon as the shielded scope lets it go.
+            self._must_cancel_host = True
+            return
+        if self._has_cancelled_host:
+            # One is counted, and taken back in the end.
+            host.uncancel()
+        self._has_cancelled_host = True
+        host.cancel(message)
+
+    def _failed(self, request: asyncio.Future[Any], error: BaseException) -> None:
+        """A request has failed; called by the core."""
+        if self._base_error is None and isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self._base_error = error
+        self._errors.append(error)
+        if not self._is_ending:
+            self._end(f"another request of the scope failed: {error!r}")
+
+    def _deadline_passed(self) -> None:
+        self._timer = None
+        if not self._is_closed and not self._is_cancelled:
+            self._is_expired = True
+            self.cancel("its deadline has passed")
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._deadline is not None:
+            assert self._loop is not None
+            self._timer = self._loop.call_at(self._deadline, self._deadline_passed)
+
+    # -- draining --------------------------------------------------------------------------------
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Wait until no request of the scope is outstanding, nor of the scopes within.
+
+        Then all that they had is back: memory, descriptors, timers, threads.
+
+        Raises:
+            DrainTimeoutError: not within `timeout` seconds; it names the requests, and the functions
+                that are blocked, with the stack where each stands.
+        """
+        loop = running_dispatcher()
+        until = None if timeout is None else loop.time() + timeout
+        while (waits := [it for it in self._unshielded_and_shielded() if it.ledger()]) != []:
+            assert waits[0]._members is not None
+            emptied = waits[0]._members.emptied()
+            if emptied is None:
+                continue
+            if until is None:
+                await emptied
+            elif not (await asyncio.wait((emptied,), timeout=until - loop.time()))[0]:
+                raise DrainTimeoutError(
+                    f"{self!r} has {self._describe_left()}", self._blocked_functions()
+                )
+
+    def _unshielded_and_shielded(self) -> Iterator[Scope]:
+        yield self
+        for child in list(self._children):
+            yield from child._unshielded_and_shielded()
+
+    def _requests(self) -> list[Any]:
+        scopes = self._unshielded_and_shielded()
+        return [request for it in scopes if it._members for request in it._members.requests()]
+
+    def _blocked_functions(self) -> list[BlockedFunction]:
+        assert self._loop is not None
+        return blocked_functions(self._loop, set(self._requests()))
+
+    def _describe_left(self) -> str:
+        requests, blocked = self._requests(), self._blocked_functions()
+        described = f"{len(requests)} request(s) that have not ended: {describe_requests(requests)}"
+        if blocked:
+            described += "\nFunctions that are blocked cannot be stopped:\n" + "\n".join(
+                map(str, blocked)
+            )
+        return described
+
+    def _report_stall(self) -> None:
+        if (blocked := self._blocked_functions()) and self.ledger():
+            log.logger.warning(
+                "%r waits for functions that are blocked; they cannot be stopped, and it ends when "
+                "they return:\n%s",
+                self,
+                "\n".join(map(str, blocked)),
+            )
+
+    # -- entering and leaving --------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the scope.
+
+        Raises:
+            RuntimeError: no threadlets loop runs here, no task does, or it was entered before.
+        """
+        if self._members is not None or self._is_closed:
+            raise RuntimeError(f"{self!r} was entered before: a scope is for one block")
+        loop = running_dispatcher()
+        host = asyncio.current_task()
+        if host is None:
+            raise RuntimeError("a scope is entered by a task; there is none here")
+        self._loop, self._host = loop, host
+        self._n_cancels_before = host.cancelling()
+        entered = _entered.setdefault(host, [])
+        self._parent = entered[-1] if entered else loop._scope_of(host)
+        self._members = Members(loop, self)
+        if self._parent is not None:
+            self._parent._children[self] = None
+        entered.append(self)
+        if self._shield and isinstance(host, Task):
+            host._set_shield(True)
+        if self._timeout is not None:
+            self._deadline = loop.time() + self._timeout
+        self._set_timer()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        self._is_exiting = True
+        assert self._members is not None
+        assert self._host is not None
+        try:
+            if isinstance(error, GeneratorExit):
+                # The coroutine is thrown away: it cannot await anything any more.
+                self._end("the task of its scope was thrown away")
+                return None
+            return await self._leave(self._members, self._host, error)
+        finally:
+            self._close(self._members, self._host)
+            # A traceback leads here; it must not keep requests alive.
+            del error, traceback
+
+    async def _leave(
+        self, members: Members, host: asyncio.Task[Any], error: BaseException | None
+    ) -> bool | None:
+        if self._base_error is None and isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self._base_error = error
+        cancelled = error if isinstance(error, asyncio.CancelledError) else None
+        if self._has_cancelled_host and host.uncancel() <= self._n_cancels_before:
+            # It was the scope that cancelled the block, and nobody else.
+            cancelled = None
+            await self._forget_cancel(host)
+        if error is not None and not self._is_ending:
+            self._end(f"the block of the scope failed: {error!r}")
+        while (emptied := members.emptied()) is not None:
+            try:
+                await self._wait(emptied)
+            except asyncio.CancelledError as again:
+                cancelled = again
+                if not self._is_ending:
+                    self._end(str(again) or "the task of the scope was cancelled")
+        if self._base_error is not None:
+            raise self._base_error
+        if cancelled is not None and not self._errors:
+            if cancelled is error:
+                return None
+            raise cancelled
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            self._errors.append(error)
+        if self._is_expired:
+            late = TimeoutError(f"the deadline of {self!r} has passed")
+            if not self._errors:
+                raise late from (error if isinstance(error, asyncio.CancelledError) else None)
+            self._errors.append(late)
+        if self._errors:
+            of = f" {self.name!r}" if self.name else ""
+            try:
+                raise BaseExceptionGroup(f"errors in scope{of}", self._errors) from None
+            finally:
+                self._errors = []
+                if cancelled is not None and host.cancelling():
+                    # Nobody saw the exception of who else cancelled the task.
+                    host.uncancel()
+                    host.cancel()
+        return isinstance(error, asyncio.CancelledError)
+
+    async def _forget_cancel(self, host: asyncio.Task[Any]) -> None:
+        """Take back a cancellation that the block did not come to see."""
+        if getattr(host, "_must_cancel", False):
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                pass
+
+    async def _wait(self, emptied: asyncio.Future[None]) -> None:
+        assert self._loop is not None
+        stall = _STALL_IN_DEBUG_MODE_S if self._loop._debug else _STALL_S
+        watch = self._loop.call_later(stall, self._report_stall)
+        try:
+            await emptied
+        finally:
+            watch.cancel()
+
+    def _close(self, members: Members, host: asyncio.Task[Any]) -> None:
+        self._is_closed = True
+        members.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._parent is not None:
+            self._parent._children.pop(self, None)
+        entered = _entered[host]
+        entered.remove(self)
+        if not entered:
+            del _entered[host]
+        if self._shield and not any(it._shield for it in entered):
+            self._let_go(host, entered)
+        self._host = self._parent = None
+
+    def _let_go(self, host: asyncio.Task[Any], entered: list[Scope]) -> None:
+        """The host is shielded no more: cancel it if that was asked for meanwhile."""
+        if isinstance(host, Task) and host._set_shield(False):
+            host.cancel("the scope around was cancelled")
+        for scope in entered:
+            if scope._must_cancel_host:
+                scope._must_cancel_host = False
+                scope._cancel_host("the scope around was cancelled")

@@ -1,0 +1,64 @@
+"""What a scope can start: anything that can be awaited, and functions."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable
+from types import CoroutineType
+from typing import Any
+
+from threadlets import _core
+from threadlets.syslets import Syslet
+
+
+def start(members: _core.Members, what: Any, args: Any, kwargs: Any) -> Any:
+    """Start `what` as a member; functions, coroutine functions and programs with these arguments."""
+    has_arguments = bool(args or kwargs)
+    if type(what) is CoroutineType and not has_arguments:
+        return members.start_task(what, "task", None)
+    if isinstance(what, _core.Call):
+        _refuse_arguments(what, has_arguments)
+        return members.start_task(what, "call", None)
+    if asyncio.iscoroutine(what):
+        _refuse_arguments(what, has_arguments)
+        return members.start_task(what, "task", None)
+    if isinstance(what, Syslet):
+        return members.start_task(what(*args, **kwargs), "syslet", None)
+    if inspect.iscoroutinefunction(what):
+        return members.start_task(what(*args, **kwargs), "task", None)
+    if type(what) in (_core.Future, _core.Sleep):
+        _refuse_arguments(what, has_arguments)
+        members.start_wait(what)
+        return what
+    if callable(what):
+        return members.start_task(_called(what, args, kwargs), "call", None)
+    if isinstance(what, Awaitable):
+        _refuse_arguments(what, has_arguments)
+        return members.start_task(_awaited(what), "task", None)
+    raise TypeError(
+        f"a scope starts coroutines, functions, programs and awaitables; {what!r} is none of them"
+    )
+
+
+def _called(function: Any, args: Any, kwargs: Any) -> Any:
+    if hasattr(function, "__wrapped__"):
+        # A function that `threadlet` has wrapped gives a call, which knows its pool.
+        return _wrapped(function, args, kwargs)
+    return _core.call(function, *args, **kwargs)
+
+
+async def _wrapped(function: Any, args: Any, kwargs: Any) -> Any:
+    outcome = await _core.call(function, *args, **kwargs)
+    return await outcome if isinstance(outcome, _core.Call) else outcome
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _refuse_arguments(what: Any, has_arguments: bool) -> None:
+    if has_arguments:
+        if asyncio.iscoroutine(what):
+            what.close()
+        raise TypeError(f"{what!r} has its arguments already; arguments are for functions")

@@ -1,0 +1,28 @@
+"""A pytest plugin: after each test, the ledger of every loop that it used is zero.
+
+Enable it in a conftest.py with `pytest_plugins = ["threadlets.testing.plugin"]`. A test that leaves
+something on purpose is marked `@pytest.mark.leaks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from threadlets.testing.leaks import no_leaks
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", "leaks: the test leaves requests or descriptors behind")
+
+
+@pytest.fixture(autouse=True)
+def threadlets_ledger(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves something outstanding on a threadlets loop."""
+    if request.node.get_closest_marker("leaks") is not None:
+        yield
+        return
+    with no_leaks():
+        yield
