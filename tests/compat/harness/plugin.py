@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from harness.loops import STOCK, adapt_close_loop, install
+from harness.natives import adapt_classes
 
 LOOPS_PROPERTY = "compat_loops"
 
@@ -26,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     census = install(loop)
     if loop != STOCK:
         adapt_close_loop()
+        adapt_classes(loop)
     # pytest captures descriptor 2 during tests; a stack dump must reach the log.
     dump_fd = os.dup(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2)
     faulthandler.enable(dump_fd)

@@ -4,15 +4,16 @@
 //! in a box.
 
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyStopIteration, PyTypeError};
+use pyo3::exceptions::{PyBaseException, PyStopIteration, PyTypeError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::{PyDict, PyTuple, PyType};
 use threadlets_core::MemberKey;
 
-use super::names;
+use super::iter::FutureIter;
 use super::waiters::Waiter;
+use super::{names, slots};
 use crate::callback::current_context;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
@@ -264,6 +265,22 @@ impl Future {
         }
     }
 
+    /// As `settle`; but who waits cannot be told any more once the loop is closed, which is an error.
+    fn settle_if_open(slf: &Bound<'_, Self>, state: State) -> PyResult<()> {
+        let this = slf.get();
+        match this.dispatcher.get().check_closed() {
+            Ok(()) => Self::settle(slf, state),
+            Err(closed) => {
+                let waited = this.state.take(slf.py());
+                Self::settle(slf, state)?;
+                match waited {
+                    State::Awaited(_) | State::AwaitedBy(_) => Err(closed),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
     /// Give the future an exception unless it is done; somebody must ask for it.
     pub(crate) fn fail(slf: &Bound<'_, Self>, error: Bound<'_, PyBaseException>) -> PyResult<()> {
         let py = slf.py();
@@ -277,7 +294,7 @@ impl Future {
             this.with_extras(py, |it| it.traceback = Some(traceback));
         }
         this.log_traceback.set(py, true);
-        Self::settle(slf, State::Error(error.unbind()))
+        Self::settle_if_open(slf, State::Error(error.unbind()))
     }
 
     /// Cancel the future itself; `false`: it was done.
@@ -291,7 +308,7 @@ impl Future {
         if let Some(message) = message {
             this.with_extras(py, |it| it.cancel_message = Some(message));
         }
-        Self::settle(slf, State::Cancelled)?;
+        Self::settle_if_open(slf, State::Cancelled)?;
         Ok(true)
     }
 
@@ -361,6 +378,10 @@ impl Future {
         future.remember_source(py)?;
         Ok(future)
     }
+
+    /// What there is to do `__new__` has done; for classes derived from this one.
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn __init__(&self, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) {}
 
     #[classmethod]
     #[pyo3(signature = (item, /))]
@@ -478,7 +499,7 @@ impl Future {
     #[pyo3(signature = (result, /))]
     fn set_result(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
         Self::check_pending(slf)?;
-        Self::settle(slf, State::Result(result))
+        Self::settle_if_open(slf, State::Result(result))
     }
 
     /// Give the future an exception: an instance, or a class to be instantiated.
@@ -493,17 +514,13 @@ impl Future {
             PyTypeError::new_err(format!("{given:?} is not an exception"))
         })?;
         if exception.is_instance_of::<PyStopIteration>() {
-            let what = "StopIteration interacts badly with generators and cannot be raised into a \
-                        Future";
-            if py.version_info() < (3, 12) {
-                return Err(PyTypeError::new_err(what));
-            }
-            let error = PyRuntimeError::new_err(what);
-            let cause = PyErr::from_value(exception.clone().into_any());
-            error.set_cause(py, Some(cause));
-            let error = error.into_value(py).into_bound(py);
-            error.setattr("__context__", exception)?;
-            return Self::fail(slf, error);
+            // Whether it is refused or raised as the cause of another depends on asyncio's version.
+            let kwargs = PyDict::new(py);
+            kwargs.set_item("loop", &slf.get().dispatcher)?;
+            let stock = names::future_class(py)?.call((), Some(&kwargs))?;
+            stock.call_method1("set_exception", (exception,))?;
+            let error = stock.call_method0("exception")?;
+            return Self::fail(slf, error.cast_into::<PyBaseException>()?);
         }
         Self::fail(slf, exception)
     }
@@ -540,12 +557,18 @@ impl Future {
     /// End the await: there is nothing to end.
     fn close(&self) {}
 
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
+    /// What whoever drives a coroutine by hand goes through; `await` needs none (`slots.rs`).
+    fn __await__(slf: Py<Self>) -> FutureIter {
+        FutureIter::new(slf)
     }
 
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
+    fn __iter__(slf: Py<Self>) -> FutureIter {
+        FutureIter::new(slf)
+    }
+
+    /// Nobody holds the future any more.
+    fn __del__(slf: &Bound<'_, Self>) {
+        slots::say_goodbye(slf.as_any());
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -3,6 +3,7 @@
 pub(crate) mod any_future;
 pub(crate) mod current;
 pub(crate) mod future;
+mod iter;
 mod making;
 pub(crate) mod names;
 mod showing;

@@ -15,9 +15,8 @@ use crate::dispatcher::Dispatcher;
 
 #[pymethods]
 impl Future {
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        py.import("asyncio.base_futures")?.call_method1("_future_repr", (slf,)).map(Bound::unbind)
+    fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        named_after_type(slf, "asyncio.base_futures", "_future_repr")
     }
 
     /// The attributes that were set by others. Few futures have any, so the dictionary is made when it
@@ -158,6 +157,25 @@ impl Future {
     fn _make_cancelled_error<'py>(&self, py: Python<'py>) -> Bound<'py, PyBaseException> {
         self.cancelled_error(py).into_value(py).into_bound(py)
     }
+}
+
+/// What asyncio's function shows of a future, under the name of its own type.
+pub(super) fn named_after_type<'py>(
+    object: &Bound<'py, PyAny>,
+    module: &str,
+    function: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = object.py();
+    let shown = py.import(module)?.call_method1(function, (object,))?;
+    // asyncio asks for `__class__`, which is a class of its own.
+    let (kind, taken_for) = (object.get_type().name()?, object.getattr("__class__")?);
+    let taken_for = taken_for.getattr("__name__")?;
+    if kind.as_any().eq(&taken_for)? {
+        return Ok(shown);
+    }
+    let shown = shown.extract::<String>()?;
+    let rest = shown.strip_prefix(&format!("<{taken_for}")).map(|it| format!("<{kind}{it}"));
+    Ok(PyString::new(py, &rest.unwrap_or(shown)).into_any())
 }
 
 /// Set an attribute that the class has, or delete it, as objects do.

@@ -1,5 +1,6 @@
-//! The slots of the native futures' types that PyO3 does not fill: awaiting without a generator or
-//! an exception, and what is said when a future goes.
+//! The slots of the native futures' types that PyO3 does not fill: awaiting without an iterator or
+//! an exception, and what is said when a future goes. Classes derived from ours have the methods
+//! instead.
 
 use std::ptr::null_mut;
 use std::sync::OnceLock;
@@ -44,13 +45,23 @@ fn fill_type(
         // Not `__next__`: a future is no `collections.abc.Iterator`.
         (*raw).tp_iternext = Some(next);
         (*raw).tp_as_async = &raw mut (*heap).as_async;
+        // The interpreter's way; the method makes a `FutureIter`.
+        (*heap).as_async.am_await = Some(itself);
         (*heap).as_async.am_send = Some(send);
         ffi::PyType_Modified(raw);
     }
 }
 
+unsafe extern "C" fn itself(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter's: an object that is alive.
+    unsafe { ffi::Py_NewRef(slf) }
+}
+
 /// The next step of an await: the future itself while it is not done, then what it came to.
-fn step(py: Python<'_>, slf: &Bound<'_, PyAny>) -> PyResult<(ffi::PySendResult, Py<PyAny>)> {
+pub(super) fn step(
+    py: Python<'_>,
+    slf: &Bound<'_, PyAny>,
+) -> PyResult<(ffi::PySendResult, Py<PyAny>)> {
     // SAFETY: the slots are those of `Future` and `Task`, which is a `Future`.
     let future = unsafe { slf.cast_unchecked::<Future>() }.get();
     match future.outcome(py) {
@@ -137,6 +148,8 @@ unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
         if ffi::PyObject_CallFinalizerFromDealloc(slf) < 0 {
             return;
         }
+        // A reference more would be one to drop.
+        forget_task(&Borrowed::from_ptr(Python::assume_attached(), slf));
         if let Some(free) = free.get() {
             free(slf);
         }
@@ -145,21 +158,28 @@ unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
 
 unsafe extern "C" fn finalize(slf: *mut ffi::PyObject) {
     // SAFETY: the interpreter calls with the GIL held and an object of our type, which is alive.
-    unsafe {
-        let py = Python::assume_attached();
-        let raised = PyErr::take(py);
-        let object = Bound::from_borrowed_ptr(py, slf);
-        if let Ok(task) = object.cast::<Task>() {
-            // Whatever comes of it: the loop's list must not lead to memory that is gone.
-            let dispatcher = task.as_super().get().dispatcher.get();
-            drop(dispatcher.requests.with(py, |it| it.leave(py, task.as_super().get())));
-        }
-        if let Err(error) = report(&object) {
-            error.write_unraisable(py, Some(&object));
-        }
-        if let Some(raised) = raised {
-            raised.restore(py);
-        }
+    unsafe { say_goodbye(&Bound::from_borrowed_ptr(Python::assume_attached(), slf)) }
+}
+
+/// Nobody holds the object any more: say so if somebody should know.
+pub(super) fn say_goodbye(object: &Bound<'_, PyAny>) {
+    let py = object.py();
+    let raised = PyErr::take(py);
+    forget_task(object);
+    if let Err(error) = report(object) {
+        error.write_unraisable(py, Some(object));
+    }
+    if let Some(raised) = raised {
+        raised.restore(py);
+    }
+}
+
+/// Whatever comes of it: the loop's list must not lead to memory that is gone.
+fn forget_task(object: &Bound<'_, PyAny>) {
+    if let Ok(task) = object.cast::<Task>() {
+        let py = object.py();
+        let future = task.as_super().get();
+        drop(future.dispatcher.get().requests.with(py, |it| it.leave(py, future)));
     }
 }
 

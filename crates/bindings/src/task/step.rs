@@ -18,6 +18,7 @@ use super::waiters::Waiter;
 use crate::callback::in_context;
 use crate::dispatcher::Dispatcher;
 use crate::request::Request;
+use crate::scope::sleep::Sleep;
 
 /// Where a coroutine has come to.
 enum Reached<'py> {
@@ -37,7 +38,7 @@ pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyRes
         return Ok(());
     }
     current::enter(slf, task)?;
-    let reached = in_context(py, &this.context, || Ok(go_on(py, task)))?;
+    let reached = in_context(py, &this.context, || go_on(py, task))?;
     settle(task, reached)
 }
 
@@ -46,7 +47,7 @@ pub(super) fn take_in_context(task: &Bound<'_, Task>) -> PyResult<()> {
     let py = task.py();
     let slf = task.as_super().get().dispatcher.bind(py);
     current::enter(slf, task)?;
-    let outcome = settle(task, go_on(py, task));
+    let outcome = go_on(py, task).and_then(|reached| settle(task, reached));
     current::clear(slf);
     outcome
 }
@@ -58,7 +59,7 @@ pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>)
     let before = tasks.get_item(slf)?;
     let named = slf.get().names_task.load(Relaxed);
     tasks.set_item(slf, task)?;
-    let reached = in_context(py, &task.get().context, || Ok(go_on(py, task)));
+    let reached = in_context(py, &task.get().context, || go_on(py, task));
     match &before {
         Some(before) => tasks.set_item(slf, before)?,
         None => tasks.del_item(slf)?,
@@ -73,9 +74,12 @@ pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>)
 
 /// Run the coroutine to where it waits or ends.
 #[inline]
-fn go_on<'py>(py: Python<'py>, task: &Bound<'py, Task>) -> Reached<'py> {
+fn go_on<'py>(py: Python<'py>, task: &Bound<'py, Task>) -> PyResult<Reached<'py>> {
     let this = task.get();
     let waited_for = this.waits_for.replace(py, None);
+    if task.as_super().get().is_done(py) {
+        return Err(already_done(task));
+    }
     let thrown = if this.must_cancel.get(py) {
         this.must_cancel.set(py, false);
         Some(cancellation(task, waited_for))
@@ -84,11 +88,21 @@ fn go_on<'py>(py: Python<'py>, task: &Bound<'py, Task>) -> Reached<'py> {
     };
     let Some(coroutine) = this.coroutine.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
     else {
-        return Reached::Error(PyRuntimeError::new_err("the task has no coroutine any more"));
+        let error = PyRuntimeError::new_err("the task has no coroutine any more");
+        return Ok(Reached::Error(error));
     };
-    match thrown {
+    Ok(match thrown {
         None => send(coroutine.bind(py)),
         Some(error) => throw(coroutine.bind(py), error),
+    })
+}
+
+/// Somebody has given the task a result of his own.
+#[cold]
+fn already_done(task: &Bound<'_, Task>) -> PyErr {
+    match task.repr() {
+        Ok(task) => names::invalid_state(task.py(), &format!("step(): already done: {task}")),
+        Err(error) => error,
     }
 }
 
@@ -108,15 +122,28 @@ fn cancellation(task: &Bound<'_, Task>, waited_for: Option<Py<PyAny>>) -> PyErr 
 #[inline]
 fn failure(waited_for: Bound<'_, PyAny>) -> Option<PyErr> {
     let py = waited_for.py();
-    let outcome = match waited_for.cast::<Future>() {
-        Ok(future) if !future.get().is_failed(py) => return None,
-        Ok(future) => match future.get().outcome(py) {
+    let outcome = match as_ours(&waited_for) {
+        Some(future) if !future.get().is_failed(py) => return None,
+        Some(future) => match future.get().outcome(py) {
             Some(Outcome::Error(error)) => Err(error),
             _ => return None,
         },
-        Err(_) => waited_for.call_method0(intern!(py, "result")).map(drop),
+        None => waited_for.call_method0(intern!(py, "result")).map(drop),
     };
     outcome.err()
+}
+
+/// The object as a future of ours. One of a derived class is not: its methods may be its own.
+#[inline]
+fn as_ours<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Future>> {
+    if object.is_exact_instance_of::<Future>()
+        || object.is_exact_instance_of::<Task>()
+        || object.is_exact_instance_of::<Sleep>()
+    {
+        // SAFETY: tasks and sleeps are futures.
+        return Some(unsafe { object.cast_unchecked() });
+    }
+    None
 }
 
 #[inline]
@@ -191,7 +218,7 @@ fn wait(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
     if awaited.is_none() {
         return resume_soon(task);
     }
-    let Ok(future) = awaited.cast::<Future>() else { return wait_for_foreign(task, awaited) };
+    let Some(future) = as_ours(&awaited) else { return wait_for_foreign(task, awaited) };
     let this = future.get();
     if !this.is_blocking.get(py) || !this.dispatcher.is(&task.as_super().get().dispatcher) {
         return refuse(task, &awaited);
@@ -243,7 +270,8 @@ fn wait_for_foreign(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResu
         return refuse(task, &awaited);
     };
     let its_loop = py.import("asyncio.futures")?.call_method1("_get_loop", (&awaited,))?;
-    if !blocking.is_truthy()? || !its_loop.is(&task.as_super().get().dispatcher) {
+    let is_ready = blocking.is_truthy()? && its_loop.is(&task.as_super().get().dispatcher);
+    if !is_ready || awaited.is(task) {
         return refuse(task, &awaited);
     }
     awaited.setattr(intern!(py, "_asyncio_future_blocking"), false)?;

@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::{PyDict, PyString, PyType};
 
 use super::future::Future;
-use super::{names, step};
+use super::{names, showing, slots, step};
 use crate::callback::current_context;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
@@ -21,7 +22,7 @@ use crate::request::Request;
 static N_MADE: AtomicU64 = AtomicU64::new(0);
 
 /// A task of a threadlets loop: all that `asyncio.Task` is, and it passes for one.
-#[pyclass(frozen, extends = Future, module = "threadlets._core")]
+#[pyclass(frozen, subclass, extends = Future, module = "threadlets._core")]
 pub(crate) struct Task {
     pub(super) coroutine: GilSlot<Option<Py<PyAny>>>,
     pub(crate) context: Py<PyAny>,
@@ -65,15 +66,21 @@ impl Task {
         start: Start,
     ) -> PyResult<Bound<'py, Self>> {
         let py = dispatcher.py();
-        if !is_coroutine(&coroutine)? {
-            return Err(PyTypeError::new_err(format!(
-                "a coroutine was expected, got {}",
-                coroutine.repr()?
-            )));
-        }
+        check_coroutine(&coroutine)?;
+        let task = Bound::new(py, Self::prepare(dispatcher, coroutine, context)?)?;
+        Self::begin(&task, name, start)?;
+        Ok(task)
+    }
+
+    /// A task that has not begun.
+    fn prepare(
+        dispatcher: &Bound<'_, Dispatcher>,
+        coroutine: Bound<'_, PyAny>,
+        context: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<PyClassInitializer<Self>> {
         let context = match context {
             Some(context) => context,
-            None => current_context(py)?,
+            None => current_context(dispatcher.py())?,
         };
         let future = Future::new(dispatcher.clone().unbind());
         let task = Self {
@@ -84,22 +91,27 @@ impl Task {
             n_cancels: GilSlot::new(0),
             must_cancel: GilSlot::new(false),
             shield: GilSlot::new(Shield::Down),
-            goes_silently: GilSlot::new(false),
+            goes_silently: GilSlot::new(true),
         };
-        let task = Bound::new(py, PyClassInitializer::from(future).add_subclass(task))?;
-        let future = task.as_super().get();
+        Ok(PyClassInitializer::from(future).add_subclass(task))
+    }
+
+    /// Send a task on its way.
+    fn begin(slf: &Bound<'_, Self>, name: Option<Bound<'_, PyAny>>, start: Start) -> PyResult<()> {
+        let py = slf.py();
+        let future = slf.as_super().get();
         future.remember_source(py)?;
         if let Some(name) = name.filter(|it| !it.is_none()) {
-            task.get().rename(future, name)?;
+            slf.get().rename(future, name)?;
         }
+        let dispatcher = future.dispatcher.bind(py);
         let this = dispatcher.get();
-        this.requests.with(py, |requests| requests.join_root(&task));
+        this.requests.with(py, |requests| requests.join_root(slf));
+        slf.get().goes_silently.set(py, false);
         if start == Start::Eager && this.thread().is_some() {
-            step::start_eagerly(dispatcher, &task)?;
-        } else {
-            this.submit(py, Request::Step(task.clone().unbind()))?;
+            return step::start_eagerly(dispatcher, slf);
         }
-        Ok(task)
+        this.submit(py, Request::Step(slf.clone().unbind()))
     }
 
     fn rename(&self, future: &Future, name: Bound<'_, PyAny>) -> PyResult<()> {
@@ -126,12 +138,12 @@ impl Task {
         let waits_for =
             this.waits_for.with(py, |it| it.as_ref().map(|it| it.clone_ref(py).into_bound(py)));
         if let Some(awaited) = waits_for {
-            let was_cancelled = match awaited.cast::<Task>() {
-                Ok(task) => Self::request_cancel(task, message().as_ref())?,
+            let was_cancelled = match awaited.cast_exact::<Task>() {
+                Ok(task) => Self::request_cancel_deeper(task, message().as_ref())?,
                 Err(_) => match awaited.cast_exact::<Future>() {
                     Ok(future) => Future::cancel_with(future, message())?,
                     Err(_) => {
-                        let kwargs = pyo3::types::PyDict::new(py);
+                        let kwargs = PyDict::new(py);
                         kwargs.set_item(intern!(py, "msg"), message())?;
                         awaited
                             .call_method(intern!(py, "cancel"), (), Some(&kwargs))?
@@ -149,6 +161,18 @@ impl Task {
         Ok(true)
     }
 
+    /// Cancel a task that another waits for. Such chains may be long, and even closed.
+    fn request_cancel_deeper(slf: &Bound<'_, Self>, message: Option<&Py<PyAny>>) -> PyResult<bool> {
+        // SAFETY: the GIL is held; it is left again below.
+        if unsafe { ffi::Py_EnterRecursiveCall(c" while cancelling a task".as_ptr()) } != 0 {
+            return Err(PyErr::fetch(slf.py()));
+        }
+        let outcome = Self::request_cancel(slf, message);
+        // SAFETY: it was entered above.
+        unsafe { ffi::Py_LeaveRecursiveCall() };
+        outcome
+    }
+
     /// Whether whoever holds the last reference should be told that the task has not ended.
     pub(super) fn is_missed(slf: &Bound<'_, Self>) -> bool {
         let py = slf.py();
@@ -156,12 +180,20 @@ impl Task {
     }
 }
 
+fn check_coroutine(object: &Bound<'_, PyAny>) -> PyResult<()> {
+    if is_coroutine(object)? {
+        return Ok(());
+    }
+    let object = object.repr()?;
+    Err(PyTypeError::new_err(format!("a coroutine was expected, got {object}")))
+}
+
 /// Whether an object can be run by a task, as asyncio decides it.
 fn is_coroutine(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     static IS_COROUTINE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = object.py();
     // SAFETY: looks at the type.
-    if unsafe { pyo3::ffi::PyCoro_CheckExact(object.as_ptr()) } != 0 {
+    if unsafe { ffi::PyCoro_CheckExact(object.as_ptr()) } != 0 {
         return Ok(true);
     }
     let asks = IS_COROUTINE.import(py, "asyncio.coroutines", "iscoroutine")?;
@@ -171,23 +203,43 @@ fn is_coroutine(object: &Bound<'_, PyAny>) -> PyResult<bool> {
 #[pymethods]
 impl Task {
     #[new]
-    #[pyo3(signature = (coro, *, r#loop=None, name=None, context=None, eager_start=false))]
-    fn py_new<'py>(
-        coro: Bound<'py, PyAny>,
-        r#loop: Option<Bound<'py, PyAny>>,
-        name: Option<Bound<'py, PyAny>>,
-        context: Option<Bound<'py, PyAny>>,
+    #[pyo3(signature = (coro, *, r#loop=None, context=None, **_kwargs))]
+    fn py_new(
+        coro: Bound<'_, PyAny>,
+        r#loop: Option<Bound<'_, PyAny>>,
+        context: Option<Bound<'_, PyAny>>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<PyClassInitializer<Self>> {
+        check_coroutine(&coro)?;
+        Self::prepare(&Future::its_loop(coro.py(), r#loop)?, coro, context)
+    }
+
+    /// Send the task that `__new__` has made on its way.
+    #[pyo3(signature = (_coro, *, r#loop=None, name=None, context=None, eager_start=false))]
+    fn __init__(
+        slf: &Bound<'_, Self>,
+        _coro: &Bound<'_, PyAny>,
+        r#loop: Option<&Bound<'_, PyAny>>,
+        name: Option<Bound<'_, PyAny>>,
+        context: Option<&Bound<'_, PyAny>>,
         eager_start: bool,
-    ) -> PyResult<Bound<'py, Self>> {
-        let dispatcher = Future::its_loop(coro.py(), r#loop)?;
-        let start = if eager_start { Start::Eager } else { Start::Soon };
-        Self::start(&dispatcher, coro, name, context, start)
+    ) -> PyResult<()> {
+        let _ = (r#loop, context);
+        if !slf.get().goes_silently.get(slf.py()) {
+            return Err(PyRuntimeError::new_err("a task runs one coroutine; make another task"));
+        }
+        Self::begin(slf, name, if eager_start { Start::Eager } else { Start::Soon })
     }
 
     /// What the task passes for: `isinstance(task, asyncio.Task)` holds.
     #[getter]
     fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
         names::task_class(py)
+    }
+
+    /// Nobody holds the task any more.
+    fn __del__(slf: &Bound<'_, Self>) {
+        slots::say_goodbye(slf.as_any());
     }
 
     /// Ask the task to end with `asyncio.CancelledError`; False: it has ended.
@@ -262,9 +314,8 @@ impl Task {
         Err(PyRuntimeError::new_err("Task does not support set_exception operation"))
     }
 
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        py.import("asyncio.base_tasks")?.call_method1("_task_repr", (slf,)).map(Bound::unbind)
+    fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        showing::named_after_type(slf, "asyncio.base_tasks", "_task_repr")
     }
 
     /// What a future that is not of ours calls when it is done; the task's context has been entered.

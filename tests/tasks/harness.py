@@ -1,0 +1,58 @@
+"""What the tests of this folder share."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+Run = Callable[..., Any]
+Script = Callable[[str], tuple[int, str, str]]
+
+DEADLINE_S = 20.0
+
+# Claims about our own promises, which asyncio's tasks do not make.
+native_only = pytest.mark.parametrize("kind", ["native"], indirect=True)
+
+
+async def turns(n_turns: int) -> None:
+    """Let the loop run so many bursts."""
+    for _ in range(n_turns):
+        await asyncio.sleep(0)
+
+
+def note_failures() -> list[dict[str, Any]]:
+    """Collect what the running loop's exception handler is told."""
+    failures: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: failures.append(context))
+    return failures
+
+
+def collect() -> None:
+    """Collect garbage until there is none."""
+    while gc.collect():
+        pass
+
+
+class Raw:
+    """A coroutine that is none of the interpreter's, as compilers to C make them."""
+
+    def __init__(self, generator: Generator[Any, Any, Any]) -> None:
+        self._generator = generator
+
+    def send(self, value: Any) -> Any:
+        return self._generator.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._generator.throw(*error)
+
+    def close(self) -> None:
+        self._generator.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield from self._generator)

@@ -1,0 +1,126 @@
+"""anyio's cancel scopes and task groups nest with asyncio's limits and groups, either way round."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+
+from .harness import Run
+
+
+async def forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def n_requests() -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+def test_a_scope_inside_a_limit(run: Run) -> None:
+    """The scope ends its own block and leaves the limit and the count of requests alone."""
+
+    async def main() -> tuple[bool, int]:
+        async with asyncio.timeout(60):
+            with anyio.move_on_after(0.01) as scope:
+                await forever()
+            await asyncio.sleep(0)
+        return scope.cancelled_caught, n_requests()
+
+    assert run(main()) == (True, 0)
+
+
+def test_a_limit_inside_a_scope(run: Run) -> None:
+    """The limit ends its own block; the scope around it was not cancelled."""
+
+    async def main() -> tuple[str, bool, int]:
+        with anyio.move_on_after(60) as scope:
+            try:
+                async with asyncio.timeout(0.01):
+                    await forever()
+            except TimeoutError:
+                ended = "limit"
+            await asyncio.sleep(0)
+        return ended, scope.cancelled_caught, n_requests()
+
+    assert run(main()) == ("limit", False, 0)
+
+
+def test_a_group_inside_an_anyio_group(run: Run) -> None:
+    """Cancelling the outer scope ends the tasks of both, and each is told."""
+
+    async def main() -> tuple[list[str], int]:
+        told: list[str] = []
+
+        async def waits(name: str) -> None:
+            try:
+                await forever()
+            except asyncio.CancelledError:
+                told.append(name)
+                raise
+
+        async with anyio.create_task_group() as outer:
+            outer.start_soon(waits, "outer")
+            outer.start_soon(cancel_soon, outer)
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(waits("inner"))
+                await forever()
+        return sorted(told), n_requests()
+
+    async def cancel_soon(group: anyio.abc.TaskGroup) -> None:
+        await asyncio.sleep(0.01)
+        group.cancel_scope.cancel()
+
+    assert run(main()) == (["inner", "outer"], 0)
+
+
+def test_an_anyio_group_inside_a_group(run: Run) -> None:
+    """A failure in the outer group ends the tasks of both."""
+
+    async def main() -> tuple[list[str], list[str], int]:
+        told: list[str] = []
+
+        async def waits() -> None:
+            try:
+                await forever()
+            except asyncio.CancelledError:
+                told.append("inner")
+                raise
+
+        async def fails() -> None:
+            await asyncio.sleep(0.01)
+            raise KeyError("x")
+
+        async def nested() -> None:
+            async with asyncio.TaskGroup() as outer:
+                outer.create_task(fails())
+                async with anyio.create_task_group() as inner:
+                    inner.start_soon(waits)
+                    await forever()
+
+        try:
+            await nested()
+        except* KeyError as group:
+            errors = [repr(it) for it in group.exceptions]
+        return told, errors, n_requests()
+
+    assert run(main()) == (["inner"], ["KeyError('x')"], 0)
+
+
+def test_a_shielded_scope_outlives_its_parent(run: Run) -> None:
+    """What is shielded ends before the request of the scope around it arrives."""
+
+    async def main() -> list[str]:
+        ran: list[str] = []
+        with anyio.CancelScope() as outer:
+            outer.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0.01)
+                ran.append("shielded")
+            await asyncio.sleep(0)
+            ran.append("not reached")
+        return ran
+
+    assert run(main()) == ["shielded"]

@@ -1,0 +1,422 @@
+"""Cancelling: who is told, how often, with which words, and what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from typing import Any
+
+import pytest
+
+from .harness import Run, turns
+
+
+async def forever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def grouped(*bodies: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        for body in bodies:
+            group.create_task(body)
+        await forever()
+
+
+def test_each_request_counts_until_it_is_taken_back(run: Run) -> None:
+    """`cancelling` goes up with `cancel` and down with `uncancel`, and stops at zero."""
+
+    async def main() -> list[int]:
+        task = asyncio.create_task(forever())
+        await turns(1)
+        task.cancel()
+        task.cancel()
+        counts = [task.cancelling(), task.uncancel(), task.uncancel(), task.uncancel()]
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return counts
+
+    assert run(main()) == [2, 1, 0, 0]
+
+
+def test_cancelled_before_its_first_step_it_never_starts(run: Run) -> None:
+    """The coroutine of such a task runs no line."""
+
+    async def main() -> tuple[list[str], bool]:
+        ran: list[str] = []
+
+        async def body() -> None:
+            ran.append("started")
+
+        task = asyncio.create_task(body())
+        assert task.cancel("early")
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        assert caught.value.args == ("early",)
+        return ran, task.cancelled()
+
+    assert run(main()) == ([], True)
+
+
+def test_a_taken_back_request_before_the_first_step(run: Run) -> None:
+    """From Python 3.13 on, `uncancel` down to zero lets the task run after all."""
+
+    async def main() -> bool:
+        async def body() -> str:
+            return "ran"
+
+        task = asyncio.create_task(body())
+        task.cancel()
+        task.uncancel()
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    assert run(main()) is (sys.version_info < (3, 13))
+
+
+def test_the_message_reaches_the_innermost_task(run: Run) -> None:
+    """A chain of tasks passes one message down and one exception up."""
+
+    async def main() -> list[Any]:
+        heard: list[Any] = []
+
+        async def inner() -> None:
+            try:
+                await forever()
+            except asyncio.CancelledError as error:
+                heard.append(error.args)
+                raise
+
+        async def outer(awaited: asyncio.Task[None]) -> None:
+            try:
+                await awaited
+            except asyncio.CancelledError as error:
+                heard.append(error.args)
+                raise
+
+        first = asyncio.create_task(inner())
+        second = asyncio.create_task(outer(first))
+        third = asyncio.create_task(outer(second))
+        await turns(2)
+        third.cancel("stop")
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await third
+        heard += [caught.value.args, first.cancelled(), second.cancelled(), third.cancelling()]
+        heard += [first.cancelling()]
+        return heard
+
+    assert run(main()) == [("stop",)] * 4 + [True, True, 1, 1]
+
+
+def test_a_shared_future_ends_all_who_wait(run: Run) -> None:
+    """Cancelling one of two tasks cancels the future that both wait for, and so the other."""
+
+    async def main() -> list[bool]:
+        future = asyncio.get_running_loop().create_future()
+
+        async def body() -> None:
+            await future
+
+        tasks = [asyncio.create_task(body()) for _ in range(2)]
+        await turns(1)
+        tasks[0].cancel()
+        await asyncio.wait(tasks)
+        return [future.cancelled(), *(task.cancelled() for task in tasks)]
+
+    assert run(main()) == [True, True, True]
+
+
+def test_a_shield_stops_the_request(run: Run) -> None:
+    """What is shielded goes on when whoever awaits the shield is cancelled."""
+
+    async def main() -> tuple[bool, bool, str]:
+        gate = asyncio.Event()
+
+        async def inner() -> str:
+            await gate.wait()
+            return "went on"
+
+        async def outer(task: asyncio.Task[str]) -> str:
+            return await asyncio.shield(task)
+
+        task = asyncio.create_task(inner())
+        waiting = asyncio.create_task(outer(task))
+        await turns(2)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        gate.set()
+        return waiting.cancelled(), task.cancelled(), await task
+
+    assert run(main()) == (True, False, "went on")
+
+
+def test_cancelled_in_the_burst_that_wakes_it(run: Run) -> None:
+    """A future that became done does not save a task that is cancelled before it goes on."""
+
+    async def main() -> tuple[bool, bool, list[str]]:
+        future = asyncio.get_running_loop().create_future()
+        ran: list[str] = []
+
+        async def body() -> None:
+            await future
+            ran.append("went on")
+
+        task = asyncio.create_task(body())
+        await turns(1)
+        future.set_result(None)
+        assert task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled(), future.cancelled(), ran
+
+    assert run(main()) == (True, False, [])
+
+
+def test_an_exception_that_arrived_is_replaced(run: Run) -> None:
+    """A task cancelled after its future failed, and before it goes on, is cancelled."""
+
+    async def main() -> bool:
+        future = asyncio.get_running_loop().create_future()
+
+        async def body() -> None:
+            await future
+
+        task = asyncio.create_task(body())
+        await turns(1)
+        future.set_exception(KeyError("x"))
+        task.cancel()
+        await asyncio.wait([task])
+        future.exception()
+        return task.cancelled()
+
+    assert run(main())
+
+
+def test_a_request_while_it_runs_comes_at_the_next_wait(run: Run) -> None:
+    """A task that cancels itself goes on until it waits."""
+
+    async def main() -> list[str]:
+        ran: list[str] = []
+
+        async def body() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel("myself")
+            ran.append("before")
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError as error:
+                ran.append(error.args[0])
+                raise
+
+        await asyncio.wait([asyncio.create_task(body())])
+        return ran
+
+    assert run(main()) == ["before", "myself"]
+
+
+def test_a_request_in_the_last_step_still_cancels(run: Run) -> None:
+    """A task that cancels itself and returns has no result."""
+
+    async def main() -> bool:
+        async def body() -> str:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel("late")
+            return "result"
+
+        task = asyncio.create_task(body())
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        assert caught.value.args == ("late",)
+        return task.cancelled()
+
+    assert run(main())
+
+
+def test_who_swallows_the_request_goes_on(run: Run) -> None:
+    """A caught cancellation is no more: the task ends with its result, and keeps the count."""
+
+    async def main() -> tuple[str, bool, int]:
+        async def body() -> str:
+            with contextlib.suppress(asyncio.CancelledError):
+                await forever()
+            await asyncio.sleep(0)
+            return "stayed"
+
+        task = asyncio.create_task(body())
+        await turns(1)
+        task.cancel()
+        return await task, task.cancelled(), task.cancelling()
+
+    assert run(main()) == ("stayed", False, 1)
+
+
+def test_an_ended_task_refuses(run: Run) -> None:
+    """Cancelling a task that has ended does nothing and counts nothing."""
+
+    async def main() -> tuple[bool, int]:
+        task = asyncio.create_task(asyncio.sleep(0))
+        await task
+        return task.cancel(), task.cancelling()
+
+    assert run(main()) == (False, 0)
+
+
+# Neither can ever end.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_waiting_for_each_other_in_a_circle(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancelling one of two tasks that wait for each other ends in RecursionError, not in a crash."""
+
+    async def main() -> str:
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def body(other: int) -> None:
+            await tasks[other]
+
+        tasks += [asyncio.create_task(body(1)), asyncio.create_task(body(0))]
+        await turns(2)
+        try:
+            tasks[0].cancel()
+        except RecursionError:
+            outcome = "refused"
+        else:
+            outcome = "cancelled"
+        for task in tasks:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        tasks.clear()
+        return outcome
+
+    # A runner would cancel the two again, and wait for them.
+    assert loop.run_until_complete(main()) == "refused"
+
+
+@pytest.mark.parametrize("inner_s", [0.01, 60.0])
+def test_time_limits_nest(run: Run, inner_s: float) -> None:
+    """Whichever of two nested limits comes first ends its own block, and takes its request back."""
+
+    async def main() -> tuple[list[str], int]:
+        ended = []
+        try:
+            async with asyncio.timeout(0.02 if inner_s > 1 else 60.0):
+                try:
+                    async with asyncio.timeout(inner_s):
+                        await forever()
+                except TimeoutError:
+                    ended.append("inner")
+        except TimeoutError:
+            ended.append("outer")
+        task = asyncio.current_task()
+        assert task is not None
+        return ended, task.cancelling()
+
+    assert run(main()) == (["inner" if inner_s < 1 else "outer"], 0)
+
+
+def test_a_limit_and_a_request_at_once(run: Run) -> None:
+    """A task cancelled from outside in the burst in which its limit passes is cancelled."""
+
+    async def main() -> bool:
+        async def body() -> None:
+            try:
+                async with asyncio.timeout(0):
+                    await forever()
+            except TimeoutError:
+                pytest.fail("the request from outside was taken for the limit's")
+
+        task = asyncio.create_task(body())
+        await turns(1)
+        task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    assert run(main())
+
+
+def test_wait_for_waits_for_the_end(run: Run) -> None:
+    """`wait_for` returns once what it has cancelled has cleaned up."""
+
+    async def main() -> list[str]:
+        ran: list[str] = []
+
+        async def body() -> None:
+            try:
+                await forever()
+            finally:
+                await asyncio.sleep(0)
+                ran.append("cleaned up")
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(body(), 0.01)
+        return ran
+
+    assert run(main()) == ["cleaned up"]
+
+
+def test_a_group_cancels_its_others(run: Run) -> None:
+    """The failure of one task of a group cancels the rest, and the parent's request is taken back."""
+
+    async def main() -> tuple[list[str], int]:
+        ran: list[str] = []
+
+        async def waits() -> None:
+            try:
+                await forever()
+            except asyncio.CancelledError:
+                ran.append("cancelled")
+                raise
+
+        async def fails() -> None:
+            await asyncio.sleep(0)
+            raise KeyError("x")
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await grouped(waits(), waits(), fails())
+        assert [type(it) for it in caught.value.exceptions] == [KeyError]
+        task = asyncio.current_task()
+        assert task is not None
+        return ran, task.cancelling()
+
+    assert run(main()) == (["cancelled", "cancelled"], 0)
+
+
+def test_a_cancelled_gather_cancels_its_children(run: Run) -> None:
+    """All that is gathered is cancelled, and the waiter is told once all have ended."""
+
+    async def main() -> list[bool]:
+        tasks = [asyncio.create_task(forever()) for _ in range(3)]
+        gathered = asyncio.gather(*tasks)
+        await turns(1)
+        gathered.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gathered
+        return [task.cancelled() for task in tasks]
+
+    assert run(main()) == [True, True, True]
+
+
+def test_the_exception_is_the_coroutines_own(run: Run) -> None:
+    """Whoever awaits a cancelled task gets the instance that its coroutine has raised, once."""
+
+    async def main() -> list[bool]:
+        raised: list[BaseException] = []
+
+        async def body() -> None:
+            try:
+                await forever()
+            except asyncio.CancelledError:
+                error = asyncio.CancelledError("my own")
+                raised.append(error)
+                raise error from None
+
+        task = asyncio.create_task(body())
+        await turns(1)
+        task.cancel()
+        caught: list[BaseException] = []
+        for _ in range(2):
+            try:
+                await task
+            except asyncio.CancelledError as error:
+                caught.append(error)
+        return [caught[0] is raised[0], caught[1] is raised[0], caught[1] is caught[0]]
+
+    assert run(main()) == [True, False, False]

@@ -1,0 +1,437 @@
+"""Futures: callbacks, exceptions, who settles them, and what they show."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import copy
+import pickle
+import threading
+import weakref
+from typing import Any
+
+import pytest
+
+from .harness import Run, collect, native_only, note_failures, turns
+
+
+def future_of(loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Future[Any]:
+    return (loop or asyncio.get_running_loop()).create_future()
+
+
+def test_it_passes_for_asyncios(run: Run) -> None:
+    """isinstance, isfuture and ensure_future take it for what it is."""
+
+    async def main() -> list[bool]:
+        future = future_of()
+        task = asyncio.create_task(asyncio.sleep(0))
+        return [
+            isinstance(future, asyncio.Future),
+            not isinstance(future, asyncio.Task),
+            isinstance(task, asyncio.Task),
+            isinstance(task, asyncio.Future),
+            asyncio.isfuture(future),
+            asyncio.isfuture(task),
+            asyncio.ensure_future(future) is future,
+            asyncio.wrap_future(future) is future,
+            not asyncio.iscoroutine(future),
+            not asyncio.iscoroutine(task),
+            future.get_loop() is asyncio.get_running_loop(),
+        ]
+
+    assert run(main()) == [True] * 11
+
+
+def test_callbacks_run_in_order_and_later(run: Run) -> None:
+    """Callbacks run in the burst after the one in which the future became done, in order."""
+
+    async def main() -> list[Any]:
+        called: list[Any] = []
+        future = future_of()
+        for number in range(4):
+            future.add_done_callback(
+                lambda it, number=number: called.append((number, it is future))
+            )
+        future.set_result(None)
+        assert called == []
+        await turns(1)
+        return called
+
+    assert run(main()) == [(number, True) for number in range(4)]
+
+
+def test_a_callback_added_late_runs_too(run: Run) -> None:
+    """A done future calls a new callback in the next burst, not at once."""
+
+    async def main() -> list[int]:
+        called: list[int] = []
+        future = future_of()
+        future.set_result(None)
+        future.add_done_callback(lambda _: called.append(1))
+        assert called == []
+        await turns(1)
+        return called
+
+    assert run(main()) == [1]
+
+
+def test_removing_during_callbacks(run: Run) -> None:
+    """What is done has no callbacks left to remove; those scheduled run."""
+
+    async def main() -> tuple[list[str], list[int]]:
+        called: list[str] = []
+        removed: list[int] = []
+        future = future_of()
+
+        def second(_future: Any) -> None:
+            called.append("second")
+
+        def first(_future: Any) -> None:
+            called.append("first")
+            removed.append(future.remove_done_callback(second))
+
+        future.add_done_callback(first)
+        future.add_done_callback(second)
+        future.set_result(None)
+        await turns(1)
+        return called, removed
+
+    assert run(main()) == (["first", "second"], [0])
+
+
+def test_removing_counts_equal_callbacks(run: Run) -> None:
+    """All callbacks that are equal are removed, and counted; tasks that wait stay."""
+
+    async def main() -> tuple[int, list[int]]:
+        future = future_of()
+        got: list[int] = []
+
+        async def body() -> None:
+            got.append(await future)
+
+        task = asyncio.create_task(body())
+        await turns(1)
+        for _ in range(3):
+            future.add_done_callback(got.append)  # type: ignore[arg-type]
+        n_removed = future.remove_done_callback(got.append)  # type: ignore[arg-type]
+        future.set_result(7)
+        await task
+        return n_removed, got
+
+    assert run(main()) == (3, [7])
+
+
+def test_a_callback_that_fails_is_reported(run: Run) -> None:
+    """The others run all the same."""
+
+    async def main() -> tuple[list[str], list[int]]:
+        failures = note_failures()
+        called: list[int] = []
+        future = future_of()
+
+        def fails(_future: Any) -> None:
+            raise KeyError("x")
+
+        future.add_done_callback(fails)
+        future.add_done_callback(lambda _: called.append(1))
+        future.set_result(None)
+        await turns(1)
+        return [repr(it["exception"]) for it in failures], called
+
+    assert run(main()) == (["KeyError('x')"], [1])
+
+
+def test_a_callback_runs_in_its_context(run: Run) -> None:
+    """The context is the one of whoever added the callback, or the one that was given."""
+
+    async def main() -> list[str]:
+        variable = contextvars.ContextVar("variable", default="none")
+        seen: list[str] = []
+        future = future_of()
+        variable.set("added here")
+        future.add_done_callback(lambda _: seen.append(variable.get()))
+        given = contextvars.copy_context()
+        given.run(variable.set, "given")
+        future.add_done_callback(lambda _: seen.append(variable.get()), context=given)
+        variable.set("changed")
+        future.set_result(None)
+        await turns(1)
+        return seen
+
+    assert run(main()) == ["added here", "given"]
+
+
+@pytest.mark.parametrize("kind_of_error", [StopIteration, StopIteration("x")], ids=repr)
+def test_stop_iteration_is_refused(run: Run, kind_of_error: Any) -> None:
+    """StopIteration would end the coroutine that awaits: asyncio refuses or converts it."""
+
+    async def main() -> Any:
+        future = future_of()
+        try:
+            future.set_exception(kind_of_error)
+        except TypeError:
+            future.cancel()
+            return "refused"
+        with pytest.raises(RuntimeError) as caught:
+            await future
+        assert isinstance(caught.value.__cause__, StopIteration)
+        return "refused"
+
+    assert run(main()) == "refused"
+
+
+@pytest.mark.parametrize("wrong", [3, "x", object, int, None], ids=repr)
+def test_only_exceptions_can_be_set(run: Run, wrong: Any) -> None:
+    """Anything else is refused with TypeError, and the future stays pending."""
+
+    async def main() -> bool:
+        future = future_of()
+        with pytest.raises(TypeError):
+            future.set_exception(wrong)
+        return future.done()
+
+    assert run(main()) is False
+
+
+def test_states_are_final(run: Run) -> None:
+    """A second outcome is refused with InvalidStateError, and an early question too."""
+
+    async def main() -> None:
+        pending = future_of()
+        with pytest.raises(asyncio.InvalidStateError, match="Result is not set"):
+            pending.result()
+        with pytest.raises(asyncio.InvalidStateError, match="Exception is not set"):
+            pending.exception()
+        pending.set_result(1)
+        with pytest.raises(asyncio.InvalidStateError):
+            pending.set_result(2)
+        with pytest.raises(asyncio.InvalidStateError):
+            pending.set_exception(KeyError())
+        assert pending.cancel() is False
+        assert pending.exception() is None
+        cancelled = future_of()
+        assert cancelled.cancel("why") is True
+        assert cancelled.cancel("again") is False
+        for ask in (cancelled.result, cancelled.exception):
+            with pytest.raises(asyncio.CancelledError) as caught:
+                ask()
+            assert caught.value.args == ("why",)
+        with pytest.raises(asyncio.InvalidStateError):
+            cancelled.set_result(1)
+
+    run(main())
+
+
+def test_an_exception_nobody_asked_for_is_reported_once(run: Run) -> None:
+    """The handler is told when the future goes, and not if somebody has seen the exception."""
+
+    async def main() -> list[str]:
+        failures = note_failures()
+        for asks in (False, True):
+            future = future_of()
+            future.set_exception(KeyError("x"))
+            if asks:
+                future.exception()
+            del future
+            collect()
+        return [it["message"] for it in failures]
+
+    assert run(main()) == ["Future exception was never retrieved"]
+
+
+def test_a_cycle_is_collected(run: Run) -> None:
+    """A future that refers to itself by its result, its attributes or its callbacks goes."""
+
+    async def main() -> list[bool]:
+        references = []
+        for make in ("result", "attribute", "callback", "exception"):
+            future = future_of()
+            if make == "result":
+                future.set_result([future])
+            elif make == "attribute":
+                future.mine = future  # type: ignore[attr-defined]
+            elif make == "callback":
+                future.add_done_callback(lambda _, future=future: None)
+            else:
+                error = KeyError(future)
+                future.set_exception(error)
+                future.exception()
+                del error
+            references.append(weakref.ref(future))
+            del future
+        collect()
+        return [reference() is None for reference in references]
+
+    assert run(main()) == [True] * 4
+
+
+def test_it_can_be_revived_while_it_goes(run: Run) -> None:
+    """A handler that keeps the future gets a living one, and is told once."""
+
+    async def main() -> tuple[int, str]:
+        failures = note_failures()
+        future = future_of()
+        future.set_exception(KeyError("x"))
+        del future
+        collect()
+        (kept,) = (it["future"] for it in failures)
+        assert kept.done()
+        shown = repr(kept.exception())
+        failures.clear()
+        del kept
+        collect()
+        return len(failures), shown
+
+    assert run(main()) == (0, "KeyError('x')")
+
+
+def test_attributes_can_be_set_and_deleted(run: Run) -> None:
+    """Futures and tasks carry what others put there."""
+
+    async def main() -> None:
+        task = asyncio.create_task(asyncio.sleep(0))
+        for holder in (future_of(), task):
+            with pytest.raises(AttributeError):
+                holder.mine  # noqa: B018
+            holder.mine = 1  # type: ignore[attr-defined]
+            assert holder.mine == 1  # type: ignore[attr-defined]
+            del holder.mine  # type: ignore[attr-defined]
+            with pytest.raises(AttributeError):
+                del holder.mine  # type: ignore[attr-defined]
+            assert not hasattr(holder, "mine")
+
+    run(main())
+
+
+def test_it_cannot_be_copied_or_pickled(run: Run) -> None:
+    """A future is of one loop: pickle and copy refuse it."""
+
+    async def main() -> None:
+        task = asyncio.create_task(asyncio.sleep(0))
+        for holder in (future_of(), task):
+            for refuse in (pickle.dumps, copy.copy):
+                with pytest.raises(TypeError):
+                    refuse(holder)
+
+    run(main())
+
+
+def test_it_is_itself_only(run: Run) -> None:
+    """Futures are equal to themselves and can be in sets and weak sets."""
+
+    async def main() -> None:
+        first, second = future_of(), future_of()
+        assert first == first
+        assert first != second
+        assert len({first, second, first}) == 2
+        assert len(weakref.WeakSet([first, second])) == 2
+        assert asyncio.Future[int].__origin__ is asyncio.Future  # type: ignore[attr-defined]
+
+    run(main())
+
+
+def test_its_repr_tells_the_state(run: Run) -> None:
+    """The repr is asyncio's, name for name."""
+
+    async def main() -> list[str]:
+        pending, done, failed, gone = (future_of() for _ in range(4))
+        done.set_result(1)
+        failed.set_exception(KeyError("x"))
+        failed.exception()
+        gone.cancel()
+        return [repr(it) for it in (pending, done, failed, gone)]
+
+    assert run(main()) == [
+        "<Future pending>",
+        "<Future finished result=1>",
+        "<Future finished exception=KeyError('x')>",
+        "<Future cancelled>",
+    ]
+
+
+def test_another_thread_sets_the_result(run: Run) -> None:
+    """Through call_soon_threadsafe, and through run_coroutine_threadsafe the other way."""
+
+    async def main() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        future = future_of()
+        outcome: concurrent.futures.Future[int] = concurrent.futures.Future()
+
+        async def body() -> int:
+            await asyncio.sleep(0)
+            return 2
+
+        def other() -> None:
+            loop.call_soon_threadsafe(future.set_result, 1)
+            outcome.set_result(asyncio.run_coroutine_threadsafe(body(), loop).result(10))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        got = await future, await asyncio.wrap_future(outcome)
+        thread.join()
+        return got
+
+    assert run(main()) == (1, 2)
+
+
+@native_only
+def test_another_thread_sets_the_result_directly(run: Run) -> None:
+    """A native future wakes its loop itself, whichever thread settles it."""
+
+    async def main() -> int:
+        future = future_of()
+        thread = threading.Thread(target=future.set_result, args=(3,))
+        thread.start()
+        result: int = await future
+        thread.join()
+        return result
+
+    assert run(main()) == 3
+
+
+def test_after_its_loop_was_closed(loop: asyncio.AbstractEventLoop) -> None:
+    """Making a future still works; a task does not; whom nobody can call is refused."""
+    waited, plain = loop.create_future(), loop.create_future()
+    waited.add_done_callback(print)
+    loop.close()
+    plain.set_result(1)
+    assert plain.result() == 1
+    with pytest.raises(RuntimeError, match="closed"):
+        waited.set_result(1)
+    with pytest.raises(RuntimeError, match="closed"):
+        plain.add_done_callback(print)
+    coroutine = asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.create_task(coroutine)
+    coroutine.close()
+
+
+@native_only
+def test_a_derived_class_is_asked(run: Run) -> None:
+    """Methods that a class derived from the native ones overrides are the ones that count."""
+    from threadlets import _core
+
+    class Mine(_core.Future):
+        n_added = 0
+
+        def add_done_callback(self, *args: Any, **kwargs: Any) -> None:
+            type(self).n_added += 1
+            super().add_done_callback(*args, **kwargs)
+
+    async def main() -> tuple[int, str]:
+        failures = note_failures()
+        mine: Any = Mine(loop=asyncio.get_running_loop())
+        asyncio.get_running_loop().call_soon(mine.set_result, 1)
+        assert await mine == 1
+        assert asyncio.isfuture(mine)
+        assert isinstance(mine, Mine)
+        failed: Any = Mine(loop=asyncio.get_running_loop())
+        failed.set_exception(KeyError("x"))
+        shown = repr(failed)
+        del failed
+        collect()
+        assert [it["message"] for it in failures] == ["Mine exception was never retrieved"]
+        return Mine.n_added, shown
+
+    assert run(main()) == (1, "<Mine finished exception=KeyError('x')>")
