@@ -234,14 +234,14 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
     def _step_begins(self, task: asyncio.Task[Any]) -> Any:
         """Note in debug mode what a step of a task finds."""
         try:
-            return self._leftovers.before(task._context)  # type: ignore[attr-defined]
+            return self._leftovers.before(task._context)
         except RuntimeError:
             # A function is blocked in the context: the step will have to wait.
             return None
 
     def _step_ended(self, task: asyncio.Task[Any], before: Any) -> None:
         if before is not None:
-            self._leftovers.after(task._context, task, before)  # type: ignore[attr-defined]
+            self._leftovers.after(task._context, task, before)
 
     def _ran(self, description: str, duration: float) -> None:
         """Warn when a request of debug mode took longer than `slow_callback_duration`."""
