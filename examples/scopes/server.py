@@ -1,0 +1,92 @@
+"""A small HTTP/1.1 server: each request has a scope, which is cancelled when its client goes away.
+
+A connection without a request costs no task. Requests of one connection (pipelined ones, too) are
+answered one after the other. It knows nothing of what is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import threadlets
+
+from .answer import Answer
+from .connection import Connection
+from .http import Request
+
+Handler = Callable[[Request, Answer], Awaitable[None]]
+
+
+@dataclasses.dataclass
+class Counts:
+    """What became of requests since the start; each that has begun comes to one of three ends."""
+
+    begun: int = 0
+    answered: int = 0
+    abandoned: int = 0
+    """Their clients went away first."""
+    failed: int = 0
+
+    @property
+    def open(self) -> int:
+        return self.begun - self.answered - self.abandoned - self.failed
+
+
+class Server:
+    """Serves connections until the task that awaits `serve` is cancelled."""
+
+    def __init__(self, handle: Handler, *, idle_s: float = 60.0, stall_s: float = 30.0) -> None:
+        self.counts = Counts()
+        self.connections: set[Connection] = set()
+        self.idle_s = idle_s
+        self.stall_s = stall_s
+        self._handle = handle
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Answer whoever connects. Cancelled, it cancels what is under way and drops the rest."""
+        loop = asyncio.get_running_loop()
+        async with threadlets.Scope(name="server") as scope:
+            serving = await loop.create_server(lambda: Connection(self, scope), sock=listener)
+            try:
+                await loop.create_future()
+            finally:
+                serving.close()
+                for connection in list(self.connections):
+                    connection.abort()
+
+    async def answer(self, request: Request, connection: Connection, answer: Answer) -> None:
+        """Answer one request in a scope of its own, which the connection cancels when it is lost."""
+        counts = self.counts
+        counts.begun += 1
+        try:
+            async with threadlets.Scope(name=f"{request.method} {request.target}") as scope:
+                connection.scope = scope
+                await self._handle(request, answer)
+                answer.end()
+        except Exception as error:
+            counts.failed += 1
+            await self._fail(request, answer, error)
+        except BaseException:
+            counts.abandoned += 1
+            raise
+        else:
+            if answer.is_complete:
+                counts.answered += 1
+            else:
+                counts.abandoned += 1
+        finally:
+            connection.scope = None
+
+    async def _fail(self, request: Request, answer: Answer, error: Exception) -> None:
+        message = f"answering {request.method} {request.target} failed"
+        context = {"message": message, "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
+        if answer.is_started:
+            # That the answer is not whole shows only in how its connection ends.
+            answer.break_off()
+        else:
+            await answer.whole(HTTPStatus.INTERNAL_SERVER_ERROR, b"something went wrong here\n")
