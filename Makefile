@@ -70,6 +70,10 @@ OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call f
 model: ## Check the take-over protocol under every interleaving
 	CARGO_TARGET_DIR=target/model cargo test --package threadlets-core --features model --release --quiet --test model
 
+.PHONY: sanitize
+sanitize: ## Run the core's tests under the address and the thread sanitizer (needs nightly Rust)
+	.ci/sanitize
+
 .PHONY: compat
 compat: build $(VENV)/.dev ## Run our loop tests, and CPython's own on our loop, for each CPython here
 	set -- $(OTHER_VENVS); for venv; do \

@@ -124,6 +124,7 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/core/src/engine/uring.rs",
         "crates/core/src/engine/watches.rs",
         "crates/core/src/engine/workers.rs",
+        "crates/core/src/letterbox.rs",
         "crates/core/src/op.rs",
         "crates/core/src/syslet/call.rs",
         "crates/core/src/syslet/effects.rs",
@@ -134,6 +135,8 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/core/src/syslet/syscall.rs",
         "crates/core/src/takeover/thread.rs",
         "crates/core/tests/engine.rs",
+        "crates/core/tests/engine/failures.rs",
+        "crates/core/tests/engine/forks.rs",
         "crates/core/tests/engine/kit.rs",
         "crates/core/tests/engine/peers.rs",
     }

@@ -16,21 +16,26 @@ __all__ = [
     "Completions",
     "Datagrams",
     "Dispatcher",
+    "Future",
     "Handle",
     "Landed",
     "Lease",
+    "Members",
     "Pending",
     "Pool",
     "Program",
     "Result",
+    "Sleep",
     "Stream",
     "Sweep",
+    "Task",
     "TimerHandle",
     "__version__",
     "call",
     "engine_info",
     "folder_entries",
     "forget_engine",
+    "sleep",
     "sockname",
     "stop_engine",
     "thread_dict",
@@ -92,6 +97,59 @@ class Pool:
     def _cancel(self, dispatcher: Dispatcher, message: object) -> int: ...
     def _counts(self, dispatcher: Dispatcher | None) -> tuple[int, int, int, int]: ...
 
+# At run time these are classes of their own, which pass for asyncio's by their `__class__`.
+@disjoint_base
+class Future(asyncio.Future[_T]):
+    """A future of a threadlets loop: all that `asyncio.Future` is, and it passes for one."""
+
+    def __new__(cls, *, loop: Any = None) -> Self: ...
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class Task(Future[_T], asyncio.Task[_T]):  # type: ignore[misc]
+    """A task of a threadlets loop: all that `asyncio.Task` is, and it passes for one."""
+
+    def __new__(
+        cls,
+        coro: Any,
+        *,
+        loop: Any = None,
+        name: object = None,
+        context: Context | None = None,
+        eager_start: bool = False,
+    ) -> Self: ...
+    def get_context(self) -> Context: ...
+    def _set_shield(self, is_up: bool) -> bool: ...
+
+@final
+class Sleep(Future[None]):
+    """What `threadlets.sleep` gives."""
+
+def sleep(delay: float) -> Sleep:
+    """Return a future of the running loop that is done after `delay` seconds, with the result None.
+
+    The time runs from now on, whether or when it is awaited. It needs no task, no callback and no
+    handle; cancelling it ends it at once.
+
+    Raises:
+        RuntimeError: no threadlets loop runs in this thread.
+        ValueError: the delay is not a number.
+    """
+
+@final
+class Members:
+    """The members of one open scope."""
+
+    def __new__(cls, loop: Dispatcher, scope: object) -> Self: ...
+    def start_task(self, coroutine: Any, kind: str, name: object) -> Task[Any]: ...
+    def start_wait(self, wait: Future[Any]) -> None: ...
+    def end(self, message: object, again: bool) -> None: ...
+    def emptied(self) -> asyncio.Future[None] | None: ...
+    def counts(self) -> dict[str, int]: ...
+    def requests(self) -> list[Future[Any]]: ...
+    def close(self) -> None: ...
+
 @final
 class Handle:
     """A callback queued by `call_soon`."""
@@ -122,7 +180,23 @@ class Dispatcher:
     _preempt_s: float | None
     _stopping: bool
     _thread_id: int | None
+    _task_factory: Any
+    _uses_asyncio_tasks: bool
 
+    def create_task(
+        self,
+        coro: Any,
+        *,
+        name: object = None,
+        context: Context | None = None,
+        eager_start: bool | None = None,
+    ) -> Any: ...
+    def create_future(self) -> Any: ...
+    def set_task_factory(self, factory: Any) -> None: ...
+    def get_task_factory(self) -> Any: ...
+    def _requests(self) -> list[Any]: ...
+    def _scope_of(self, task: object) -> Any: ...
+    def _outstanding(self) -> dict[str, int]: ...
     def __new__(cls, *_args: Any, threads_max: int | None = None, **_kwargs: Any) -> Self: ...
     def time(self) -> float: ...
     def call_soon(
@@ -186,7 +260,7 @@ class Dispatcher:
     def _submit_turn(self, future: asyncio.Future[None], pool: Pool | None) -> None: ...
     def _end_turn(self, pool: Pool | None) -> None: ...
     def _crew_stats(self) -> dict[str, Any]: ...
-    def _blocked(self) -> list[tuple[Callable[..., Any], int, float, bool]]: ...
+    def _blocked(self) -> list[tuple[Callable[..., Any], int, float, bool, Any]]: ...
     def _stop_crew(self) -> int: ...
     def _halt(self) -> None: ...
     def _after_fork(self) -> None: ...

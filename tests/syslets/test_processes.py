@@ -115,6 +115,40 @@ print(tag, result.value)
     assert (0, "child\nparent b'abc'\n", "") == outcome(process)
 
 
+def test_a_failed_thread_ends_its_programs_and_no_others(script: Any) -> None:
+    """They raise EIO instead of being waited for for ever, and the engine says so and goes on."""
+    process = script(
+        _SLEEP
+        + """
+one, other = socket.socketpair()
+ring = CompletionRing()
+ring.submit(receive, one, tag="before")
+list(sweep(sleep, [0.001]))
+nothing = os.open("/dev/null", os.O_RDWR)
+for name in os.listdir("/proc/self/fd"):
+    try:
+        if "io_uring" in os.readlink(f"/proc/self/fd/{name}"):
+            os.dup2(nothing, int(name))
+    except FileNotFoundError:
+        pass
+ring.submit(sleep, 1000, tag="wakes it")
+print(sorted((entry.tag, entry.result.error.errno) for entry in ring.wait(2, 10)))
+print(all(result.ok for result in sweep(sleep, [0.001] * 10)), engine().in_flight)
+print(engine().note)
+""",
+        THREADLETS_ENGINE="uring",
+    )
+    code, printed, said = outcome(process)
+    assert (0, f"[('before', {errno.EIO}), ('wakes it', {errno.EIO})]") == (
+        code,
+        printed.splitlines()[0],
+    )
+    assert ["True 0", "threads that failed and were replaced: 1 (see standard error)"] == (
+        printed.splitlines()[1:]
+    )
+    assert "its 2 programs end with EIO" in said
+
+
 @pytest.mark.parametrize("kind", _ENGINES)
 def test_rings_of_the_parent_do_not_hang_in_the_child(script: Any, kind: str) -> None:
     """What the child submits to one runs, or is refused aloud; giving it up is no problem."""

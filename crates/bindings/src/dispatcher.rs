@@ -446,8 +446,7 @@ impl Dispatcher {
         drop(self.task_factory.take(py));
         let sources = self.sources.with(py, std::mem::take);
         let watches = self.watches.with(py, std::mem::take);
-        self.mailbox.wake_by(None);
-        drop(self.mailbox.take());
+        drop(self.mailbox.close());
         let awaited = self.awaited.with(py, std::mem::take);
         awaited.iter().for_each(|(_, it)| it.give_up());
         let poller = self.poller.with(py, Option::take);

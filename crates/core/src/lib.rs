@@ -6,13 +6,14 @@
 //! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`pools`], [`scopes`], [`poller`]
 //! and [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
 //! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
-//! (how the dispatcher's role moves between threads).
+//! (how the dispatcher's role moves between threads), [`letterbox`] (how threads reach each other).
 
 pub mod buffers;
 pub mod clock;
 pub mod dispatcher;
 pub mod engine;
 pub mod error;
+pub mod letterbox;
 pub mod op;
 pub mod poller;
 pub mod pools;
@@ -27,6 +28,7 @@ pub mod write_queue;
 
 pub use dispatcher::Dispatcher;
 pub use error::{Error, Result};
+pub use letterbox::Letterbox;
 pub use poller::{Interest, Poller, Readiness};
 pub use pools::{PoolKey, Pools, Priority};
 pub use scopes::{MemberKey, ScopeKey, Scopes};

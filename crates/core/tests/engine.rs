@@ -1,5 +1,9 @@
 //! Every engine does the same with the same program: claims that hold for each kind of them.
 
+#[path = "engine/failures.rs"]
+mod failures;
+#[path = "engine/forks.rs"]
+mod forks;
 #[path = "engine/kit.rs"]
 mod kit;
 #[path = "engine/peers.rs"]
@@ -133,6 +137,20 @@ fn a_group_is_cancelled_together() {
         for _ in 0..10 {
             assert_eq!(1, world.next().end().unwrap().value, "{kind}");
         }
+    }
+}
+
+#[test]
+fn runs_without_a_group_are_not_a_group() {
+    let _alone = alone();
+    for kind in kinds() {
+        let world = World::new(&kind);
+        let (one, mut other) = UnixStream::pair().unwrap();
+        world.submit(&receiving(&one, 1), 0);
+        world.engine.cancel_group(0);
+        world.sync();
+        other.write_all(b"x").unwrap();
+        assert_eq!(1, world.next().end().unwrap().value, "{kind}");
     }
 }
 

@@ -31,17 +31,28 @@ def describe_what_is_left(loop: Any) -> str:
     """Name what a loop has outstanding that has to come to an end; empty: nothing.
 
     Functions that are blocked have a warning of their own, with their stacks. Memory on loan is the
-    pool's, which knows no loops.
+    pool's, which knows no loops. Descriptors count that the loop owns and nobody has closed: readers
+    and writers of the user's are his.
     """
+    transports = [
+        transport
+        for transport in [*loop._socket_transports.values(), *loop._transports.values()]
+        if not transport.is_closing()
+    ]
     left = dataclasses.replace(
-        ledger_of(loop), blocked=0, threads=0, timers=0, ready=0, buffers_bytes=0
+        ledger_of(loop),
+        descriptors=len(transports),
+        blocked=0,
+        threads=0,
+        timers=0,
+        ready=0,
+        buffers_bytes=0,
     )
     if not left:
         return ""
     described = str(left)
     if requests := loop._requests():
         described += f": {describe_requests(requests)}"
-    transports = [*loop._socket_transports.values()]
     if transports:
         described += f"; open: {', '.join(map(repr, transports[:10]))}"
     return described

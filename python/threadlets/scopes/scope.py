@@ -328,7 +328,8 @@ class Scope:
         traceback: TracebackType | None,
     ) -> bool | None:
         self._is_exiting = True
-        assert self._members is not None and self._host is not None
+        assert self._members is not None
+        assert self._host is not None
         try:
             if isinstance(error, GeneratorExit):
                 # The coroutine is thrown away: it cannot await anything any more.

@@ -19,7 +19,8 @@ class Engine(NamedTuple):
     in_flight: int
     """How many programs it has in its hands."""
     note: str | None
-    """Why it is not io_uring, and what can be done about that; None if it is."""
+    """Why it is not io_uring, and what can be done about that; how many of its threads have failed.
+    None if it is, and none has."""
 
 
 def engine() -> Engine:

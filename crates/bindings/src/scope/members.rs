@@ -49,10 +49,10 @@ impl Members {
         let py = request.py();
         let Some(owner) = left.owner else { return Ok(()) };
         let this = owner.get();
-        if let Some(error) = request.get().seen_error(py) {
-            if let Some(scope) = this.scope(py) {
-                scope.call_method1(py, intern!(py, "_failed"), (request, error))?;
-            }
+        if let Some(error) = request.get().seen_error(py)
+            && let Some(scope) = this.scope(py)
+        {
+            scope.call_method1(py, intern!(py, "_failed"), (request, error))?;
         }
         if left.is_last {
             for emptied in this.emptied.take(py) {

@@ -72,6 +72,7 @@ pub(crate) fn sleep<'py>(py: Python<'py>, delay: f64) -> PyResult<Bound<'py, Sle
 #[pymethods]
 impl Sleep {
     /// Sleeps end by themselves.
+    #[pyo3(signature = (_result, /))]
     fn set_result(&self, _result: Bound<'_, PyAny>) -> PyResult<()> {
         Err(PyTypeError::new_err("a sleep ends by itself; cancel() ends it before its time"))
     }

@@ -2,7 +2,6 @@
 
 use std::ffi::CString;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::{PyBufferError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::ffi;
@@ -10,6 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 use threadlets_core::clock;
+use threadlets_core::letterbox::Letterbox;
 use threadlets_core::syslet::{Lent, Memory, Run, SocketAddress};
 
 use crate::byte_buffer::ByteBuffer;
@@ -179,7 +179,8 @@ fn has_buffer(value: &Bound<'_, PyAny>) -> bool {
 /// Exported memory that may be given up by a thread without the GIL.
 struct Kept(Option<ByteBuffer>);
 
-static LEFT_BEHIND: Mutex<Vec<ByteBuffer>> = Mutex::new(Vec::new());
+/// A thread that puts something in may be missing in the child of a fork: no lock must be.
+static LEFT_BEHIND: Letterbox<ByteBuffer> = Letterbox::new();
 
 impl Drop for Kept {
     fn drop(&mut self) {
@@ -187,15 +188,15 @@ impl Drop for Kept {
         if unsafe { ffi::PyGILState_Check() } == 0
             && let Some(buffer) = self.0.take()
         {
-            LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+            // It is never closed.
+            let _ = LEFT_BEHIND.put(buffer);
         }
     }
 }
 
 /// Give up what threads without the GIL have left behind.
 pub(crate) fn bury_what_was_left(_py: Python<'_>) {
-    let left = std::mem::take(&mut *LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner));
-    drop(left);
+    drop(LEFT_BEHIND.take());
 }
 
 /// A socket address as the kernel reads it: `(host, port, …)` with a literal host, or the path of a

@@ -107,11 +107,16 @@ fn no_thread(error: threadlets_core::Error) -> PyErr {
 }
 
 /// Say which engine carries on what would block: its kind, its threads, what it has in its hands,
-/// and why it is not io_uring, if it is not.
+/// why it is not io_uring, if it is not, and whether threads of it have failed.
 #[pyfunction]
 pub(crate) fn engine_info() -> PyResult<(&'static str, usize, usize, Option<String>)> {
     let engine = current()?;
-    let note = shared(|shared| shared.note.clone());
+    let failures = match engine.n_failures() {
+        0 => None,
+        n => Some(format!("threads that failed and were replaced: {n} (see standard error)")),
+    };
+    let notes: Vec<_> = shared(|shared| shared.note.clone()).into_iter().chain(failures).collect();
+    let note = (!notes.is_empty()).then(|| notes.join("; "));
     Ok((engine.kind().name(), engine.n_threads(), engine.n_in_flight(), note))
 }
 

@@ -1,10 +1,13 @@
 //! How runs that have ended come back to a loop: engines drop them here, the dispatcher takes them
 //! at its next turn.
+//!
+//! Engines' threads hold no GIL: one of them may be in the middle of this when another thread forks.
+//! So nothing is locked here.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock, Weak};
 
 use threadlets_core::Poller;
+use threadlets_core::letterbox::Letterbox;
 use threadlets_core::syslet::{Outlet, Run};
 
 /// What a loop is told by a thread without the GIL.
@@ -18,47 +21,55 @@ pub(crate) enum Letter {
 
 /// The letters of one loop.
 pub(crate) struct Mailbox {
-    letters: Mutex<Vec<Letter>>,
-    n_letters: AtomicUsize,
-    /// The dispatcher waits for events, or is about to: letters must wake it.
-    is_awaited: AtomicBool,
-    /// None once the loop is closed.
-    poller: Mutex<Option<Arc<Poller>>>,
+    letters: Letterbox<Letter>,
+    poller: Current,
+}
+
+/// A loop's poller, as long as the loop has it; then the one that a child of a fork has instead.
+struct Current {
+    poller: Weak<Poller>,
+    successor: OnceLock<Box<Self>>,
+}
+
+impl Current {
+    fn new(poller: Option<&Arc<Poller>>) -> Self {
+        Self { poller: poller.map(Arc::downgrade).unwrap_or_default(), successor: OnceLock::new() }
+    }
+
+    /// The one that counts.
+    fn last(&self) -> &Self {
+        self.successor.get().map_or(self, |it| it.last())
+    }
 }
 
 impl Mailbox {
     pub(crate) fn new(poller: Arc<Poller>) -> Self {
-        Self {
-            letters: Mutex::default(),
-            n_letters: AtomicUsize::new(0),
-            is_awaited: AtomicBool::new(false),
-            poller: Mutex::new(Some(poller)),
-        }
+        Self { letters: Letterbox::new(), poller: Current::new(Some(&poller)) }
     }
 
-    /// From now on letters wake this poller; without one they are thrown away.
+    /// In the child of a fork: from now on letters wake this poller, if there is one.
     pub(crate) fn wake_by(&self, poller: Option<Arc<Poller>>) {
-        *self.poller.lock().unwrap_or_else(PoisonError::into_inner) = poller;
+        // Only the thread that forked is here, and each child does so once.
+        let _ = self.poller.last().successor.set(Box::new(Current::new(poller.as_ref())));
     }
 
     /// The dispatcher is about to wait; whether there are letters already.
     pub(crate) fn starts_waiting(&self) -> bool {
-        self.is_awaited.store(true, Ordering::SeqCst);
-        self.n_letters.load(Ordering::SeqCst) > 0
+        self.letters.starts_waiting()
     }
 
     pub(crate) fn stops_waiting(&self) {
-        self.is_awaited.store(false, Ordering::SeqCst);
+        self.letters.stops_waiting();
     }
 
     /// Take all letters.
     pub(crate) fn take(&self) -> Vec<Letter> {
-        if self.n_letters.load(Ordering::SeqCst) == 0 {
-            return Vec::new();
-        }
-        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
-        self.n_letters.store(0, Ordering::SeqCst);
-        std::mem::take(&mut *letters)
+        self.letters.take()
+    }
+
+    /// The loop is closed: take the last letters, those that come later are thrown away.
+    pub(crate) fn close(&self) -> Vec<Letter> {
+        self.letters.close()
     }
 
     /// Tell the one that waits with this token.
@@ -67,20 +78,14 @@ impl Mailbox {
     }
 
     fn post(&self, new: impl Iterator<Item = Letter>) {
-        if self.poller.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
-            // The loop is closed: nobody opens letters any more.
-            return new.for_each(drop);
+        let mut wakes = false;
+        for letter in new {
+            // What a closed loop gives back is dropped here.
+            wakes |= matches!(self.letters.put(letter), Ok(true));
         }
-        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
-        letters.extend(new);
-        self.n_letters.store(letters.len(), Ordering::SeqCst);
-        drop(letters);
-        if self.is_awaited.swap(false, Ordering::SeqCst) {
-            let poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(poller) = &*poller {
-                // It fails only when the counter of rings is full, and then the poller wakes anyway.
-                let _ = poller.wake();
-            }
+        if wakes && let Some(poller) = self.poller.last().poller.upgrade() {
+            // It fails only when the counter of rings is full, and then the poller wakes anyway.
+            let _ = poller.wake();
         }
     }
 }

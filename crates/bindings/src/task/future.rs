@@ -28,6 +28,7 @@ pub(crate) enum State {
     /// Not done; one waits.
     Awaited(Waiter),
     /// Not done; several wait.
+    #[expect(clippy::box_collection, reason = "a state of two words, in every future")]
     AwaitedBy(Box<Vec<Waiter>>),
     Result(Py<PyAny>),
     Error(Py<PyBaseException>),
@@ -362,6 +363,7 @@ impl Future {
     }
 
     #[classmethod]
+    #[pyo3(signature = (item, /))]
     fn __class_getitem__<'py>(
         cls: &Bound<'py, PyType>,
         item: Bound<'py, PyAny>,
@@ -414,7 +416,7 @@ impl Future {
     }
 
     /// Call `fn(future)` in the loop once the future is done.
-    #[pyo3(signature = (r#fn, *, context=None))]
+    #[pyo3(signature = (r#fn, /, *, context=None))]
     fn add_done_callback(
         slf: &Bound<'_, Self>,
         r#fn: Py<PyAny>,
@@ -437,6 +439,7 @@ impl Future {
     }
 
     /// Remove a callback, however often it was added; how often that was.
+    #[pyo3(signature = (r#fn, /))]
     fn remove_done_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<usize> {
         let py = slf.py();
         let this = slf.get();
@@ -472,12 +475,14 @@ impl Future {
     }
 
     /// Give the future its result.
+    #[pyo3(signature = (result, /))]
     fn set_result(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
         Self::check_pending(slf)?;
         Self::settle(slf, State::Result(result))
     }
 
     /// Give the future an exception: an instance, or a class to be instantiated.
+    #[pyo3(signature = (exception, /))]
     fn set_exception(slf: &Bound<'_, Self>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         Self::check_pending(slf)?;

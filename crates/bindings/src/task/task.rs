@@ -228,6 +228,7 @@ impl Task {
         }
     }
 
+    #[pyo3(signature = (value, /))]
     fn set_name(slf: &Bound<'_, Self>, value: Bound<'_, PyAny>) -> PyResult<()> {
         slf.get().rename(slf.as_super().get(), value)
     }
@@ -251,10 +252,12 @@ impl Task {
         slf.py().import("asyncio.base_tasks")?.call_method1("_task_print_stack", (slf, limit, file))
     }
 
+    #[pyo3(signature = (_result, /))]
     fn set_result(&self, _result: Bound<'_, PyAny>) -> PyResult<()> {
         Err(PyRuntimeError::new_err("Task does not support set_result operation"))
     }
 
+    #[pyo3(signature = (_exception, /))]
     fn set_exception(&self, _exception: Bound<'_, PyAny>) -> PyResult<()> {
         Err(PyRuntimeError::new_err("Task does not support set_exception operation"))
     }

@@ -4,27 +4,25 @@
 //! for them, and end when there has been none for a while.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::backend::{Completion, Key};
 use super::inbox::Inbox;
-use crate::syslet::{Call, syscall};
+use crate::syslet::Call;
 
 const THREADS_MAX: usize = 16;
 
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
-/// How a hand makes a call.
-///
-/// Whoever calls it vouches for the addresses in the call.
-pub(crate) type Perform = unsafe fn(&Call) -> i64;
+/// How hands make a call. Whoever starts one vouches for its addresses until it has come back.
+type Perform = dyn Fn(&Call) -> i64 + Send + Sync;
 
 struct Job {
     key: Key,
     call: Call,
-    perform: Perform,
 }
 
 #[derive(Default)]
@@ -41,6 +39,7 @@ struct Shared {
     /// There is a job, or there will be no more.
     has_news: Condvar,
     inbox: Arc<Inbox>,
+    perform: Box<Perform>,
 }
 
 impl Shared {
@@ -56,10 +55,17 @@ pub(crate) struct Hands {
 }
 
 impl Hands {
-    /// No thread yet; they ring the inbox's waker when something has come back.
-    pub(crate) fn new(inbox: &Arc<Inbox>) -> Self {
-        let shared =
-            Shared { state: Mutex::default(), has_news: Condvar::new(), inbox: Arc::clone(inbox) };
+    /// No thread yet; they make calls this way, and ring the inbox's waker when something has come back.
+    pub(crate) fn new(
+        inbox: &Arc<Inbox>,
+        perform: impl Fn(&Call) -> i64 + Send + Sync + 'static,
+    ) -> Self {
+        let shared = Shared {
+            state: Mutex::default(),
+            has_news: Condvar::new(),
+            inbox: Arc::clone(inbox),
+            perform: Box::new(perform),
+        };
         Self { shared: Arc::new(shared), threads: Vec::new() }
     }
 
@@ -67,13 +73,8 @@ impl Hands {
     ///
     /// The caller vouches for the call's addresses until the operation has come back.
     pub(crate) fn start(&mut self, key: Key, call: Call) {
-        self.start_as(key, call, syscall::perform_unless_non_blocking);
-    }
-
-    /// Have a call made in a way of the caller's own.
-    pub(crate) fn start_as(&mut self, key: Key, call: Call, perform: Perform) {
         let mut state = self.shared.lock();
-        state.jobs.push_back(Job { key, call, perform });
+        state.jobs.push_back(Job { key, call });
         if state.n_idle >= state.jobs.len() {
             self.shared.has_news.notify_one();
             return;
@@ -131,7 +132,7 @@ impl Drop for Hands {
         drop(state);
         self.shared.has_news.notify_all();
         for thread in self.threads.drain(..) {
-            // A hand that panicked has said so.
+            // What a hand does is caught.
             let _ = thread.join();
         }
     }
@@ -143,8 +144,9 @@ fn work(shared: &Shared) {
     loop {
         if let Some(job) = state.jobs.pop_front() {
             drop(state);
-            // SAFETY: whoever started the operation vouches for its addresses until it comes back.
-            let value = unsafe { (job.perform)(&job.call) };
+            // A hand that fails has said so. What it was making comes back all the same.
+            let made = catch_unwind(AssertUnwindSafe(|| (shared.perform)(&job.call)));
+            let value = made.unwrap_or(-i64::from(libc::EIO));
             state = shared.lock();
             state.done.push(Completion { key: job.key, value });
             // Whoever put something there before has rung, and it has not been collected yet.
@@ -172,7 +174,7 @@ fn work(shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::syslet::Op;
+    use crate::syslet::{Op, syscall};
 
     fn collect(hands: &mut Hands, n: usize) -> Vec<Completion> {
         let mut all = Vec::new();
@@ -186,7 +188,9 @@ mod tests {
     #[test]
     fn what_no_hand_has_taken_is_cancelled_at_once() {
         let inbox = Arc::new(Inbox::new().unwrap());
-        let mut hands = Hands::new(&inbox);
+        // SAFETY: the bytes are there until all calls have come back.
+        let mut hands =
+            Hands::new(&inbox, |call| unsafe { syscall::perform_unless_non_blocking(call) });
         let (reader, writer) = std::io::pipe().unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&reader) as u64;
         let mut bytes = [0u8; THREADS_MAX + 1];
@@ -204,5 +208,17 @@ mod tests {
         assert_eq!(vec![cancelled], collect(&mut hands, 1));
         std::io::Write::write_all(&mut &writer, &[1; THREADS_MAX]).unwrap();
         assert!(collect(&mut hands, THREADS_MAX).iter().all(|it| it.value == 1));
+    }
+
+    #[test]
+    fn what_a_hand_fails_at_comes_back() {
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let mut hands = Hands::new(&inbox, |_| panic!("a hand fails, as it is told to"));
+        hands.start(7, Call::new(Op::Nop, []));
+        let failed = Completion { key: 7, value: -i64::from(libc::EIO) };
+        assert_eq!(vec![failed], collect(&mut hands, 1));
+        hands.start(8, Call::new(Op::Nop, []));
+        assert_eq!(8, collect(&mut hands, 1)[0].key);
+        assert_eq!(1, hands.shared.lock().n_threads);
     }
 }

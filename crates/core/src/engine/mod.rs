@@ -5,6 +5,7 @@
 //! differ; what a program does, and when it ends, is the same on all of them.
 
 mod backend;
+mod failure;
 mod hands;
 mod inbox;
 mod patient;
@@ -16,7 +17,7 @@ mod workers;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use rustix::io::Errno;
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::syslet::Run;
 use backend::Backend;
 use inbox::{Inbox, Message};
+use patient::Borders;
 use thread::Thread;
 
 pub use sim::Simulation;
@@ -86,11 +88,15 @@ pub fn uring_remedy(refusal: Error) -> &'static str {
 const LIGHT_LOAD: usize = 64;
 
 /// One native thread for each CPU, started as they are needed.
+///
+/// Dropping it is stopping it.
 pub struct Engine {
     kind: Kind,
     lanes: Box<[Lane]>,
+    borders: Arc<Borders>,
     n_named: AtomicU64,
     is_stopped: AtomicBool,
+    is_abandoned: AtomicBool,
 }
 
 impl fmt::Debug for Engine {
@@ -99,11 +105,30 @@ impl fmt::Debug for Engine {
     }
 }
 
+/// Where one thread at a time takes runs.
 #[derive(Default)]
 struct Lane {
-    started: Mutex<Option<(Arc<Inbox>, JoinHandle<()>)>>,
-    inbox: std::sync::OnceLock<Arc<Inbox>>,
-    n_in_flight: Arc<AtomicUsize>,
+    /// The last one takes runs. Any before it have failed, and are about to end.
+    threads: Mutex<Vec<Started>>,
+    tally: Arc<Tally>,
+}
+
+struct Started {
+    inbox: Arc<Inbox>,
+    thread: JoinHandle<()>,
+}
+
+/// What is counted of a lane's threads.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    n_in_flight: AtomicUsize,
+    n_failures: AtomicUsize,
+}
+
+impl Lane {
+    fn threads(&self) -> MutexGuard<'_, Vec<Started>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Engine {
@@ -115,8 +140,14 @@ impl Engine {
     pub fn new(kind: Kind, n_threads: usize) -> Self {
         assert!(n_threads > 0, "an engine has at least one thread");
         let n_threads = if matches!(kind, Kind::Simulated(_)) { 1 } else { n_threads };
-        let lanes = (0..n_threads).map(|_| Lane::default()).collect();
-        Self { kind, lanes, n_named: AtomicU64::new(1), is_stopped: AtomicBool::new(false) }
+        Self {
+            kind,
+            lanes: (0..n_threads).map(|_| Lane::default()).collect(),
+            borders: Arc::default(),
+            n_named: AtomicU64::new(1),
+            is_stopped: AtomicBool::new(false),
+            is_abandoned: AtomicBool::new(false),
+        }
     }
 
     /// What makes the system calls.
@@ -142,29 +173,23 @@ impl Engine {
 
     /// How many runs the engine has in its hands.
     pub fn n_in_flight(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.n_in_flight.load(Relaxed)).sum()
+        self.lanes.iter().map(|lane| lane.tally.n_in_flight.load(Relaxed)).sum()
+    }
+
+    /// How many of the engine's threads have failed, and were replaced. The runs that they had in their
+    /// hands have ended with `EIO`.
+    pub fn n_failures(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.tally.n_failures.load(Relaxed)).sum()
     }
 
     /// Have a run carried on, and name it for `cancel`. Its outlet is given it when it has ended.
     pub fn submit(&self, mut run: Box<Run>) -> std::result::Result<u64, (Error, Box<Run>)> {
-        if self.is_stopped.load(Relaxed) {
-            return Err((stopped(), run));
-        }
         let lane_idx = self.lightest_lane();
-        let inbox = match self.inbox(lane_idx) {
-            Ok(inbox) => inbox,
-            Err(error) => return Err((error, run)),
-        };
         let n_lanes = self.lanes.len() as u64;
         let id = self.n_named.fetch_add(1, Relaxed) * n_lanes + lane_idx as u64;
         run.id = id;
-        let n_in_flight = &self.lanes[lane_idx].n_in_flight;
-        n_in_flight.fetch_add(1, Relaxed);
-        match inbox.send(Message::Run(run)) {
-            Err(Message::Run(run)) => {
-                n_in_flight.fetch_sub(1, Relaxed);
-                Err((stopped(), run))
-            }
+        match self.send(lane_idx, Message::Run(run), 1) {
+            Err((error, Message::Run(run))) => Err((error, run)),
             _ => Ok(id),
         }
     }
@@ -175,23 +200,16 @@ impl Engine {
         &self,
         mut runs: Vec<Box<Run>>,
     ) -> std::result::Result<(), (Error, Vec<Box<Run>>)> {
-        if self.is_stopped.load(Relaxed) {
-            return Err((stopped(), runs));
-        }
         let share = runs.len().div_ceil(self.lanes.len()).max(LIGHT_LOAD / 4);
         let mut lane_idx = self.lightest_lane();
         while !runs.is_empty() {
-            let inbox = match self.inbox(lane_idx) {
-                Ok(inbox) => inbox,
-                Err(error) => return Err((error, runs)),
-            };
             let part = runs.split_off(runs.len().saturating_sub(share));
-            let (n_in_flight, n_runs) = (&self.lanes[lane_idx].n_in_flight, part.len());
-            n_in_flight.fetch_add(n_runs, Relaxed);
-            if let Err(Message::Runs(part)) = inbox.send(Message::Runs(part)) {
-                n_in_flight.fetch_sub(n_runs, Relaxed);
+            let n_runs = part.len();
+            if let Err((error, Message::Runs(part))) =
+                self.send(lane_idx, Message::Runs(part), n_runs)
+            {
                 runs.extend(part);
-                return Err((stopped(), runs));
+                return Err((error, runs));
             }
             lane_idx = (lane_idx + 1) % self.lanes.len();
         }
@@ -204,36 +222,44 @@ impl Engine {
             return;
         }
         let lane = &self.lanes[(id % self.lanes.len() as u64) as usize];
-        if let Some(inbox) = lane.inbox.get() {
+        if let Some(it) = lane.threads().last() {
             // Whoever has ended has nothing to cancel.
-            let _ = inbox.send(Message::Cancel(id));
+            let _ = it.inbox.send(Message::Cancel(id));
         }
     }
 
-    /// End all runs of a group soon.
+    /// End all runs of a group soon. Zero is none: whoever has no group is in none together.
     pub fn cancel_group(&self, group: u64) {
-        if self.is_stopped.load(Relaxed) {
+        if group == 0 || self.is_stopped.load(Relaxed) {
             return;
         }
-        for inbox in self.lanes.iter().filter_map(|lane| lane.inbox.get()) {
-            let _ = inbox.send(Message::CancelGroup(group));
+        for lane in &self.lanes {
+            if let Some(it) = lane.threads().last() {
+                let _ = it.inbox.send(Message::CancelGroup(group));
+            }
         }
     }
 
     /// End all runs, and the threads; returns when the last one has ended.
+    ///
+    /// A thread of the engine's own, in an outlet, does not wait for itself.
     pub fn stop(&self) {
         self.is_stopped.store(true, Relaxed);
+        if self.is_abandoned.load(Relaxed) {
+            return;
+        }
         let mut threads = Vec::new();
         for lane in &self.lanes {
-            let started = lane.started.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some((inbox, thread)) = started {
-                let _ = inbox.send(Message::Stop);
-                threads.push(thread);
-            }
+            threads.append(&mut lane.threads());
         }
-        for thread in threads {
-            // A thread that panicked has said so; there is nothing to be done about it here.
-            let _ = thread.join();
+        for it in &threads {
+            let _ = it.inbox.send(Message::Stop);
+        }
+        for it in threads {
+            if it.thread.thread().id() != std::thread::current().id() {
+                // A thread that panicked has said so; there is nothing to be done about it here.
+                let _ = it.thread.join();
+            }
         }
     }
 
@@ -241,48 +267,75 @@ impl Engine {
     /// may have locked.
     pub fn abandon(&self) {
         self.is_stopped.store(true, Relaxed);
+        self.is_abandoned.store(true, Relaxed);
     }
 
     fn lightest_lane(&self) -> usize {
-        let load = |idx: usize| self.lanes[idx].n_in_flight.load(Relaxed);
+        let load = |idx: usize| self.lanes[idx].tally.n_in_flight.load(Relaxed);
         if load(0) < LIGHT_LOAD {
             return 0;
         }
         (0..self.lanes.len()).min_by_key(|&idx| load(idx)).unwrap_or(0)
     }
 
-    /// The inbox of a lane, whose thread is started if it is not running.
-    fn inbox(&self, lane_idx: usize) -> Result<&Arc<Inbox>> {
-        let lane = &self.lanes[lane_idx];
-        if let Some(inbox) = lane.inbox.get() {
-            return Ok(inbox);
-        }
-        let mut started = lane.started.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Send so many runs to a lane's thread, which is started if it is not running, or has failed.
+    fn send(
+        &self,
+        lane_idx: usize,
+        mut message: Message,
+        n_runs: usize,
+    ) -> std::result::Result<(), (Error, Message)> {
         if self.is_stopped.load(Relaxed) {
-            return Err(stopped());
+            return Err((stopped(), message));
         }
-        if started.is_none() {
-            *started = Some(self.start_thread(lane_idx)?);
+        let lane = &self.lanes[lane_idx];
+        let mut threads = lane.threads();
+        // It may have been stopped while we waited for the lock.
+        if self.is_stopped.load(Relaxed) {
+            return Err((stopped(), message));
         }
-        let Some((inbox, _)) = &*started else { unreachable!("it was started just now") };
-        Ok(lane.inbox.get_or_init(|| Arc::clone(inbox)))
+        let n_in_flight = &lane.tally.n_in_flight;
+        n_in_flight.fetch_add(n_runs, Relaxed);
+        if let Some(it) = threads.last() {
+            match it.inbox.send(message) {
+                Ok(()) => return Ok(()),
+                Err(returned) => message = returned,
+            }
+        }
+        threads.retain(|it| !it.thread.is_finished());
+        let error = match self.start_thread(lane_idx) {
+            Ok(started) => {
+                threads.push(started);
+                match threads[threads.len() - 1].inbox.send(message) {
+                    Ok(()) => return Ok(()),
+                    Err(returned) => message = returned,
+                }
+                // It has failed already.
+                Error::new("engine", Errno::IO)
+            }
+            Err(error) => error,
+        };
+        n_in_flight.fetch_sub(n_runs, Relaxed);
+        Err((error, message))
     }
 
-    fn start_thread(&self, lane_idx: usize) -> Result<(Arc<Inbox>, JoinHandle<()>)> {
+    fn start_thread(&self, lane_idx: usize) -> Result<Started> {
         let inbox = Arc::new(Inbox::new()?);
         let (kind, its_inbox) = (self.kind.clone(), Arc::clone(&inbox));
-        let n_in_flight = Arc::clone(&self.lanes[lane_idx].n_in_flight);
+        let borders = Arc::clone(&self.borders);
+        let tally = Arc::clone(&self.lanes[lane_idx].tally);
         let (sender, receiver) = mpsc::channel();
         let body = move || {
             ignore_signals();
             match kind {
-                Kind::Uring => serve(uring::Ring::new(&its_inbox), its_inbox, n_in_flight, &sender),
+                Kind::Uring => serve(uring::Ring::new(&its_inbox), its_inbox, tally, &sender),
                 Kind::Workers => {
-                    serve(workers::Workers::new(&its_inbox), its_inbox, n_in_flight, &sender);
+                    let backend = workers::Workers::new(&its_inbox, &borders);
+                    serve(backend, its_inbox, tally, &sender);
                 }
                 Kind::Simulated(simulation) => {
                     let backend = sim::Simulated::new(&its_inbox, simulation);
-                    serve(backend, its_inbox, n_in_flight, &sender);
+                    serve(backend, its_inbox, tally, &sender);
                 }
             }
         };
@@ -292,7 +345,19 @@ impl Engine {
             .map_err(|error| Error::from_io("clone", &error))?;
         // A thread that ended without a word has panicked.
         receiver.recv().unwrap_or(Err(Error::new("engine", Errno::IO)))?;
-        Ok((inbox, thread))
+        Ok(Started { inbox, thread })
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+        if *self.is_abandoned.get_mut() {
+            // There are no such threads here, not even to be let go.
+            for lane in &mut self.lanes {
+                std::mem::forget(std::mem::take(&mut lane.threads));
+            }
+        }
     }
 }
 
@@ -303,14 +368,14 @@ fn stopped() -> Error {
 fn serve<B: Backend>(
     backend: Result<B>,
     inbox: Arc<Inbox>,
-    n_in_flight: Arc<AtomicUsize>,
+    tally: Arc<Tally>,
     sender: &mpsc::Sender<Result<()>>,
 ) {
     match backend {
         Ok(backend) => {
             // Whoever waits for this is there until it comes.
             let _ = sender.send(Ok(()));
-            Thread::new(inbox, backend, n_in_flight).run();
+            Thread::new(inbox, backend, tally).run();
         }
         Err(error) => {
             let _ = sender.send(Err(error));

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use libc::c_int;
 
 use crate::syslet::syscall::{self, Attempt};
-use crate::syslet::{Call, Op};
+use crate::syslet::{Call, Op, readiness};
 
 /// The value of a call that has to wait; no call has this value.
 pub(crate) const NOT_YET: i64 = i64::MIN;
@@ -21,13 +21,23 @@ const EAGAIN: i64 = libc::EAGAIN as i64;
 
 /// Whoever looks whether a descriptor is ready, and then makes a call that would block if it was not,
 /// does so alone: one lock for each of them, more or less.
-static BORDERS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
+///
+/// They are an engine's, not the process's: the child of a fork, whose threads are missing, has
+/// another engine, and with it locks that nobody holds.
+#[derive(Debug)]
+pub(crate) struct Borders([Mutex<()>; 64]);
+
+impl Default for Borders {
+    fn default() -> Self {
+        Self([const { Mutex::new(()) }; 64])
+    }
+}
 
 /// Make a call, unless it has to wait for another party: then its value is `NOT_YET`.
 ///
 /// # Safety
 /// The addresses in the call are valid for what the operation does with them.
-pub(crate) unsafe fn perform(call: &Call) -> i64 {
+pub(crate) unsafe fn perform(call: &Call, borders: &Borders) -> i64 {
     // SAFETY: the caller's, for this and for what follows.
     let attempt = || match unsafe { syscall::attempt(call) } {
         Attempt::Done(value) => value,
@@ -43,12 +53,12 @@ pub(crate) unsafe fn perform(call: &Call) -> i64 {
         Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg | Op::Waitid => attempt(),
         Op::Read | Op::Write | Op::Readv | Op::Writev if !syscall::is_file(call.int(0)) => {
             match attempt() {
-                NOT_YET => at_the_border(call, |call| make(&of_a_pipe(call))),
+                NOT_YET => borders.cross(call, |call| make(&of_a_pipe(call))),
                 value => value,
             }
         }
         Op::Accept => match attempt() {
-            NOT_YET => at_the_border(call, make),
+            NOT_YET => borders.cross(call, make),
             value => value,
         },
         // SAFETY: see above.
@@ -57,52 +67,35 @@ pub(crate) unsafe fn perform(call: &Call) -> i64 {
             value => value,
         },
         // Nothing at all is moved wherever it comes from.
-        Op::Splice if call.words[4] > 0 => splice(call, make),
+        Op::Splice if call.words[4] > 0 => splice(call, borders, make),
         Op::Openat | Op::Openat2 if leads_to_pipe(call) => NOT_YET,
         _ => make(call),
     }
 }
 
-/// Which descriptor a call that was turned away waits for; `None`: nothing tells when to try again.
-pub(crate) fn awaited(call: &Call) -> Option<(c_int, i16)> {
-    ends(call).into_iter().flatten().find(|&(fd, events)| syscall::poll(fd, events, 0) == 0)
-}
-
-/// The descriptors that have to be ready, and for what.
-fn ends(call: &Call) -> [Option<(c_int, i16)>; 2] {
-    let end = |idx, events| {
-        let fd = call.int(idx);
-        (!syscall::is_file(fd)).then_some((fd, events))
-    };
-    match call.op() {
-        Op::Read | Op::Readv | Op::Recv | Op::Recvmsg | Op::Accept => [end(0, libc::POLLIN), None],
-        Op::Write | Op::Writev | Op::Send | Op::Sendmsg => [end(0, libc::POLLOUT), None],
-        Op::Splice => [end(0, libc::POLLIN), end(2, libc::POLLOUT)],
-        _ => [None, None],
-    }
-}
-
-/// Make a call that does not block if its descriptor is ready, if it is.
-///
-/// Others than us may come first, and then it blocks after all: there is no flag against that.
-fn at_the_border(call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
-    let border = &BORDERS[call.int(0) as usize % BORDERS.len()];
-    // Somebody else is about to make one: there may be nothing left for us.
-    let _guard = match border.try_lock() {
-        Ok(guard) => guard,
-        Err(std::sync::TryLockError::Poisoned(error)) => PoisonError::into_inner(error),
-        Err(std::sync::TryLockError::WouldBlock) => return NOT_YET,
-    };
-    for (fd, events) in ends(call).into_iter().flatten() {
-        match syscall::poll(fd, events, 0) {
-            0 => return NOT_YET,
-            value if value < 0 => return value,
-            _ => {}
+impl Borders {
+    /// Make a call that does not block if its descriptor is ready, if it is.
+    ///
+    /// Others than us may come first, and then it blocks after all: there is no flag against that.
+    fn cross(&self, call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
+        let border = &self.0[call.int(0) as usize % self.0.len()];
+        // Somebody else is about to make one: there may be nothing left for us.
+        let _guard = match border.try_lock() {
+            Ok(guard) => guard,
+            Err(std::sync::TryLockError::Poisoned(error)) => PoisonError::into_inner(error),
+            Err(std::sync::TryLockError::WouldBlock) => return NOT_YET,
+        };
+        for (fd, events) in readiness::ends(call).into_iter().flatten() {
+            match syscall::poll(fd, events, 0) {
+                0 => return NOT_YET,
+                value if value < 0 => return value,
+                _ => {}
+            }
         }
-    }
-    match make(call) {
-        value if value == -EAGAIN => NOT_YET,
-        value => value,
+        match make(call) {
+            value if value == -EAGAIN => NOT_YET,
+            value => value,
+        }
     }
 }
 
@@ -123,9 +116,8 @@ fn of_a_pipe(call: &Call) -> Call {
     }
 }
 
-fn splice(call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
-    let is_impatient = call.int(5) as u32 & libc::SPLICE_F_NONBLOCK != 0;
-    let outcome = at_the_border(call, |call| {
+fn splice(call: &Call, borders: &Borders, make: impl FnOnce(&Call) -> i64) -> i64 {
+    let outcome = borders.cross(call, |call| {
         // The flag counts for pipes alone. A socket that blocks takes only what fits.
         let room = match syscall::kind(call.int(2)) {
             Some(libc::S_IFSOCK) => syscall::send_room(call.int(2)) as u64,
@@ -134,7 +126,7 @@ fn splice(call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
         let flags = call.words[5] | u64::from(libc::SPLICE_F_NONBLOCK);
         make(&call.with(4, call.words[4].min(room)).with(5, flags))
     });
-    if outcome == NOT_YET && is_impatient { -EAGAIN } else { outcome }
+    if outcome == NOT_YET && readiness::is_impatient(call) { -EAGAIN } else { outcome }
 }
 
 /// Whether open(2) would wait for the other end of a named pipe.
@@ -216,4 +208,24 @@ fn open(call: &Call, flags: c_int, mode: u64) -> i64 {
     let call = call.with(2, &raw const how as u64);
     // SAFETY: see above; what is new lives here.
     unsafe { syscall::perform_unless_non_blocking(&call) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_engine_holds_up_no_other_waits_for() {
+        let (one, other) = (Borders::default(), Borders::default());
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, b"x").unwrap();
+        let fd = reader.as_raw_fd() as u64;
+        let mut byte = 0u8;
+        let call = Call::new(Op::Read, [fd, &raw mut byte as u64, 1, u64::MAX]);
+        let value = one.cross(&call, |call| {
+            assert_eq!(NOT_YET, one.cross(call, |_| 1));
+            other.cross(call, |_| 2)
+        });
+        assert_eq!(2, value);
+    }
 }

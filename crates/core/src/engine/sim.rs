@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::backend::{Backend, Completion, Key};
 use super::inbox::Inbox;
-use super::patient::{self, NOT_YET};
+use super::patient::{self, Borders, NOT_YET};
 use super::workers::RETRY_NS;
 use crate::clock;
 use crate::error::Result;
-use crate::syslet::{Call, Op, syscall};
+use crate::syslet::{Call, Op, readiness, syscall};
 
 /// How a simulated engine treats what it is asked to do.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +73,7 @@ pub(crate) struct Simulated {
     now_ns: u64,
     /// In the order in which they were started.
     operations: Vec<Operation>,
+    borders: Borders,
     inbox: Arc<Inbox>,
 }
 
@@ -84,6 +85,7 @@ impl Simulated {
             simulation,
             now_ns: clock::now_ns(),
             operations: Vec::new(),
+            borders: Borders::default(),
             inbox: Arc::clone(inbox),
         })
     }
@@ -109,11 +111,11 @@ impl Simulated {
             let value = match (operation.is_cancelled, self.random.next() % 2) {
                 (true, 0) => -i64::from(libc::ECANCELED),
                 // Sometimes it is too late to cancel.
-                (true, _) => match operation.make() {
+                (true, _) => match operation.make(&self.borders) {
                     NOT_YET => -i64::from(libc::ECANCELED),
                     value => value,
                 },
-                _ => operation.make(),
+                _ => operation.make(&self.borders),
             };
             if value != NOT_YET {
                 is_back[idx] = true;
@@ -150,13 +152,13 @@ impl Simulated {
 
 impl Operation {
     /// Make the call, unless it has to wait.
-    fn make(&mut self) -> i64 {
+    fn make(&mut self, borders: &Borders) -> i64 {
         let call = match self.errno {
             0 => self.call,
             // What close(2) was given is gone, whatever it says.
             errno if self.call.op() == Op::Close => {
                 // SAFETY: a call without addresses.
-                return match unsafe { patient::perform(&self.call) } {
+                return match unsafe { patient::perform(&self.call, borders) } {
                     0 => errno,
                     value => value,
                 };
@@ -173,7 +175,7 @@ impl Operation {
         if !self.opens_pipe {
             let call = if self.shortage > 0 { shortened(&call, self.shortage) } else { call };
             // SAFETY: whoever started the operation vouches for its addresses until it comes back.
-            value = unsafe { patient::perform(&call) };
+            value = unsafe { patient::perform(&call, borders) };
             self.opens_pipe = value == NOT_YET && matches!(call.op(), Op::Openat | Op::Openat2);
         }
         if self.opens_pipe {
@@ -187,7 +189,7 @@ impl Operation {
     fn awaited(&self) -> Option<(RawFd, i16)> {
         match self.call.op() {
             Op::Poll => Some((self.call.int(0), self.call.int(1) as i16)),
-            _ => patient::awaited(&self.call),
+            _ => readiness::missing(&self.call),
         }
     }
 }
@@ -202,8 +204,8 @@ fn errors(call: &Call) -> Vec<i32> {
         _ => {}
     }
     let mut errors = vec![libc::EIO, libc::EINTR, libc::ENOMEM];
-    let is_transfer = matches!(call.op(), Op::Read | Op::Write | Op::Readv | Op::Writev);
-    if call.op().readiness().is_some() || is_transfer && !syscall::is_file(call.int(0)) {
+    let may_block = call.op() != Op::Splice && readiness::ends(call)[0].is_some();
+    if may_block || call.op() == Op::Connect {
         errors.push(libc::EAGAIN);
     }
     if matches!(call.op(), Op::Write | Op::Pwrite | Op::Writev | Op::Fallocate) {

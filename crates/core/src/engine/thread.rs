@@ -4,15 +4,18 @@
 //! backend is asked; what the backend holds stays in the table of runs until it has come back.
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use slab::Slab;
 
+use super::Tally;
 use super::backend::{Backend, Completion, Key};
 use super::inbox::{Inbox, Message};
 use crate::syslet::inline::{self, Budget, Stopped};
-use crate::syslet::{Call, Flow, Op, Outlet, Run, syscall};
+use crate::syslet::{Call, Flow, Op, Outlet, Run, readiness, syscall};
 use crate::timers::{TimerKey, Timers};
 
 /// How often somebody at the other end of a named pipe is looked for, in nanoseconds.
@@ -23,7 +26,7 @@ const INSISTENCE_NS: u64 = 10_000_000;
 
 /// What a run waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waits {
+pub(super) enum Waits {
     /// For its turn.
     Turn,
     /// For the operation that it has in flight.
@@ -52,9 +55,9 @@ enum Alarm {
 }
 
 #[derive(Debug)]
-struct Entry {
-    run: Box<Run>,
-    waits: Waits,
+pub(super) struct Entry {
+    pub(super) run: Box<Run>,
+    pub(super) waits: Waits,
     /// Why it is to end, if it is.
     ends_with: Option<i32>,
     /// When its time is up.
@@ -65,62 +68,82 @@ struct Entry {
 
 /// The runs of one thread.
 pub(crate) struct Thread<B> {
-    inbox: Arc<Inbox>,
-    backend: B,
-    entries: Slab<Entry>,
+    pub(super) inbox: Arc<Inbox>,
+    /// What was taken out of the inbox and is still to be looked at.
+    pub(super) messages: VecDeque<Message>,
+    pub(super) arrivals: VecDeque<Box<Run>>,
+    pub(super) backend: B,
+    /// What came back and is still to be looked at, the oldest last.
+    pub(super) completions: Vec<Completion>,
+    pub(super) entries: Slab<Entry>,
     by_id: HashMap<u64, Key>,
     turns: VecDeque<Key>,
     timers: Timers<Alarm>,
-    ended: Vec<Box<Run>>,
-    n_in_flight: Arc<AtomicUsize>,
+    pub(super) ended: Vec<Box<Run>>,
+    pub(super) tally: Arc<Tally>,
     is_stopping: bool,
 }
 
 impl<B: Backend> Thread<B> {
-    pub(crate) fn new(inbox: Arc<Inbox>, backend: B, n_in_flight: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(inbox: Arc<Inbox>, backend: B, tally: Arc<Tally>) -> Self {
         Self {
             inbox,
+            messages: VecDeque::new(),
+            arrivals: VecDeque::new(),
             backend,
+            completions: Vec::new(),
             entries: Slab::new(),
             by_id: HashMap::new(),
             turns: VecDeque::new(),
             timers: Timers::default(),
             ended: Vec::new(),
-            n_in_flight,
+            tally,
             is_stopping: false,
         }
     }
 
     /// Run until the engine stops and everything that was taken in has ended.
     pub(crate) fn run(mut self) {
-        let mut completions = Vec::new();
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.fail();
+        }
+    }
+
+    fn serve(&mut self) {
         loop {
             self.take_in();
             self.burst();
             self.expire();
             self.give_back();
-            if self.is_stopping && self.entries.is_empty() && self.inbox.close() {
+            if self.is_stopping && self.entries.is_empty() && self.inbox.messages.close_if_empty() {
                 break;
             }
             // Say that we sleep before looking a last time: whoever sends a message looks after.
-            let deadline_ns = if !self.turns.is_empty() || self.inbox.starts_sleeping() {
+            let deadline_ns = if !self.turns.is_empty() || self.inbox.messages.starts_waiting() {
                 Some(0)
             } else {
                 self.timers.next_deadline_ns()
             };
-            self.backend.wait(deadline_ns, &mut completions);
-            self.inbox.stops_sleeping();
-            for completion in completions.drain(..) {
+            self.backend.wait(deadline_ns, &mut self.completions);
+            self.inbox.messages.stops_waiting();
+            self.completions.reverse();
+            while let Some(completion) = self.completions.pop() {
                 self.come_back(completion);
             }
         }
     }
 
     fn take_in(&mut self) {
-        for message in self.inbox.take() {
+        self.messages.extend(self.inbox.messages.take());
+        while let Some(message) = self.messages.pop_front() {
             match message {
                 Message::Run(run) => self.admit(run),
-                Message::Runs(runs) => runs.into_iter().for_each(|run| self.admit(run)),
+                Message::Runs(runs) => {
+                    self.arrivals.extend(runs);
+                    while let Some(run) = self.arrivals.pop_front() {
+                        self.admit(run);
+                    }
+                }
                 Message::Cancel(id) => {
                     if let Some(&key) = self.by_id.get(&id) {
                         self.cut_short(key, libc::ECANCELED);
@@ -245,18 +268,19 @@ impl<B: Backend> Thread<B> {
                 return self.connect(key, &call);
             }
             let is_stuck = std::mem::take(&mut entry.was_ready);
-            let waits = !is_stuck && !syscall::is_impatient(&call);
-            if let Some(events) = readiness_events(&call).filter(|_| waits) {
-                return self.wait_for(key, Waits::Readiness, &call, events);
+            // There is no trying a splice: the backend itself waits for its ends.
+            let waits = !is_stuck && call.op() != Op::Splice;
+            if let Some(awaited) = readiness::awaited(&call).filter(|_| waits) {
+                return self.wait_for(key, Waits::Readiness, awaited);
             }
         }
         entry.waits = Waits::Operation;
         self.backend.start(key, call);
     }
 
-    fn wait_for(&mut self, key: Key, waits: Waits, call: &Call, events: i16) {
+    fn wait_for(&mut self, key: Key, waits: Waits, (fd, events): (RawFd, i16)) {
         self.entries[key as usize].waits = waits;
-        self.backend.start(key, Call::new(Op::Poll, [call.words[0], events as u64]));
+        self.backend.start(key, Call::new(Op::Poll, [fd as u64, events as u64]));
     }
 
     /// Begin to connect, and wait until that is done.
@@ -264,7 +288,7 @@ impl<B: Backend> Thread<B> {
         // SAFETY: the run has just looked up the addresses; they are used at once.
         let value = unsafe { syscall::begin_to_connect(call) };
         if syscall::is_connecting(-value) {
-            self.wait_for(key, Waits::Connection, call, libc::POLLOUT);
+            self.wait_for(key, Waits::Connection, (call.int(0), libc::POLLOUT));
         } else if value == -i64::from(libc::EAGAIN) {
             // A Unix socket whose backlog is full: no event tells when there is room.
             self.entries[key as usize].waits = Waits::Operation;
@@ -306,18 +330,9 @@ impl<B: Backend> Thread<B> {
                         entry.waits = Waits::Operation;
                         self.backend.start_patiently(key, call);
                     }
-                    Ok(call) if call.op() == Op::Connect => self.go_on(key, value),
-                    Ok(call) if call.op() == Op::Splice && !syscall::is_impatient(&call) => {
-                        let (fd, events) = syscall::splice_waits_for(&call);
-                        entry.waits = Waits::Readiness;
-                        let poll = Call::new(Op::Poll, [fd as u64, events as u64]);
-                        self.backend.start(key, poll);
-                    }
-                    Ok(call) => match readiness_events(&call) {
-                        Some(events) if !syscall::is_impatient(&call) => {
-                            self.wait_for(key, Waits::Readiness, &call, events);
-                        }
-                        _ => self.go_on(key, value),
+                    Ok(call) => match readiness::awaited(&call) {
+                        Some(awaited) => self.wait_for(key, Waits::Readiness, awaited),
+                        None => self.go_on(key, value),
                     },
                     Err(errno) => self.go_on(key, i64::from(errno)),
                 }
@@ -400,18 +415,19 @@ impl<B: Backend> Thread<B> {
 
     fn give_up(&mut self, key: Key) {
         let entry = self.entries.remove(key as usize);
+        let id = entry.run.id;
+        self.ended.push(entry.run);
+        self.tally.n_in_flight.fetch_sub(1, Relaxed);
         if let Some(deadline) = entry.deadline {
             self.timers.cancel(deadline);
         }
-        if entry.run.id != 0 {
-            self.by_id.remove(&entry.run.id);
+        if id != 0 {
+            self.by_id.remove(&id);
         }
-        self.n_in_flight.fetch_sub(1, Relaxed);
-        self.ended.push(entry.run);
     }
 
     /// Deliver what has ended: neighbours with the same outlet together.
-    fn give_back(&mut self) {
+    pub(super) fn give_back(&mut self) {
         let mut batch: Vec<Box<Run>> = Vec::new();
         let mut outlet: Option<Arc<dyn Outlet>> = None;
         for mut run in self.ended.drain(..) {
@@ -434,7 +450,8 @@ fn deliver(outlet: Option<Arc<dyn Outlet>>, batch: &mut Vec<Box<Run>>) {
     if let Some(outlet) = outlet
         && !batch.is_empty()
     {
-        outlet.deliver(batch);
+        // An outlet that fails has said so, and has had its runs. The others still get theirs.
+        let _ = catch_unwind(AssertUnwindSafe(|| outlet.deliver(batch)));
     }
     batch.clear();
 }
@@ -452,31 +469,4 @@ fn is_half_open(run: &Run, value: i64) -> bool {
             && syscall::position(fd).is_none()
             && syscall::kind(fd) == Some(libc::S_IFIFO)
             && !syscall::has_partner(fd, run.open_flags())
-}
-
-/// For which events the call's descriptor is to be waited for, if that is what it waits for.
-fn readiness_events(call: &Call) -> Option<i16> {
-    // What is no listener, or no socket at all, is ready to say so.
-    let is_refused = match call.op() {
-        Op::Accept => !syscall::is_listening(call.int(0)),
-        Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg => {
-            syscall::kind(call.int(0)) != Some(libc::S_IFSOCK)
-        }
-        _ => false,
-    };
-    if is_refused {
-        return None;
-    }
-    if let Some(events) = call.op().readiness() {
-        return Some(events);
-    }
-    let events = match call.op() {
-        // Where there is no offset, one is refused at once.
-        Op::Readv | Op::Writev if call.offset(3) >= 0 => return None,
-        Op::Read | Op::Readv => libc::POLLIN,
-        Op::Write | Op::Writev => libc::POLLOUT,
-        _ => return None,
-    };
-    // Files are always ready, and block all the same.
-    (!syscall::is_file(call.int(0))).then_some(events)
 }

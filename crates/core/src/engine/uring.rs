@@ -78,7 +78,11 @@ impl Ring {
         // A kernel that cannot be told has its own bound.
         let _ = ring.submitter().register_iowq_max_workers(&mut [BOUNDED_WORKERS, 0]);
         let inbox = Arc::clone(inbox);
-        Ok(Self { ring, probe, hands: Hands::new(&inbox), inbox, is_listening: false })
+        let hands = Hands::new(&inbox, |call| {
+            // SAFETY: whoever started the operation vouches for its addresses until it comes back.
+            unsafe { syscall::perform_unless_non_blocking(call) }
+        });
+        Ok(Self { ring, probe, hands, inbox, is_listening: false })
     }
 
     fn push(&mut self, entry: &Entry) {

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use super::backend::{Backend, Completion, Key};
 use super::hands::Hands;
 use super::inbox::Inbox;
-use super::patient::{self, NOT_YET};
+use super::patient::{self, Borders, NOT_YET};
 use super::watches::{Fired, Watches};
 use crate::clock;
 use crate::error::Result;
-use crate::syslet::{Call, Op, syscall};
+use crate::syslet::{Call, Op, readiness, syscall};
 use crate::timers::{TimerKey, Timers};
 
 /// How long to wait before another attempt at what nothing tells the time for.
@@ -59,20 +59,26 @@ pub(crate) struct Workers {
     fired: Vec<Fired>,
     made: Vec<Completion>,
     done: Vec<Completion>,
+    borders: Arc<Borders>,
     inbox: Arc<Inbox>,
 }
 
 impl Workers {
-    /// For this thread.
-    pub(crate) fn new(inbox: &Arc<Inbox>) -> Result<Self> {
+    /// For this thread, of an engine with these borders.
+    pub(crate) fn new(inbox: &Arc<Inbox>, borders: &Arc<Borders>) -> Result<Self> {
+        let at_hand = Arc::clone(borders);
         Ok(Self {
-            hands: Hands::new(inbox),
+            hands: Hands::new(inbox, move |call| {
+                // SAFETY: whoever started the operation vouches for its addresses until it comes back.
+                unsafe { patient::perform(call, &at_hand) }
+            }),
             watches: Watches::new(inbox.waker.as_fd())?,
             operations: HashMap::new(),
             pauses: Timers::default(),
             fired: Vec::new(),
             made: Vec::new(),
             done: Vec::new(),
+            borders: Arc::clone(borders),
             inbox: Arc::clone(inbox),
         })
     }
@@ -87,11 +93,11 @@ impl Workers {
             _ if operation.opens_pipe => unsafe { patient::open_pipe(&call, &mut operation.half) },
             Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg | Op::Connect | Op::Waitid => {
                 // SAFETY: see above.
-                unsafe { patient::perform(&call) }
+                unsafe { patient::perform(&call, &self.borders) }
             }
             _ => {
                 operation.place = Place::Hand;
-                return self.hands.start_as(key, call, patient::perform);
+                return self.hands.start(key, call);
             }
         };
         self.note_made(key, value);
@@ -164,7 +170,7 @@ impl Operation {
     /// Which descriptor it waits for; `None`: nothing tells.
     fn awaited(&mut self) -> Option<(RawFd, i16)> {
         if self.call.op() != Op::Waitid {
-            return patient::awaited(&self.call);
+            return readiness::missing(&self.call);
         }
         let (kind, id, options) = (self.call.int(0) as u32, self.call.int(1), self.call.int(2));
         // Only the end of a child can be watched.

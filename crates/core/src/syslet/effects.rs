@@ -68,9 +68,10 @@ impl Run {
                     self.forget_position(words[0]);
                 }
             }
-            Op::Writev | Op::Splice | Op::Sendfile => {
-                self.forget_position(words[0]);
-                self.forget_position(words[2]);
+            Op::Writev => self.forget_position(words[0]),
+            Op::Splice => [words[0], words[2]].into_iter().for_each(|it| self.forget_position(it)),
+            Op::Sendfile => {
+                [words[0], words[1]].into_iter().for_each(|it| self.forget_position(it))
             }
             Op::Statx if value >= 0 => self.note_stat(words[4]),
             // What an earlier one has told is not true of this one.
@@ -90,9 +91,9 @@ impl Run {
         }
     }
 
-    /// Something else than a read or write has moved the descriptor.
+    /// Something else than a read or write has moved the descriptor in this slot.
     fn forget_position(&mut self, fd: u16) {
-        let fd = self.frame.slots.get(usize::from(fd)).map_or(-1, |it| *it as i32);
+        let fd = self.frame.slot(fd) as i32;
         if let Some(opened) = self.opened.iter_mut().find(|it| it.fd == fd) {
             opened.position = syscall::position(fd).unwrap_or(-1);
         }
@@ -152,5 +153,66 @@ impl Run {
         let first = usize::from(first);
         let fields = [i64::from(pid), i64::from(status), i64::from(child.si_code)];
         self.frame.slots[first..first + 3].copy_from_slice(&fields);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::{AsRawFd, IntoRawFd};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::buffers::BufferPool;
+    use crate::syslet::program::{Atom, Flags, Object, Outcome, Program};
+    use crate::syslet::run::Opened;
+
+    /// A run of one atom, which has opened these, and believes them to stand there.
+    fn run(op: Op, operands: &[u16], slots: &[i64], opened: &[(i32, i64)]) -> Run {
+        let mut words = [NONE; 6];
+        words[..operands.len()].copy_from_slice(operands);
+        let atom =
+            Atom { op, words, result: NONE, next: NONE, flags: Flags::default(), outcome: 0 };
+        let piece = Span { object: 0, start: NONE, length: NONE };
+        let objects = vec![Object::Data([7; 10].into()), Object::Vector([piece].into())];
+        let program = Program::new(vec![atom], slots.to_vec(), objects, vec![Outcome::Atom]);
+        let mut run = Run::new(Arc::new(program.unwrap()), Arc::new(BufferPool::new(1 << 20)));
+        let opened = opened.iter().map(|&(fd, position)| Opened { fd, is_tried: false, position });
+        run.opened = opened.collect();
+        run
+    }
+
+    #[test]
+    fn an_offset_is_not_taken_for_a_descriptor() {
+        for (op, operands) in [(Op::Writev, &[0u16, 1, 1][..]), (Op::Sendfile, &[0, 0, 1, 1])] {
+            let (target, other) = (File::open("/dev/null").unwrap(), tempfile().into_raw_fd());
+            let slots = [i64::from(target.as_raw_fd()), i64::from(other)];
+            // Whoever appends does not know where it stands.
+            let mut run = run(op, operands, &slots, &[(other, -1)]);
+            let words = run.program.atoms()[0].words;
+            run.note_effects(op, &words, 10);
+            assert_eq!(-1, run.opened[0].position, "{op}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_sent_stands_elsewhere() {
+        let (target, source) = (File::open("/dev/null").unwrap(), tempfile());
+        let fd = source.into_raw_fd();
+        syscall::move_position(fd, 10);
+        let slots = [i64::from(target.as_raw_fd()), i64::from(fd), 10];
+        let mut run = run(Op::Sendfile, &[0, 1, NONE, 2], &slots, &[(fd, 0)]);
+        let words = run.program.atoms()[0].words;
+        run.note_effects(Op::Sendfile, &words, 10);
+        assert_eq!(10, run.opened[0].position);
+    }
+
+    /// A file without a name.
+    fn tempfile() -> File {
+        let path = std::env::temp_dir().join(format!("effects-{:?}", std::thread::current().id()));
+        let options =
+            File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        std::fs::remove_file(path).unwrap();
+        options.unwrap()
     }
 }

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod op;
 mod prepare;
 pub mod program;
+pub(crate) mod readiness;
 pub mod run;
 pub(crate) mod syscall;
 

@@ -156,17 +156,6 @@ impl Op {
     pub(crate) fn writes_all(self) -> bool {
         matches!(self, Self::Write | Self::Pwrite | Self::Writev | Self::Send | Self::Sendmsg)
     }
-
-    /// Whether the operation waits for a descriptor to become ready, and for which events of poll(2).
-    ///
-    /// `None` for what waits for something else, a disk above all.
-    pub(crate) fn readiness(self) -> Option<i16> {
-        match self {
-            Self::Accept | Self::Recv | Self::Recvmsg => Some(libc::POLLIN),
-            Self::Connect | Self::Send | Self::Sendmsg => Some(libc::POLLOUT),
-            _ => None,
-        }
-    }
 }
 
 impl fmt::Display for Op {

@@ -435,6 +435,17 @@ impl Run {
         self.finish(-i64::from(errno), true);
     }
 
+    /// A run that has ended with this errno in this one's place, and goes to its outlet. It has none of
+    /// this one's memory: the kernel may be using that.
+    pub(crate) fn stand_in(&mut self, errno: i32) -> Box<Self> {
+        let mut it = Box::new(Self::new(Arc::clone(&self.program), Arc::clone(&self.pool)));
+        (it.id, it.group, it.token) = (self.id, self.group, self.token);
+        (it.at, it.timeout_ns) = (self.at, self.timeout_ns);
+        it.outlet = self.outlet.take();
+        it.end = Some(End { atom: self.at, value: -i64::from(errno), is_failure: true });
+        it
+    }
+
     fn finish(&mut self, value: i64, is_failure: bool) -> Flow {
         let is_failure = is_failure
             || value < 0 && self.op().is_io() && *self.program.outcome_at(self.at) == Outcome::Atom;

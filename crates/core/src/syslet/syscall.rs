@@ -8,6 +8,7 @@ use libc::{EAGAIN, EINTR, EOPNOTSUPP, c_int, c_long};
 
 use super::call::Call;
 use super::op::Op;
+use super::readiness;
 
 /// What trying a call came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,14 +206,11 @@ fn try_message(call: &Call, flags_idx: usize) -> Attempt {
 
 fn try_accept(call: &Call) -> Attempt {
     // There is no flag for one call: a listener that blocks is not tried, unlike what is no listener.
-    let status = sys!(libc::SYS_fcntl, call.int(0), libc::F_GETFL);
-    if status < 0 {
-        return Done(status);
+    match status(call.int(0)) {
+        Err(errno) => Done(errno),
+        Ok(status) if !status.is_non_blocking() && is_listening(call.int(0)) => WouldBlock,
+        Ok(_) => unless_blocked(|| perform_once(call)),
     }
-    if status & i64::from(libc::O_NONBLOCK) == 0 && is_listening(call.int(0)) {
-        return WouldBlock;
-    }
-    unless_blocked(|| perform_once(call))
 }
 
 fn try_waitid(call: &Call) -> Attempt {
@@ -252,28 +250,18 @@ pub(crate) fn poll(fd: c_int, events: i16, timeout_ms: c_int) -> i64 {
 pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
     loop {
         let value = perform_once(call);
-        let waited = match (-value, call.op.readiness()) {
-            // Of a connection EAGAIN says something else: the peer's backlog is full.
-            (it, Some(events))
-                if it == i64::from(EAGAIN) && !is_impatient(call) && call.op != Op::Connect =>
-            {
-                poll(call.int(0), events, -1)
-            }
-            (it, _) if it == i64::from(EAGAIN) && is_transfer(call) => {
-                let is_read = matches!(call.op, Op::Read | Op::Readv);
-                poll(call.int(0), if is_read { libc::POLLIN } else { libc::POLLOUT }, -1)
-            }
-            (it, _) if it == i64::from(EAGAIN) && call.op == Op::Splice && !is_impatient(call) => {
-                let (fd, events) = splice_waits_for(call);
-                poll(fd, events, -1)
-            }
-            (it, _) if call.op == Op::Connect && is_connecting(it) => {
+        let waited = match -value {
+            it if it == i64::from(EAGAIN) => match readiness::awaited(call) {
+                Some((fd, events)) => poll(fd, events, -1),
+                None => return value,
+            },
+            it if call.op == Op::Connect && is_connecting(it) => {
                 match poll(call.int(0), libc::POLLOUT, -1) {
                     waited if waited >= 0 => return connect_outcome(call.int(0)),
                     waited => waited,
                 }
             }
-            (it, _) if it == i64::from(EINTR) && call.op != Op::Close => value,
+            it if it == i64::from(EINTR) && call.op != Op::Close => value,
             _ => return value,
         };
         if waited < 0 && (waited != -i64::from(EINTR) || is_interruptible) {
@@ -287,45 +275,22 @@ pub(crate) fn is_connecting(errno: i64) -> bool {
     errno == i64::from(libc::EINPROGRESS) || errno == i64::from(libc::EALREADY)
 }
 
-/// Which end of a splice is not ready: its descriptor, and the event to wait for.
-pub(crate) fn splice_waits_for(call: &Call) -> (c_int, i16) {
-    let (from, to) = (call.int(0), call.int(2));
-    if poll(from, libc::POLLIN, 0) == 0 { (from, libc::POLLIN) } else { (to, libc::POLLOUT) }
-}
-
-/// Whether the program itself asks not to wait.
-pub(crate) fn is_impatient(call: &Call) -> bool {
-    let flags_idx = match call.op {
-        Op::Recv | Op::Send => 3,
-        Op::Recvmsg | Op::Sendmsg => 2,
-        Op::Splice => return call.int(5) as u32 & libc::SPLICE_F_NONBLOCK != 0,
-        _ => return false,
-    };
-    call.int(flags_idx) & libc::MSG_DONTWAIT != 0
-}
-
-fn is_transfer(call: &Call) -> bool {
-    matches!(call.op, Op::Read | Op::Write | Op::Readv | Op::Writev)
-}
-
 /// Begin to connect without blocking, whatever the descriptor does otherwise.
 ///
 /// # Safety
 /// As for [`attempt`].
 pub(crate) unsafe fn begin_to_connect(call: &Call) -> i64 {
-    let status = sys!(libc::SYS_fcntl, call.int(0), libc::F_GETFL);
-    if status < 0 {
-        return status;
+    let fd = call.int(0);
+    let status = match status(fd) {
+        Ok(status) => status,
+        Err(errno) => return errno,
+    };
+    if status.is_non_blocking() {
+        return perform_once(call);
     }
-    let is_blocking = status & i64::from(libc::O_NONBLOCK) == 0;
-    if is_blocking {
-        let status = status | i64::from(libc::O_NONBLOCK);
-        sys!(libc::SYS_fcntl, call.int(0), libc::F_SETFL, status);
-    }
+    set_status(fd, status.with_non_blocking(true));
     let value = perform_once(call);
-    if is_blocking {
-        sys!(libc::SYS_fcntl, call.int(0), libc::F_SETFL, status);
-    }
+    set_status(fd, status);
     value
 }
 
@@ -458,11 +423,36 @@ fn sleep_until(deadline_ns: u64) -> i64 {
     sys!(libc::SYS_clock_nanosleep, clock, how, &raw const deadline, nothing)
 }
 
+/// The flags of an open file, as fcntl(2) has them.
+#[derive(Debug, Clone, Copy)]
+struct Status(c_int);
+
+impl Status {
+    fn is_non_blocking(self) -> bool {
+        self.0 & libc::O_NONBLOCK != 0
+    }
+
+    fn with_non_blocking(self, is_set: bool) -> Self {
+        let others = self.0 & !libc::O_NONBLOCK;
+        Self(if is_set { others | libc::O_NONBLOCK } else { others })
+    }
+}
+
+fn status(fd: c_int) -> Result<Status, i64> {
+    match sys!(libc::SYS_fcntl, fd, libc::F_GETFL) {
+        flags if flags >= 0 => Ok(Status(flags as c_int)),
+        errno => Err(errno),
+    }
+}
+
+fn set_status(fd: c_int, status: Status) {
+    sys!(libc::SYS_fcntl, fd, libc::F_SETFL, status.0);
+}
+
 /// Make a descriptor blocking, as everybody expects one to be.
 pub(crate) fn make_blocking(fd: c_int) {
-    let status = sys!(libc::SYS_fcntl, fd, libc::F_GETFL);
-    if status >= 0 {
-        sys!(libc::SYS_fcntl, fd, libc::F_SETFL, status & !i64::from(libc::O_NONBLOCK));
+    if let Ok(status) = status(fd) {
+        set_status(fd, status.with_non_blocking(false));
     }
 }
 
@@ -499,8 +489,7 @@ pub(crate) fn pipe() -> Result<[c_int; 2], c_int> {
 
 /// Whether calls on a descriptor wait.
 pub(crate) fn is_blocking(fd: c_int) -> bool {
-    let status = sys!(libc::SYS_fcntl, fd, libc::F_GETFL);
-    status >= 0 && status & i64::from(libc::O_NONBLOCK) == 0
+    status(fd).is_ok_and(|it| !it.is_non_blocking())
 }
 
 /// What a descriptor leads to, by the bits of `S_IFMT`; `None`: it is not open.
@@ -564,8 +553,7 @@ pub(crate) fn send_room(fd: c_int) -> usize {
     const ROOM_MIN_BYTES: usize = 4096;
     const SO_MEMINFO: c_int = 55;
     let (allocated, limit, queued) = (2, 3, 5);
-    let status = sys!(libc::SYS_fcntl, fd, libc::F_GETFL);
-    if status >= 0 && status & i64::from(libc::O_NONBLOCK) != 0 {
+    if status(fd).is_ok_and(Status::is_non_blocking) {
         return usize::MAX;
     }
     let mut memory = [0u32; 9];

@@ -1,0 +1,137 @@
+//! What a call that would block waits for: which descriptor, and which events of it.
+//!
+//! This is the one place that knows. When to wait, and by what, is up to whoever makes the call.
+
+use libc::{POLLIN, POLLOUT, c_int};
+
+use super::call::Call;
+use super::op::Op;
+use super::syscall;
+
+/// A descriptor, and events of it.
+type Awaited = (c_int, i16);
+
+/// The descriptors that a call needs to be ready, and what for.
+///
+/// Files are not among them: they are always ready, and block all the same.
+pub(crate) fn ends(call: &Call) -> [Option<Awaited>; 2] {
+    let end = |idx, events| {
+        let fd = call.int(idx);
+        (!syscall::is_file(fd)).then_some((fd, events))
+    };
+    match call.op {
+        // Where there is no offset, one is refused at once.
+        Op::Readv | Op::Writev if call.offset(3) >= 0 => [None, None],
+        Op::Read | Op::Readv | Op::Recv | Op::Recvmsg | Op::Accept => [end(0, POLLIN), None],
+        Op::Write | Op::Writev | Op::Send | Op::Sendmsg => [end(0, POLLOUT), None],
+        Op::Splice => [end(0, POLLIN), end(2, POLLOUT)],
+        // Of a connection EAGAIN says something else: the peer's backlog is full.
+        _ => [None, None],
+    }
+}
+
+/// What to wait for before a call is made, or made again after it has failed with `EAGAIN`. `None`:
+/// nothing; that is its value then.
+pub(crate) fn awaited(call: &Call) -> Option<Awaited> {
+    if is_impatient(call) || is_refused(call) {
+        return None;
+    }
+    match ends(call) {
+        [Some(from), Some(to)] => Some(if is_missing(from) { from } else { to }),
+        [one, other] => one.or(other),
+    }
+}
+
+/// The first end that is not ready now.
+pub(crate) fn missing(call: &Call) -> Option<Awaited> {
+    ends(call).into_iter().flatten().find(|&end| is_missing(end))
+}
+
+fn is_missing((fd, events): Awaited) -> bool {
+    syscall::poll(fd, events, 0) == 0
+}
+
+/// Whether the program itself asks not to wait.
+pub(crate) fn is_impatient(call: &Call) -> bool {
+    let flags_idx = match call.op {
+        Op::Recv | Op::Send => 3,
+        Op::Recvmsg | Op::Sendmsg => 2,
+        Op::Splice => return call.int(5) as u32 & libc::SPLICE_F_NONBLOCK != 0,
+        _ => return false,
+    };
+    call.int(flags_idx) & libc::MSG_DONTWAIT != 0
+}
+
+/// Whether the call's descriptor is no listener, or no socket at all: it is ready to say so.
+fn is_refused(call: &Call) -> bool {
+    match call.op {
+        Op::Accept => !syscall::is_listening(call.int(0)),
+        Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg => {
+            syscall::kind(call.int(0)) != Some(libc::S_IFSOCK)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    fn of(op: Op, fd: &impl AsRawFd) -> Call {
+        Call::new(op, [fd.as_raw_fd() as u64, 0, 0, u64::MAX])
+    }
+
+    #[test]
+    fn each_operation_waits_for_the_direction_in_which_it_moves() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        for op in [Op::Read, Op::Readv] {
+            assert_eq!(Some((reader.as_raw_fd(), POLLIN)), awaited(&of(op, &reader)), "{op}");
+        }
+        for op in [Op::Write, Op::Writev] {
+            assert_eq!(Some((writer.as_raw_fd(), POLLOUT)), awaited(&of(op, &writer)), "{op}");
+            assert_eq!(None, missing(&of(op, &writer)), "{op}");
+        }
+        assert_eq!(None, awaited(&of(Op::Readv, &reader).with(3, 0)));
+        assert_eq!(Some((reader.as_raw_fd(), POLLIN)), missing(&of(Op::Read, &reader)));
+    }
+
+    #[test]
+    fn nobody_waits_for_files_nor_for_what_is_refused_or_impatient() {
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        for op in [Op::Read, Op::Write, Op::Recv, Op::Sendmsg, Op::Accept, Op::Fsync] {
+            assert_eq!(None, awaited(&of(op, &file)), "{op}");
+        }
+        assert_eq!(None, awaited(&of(Op::Accept, &socket)));
+        assert_eq!(None, awaited(&of(Op::Recv, &socket).with(3, libc::MSG_DONTWAIT as u64)));
+        let expected = Some((socket.as_raw_fd(), POLLIN));
+        assert_eq!(expected, awaited(&of(Op::Recv, &socket).with(3, 0)));
+    }
+
+    #[test]
+    fn a_listener_is_waited_for_until_somebody_comes() {
+        let path = std::env::temp_dir().join(format!("readiness-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let call = of(Op::Accept, &listener);
+        assert_eq!(Some((listener.as_raw_fd(), POLLIN)), missing(&call));
+        let _peer = UnixStream::connect(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(None, missing(&call));
+        assert_eq!(Some((listener.as_raw_fd(), POLLIN)), awaited(&call));
+    }
+
+    #[test]
+    fn a_splice_waits_for_the_end_that_is_not_ready() {
+        let ((from, mut filler), (_drain, to)) =
+            (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+        let (from_fd, to_fd) = (from.as_raw_fd(), to.as_raw_fd());
+        let call = Call::new(Op::Splice, [from_fd as u64, u64::MAX, to_fd as u64, u64::MAX, 1, 0]);
+        assert_eq!(Some((from_fd, POLLIN)), awaited(&call));
+        std::io::Write::write_all(&mut filler, b"x").unwrap();
+        assert_eq!((Some((to_fd, POLLOUT)), None), (awaited(&call), missing(&call)));
+        assert_eq!(None, awaited(&call.with(5, u64::from(libc::SPLICE_F_NONBLOCK))));
+    }
+}

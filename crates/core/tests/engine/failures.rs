@@ -1,0 +1,89 @@
+//! What fails within an engine stays within bounds: runs come out, others go on, threads end.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use threadlets_core::engine::{Engine, Kind};
+use threadlets_core::syslet::{Outlet, Run};
+
+use crate::kit::*;
+
+struct Failing;
+
+impl Outlet for Failing {
+    fn deliver(&self, _runs: &mut Vec<Box<Run>>) {
+        panic!("the outlet fails, as it is told to");
+    }
+}
+
+#[test]
+fn an_outlet_that_fails_keeps_no_other_from_its_runs() {
+    let _alone = alone();
+    for kind in kinds() {
+        let world = World::new(&kind);
+        let (one, mut other) = UnixStream::pair().unwrap();
+        let mut runs: Vec<_> = (0..4).map(|_| world.prepare(&receiving(&one, 1))).collect();
+        for idx in [0, 2] {
+            runs[idx].outlet = Some(Arc::new(Failing));
+        }
+        world.engine.submit_many(runs).map_err(|(error, _)| error).unwrap();
+        other.write_all(b"1234").unwrap();
+        for _ in 0..2 {
+            assert_eq!(1, world.next().end().unwrap().value, "{kind}");
+        }
+        assert_eq!(0, world.value(&sleeping(Duration::ZERO)), "{kind}");
+    }
+}
+
+#[test]
+fn the_runs_of_a_broken_ring_end_and_the_next_ones_get_another() {
+    let _alone = alone();
+    if real_kinds().iter().all(|it| it.name() != "uring") {
+        return;
+    }
+    let world = World::new(&Kind::Uring);
+    let (one, _other) = UnixStream::pair().unwrap();
+    world.submit(&polling(one.as_raw_fd(), libc::POLLIN), 1);
+    world.sync();
+    let nothing = fs::File::open("/dev/null").unwrap();
+    for entry in fs::read_dir("/proc/self/fd").unwrap() {
+        let path = entry.unwrap().path();
+        if fs::read_link(&path).is_ok_and(|it| it.to_string_lossy().contains("io_uring")) {
+            let number = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            // SAFETY: the ring is the engine's, whose thread is to fail.
+            unsafe { libc::dup2(nothing.as_raw_fd(), number) };
+        }
+    }
+    world.submit(&sleeping(Duration::from_secs(3600)), 2);
+    let mut runs = [world.next(), world.next()];
+    runs.sort_by_key(|it| it.token);
+    assert_eq!([1, 2], [runs[0].token, runs[1].token]);
+    for run in runs {
+        let end = run.end().unwrap();
+        assert_eq!((errno(libc::EIO), true), (end.value, end.is_failure));
+    }
+    assert_eq!(0, world.value(&sleeping(Duration::from_millis(1))));
+    assert_eq!((0, 1), (world.engine.n_in_flight(), world.engine.n_failures()));
+}
+
+#[test]
+fn an_engine_that_nobody_has_any_more_ends_its_runs_and_its_threads() {
+    let _alone = alone();
+    for kind in kinds() {
+        let world = World::new(&kind);
+        let (one, _other) = UnixStream::pair().unwrap();
+        let before = descriptors();
+        let engine = Engine::new(kind.clone(), 2);
+        let runs = (0..200).map(|_| world.prepare(&receiving(&one, 1))).collect();
+        engine.submit_many(runs).map_err(|(error, _)| error).unwrap();
+        drop(engine);
+        for _ in 0..200 {
+            assert_eq!(errno(libc::ECANCELED), world.next().end().unwrap().value, "{kind}");
+        }
+        assert_eq!(before, descriptors(), "{kind}");
+    }
+}

@@ -1,0 +1,59 @@
+//! What a fork leaves of an engine: nothing that its child would have to wait for.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+
+use threadlets_core::engine::Kind;
+use threadlets_core::syslet::Op;
+use threadlets_core::syslet::program::NONE;
+
+use crate::kit::*;
+
+/// How a child of a fork ends in which this is to hold, and that is killed if it hangs.
+fn in_a_child(claim: impl FnOnce() -> bool) -> i32 {
+    let mut status = 0;
+    // SAFETY: nobody else forks in the middle of what the child needs, and it never returns from here.
+    unsafe {
+        match libc::fork() {
+            0 => {
+                libc::alarm(5);
+                libc::_exit(i32::from(!claim()));
+            }
+            pid => assert_eq!(pid, libc::waitpid(pid, &raw mut status, 0)),
+        }
+    }
+    status
+}
+
+#[test]
+fn an_engine_of_the_childs_own_waits_for_no_thread_of_the_parents() {
+    let _alone = alone();
+    let world = World::new(&Kind::Workers);
+    let (one, other) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+    // There and back again, for ever: a thread is hardly ever not about to make such a call.
+    let mut it = Builder::default();
+    let ends = [&one.0 as &dyn AsRawFd, &other.1, &other.0, &one.1].map(|it| it.as_raw_fd());
+    let [from, to, back_from, back_to] = ends.map(|fd| it.slot(fd.into()));
+    let (nowhere, len, flags) = (it.slot(-1), it.slot(1), it.slot(0));
+    let there = it.atom(Op::Splice, &[from, nowhere, to, nowhere, len, flags], NONE, STOP);
+    let back = it.atom(Op::Splice, &[back_from, nowhere, back_to, nowhere, len, flags], NONE, STOP);
+    it.lead(back, there);
+    (&one.1).write_all(b"x").unwrap();
+    world.submit(&it.build_as_led(), 0);
+    let outcomes = (0..60).map(|_| {
+        in_a_child(|| {
+            let world = World::new(&Kind::Workers);
+            // Every number that may be locked, whichever it is.
+            (0..64).all(|_| {
+                let (reader, writer) = std::io::pipe().unwrap();
+                (&writer).write_all(b"x").unwrap();
+                let target = std::io::pipe().unwrap();
+                std::mem::forget(reader.try_clone().unwrap());
+                let value = world.value(&splicing(&reader, &target.1, 1));
+                std::mem::forget((reader, writer, target));
+                value == 1
+            })
+        })
+    });
+    assert_eq!(vec![0; 60], outcomes.collect::<Vec<_>>());
+}
