@@ -18,6 +18,8 @@ from .answer import Answer
 from .connection import Connection
 from .http import Request
 
+# How many may come at once; asyncio's own 100 would be set in its place.
+BACKLOG = 4096
 Handler = Callable[[Request, Answer], Awaitable[None]]
 
 
@@ -50,7 +52,9 @@ class Server:
         """Answer whoever connects. Cancelled, it cancels what is under way and drops the rest."""
         loop = asyncio.get_running_loop()
         async with threadlets.Scope(name="server") as scope:
-            serving = await loop.create_server(lambda: Connection(self, scope), sock=listener)
+            serving = await loop.create_server(
+                lambda: Connection(self, scope), sock=listener, backlog=BACKLOG
+            )
             try:
                 await loop.create_future()
             finally:

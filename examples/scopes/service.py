@@ -27,14 +27,13 @@ from ..site.catalogue import default_path, open_catalogue
 from .answer import Answer
 from .database import Database
 from .http import Request
-from .server import Server
+from .server import BACKLOG, Server
 from .upstream import Address, UpstreamCounts, UpstreamFailed, ask, start_upstream
 
 DEADLINE_S = 10.0
 _DEADLINE_MAX_S = 300.0
 _N_QUERIES = 4
 _N_LONG_QUERIES = 1
-_BACKLOG = 4096
 _NAMESAKES = """
 SELECT theirs.name, modules.name FROM modules AS mine
 JOIN members AS ours ON ours.module_id = mine.id
@@ -189,7 +188,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     catalogue = default_path()
     open_catalogue(catalogue).close()
-    with socket.create_server((options.host, options.port), backlog=_BACKLOG) as listener:
+    with socket.create_server((options.host, options.port), backlog=BACKLOG) as listener:
         print("Dossiers on http://{}:{}".format(*listener.getsockname()[:2]), flush=True)
         try:
             threadlets.run(_main(listener, catalogue, dict(options.upstream)))
