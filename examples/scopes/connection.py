@@ -1,9 +1,9 @@
 """One connection of a client: its requests in order, and how it is noticed that the client has gone.
 
 A reset is noticed at once. The end of what a client sends (FIN) has two meanings: it has closed its
-socket, or only its half of the connection and waits for the answer. TCP does not tell them apart until something is
-sent. So something is: HTTP allows "100 Continue" before any answer, as often as one likes. A socket
-that was closed replies with a reset; a client that still listens skips it.
+socket, or only its half of the connection and waits for the answer. TCP does not tell them apart
+until something is sent. So something is: HTTP allows "100 Continue" before any answer, as often as
+one likes. A socket that was closed replies with a reset; a client that still listens skips it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
         if self.scope is not None:
-            self.scope.cancel("the client has gone")
+            self._server.client_has_gone(self.scope)
         self.resume_writing()
 
     def pause_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""SQLite in threadlets: few queries at a time, each of which ends early when nobody wants it any more.
+"""SQLite in threadlets: few queries at a time, which end early when nobody wants them any more.
 
 A function that is blocked cannot be stopped from outside. SQLite can be asked to stop, by a handler
 that it calls while it works.
@@ -42,7 +42,8 @@ class Database:
                 await asyncio.wait((rows,))
             finally:
                 stop.set()
-        return rows.result()
+        found: list[Row] = rows.result()
+        return found
 
     def close(self) -> None:
         """Close what is open; no query may be under way."""

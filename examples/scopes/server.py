@@ -7,6 +7,7 @@ answered one after the other. It knows nothing of what is asked for.
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import socket
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,8 @@ from .http import Request
 
 # How many may come at once; asyncio's own 100 would be set in its place.
 BACKLOG = 4096
+# Of thousands that go at once, so many in each turn of the loop; between, others are served.
+_N_CANCELLED_AT_ONCE = 32
 Handler = Callable[[Request, Answer], Awaitable[None]]
 
 
@@ -47,6 +50,7 @@ class Server:
         self.idle_s = idle_s
         self.stall_s = stall_s
         self._handle = handle
+        self._gone: collections.deque[threadlets.Scope] = collections.deque()
 
     async def serve(self, listener: socket.socket) -> None:
         """Answer whoever connects. Cancelled, it cancels what is under way and drops the rest."""
@@ -61,6 +65,18 @@ class Server:
                 serving.close()
                 for connection in list(self.connections):
                     connection.abort()
+
+    def client_has_gone(self, scope: threadlets.Scope) -> None:
+        """Cancel the scope of a request, in this turn of the loop or in one of the next."""
+        self._gone.append(scope)
+        if len(self._gone) == 1:
+            asyncio.get_running_loop().call_soon(self._cancel_some)
+
+    def _cancel_some(self) -> None:
+        for _ in range(min(len(self._gone), _N_CANCELLED_AT_ONCE)):
+            self._gone.popleft().cancel("the client has gone")
+        if self._gone:
+            asyncio.get_running_loop().call_soon(self._cancel_some)
 
     async def answer(self, request: Request, connection: Connection, answer: Answer) -> None:
         """Answer one request in a scope of its own, which the connection cancels when it is lost."""

@@ -1,8 +1,8 @@
 """Dossiers of the standard library's modules: ``python -m examples.scopes.service [--port 8001]``.
 
-A dossier is made of four things at once, in one scope with a deadline: a query in SQLite, a file, and
-the answers of two slow services. Each part is sent as soon as it is there, as a line of JSON. When the client goes away,
-so does all of it.
+A dossier is made of four things at once, in one scope with a deadline: a query in SQLite, a file,
+and the answers of two slow services. Each part is sent as soon as it is there, as a line of JSON.
+When the client goes away, so does all of it.
 """
 
 from __future__ import annotations

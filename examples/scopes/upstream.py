@@ -1,4 +1,4 @@
-"""A slow service that others depend on: a line with a question, some time later a line with the answer.
+"""A slow service that others depend on: it is sent a line, and some time later it answers with one.
 
 It does what it asks of its clients: it forgets a question as soon as nobody waits for the answer.
 """

@@ -265,7 +265,7 @@ def test_what_is_no_request_is_refused() -> None:
 
 @pytest.mark.parametrize("is_started", [True, False])
 def test_failure_is_reported_and_told(is_started: bool) -> None:
-    """With 500, or, when a part was sent already, by an end that is none; others are still answered."""
+    """With 500, or by an end that is none once a part was sent; others are still answered."""
 
     async def story() -> None:
         async def handle(request: Request, answer: Answer) -> None:
