@@ -34,12 +34,9 @@ DEADLINE_S = 10.0
 _DEADLINE_MAX_S = 300.0
 _N_QUERIES = 4
 _N_LONG_QUERIES = 1
-_NAMESAKES = """
-SELECT theirs.name, modules.name FROM modules AS mine
-JOIN members AS ours ON ours.module_id = mine.id
-JOIN members AS theirs ON theirs.name = ours.name AND theirs.module_id != mine.id
-JOIN modules ON modules.id = theirs.module_id
-WHERE mine.name = ? ORDER BY 1, 2 LIMIT 20
+_MEMBERS = """
+SELECT members.name, kind, signature FROM modules JOIN members ON module_id = modules.id
+WHERE modules.name = ? ORDER BY members.id LIMIT 20
 """
 # Every member with every other: this takes many seconds.
 _MENTIONS = """
@@ -103,7 +100,7 @@ class Service:
         await answer.start(HTTPStatus.OK, "application/x-ndjson")
         try:
             async with threadlets.Scope(timeout=deadline_s, name=f"dossier of {name}") as scope:
-                parts[scope.start(self._database.query, _NAMESAKES, name)] = "namesakes"
+                parts[scope.start(self._database.query, _MEMBERS, name)] = "members"
                 parts[scope.start(_described, source)] = "source"
                 for service, address in self._upstreams.items():
                     parts[scope.start(_or_problem(ask(address, name, wait_s)))] = service

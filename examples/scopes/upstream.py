@@ -1,5 +1,7 @@
 """A slow service that others depend on: it is sent a line, and some time later it answers with one.
 
+It can be a process of its own: ``python -m examples.scopes.upstream``.
+
 It does what it asks of its clients: it forgets a question as soon as nobody waits for the answer.
 """
 
@@ -11,6 +13,8 @@ import dataclasses
 import json
 import zlib
 from typing import Any
+
+import threadlets
 
 Address = tuple[str, int]
 
@@ -64,6 +68,9 @@ class Upstream(asyncio.Protocol):
             self._received = line
             return
         question = json.loads(line)
+        if question.get("counts"):
+            self._transport.write(json.dumps(dataclasses.asdict(self._counts)).encode() + b"\n")
+            return
         loop = asyncio.get_running_loop()
         self._answering = loop.call_later(question["wait_s"], self._answer, question["name"])
 
@@ -84,3 +91,14 @@ async def start_upstream(counts: UpstreamCounts, host: str = "127.0.0.1") -> asy
     """Serve on any port that is free."""
     loop = asyncio.get_running_loop()
     return await loop.create_server(lambda: Upstream(counts), host, 0, backlog=4096)
+
+
+async def _main() -> None:
+    async with await start_upstream(UpstreamCounts()) as server:
+        print("Upstream on {}:{}".format(*server.sockets[0].getsockname()), flush=True)
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        threadlets.run(_main())
