@@ -34,7 +34,7 @@ WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) 
 _ANSWER_END = b"\r\n\r\nhello"
 _MEMORY_BYTES_MAX = 24 * 2**20
 # Shares of the machine vary; a loop that is held up by thousands of ends shows in seconds.
-_LATENCY_MAX_S = 2.0
+_LATENCY_MAX_S = 4.0
 
 
 @dataclass
@@ -132,8 +132,13 @@ class _Stayers:
         self._is_over = True
 
 
-async def _come_and_vanish(served: Served, waits: Waits, counts: UpstreamCounts) -> float:
-    """Have all clients come, wait until each of their requests waits, and let them vanish at once."""
+async def _come_and_vanish(
+    served: Served, waits: Waits, counts: UpstreamCounts, stayers: _Stayers
+) -> tuple[float, float]:
+    """Have all clients come, wait until each of their requests waits, and let them vanish at once.
+
+    Return how long it takes until what was theirs is given back, and the worst that others see of it.
+    """
     loop = asyncio.get_running_loop()
     paths = _paths(_N_CLIENTS)
     clients: list[socket.socket] = []
@@ -145,6 +150,7 @@ async def _come_and_vanish(served: Served, waits: Waits, counts: UpstreamCounts)
     await served.until(lambda: waits.n_begun.total() == len(paths))
     await served.until(lambda: counts.open == n_asked)
     await served.until(lambda: threadlets.ledger().blocked == _N_BLOCKED + _N_QUERIES)
+    stayers.take_worst_s()
     vanished_s = loop.time()
     for n, sock in enumerate(clients):
         vanish(sock, by_reset=n % 2 == 0)
@@ -156,7 +162,9 @@ async def _come_and_vanish(served: Served, waits: Waits, counts: UpstreamCounts)
     await served.until(lambda: len(waits.ends) == len(paths))
     assert set(waits.ends) == set(paths)
     assert set(waits.ends.values()) == {1}
-    return given_back_s
+    n_answers = len(stayers.latencies_s)
+    await served.until(lambda: len(stayers.latencies_s) >= n_answers + _N_STAYERS)
+    return given_back_s, stayers.take_worst_s()
 
 
 def _descriptors_and_memory() -> tuple[int, int]:
@@ -187,21 +195,22 @@ async def _visit_and_vanish(served: Served, waits: Waits, counts: UpstreamCounts
     stayers = _Stayers(served.address)
     visits = [asyncio.create_task(stayers.visit()) for _ in range(_N_STAYERS)]
     await served.until(lambda: len(stayers.latencies_s) >= 20 * _N_STAYERS)
-    before_s, used = stayers.take_worst_s(), []
+    before_s = stayers.take_worst_s()
+    used, meanwhile_s = [], []
     for _ in range(2):
-        given_back_s = await _come_and_vanish(served, waits, counts)
+        given_back_s, worst_s = await _come_and_vanish(served, waits, counts, stayers)
+        meanwhile_s.append(worst_s)
         used.append(_descriptors_and_memory())
         waits.forget()
-    worst_s = stayers.take_worst_s()
     stayers.leave()
     await asyncio.gather(*visits)
     await served.empty()
     print(
         f"\n{_N_CLIENTS} vanished, given back after {given_back_s * 1000:.0f} ms; "
         f"worst latency of the others {before_s * 1000:.0f} ms before, "
-        f"{worst_s * 1000:.0f} ms meanwhile; (descriptors, bytes): {used}"
+        f"{max(meanwhile_s) * 1000:.0f} ms meanwhile; (descriptors, bytes): {used}"
     )
-    assert worst_s < before_s + _LATENCY_MAX_S
+    assert max(meanwhile_s) < before_s + _LATENCY_MAX_S
     assert (2 * _N_CLIENTS, 0) == served.ends()[1:]
     (n_first, first_bytes), (n_second, second_bytes) = used
     assert n_first == n_second
