@@ -100,7 +100,7 @@ format: $(VENV)/.dev ## Format everything
 	$(BIN)/ruff check --fix --quiet .
 
 .PHONY: bench
-bench: build $(VENV)/.bench ## Measure against asyncio and uvloop; raw results in benches/results
+bench: build $(VENV)/.bench ## Measure against other loops; raw results in benches/results
 	$(BIN)/python -m benches
 
 .PHONY: fuzz

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Metrics that are zero on every machine that works; they matter only when they are not.
-_QUIET = ("n_errors", "n_listen_overflows")
+_QUIET = ("n_errors", "n_listen_overflows", "n_descriptors_left")
 _DOCS = ROOT / "docs"
 
 _INTRODUCTION = """\

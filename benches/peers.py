@@ -29,6 +29,8 @@ OTHERS = {
     "pool-1000": "asyncio",
     "direct": "asyncio",
     "anyio": "anyio",
+    "trio": "trio",
+    "gevent": "gevent",
     "nginx": "nginx",
     "alone": "",
     "read-file": SUBJECT,

@@ -1,6 +1,16 @@
 """The scenarios, one file each, in the order they run."""
 
-from benches.scenarios import accept, bystander, calls, echo, files, syslet, transition
+from benches.scenarios import (
+    accept,
+    bystander,
+    calls,
+    cancel,
+    echo,
+    files,
+    parked,
+    syslet,
+    transition,
+)
 
 ALL = (
     transition.SCENARIO,
@@ -10,4 +20,6 @@ ALL = (
     bystander.SCENARIO,
     files.SCENARIO,
     syslet.SCENARIO,
+    parked.SCENARIO,
+    cancel.SCENARIO,
 )

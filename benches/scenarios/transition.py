@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from benches.peers import CEILING
+from benches.peers import CEILING, PEERS
 from benches.placement import python, run_pinned
 from benches.scenario import Case, Metric, NotApplicable, Scenario
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from benches.scenario import Budget, Figures
 
-_N_TASKS = 1000
+#: What yields in ways of its own, and has no counterpart of the rest.
+OTHER_LOOPS = ("trio", "gevent")
+N_TASKS = 1000
+#: How often each of them yields in a lap.
+N_YIELDS = 100
 _N_TIMERS = 10_000
 _N_CALLBACKS = 20_000
 _N_PAIRS = 1000
@@ -40,20 +44,20 @@ def measure(case: Case, peer: str, budget: Budget) -> Figures:
 async def sleep_zero(seconds: float) -> Figures:
     """1000 tasks yield in turn; ns per switch."""
 
-    async def yields(n_yields: int) -> None:
-        for _ in range(n_yields):
+    async def yields() -> None:
+        for _ in range(N_YIELDS):
             await asyncio.sleep(0)
 
-    async def lap(n_yields: int) -> float:
-        tasks = [asyncio.create_task(yields(n_yields)) for _ in range(_N_TASKS)]
+    async def lap() -> float:
+        tasks = [asyncio.create_task(yields()) for _ in range(N_TASKS)]
         # Every task has been started when this returns: the clock sees resumptions only.
         await asyncio.sleep(0)
         started_ns = time.perf_counter_ns()
         for task in tasks:
             await task
-        return (time.perf_counter_ns() - started_ns) / (_N_TASKS * n_yields)
+        return (time.perf_counter_ns() - started_ns) / (N_TASKS * N_YIELDS)
 
-    return {"switch_ns": await _median_of_laps(lambda: lap(100), seconds)}
+    return {"switch_ns": await _median_of_laps(lap, seconds)}
 
 
 async def call_soon(seconds: float) -> Figures:
@@ -205,17 +209,37 @@ _ROUND_TRIP = (
     Metric("round_trip_us_p99", "us", "lower"),
 )
 
+
+def _case(
+    name: str,
+    metrics: tuple[Metric, ...],
+    parameters: dict[str, str | int] | None = None,
+    others: tuple[str, ...] = (),
+) -> Case:
+    return Case(name, metrics, parameters or {}, (*PEERS, *others))
+
+
 SCENARIO = Scenario(
     name="transition",
     doc="The loop's own cost: switches, callbacks, timers, wake-ups from another thread.",
     cases=(
-        Case("sleep-zero", (Metric("switch_ns", "ns", "lower", "<=250"),), {"n_tasks": _N_TASKS}),
-        Case("call-soon", (Metric("callback_ns", "ns", "lower"),)),
-        Case("call-soon-batch", (Metric("callback_ns", "ns", "lower"),)),
-        Case("call-later-cancel", (Metric("pair_ns", "ns", "lower"),), {"n_pairs": _N_PAIRS}),
-        Case("call-at", (Metric("timer_cpu_ns", "ns", "lower"),), {"n_timers": _N_TIMERS}),
-        Case("threadsafe-same-cpu", _ROUND_TRIP, {"cpus": "same"}),
-        Case("threadsafe-both-cpus", _ROUND_TRIP, {"cpus": "both"}),
+        _case(
+            "sleep-zero",
+            (Metric("switch_ns", "ns", "lower", "<=250"),),
+            {"n_tasks": N_TASKS},
+            OTHER_LOOPS,
+        ),
+        _case("call-soon", (Metric("callback_ns", "ns", "lower"),)),
+        _case("call-soon-batch", (Metric("callback_ns", "ns", "lower"),)),
+        _case("call-later-cancel", (Metric("pair_ns", "ns", "lower"),), {"n_pairs": _N_PAIRS}),
+        _case("call-at", (Metric("timer_cpu_ns", "ns", "lower"),), {"n_timers": _N_TIMERS}),
+        _case("threadsafe-same-cpu", _ROUND_TRIP, {"cpus": "same"}),
+        _case("threadsafe-both-cpus", _ROUND_TRIP, {"cpus": "both"}),
     ),
     measure=measure,
+    peers=(*PEERS, *OTHER_LOOPS),
+    legend=(
+        f"sleep-zero: {N_TASKS} tasks do nothing but `asyncio.sleep(0)`, `trio.sleep(0)`, "
+        "`gevent.sleep(0)`.",
+    ),
 )

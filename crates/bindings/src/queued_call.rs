@@ -18,6 +18,7 @@ use crate::interpreter;
 use crate::pool::Pool;
 use crate::request::Request;
 use crate::runner::Runner;
+use crate::task::any_future;
 
 /// The code of calls that are not known yet: turns outside all pools.
 const ANY_CODE: usize = 0;
@@ -122,18 +123,8 @@ impl QueuedCall {
 
     /// Give the future its result, unless it was cancelled.
     pub(crate) fn settle(&self, py: Python<'_>, outcome: Outcome) -> PyResult<()> {
-        let future = self.future.bind(py);
-        if self.is_cancelled(py)? {
-            return Ok(());
-        }
-        match outcome {
-            Ok(result) => future.call_method1(intern!(py, "set_result"), (result,)),
-            Err(error) => {
-                let error = not_stop_iteration(py, error);
-                future.call_method1(intern!(py, "set_exception"), (error,))
-            }
-        }
-        .map(drop)
+        let outcome = outcome.map_err(|error| not_stop_iteration(py, error));
+        any_future::settle(self.future.bind(py), outcome)
     }
 
     /// Give up a call that was queued.

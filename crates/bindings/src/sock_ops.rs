@@ -13,6 +13,7 @@ use threadlets_core::op::{self, SocketFd};
 use crate::byte_buffer::ByteBuffer;
 use crate::dispatcher::Dispatcher;
 use crate::error::to_python;
+use crate::task::any_future;
 use crate::watches::Watches;
 
 /// Which readiness an operation waits for.
@@ -48,11 +49,7 @@ impl Operation {
     /// Fail the operation of a socket that was closed.
     pub(crate) fn fail_closed(self, py: Python<'_>) -> PyResult<()> {
         let future = self.future.bind(py);
-        if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
-            let closed = to_python(threadlets_core::Error::bad_descriptor("fileno"));
-            future.call_method1(intern!(py, "set_exception"), (closed,))?;
-        }
-        Ok(())
+        any_future::settle(future, Err(to_python(threadlets_core::Error::bad_descriptor("fileno"))))
     }
 
     /// Visit what the operation refers to, for the cycle collector.
@@ -127,7 +124,7 @@ fn start<'py>(
     }
     slf.call_method1(intern!(py, "_ensure_fd_no_transport"), (fd,))?;
     Watches::register_for_operations(this, sock, fd)?;
-    let future = slf.call_method0(intern!(py, "create_future"))?;
+    let future = any_future::make(slf)?;
     let operation =
         Operation { kind, future: future.clone().unbind(), sock: sock.clone().unbind() };
     this.watches.with(py, |watches| {
@@ -146,7 +143,7 @@ pub(crate) fn retry(slf: &Bound<'_, Dispatcher>, fd: i32, direction: Direction) 
         || this.watches.with(py, |it| it.operations(fd, direction).and_then(VecDeque::pop_front));
     while let Some(mut operation) = next() {
         let future = operation.future.bind(py).clone();
-        if future.call_method0(intern!(py, "done"))?.is_truthy()? {
+        if any_future::is_done(&future)? {
             continue;
         }
         // The number may have been closed since, and belong to somebody else by now.
@@ -155,8 +152,8 @@ pub(crate) fn retry(slf: &Bound<'_, Dispatcher>, fd: i32, direction: Direction) 
             continue;
         }
         match operation.kind.attempt(py, this, SocketFd::new(fd)) {
-            Ok(Some(result)) => future.call_method1(intern!(py, "set_result"), (result,))?,
-            Err(error) => future.call_method1(intern!(py, "set_exception"), (error,))?,
+            Ok(Some(result)) => any_future::settle(&future, Ok(result.unbind()))?,
+            Err(error) => any_future::settle(&future, Err(error))?,
             Ok(None) => {
                 this.watches.with(py, |watches| {
                     if let Some(waiting) = watches.operations(fd, direction) {
@@ -165,7 +162,7 @@ pub(crate) fn retry(slf: &Bound<'_, Dispatcher>, fd: i32, direction: Direction) 
                 });
                 return Ok(());
             }
-        };
+        }
     }
     Ok(())
 }

@@ -17,6 +17,10 @@ def start(members: _core.Members, what: Any, args: Any, kwargs: Any) -> Any:
     has_arguments = bool(args or kwargs)
     if type(what) is CoroutineType and not has_arguments:
         return members.start_task(what, "task", None)
+    if type(what) in (_core.Future, _core.Sleep):
+        _refuse_arguments(what, has_arguments)
+        members.start_wait(what)
+        return what
     if isinstance(what, _core.Call):
         _refuse_arguments(what, has_arguments)
         return members.start_task(what, "call", None)
@@ -27,10 +31,6 @@ def start(members: _core.Members, what: Any, args: Any, kwargs: Any) -> Any:
         return members.start_task(what(*args, **kwargs), "syslet", None)
     if inspect.iscoroutinefunction(what):
         return members.start_task(what(*args, **kwargs), "task", None)
-    if type(what) in (_core.Future, _core.Sleep):
-        _refuse_arguments(what, has_arguments)
-        members.start_wait(what)
-        return what
     if callable(what):
         return members.start_task(_called(what, args, kwargs), "call", None)
     if isinstance(what, Awaitable):

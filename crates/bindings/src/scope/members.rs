@@ -13,6 +13,7 @@ use super::requests::{Kind, Left};
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
 use crate::request::Request;
+use crate::task::any_future;
 use crate::task::future::Future;
 use crate::task::task::{Shield, Start, Task};
 
@@ -56,9 +57,7 @@ impl Members {
         }
         if left.is_last {
             for emptied in this.emptied.take(py) {
-                if !emptied.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
-                    emptied.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
-                }
+                any_future::settle(emptied.bind(py), Ok(py.None()))?;
             }
         }
         Ok(())
@@ -205,7 +204,7 @@ impl Members {
         if dispatcher.get().requests.with(py, |it| it.is_empty(key)) {
             return Ok(None);
         }
-        let future = dispatcher.call_method0(intern!(py, "create_future"))?;
+        let future = any_future::make(dispatcher)?;
         let waiting = future.clone().unbind();
         self.emptied.with(py, |it| it.push(waiting));
         Ok(Some(future))

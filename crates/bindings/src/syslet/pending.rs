@@ -5,7 +5,6 @@ use std::sync::Arc;
 use pyo3::PyTraverseError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
-use pyo3::intern;
 use pyo3::prelude::*;
 use threadlets_core::engine::Engine;
 use threadlets_core::syslet::{Outlet, Run};
@@ -17,6 +16,7 @@ use super::program::SysletProgram;
 use super::result::SysletResult;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
+use crate::task::any_future;
 
 /// Who is told when something comes back to a loop.
 pub(crate) enum Awaited {
@@ -93,7 +93,7 @@ impl Pending {
         let py = dispatcher.py();
         let this = dispatcher.get();
         this.check_closed()?;
-        let future = dispatcher.call_method0(intern!(py, "create_future"))?.unbind();
+        let future = any_future::make(dispatcher)?.unbind();
         let token = this.awaited.with(py, |awaited| {
             awaited.insert(Awaited::Run {
                 program: program.clone().unbind(),
@@ -138,14 +138,14 @@ impl Pending {
     /// Have the run end soon, and return the future that is done when it has.
     fn cancel(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let dispatcher = self.dispatcher.bind(py);
-        let renewed = dispatcher.call_method0(intern!(py, "create_future"))?.unbind();
+        let renewed = any_future::make(dispatcher)?.unbind();
         let before = self.future.with(py, |it| std::mem::replace(it, renewed.clone_ref(py)));
         let is_there = dispatcher.get().awaited.with(py, |awaited| match awaited.get(self.token) {
             Some(Awaited::Run { id, future, .. }) => *id == self.id && future.is(&before),
             _ => false,
         });
         if !is_there {
-            renewed.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
+            any_future::settle(renewed.bind(py), Ok(py.None()))?;
             return Ok(renewed);
         }
         let replaced = dispatcher.get().awaited.with(py, |awaited| {
@@ -189,24 +189,15 @@ impl Dispatcher {
         let awaited = slf.get().awaited.with(py, |awaited| awaited.try_remove(token));
         let (future, outcome) = match (awaited, run) {
             (Some(Awaited::Run { program, future, .. }), Some(run)) => {
-                if is_done(future.bind(py))? {
+                if any_future::is_done(future.bind(py))? {
                     return Ok(());
                 }
                 let landed = Landed { program, run: GilCell::new(Some(run)) };
                 (future, Py::new(py, landed)?.into_any())
             }
-            (Some(Awaited::Channel(future)), _) => {
-                if is_done(future.bind(py))? {
-                    return Ok(());
-                }
-                (future, py.None())
-            }
+            (Some(Awaited::Channel(future)), _) => (future, py.None()),
             _ => return Ok(()),
         };
-        future.bind(py).call_method1(intern!(py, "set_result"), (outcome,)).map(drop)
+        any_future::settle(future.bind(py), Ok(outcome))
     }
-}
-
-fn is_done(future: &Bound<'_, PyAny>) -> PyResult<bool> {
-    future.call_method0(intern!(future.py(), "done"))?.is_truthy()
 }

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pyo3::PyTraverseError;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::PyVisit;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList, PyTuple};
 use slab::Slab;
@@ -27,6 +26,7 @@ use super::program::{Started, SysletProgram, pool_or_default};
 use super::result::SysletResult;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
+use crate::task::any_future;
 
 /// How many inputs are taken at once.
 const CHUNK: usize = 128;
@@ -413,11 +413,11 @@ pub(crate) fn readiness<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let this = dispatcher.get();
     this.check_closed()?;
-    let future = dispatcher.call_method0(intern!(py, "create_future"))?;
+    let future = any_future::make(dispatcher)?;
     let token = this.await_channel(py, future.clone().unbind());
     if !channel.tell(&this.mailbox, token, n_wanted) {
         this.forget_channel(py, token);
-        future.call_method1(intern!(py, "set_result"), (py.None(),))?;
+        any_future::settle(&future, Ok(py.None()))?;
     }
     Ok(future)
 }

@@ -1,5 +1,6 @@
 //! Futures and tasks, natively: what asyncio's own promise, resumed straight from the burst.
 
+pub(crate) mod any_future;
 pub(crate) mod current;
 pub(crate) mod future;
 mod making;

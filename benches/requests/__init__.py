@@ -1,0 +1,1 @@
+"""Very many requests that wait at once: parked, woken, cancelled, on asyncio's loops and others."""

@@ -1,0 +1,34 @@
+//! Futures of any make: native ones are settled without a call, asyncio's by their methods.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::future::{Future, State};
+use crate::dispatcher::Dispatcher;
+
+/// A new future of a loop, of the make that the loop is to use.
+pub(crate) fn make<'py>(slf: &Bound<'py, Dispatcher>) -> PyResult<Bound<'py, PyAny>> {
+    slf.call_method0(intern!(slf.py(), "create_future"))
+}
+
+/// Whether a future is done.
+pub(crate) fn is_done(future: &Bound<'_, PyAny>) -> PyResult<bool> {
+    match future.cast_exact::<Future>() {
+        Ok(native) => Ok(native.get().is_done(future.py())),
+        Err(_) => future.call_method0(intern!(future.py(), "done"))?.is_truthy(),
+    }
+}
+
+/// Give a future what it came to, unless it is done.
+pub(crate) fn settle(future: &Bound<'_, PyAny>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> {
+    let py = future.py();
+    if is_done(future)? {
+        return Ok(());
+    }
+    match (outcome, future.cast_exact::<Future>()) {
+        (Ok(result), Ok(native)) => Future::settle(native, State::Result(result)),
+        (Err(error), Ok(native)) => Future::fail(native, error.into_value(py).into_bound(py)),
+        (Ok(result), _) => future.call_method1(intern!(py, "set_result"), (result,)).map(drop),
+        (Err(error), _) => future.call_method1(intern!(py, "set_exception"), (error,)).map(drop),
+    }
+}
