@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import unquote
 
+from ..scopes.asgi import cancel_on_disconnect
 from .catalogue import Catalogue, default_path, open_catalogue
 from .chat import Chat
 from .counters import Counters, stream_events
@@ -32,8 +33,8 @@ class Site:
             "/api/modules": self._modules,
             "/api/search": self._search,
             "/api/counters": self._counters,
-            "/report": self._report,
         }
+        self._watched_report = cancel_on_disconnect(self._report)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -74,11 +75,16 @@ class Site:
             response = error_response(405, f"{method} is not allowed", extra_headers=allowed)
         elif scope["path"] == "/events" and method == "GET":
             return await stream_events(scope, receive, send, self.counters)
+        elif scope["path"] == "/report":
+            return await self._watched_report(scope, receive, send)
         else:
             response = await self._respond(scope)
-        self.counters.n_errors += response.status >= 500
-        await response.send_through(send, with_body=method == "GET")
+        await self._send(response, scope, send)
         return None
+
+    async def _send(self, response: Response, scope: Scope, send: Send) -> None:
+        self.counters.n_errors += response.status >= 500
+        await response.send_through(send, with_body=scope["method"] == "GET")
 
     async def _respond(self, scope: Scope) -> Response:
         path = scope["path"]
@@ -115,8 +121,9 @@ class Site:
     async def _counters(self, _scope: Scope) -> Response:
         return json_response(self.counters.snapshot())
 
-    async def _report(self, _scope: Scope) -> Response:
-        return json_response(await report())
+    async def _report(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        # A client that leaves does not stop the function, but nothing more is done for him.
+        await self._send(json_response(await report()), scope, send)
 
     def _open_catalogue(self) -> Catalogue:
         assert self._catalogue is not None, "the server starts the lifespan before it serves"

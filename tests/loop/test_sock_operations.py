@@ -9,6 +9,7 @@ import socket
 from typing import Any
 
 import pytest
+import threadlets
 
 from .harness import Run, socket_pair, tcp_pair, threadlets_only, turns
 
@@ -487,5 +488,24 @@ def test_reader_and_operations_share_a_socket_in_turn(run: Run) -> None:
                 theirs.send(b"y")
                 await called.wait()
                 loop.remove_reader(ours)
+
+    run(main())
+
+
+@threadlets_only
+def test_ledger_counts_a_socket_only_while_somebody_waits(run: Run) -> None:
+    """A socket whose operations have ended is nothing outstanding, open or closed."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        before = threadlets.ledger().descriptors
+        with socket_pair() as (ours, theirs):
+            receive = asyncio.create_task(loop.sock_recv(ours, 1))
+            await turns(2)
+            assert before + 1 == threadlets.ledger().descriptors
+            theirs.send(b"x")
+            await receive
+            assert before == threadlets.ledger().descriptors
+        assert before == threadlets.ledger().descriptors
 
     run(main())

@@ -94,6 +94,11 @@ impl Watches {
         self.by_fd.get_mut(&fd).map(|watched| &mut watched.half(direction).waiting)
     }
 
+    /// How many watches nobody waits for: operations had them made, and their sockets may be closed.
+    pub(crate) fn n_unused(&self) -> usize {
+        self.by_fd.values().filter(|it| it.watch.is_unused()).count()
+    }
+
     /// Queue what the readiness of a descriptor makes ready.
     pub(crate) fn became_ready(
         &mut self,

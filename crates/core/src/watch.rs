@@ -56,6 +56,11 @@ impl<H, W> Watch<H, W> {
         self.read.handler.is_none() && self.write.handler.is_none()
     }
 
+    /// Whether nobody waits: the watch is kept for the next operation, if there ever is one.
+    pub fn is_unused(&self) -> bool {
+        self.is_unhandled() && self.read.waiting.is_empty() && self.write.waiting.is_empty()
+    }
+
     /// Whether nobody watches any more, so that the watch can go away.
     pub fn is_idle(&self) -> bool {
         self.is_unhandled() && !self.keeps_registration
@@ -76,5 +81,8 @@ mod tests {
         assert_eq!(Interest::BOTH, watch.interest());
         watch.read.handler = None;
         assert_eq!((true, false), (watch.is_unhandled(), watch.is_idle()));
+        assert!(watch.is_unused());
+        watch.write.waiting.push_back("operation");
+        assert!(!watch.is_unused());
     }
 }

@@ -133,7 +133,7 @@ impl Dispatcher {
     }
 
     /// What the loop has outstanding: requests by kind, callbacks that are ready, timers, runs in an
-    /// engine's hands, descriptors that are registered, functions that are blocked, threads that are
+    /// engine's hands, descriptors that somebody waits for, functions that are blocked, threads that are
     /// not idle.
     fn _outstanding<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let counts = counts_by_name(py, self.requests.with(py, |it| it.n_requests(None)))?;
@@ -141,7 +141,8 @@ impl Dispatcher {
         counts.set_item("ready", n_ready)?;
         counts.set_item("timers", n_timers)?;
         counts.set_item("runs", self.awaited.with(py, |it| it.len()))?;
-        counts.set_item("descriptors", self.sources.with(py, |it| it.len()))?;
+        let n_unused = self.watches.with(py, |it| it.n_unused());
+        counts.set_item("descriptors", self.sources.with(py, |it| it.len()) - n_unused)?;
         counts.set_item("blocked", self.crew.n_parked.load(Relaxed))?;
         let n_threads = self.crew.roster.with(py, |it| it.n_threads() - it.n_standby());
         counts.set_item("threads", n_threads)?;

@@ -1,0 +1,1 @@
+"""Clients that go away: everything that a request has started ends with its client's connection."""
