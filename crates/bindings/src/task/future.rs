@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyType};
 use threadlets_core::MemberKey;
 
 use super::names;
+use super::task::Task;
 use super::waiters::Waiter;
 use crate::callback::current_context;
 use crate::dispatcher::Dispatcher;
@@ -230,6 +231,23 @@ impl Future {
                 None
             }
             _ => Some(waiter),
+        })
+    }
+
+    /// Have a task, which waits, wait no more; the reference to it.
+    #[must_use = "dropping a reference may run Python code"]
+    pub(super) fn forget_waiter(&self, py: Python<'_>, task: &Bound<'_, Task>) -> Option<Waiter> {
+        let is_its = |it: &Waiter| matches!(it, Waiter::Task(waiting) if waiting.is(task));
+        self.state.with(py, |state| match state {
+            State::Awaited(waiter) if is_its(waiter) => match std::mem::take(state) {
+                State::Awaited(waiter) => Some(waiter),
+                _ => unreachable!("looked at above"),
+            },
+            State::AwaitedBy(waiters) => {
+                let at = waiters.iter().position(is_its)?;
+                Some(waiters.remove(at))
+            }
+            _ => None,
         })
     }
 

@@ -149,11 +149,10 @@ unsafe extern "C" fn finalize(slf: *mut ffi::PyObject) {
         let py = Python::assume_attached();
         let raised = PyErr::take(py);
         let object = Bound::from_borrowed_ptr(py, slf);
-        if let Ok(task) = object.cast::<Task>() {
-            // Whatever comes of it: the loop's list must not lead to memory that is gone.
-            let dispatcher = task.as_super().get().dispatcher.get();
-            drop(dispatcher.requests.with(py, |it| it.leave(py, task.as_super().get())));
-        }
+        // Whatever comes of it: the loop's list must not lead to memory that is gone. Tasks are in it,
+        // and waits whose scope was thrown away.
+        let future = object.cast_unchecked::<Future>().get();
+        drop(future.dispatcher.get().requests.with(py, |it| it.leave(py, future)));
         if let Err(error) = report(&object) {
             error.write_unraisable(py, Some(&object));
         }
