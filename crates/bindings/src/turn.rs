@@ -229,7 +229,7 @@ impl Dispatcher {
     }
 
     /// Report what a request of the loop's own has failed with, unless it is to end the loop.
-    fn outlive(slf: &Bound<'_, Self>, outcome: PyResult<()>) -> PyResult<()> {
+    pub(crate) fn outlive(slf: &Bound<'_, Self>, outcome: PyResult<()>) -> PyResult<()> {
         let py = slf.py();
         match outcome {
             Err(error) if !ends_the_loop(py, &error) => {

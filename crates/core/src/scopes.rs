@@ -158,6 +158,14 @@ impl<M, O> Scopes<M, O> {
         Some(&self.members[at as usize].value)
     }
 
+    /// A member was told to end by other means.
+    pub fn count_as_told(&mut self, key: MemberKey) {
+        if self.members[key.0 as usize].list == List::Live {
+            self.unlink(key.0);
+            self.link(key.0, List::Ending);
+        }
+    }
+
     /// Forget who was told to end: they can be told once more.
     pub fn tell_again(&mut self, scope: ScopeKey) {
         let ending = self.scopes[scope.0 as usize].lists[List::Ending as usize].first;
@@ -290,6 +298,7 @@ mod tests {
         Join(usize, usize),
         Leave(usize),
         Tell(usize),
+        CountAsTold(usize),
         TellAgain(usize),
     }
 
@@ -298,6 +307,7 @@ mod tests {
             4 => (0..3usize, 0..N_KINDS).prop_map(|(scope, kind)| Step::Join(scope, kind)),
             2 => (0..100usize).prop_map(Step::Leave),
             2 => (0..3usize).prop_map(Step::Tell),
+            1 => (0..100usize).prop_map(Step::CountAsTold),
             1 => (0..3usize).prop_map(Step::TellAgain),
         ];
         prop::collection::vec(step, 0..200)
@@ -332,6 +342,13 @@ mod tests {
                         if let Some(id) = expected {
                             model[scope][1].remove(0);
                             model[scope][0].push(id);
+                        }
+                    }
+                    Step::CountAsTold(id) => {
+                        if let Some(&Some((key, scope, _))) = members.get(id) {
+                            scopes.count_as_told(key);
+                            let [told, live] = &mut model[scope];
+                            told.extend(live.iter().position(|&it| it == id).map(|at| live.remove(at)));
                         }
                     }
                     Step::TellAgain(scope) => {

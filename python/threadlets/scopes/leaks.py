@@ -31,7 +31,7 @@ def describe_what_is_left(loop: Any) -> str:
     """Name what a loop has outstanding that has to come to an end; empty: nothing.
 
     Functions that are blocked have a warning of their own, with their stacks. Memory on loan is the
-    pool's, which knows no loops. Descriptors count that the loop owns and nobody has closed: readers
+    pool's, which knows no loops. A program that nobody awaits any more is about to end. Descriptors count that the loop owns and nobody has closed: readers
     and writers of the user's are his.
     """
     transports = [
@@ -42,6 +42,7 @@ def describe_what_is_left(loop: Any) -> str:
     left = dataclasses.replace(
         ledger_of(loop),
         descriptors=len(transports),
+        runs=0,
         blocked=0,
         threads=0,
         timers=0,

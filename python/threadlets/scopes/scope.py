@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import math
+import sys
 from asyncio import log
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from threadlets._core import Dispatcher, Members, Result, Task, TimerHandle
@@ -24,9 +27,6 @@ T = TypeVar("T")
 #: How long the end of a scope waits before it names the functions that it waits for, in seconds.
 _STALL_S = 5.0
 _STALL_IN_DEBUG_MODE_S = 0.5
-
-#: The scopes that tasks have entered, each task's innermost last.
-_entered: dict[asyncio.Task[Any], list[Scope]] = {}
 
 
 class Scope:
@@ -58,6 +58,9 @@ class Scope:
     ) -> None:
         if deadline is not None and timeout is not None:
             raise ValueError("a scope has a deadline or a timeout, not both")
+        for limit, what in ((deadline, "deadline"), (timeout, "timeout")):
+            if limit is not None and math.isnan(limit):
+                raise ValueError(f"the {what} is NaN; it is a time in seconds")
         self.name = name
         self._deadline = deadline
         self._timeout = timeout
@@ -66,6 +69,8 @@ class Scope:
         self._host: asyncio.Task[Any] | None = None
         self._members: Members | None = None
         self._parent: Scope | None = None
+        # The scopes that the host has entered, the innermost last; all of them have this list.
+        self._entered: list[Scope] = []
         # In the order of entering: whoever is cancelled first began first.
         self._children: dict[Scope, None] = {}
         self._timer: TimerHandle | asyncio.TimerHandle | None = None
@@ -101,8 +106,10 @@ class Scope:
 
     @deadline.setter
     def deadline(self, deadline: float | None) -> None:
-        self._deadline = deadline
-        if self._members is not None and not self._is_cancelled:
+        if deadline is not None and math.isnan(deadline):
+            raise ValueError("the deadline is NaN; it is a time in seconds")
+        self._deadline, self._timeout = deadline, None
+        if self._members is not None and not self._is_cancelled and not self._is_closed:
             self._set_timer()
 
     def ledger(self) -> Ledger:
@@ -189,7 +196,7 @@ class Scope:
             scope._is_ending = True
             assert scope._members is not None
             scope._members.end(message, again)
-        if not self._is_exiting:
+        if not self._is_exiting and (again or not self._has_cancelled_host):
             self._cancel_host(message)
 
     def _unshielded(self) -> Iterator[Scope]:
@@ -203,8 +210,8 @@ class Scope:
     def _cancel_host(self, message: str) -> None:
         host = self._host
         assert host is not None
-        entered = _entered[host]
-        if any(it._shield for it in entered[entered.index(self) + 1 :]):
+        inner = self._entered[self._entered.index(self) + 1 :]
+        if any(it._shield for it in inner):
             # As soon as the shielded scope lets it go.
             self._must_cancel_host = True
             return
@@ -212,7 +219,10 @@ class Scope:
             # One is counted, and taken back in the end.
             host.uncancel()
         self._has_cancelled_host = True
-        host.cancel(message)
+        if isinstance(host, Task):
+            host._cancel_by_scope(message)
+        else:
+            host.cancel(message)
 
     def _failed(self, request: asyncio.Future[Any], error: BaseException) -> None:
         """A request has failed; called by the core."""
@@ -220,7 +230,7 @@ class Scope:
             self._base_error = error
         self._errors.append(error)
         if not self._is_ending:
-            self._end(f"another request of the scope failed: {error!r}")
+            self._end(f"another request of the scope failed: {_shown(error)}")
 
     def _deadline_passed(self) -> None:
         self._timer = None
@@ -257,6 +267,7 @@ class Scope:
             if until is None:
                 await emptied
             elif not (await asyncio.wait((emptied,), timeout=until - loop.time()))[0]:
+                emptied.cancel()
                 raise DrainTimeoutError(
                     f"{self!r} has {self._describe_left()}", self._blocked_functions()
                 )
@@ -307,10 +318,13 @@ class Scope:
         if host is None:
             raise RuntimeError("a scope is entered by a task; there is none here")
         self._loop, self._host = loop, host
-        self._n_cancels_before = host.cancelling()
-        entered = _entered.setdefault(host, [])
-        self._parent = entered[-1] if entered else loop._scope_of(host)
+        # One that the task has not come to see yet reaches it in the block.
+        self._n_cancels_before = host.cancelling() - bool(getattr(host, "_must_cancel", False))
         self._members = Members(loop, self)
+        # The loop keeps the lists, so that what a closed one leaves behind can be collected.
+        entered = loop.__dict__.setdefault("_entered", {}).setdefault(host, [])
+        self._entered = entered
+        self._parent = entered[-1] if entered else loop._scope_of(host)
         if self._parent is not None:
             self._parent._children[self] = None
         entered.append(self)
@@ -331,7 +345,7 @@ class Scope:
         assert self._members is not None
         assert self._host is not None
         try:
-            if isinstance(error, GeneratorExit):
+            if isinstance(error, GeneratorExit) and not self._may_await(sys._getframe(1)):
                 # The coroutine is thrown away: it cannot await anything any more.
                 self._end("the task of its scope was thrown away")
                 return None
@@ -341,6 +355,11 @@ class Scope:
             # A traceback leads here; it must not keep requests alive.
             del error, traceback
 
+    def _may_await(self, block: FrameType) -> bool:
+        """Whether a block that ends by `GeneratorExit` is that of an async generator being closed."""
+        is_generator = block.f_code.co_flags & inspect.CO_ASYNC_GENERATOR
+        return bool(is_generator) and _current_task() is self._host
+
     async def _leave(
         self, members: Members, host: asyncio.Task[Any], error: BaseException | None
     ) -> bool | None:
@@ -349,24 +368,29 @@ class Scope:
         cancelled = error if isinstance(error, asyncio.CancelledError) else None
         if self._has_cancelled_host and host.uncancel() <= self._n_cancels_before:
             # It was the scope that cancelled the block, and nobody else.
-            cancelled = None
-            await self._forget_cancel(host)
+            cancelled = await self._forget_cancel(host)
         if error is not None and not self._is_ending:
-            self._end(f"the block of the scope failed: {error!r}")
+            self._end(f"the block of the scope failed: {_shown(error)}")
         while (emptied := members.emptied()) is not None:
             try:
                 await self._wait(emptied)
             except asyncio.CancelledError as again:
                 cancelled = again
                 if not self._is_ending:
-                    self._end(str(again) or "the task of the scope was cancelled")
+                    self._end(_shown(again))
+            except BaseException:
+                # The coroutine is thrown away.
+                self._end("the task of its scope was thrown away")
+                raise
         if self._base_error is not None:
             raise self._base_error
         if cancelled is not None and not self._errors:
             if cancelled is error:
                 return None
             raise cancelled
-        if error is not None and not isinstance(error, asyncio.CancelledError):
+        if isinstance(error, GeneratorExit) and not self._errors:
+            return None
+        if error is not None and not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._errors.append(error)
         if self._is_expired:
             late = TimeoutError(f"the deadline of {self!r} has passed")
@@ -385,13 +409,15 @@ class Scope:
                     host.cancel()
         return isinstance(error, asyncio.CancelledError)
 
-    async def _forget_cancel(self, host: asyncio.Task[Any]) -> None:
-        """Take back a cancellation that the block did not come to see."""
+    async def _forget_cancel(self, host: asyncio.Task[Any]) -> asyncio.CancelledError | None:
+        """Take back a cancellation that the block did not come to see; not one that comes meanwhile."""
         if getattr(host, "_must_cancel", False):
             try:
                 await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                pass
+            except asyncio.CancelledError as cancelled:
+                if host.cancelling() > self._n_cancels_before:
+                    return cancelled
+        return None
 
     async def _wait(self, emptied: asyncio.Future[None]) -> None:
         assert self._loop is not None
@@ -410,19 +436,37 @@ class Scope:
             self._timer = None
         if self._parent is not None:
             self._parent._children.pop(self, None)
-        entered = _entered[host]
+        entered = self._entered
         entered.remove(self)
         if not entered:
-            del _entered[host]
-        if self._shield and not any(it._shield for it in entered):
+            assert self._loop is not None
+            self._loop.__dict__["_entered"].pop(host, None)
+        if self._shield:
             self._let_go(host, entered)
         self._host = self._parent = None
 
     def _let_go(self, host: asyncio.Task[Any], entered: list[Scope]) -> None:
-        """The host is shielded no more: cancel it if that was asked for meanwhile."""
-        if isinstance(host, Task) and host._set_shield(False):
+        """The host is shielded less: cancel it if that was asked for meanwhile."""
+        is_shielded = any(it._shield for it in entered)
+        if not is_shielded and isinstance(host, Task) and host._set_shield(False):
             host.cancel("the scope around was cancelled")
         for scope in entered:
+            # It may be in another one that is shielded; then it says so again.
             if scope._must_cancel_host:
                 scope._must_cancel_host = False
                 scope._cancel_host("the scope around was cancelled")
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None  # No loop runs.
+
+
+def _shown(error: BaseException) -> str:
+    """Show an exception in a message; some cannot show themselves."""
+    try:
+        return repr(error)
+    except Exception:
+        return type(error).__name__

@@ -50,17 +50,34 @@ impl Members {
         let py = request.py();
         let Some(owner) = left.owner else { return Ok(()) };
         let this = owner.get();
-        if let Some(error) = request.get().seen_error(py)
-            && let Some(scope) = this.scope(py)
-        {
-            scope.call_method1(py, intern!(py, "_failed"), (request, error))?;
-        }
+        let outcome = this.report_failure(request);
         if left.is_last {
+            // Whatever comes of the report: somebody waits for this.
             for emptied in this.emptied.take(py) {
                 any_future::settle(emptied.bind(py), Ok(py.None()))?;
             }
         }
+        outcome
+    }
+
+    fn report_failure(&self, request: &Bound<'_, Future>) -> PyResult<()> {
+        let py = request.py();
+        if let Some(error) = request.get().seen_error(py)
+            && let Some(scope) = self.scope(py)
+        {
+            scope.call_method1(py, intern!(py, "_failed"), (request, error))?;
+        }
         Ok(())
+    }
+
+    /// A task was told to end; if its scope is to tell it as well, that was it.
+    pub(crate) fn count_as_told(task: &Bound<'_, Task>) {
+        let py = task.py();
+        let (future, dispatcher) = (task.as_super().get(), task.as_super().get().dispatcher.get());
+        let owner = dispatcher.requests.with(py, |it| it.owner_of(py, future));
+        if owner.is_some_and(|it| it.get().ending.with(py, |ending| ending.is_some())) {
+            dispatcher.requests.with(py, |it| it.count_as_told(py, future));
+        }
     }
 
     /// The scope that these are the members of; none once it is closed.
@@ -70,42 +87,53 @@ impl Members {
 
     /// Tell members to end, as many as there is time for; the others in the next burst.
     pub(crate) fn tell_some(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
         let this = slf.get();
-        this.tells_more.set(py, false);
-        let Some(key) = this.key.get(py) else { return Ok(()) };
-        let Some(message) = this.ending.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
-        else {
+        this.tells_more.set(slf.py(), false);
+        if this.tell(slf.py(), N_TASKS_MAX, clock::now_ns() + BUDGET_NS)? {
             return Ok(());
+        }
+        this.tells_more.set(slf.py(), true);
+        this.dispatcher.get().submit(slf.py(), Request::End(slf.clone().unbind()))
+    }
+
+    /// Tell so many tasks, until about that time, and any number of waits; whether that is all.
+    fn tell(&self, py: Python<'_>, n_tasks_max: usize, until_ns: u64) -> PyResult<bool> {
+        let Some(key) = self.key.get(py) else { return Ok(true) };
+        let Some(message) = self.ending.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
+        else {
+            return Ok(true);
         };
-        let dispatcher = this.dispatcher.get();
-        let until_ns = clock::now_ns() + BUDGET_NS;
+        let dispatcher = self.dispatcher.bind(py);
         let (mut n_told, mut n_tasks) = (0, 0);
-        while n_tasks < N_TASKS_MAX {
-            let next = dispatcher.requests.with(py, |it| it.next_to_end(py, key));
-            let Some(request) = next else { return Ok(()) };
-            match request.cast::<Task>() {
+        while n_tasks < n_tasks_max {
+            let next = dispatcher.get().requests.with(py, |it| it.next_to_end(py, key));
+            let Some(request) = next else { return Ok(true) };
+            let told = match request.cast::<Task>() {
                 Ok(task) => {
                     n_tasks += 1;
                     // Whoever is shielded is told by his scope, when that lets him go.
                     match task.get().shield.get(py) {
-                        Shield::Down => drop(Task::request_cancel(task, Some(&message))?),
-                        Shield::Up | Shield::Hit => task.get().shield.set(py, Shield::Hit),
+                        Shield::Down => Task::request_cancel(task, Some(&message), true).map(drop),
+                        Shield::Up | Shield::Hit => {
+                            task.get().shield.set(py, Shield::Hit);
+                            Ok(())
+                        }
                     }
                 }
                 Err(_) => {
                     // Why is for those who wait: of a million waits, most are awaited by nobody.
                     let why = request.get().is_awaited(py).then(|| message.clone_ref(py));
-                    Future::cancel_with(&request, why)?;
+                    Future::cancel_with(&request, why).map(drop)
                 }
-            }
+            };
+            // What one awaits may refuse to be cancelled; the others are told all the same.
+            Dispatcher::outlive(dispatcher, told)?;
             n_told += 1;
             if n_told % N_BETWEEN_LOOKS == 0 && clock::now_ns() >= until_ns {
-                break;
+                return Ok(false);
             }
         }
-        this.tells_more.set(py, true);
-        dispatcher.submit(py, Request::End(slf.clone().unbind()))
+        Ok(false)
     }
 
     fn join(slf: &Bound<'_, Self>, kind: Kind, request: &Bound<'_, Future>) -> PyResult<()> {
@@ -172,8 +200,15 @@ impl Members {
     /// Have a future that is not done, and in no scope, belong to this one.
     fn start_wait(slf: &Bound<'_, Self>, wait: &Bound<'_, Future>) -> PyResult<()> {
         let py = slf.py();
+        if !wait.get().dispatcher.is(&slf.get().dispatcher) {
+            return Err(PyRuntimeError::new_err(format!(
+                "{} is of another loop than the scope; start it in a scope of its own loop",
+                wait.repr()?
+            )));
+        }
         if wait.get().is_done(py) {
-            return slf.get().key(py).map(drop);
+            slf.get().key(py)?;
+            return slf.get().report_failure(wait);
         }
         if wait.get().member.get(py) != MemberKey::NOBODY {
             return Err(PyRuntimeError::new_err(format!(
@@ -205,8 +240,15 @@ impl Members {
             return Ok(None);
         }
         let future = any_future::make(dispatcher)?;
-        let waiting = future.clone().unbind();
-        self.emptied.with(py, |it| it.push(waiting));
+        // Whoever waits no more has cancelled his.
+        let mut waiting = Vec::new();
+        for emptied in self.emptied.take(py) {
+            if !any_future::is_done(emptied.bind(py))? {
+                waiting.push(emptied);
+            }
+        }
+        waiting.push(future.clone().unbind());
+        drop(self.emptied.replace(py, waiting));
         Ok(Some(future))
     }
 
@@ -227,11 +269,14 @@ impl Members {
         })
     }
 
-    /// No more requests join; those that are left belong to the loop alone.
-    fn close(&self, py: Python<'_>) {
-        let Some(key) = self.key.replace(py, None) else { return };
+    /// No more requests join; those that are left, if they are to end, are told so, and belong to the
+    /// loop alone.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let told = self.tell(py, usize::MAX, u64::MAX);
+        let Some(key) = self.key.replace(py, None) else { return Ok(()) };
         let left = self.dispatcher.get().requests.with(py, |it| it.close(py, key));
         drop((left, self.scope.take(py), self.emptied.take(py), self.ending.take(py)));
+        told.map(drop)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -105,6 +105,14 @@ impl Requests {
         self.0.next_to_end(scope).map(|&it| borrowed(py, it))
     }
 
+    /// A request was told to end by other means than `next_to_end`.
+    pub(crate) fn count_as_told(&mut self, py: Python<'_>, request: &Future) {
+        let key = request.member.get(py);
+        if key != MemberKey::NOBODY {
+            self.0.count_as_told(key);
+        }
+    }
+
     pub(crate) fn tell_again(&mut self, scope: ScopeKey) {
         self.0.tell_again(scope);
     }

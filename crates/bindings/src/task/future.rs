@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 use threadlets_core::MemberKey;
 
 use super::iter::FutureIter;
+use super::task::Task;
 use super::waiters::Waiter;
 use super::{names, slots};
 use crate::callback::current_context;
@@ -232,6 +233,23 @@ impl Future {
                 None
             }
             _ => Some(waiter),
+        })
+    }
+
+    /// Have a task, which waits, wait no more; the reference to it.
+    #[must_use = "dropping a reference may run Python code"]
+    pub(super) fn forget_waiter(&self, py: Python<'_>, task: &Bound<'_, Task>) -> Option<Waiter> {
+        let is_its = |it: &Waiter| matches!(it, Waiter::Task(waiting) if waiting.is(task));
+        self.state.with(py, |state| match state {
+            State::Awaited(waiter) if is_its(waiter) => match std::mem::take(state) {
+                State::Awaited(waiter) => Some(waiter),
+                _ => unreachable!("looked at above"),
+            },
+            State::AwaitedBy(waiters) => {
+                let at = waiters.iter().position(is_its)?;
+                Some(waiters.remove(at))
+            }
+            _ => None,
         })
     }
 
@@ -529,33 +547,6 @@ impl Future {
     fn get_loop(&self, py: Python<'_>) -> Py<Dispatcher> {
         self.dispatcher.clone_ref(py)
     }
-
-    /// Raise an exception in whoever awaits the future: what happens without this method, too, but only
-    /// after a vain look for it.
-    #[pyo3(signature = (kind, value=None, traceback=None))]
-    fn throw(
-        &self,
-        kind: Bound<'_, PyAny>,
-        value: Option<Bound<'_, PyAny>>,
-        traceback: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let error = if kind.is_instance_of::<PyBaseException>() {
-            kind
-        } else {
-            match value {
-                Some(value) if value.is_instance_of::<PyBaseException>() => value,
-                Some(value) => kind.call1((value,))?,
-                None => kind.call0()?,
-            }
-        };
-        if let Some(traceback) = traceback {
-            error.setattr(intern!(error.py(), "__traceback__"), traceback)?;
-        }
-        Err(PyErr::from_value(error))
-    }
-
-    /// End the await: there is nothing to end.
-    fn close(&self) {}
 
     /// What whoever drives a coroutine by hand goes through; `await` needs none (`slots.rs`).
     fn __await__(slf: Py<Self>) -> FutureIter {

@@ -80,6 +80,28 @@ impl FutureIter {
     }
 }
 
+#[pymethods]
+impl Future {
+    /// Raise an exception in whoever awaits the future: what happens without this method, too, but only
+    /// after a vain look for it.
+    #[pyo3(signature = (kind, value=None, traceback=None))]
+    fn throw(
+        &self,
+        kind: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let error = exception(kind, value)?;
+        if let Some(traceback) = traceback {
+            error.setattr("__traceback__", traceback)?;
+        }
+        Err(PyErr::from_value(error))
+    }
+
+    /// End the await: there is nothing to end.
+    fn close(&self) {}
+}
+
 /// The exception that `throw` was given, as generators take it.
 fn exception<'py>(
     thrown: Bound<'py, PyAny>,

@@ -149,7 +149,7 @@ unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
             return;
         }
         // A reference more would be one to drop.
-        forget_task(&Borrowed::from_ptr(Python::assume_attached(), slf));
+        forget_request(&Borrowed::from_ptr(Python::assume_attached(), slf));
         if let Some(free) = free.get() {
             free(slf);
         }
@@ -165,7 +165,7 @@ unsafe extern "C" fn finalize(slf: *mut ffi::PyObject) {
 pub(super) fn say_goodbye(object: &Bound<'_, PyAny>) {
     let py = object.py();
     let raised = PyErr::take(py);
-    forget_task(object);
+    forget_request(object);
     if let Err(error) = report(object) {
         error.write_unraisable(py, Some(object));
     }
@@ -174,13 +174,13 @@ pub(super) fn say_goodbye(object: &Bound<'_, PyAny>) {
     }
 }
 
-/// Whatever comes of it: the loop's list must not lead to memory that is gone.
-fn forget_task(object: &Bound<'_, PyAny>) {
-    if let Ok(task) = object.cast::<Task>() {
-        let py = object.py();
-        let future = task.as_super().get();
-        drop(future.dispatcher.get().requests.with(py, |it| it.leave(py, future)));
-    }
+/// Whatever comes of it: the loop's list must not lead to memory that is gone. Tasks are in it, and waits
+/// whose scope was thrown away.
+fn forget_request(object: &Bound<'_, PyAny>) {
+    let py = object.py();
+    // SAFETY: as in `step`.
+    let future = unsafe { object.cast_unchecked::<Future>() }.get();
+    drop(future.dispatcher.get().requests.with(py, |it| it.leave(py, future)));
 }
 
 /// Tell the loop's exception handler of a task that has not ended, and of an exception that nobody

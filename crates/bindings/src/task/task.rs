@@ -17,6 +17,7 @@ use crate::callback::current_context;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
 use crate::request::Request;
+use crate::scope::members::Members;
 
 /// Numbers for the names of tasks that have none.
 static N_MADE: AtomicU64 = AtomicU64::new(0);
@@ -122,55 +123,81 @@ impl Task {
     }
 
     /// Ask the task to end with `CancelledError`; `false`: it has ended.
+    ///
+    /// What it awaits is cancelled instead, if that can be: of tasks that await one another, the last.
+    /// `by_scope`: a task among those that is shielded goes on, and is awaited no more.
     pub(crate) fn request_cancel(
         slf: &Bound<'_, Self>,
         message: Option<&Py<PyAny>>,
+        by_scope: bool,
     ) -> PyResult<bool> {
         let py = slf.py();
-        let this = slf.get();
-        let future = slf.as_super();
-        future.get().forget_traceback(py);
-        if future.get().is_done(py) {
+        slf.as_super().get().forget_traceback(py);
+        if slf.as_super().get().is_done(py) {
             return Ok(false);
         }
-        this.n_cancels.set(py, this.n_cancels.get(py).saturating_add(1));
         let message = || message.map(|it| it.clone_ref(py));
-        let waits_for =
-            this.waits_for.with(py, |it| it.as_ref().map(|it| it.clone_ref(py).into_bound(py)));
-        if let Some(awaited) = waits_for {
-            let was_cancelled = match awaited.cast_exact::<Task>() {
-                Ok(task) => Self::request_cancel_deeper(task, message().as_ref())?,
-                Err(_) => match awaited.cast_exact::<Future>() {
-                    Ok(future) => Future::cancel_with(future, message())?,
-                    Err(_) => {
-                        let kwargs = PyDict::new(py);
-                        kwargs.set_item(intern!(py, "msg"), message())?;
-                        awaited
-                            .call_method(intern!(py, "cancel"), (), Some(&kwargs))?
-                            .is_truthy()?
+        let mut task = slf.clone();
+        // One of those that were passed, so that a circle does not go unnoticed.
+        let (mut passed, mut n_steps) = (slf.clone(), 0_usize);
+        loop {
+            let this = task.get();
+            this.n_cancels.set(py, this.n_cancels.get(py).saturating_add(1));
+            Members::count_as_told(&task);
+            let awaited =
+                this.waits_for.with(py, |it| it.as_ref().map(|it| it.clone_ref(py).into_bound(py)));
+            let is_cancelled = match awaited {
+                None => false,
+                Some(awaited) => match awaited.cast_into_exact::<Task>() {
+                    Ok(next) if next.as_super().get().is_done(py) => false,
+                    Ok(next) => {
+                        let is_shielded = by_scope && next.get().shield.get(py) != Shield::Down;
+                        if is_shielded || next.is(&passed) {
+                            Self::stop_waiting(&task, &next)?;
+                            false
+                        } else {
+                            next.as_super().get().forget_traceback(py);
+                            n_steps += 1;
+                            if n_steps.is_power_of_two() {
+                                passed = next.clone();
+                            }
+                            task = next;
+                            continue;
+                        }
                     }
+                    Err(other) => Self::cancel_awaited(&other.into_inner(), message())?,
                 },
             };
-            if was_cancelled {
-                return Ok(true);
+            if !is_cancelled {
+                this.must_cancel.set(py, true);
+                let future = task.as_super().get();
+                let message = message();
+                let before =
+                    future.with_extras(py, |it| std::mem::replace(&mut it.cancel_message, message));
+                drop(before);
             }
+            return Ok(true);
         }
-        this.must_cancel.set(py, true);
-        let message = message();
-        drop(future.get().with_extras(py, |it| std::mem::replace(&mut it.cancel_message, message)));
-        Ok(true)
     }
 
-    /// Cancel a task that another waits for. Such chains may be long, and even closed.
-    fn request_cancel_deeper(slf: &Bound<'_, Self>, message: Option<&Py<PyAny>>) -> PyResult<bool> {
-        // SAFETY: the GIL is held; it is left again below.
-        if unsafe { ffi::Py_EnterRecursiveCall(c" while cancelling a task".as_ptr()) } != 0 {
-            return Err(PyErr::fetch(slf.py()));
+    /// Cancel what a task awaits, which is no task of ours; whether it could be.
+    fn cancel_awaited(awaited: &Bound<'_, PyAny>, message: Option<Py<PyAny>>) -> PyResult<bool> {
+        let py = awaited.py();
+        if let Ok(future) = awaited.cast_exact::<Future>() {
+            return Future::cancel_with(future, message);
         }
-        let outcome = Self::request_cancel(slf, message);
-        // SAFETY: it was entered above.
-        unsafe { ffi::Py_LeaveRecursiveCall() };
-        outcome
+        let kwargs = pyo3::types::PyDict::new(py);
+        kwargs.set_item(intern!(py, "msg"), message)?;
+        awaited.call_method(intern!(py, "cancel"), (), Some(&kwargs))?.is_truthy()
+    }
+
+    /// Have a task go on in the next burst although what it awaits is not done.
+    fn stop_waiting(slf: &Bound<'_, Self>, awaited: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let forgotten = awaited.as_super().get().forget_waiter(py, slf);
+        drop((forgotten, slf.get().waits_for.take(py)));
+        let dispatcher = slf.as_super().get().dispatcher.get();
+        dispatcher.submit(py, Request::Step(slf.clone().unbind()))
     }
 
     /// Whether whoever holds the last reference should be told that the task has not ended.
@@ -245,7 +272,13 @@ impl Task {
     /// Ask the task to end with `asyncio.CancelledError`; False: it has ended.
     #[pyo3(signature = (msg=None))]
     fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
-        Self::request_cancel(slf, msg.as_ref())
+        Self::request_cancel(slf, msg.as_ref(), false)
+    }
+
+    /// The same, by a scope: tasks that are shielded are not reached through what the task awaits.
+    #[pyo3(signature = (msg=None))]
+    fn _cancel_by_scope(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
+        Self::request_cancel(slf, msg.as_ref(), true)
     }
 
     /// How many requests to cancel are not taken back.
@@ -326,8 +359,16 @@ impl Task {
     /// Have cancelling the task's scope not reach it, or reach it again; whether it was to be cancelled
     /// meanwhile.
     fn _set_shield(&self, py: Python<'_>, is_up: bool) -> bool {
-        let up_or_down = if is_up { Shield::Up } else { Shield::Down };
-        self.shield.replace(py, up_or_down) == Shield::Hit
+        let is_hit = self.shield.get(py) == Shield::Hit;
+        self.shield.set(
+            py,
+            match (is_up, is_hit) {
+                (false, _) => Shield::Down,
+                (true, true) => Shield::Hit,
+                (true, false) => Shield::Up,
+            },
+        );
+        is_hit
     }
 
     #[getter]

@@ -1,0 +1,463 @@
+"""Scopes under adverse circumstances: circles, broken exceptions, blocks that are thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import threadlets
+from threadlets import Scope
+
+from .conftest import Run
+
+
+async def _turns(n: int = 5) -> None:
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+async def _forever() -> None:
+    await asyncio.Event().wait()
+
+
+def test_a_long_chain_of_tasks_is_cancelled(run: Run) -> None:
+    """However many tasks await one another, cancelling the first reaches the last."""
+
+    async def main() -> int:
+        async def follow(before: Any) -> None:
+            await before
+
+        async with Scope() as scope:
+            task = scope.start(asyncio.get_running_loop().create_future())
+            for _ in range(50_000):
+                task = scope.start(follow(task))
+            await _turns(2)
+            task.cancel()
+            await _turns(2)
+            return int(scope.ledger().waits)
+
+    assert 0 == run(main())
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_tasks_that_await_one_another_in_a_circle_are_cancelled(run: Run, n: int) -> None:
+    """Nobody in a circle can go on by himself; cancelling the scope ends them all."""
+
+    async def main() -> list[bool]:
+        tasks: list[asyncio.Task[None]] = []
+
+        async def wait_for(index: int) -> None:
+            await tasks[(index + 1) % n]
+
+        async with Scope() as scope:
+            tasks += [scope.start(wait_for(index)) for index in range(n)]
+            await _turns()
+            scope.cancel()
+        return [task.cancelled() for task in tasks]
+
+    assert [True] * n == run(main())
+
+
+def test_a_shield_holds_for_those_who_are_awaited(run: Run) -> None:
+    """The block awaits a member that is shielded; cancelling ends the block and leaves the member."""
+
+    async def main() -> list[str]:
+        log: list[str] = []
+        release = asyncio.Event()
+
+        async def careful() -> None:
+            async with Scope(shield=True):
+                try:
+                    await release.wait()
+                    log.append("whole")
+                except asyncio.CancelledError:
+                    log.append("interrupted")
+                    raise
+
+        async with Scope() as scope:
+            task = scope.start(careful())
+            await _turns()
+            asyncio.get_running_loop().call_soon(scope.cancel)
+            try:
+                await task
+            except asyncio.CancelledError:
+                log.append("block")
+                release.set()
+                raise
+        return log
+
+    assert ["block", "whole"] == run(main())
+
+
+def test_whoever_was_cancelled_as_somebodys_wait_is_not_cancelled_again(run: Run) -> None:
+    """Among thousands, a member that another one awaits is told once; its clean-up is left alone."""
+
+    async def main() -> list[str]:
+        log: list[str] = []
+
+        async def last() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                try:
+                    await _turns(50)
+                    log.append("clean")
+                except asyncio.CancelledError:
+                    log.append("interrupted")
+                    raise
+
+        async with Scope() as scope:
+            for _ in range(3000):
+                scope.start(_forever())
+            task = scope.start(last())
+            await _turns()
+            asyncio.get_running_loop().call_soon(scope.cancel)
+            await task
+        return log
+
+    assert ["clean"] == run(main())
+
+
+def test_a_shield_within_a_shield_forgets_no_cancellation(run: Run) -> None:
+    """A scope that was cancelled while its member was shielded twice reaches it after the first."""
+
+    async def main() -> list[str]:
+        log: list[str] = []
+
+        async def member() -> None:
+            async with Scope(shield=True):
+                await _turns()
+                async with Scope(shield=True):
+                    await _turns()
+                log.append("shielded")
+            await asyncio.Event().wait()
+
+        async with Scope() as scope:
+            scope.start(member())
+            await _turns(2)
+            scope.cancel()
+        return log
+
+    assert ["shielded"] == run(main())
+
+
+def test_a_scope_within_a_shield_is_cancelled_when_its_own_shield_is_left(run: Run) -> None:
+    """A shield holds off the scopes around it, not those within."""
+
+    async def main() -> bool:
+        async with Scope(shield=True), Scope() as middle:
+            async with Scope(shield=True):
+                middle.cancel()
+                await _turns()
+            await asyncio.Event().wait()
+        return middle.cancelled
+
+    assert run(main())
+
+
+class _Unspeakable(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("there are no words")
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize("fails", ["member", "block"])
+def test_an_exception_that_cannot_be_shown_ends_the_scope(run: Run, fails: str) -> None:
+    """The message that members are cancelled with does without it."""
+
+    async def main() -> tuple[int, bool]:
+        async def fail() -> None:
+            raise _Unspeakable
+
+        try:
+            async with Scope() as scope:
+                other = scope.start(_forever())
+                await _turns()
+                if fails == "member":
+                    scope.start(fail())
+                    await asyncio.Event().wait()
+                await fail()
+        except ExceptionGroup as group:
+            return len(group.exceptions), other.cancelled()
+        raise AssertionError("nothing was raised")
+
+    assert (1, True) == run(main())
+
+
+def test_a_failed_future_fails_the_scope_that_it_is_started_in(run: Run) -> None:
+    """It need not fail later than that."""
+
+    async def main() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(ValueError("early"))
+        async with Scope() as scope:
+            scope.start(future)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main())
+    assert ["early"] == [str(error) for error in caught.value.exceptions]
+
+
+def test_a_future_of_another_loop_is_refused(run: Run) -> None:
+    """A scope has requests of its own loop."""
+
+    async def main() -> None:
+        other = threadlets.new_event_loop()
+        try:
+            async with Scope() as scope:
+                with pytest.raises(RuntimeError, match="of another loop"):
+                    scope.start(other.create_future())
+        finally:
+            other.close()
+
+    run(main())
+
+
+def test_a_block_that_is_thrown_away_cancels_all_members(run: Run) -> None:
+    """More than one burst's worth of them, although nobody is there to go on with it."""
+
+    async def main() -> tuple[int, int]:
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def host() -> None:
+            async with Scope() as scope:
+                tasks.extend(scope.start(_forever()) for _ in range(2000))
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(host())
+        await _turns()
+        task.get_coro().close()
+        await _turns()
+        # What it waited for was dropped; it has to be told so.
+        task.cancel()
+        with pytest.raises((asyncio.CancelledError, RuntimeError)):
+            await task
+        return sum(it.cancelled() for it in tasks), threadlets.ledger().tasks
+
+    assert (2000, 1) == run(main())
+
+
+def test_a_scope_thrown_away_at_its_end_cancels_and_forgets_its_waits(run: Run) -> None:
+    """Its block has ended, its members have not; futures that nobody refers to leave the ledger."""
+
+    async def main() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+
+        async def host() -> None:
+            async with Scope() as scope:
+                for _ in range(3):
+                    scope.start(loop.create_future())
+
+        task = asyncio.create_task(host())
+        await _turns()
+        before = threadlets.ledger().waits
+        task.get_coro().close()
+        task.cancel()
+        with pytest.raises((asyncio.CancelledError, RuntimeError)):
+            await task
+        gc.collect()
+        return before, threadlets.ledger().waits
+
+    assert (3, 0) == run(main())
+
+
+def test_closing_an_async_generator_waits_for_its_scope(run: Run) -> None:
+    """`aclose` ends the block, and the block ends after its requests."""
+
+    async def main() -> list[str]:
+        log: list[str] = []
+
+        async def member() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await _turns()
+                log.append("member")
+
+        async def numbers() -> AsyncIterator[int]:
+            async with Scope() as scope:
+                scope.start(member())
+                await _turns()
+                yield 1
+
+        generator = numbers()
+        async for _ in generator:
+            break
+        await generator.aclose()  # type: ignore[attr-defined]
+        log.append("closed")
+        return log
+
+    assert ["member", "closed"] == run(main())
+
+
+def test_a_cancellation_from_outside_is_not_taken_back_with_the_scopes_own(run: Run) -> None:
+    """It comes in the burst in which the scope forgets a cancellation that its block did not see."""
+
+    async def main() -> list[str]:
+        log: list[str] = []
+
+        async def host() -> None:
+            async with Scope() as scope:
+                asyncio.get_running_loop().call_soon(task.cancel)
+                scope.cancel()
+            log.append("left")
+            await asyncio.sleep(0)
+            log.append("went on")
+
+        task = asyncio.create_task(host())
+        await asyncio.wait([task])
+        return [*log, str(task.cancelled())]
+
+    assert "went on" not in run(main())
+
+
+def test_a_cancellation_from_before_the_block_is_not_taken_for_the_scopes_own(run: Run) -> None:
+    """The task was cancelled, and has not come to see it yet."""
+
+    async def main() -> bool:
+        async def host() -> None:
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+            async with Scope() as scope:
+                scope.cancel()
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(host())
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    assert run(main())
+
+
+def test_the_first_cancel_after_a_failure_leaves_the_block_alone(run: Run) -> None:
+    """It was cancelled because a member has failed; cleaning up, it is not interrupted."""
+
+    async def main() -> list[str]:
+        log: list[str] = []
+
+        async def fail() -> None:
+            raise ValueError
+
+        try:
+            async with Scope() as scope:
+                scope.start(fail())
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    asyncio.get_running_loop().call_soon(scope.cancel)
+                    await _turns()
+                    log.append("clean")
+        except ExceptionGroup:
+            log.append("failed")
+        return log
+
+    assert ["clean", "failed"] == run(main())
+
+
+def test_a_deadline_of_a_closed_scope_starts_no_timer(run: Run) -> None:
+    """There is nothing left to cancel."""
+
+    async def main() -> tuple[int, int]:
+        before = threadlets.ledger().timers
+        async with Scope() as scope:
+            pass
+        scope.deadline = asyncio.get_running_loop().time() + 100
+        return before, threadlets.ledger().timers
+
+    before, after = run(main())
+    assert before == after
+
+
+@pytest.mark.parametrize("limit", ["deadline", "timeout"])
+def test_a_limit_that_is_no_number_is_refused(limit: str) -> None:
+    """A scope that cannot be entered is not made."""
+    with pytest.raises(ValueError, match="NaN"):
+        Scope(**{limit: float("nan")})
+
+
+def test_a_deadline_that_is_set_replaces_the_time_out(run: Run) -> None:
+    """Whoever sets it last decides, also before the scope is entered."""
+
+    async def main() -> float | None:
+        scope = Scope(timeout=0.0)
+        scope.deadline = None
+        async with scope:
+            await asyncio.sleep(0.01)
+        return scope.deadline
+
+    assert run(main()) is None
+
+
+def test_drains_that_time_out_leave_nothing(run: Run) -> None:
+    """A scope is asked again and again whether it is empty; that needs no memory."""
+
+    async def main() -> int:
+        waiting = weakref.WeakSet[Any]()
+        async with Scope() as scope:
+            release = scope.start(asyncio.get_running_loop().create_future())
+            for _ in range(50):
+                with pytest.raises(threadlets.DrainTimeoutError):
+                    await scope.drain(0)
+                waiting.update(it for it in gc.get_objects() if type(it) is type(release))
+            gc.collect()
+            n_futures = len(waiting)
+            release.set_result(None)
+        return n_futures
+
+    assert run(main()) < 20
+
+
+def test_what_refuses_to_be_cancelled_does_not_keep_the_others_from_it(run: Run) -> None:
+    """Its error is reported; every other member is told."""
+
+    class Stubborn(asyncio.Future[None]):
+        def cancel(self, msg: Any = None) -> bool:
+            raise ValueError("no")
+
+    async def main() -> tuple[list[str], bool]:
+        loop = asyncio.get_running_loop()
+        reported: list[str] = []
+        loop.set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
+        stubborn = Stubborn(loop=loop)
+
+        async def wait() -> None:
+            await stubborn
+
+        async with Scope() as scope:
+            scope.start(wait())
+            other = scope.start(_forever())
+            await _turns()
+            scope.cancel()
+            try:
+                await other
+            finally:
+                stubborn.set_result(None)
+        return reported, other.cancelled()
+
+    assert (["no"], True) == run(main())
+
+
+def test_a_closed_loop_that_nobody_refers_to_takes_its_scopes_along() -> None:
+    """A scope that was never left keeps neither its task nor its loop alive."""
+
+    async def host() -> None:
+        async with Scope() as scope:
+            scope.start(_forever())
+            await asyncio.Event().wait()
+
+    loop = threadlets.new_event_loop()
+    task = weakref.ref(loop.create_task(host()))
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    with pytest.warns(ResourceWarning):
+        loop.close()
+    seen = weakref.ref(loop)
+    loop.set_exception_handler(lambda _loop, _context: None)
+    del loop
+    gc.collect()
+    gc.collect()
+    assert (None, None) == (seen(), task())
