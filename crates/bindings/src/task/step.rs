@@ -78,6 +78,7 @@ fn go_on<'py>(py: Python<'py>, task: &Bound<'py, Task>) -> Reached<'py> {
     let waited_for = this.waits_for.replace(py, None);
     let thrown = if this.must_cancel.get(py) {
         this.must_cancel.set(py, false);
+        this.may_forget_cancel.set(py, false);
         Some(cancellation(task, waited_for))
     } else {
         waited_for.and_then(|it| failure(it.into_bound(py)))
