@@ -461,3 +461,55 @@ def test_a_closed_loop_that_nobody_refers_to_takes_its_scopes_along() -> None:
     gc.collect()
     gc.collect()
     assert (None, None) == (seen(), task())
+
+
+def test_a_time_out_that_has_seen_to_its_cancellation_leaves_none(run: Run) -> None:
+    """A scope within raises what its members have raised instead of the time-out's cancellation."""
+
+    async def main() -> str:
+        async def fail_late() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ValueError
+
+        try:
+            async with asyncio.timeout(0):
+                try:
+                    async with Scope() as scope:
+                        scope.start(fail_late())
+                except ExceptionGroup:
+                    pass
+        except TimeoutError:
+            return "late"
+        await asyncio.sleep(0)
+        return "went on"
+
+    assert run(main()) in ("late", "went on")
+
+
+def test_what_a_block_raises_is_not_lost_to_a_cancellation(run: Run) -> None:
+    """The task is cancelled while the scope waits for its requests; the block had failed before."""
+
+    async def main() -> list[str]:
+        async def clean_up() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await _turns()
+
+        async def host() -> None:
+            async with Scope() as scope:
+                scope.start(clean_up())
+                await _turns()
+                raise ValueError("the block")
+
+        task = asyncio.create_task(host())
+        await _turns(8)
+        task.cancel()
+        await asyncio.wait([task])
+        error = task.exception()
+        assert isinstance(error, ExceptionGroup)
+        return [str(it) for it in error.exceptions]
+
+    assert ["the block"] == run(main())

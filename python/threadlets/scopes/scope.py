@@ -384,14 +384,13 @@ class Scope:
                 raise
         if self._base_error is not None:
             raise self._base_error
-        if cancelled is not None and not self._errors:
-            if cancelled is error:
-                return None
-            raise cancelled
-        if isinstance(error, GeneratorExit) and not self._errors:
-            return None
         if error is not None and not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._errors.append(error)
+        if not self._errors:
+            if isinstance(error, GeneratorExit) or (error is not None and cancelled is error):
+                return None
+            if cancelled is not None:
+                raise cancelled
         if self._is_expired:
             late = TimeoutError(f"the deadline of {self!r} has passed")
             if not self._errors:
@@ -405,8 +404,7 @@ class Scope:
                 self._errors = []
                 if cancelled is not None and host.cancelling():
                     # Nobody saw the exception of who else cancelled the task.
-                    host.uncancel()
-                    host.cancel()
+                    _cancel_anew(host)
         return isinstance(error, asyncio.CancelledError)
 
     async def _forget_cancel(self, host: asyncio.Task[Any]) -> asyncio.CancelledError | None:
@@ -462,6 +460,16 @@ def _current_task() -> asyncio.Task[Any] | None:
         return asyncio.current_task()
     except RuntimeError:
         return None  # No loop runs.
+
+
+def _cancel_anew(host: asyncio.Task[Any]) -> None:
+    """Have the task see once more that it was cancelled, unless whoever did that takes it back."""
+    if isinstance(host, Task):
+        host._cancel_anew()
+    elif sys.version_info >= (3, 13):
+        # Before, it would be cancelled although it was taken back.
+        host.uncancel()
+        host.cancel()
 
 
 def _shown(error: BaseException) -> str:

@@ -82,6 +82,7 @@ fn go_on<'py>(py: Python<'py>, task: &Bound<'py, Task>) -> PyResult<Reached<'py>
     }
     let thrown = if this.must_cancel.get(py) {
         this.must_cancel.set(py, false);
+        this.may_forget_cancel.set(py, false);
         Some(cancellation(task, waited_for))
     } else {
         waited_for.and_then(|it| failure(it.into_bound(py)))

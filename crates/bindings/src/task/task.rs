@@ -33,6 +33,8 @@ pub(crate) struct Task {
     n_cancels: GilSlot<u32>,
     /// The next step throws `CancelledError` in.
     pub(super) must_cancel: GilSlot<bool>,
+    /// Not if all requests to cancel are taken back before.
+    pub(super) may_forget_cancel: GilSlot<bool>,
     pub(crate) shield: GilSlot<Shield>,
     /// Nobody need be told when it goes before it has ended.
     goes_silently: GilSlot<bool>,
@@ -91,6 +93,7 @@ impl Task {
             number: N_MADE.fetch_add(1, Relaxed) + 1,
             n_cancels: GilSlot::new(0),
             must_cancel: GilSlot::new(false),
+            may_forget_cancel: GilSlot::new(false),
             shield: GilSlot::new(Shield::Down),
             goes_silently: GilSlot::new(true),
         };
@@ -290,10 +293,16 @@ impl Task {
     fn uncancel(&self, py: Python<'_>) -> u32 {
         let n_left = self.n_cancels.get(py).saturating_sub(1);
         self.n_cancels.set(py, n_left);
-        if n_left == 0 && py.version_info() >= (3, 13) {
+        if n_left == 0 && (py.version_info() >= (3, 13) || self.may_forget_cancel.get(py)) {
             self.must_cancel.set(py, false);
         }
         n_left
+    }
+
+    /// Have the task, which runs, see again that it was cancelled, unless that is taken back before.
+    fn _cancel_anew(&self, py: Python<'_>) {
+        self.must_cancel.set(py, true);
+        self.may_forget_cancel.set(py, true);
     }
 
     fn get_coro(&self, py: Python<'_>) -> Option<Py<PyAny>> {
