@@ -114,13 +114,14 @@ def test_a_loop_that_is_closed_twice_reports_once() -> None:
         loop.close()
 
 
-def test_a_registered_descriptor_is_left_too() -> None:
-    """A reader that nobody has removed."""
+def test_an_open_connection_is_left_too() -> None:
+    """A transport that nobody has closed is named; a reader of the user's is his own."""
     loop = threadlets.new_event_loop()
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        loop.add_reader(ours, print)
-        with pytest.warns(ResourceWarning, match="1 descriptors"):
+    with theirs:
+        loop.add_reader(theirs, print)
+        loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=ours))
+        with pytest.warns(ResourceWarning, match="1 descriptors; open: .*Transport"):
             loop.close()
 
 

@@ -138,8 +138,13 @@ impl QueuedCall {
 
     /// Give the future its result, unless it was cancelled.
     pub(crate) fn settle(&self, py: Python<'_>, outcome: Outcome) -> PyResult<()> {
+        let future = self.future.bind(py);
         let outcome = outcome.map_err(|error| not_stop_iteration(py, error));
-        any_future::settle(self.future.bind(py), outcome)
+        if !self.any_thread_settles {
+            return any_future::settle(future, outcome);
+        }
+        // Nobody else is to settle it: who does is to be heard of.
+        if self.is_cancelled(py)? { Ok(()) } else { any_future::put(future, outcome) }
     }
 
     /// Give up a call that was queued.

@@ -21,10 +21,13 @@ pub(crate) fn is_done(future: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 /// Give a future what it came to, unless it is done.
 pub(crate) fn settle(future: &Bound<'_, PyAny>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> {
+    if is_done(future)? { Ok(()) } else { put(future, outcome) }
+}
+
+/// Give a future that is not done what it came to; should it be done all the same, those of other makes
+/// say so.
+pub(crate) fn put(future: &Bound<'_, PyAny>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> {
     let py = future.py();
-    if is_done(future)? {
-        return Ok(());
-    }
     match (outcome, future.cast_exact::<Future>()) {
         (Ok(result), Ok(native)) => Future::settle(native, State::Result(result)),
         (Err(error), Ok(native)) => Future::fail(native, error.into_value(py).into_bound(py)),
