@@ -513,3 +513,27 @@ def test_what_a_block_raises_is_not_lost_to_a_cancellation(run: Run) -> None:
         return [str(it) for it in error.exceptions]
 
     assert ["the block"] == run(main())
+
+
+def test_cancelling_the_scope_around_again_reaches_a_block_that_is_cancelled_itself(
+    run: Run,
+) -> None:
+    """The scope within was entered while cleaning up, and takes back its own cancellation alone."""
+
+    async def main() -> list[str]:
+        log: list[str] = []
+        async with Scope() as outer:
+            outer.cancel()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                async with Scope() as inner:
+                    inner.cancel()
+                    outer.cancel()
+                    await asyncio.Event().wait()
+                log.append("went on")
+        task = asyncio.current_task()
+        assert task is not None
+        return [*log, str(task.cancelling())]
+
+    assert ["0"] == run(main())

@@ -83,7 +83,7 @@ class Scope:
         self._is_ending = False
         self._is_exiting = False
         self._is_closed = False
-        self._has_cancelled_host = False
+        self._n_cancels_of_host = 0
         self._must_cancel_host = False
         self._n_cancels_before = 0
 
@@ -196,7 +196,7 @@ class Scope:
             scope._is_ending = True
             assert scope._members is not None
             scope._members.end(message, again)
-        if not self._is_exiting and (again or not self._has_cancelled_host):
+        if not self._is_exiting and (again or not self._n_cancels_of_host):
             self._cancel_host(message)
 
     def _unshielded(self) -> Iterator[Scope]:
@@ -215,10 +215,8 @@ class Scope:
             # As soon as the shielded scope lets it go.
             self._must_cancel_host = True
             return
-        if self._has_cancelled_host:
-            # One is counted, and taken back in the end.
-            host.uncancel()
-        self._has_cancelled_host = True
+        # Each is counted, so that scopes within see it, and taken back in the end.
+        self._n_cancels_of_host += 1
         if isinstance(host, Task):
             host._cancel_by_scope(message)
         else:
@@ -366,7 +364,10 @@ class Scope:
         if self._base_error is None and isinstance(error, (SystemExit, KeyboardInterrupt)):
             self._base_error = error
         cancelled = error if isinstance(error, asyncio.CancelledError) else None
-        if self._has_cancelled_host and host.uncancel() <= self._n_cancels_before:
+        n_cancels = host.cancelling()
+        for _ in range(self._n_cancels_of_host):
+            n_cancels = host.uncancel()
+        if self._n_cancels_of_host and n_cancels <= self._n_cancels_before:
             # It was the scope that cancelled the block, and nobody else.
             cancelled = await self._forget_cancel(host)
         if error is not None and not self._is_ending:
