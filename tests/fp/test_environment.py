@@ -206,3 +206,36 @@ def test_cancellation_within_an_environment_ends_it(run: Any) -> None:
         assert rounding() == "nearest"
 
     run(main())
+
+
+def test_scope_starts_requests_in_an_environment(run: Any) -> None:
+    """Coroutines across their suspensions, and functions; the scope's own block is as it was."""
+
+    async def later() -> float:
+        await asyncio.sleep(0)
+        return third()
+
+    async def main() -> list[float]:
+        async with threadlets.Scope() as scope:
+            requests = [
+                scope.start(later, fp=fp.environment(rounding="upward")),
+                scope.start(third, fp=fp.environment(rounding="downward")),
+                scope.start(later()),
+            ]
+            assert rounding() == "nearest"
+        return [request.result() for request in requests]
+
+    assert run(main()) == [UP, DOWN, NEAREST]
+
+
+def test_scope_refuses_an_environment_for_what_computes_nothing(run: Any) -> None:
+    """A wait is no code."""
+
+    async def main() -> None:
+        async with threadlets.Scope() as scope:
+            wait = threadlets.sleep(0)
+            with pytest.raises(TypeError, match="computes nothing"):
+                scope.start(wait, fp=fp.environment(rounding="upward"))
+            await wait
+
+    run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import math
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from threadlets._core import Dispatcher, Members, Result, Task, TimerHandle
+from threadlets._core import Dispatcher, Environment, Members, Result, Task, TimerHandle
 from threadlets.scopes import starting
 from threadlets.scopes.blocked import (
     BlockedFunction,
@@ -148,13 +149,16 @@ class Scope:
     ) -> asyncio.Task[T]: ...
     @overload
     def start(self, what: Awaitable[T], /) -> asyncio.Future[T]: ...
+    @overload
+    def start(self, what: Any, /, *args: Any, fp: Environment, **kwargs: Any) -> Any: ...
 
     def start(self, what: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Start a request and return it: it can be awaited, cancelled, and asked for its result.
 
         `what` is a coroutine; a coroutine function, a function or a `Syslet`, with its arguments; or
         something else that can be awaited. A function is called as a threadlet, in the next burst. A
-        future or a `threadlets.sleep` costs no task.
+        future or a `threadlets.sleep` costs no task. What computes does so in the floating-point
+        environment `fp`, if there is one (`threadlets.fp.environment`).
 
         In a scope that was cancelled, the request is cancelled at once.
 
@@ -169,7 +173,11 @@ class Scope:
             raise RuntimeError(
                 f"{self!r} {state}: requests are started inside of its `async with` block"
             )
-        return starting.start(self._members, what, args, kwargs)
+        context = None
+        if (fp := kwargs.pop("fp", None)) is not None:
+            context = contextvars.copy_context()
+            fp.apply_to(context)
+        return starting.start(self._members, what, args, kwargs, context)
 
     # -- cancelling ------------------------------------------------------------------------------
 

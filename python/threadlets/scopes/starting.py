@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable
+from contextvars import Context
 from types import CoroutineType
 from typing import Any
 
@@ -12,30 +13,35 @@ from threadlets import _core
 from threadlets.syslets import Syslet
 
 
-def start(members: _core.Members, what: Any, args: Any, kwargs: Any) -> Any:
-    """Start `what` as a member; functions, coroutine functions and programs with these arguments."""
+def start(
+    members: _core.Members, what: Any, args: Any, kwargs: Any, context: Context | None
+) -> Any:
+    """Start `what` as a member; functions, coroutine functions and programs with these arguments.
+
+    With a context, it runs there, and not in a copy of the present one.
+    """
     has_arguments = bool(args or kwargs)
     if type(what) is CoroutineType and not has_arguments:
-        return members.start_task(what, "task", None)
+        return members.start_task(what, "task", context)
     if type(what) in (_core.Future, _core.Sleep):
-        _refuse_arguments(what, has_arguments)
+        _refuse_arguments(what, has_arguments or context is not None)
         members.start_wait(what)
         return what
     if isinstance(what, _core.Call):
         _refuse_arguments(what, has_arguments)
-        return members.start_task(what, "call", None)
+        return members.start_task(what, "call", context)
     if asyncio.iscoroutine(what):
         _refuse_arguments(what, has_arguments)
-        return members.start_task(what, "task", None)
+        return members.start_task(what, "task", context)
     if isinstance(what, Syslet):
-        return members.start_task(what(*args, **kwargs), "syslet", None)
+        return members.start_task(what(*args, **kwargs), "syslet", context)
     if inspect.iscoroutinefunction(what):
-        return members.start_task(what(*args, **kwargs), "task", None)
+        return members.start_task(what(*args, **kwargs), "task", context)
     if callable(what):
-        return members.start_task(_called(what, args, kwargs), "call", None)
+        return members.start_task(_called(what, args, kwargs), "call", context)
     if isinstance(what, Awaitable):
         _refuse_arguments(what, has_arguments)
-        return members.start_task(_awaited(what), "task", None)
+        return members.start_task(_awaited(what), "task", context)
     raise TypeError(
         f"a scope starts coroutines, functions, programs and awaitables; {what!r} is none of them"
     )
@@ -61,4 +67,6 @@ def _refuse_arguments(what: Any, has_arguments: bool) -> None:
     if has_arguments:
         if asyncio.iscoroutine(what):
             what.close()
-        raise TypeError(f"{what!r} has its arguments already; arguments are for functions")
+        raise TypeError(
+            f"{what!r} has its arguments already, or computes nothing; arguments are for functions"
+        )

@@ -177,13 +177,14 @@ impl Members {
         Ok(members)
     }
 
-    /// Start a task of a coroutine, of the kind `"task"`, `"call"` or `"syslet"`.
-    #[pyo3(signature = (coroutine, kind, name))]
+    /// Start a task of a coroutine, of the kind `"task"`, `"call"` or `"syslet"`, in a context, or in a
+    /// copy of the present one.
+    #[pyo3(signature = (coroutine, kind, context))]
     fn start_task<'py>(
         slf: &Bound<'py, Self>,
         coroutine: Bound<'py, PyAny>,
         kind: &str,
-        name: Option<Bound<'py, PyAny>>,
+        context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, Task>> {
         slf.get().key(slf.py())?;
         let kind = match kind {
@@ -192,7 +193,7 @@ impl Members {
             _ => Kind::Task,
         };
         let dispatcher = slf.get().dispatcher.bind(slf.py());
-        let task = Task::start(dispatcher, coroutine, name, None, Start::Soon)?;
+        let task = Task::start(dispatcher, coroutine, None, context, Start::Soon)?;
         Self::join(slf, kind, task.as_super())?;
         Ok(task)
     }
