@@ -19,6 +19,9 @@ use crate::timers::{TimerKey, Timers};
 /// whatever it makes ready wait no longer than this and the last call.
 const CALLS_BUDGET_NS: u64 = 500_000;
 
+/// For how many requests the ready queue keeps room when they are gone.
+const READY_KEPT: usize = 16 * 1024;
+
 /// The queues of one loop; `R` is its kind of request.
 #[derive(Debug)]
 pub struct Dispatcher<R> {
@@ -92,6 +95,10 @@ impl<R> Dispatcher<R> {
             while let Some(request) = self.timers.pop_due(now_ns) {
                 self.ready.push_back(request);
             }
+        }
+        if self.ready.capacity() > READY_KEPT && self.ready.len() < self.ready.capacity() / 4 {
+            // A storm of requests need not be remembered for ever.
+            self.ready.shrink_to(READY_KEPT.max(self.ready.len() * 2));
         }
         self.burst = Burst { n_left: self.ready.len(), ..Burst::default() };
     }
@@ -181,6 +188,16 @@ mod tests {
         dispatcher.submit_at(5, "timer");
         dispatcher.submit("ready");
         assert_eq!(vec!["ready", "timer"], burst(&mut dispatcher, 5));
+    }
+
+    #[test]
+    fn room_for_a_storm_is_given_back() {
+        let mut dispatcher = Dispatcher::default();
+        (0..10 * READY_KEPT).for_each(|request| dispatcher.submit(request));
+        assert_eq!(10 * READY_KEPT, burst(&mut dispatcher, 0).len());
+        dispatcher.submit(0);
+        assert_eq!(vec![0], burst(&mut dispatcher, 0));
+        assert!(dispatcher.ready.capacity() <= 2 * READY_KEPT);
     }
 
     #[test]
