@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import threadlets
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from threadlets import Pool
 
 from .program import Program
@@ -20,6 +21,18 @@ from .strategies import Case, case_of, cases
 _N_PER_LOOP = 500
 _N_CASES = int(os.environ.get("THREADLETS_CASES", "1500"))
 _SEED = int(os.environ.get("THREADLETS_SEED", "0"))
+
+
+_ENOUGH: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+# The same cases each time: chance is for the long profile.
+_CASES = (
+    settings(max_examples=10_000, **_ENOUGH)
+    if os.environ.get("HYPOTHESIS_PROFILE") == "long"
+    else settings(max_examples=400, derandomize=True, **_ENOUGH)
+)
 
 
 @pytest.fixture
@@ -33,6 +46,7 @@ async def _violations(case: Case) -> list[str]:
     return await Program(case, Pool(limit=2)).run()
 
 
+@_CASES
 @given(case=cases())
 def test_whatever_happens_to_scopes_every_claim_holds(runner: asyncio.Runner, case: Case) -> None:
     """One end for each request, within its scope; clean-ups once; errors as raised; a zero ledger."""
