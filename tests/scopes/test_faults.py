@@ -537,3 +537,20 @@ def test_cancelling_the_scope_around_again_reaches_a_block_that_is_cancelled_its
         return [*log, str(task.cancelling())]
 
     assert ["0"] == run(main())
+
+
+def test_a_failed_future_that_is_started_again_is_one_failure(run: Run) -> None:
+    """It is one request, however often it is handed over."""
+
+    async def main() -> list[BaseException]:
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(ValueError("once"))
+        try:
+            async with Scope() as scope:
+                scope.start(failed)
+                scope.start(failed)
+        except* ValueError as group:
+            return list(group.exceptions)
+        return []
+
+    assert len(run(main())) == 1

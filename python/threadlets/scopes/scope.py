@@ -76,6 +76,8 @@ class Scope:
         self._children: dict[Scope, None] = {}
         self._timer: TimerHandle | asyncio.TimerHandle | None = None
         self._errors: list[BaseException] = []
+        # A future that has failed may be started again: it is the same request.
+        self._have_failed: set[asyncio.Future[Any]] = set()
         self._base_error: BaseException | None = None
         self._reason: str | None = None
         self._is_cancelled = False
@@ -232,6 +234,9 @@ class Scope:
 
     def _failed(self, request: asyncio.Future[Any], error: BaseException) -> None:
         """A request has failed; called by the core."""
+        if request in self._have_failed:
+            return
+        self._have_failed.add(request)
         if self._base_error is None and isinstance(error, (SystemExit, KeyboardInterrupt)):
             self._base_error = error
         self._errors.append(error)
@@ -437,6 +442,7 @@ class Scope:
 
     def _close(self, members: Members, host: asyncio.Task[Any]) -> None:
         self._is_closed = True
+        self._have_failed.clear()
         members.close()
         if self._timer is not None:
             self._timer.cancel()
