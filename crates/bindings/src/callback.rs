@@ -204,10 +204,7 @@ impl Due {
         args: Bound<'_, PyTuple>,
         context: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        static ENDS_SLEEP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let py = callable.py();
-        let ends_sleep =
-            ENDS_SLEEP.import(py, "asyncio.futures", "_set_result_unless_cancelled")?;
+        let ends_sleep = Self::ends_sleep(callable.py())?;
         if context.is_none()
             && callable.is(ends_sleep)
             && let Ok((future, result)) = args.extract::<(Bound<'_, PyAny>, Py<PyAny>)>()
@@ -218,15 +215,19 @@ impl Due {
         Callback::new(callable, args, context).map(Self::Callback)
     }
 
+    /// What asyncio calls when a sleep is over.
+    fn ends_sleep(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+        static ENDS_SLEEP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        ENDS_SLEEP.import(py, "asyncio.futures", "_set_result_unless_cancelled")
+    }
+
     /// What asyncio would have called, in which context.
     fn as_callback(&self, py: Python<'_>) -> PyResult<Callback> {
         match self {
             Self::Callback(callback) => Ok(callback.clone_ref(py)),
             Self::Result(future, result) => {
-                let callable =
-                    py.import("asyncio.futures")?.getattr("_set_result_unless_cancelled")?;
                 let args = (future.clone_ref(py), result.clone_ref(py)).into_pyobject(py)?;
-                Callback::new(callable, args, None)
+                Callback::new(Self::ends_sleep(py)?.clone(), args, None)
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::runner::Runner;
 use crate::scope::members::Members;
 use crate::scope::sleep::Sleep;
 use crate::stream::Stream;
-use crate::task::future::{Future, State};
+use crate::task::future::Future;
 use crate::task::{current, step};
 use crate::watches::Watches;
 
@@ -176,11 +176,7 @@ impl Dispatcher {
             },
             Request::Timer(handle) => match handle.get().take(py) {
                 Some(Due::Result(future, result)) => {
-                    let future = future.bind(py);
-                    if future.get().is_done(py) {
-                        return Ok(());
-                    }
-                    Self::outlive(slf, Future::settle(future, State::Result(result)))
+                    Self::outlive(slf, Future::resolve(future.bind(py), result))
                 }
                 Some(Due::Callback(callback)) => Self::run_callback(slf, callback, |callback| {
                     handle.get().put_back(py, callback, slf.clone().unbind());
@@ -246,15 +242,15 @@ impl Dispatcher {
         if matches!(request, Request::Foreign(_)) {
             return Self::run_untimed(slf, request);
         }
+        let task = match &request {
+            Request::Step(task) => Some(task.bind(py).clone()),
+            _ => None,
+        };
         let description = match &request {
             // Described only if it has been slow.
             Request::Step(task) => task.bind(py).clone().into_any(),
             Request::Stream(stream) => PyString::new(py, &stream.get().describe(py)).into_any(),
             other => PyString::new(py, &format!("{other:?}")).into_any(),
-        };
-        let task = match &request {
-            Request::Step(task) => Some(task.bind(py).clone()),
-            _ => None,
         };
         let before = match &task {
             Some(task) => Some(slf.call_method1(intern!(py, "_step_begins"), (task,))?),
@@ -262,11 +258,12 @@ impl Dispatcher {
         };
         let started_ns = clock::now_ns();
         let ran = Self::run_untimed(slf, request);
+        // What debug mode looks at afterwards is not the request's.
+        let duration = clock::to_seconds(clock::now_ns() - started_ns);
         if let Some(task) = task {
             slf.call_method1(intern!(py, "_step_ended"), (task, before))?;
         }
         ran?;
-        let duration = clock::to_seconds(clock::now_ns() - started_ns);
         slf.call_method1(intern!(py, "_ran"), (description, duration)).map(drop)
     }
 

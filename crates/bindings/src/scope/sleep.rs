@@ -8,7 +8,7 @@ use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
 use crate::request::Request;
 use crate::runner::Runner;
-use crate::task::future::{Future, State};
+use crate::task::future::Future;
 
 /// What `threadlets.sleep` gives.
 #[pyclass(frozen, extends = Future, module = "threadlets._core")]
@@ -19,12 +19,7 @@ pub(crate) struct Sleep {
 impl Sleep {
     /// The time has come.
     pub(crate) fn end(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let future = slf.as_super();
-        if future.get().is_done(py) {
-            return Ok(());
-        }
-        Future::settle(future, State::Result(py.None()))
+        Future::resolve(slf.as_super(), slf.py().None())
     }
 
     /// Forget the timer: the sleep was cancelled, or has ended.

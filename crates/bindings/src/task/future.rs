@@ -299,6 +299,14 @@ impl Future {
         }
     }
 
+    /// Give the future its result unless it is done.
+    pub(crate) fn resolve(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
+        if slf.get().is_done(slf.py()) {
+            return Ok(());
+        }
+        Self::settle(slf, State::Result(result))
+    }
+
     /// Give the future an exception unless it is done; somebody must ask for it.
     pub(crate) fn fail(slf: &Bound<'_, Self>, error: Bound<'_, PyBaseException>) -> PyResult<()> {
         let py = slf.py();

@@ -249,15 +249,14 @@ fn waits(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
         .as_super()
         .get()
         .peek_extras(py, |it| it.cancel_message.as_ref().map(|it| it.clone_ref(py)));
-    let kwargs = PyDict::new(py);
-    kwargs.set_item(intern!(py, "msg"), message)?;
-    if awaited.call_method(intern!(py, "cancel"), (), Some(&kwargs))?.is_truthy()? {
+    if Task::cancel_awaited(&awaited, message)? {
         task.get().must_cancel.set(py, false);
     }
     Ok(())
 }
 
-fn resume_soon(task: &Bound<'_, Task>) -> PyResult<()> {
+/// Have a task take a step in the next burst.
+pub(super) fn resume_soon(task: &Bound<'_, Task>) -> PyResult<()> {
     let dispatcher = task.as_super().get().dispatcher.get();
     dispatcher.submit(task.py(), Request::Step(task.clone().unbind()))
 }

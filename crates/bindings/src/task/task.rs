@@ -16,7 +16,6 @@ use super::{names, showing, slots, step};
 use crate::callback::current_context;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
-use crate::request::Request;
 use crate::scope::members::Members;
 
 /// Numbers for the names of tasks that have none.
@@ -115,7 +114,7 @@ impl Task {
         if start == Start::Eager && this.thread().is_some() {
             return step::start_eagerly(dispatcher, slf);
         }
-        this.submit(py, Request::Step(slf.clone().unbind()))
+        step::resume_soon(slf)
     }
 
     fn rename(&self, future: &Future, name: Bound<'_, PyAny>) -> PyResult<()> {
@@ -183,13 +182,16 @@ impl Task {
         }
     }
 
-    /// Cancel what a task awaits, which is no task of ours; whether it could be.
-    fn cancel_awaited(awaited: &Bound<'_, PyAny>, message: Option<Py<PyAny>>) -> PyResult<bool> {
+    /// Cancel what a task awaits; whether it could be.
+    pub(super) fn cancel_awaited(
+        awaited: &Bound<'_, PyAny>,
+        message: Option<Py<PyAny>>,
+    ) -> PyResult<bool> {
         let py = awaited.py();
         if let Ok(future) = awaited.cast_exact::<Future>() {
             return Future::cancel_with(future, message);
         }
-        let kwargs = pyo3::types::PyDict::new(py);
+        let kwargs = PyDict::new(py);
         kwargs.set_item(intern!(py, "msg"), message)?;
         awaited.call_method(intern!(py, "cancel"), (), Some(&kwargs))?.is_truthy()
     }
@@ -199,8 +201,7 @@ impl Task {
         let py = slf.py();
         let forgotten = awaited.as_super().get().forget_waiter(py, slf);
         drop((forgotten, slf.get().waits_for.take(py)));
-        let dispatcher = slf.as_super().get().dispatcher.get();
-        dispatcher.submit(py, Request::Step(slf.clone().unbind()))
+        step::resume_soon(slf)
     }
 
     /// Whether whoever holds the last reference should be told that the task has not ended.
