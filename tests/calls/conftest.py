@@ -1,37 +1,19 @@
-"""Run coroutines on a new loop within a deadline, and whole programs as processes."""
+"""Whole programs as processes."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import threadlets
-
-from .harness import DEADLINE_S
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture
-def run() -> Run:
-    """Run a coroutine on a new threadlets loop; keywords are those of `new_event_loop`."""
-
-    def run(main: Coroutine[Any, Any, Any], *, debug: bool = False, **options: Any) -> Any:
-        async def within_deadline() -> Any:
-            async with asyncio.timeout(DEADLINE_S):
-                return await main
-
-        return threadlets.run(within_deadline(), debug=debug, **options)
-
-    return run
 
 
 @pytest.fixture

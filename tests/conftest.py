@@ -1,0 +1,26 @@
+"""What the tests of several packages use: coroutines run on a new loop, within a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import threadlets
+
+_DEADLINE_S = 20.0
+
+
+@pytest.fixture
+def run() -> Callable[..., Any]:
+    """Run a coroutine on a new threadlets loop; keywords are those of `new_event_loop`."""
+
+    def run(main: Coroutine[Any, Any, Any], *, debug: bool = False, **options: Any) -> Any:
+        async def within_deadline() -> Any:
+            async with asyncio.timeout(_DEADLINE_S):
+                return await main
+
+        return threadlets.run(within_deadline(), debug=debug, **options)
+
+    return run
