@@ -17,6 +17,7 @@ _LAYERS = (
     "threadlets._core",
     "threadlets.exceptions",
     "threadlets.fp",
+    "threadlets.running",
     "threadlets.syslets",
     "threadlets.atoms",
     "threadlets.calls",

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from threadlets import _core
+from threadlets.scopes.blocked import thread_name
 
 # Whose own objects are none of the user's business.
 _INTERNAL = frozenset({"anyio", "asyncio", "logging", "sniffio", "threading", "threadlets"})
@@ -80,11 +81,6 @@ class Affinity:
 
 def _warn(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=4)
-
-
-def thread_name(ident: int | None) -> str:
-    """Return the name of a thread, by its identity; "?" once it is gone."""
-    return next((it.name for it in threading.enumerate() if it.ident == ident), "?")
 
 
 # -- thread identities ----------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import functools
 import os
 import sys
 import threading
-import traceback
 import warnings
 import weakref
 from asyncio import events
@@ -21,11 +20,11 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from threadlets import _core
-from threadlets.aio.affinity import Affinity, thread_name
+from threadlets.aio.affinity import Affinity
 from threadlets.aio.leftovers import Leftovers
 from threadlets.exceptions import FloatingPointStateChanged
 from threadlets.fp import ledger
-from threadlets.scopes.blocked import blocked_functions
+from threadlets.scopes.blocked import blocked_functions, stack_at, thread_name
 
 _dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
 
@@ -180,10 +179,8 @@ class LoopCrew(CrewDispatcher):
 
 def stack_of(thread: int | None) -> str:
     """Return the stack of a thread, innermost frame last, or "?" if there is none."""
-    frame = sys._current_frames().get(thread) if thread is not None else None
-    if frame is None:
-        return "  ?"
-    return f"  Thread {thread_name(thread)!r}:\n" + "".join(traceback.format_stack(frame)).rstrip()
+    stack = stack_at(thread)
+    return f"  Thread {thread_name(thread)!r}:\n{stack}" if stack else "  ?"
 
 
 def _reset_after_fork() -> None:

@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any, Literal
 
-from threadlets.aio.affinity import thread_name
 from threadlets.aio.crew import LoopCrew
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.serving import Serving
 from threadlets.aio.tasks import show_tasks_of
 from threadlets.aio.transports import SocketTransport
 from threadlets.executor import ThreadletExecutor
+from threadlets.scopes.blocked import thread_name
 from threadlets.scopes.leaks import describe_what_is_left, report_leak
 
 #: After how many milliseconds a function that computes lets the loop go on without it: those of the

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, Literal, TypeVar
 
 from threadlets.aio.loop import PREEMPT_MS, FpPolicy, Loop
+from threadlets.running import running_dispatcher
 
 T = TypeVar("T")
 
@@ -98,9 +99,5 @@ def stats() -> dict[str, Any]:
     Raises:
         RuntimeError: no threadlets loop runs in this thread.
     """
-    loop = asyncio.get_running_loop()
-    if not isinstance(loop, Loop):
-        raise RuntimeError(
-            f"the running loop is {loop!r}, which has no threadlets; use threadlets.run(main())"
-        )
+    loop = running_dispatcher("which has no threadlets; use threadlets.run(main())")
     return loop._crew_stats()

@@ -48,7 +48,7 @@ def blocked_functions(
     """List the functions of a loop that are blocked; with `tasks`, those that these await."""
     now = time.monotonic()
     return [
-        BlockedFunction(_name_of(function), _thread_name(thread), now - since, _stack(thread))
+        BlockedFunction(_name_of(function), thread_name(thread), now - since, stack_at(thread))
         for function, thread, since, _, task in loop._blocked()
         if tasks is None or task in tasks
     ]
@@ -58,11 +58,12 @@ def _name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", None) or repr(function)
 
 
-def _thread_name(ident: int) -> str:
-    thread = threading._active.get(ident)  # type: ignore[attr-defined]
-    return str(ident) if thread is None else thread.name
+def thread_name(ident: int | None) -> str:
+    """Return the name of a thread, by its identity; "?" once it is gone."""
+    return next((it.name for it in threading.enumerate() if it.ident == ident), "?")
 
 
-def _stack(ident: int) -> str:
-    frame = sys._current_frames().get(ident)
+def stack_at(ident: int | None) -> str:
+    """Return where a thread stands, innermost frame last; empty if there is no such thread."""
+    frame = sys._current_frames().get(ident) if ident is not None else None
     return "" if frame is None else "".join(traceback.format_stack(frame)).rstrip()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from threadlets._core import Dispatcher
 from threadlets.exceptions import LeakError
-from threadlets.scopes.ledger import describe_requests, ledger_of
+from threadlets.scopes.ledger import Ledger, describe_requests, ledger_of
 
 #: In tests, a leak is an error in every mode.
 _are_errors = False
@@ -31,23 +30,21 @@ def describe_what_is_left(loop: Any) -> str:
     """Name what a loop has outstanding that has to come to an end; empty: nothing.
 
     Functions that are blocked have a warning of their own, with their stacks. Memory on loan is the
-    pool's, which knows no loops. A program that nobody awaits any more is about to end. Descriptors count that the loop owns and nobody has closed: readers
-    and writers of the user's are his.
+    pool's, which knows no loops. A program that nobody awaits any more is about to end. Descriptors
+    count that the loop owns and nobody has closed: readers and writers of the user's are his.
     """
     transports = [
         transport
         for transport in [*loop._socket_transports.values(), *loop._transports.values()]
         if not transport.is_closing()
     ]
-    left = dataclasses.replace(
-        ledger_of(loop),
+    now = ledger_of(loop)
+    left = Ledger(
+        tasks=now.tasks,
+        calls=now.calls,
+        syslets=now.syslets,
+        waits=now.waits,
         descriptors=len(transports),
-        runs=0,
-        blocked=0,
-        threads=0,
-        timers=0,
-        ready=0,
-        buffers_bytes=0,
     )
     if not left:
         return ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from typing import Any
 
 from threadlets._core import BufferPool, Dispatcher
+from threadlets.running import running_dispatcher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +67,16 @@ def ledger() -> Ledger:
     Raises:
         RuntimeError: no threadlets loop runs in this thread.
     """
-    return ledger_of(running_dispatcher())
+    return ledger_of(running_loop())
 
 
-def running_dispatcher() -> Dispatcher:
+def running_loop() -> Dispatcher:
     """Return the running loop.
 
     Raises:
         RuntimeError: none runs in this thread, or it is not threadlets'.
     """
-    loop = asyncio.get_running_loop()
-    if not isinstance(loop, Dispatcher):
-        raise RuntimeError(
-            f"the running loop is {loop!r}, which knows no scopes; use threadlets.run(main())"
-        )
-    return loop
+    return running_dispatcher("which knows no scopes; use threadlets.run(main())")
 
 
 def describe_requests(requests: list[Any], n_max: int = 10) -> str:

@@ -19,7 +19,7 @@ from threadlets.scopes.blocked import (
     DrainTimeoutError,
     blocked_functions,
 )
-from threadlets.scopes.ledger import Ledger, describe_requests, running_dispatcher
+from threadlets.scopes.ledger import Ledger, describe_requests, running_loop
 from threadlets.syslets import Syslet
 
 P = ParamSpec("P")
@@ -268,9 +268,9 @@ class Scope:
             DrainTimeoutError: not within `timeout` seconds; it names the requests, and the functions
                 that are blocked, with the stack where each stands.
         """
-        loop = running_dispatcher()
+        loop = running_loop()
         until = None if timeout is None else loop.time() + timeout
-        while (waits := [it for it in self._unshielded_and_shielded() if it.ledger()]) != []:
+        while (waits := [it for it in self._with_all_within() if it.ledger()]) != []:
             assert waits[0]._members is not None
             emptied = waits[0]._members.emptied()
             if emptied is None:
@@ -283,13 +283,13 @@ class Scope:
                     f"{self!r} has {self._describe_left()}", self._blocked_functions()
                 )
 
-    def _unshielded_and_shielded(self) -> Iterator[Scope]:
+    def _with_all_within(self) -> Iterator[Scope]:
         yield self
         for child in list(self._children):
-            yield from child._unshielded_and_shielded()
+            yield from child._with_all_within()
 
     def _requests(self) -> list[Any]:
-        scopes = self._unshielded_and_shielded()
+        scopes = self._with_all_within()
         return [request for it in scopes if it._members for request in it._members.requests()]
 
     def _blocked_functions(self) -> list[BlockedFunction]:
@@ -324,7 +324,7 @@ class Scope:
         """
         if self._members is not None or self._is_closed:
             raise RuntimeError(f"{self!r} was entered before: a scope is for one block")
-        loop = running_dispatcher()
+        loop = running_loop()
         host = asyncio.current_task()
         if host is None:
             raise RuntimeError("a scope is entered by a task; there is none here")

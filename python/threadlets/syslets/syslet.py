@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, ParamSpec
 
 from threadlets._core import Dispatcher, Pending, Program, Result
+from threadlets.running import running_dispatcher
 from threadlets.syslets.atom import Atom
 from threadlets.syslets.explaining import explain
 from threadlets.syslets.lowering import lower, lower_atoms
@@ -130,10 +131,7 @@ def running_loop() -> Dispatcher:
     Raises:
         RuntimeError: none runs, or it is not threadlets'.
     """
-    loop = asyncio.get_running_loop()
-    if not isinstance(loop, Dispatcher):
-        raise RuntimeError(
-            f"the running loop is {loop!r}, to which programs cannot come back; use "
-            "threadlets.run(main()), or program.run(…), which needs no loop"
-        )
-    return loop
+    return running_dispatcher(
+        "to which programs cannot come back; use threadlets.run(main()), or program.run(…), which "
+        "needs no loop"
+    )
