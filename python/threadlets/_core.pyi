@@ -41,7 +41,6 @@ __all__ = [
     "sleep",
     "sockname",
     "stop_engine",
-    "thread_dict",
     "use_engine",
 ]
 
@@ -357,7 +356,6 @@ class Stream:
     def take_back(self) -> None: ...
 
 def sockname(fd: int) -> Any: ...
-def thread_dict() -> dict[Any, Any] | None: ...
 
 @final
 class BufferPool:

@@ -51,8 +51,7 @@ pub(crate) fn stack_size_bytes() -> usize {
     }
 }
 
-/// What code of this thread keeps in `threading.local` objects, by the object's key.
-#[pyfunction]
+/// What code keeps with this thread, by name.
 pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
     // SAFETY: a borrowed reference, or null when the thread has none.
     unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyThreadState_GetDict()) }

@@ -45,8 +45,6 @@ mod _core {
     #[pymodule_export]
     use super::dispatcher::Dispatcher;
     #[pymodule_export]
-    use super::interpreter::thread_dict;
-    #[pymodule_export]
     use super::pool::Pool;
     #[pymodule_export]
     use super::scope::members::Members;

@@ -3,6 +3,7 @@
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use crate::accept::Acceptor;
 use crate::callback::{Callback, Handle, TimerHandle};
@@ -58,6 +59,20 @@ impl Request {
             _ => {}
         }
         Ok(())
+    }
+
+    /// What debug mode knows the request by: a task, a handle, a protocol, a function, or a name.
+    pub(crate) fn subject<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        let subject = match self {
+            Self::Step(task) => Some(task.bind(py).clone().into_any()),
+            Self::Plain(callback) => Some(callback.callable.bind(py).clone()),
+            Self::Foreign(handle) => Some(handle.bind(py).clone()),
+            Self::Stream(stream) => stream.get().protocol(py),
+            Self::Datagrams(datagrams) => Some(datagrams.get().protocol(py)),
+            Self::Call(call) => call.get().function(py),
+            _ => None,
+        };
+        subject.unwrap_or_else(|| PyString::new(py, &format!("{self:?}")).into_any())
     }
 
     /// Visit what a queued request refers to, for the cycle collector.

@@ -123,14 +123,6 @@ impl Stream {
         slf.get().dispatcher.get().submit(py, request)
     }
 
-    /// A description for debug reports.
-    pub(crate) fn describe(&self, py: Python<'_>) -> String {
-        let protocol = self.state.with(py, |it| it.protocol.as_ref().map(|it| it.clone_ref(py)));
-        let protocol = protocol.and_then(|it| it.bind(py).repr().ok());
-        protocol
-            .map_or_else(|| "<a lost connection>".to_owned(), |it| format!("<connection of {it}>"))
-    }
-
     /// Receive once and hand over; what may be left is queued behind other requests.
     fn receive(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
         let py = slf.py();

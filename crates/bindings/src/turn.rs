@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
 use threadlets_core::{clock, fp};
 
 use crate::callback::{Callback, Due};
@@ -147,12 +146,12 @@ impl Dispatcher {
 
     fn run(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
         if slf.get().is_debug() {
-            return Self::run_timed(slf, request);
+            return Self::run_watched(slf, request);
         }
-        Self::run_untimed(slf, request)
+        Self::run_unwatched(slf, request)
     }
 
-    fn run_untimed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
+    fn run_unwatched(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
         let py = slf.py();
         if let Request::Step(task) = &request {
             let stepped = step::take(slf, task.bind(py));
@@ -235,36 +234,17 @@ impl Dispatcher {
         }
     }
 
-    /// Run a request in debug mode: report it when it holds up the others.
-    fn run_timed(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
+    /// Run a request in debug mode, which looks at it before and afterwards.
+    fn run_watched(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
         let py = slf.py();
-        // Handles of debug mode time themselves; they know where they were made.
-        if matches!(request, Request::Foreign(_)) {
-            return Self::run_untimed(slf, request);
-        }
-        let task = match &request {
-            Request::Step(task) => Some(task.bind(py).clone()),
-            _ => None,
-        };
-        let description = match &request {
-            // Described only if it has been slow.
-            Request::Step(task) => task.bind(py).clone().into_any(),
-            Request::Stream(stream) => PyString::new(py, &stream.get().describe(py)).into_any(),
-            other => PyString::new(py, &format!("{other:?}")).into_any(),
-        };
-        let before = match &task {
-            Some(task) => Some(slf.call_method1(intern!(py, "_step_begins"), (task,))?),
-            None => None,
-        };
+        let what = request.subject(py);
+        let before = slf.call_method1(intern!(py, "_request_begins"), (&what,))?;
         let started_ns = clock::now_ns();
-        let ran = Self::run_untimed(slf, request);
+        let ran = contract::listening(slf, || Self::run_unwatched(slf, request));
         // What debug mode looks at afterwards is not the request's.
         let duration = clock::to_seconds(clock::now_ns() - started_ns);
-        if let Some(task) = task {
-            slf.call_method1(intern!(py, "_step_ended"), (task, before))?;
-        }
-        ran?;
-        slf.call_method1(intern!(py, "_ran"), (description, duration)).map(drop)
+        let ended = slf.call_method1(intern!(py, "_request_ended"), (what, before, duration));
+        ran.and(ended.map(drop))
     }
 
     /// Run a callback; `put_back` makes a request of it again, should it have to wait.
@@ -315,11 +295,7 @@ impl Dispatcher {
         }
         let callback = handle.getattr(intern!(py, "_callback"))?;
         let carried = contract::enter_of(&context);
-        let ran = if slf.get().is_debug() {
-            slf.call_method1(intern!(py, "_run_debug"), (handle,)).map(drop)
-        } else {
-            handle.call_method0(intern!(py, "_run")).map(drop)
-        };
+        let ran = handle.call_method0(intern!(py, "_run")).map(drop);
         contract::leave_of(&context, carried);
         contract::check(slf, || Some(callback))?;
         ran

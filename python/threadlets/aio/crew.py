@@ -17,11 +17,10 @@ import warnings
 import weakref
 from asyncio import events
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from threadlets import _core
-from threadlets.aio.affinity import Affinity
-from threadlets.aio.leftovers import Leftovers
+from threadlets.aio.debug_watch import DebugWatch, description_of
 from threadlets.exceptions import FloatingPointStateChanged
 from threadlets.fp import ledger
 from threadlets.scopes.blocked import blocked_functions, stack_at, thread_name
@@ -114,6 +113,8 @@ class LoopCrew(CrewDispatcher):
     _asyncgen_firstiter_hook: Any
     call_exception_handler: Callable[[dict[str, Any]], None]
     _asyncgen_finalizer_hook: Any
+    _current_handle: asyncio.Handle | None
+    slow_callback_duration: float
     #: When the role last left a blocked function, in seconds of the loop's time; in debug mode.
     _moved_at = float("-inf")
 
@@ -125,7 +126,11 @@ class LoopCrew(CrewDispatcher):
         )
         if self._debug:
             sys.set_coroutine_origin_tracking_depth(asyncio.constants.DEBUG_STACK_DEPTH)
-            self._affinity.thread_joins()
+
+    def _runner_left(self) -> None:
+        super()._runner_left()
+        if self._debug:
+            self._debug_watch.thread_ended()
 
     def _offended(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
         context: dict[str, Any] = {"message": "Floating-point state changed", "exception": error}
@@ -133,20 +138,38 @@ class LoopCrew(CrewDispatcher):
             context["task"] = task
         self.call_exception_handler(context)
 
-    @functools.cached_property
-    def _affinity(self) -> Affinity:
-        """What requests leave on which thread; asked in debug mode."""
-        return Affinity()
+    # -- debug mode ------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _leftovers(self) -> Leftovers:
-        """What requests leave behind in what they share; asked in debug mode."""
-        return Leftovers()
+    def _debug_watch(self) -> DebugWatch:
+        return DebugWatch()
+
+    def _request_begins(self, what: Any) -> Any:
+        """A request is about to run; see `DebugWatch.request_begins`."""
+        if isinstance(what, asyncio.Handle):
+            self._current_handle = what
+        return self._debug_watch.request_begins(what)
+
+    def _request_ended(self, what: Any, before: Any, duration: float) -> None:
+        """It has run, for so many seconds: warn if that was more than `slow_callback_duration`."""
+        self._current_handle = None
+        self._debug_watch.request_ended(what, before)
+        # Who has lost the role in a blocked function has held up nobody.
+        has_moved = self.time() - duration <= self._moved_at
+        if duration >= self.slow_callback_duration and not has_moved:
+            asyncio.log.logger.warning(
+                "Executing %s took %.3f seconds", description_of(what), duration
+            )
+
+    def _local_used(self, how: Literal["read", "set", "deleted"], found: Any, name: str) -> None:
+        """Code of a request uses a value of a `threading.local`."""
+        frame = sys._getframe(1)
+        self._debug_watch.local_used(how, found, name, frame)
 
     def _role_moved(self, blocked: int, dispatcher: int) -> None:
-        """In debug mode: another thread runs requests while a function is blocked on the first."""
+        """Another thread runs requests while a function is blocked on the first."""
         self._moved_at = self.time()
-        self._affinity.role_moved(blocked, dispatcher, asyncio.all_tasks(self))  # type: ignore[arg-type]
+        self._debug_watch.role_moved(blocked, dispatcher, asyncio.all_tasks(self))  # type: ignore[arg-type]
 
     async def _turn(self, pool: _core.Pool | None) -> None:
         """Wait until a call may start: its pool has a place for it, and the loop a thread."""

@@ -19,7 +19,8 @@ from threadlets.fp import ledger
 #: A context, and the decimal context that it began with and therefore shares, both as numbers.
 _began_with: ContextVar[tuple[int, int]] = ContextVar("threadlets.decimal")
 
-_Snapshot = tuple[Any, Any, Any, Any]
+#: The signal mask, the locale, the decimal context and its settings.
+Snapshot = tuple[Any, Any, Any, Any]
 
 
 class Leftovers:
@@ -28,8 +29,14 @@ class Leftovers:
     def __init__(self) -> None:
         self._warned: set[tuple[str, str]] = set()
 
-    def before(self, context: Context) -> _Snapshot:
-        """Note what a request finds."""
+    def before(self, context: Context | None) -> Snapshot:
+        """Note what a request finds; None: its context is not known.
+
+        Raises:
+            RuntimeError: code runs in the context already.
+        """
+        if context is None:
+            return (_signal_mask(), locale.setlocale(locale.LC_ALL), None, None)
         found = _decimal_context(context)
         of, _ = context.get(_began_with, (0, 0))
         if of != id(context):
@@ -37,35 +44,37 @@ class Leftovers:
             context.run(_began_with.set, (id(context), id(found)))
         return (_signal_mask(), locale.setlocale(locale.LC_ALL), found, _settings(found))
 
-    def after(self, context: Context, callback: Any, before: _Snapshot) -> None:
+    def after(self, context: Context | None, subject: Any, before: Snapshot) -> None:
         """Warn of what a request has left changed."""
         mask, its_locale, found, settings = before
         if _signal_mask() != mask:
             self._warn(
-                callback,
+                subject,
                 "the signal mask of its thread changed",
                 "put it back before the request suspends",
             )
         if locale.setlocale(locale.LC_ALL) != its_locale:
             self._warn(
-                callback,
+                subject,
                 "the locale changed",
                 "it is the whole process's; format with a library that takes the locale as an argument",
             )
-        is_inherited = found is not None and context[_began_with] == (id(context), id(found))
+        if context is None or found is None:
+            return
+        is_inherited = context[_began_with] == (id(context), id(found))
         if is_inherited and _settings(found) != settings:
             self._warn(
-                callback,
+                subject,
                 "a decimal context changed that the tasks share which inherited it",
                 "use decimal.localcontext()",
             )
 
-    def _warn(self, callback: Any, what: str, remedy: str) -> None:
-        name, where = ledger.name_of(callback)
+    def _warn(self, subject: Any, what: str, remedy: str) -> None:
+        name, where = ledger.name_of(subject)
         if (name, what) not in self._warned:
             self._warned.add((name, what))
             message = f"{name} ({where}) has left {what}: the next request has it so; {remedy}"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
 def _signal_mask() -> set[signal.Signals | int]:

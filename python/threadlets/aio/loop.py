@@ -91,8 +91,6 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
                 finalizer=self._asyncgen_finalizer_hook,
             )
             events._set_running_loop(self)
-            if self._debug:
-                self._affinity.thread_joins()
             with self._signals_wake():
                 self._run_bursts()
         finally:
@@ -142,8 +140,6 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             self._warn_of_blocked(self._stop_crew())
             self._release()
             self._socket_transports.clear()
-            # It refers to threads, and those to the loop, where the collector does not see it.
-            self.__dict__.pop("_affinity", None)
         if left:
             report_leak(self, left)
 
@@ -215,40 +211,6 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         if handle._source_traceback:
             del handle._source_traceback[-1]
         return handle
-
-    def _run_debug(self, handle: asyncio.Handle) -> None:
-        """Run a handle in debug mode, and warn when it holds up the loop."""
-        started = self.time()
-        self._current_handle = handle
-        context, callback = handle._context, handle._callback
-        before = self._leftovers.before(context)
-        try:
-            handle._run()
-        finally:
-            self._current_handle = None  # type: ignore[assignment]
-            self._leftovers.after(context, callback, before)
-        self._ran(base_events._format_handle(handle), self.time() - started)
-        # The traceback of a failed task leads to this frame; it must not keep the task alive.
-        del handle, context, callback, before
-
-    def _step_begins(self, task: asyncio.Task[Any]) -> Any:
-        """Note in debug mode what a step of a task finds."""
-        try:
-            return self._leftovers.before(task._context)
-        except RuntimeError:
-            # A function is blocked in the context: the step will have to wait.
-            return None
-
-    def _step_ended(self, task: asyncio.Task[Any], before: Any) -> None:
-        if before is not None:
-            self._leftovers.after(task._context, task, before)
-
-    def _ran(self, description: str, duration: float) -> None:
-        """Warn when a request of debug mode took longer than `slow_callback_duration`."""
-        # Who has lost the role in a blocked function has held up nobody.
-        has_moved = self.time() - duration <= self._moved_at
-        if duration >= self.slow_callback_duration and not has_moved:
-            base_events.logger.warning("Executing %s took %.3f seconds", description, duration)
 
     def _callback_failed(
         self,

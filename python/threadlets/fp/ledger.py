@@ -52,9 +52,9 @@ def task_of(subject: Any) -> asyncio.Task[Any] | None:
 
 
 def name_of(subject: Any) -> tuple[str, str]:
-    """Name a callable, a protocol, or None for a request of the loop's own; and say where it is."""
-    if subject is None:
-        return "a request of the loop", "?"
+    """Name a callable, a protocol, or a request of the loop's own (its name, or None); say where it is."""
+    if subject is None or isinstance(subject, str):
+        return subject or "a request of the loop", "?"
     task = task_of(subject)
     if task is not None:
         return _name_of_coroutine(task.get_coro())

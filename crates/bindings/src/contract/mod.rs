@@ -11,6 +11,7 @@ mod carry;
 mod environment;
 mod errno;
 mod flags;
+mod locals;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -24,6 +25,7 @@ pub(crate) use carry::{enter, enter_of, leave, leave_of};
 pub(crate) use environment::{Environment, fp_state};
 pub(crate) use errno::CtypesErrno;
 pub(crate) use flags::Flags;
+pub(crate) use locals::listening;
 
 use crate::dispatcher::Dispatcher;
 use crate::error::ends_the_loop;

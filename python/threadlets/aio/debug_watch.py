@@ -1,0 +1,69 @@
+"""What debug mode looks at around each request: how long it takes, and what it leaves where."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from asyncio import base_events
+from contextvars import Context
+from typing import Any, Literal
+
+from threadlets.aio.affinity import Affinity
+from threadlets.aio.leftovers import Leftovers, Snapshot
+from threadlets.aio.thread_locals import ThreadLocals
+
+
+class DebugWatch:
+    """The watch over the requests of one loop."""
+
+    def __init__(self) -> None:
+        self._affinity = Affinity()
+        self._leftovers = Leftovers()
+        self._locals = ThreadLocals()
+
+    def request_begins(self, what: Any) -> Snapshot | None:
+        """Note what a request finds: a task, an `asyncio.Handle`, a callable, a protocol, or its name."""
+        self._locals.request_begins(_subject_of(what))
+        try:
+            return self._leftovers.before(_context_of(what))
+        except RuntimeError:
+            # A function is blocked in the context: the request will have to wait.
+            return None
+
+    def request_ended(self, what: Any, before: Snapshot | None) -> None:
+        """Warn of what it has left changed."""
+        self._locals.request_ended()
+        if before is not None:
+            self._leftovers.after(_context_of(what), _subject_of(what), before)
+
+    def local_used(
+        self, how: Literal["read", "set", "deleted"], found: Any, name: str, frame: types.FrameType
+    ) -> None:
+        """Code of a request uses a value of a `threading.local`."""
+        self._locals.used(how, found, name, frame)
+
+    def role_moved(self, blocked: int, dispatcher: int, tasks: set[asyncio.Task[Any]]) -> None:
+        """Warn of what stays behind with a thread that is blocked."""
+        self._locals.role_moved(blocked, dispatcher)
+        self._affinity.role_moved(blocked, dispatcher, tasks)
+
+    def thread_ended(self) -> None:
+        """This thread runs no requests any more."""
+        self._locals.thread_ended()
+
+
+def description_of(what: Any) -> str:
+    """Describe a request that has taken long."""
+    if isinstance(what, asyncio.Handle):
+        return str(base_events._format_handle(what))
+    return f"<connection of {what!r}>" if isinstance(what, asyncio.BaseProtocol) else str(what)
+
+
+def _context_of(what: Any) -> Context | None:
+    # asyncio's own tasks are run by handles.
+    known: Any = what if isinstance(what, asyncio.Handle | asyncio.Task) else None
+    return getattr(known, "_context", None)
+
+
+def _subject_of(what: Any) -> Any:
+    return what._callback if isinstance(what, asyncio.Handle) else what
