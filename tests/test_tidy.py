@@ -135,6 +135,7 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/core/src/engine/uring.rs",
         "crates/core/src/engine/watches.rs",
         "crates/core/src/engine/workers.rs",
+        "crates/core/src/errno.rs",
         "crates/core/src/fp/aarch64.rs",
         "crates/core/src/fp/x86_64.rs",
         "crates/core/src/letterbox.rs",

@@ -112,7 +112,10 @@ def threadlet(function: Callable[P, T], /) -> Callable[P, _core.Call[T]]: ...
 
 @overload
 def threadlet(
-    *, pool: Pool | None = None, abandon_on_cancel: bool = False
+    *,
+    pool: Pool | None = None,
+    abandon_on_cancel: bool = False,
+    fp: _core.Environment | None = None,
 ) -> Callable[[Callable[P, T]], Callable[P, _core.Call[T]]]: ...
 
 
@@ -122,25 +125,31 @@ def threadlet(
     *,
     pool: Pool | None = None,
     abandon_on_cancel: bool = False,
+    fp: _core.Environment | None = None,
 ) -> Any:
     """Make a plain function awaitable: `await f(x)` is `await threadlets.call(f, x)`.
 
     The signature stays; the function itself is `f.__wrapped__`. With `pool`, all calls are the
-    pool's. `abandon_on_cancel` is that of `threadlets.call`.
+    pool's. `abandon_on_cancel` and `fp` are those of `threadlets.call`.
 
     Raises:
         TypeError: it is a coroutine function or an async generator, which does not block.
     """
     if function is None:
-        return functools.partial(threadlet, pool=pool, abandon_on_cancel=abandon_on_cancel)
+        return functools.partial(threadlet, pool=pool, abandon_on_cancel=abandon_on_cancel, fp=fp)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
             f"{function.__qualname__}() is asynchronous: it does not block, so it needs no "
             "threadlet; leave the decorator out"
         )
     call: Callable[..., Any] = _core.call if pool is None else pool.call
+    options: dict[str, Any] = {}
     if abandon_on_cancel:
-        call = functools.partial(call, abandon_on_cancel=True)
+        options["abandon_on_cancel"] = True
+    if fp is not None:
+        options["fp"] = fp
+    if options:
+        call = functools.partial(call, **options)
 
     @functools.wraps(function)
     def awaitable(*args: Any, **kwargs: Any) -> Any:

@@ -45,6 +45,29 @@ def test_task_that_changes_the_rounding_is_named_where_it_is_suspended(run: Any)
     assert int(line) > 0
 
 
+def test_eager_task_is_named_and_not_who_made_it(run: Any) -> None:
+    """Its first step runs in the middle of its maker's, which goes on as it was."""
+    upward = fp.environment(rounding="upward")
+
+    async def careless_eager_task() -> None:
+        set_rounding("downward")
+        await asyncio.sleep(0)
+
+    async def careful_maker() -> None:
+        loop: Any = asyncio.get_running_loop()
+        first = loop.create_task(careless_eager_task(), eager_start=True)
+        assert rounding() == "nearest"
+        with upward:
+            second = loop.create_task(careless_eager_task(), eager_start=True)
+            assert rounding() == "upward"
+        await first
+        await second
+
+    run(careful_maker())
+    assert [2] == [it.count for it in _offences("careless_eager_task")]
+    assert [] == _offences("careful_maker")
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_callbacks_timers_and_readers_are_named(run: Any, debug: bool) -> None:
     """Natively queued or an `asyncio.Handle`: whatever the loop runs is compared."""

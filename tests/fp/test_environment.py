@@ -150,6 +150,8 @@ def test_environment_is_an_argument_of_calls_and_pools(run: Any) -> None:
         assert await threadlets.call(third, abandon_on_cancel=True, fp=upward) == UP
         assert await pool.call(rounding, abandon_on_cancel=True) == "downward"
         assert await threadlets.call(third, fp=None) == NEAREST
+        for options in ({}, {"pool": pool}, {"abandon_on_cancel": True}):
+            assert await threadlets.threadlet(fp=upward, **options)(third)() == UP  # type: ignore[arg-type]
         assert rounding() == "nearest"
         with pytest.raises(TypeError, match=r"threadlets.fp.environment\(\)"):
             threadlets.call(third, fp="upward")  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""`errno`, as ctypes keeps it, belongs to a request."""
+"""`errno`, as ctypes keeps it, belongs to a request; C's own does not cross a suspension."""
 
 from __future__ import annotations
 
@@ -60,3 +60,39 @@ def test_errno_goes_on_with_its_request_on_another_thread(run: Any) -> None:
         assert ctypes.get_errno() == 0
 
     run(main())
+
+
+libc = ctypes.CDLL(None)
+libc.__errno_location.restype = ctypes.POINTER(ctypes.c_int)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_cs_own_errno_does_not_cross_a_suspension(run: Any, debug: bool) -> None:
+    """Whoever runs next, the same request included, finds nothing of what a call has left."""
+    found: dict[str, int] = {}
+
+    def read(name: str) -> None:
+        found[name] = libc.__errno_location()[0]
+
+    async def fails() -> None:
+        assert libc.close(-1) == -1
+        read("at once")
+        await asyncio.sleep(0)
+        read("resumed")
+
+    async def reads() -> None:
+        read("another task")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(fails())
+        loop.call_soon(read, "callback")
+        await asyncio.create_task(reads())
+        await task
+        assert libc.close(-1) == -1
+        loop.call_soon(read, "after main")
+        await asyncio.sleep(0)
+
+    run(main(), debug=debug)
+    others = dict.fromkeys(("callback", "another task", "resumed", "after main"), 0)
+    assert found == {"at once": errno.EBADF} | others

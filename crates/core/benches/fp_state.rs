@@ -1,4 +1,4 @@
-//! What it costs to compare a thread's floating-point state, and to put it back.
+//! What it costs to compare a thread's floating-point state, to put it back, and to forget `errno`.
 //!
 //! `cargo bench -p threadlets-core --bench fp_state`; medians of many laps, in nanoseconds.
 
@@ -34,9 +34,11 @@ fn main() {
         upward.restore();
         State::DEFAULT.restore();
     }) / 2.0;
+    let forget_ns = median_ns(threadlets_core::errno::forget);
     println!(
-        "comparing {:.2} ns, restoring {:.2} ns",
+        "comparing {:.2} ns, restoring {:.2} ns, forgetting errno {:.2} ns",
         compare_ns - nothing_ns,
-        restore_ns - nothing_ns
+        restore_ns - nothing_ns,
+        forget_ns - nothing_ns
     );
 }

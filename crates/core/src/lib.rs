@@ -7,12 +7,13 @@
 //! and [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
 //! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
 //! (how the dispatcher's role moves between threads), [`letterbox`] (how threads reach each other),
-//! [`fp`] (how a thread computes).
+//! [`fp`] (how a thread computes), [`errno`] (what its last failure left).
 
 pub mod buffers;
 pub mod clock;
 pub mod dispatcher;
 pub mod engine;
+pub mod errno;
 pub mod error;
 pub mod fp;
 pub mod letterbox;

@@ -146,6 +146,7 @@ pub(crate) struct Carried {
 /// The context that was just entered runs a request: bring what it carries.
 #[inline]
 pub(crate) fn enter(py: Python<'_>) -> Carried {
+    threadlets_core::errno::forget();
     if !is_in_use() {
         return Carried::default();
     }
@@ -155,6 +156,7 @@ pub(crate) fn enter(py: Python<'_>) -> Carried {
 /// Bring what a context carries that somebody else enters.
 #[inline]
 pub(crate) fn enter_of(context: &Bound<'_, PyAny>) -> Carried {
+    threadlets_core::errno::forget();
     if !is_in_use() {
         return Carried::default();
     }

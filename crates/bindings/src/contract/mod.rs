@@ -112,6 +112,30 @@ fn check_closely<'py>(
     }
 }
 
+/// Run the first step of a task where it is made: what it changes is its own, and not its maker's.
+///
+/// The caller is in the middle of a request, in whichever state it computes.
+pub(crate) fn guard_eager<R>(
+    slf: &Bound<'_, Dispatcher>,
+    task: &Bound<'_, PyAny>,
+    step: impl FnOnce() -> R,
+) -> R {
+    if slf.get().contract.is_off() {
+        return step();
+    }
+    let before = State::read();
+    let result = step();
+    let found = State::read();
+    let offence = OFFENCE.take().or((found != before).then_some((found, before)));
+    if let Some((found, expected)) = offence {
+        before.restore();
+        if let Err(error) = report(slf, Some(task.clone()), found, expected, false) {
+            error.write_unraisable(slf.py(), Some(slf));
+        }
+    }
+    result
+}
+
 /// Have Python name, count and report who changed the state.
 #[cold]
 fn report(

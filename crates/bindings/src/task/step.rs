@@ -16,6 +16,7 @@ use super::names;
 use super::task::Task;
 use super::waiters::Waiter;
 use crate::callback::in_context;
+use crate::contract;
 use crate::dispatcher::Dispatcher;
 use crate::request::Request;
 use crate::scope::sleep::Sleep;
@@ -59,7 +60,9 @@ pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>)
     let before = tasks.get_item(slf)?;
     let named = slf.get().names_task.load(Relaxed);
     tasks.set_item(slf, task)?;
-    let reached = in_context(py, &task.get().context, || go_on(py, task));
+    let reached = contract::guard_eager(slf, task, || {
+        in_context(py, &task.get().context, || go_on(py, task))
+    });
     match &before {
         Some(before) => tasks.set_item(slf, before)?,
         None => tasks.del_item(slf)?,
