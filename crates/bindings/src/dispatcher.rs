@@ -14,7 +14,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use slab::Slab;
-use threadlets_core::{Interest, Poller, PoolKey, Priority, SourceKey, Sources, TimerKey, clock};
+use threadlets_core::{
+    Interest, Poller, PoolKey, Priority, SourceKey, Sources, TimerKey, clock, fp,
+};
 
 use crate::callback::{Callback, Due, Handle, TimerHandle};
 use crate::contract::Contract;
@@ -269,7 +271,8 @@ impl Dispatcher {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let arguments = (when, callback, args, context, method);
-        slf.call_method1(intern!(py, "_make_debug_handle"), arguments)
+        // See `Future::remember_source`.
+        fp::Flags::unseen(|| slf.call_method1(intern!(py, "_make_debug_handle"), arguments))
     }
 
     fn submit_callback<'py>(

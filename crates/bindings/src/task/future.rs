@@ -9,7 +9,7 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
-use threadlets_core::MemberKey;
+use threadlets_core::{MemberKey, fp};
 
 use super::iter::FutureIter;
 use super::task::Task;
@@ -116,7 +116,10 @@ impl Future {
     /// In debug mode, remember where the future is made.
     pub(crate) fn remember_source(&self, py: Python<'_>) -> PyResult<()> {
         if self.dispatcher.get().is_debug() {
-            let stack = py.import("traceback")?.call_method0("extract_stack")?.unbind();
+            // It looks at files, and so at times: that is not what the request computes.
+            let stack =
+                fp::Flags::unseen(|| py.import("traceback")?.call_method0("extract_stack"))?
+                    .unbind();
             self.with_extras(py, |it| it.source_traceback = Some(stack));
         }
         Ok(())

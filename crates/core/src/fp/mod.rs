@@ -189,6 +189,15 @@ impl Flags {
         arch::clear_flags();
     }
 
+    /// Do something of which the flags of this thread are to know nothing.
+    pub fn unseen<R>(work: impl FnOnce() -> R) -> R {
+        let before = Self::read();
+        let result = work();
+        Self::clear_all();
+        before.raise();
+        result
+    }
+
     /// Raise these in this thread, beside those that are raised.
     pub fn raise(self) {
         arch::raise_flags(self.0);
