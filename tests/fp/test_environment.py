@@ -109,7 +109,7 @@ def test_environment_survives_takeovers() -> None:
 
     async def plain(stop: asyncio.Event) -> None:
         while not stop.is_set():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.0001)
             assert third() == NEAREST
 
     async def main() -> None:
