@@ -8,9 +8,9 @@ import random
 import statistics
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benches.peers import CEILING, PEERS
+from benches.peers import CEILING, PEERS, SUBJECT
 from benches.placement import python, run_pinned
 from benches.scenario import Case, Metric, NotApplicable, Scenario
 
@@ -180,6 +180,49 @@ async def call_soon_threadsafe(seconds: float) -> Figures:
     }
 
 
+async def contract(seconds: float) -> Figures:
+    """Switches with the floating-point contract and without; ns that it adds, the median of pairs.
+
+    The loop changes its policy between laps, so that nothing else is different.
+    """
+    loop: Any = asyncio.get_running_loop()
+    n_yields = 10
+    stopped = False
+
+    async def yields() -> None:
+        while not stopped:
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(yields()) for _ in range(N_TASKS)]
+    await asyncio.sleep(0)
+
+    async def lap(policy: str) -> float:
+        loop._fp_policy = policy
+        started_ns = time.perf_counter_ns()
+        for _ in range(n_yields):
+            await asyncio.sleep(0)
+        return (time.perf_counter_ns() - started_ns) / ((N_TASKS + 1) * n_yields)
+
+    added_ns: list[float] = []
+    switch_ns: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(added_ns) < 10 or time.perf_counter() < until:
+        # Neither is always the first.
+        if len(added_ns) % 2:
+            with_ns, without_ns = await lap("restore"), await lap("off")
+        else:
+            without_ns, with_ns = await lap("off"), await lap("restore")
+        added_ns.append(with_ns - without_ns)
+        switch_ns.append(with_ns)
+    stopped = True
+    await asyncio.gather(*tasks)
+    return {
+        "contract_ns": statistics.median(added_ns),
+        "switch_ns": statistics.median(switch_ns),
+        "n_pairs": float(len(added_ns)),
+    }
+
+
 async def _median_of_laps(lap: Callable[[], Awaitable[float]], seconds: float) -> float:
     """Repeat for the given time, one lap to warm up, at least three that count."""
     await lap()
@@ -196,6 +239,7 @@ def _nothing() -> None:
 
 BODIES: dict[str, Callable[[float], Awaitable[Figures]]] = {
     "sleep-zero": sleep_zero,
+    "contract": contract,
     "call-soon": call_soon,
     "call-soon-batch": call_soon_batch,
     "call-later-cancel": call_later_cancel,
@@ -235,11 +279,19 @@ SCENARIO = Scenario(
         _case("call-at", (Metric("timer_cpu_ns", "ns", "lower"),), {"n_timers": _N_TIMERS}),
         _case("threadsafe-same-cpu", _ROUND_TRIP, {"cpus": "same"}),
         _case("threadsafe-both-cpus", _ROUND_TRIP, {"cpus": "both"}),
+        Case(
+            "contract",
+            (Metric("contract_ns", "ns", "lower", "<=5"),),
+            {"n_tasks": N_TASKS},
+            (SUBJECT,),
+        ),
     ),
     measure=measure,
     peers=(*PEERS, *OTHER_LOOPS),
     legend=(
         f"sleep-zero: {N_TASKS} tasks do nothing but `asyncio.sleep(0)`, `trio.sleep(0)`, "
         "`gevent.sleep(0)`.",
+        "contract: what looking after the floating-point state adds to such a switch; the same loop "
+        "with `fp='restore'` and `fp='off'` by turns.",
     ),
 )
