@@ -121,7 +121,6 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/bindings/src/runner.rs",
         "crates/bindings/src/scope/requests.rs",
         "crates/bindings/src/syslet/argument.rs",
-        "crates/bindings/src/syslet/folder.rs",
         "crates/bindings/src/syslet/lease.rs",
         "crates/bindings/src/task/showing.rs",
         "crates/bindings/src/task/slots.rs",

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import threadlets
+from threadlets.files import walking
 
 from .conftest import Run
 
@@ -42,9 +43,18 @@ async def _all(found: Any) -> list[Any]:
 
 @pytest.mark.parametrize("topdown", [True, False])
 @pytest.mark.parametrize("follow", [True, False])
-@pytest.mark.parametrize("depth", [1, 2, 16])
-def test_walk_is_os_walk(run: Run, tree: Path, topdown: bool, follow: bool, depth: int) -> None:
-    """The same folders and files, in the same order."""
+@pytest.mark.parametrize("depth", [0, 1, 2, 16])
+def test_walk_is_os_walk(
+    run: Run,
+    tree: Path,
+    topdown: bool,
+    follow: bool,
+    depth: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same folders and files, in the same order, whether they are read ahead or (0) not."""
+    monkeypatch.setattr(walking, "_SLOW_NS", -(10**12) if depth else 10**12)
+    depth = depth or 1
     expected = list(os.walk(str(tree), topdown=topdown, followlinks=follow))
     walk = threadlets.walk(str(tree), topdown=topdown, follow_symlinks=follow, depth=depth)
     assert expected == run(_all(walk))
@@ -109,36 +119,23 @@ def test_walk_goes_past_what_cannot_be_read(run: Run, tree: Path) -> None:
     run(main())
 
 
-def test_walk_asks_where_the_kernel_tells_no_type(
-    run: Run, tree: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("slow_ns", [-(10**12), 10**12])
+def test_a_walk_that_is_left_or_cancelled_leaves_nothing(
+    run: Run, tree: Path, monkeypatch: pytest.MonkeyPatch, slow_ns: int
 ) -> None:
-    """A file system need not say what an entry is."""
-    from threadlets.files import walking
-
-    entries = walking.folder_entries
-    untyped: Callable[[bytes], Any] = lambda memory: [(name, 0) for name, _ in entries(memory)]  # noqa: E731
-    monkeypatch.setattr(walking, "folder_entries", untyped)
-    for follow in (True, False):
-        expected = sorted(
-            (p, sorted(d), sorted(f)) for p, d, f in os.walk(tree, followlinks=follow)
-        )
-        found = run(_all(threadlets.walk(tree, follow_symlinks=follow)))
-        assert expected == sorted((p, sorted(d), sorted(f)) for p, d, f in found)
-
-
-def test_a_walk_that_is_left_or_cancelled_leaves_nothing(run: Run, tree: Path) -> None:
     """What was being read ahead is stopped; the fixture counts descriptors."""
+    monkeypatch.setattr(walking, "_SLOW_NS", slow_ns)
 
     async def main() -> None:
         walk = threadlets.walk(tree)
         await anext(walk)
         await walk.aclose()  # type: ignore[attr-defined]
         for n_turns in range(5):
-            walking = asyncio.create_task(_all(threadlets.walk("/proc/self")))
+            task = asyncio.create_task(_all(threadlets.walk("/proc/self")))
             for _ in range(n_turns):
                 await asyncio.sleep(0)
-            walking.cancel()
-            await asyncio.wait([walking])
+            task.cancel()
+            await asyncio.wait([task])
 
     run(main())
 

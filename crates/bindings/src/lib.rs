@@ -59,8 +59,6 @@ mod _core {
         Pool as BufferPool, engine_info, forget_engine, stop_engine, use_engine,
     };
     #[pymodule_export]
-    use super::syslet::folder::folder_entries;
-    #[pymodule_export]
     use super::syslet::lease::LeasedMemory;
     #[pymodule_export]
     use super::syslet::pending::{Landed, Pending};

@@ -23,7 +23,7 @@ from threadlets.atoms import (
 from threadlets.files.copying import copy_file
 from threadlets.files.failures import PathLike, failure, is_missing
 from threadlets.files.opening import Opener, Opening, open  # noqa: A004
-from threadlets.files.walking import DEPTH, OnError, Walker, entries_of
+from threadlets.files.walking import DEPTH, OnError, Walker
 from threadlets.files.whole import read_file, write_file
 from threadlets.syslets import Syslet, syslet
 
@@ -252,7 +252,7 @@ class Path(pathlib.PurePosixPath):
 
     async def iterdir(self) -> AsyncIterator[Self]:
         """Iterate over what is in the folder, in no order."""
-        for name, _ in await entries_of(os.fspath(self)):
+        for name in await _core.call(os.listdir, self):
             yield self / name
 
     def glob(self, pattern: str, **options: Any) -> AsyncIterator[Self]:

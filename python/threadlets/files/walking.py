@@ -1,65 +1,27 @@
-"""`walk`: folders and what is in them, several read at a time; `entries_of`: one folder's."""
+"""`walk`: folders and what is in them; those that are not in the cache are read several at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import os
-import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, AnyStr, Generic
 
-from threadlets._core import Pending, Result, folder_entries
-from threadlets.atoms import break_if, close, getdents, growing, loop, openat, statx
-from threadlets.files.failures import failure
-from threadlets.syslets import Syslet, sweep, syslet
-from threadlets.syslets.syslet import running_loop
+from threadlets import _core
+from threadlets.running import running_dispatcher
 
 DEPTH = 16
 """How many folders are read ahead, unless one says otherwise."""
 
-_UNKNOWN, _FOLDER, _FILE, _LINK = 0, 4, 8, 10
-"""Types of entries, as the kernel tells them; a file system need not."""
-_LINK_TO_FOLDER = -1
 _STEPS_PER_TURN = 32
-_ENTRIES_MAX = 2**40
+_SLOW_NS, _SLOW_NS_PER_ENTRY = 200_000, 2_000
+"""A folder that takes longer is not in the cache; to block and to be relieved takes as long."""
+_N_AHEAD = 64
+"""How many folders are read ahead after a slow one, before one is read where it stands again."""
 
 OnError = Callable[[OSError], object]
-
-
-@syslet
-def _list(path: Any) -> Any:
-    fd = yield openat(path, os.O_RDONLY | os.O_DIRECTORY)
-    entries = growing(_ENTRIES_MAX)
-    with loop():
-        n = yield getdents(fd, entries)
-        break_if(n == 0)
-    yield close(fd)
-    return entries
-
-
-@syslet
-def _mode(path: Any) -> Any:
-    info = yield statx(path, mask=1)
-    return info.mode
-
-
-@syslet
-def _own_mode(path: Any) -> Any:
-    info = yield statx(path, mask=1, flags=0x100)
-    return info.mode
-
-
-async def entries_of(path: str | bytes) -> list[tuple[str, int]]:
-    """Return the names in a folder, and their types as far as the file system tells.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    result = await _list(path)
-    if result.errno:
-        raise failure(result, path)
-    return folder_entries(result.value)
 
 
 async def walk(
@@ -99,19 +61,46 @@ async def walk(
 
 
 class _Folder(Generic[AnyStr]):
-    """A folder that is to be walked over; what is in it may be on its way, or known."""
+    """A folder that is to be walked over; what is in it may be on its way, or there."""
 
     def __init__(self, path: AnyStr) -> None:
         self.path: AnyStr = path
-        self.listing: Result | Pending | None = None
-        self.dirnames: list[AnyStr] | None = None
+        self.reading: asyncio.Task[None] | None = None
+        self.is_read = False
+        self.dirnames: list[AnyStr] = []
         self.filenames: list[AnyStr] = []
         self.links: set[AnyStr] = set()
         """Those of `dirnames` that are links."""
 
+    def read(self, looks_behind_links: bool) -> None:
+        """Read what is in it, as a threadlet.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                if not _is_folder(entry, looks_behind_links):
+                    self.filenames.append(entry.name)
+                    continue
+                self.dirnames.append(entry.name)
+                if looks_behind_links and entry.is_symlink():
+                    self.links.add(entry.name)
+
+
+def _is_folder(entry: os.DirEntry[Any], looks_behind_links: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=looks_behind_links)
+    except OSError:
+        return False
+
 
 class Walker(Generic[AnyStr]):
-    """A walk, in depth first; those next in line are read ahead."""
+    """A walk, in depth first.
+
+    Folders are read where the walk stands, as threadlets: that costs least where they are in the cache.
+    If one was slow, those next in line are read ahead for a while, each by a task.
+    """
 
     def __init__(
         self,
@@ -126,8 +115,10 @@ class Walker(Generic[AnyStr]):
         self._follow = follow_symlinks
         self._depth = depth
         self._looks_behind_links = links_are_folders or follow_symlinks
-        self._loop = running_loop()
-        self._ahead: set[_Folder[AnyStr]] = set()
+        self._loop = running_dispatcher("which has no threadlets; use threadlets.run(main())")
+        self._ahead: set[asyncio.Task[None]] = set()
+        #: How many folders more are to be read ahead.
+        self._n_ahead = 0
         # The next one is the last.
         self._stack: list[_Folder[AnyStr]] = [_Folder(top)]
 
@@ -140,78 +131,53 @@ class Walker(Generic[AnyStr]):
                 # Where nothing blocks nothing waits: give the other tasks a turn.
                 await asyncio.sleep(0)
             folder = self._stack[-1]
-            if folder.dirnames is None:
-                self._read_ahead()
-                await self._read(folder)
-                if folder.dirnames is None:
+            if not folder.is_read:
+                try:
+                    await self._read(folder)
+                    folder.is_read = True
+                except OSError as error:
                     self._stack.pop()
+                    if self._on_error is not None:
+                        self._on_error(error)
                     continue
                 if not topdown:
-                    self._go_into(folder, folder.dirnames)
+                    self._go_into(folder)
                     continue
             self._stack.pop()
             yield folder.path, folder.dirnames, folder.filenames
             if topdown:
-                self._go_into(folder, folder.dirnames)
+                self._go_into(folder)
 
     async def close(self) -> None:
         """Stop what is read ahead."""
-        while self._ahead:
-            listing = self._ahead.pop().listing
-            if isinstance(listing, Pending):
-                await listing.cancel()
+        for task in self._ahead:
+            task.cancel()
+        await asyncio.gather(*self._ahead, return_exceptions=True)
 
-    def _go_into(self, folder: _Folder[AnyStr], dirnames: list[AnyStr]) -> None:
-        for name in reversed(dirnames):
+    def _go_into(self, folder: _Folder[AnyStr]) -> None:
+        for name in reversed(folder.dirnames):
             if self._follow or name not in folder.links:
                 self._stack.append(_Folder(os.path.join(folder.path, name)))
 
+    async def _read(self, folder: _Folder[AnyStr]) -> None:
+        if self._n_ahead > 0:
+            self._n_ahead -= 1
+            self._read_ahead()
+        if folder.reading is not None:
+            self._ahead.discard(folder.reading)
+            await folder.reading
+            return
+        started_ns = time.monotonic_ns()
+        await _core.call(folder.read, self._looks_behind_links)
+        n_entries = len(folder.dirnames) + len(folder.filenames)
+        if time.monotonic_ns() - started_ns > _SLOW_NS + n_entries * _SLOW_NS_PER_ENTRY:
+            self._n_ahead = _N_AHEAD
+
     def _read_ahead(self) -> None:
         for folder in self._stack[: -self._depth - 1 : -1]:
-            if folder.listing is None:
-                folder.listing = _list.native.begin(self._loop, (folder.path,))
-                self._ahead.add(folder)
+            if folder.reading is None and not folder.is_read:
+                folder.reading = self._loop.create_task(self._read_one(folder))
+                self._ahead.add(folder.reading)
 
-    async def _read(self, folder: _Folder[AnyStr]) -> None:
-        listing = folder.listing
-        if isinstance(listing, Pending):
-            listing = (await asyncio.shield(listing.future)).result()
-        self._ahead.discard(folder)
-        folder.listing = None
-        assert isinstance(listing, Result)
-        if listing.errno:
-            if self._on_error is not None:
-                self._on_error(failure(listing, folder.path))
-            return
-        dirnames: list[AnyStr] = []
-        for name, kind in await self._kinds(folder.path, folder_entries(listing.value)):
-            if kind == _FOLDER:
-                dirnames.append(name)
-            elif kind == _LINK_TO_FOLDER:
-                dirnames.append(name)
-                folder.links.add(name)
-            else:
-                folder.filenames.append(name)
-        folder.dirnames = dirnames
-
-    async def _kinds(self, path: AnyStr, entries: list[Any]) -> list[tuple[AnyStr, int]]:
-        """Return names and types, those the kernel did not tell and what links lead to included."""
-        if isinstance(path, bytes):
-            entries = [(os.fsencode(name), kind) for name, kind in entries]
-        if not any(kind in (_UNKNOWN, _LINK) for _, kind in entries):
-            return entries
-        kinds = dict(entries)
-        unknown = [name for name, kind in entries if kind == _UNKNOWN]
-        for name, mode in zip(unknown, await self._modes(_own_mode, path, unknown), strict=True):
-            kinds[name] = _FOLDER if stat.S_ISDIR(mode) else _LINK if stat.S_ISLNK(mode) else _FILE
-        if self._looks_behind_links:
-            links = [name for name, kind in kinds.items() if kind == _LINK]
-            for name, mode in zip(links, await self._modes(_mode, path, links), strict=True):
-                if stat.S_ISDIR(mode):
-                    kinds[name] = _LINK_TO_FOLDER
-        return list(kinds.items())
-
-    async def _modes(self, program: Syslet[...], path: AnyStr, names: list[AnyStr]) -> list[int]:
-        paths = [os.path.join(path, name) for name in names]
-        async with sweep(program, paths) as results:
-            return [result.value or 0 async for result in results]
+    async def _read_one(self, folder: _Folder[AnyStr]) -> None:
+        await _core.call(folder.read, self._looks_behind_links)

@@ -5,7 +5,6 @@ pub(crate) mod argument;
 pub(crate) mod channel;
 pub(crate) mod completions;
 pub(crate) mod engine;
-pub(crate) mod folder;
 pub(crate) mod lease;
 pub(crate) mod mailbox;
 pub(crate) mod outcome;
