@@ -266,6 +266,28 @@ def test_a_cycle_is_collected(run: Run) -> None:
     assert run(main()) == [True] * 4
 
 
+@native_only
+def test_futures_in_futures_go_one_after_the_other(run: Run) -> None:
+    """However deep they are nested; those that somebody else holds stay as they are."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        held = loop.create_future()
+        held.set_result("kept")
+        future = loop.create_future()
+        future.set_result(held)
+        gone = weakref.ref(future)
+        for _ in range(300_000):
+            outer = loop.create_future()
+            outer.set_result(future)
+            future = outer
+        del outer, future
+        assert gone() is None
+        assert held.result() == "kept"
+
+    run(main())
+
+
 def test_it_can_be_revived_while_it_goes(run: Run) -> None:
     """A handler that keeps the future gets a living one, and is told once."""
 

@@ -51,6 +51,12 @@ pub(crate) fn stack_size_bytes() -> usize {
     }
 }
 
+/// Whether an object goes with this reference to it.
+pub(crate) fn is_last_reference(object: &Py<PyAny>) -> bool {
+    // SAFETY: the object is alive.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) == 1 }
+}
+
 /// What code keeps with this thread, by name.
 pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
     // SAFETY: a borrowed reference, or null when the thread has none.

@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 use threadlets_core::{MemberKey, fp};
 
 use super::iter::FutureIter;
+pub(crate) use super::state::State;
 use super::task::Task;
 use super::waiters::Waiter;
 use super::{names, slots};
@@ -20,38 +21,6 @@ use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
 use crate::scope::members::Members;
 use crate::scope::sleep::Sleep;
-
-/// Where a future stands.
-#[derive(Debug, Default)]
-pub(crate) enum State {
-    /// Not done; nobody waits.
-    #[default]
-    Pending,
-    /// Not done; one waits.
-    Awaited(Waiter),
-    /// Not done; several wait.
-    #[expect(clippy::box_collection, reason = "a state of two words, in every future")]
-    AwaitedBy(Box<Vec<Waiter>>),
-    Result(Py<PyAny>),
-    Error(Py<PyBaseException>),
-    Cancelled,
-}
-
-impl State {
-    pub(crate) fn is_done(&self) -> bool {
-        matches!(self, Self::Result(_) | Self::Error(_) | Self::Cancelled)
-    }
-
-    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        match self {
-            Self::Awaited(waiter) => waiter.visit(visit),
-            Self::AwaitedBy(waiters) => waiters.iter().try_for_each(|it| it.visit(visit)),
-            Self::Result(result) => visit.call(result),
-            Self::Error(error) => visit.call(error),
-            Self::Pending | Self::Cancelled => Ok(()),
-        }
-    }
-}
 
 /// What few futures have.
 #[derive(Debug, Default)]
@@ -93,6 +62,12 @@ pub(crate) struct Future {
     pub(crate) is_blocking: GilSlot<bool>,
     /// Nobody has asked for the exception yet.
     pub(super) log_traceback: GilSlot<bool>,
+}
+
+impl Drop for Future {
+    fn drop(&mut self) {
+        self.state.get_mut().free();
+    }
 }
 
 /// What a done future gives.

@@ -8,6 +8,7 @@ mod making;
 pub(crate) mod names;
 mod showing;
 pub(crate) mod slots;
+mod state;
 pub(crate) mod step;
 #[expect(clippy::module_inception, reason = "the folder is named after its main noun")]
 pub(crate) mod task;
