@@ -251,3 +251,17 @@ def test_other_threads_are_none_of_the_loops_business(run: Any) -> None:
     with silence():
         run(main(), debug=True)
     assert seen == ["elsewhere"] * 2
+
+
+def test_warning_that_is_an_error_is_raised_where_the_value_is_read(run: Any) -> None:
+    """As any warning is; the loop goes on."""
+
+    async def remembers() -> str:
+        local.user = "me"
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeWarning, match="before the task suspended"):
+            local.user  # noqa: B018
+        return "caught"
+
+    with silence():
+        assert run(remembers(), debug=True) == "caught"

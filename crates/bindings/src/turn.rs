@@ -244,7 +244,7 @@ impl Dispatcher {
         // What debug mode looks at afterwards is not the request's.
         let duration = clock::to_seconds(clock::now_ns() - started_ns);
         let ended = slf.call_method1(intern!(py, "_request_ended"), (what, before, duration));
-        ran.and(ended.map(drop))
+        ran.and(Self::outlive(slf, ended.map(drop)))
     }
 
     /// Run a callback; `put_back` makes a request of it again, should it have to wait.

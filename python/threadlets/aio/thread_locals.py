@@ -166,7 +166,8 @@ def _is_internal(frame: types.FrameType) -> bool:
 
 def _initialises(frame: types.FrameType, found: Any) -> bool:
     """Whether the object sets values itself, as it does once for each thread."""
-    return frame.f_code.co_name == "__init__" and found in frame.f_locals.values()
+    is_init = frame.f_code.co_name == "__init__"
+    return is_init and any(it is found for it in frame.f_locals.values())
 
 
 def _name_of(found: Any) -> str | None:

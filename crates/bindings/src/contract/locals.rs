@@ -90,7 +90,9 @@ unsafe extern "C" fn threadlets_local_get(
     // SAFETY: the interpreter calls this with the GIL, as it would the original; which is known, since
     // only then was it replaced.
     unsafe {
-        tell("read", object, name);
+        if !tell("read", object, name) {
+            return null_mut();
+        }
         let original = ORIGINAL.get().expect("it was replaced");
         (original.get)(object, name)
     }
@@ -105,22 +107,21 @@ unsafe extern "C" fn threadlets_local_set(
     unsafe {
         let original = ORIGINAL.get().expect("it was replaced");
         let status = (original.set)(object, name, value);
-        if status == 0 {
-            tell(if value.is_null() { "deleted" } else { "set" }, object, name);
-        }
-        status
+        let how = if value.is_null() { "deleted" } else { "set" };
+        if status == 0 && !tell(how, object, name) { -1 } else { status }
     }
 }
 
-/// Tell the loop whose request runs here, if one does.
+/// Tell the loop whose request runs here, if one does; `false`: an exception is set, such as a warning
+/// that the user has made one.
 ///
 /// # Safety
 /// The GIL is held, no exception is set, and both objects are alive.
 #[inline]
-unsafe fn tell(how: &str, object: *mut ffi::PyObject, name: *mut ffi::PyObject) {
+unsafe fn tell(how: &str, object: *mut ffi::PyObject, name: *mut ffi::PyObject) -> bool {
     let listener = LISTENER.get();
     if listener.is_null() {
-        return;
+        return true;
     }
     // SAFETY: the caller holds the GIL and the objects; the listener lives as long as its request runs.
     let (py, listener, object, name) = unsafe {
@@ -131,7 +132,5 @@ unsafe fn tell(how: &str, object: *mut ffi::PyObject, name: *mut ffi::PyObject) 
     let told = with_listener(null_mut(), || {
         listener.call_method1(intern!(py, "_local_used"), (how, object, name))
     });
-    if let Err(error) = told {
-        error.write_unraisable(py, Some(&listener));
-    }
+    told.map_err(|error| error.restore(py)).is_ok()
 }
