@@ -57,12 +57,11 @@ find-python = $(shell for python in python$(1) $(HOME)/.pyenv/versions/$(1).*/bi
 	$$python -c 'import test.test_asyncio' 2>/dev/null && command -v $$python && break; done)
 OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call find-python,$(minor)),.venv-$(minor)))
 
+# One folder serves the builds for all of them: most of what the core stands on is the same for each.
 .venv-%/.built: pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
-	$(call find-python,$*) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --upgrade pip
-	.venv-$*/bin/python -m pip install --group tools --group thirdparty
-	VIRTUAL_ENV=$(CURDIR)/.venv-$* CARGO_TARGET_DIR=target/python-$* \
-		$(BIN)/maturin develop --release --quiet
+	$(call find-python,$*) -m venv --without-pip .venv-$*
+	$(BIN)/python -m pip --python .venv-$*/bin/python install --group tests --group thirdparty
+	VIRTUAL_ENV=$(CURDIR)/.venv-$* $(BIN)/maturin develop --release --quiet --pip-path $(BIN)/pip
 	@touch $@
 
 # In a folder of its own: the checker replaces the atomics of the whole crate.

@@ -1,8 +1,9 @@
-"""What the tests of several packages use: coroutines run on a new loop, within a deadline."""
+"""What the tests of several packages use: a heap of their own, coroutines run within a deadline."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -10,6 +11,14 @@ import pytest
 import threadlets
 
 _DEADLINE_S = 20.0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    # Many tests collect garbage: have them look at their own objects only, not at all that pytest
+    # and the tests before keep.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ workers inherit it: COMPAT_LOOP, COMPAT_RECORD, COMPAT_STUCK_S.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import sys
@@ -36,6 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         recorder = _Recorder(Path(os.environ["COMPAT_RECORD"]))
         config.pluginmanager.register(recorder, "compat-recorder")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    # Some tests collect garbage a hundred times: have them look at their own objects only, not at
+    # all that pytest and the tests before keep.
+    gc.collect()
+    gc.freeze()
 
 
 class _TestWatch:
