@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import threadlets
-from threadlets.aio import affinity
 
 from .harness import Gate, block_once, outcome, until
 
@@ -76,11 +75,8 @@ def test_sqlite_connection_that_stays_behind_is_named(run: Any) -> None:
 local = threading.local()
 
 
-def test_thread_local_that_stays_behind_is_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_local_that_stays_behind_is_named(run: Any) -> None:
     """With the object's name, and the two threads."""
-    # Such objects are looked for once a second, among what is not frozen: have `local` found now.
-    gc.unfreeze()
-    monkeypatch.setattr(affinity, "_refreshed_at", 0.0)
 
     async def setter() -> None:
         local.value = object()
