@@ -74,10 +74,10 @@ sanitize: ## Run the core's tests under the address and the thread sanitizer (ne
 	.ci/sanitize
 
 .PHONY: compat
-compat: build $(VENV)/.dev ## Run our loop tests, and CPython's own on our loop, for each CPython here
+compat: build $(VENV)/.dev ## Run our tests of the loop, and CPython's own on our loop, for each CPython here
 	set -- $(OTHER_VENVS); for venv; do \
 		$(MAKE) --no-print-directory $$venv/.built && \
-		$$venv/bin/python -m pytest -q -n 2 tests/loop tests/calls tests/thirdparty || exit; \
+		$$venv/bin/python -m pytest -q -n 2 tests/{loop,calls,tasks,fp,thirdparty} || exit; \
 	done; \
 	$(BIN)/python tests/compat/run.py -n 4 --python $(BIN)/python $${@/%//bin/python}
 
