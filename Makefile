@@ -66,7 +66,7 @@ OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call f
 
 # In a folder of its own: the checker replaces the atomics of the whole crate.
 .PHONY: model
-model: ## Check the take-over protocol under every interleaving
+model: ## Check the take-over protocol and letterboxes under every interleaving
 	CARGO_TARGET_DIR=target/model cargo test --package threadlets-core --features model --release --quiet --test model
 
 .PHONY: sanitize

@@ -8,7 +8,7 @@
 use std::io;
 use std::ops::BitOr;
 use std::os::fd::RawFd;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -84,11 +84,19 @@ impl BitOr for Readiness {
 pub struct Poller {
     registry: Registry,
     waker: Waker,
-    /// Somebody waits: the dispatcher, or one that was until the role was taken from it.
-    is_in_use: Mutex<bool>,
+    usage: Mutex<Usage>,
     changed: Condvar,
     // Held by whoever waits or delivers.
     waiting: Mutex<(Poll, Events)>,
+}
+
+/// Who is at the poller.
+#[derive(Debug, Default)]
+struct Usage {
+    /// Somebody waits: the dispatcher, or one that was until the role was taken from it.
+    is_in_use: bool,
+    /// How many wait for that one to return. Telling nobody would be a system call all the same.
+    n_queued: usize,
 }
 
 impl Poller {
@@ -99,8 +107,8 @@ impl Poller {
         let registry = poll.registry().try_clone().map_err(error)?;
         let waker = Waker::new(&registry, WAKER).map_err(error)?;
         let waiting = Mutex::new((poll, Events::with_capacity(EVENTS_MAX)));
-        let (is_in_use, changed) = (Mutex::new(false), Condvar::new());
-        Ok(Self { registry, waker, is_in_use, changed, waiting })
+        let (usage, changed) = (Mutex::default(), Condvar::new());
+        Ok(Self { registry, waker, usage, changed, waiting })
     }
 
     /// Begin to report the readiness of `fd`; whatever it is ready for now is reported too.
@@ -150,7 +158,7 @@ impl Poller {
 
     /// Somebody is not wanted any more who waits, or waits for the one who does: have it see that.
     pub fn recall(&self) {
-        let _in_use = self.is_in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let _usage = self.usage();
         self.changed.notify_all();
     }
 
@@ -160,20 +168,31 @@ impl Poller {
     /// not delivered end the second one's wait at once. `is_wanted` is asked before either wait:
     /// whoever makes it false, and then calls `recall` and `wake`, leaves nobody waiting in vain.
     pub fn wait(&self, patience: Option<Duration>, is_wanted: impl Fn() -> bool) -> Result<()> {
-        let in_use = self.is_in_use.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut in_use = self
-            .changed
-            .wait_while(in_use, |in_use| *in_use && is_wanted())
-            .unwrap_or_else(PoisonError::into_inner);
-        if *in_use || !is_wanted() {
+        let mut usage = self.usage();
+        if usage.is_in_use {
+            usage.n_queued += 1;
+            usage = self
+                .changed
+                .wait_while(usage, |it| it.is_in_use && is_wanted())
+                .unwrap_or_else(PoisonError::into_inner);
+            usage.n_queued -= 1;
+        }
+        if usage.is_in_use || !is_wanted() {
             return Ok(());
         }
-        *in_use = true;
-        drop(in_use);
+        usage.is_in_use = true;
+        drop(usage);
         let outcome = self.wait_alone(patience);
-        *self.is_in_use.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.changed.notify_all();
+        let mut usage = self.usage();
+        usage.is_in_use = false;
+        if usage.n_queued > 0 {
+            self.changed.notify_all();
+        }
         outcome
+    }
+
+    fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait_alone(&self, patience: Option<Duration>) -> Result<()> {
@@ -304,6 +323,21 @@ mod tests {
             second.join().unwrap();
             poller.wake().unwrap();
         });
+    }
+
+    #[test]
+    fn who_waits_for_another_to_wait_goes_on_when_that_one_is_back() {
+        let poller = Poller::new().unwrap();
+        std::thread::scope(|scope| {
+            let both = [(); 2].map(|()| scope.spawn(|| poller.wait(None, || true).unwrap()));
+            while poller.usage().n_queued == 0 {
+                std::thread::yield_now();
+            }
+            // What the first does not deliver ends the second one's wait too.
+            poller.wake().unwrap();
+            both.into_iter().for_each(|it| it.join().unwrap());
+        });
+        assert_eq!(0, poller.usage().n_queued);
     }
 
     #[test]

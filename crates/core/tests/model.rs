@@ -1,11 +1,13 @@
-//! The take-over protocol under a model checker, which tries every interleaving of its threads in
-//! which no more than a few are preempted.
+//! The take-over protocol, and in letters.rs letterboxes, under a model checker, which tries every
+//! interleaving of their threads in which no more than a few are preempted.
 //!
 //! Nobody's patience ends in a model: whoever is forgotten waits for ever, and the checker reports
 //! a deadlock. Run it alone, in release mode and with the feature `model`.
 
 #![cfg(feature = "model")]
 
+#[path = "model/letters.rs"]
+mod letters;
 #[path = "model/world.rs"]
 mod world;
 

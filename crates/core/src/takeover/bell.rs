@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::BitOr;
 use std::time::Duration;
 
-use super::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering};
 
 /// Why a thread is woken.
 #[derive(Clone, Copy, PartialEq, Eq)]

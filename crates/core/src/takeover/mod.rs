@@ -15,7 +15,6 @@ mod bell;
 mod record;
 mod role;
 mod roster;
-mod sync;
 #[cfg(not(feature = "model"))]
 mod thread;
 #[cfg(not(feature = "model"))]

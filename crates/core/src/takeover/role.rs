@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use super::bell::{Bell, Ring};
 use super::record::Record;
 use super::roster::{Attendance, Boundary, Roster, Taken};
-use super::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Names a thread that can hold the role. Numbers are used again after a thread has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -497,15 +497,16 @@ impl Held<'_> {
     }
 }
 
-/// Try every interleaving with at most so many preemptions; in which ways the role has moved.
+/// Try every interleaving with at most so many preemptions, or whatever it takes; in which ways the
+/// role has moved.
 pub(crate) fn check(
-    n_preemptions_max: usize,
+    n_preemptions_max: impl Into<Option<usize>>,
     model: impl Fn() + Send + Sync + 'static,
 ) -> BTreeSet<Way> {
     let n_runs = Arc::new(AtomicUsize::new(0));
     let started = Instant::now();
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound.get_or_insert(n_preemptions_max);
+    builder.preemption_bound = builder.preemption_bound.or(n_preemptions_max.into());
     builder.max_branches = 10_000;
     let counter = Arc::clone(&n_runs);
     builder.check(move || {
