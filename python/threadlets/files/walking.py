@@ -39,7 +39,7 @@ async def walk(
     are among the folders, and followed only if `follow_symlinks`. A folder that cannot be read is
     left out, after `on_error` was called with the exception.
 
-    Up to `depth` folders that are next are read while the caller is busy with one.
+    After a folder that was not in the cache, up to `depth` that are next are read at a time.
 
     Raises:
         ValueError: `depth` is less than 1.
