@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 import weakref
-from asyncio import events
+from asyncio import base_events, events
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
@@ -157,7 +157,7 @@ class LoopCrew(CrewDispatcher):
         # Who has lost the role in a blocked function has held up nobody.
         has_moved = self.time() - duration <= self._moved_at
         if duration >= self.slow_callback_duration and not has_moved:
-            asyncio.log.logger.warning(
+            base_events.logger.warning(
                 "Executing %s took %.3f seconds", description_of(what), duration
             )
 
