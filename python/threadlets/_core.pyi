@@ -413,13 +413,10 @@ class Landed:
     def discard(self) -> None: ...
 
 @final
-class Pending:
-    """A run in an engine's hands."""
+class Pending(Future[Landed]):
+    """A run in an engine's hands: a future that is done when it has ended."""
 
-    @property
-    def future(self) -> asyncio.Future[Landed]: ...
     def abandon(self) -> None: ...
-    def cancel(self) -> asyncio.Future[Landed | None]: ...
 
 @final
 class Program:

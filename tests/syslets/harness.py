@@ -21,14 +21,14 @@ DEADLINE_S = 20.0
 Carry = Callable[..., Result]
 
 
-def within_deadline(main: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on a new threadlets loop, for no longer than the deadline."""
+def within_deadline(main: Coroutine[Any, Any, Any], **options: Any) -> Any:
+    """Run a coroutine on a new threadlets loop with options, for no longer than the deadline."""
 
     async def timed() -> Any:
         async with asyncio.timeout(DEADLINE_S):
             return await main
 
-    return threadlets.run(timed())
+    return threadlets.run(timed(), **options)
 
 
 def with_every_atom(program: Syslet[...], flag: Flow) -> Syslet[...]:

@@ -455,7 +455,7 @@ impl Dispatcher {
         let watches = self.watches.with(py, std::mem::take);
         drop(self.mailbox.close());
         let awaited = self.awaited.with(py, std::mem::take);
-        awaited.iter().for_each(|(_, it)| it.give_up());
+        awaited.iter().for_each(|(_, it)| it.give_up(py));
         let poller = self.poller.with(py, Option::take);
         drop((sources, watches, poller, awaited));
     }

@@ -47,18 +47,17 @@ async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.Cancell
     started = program.native.begin(running_loop(), args)
     if isinstance(started, Result):
         return started, None
-    cancellation: asyncio.CancelledError | None = None
-    future: asyncio.Future[Any] = started.future
-    while True:
-        try:
-            # Shielded, for a future that is cancelled itself loses the result that comes next.
-            return (await asyncio.shield(future)).result(), cancellation
-        except asyncio.CancelledError as error:
-            if future.done():
-                return future.result().result(), error
-            if cancellation is None:
-                future = started.cancel()
-            cancellation = error
+    try:
+        return (await started).result(), None
+    except asyncio.CancelledError as cancellation:
+        if started.done():
+            return started.result().result(), cancellation
+        # Thrown in by somebody who does not wait for the end.
+        started.abandon()
+        raise
+    except GeneratorExit:
+        started.abandon()
+        raise
 
 
 def is_missing(error: OSError) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, ParamSpec
 
-from threadlets._core import Dispatcher, Pending, Program, Result
+from threadlets._core import Dispatcher, Program, Result
 from threadlets.running import running_dispatcher
 from threadlets.syslets.atom import Atom
 from threadlets.syslets.explaining import explain
@@ -66,11 +65,8 @@ class Syslet(Generic[P]):
         if isinstance(started, Result):
             return started
         try:
-            return (await started.future).result()
-        except asyncio.CancelledError:
-            await _end(started)
-            raise
-        except GeneratorExit:
+            return (await started).result()
+        except BaseException:
             started.abandon()
             raise
 
@@ -109,20 +105,6 @@ def syslet(function: Callable[P, Generator[Any, Any, Any]], /) -> Syslet[P]:
     program: Syslet[P] = Syslet(*lower(trace_function(function)))
     functools.update_wrapper(program, function)
     return program
-
-
-async def _end(started: Pending) -> None:
-    """Cancel a run, and return when it has given everything back."""
-    first, last = started.future, started.cancel()
-    while not last.done():
-        try:
-            await asyncio.wait((last,))
-        except asyncio.CancelledError:
-            # However often the task is cancelled: when it ends, its program has ended.
-            continue
-    for future in (first, last):
-        if future.done() and not future.cancelled() and (landed := future.result()) is not None:
-            landed.discard()
 
 
 def running_loop() -> Dispatcher:

@@ -1,4 +1,4 @@
-//! A run that a coroutine waits for: the engine carries it on, the dispatcher settles its future.
+//! A run that a coroutine waits for: the engine carries it on, the dispatcher says when it has ended.
 
 use std::sync::Arc;
 
@@ -15,30 +15,31 @@ use super::mailbox::Letter;
 use super::program::SysletProgram;
 use super::result::SysletResult;
 use crate::dispatcher::Dispatcher;
-use crate::gil_cell::GilCell;
+use crate::gil_cell::{GilCell, GilSlot};
 use crate::task::any_future;
+use crate::task::future::{Future, Outcome};
 
 /// Who is told when something comes back to a loop.
 pub(crate) enum Awaited {
-    /// The future of a run, and the program that the run is of.
-    Run { program: Py<SysletProgram>, future: Py<PyAny>, engine: Arc<Engine>, id: u64 },
+    /// A run, and the program that it is of.
+    Run { program: Py<SysletProgram>, pending: Py<Pending> },
     /// A future that is to be done when a channel has something.
     Channel(Py<PyAny>),
 }
 
 impl Awaited {
     /// The loop is closed: nobody waits any more.
-    pub(crate) fn give_up(&self) {
-        if let Self::Run { engine, id, .. } = self {
-            engine.cancel(*id);
+    pub(crate) fn give_up(&self, py: Python<'_>) {
+        if let Self::Run { pending, .. } = self {
+            pending.get().ask_to_end(py);
         }
     }
 
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
-            Self::Run { program, future, .. } => {
+            Self::Run { program, pending } => {
                 visit.call(program)?;
-                visit.call(future)
+                visit.call(pending)
             }
             Self::Channel(future) => visit.call(future),
         }
@@ -72,98 +73,78 @@ impl Landed {
     }
 }
 
-/// A run in an engine's hands.
-#[pyclass(frozen, module = "threadlets._core")]
+/// A run in an engine's hands: a future that is done when it has ended, with what has `Landed`.
+///
+/// Cancelling asks the engine to end it, and the future is not done before. Whoever awaits it and is
+/// cancelled therefore hears of that when nothing of the run is under way any more.
+#[pyclass(frozen, extends = Future, module = "threadlets._core")]
 pub(crate) struct Pending {
-    dispatcher: Py<Dispatcher>,
-    token: usize,
     engine: Arc<Engine>,
-    id: u64,
-    future: GilCell<Py<PyAny>>,
+    id: GilSlot<u64>,
+    is_asked: GilSlot<bool>,
 }
 
 impl Pending {
     /// Have a run carried on for a loop.
-    pub(crate) fn submit(
-        dispatcher: &Bound<'_, Dispatcher>,
-        program: &Bound<'_, SysletProgram>,
+    pub(crate) fn submit<'py>(
+        dispatcher: &Bound<'py, Dispatcher>,
+        program: &Bound<'py, SysletProgram>,
         engine: &Arc<Engine>,
         mut run: Box<Run>,
-    ) -> PyResult<Self> {
+    ) -> PyResult<Bound<'py, Self>> {
         let py = dispatcher.py();
         let this = dispatcher.get();
         this.check_closed()?;
-        let future = any_future::make(dispatcher)?.unbind();
-        let token = this.awaited.with(py, |awaited| {
-            awaited.insert(Awaited::Run {
-                program: program.clone().unbind(),
-                future: future.clone_ref(py),
-                engine: Arc::clone(engine),
-                id: 0,
-            })
-        });
+        let future = Future::new(dispatcher.clone().unbind());
+        future.remember_source(py)?;
+        let pending =
+            Self { engine: Arc::clone(engine), id: GilSlot::new(0), is_asked: GilSlot::new(false) };
+        let pending = Bound::new(py, PyClassInitializer::from(future).add_subclass(pending))?;
+        let awaited =
+            Awaited::Run { program: program.clone().unbind(), pending: pending.clone().unbind() };
+        let token = this.awaited.with(py, |it| it.insert(awaited));
         run.token = token as u64;
         run.outlet = Some(Arc::clone(&this.mailbox) as Arc<dyn Outlet>);
-        let id = match engine::submit(engine, run) {
-            Ok(id) => id,
+        match engine::submit(engine, run) {
+            Ok(id) => pending.get().id.set(py, id),
             Err(error) => {
                 drop(this.awaited.with(py, |awaited| awaited.remove(token)));
                 return Err(error);
             }
-        };
-        this.awaited.with(py, |awaited| {
-            if let Some(Awaited::Run { id: its_id, .. }) = awaited.get_mut(token) {
-                *its_id = id;
-            }
-        });
-        let future = GilCell::new(future);
-        let (dispatcher, engine) = (dispatcher.clone().unbind(), Arc::clone(engine));
-        Ok(Self { dispatcher, token, engine, id, future })
+        }
+        Ok(pending)
+    }
+
+    /// Have the run end soon.
+    fn ask_to_end(&self, py: Python<'_>) {
+        if !self.is_asked.get(py) {
+            self.is_asked.set(py, true);
+            self.engine.cancel(self.id.get(py));
+        }
     }
 }
 
 #[pymethods]
 impl Pending {
-    /// The future that gets the run, `Landed`.
-    #[getter]
-    fn future(&self, py: Python<'_>) -> Py<PyAny> {
-        self.future.with(py, |future| future.clone_ref(py))
-    }
-
-    /// Have the run end soon; nobody waits for that.
-    fn abandon(&self) {
-        self.engine.cancel(self.id);
-    }
-
-    /// Have the run end soon, and return the future that is done when it has.
-    fn cancel(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let dispatcher = self.dispatcher.bind(py);
-        let renewed = any_future::make(dispatcher)?.unbind();
-        let before = self.future.with(py, |it| std::mem::replace(it, renewed.clone_ref(py)));
-        let is_there = dispatcher.get().awaited.with(py, |awaited| match awaited.get(self.token) {
-            Some(Awaited::Run { id, future, .. }) => *id == self.id && future.is(&before),
-            _ => false,
-        });
-        if !is_there {
-            any_future::settle(renewed.bind(py), Ok(py.None()))?;
-            return Ok(renewed);
+    /// Have the run end soon; `false`, because it is not cancelled before it has ended.
+    #[pyo3(signature = (msg=None))]
+    fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> bool {
+        drop(msg);
+        if !slf.as_super().get().is_done(slf.py()) {
+            slf.get().ask_to_end(slf.py());
         }
-        let replaced = dispatcher.get().awaited.with(py, |awaited| {
-            awaited.get_mut(self.token).and_then(|it| match it {
-                Awaited::Run { future, .. } => {
-                    Some(std::mem::replace(future, renewed.clone_ref(py)))
-                }
-                Awaited::Channel(_) => None,
-            })
-        });
-        drop((before, replaced));
-        self.engine.cancel(self.id);
-        Ok(renewed)
+        false
     }
 
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.dispatcher)?;
-        self.future.traverse(&visit, |future| visit.call(future))
+    /// Nobody waits any more: have the run end soon, or discard what it came to.
+    fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        match slf.as_super().get().outcome(py) {
+            None => slf.get().ask_to_end(py),
+            Some(Outcome::Result(landed)) => landed.bind(py).cast::<Landed>()?.get().discard(py),
+            Some(Outcome::Error(_)) => {}
+        }
+        Ok(())
     }
 }
 
@@ -187,17 +168,16 @@ impl Dispatcher {
             Letter::Notified(token) => (token as usize, None),
         };
         let awaited = slf.get().awaited.with(py, |awaited| awaited.try_remove(token));
-        let (future, outcome) = match (awaited, run) {
-            (Some(Awaited::Run { program, future, .. }), Some(run)) => {
-                if any_future::is_done(future.bind(py))? {
-                    return Ok(());
-                }
+        match (awaited, run) {
+            (Some(Awaited::Run { program, pending }), Some(run)) => {
                 let landed = Landed { program, run: GilCell::new(Some(run)) };
-                (future, Py::new(py, landed)?.into_any())
+                let landed = Py::new(py, landed)?.into_any();
+                Future::resolve(pending.bind(py).as_super(), landed)
             }
-            (Some(Awaited::Channel(future)), _) => (future, py.None()),
-            _ => return Ok(()),
-        };
-        any_future::settle(future.bind(py), Ok(outcome))
+            (Some(Awaited::Channel(future)), _) => {
+                any_future::settle(future.bind(py), Ok(py.None()))
+            }
+            _ => Ok(()),
+        }
     }
 }

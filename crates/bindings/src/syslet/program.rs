@@ -301,7 +301,7 @@ impl SysletProgram {
                 Ok(Py::new(py, this.result(py, &mut run, None)?)?.into_any())
             }
             Started::Blocked(run) => {
-                Ok(Py::new(py, Pending::submit(dispatcher, slf, &engine, run)?)?.into_any())
+                Ok(Pending::submit(dispatcher, slf, &engine, run)?.into_any().unbind())
             }
         }
     }

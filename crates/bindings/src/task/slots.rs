@@ -14,17 +14,20 @@ use pyo3::types::{PyDict, PyType};
 use super::future::{Future, Outcome};
 use super::task::Task;
 use crate::scope::sleep::Sleep;
+use crate::syslet::pending::Pending;
 
 /// How PyO3 frees them.
 static FREE_FUTURE: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_TASK: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_SLEEP: OnceLock<ffi::destructor> = OnceLock::new();
+static FREE_PENDING: OnceLock<ffi::destructor> = OnceLock::new();
 
 /// Fill the slots; before anybody makes a future.
 pub(crate) fn fill(py: Python<'_>) {
     fill_type(&py.get_type::<Future>(), &FREE_FUTURE, dealloc_future);
     fill_type(&py.get_type::<Task>(), &FREE_TASK, dealloc_task);
     fill_type(&py.get_type::<Sleep>(), &FREE_SLEEP, dealloc_sleep);
+    fill_type(&py.get_type::<Pending>(), &FREE_PENDING, dealloc_pending);
 }
 
 fn fill_type(
@@ -138,6 +141,11 @@ unsafe extern "C" fn dealloc_task(slf: *mut ffi::PyObject) {
 unsafe extern "C" fn dealloc_sleep(slf: *mut ffi::PyObject) {
     // SAFETY: as in `dealloc_future`.
     unsafe { dealloc(slf, &FREE_SLEEP) }
+}
+
+unsafe extern "C" fn dealloc_pending(slf: *mut ffi::PyObject) {
+    // SAFETY: as in `dealloc_future`.
+    unsafe { dealloc(slf, &FREE_PENDING) }
 }
 
 /// # Safety

@@ -20,6 +20,7 @@ use crate::contract;
 use crate::dispatcher::Dispatcher;
 use crate::request::Request;
 use crate::scope::sleep::Sleep;
+use crate::syslet::pending::Pending;
 
 /// Where a coroutine has come to.
 enum Reached<'py> {
@@ -143,8 +144,9 @@ fn as_ours<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Futu
     if object.is_exact_instance_of::<Future>()
         || object.is_exact_instance_of::<Task>()
         || object.is_exact_instance_of::<Sleep>()
+        || object.is_exact_instance_of::<Pending>()
     {
-        // SAFETY: tasks and sleeps are futures.
+        // SAFETY: tasks, sleeps and runs are futures.
         return Some(unsafe { object.cast_unchecked() });
     }
     None
