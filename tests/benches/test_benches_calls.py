@@ -22,7 +22,8 @@ SMALL = {
     "n_tasks": 5,
     "n_blockers": 20,
     "n_sleepers": 8,
-    "sleep_ms": 10,
+    # Long enough for all to have begun, also where others use the machine.
+    "sleep_ms": 100,
     "settle_ms": 10,
     "rest_ms": 1,
     "compute_ms": 5,

@@ -339,40 +339,6 @@ def test_second_cancellation_waits_for_the_end_too(clocked_engine: str, pair: Pa
     within_deadline(main())
 
 
-@pytest.mark.parametrize("tasks", ["native", "asyncio"])
-def test_cancellation_has_its_message_and_is_counted_once(
-    engine_kind: str, pair: Pair, tasks: Any
-) -> None:
-    """Whichever tasks the loop has: what awaits the program is told as asyncio tells it."""
-    reader, _ = pair()
-
-    async def main() -> None:
-        task = asyncio.create_task(_recv(reader))
-        await until_async(lambda: engine().in_flight == 1)
-        assert task.cancel("enough")
-        with pytest.raises(asyncio.CancelledError, match="enough"):
-            await task
-        assert task.cancelled()
-        assert task.cancelling() == 1
-
-    within_deadline(main(), tasks=tasks)
-
-
-def test_exception_thrown_into_a_program_ends_it(engine_kind: str, pair: Pair) -> None:
-    """Whoever drives the coroutine by hand need not wait; nothing is left."""
-    reader, _ = pair()
-
-    async def main() -> None:
-        for error in (asyncio.CancelledError(), KeyError("by hand")):
-            coroutine = _recv(reader)
-            coroutine.send(None)
-            with pytest.raises(type(error)):
-                coroutine.throw(error)
-        await until_async(lambda: engine().in_flight == 0)
-
-    within_deadline(main())
-
-
 def test_timeout_of_asyncio_ends_a_program(clocked_engine: str, pair: Pair) -> None:
     """asyncio.timeout raises TimeoutError, and the task goes on."""
 

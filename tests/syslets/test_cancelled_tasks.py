@@ -1,0 +1,57 @@
+"""What a task that awaits a program hears of its cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from threadlets import engine, syslet
+from threadlets.atoms import buffer, recv
+
+from .harness import until_async, within_deadline
+
+Pair = Callable[..., tuple[socket.socket, socket.socket]]
+
+
+@syslet
+def _recv(fd):
+    data = buffer(4096)
+    n = yield recv(fd, data)
+    return data[:n]
+
+
+@pytest.mark.parametrize("tasks", ["native", "asyncio"])
+def test_cancellation_has_its_message_and_is_counted_once(
+    engine_kind: str, pair: Pair, tasks: Any
+) -> None:
+    """Whichever tasks the loop has: what awaits the program is told as asyncio tells it."""
+    reader, _ = pair()
+
+    async def main() -> None:
+        task = asyncio.create_task(_recv(reader))
+        await until_async(lambda: engine().in_flight == 1)
+        assert task.cancel("enough")
+        with pytest.raises(asyncio.CancelledError, match="enough"):
+            await task
+        assert task.cancelled()
+        assert task.cancelling() == 1
+
+    within_deadline(main(), tasks=tasks)
+
+
+def test_exception_thrown_into_a_program_ends_it(engine_kind: str, pair: Pair) -> None:
+    """Whoever drives the coroutine by hand need not wait; nothing is left."""
+    reader, _ = pair()
+
+    async def main() -> None:
+        for error in (asyncio.CancelledError(), KeyError("by hand")):
+            coroutine = _recv(reader)
+            coroutine.send(None)
+            with pytest.raises(type(error)):
+                coroutine.throw(error)
+        await until_async(lambda: engine().in_flight == 0)
+
+    within_deadline(main())
