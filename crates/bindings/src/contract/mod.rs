@@ -88,21 +88,32 @@ pub(crate) fn check<'a, 'py: 'a>(
     slf: &Bound<'py, Dispatcher>,
     subject: impl FnOnce() -> Option<Bound<'py, PyAny>>,
 ) -> PyResult<()> {
-    if slf.get().contract.is_off() || (State::read() == State::DEFAULT && !carry::is_in_use()) {
+    check_within(slf, State::DEFAULT, subject)
+}
+
+/// The same in the middle of another request, which computes as `expected`.
+#[inline]
+pub(crate) fn check_within<'a, 'py: 'a>(
+    slf: &Bound<'py, Dispatcher>,
+    expected: State,
+    subject: impl FnOnce() -> Option<Bound<'py, PyAny>>,
+) -> PyResult<()> {
+    if slf.get().contract.is_off() || (State::read() == expected && !carry::is_in_use()) {
         return Ok(());
     }
-    check_closely(slf, subject)
+    check_closely(slf, expected, subject)
 }
 
 #[inline(never)]
 fn check_closely<'py>(
     slf: &Bound<'py, Dispatcher>,
+    outside: State,
     subject: impl FnOnce() -> Option<Bound<'py, PyAny>>,
 ) -> PyResult<()> {
     let found = State::read();
-    let offence = OFFENCE.take().or((found != State::DEFAULT).then_some((found, State::DEFAULT)));
+    let offence = OFFENCE.take().or((found != outside).then_some((found, outside)));
     let Some((found, expected)) = offence else { return Ok(()) };
-    State::DEFAULT.restore();
+    outside.restore();
     match report(slf, subject(), found, expected, false) {
         Err(error) if !ends_the_loop(slf.py(), &error) => {
             error.write_unraisable(slf.py(), Some(slf));
@@ -110,30 +121,6 @@ fn check_closely<'py>(
         }
         outcome => outcome,
     }
-}
-
-/// Run the first step of a task where it is made: what it changes is its own, and not its maker's.
-///
-/// The caller is in the middle of a request, in whichever state it computes.
-pub(crate) fn guard_eager<R>(
-    slf: &Bound<'_, Dispatcher>,
-    task: &Bound<'_, PyAny>,
-    step: impl FnOnce() -> R,
-) -> R {
-    if slf.get().contract.is_off() {
-        return step();
-    }
-    let before = State::read();
-    let result = step();
-    let found = State::read();
-    let offence = OFFENCE.take().or((found != before).then_some((found, before)));
-    if let Some((found, expected)) = offence {
-        before.restore();
-        if let Err(error) = report(slf, Some(task.clone()), found, expected, false) {
-            error.write_unraisable(slf.py(), Some(slf));
-        }
-    }
-    result
 }
 
 /// Have Python name, count and report who changed the state.

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering::Relaxed;
+use threadlets_core::fp;
 
 use super::current::{self, current_tasks};
 use super::future::{Future, Outcome, State};
@@ -61,9 +62,10 @@ pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>)
     let before = tasks.get_item(slf)?;
     let named = slf.get().names_task.load(Relaxed);
     tasks.set_item(slf, task)?;
-    let reached = contract::guard_eager(slf, task, || {
-        in_context(py, &task.get().context, || go_on(py, task))
-    });
+    let outside = fp::State::read();
+    let reached = in_context(py, &task.get().context, || go_on(py, task));
+    // What it has changed is the task's, and not its maker's.
+    let checked = contract::check_within(slf, outside, || Some(task.clone().into_any()));
     match &before {
         Some(before) => tasks.set_item(slf, before)?,
         None => tasks.del_item(slf)?,
@@ -73,7 +75,7 @@ pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>)
     if task.as_super().get().is_done(py) {
         drop(task.get().coroutine.take(py));
     }
-    outcome
+    outcome.and(checked)
 }
 
 /// Run the coroutine to where it waits or ends.
