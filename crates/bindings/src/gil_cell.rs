@@ -72,11 +72,6 @@ impl<T> GilSlot<T> {
     pub(crate) fn replace(&self, _py: Python<'_>, value: T) -> T {
         self.0.replace(value)
     }
-
-    /// The value, for whoever has the slot to himself.
-    pub(crate) fn get_mut(&mut self) -> &mut T {
-        self.0.get_mut()
-    }
 }
 
 impl<T: Copy> GilSlot<T> {

@@ -64,12 +64,6 @@ pub(crate) struct Future {
     pub(super) log_traceback: GilSlot<bool>,
 }
 
-impl Drop for Future {
-    fn drop(&mut self) {
-        self.state.get_mut().free();
-    }
-}
-
 /// What a done future gives.
 pub(crate) enum Outcome {
     Result(Py<PyAny>),

@@ -157,7 +157,9 @@ unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
             return;
         }
         // A reference more would be one to drop.
-        forget_request(&Borrowed::from_ptr(Python::assume_attached(), slf));
+        let object = Borrowed::from_ptr(Python::assume_attached(), slf);
+        forget_request(&object);
+        free_nested(&object);
         if let Some(free) = free.get() {
             free(slf);
         }
@@ -189,6 +191,18 @@ fn forget_request(object: &Bound<'_, PyAny>) {
     // SAFETY: as in `step`.
     let future = unsafe { object.cast_unchecked::<Future>() }.get();
     drop(future.dispatcher.get().requests.with(py, |it| it.leave(py, future)));
+}
+
+/// Free a result that is a future, and its result, one after the other: one inside the other they would
+/// need a stack as deep as they are many.
+fn free_nested(object: &Bound<'_, PyAny>) {
+    let py = object.py();
+    // SAFETY: as in `step`.
+    let future = unsafe { object.cast_unchecked::<Future>() }.get();
+    let mut next = future.state.with(py, |it| it.take_nested(py));
+    while let Some(future) = next {
+        next = future.get().state.with(py, |it| it.take_nested(py));
+    }
 }
 
 /// Tell the loop's exception handler of a task that has not ended, and of an exception that nobody

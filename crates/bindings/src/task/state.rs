@@ -42,27 +42,12 @@ impl State {
         }
     }
 
-    /// Free a result that nobody will ask for any more.
-    ///
-    /// Results that are futures, whose results are futures, are freed one after the other: one inside
-    /// the other they would need a stack as deep as they are many.
-    pub(super) fn free(&mut self) {
-        let Self::Result(result) = self else { return };
-        Python::attach(|py| {
-            let mut next = mem::replace(result, py.None());
-            while interpreter::is_last_reference(&next)
-                && let Ok(future) = next.bind(py).cast::<Future>()
-                && let Some(result) = future.get().state.with(py, |it| it.take_result(py))
-            {
-                next = result;
-            }
-        });
-    }
-
-    fn take_result(&mut self, py: Python<'_>) -> Option<Py<PyAny>> {
-        match self {
-            Self::Result(result) => Some(mem::replace(result, py.None())),
-            _ => None,
+    /// Take a result out that is a future and goes with this one.
+    pub(super) fn take_nested(&mut self, py: Python<'_>) -> Option<Py<Future>> {
+        let Self::Result(result) = self else { return None };
+        if !interpreter::is_last_reference(result) || !result.bind(py).is_instance_of::<Future>() {
+            return None;
         }
+        mem::replace(result, py.None()).into_bound(py).cast_into().ok().map(Bound::unbind)
     }
 }
