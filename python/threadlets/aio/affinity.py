@@ -41,10 +41,10 @@ class Affinity:
 
         for task in tasks:
             for name, frame in _identities_kept(task, blocked):
-                place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                place = place_of(frame)
                 if self._is_news((place, name), True):
                     _warn(
-                        f"{frame.f_code.co_qualname} ({place}) keeps the identity of thread "
+                        f"{place} keeps the identity of thread "
                         f"{thread_name(blocked)!r} in {name!r}, where a threadlet is blocked; "
                         f"{elsewhere}, this one among them; ask again after each await"
                     )
@@ -54,6 +54,12 @@ class Affinity:
             return False
         self._warned.add(thing)
         return True
+
+
+def place_of(frame: types.FrameType) -> str:
+    """Name the code that runs in a frame, and where it stands: "function (file:line)"."""
+    code = frame.f_code
+    return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
 
 
 def _warn(message: str) -> None:

@@ -130,7 +130,7 @@ class LoopCrew(CrewDispatcher):
     def _runner_left(self) -> None:
         super()._runner_left()
         if self._debug:
-            self._debug_watch.thread_ended()
+            self._debug_watch.thread_locals.thread_ended()
 
     def _offended(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
         context: dict[str, Any] = {"message": "Floating-point state changed", "exception": error}
@@ -163,8 +163,7 @@ class LoopCrew(CrewDispatcher):
 
     def _local_used(self, how: Literal["read", "set", "deleted"], found: Any, name: str) -> None:
         """Code of a request uses a value of a `threading.local`."""
-        frame = sys._getframe(1)
-        self._debug_watch.local_used(how, found, name, frame)
+        self._debug_watch.thread_locals.used(how, found, name, sys._getframe(1))
 
     def _role_moved(self, blocked: int, dispatcher: int) -> None:
         """Another thread runs requests while a function is blocked on the first."""

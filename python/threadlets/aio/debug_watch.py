@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import types
 from asyncio import base_events
 from contextvars import Context
-from typing import Any, Literal
+from typing import Any
 
 from threadlets.aio.affinity import Affinity
 from threadlets.aio.leftovers import Leftovers, Snapshot
@@ -19,11 +18,11 @@ class DebugWatch:
     def __init__(self) -> None:
         self._affinity = Affinity()
         self._leftovers = Leftovers()
-        self._locals = ThreadLocals()
+        self.thread_locals = ThreadLocals()
 
     def request_begins(self, what: Any) -> Snapshot | None:
         """Note what a request finds: a task, an `asyncio.Handle`, a callable, a protocol, or its name."""
-        self._locals.request_begins(_subject_of(what))
+        self.thread_locals.request_begins(_subject_of(what))
         try:
             return self._leftovers.before(_context_of(what))
         except RuntimeError:
@@ -32,24 +31,14 @@ class DebugWatch:
 
     def request_ended(self, what: Any, before: Snapshot | None) -> None:
         """Warn of what it has left changed."""
-        self._locals.request_ended()
+        self.thread_locals.request_ended()
         if before is not None:
             self._leftovers.after(_context_of(what), _subject_of(what), before)
 
-    def local_used(
-        self, how: Literal["read", "set", "deleted"], found: Any, name: str, frame: types.FrameType
-    ) -> None:
-        """Code of a request uses a value of a `threading.local`."""
-        self._locals.used(how, found, name, frame)
-
     def role_moved(self, blocked: int, dispatcher: int, tasks: set[asyncio.Task[Any]]) -> None:
         """Warn of what stays behind with a thread that is blocked."""
-        self._locals.role_moved(blocked, dispatcher)
+        self.thread_locals.role_moved(blocked, dispatcher)
         self._affinity.role_moved(blocked, dispatcher, tasks)
-
-    def thread_ended(self) -> None:
-        """This thread runs no requests any more."""
-        self._locals.thread_ended()
 
 
 def description_of(what: Any) -> str:

@@ -35,13 +35,13 @@ class Leftovers:
         Raises:
             RuntimeError: code runs in the context already.
         """
-        if context is None:
-            return (_signal_mask(), locale.setlocale(locale.LC_ALL), None, None)
-        found = _decimal_context(context)
-        of, _ = context.get(_began_with, (0, 0))
-        if of != id(context):
-            # A copy has its original's: this is the first request in it.
-            context.run(_began_with.set, (id(context), id(found)))
+        found = None
+        if context is not None:
+            found = _decimal_context(context)
+            of, _ = context.get(_began_with, (0, 0))
+            if of != id(context):
+                # A copy has its original's: this is the first request in it.
+                context.run(_began_with.set, (id(context), id(found)))
         return (_signal_mask(), locale.setlocale(locale.LC_ALL), found, _settings(found))
 
     def after(self, context: Context | None, subject: Any, before: Snapshot) -> None:

@@ -17,6 +17,7 @@ import warnings
 import weakref
 from typing import Any, Literal
 
+from threadlets.aio.affinity import place_of
 from threadlets.fp import ledger
 from threadlets.scopes.blocked import thread_name
 
@@ -90,7 +91,7 @@ class ThreadLocals:
         elif how == "deleted":
             self._settings(found).pop((thread, name), None)
         elif not _initialises(frame, found):
-            setting = _Setting(running.number, running.task, _place(frame))
+            setting = _Setting(running.number, running.task, place_of(frame))
             self._settings(found)[thread, name] = setting
 
     def _was_read(
@@ -114,14 +115,14 @@ class ThreadLocals:
                 return
             reason = "before the task suspended, on another thread, where the value has stayed"
         what = _name_of(found)
-        if what is None or not self._is_news((id(found), name, _place(frame))):
+        if what is None or not self._is_news((id(found), name, place_of(frame))):
             return
         warnings.warn(
-            f"{_place(frame)} reads {what}.{name}, which was set by {setting.where}, {reason}; "
+            f"{place_of(frame)} reads {what}.{name}, which was set by {setting.where}, {reason}; "
             f"{_REMEDY}",
             RuntimeWarning,
             # Whoever reads it.
-            stacklevel=5,
+            stacklevel=4,
         )
 
     def role_moved(self, blocked: int, dispatcher: int) -> None:
@@ -153,11 +154,6 @@ class ThreadLocals:
             return False
         self._warned.add(thing)
         return True
-
-
-def _place(frame: types.FrameType) -> str:
-    code = frame.f_code
-    return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
 
 
 def _is_internal(frame: types.FrameType) -> bool:

@@ -49,13 +49,10 @@ async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.Cancell
         return started, None
     try:
         return (await started).result(), None
-    except asyncio.CancelledError as cancellation:
-        if started.done():
-            return started.result().result(), cancellation
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and started.done():
+            return started.result().result(), error
         # Thrown in by somebody who does not wait for the end.
-        started.abandon()
-        raise
-    except GeneratorExit:
         started.abandon()
         raise
 

@@ -176,8 +176,6 @@ class Walker(Generic[AnyStr]):
     def _read_ahead(self) -> None:
         for folder in self._stack[: -self._depth - 1 : -1]:
             if folder.reading is None and not folder.is_read:
-                folder.reading = self._loop.create_task(self._read_one(folder))
+                reading = _core.call(folder.read, self._looks_behind_links)
+                folder.reading = self._loop.create_task(reading)
                 self._ahead.add(folder.reading)
-
-    async def _read_one(self, folder: _Folder[AnyStr]) -> None:
-        await _core.call(folder.read, self._looks_behind_links)
