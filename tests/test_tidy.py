@@ -27,6 +27,7 @@ _LAYERS = (
     "threadlets.aio.leftovers",
     "threadlets.aio.thread_locals",
     "threadlets.aio.debug_watch",
+    "threadlets.aio.native_thread",
     "threadlets.aio.crew",
     "threadlets.executor",
     "threadlets.aio",

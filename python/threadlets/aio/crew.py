@@ -12,7 +12,6 @@ import contextvars
 import functools
 import os
 import sys
-import threading
 import warnings
 import weakref
 from asyncio import base_events, events
@@ -21,6 +20,7 @@ from typing import Any, Literal, Self
 
 from threadlets import _core
 from threadlets.aio.debug_watch import DebugWatch, description_of
+from threadlets.aio.native_thread import NativeThread
 from threadlets.exceptions import FloatingPointStateChanged
 from threadlets.fp import ledger
 from threadlets.scopes.blocked import blocked_functions, stack_at, thread_name
@@ -39,13 +39,11 @@ class CrewDispatcher(_core.Dispatcher):
 
     def _runner_joined(self, number: int) -> None:
         """A thread of the crew holds the role for the first time, and calls this."""
-        threading.current_thread().name = f"threadlets-{number}"
+        NativeThread.register(f"threadlets-{number}")
 
     def _runner_left(self) -> None:
         """A thread of the crew ends, and calls this."""
-        # It was no `threading.Thread` that could say so itself.
-        with threading._active_limbo_lock:
-            threading._active.pop(threading.get_ident(), None)
+        NativeThread.unregister()
 
     def _request_failed(self, exception: BaseException) -> None:
         """Report the failure of a request, which the dispatcher outlives."""
