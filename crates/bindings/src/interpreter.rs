@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 unsafe extern "C" {
     fn threadlets_holds_gil(state: *mut ffi::PyThreadState) -> c_int;
@@ -60,9 +61,12 @@ pub(crate) fn is_last_reference(object: &Py<PyAny>) -> bool {
 }
 
 /// What code keeps with this thread, by name.
-pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
-    // SAFETY: a borrowed reference, or null when the thread has none.
-    unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyThreadState_GetDict()) }
+pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyDict>> {
+    // SAFETY: a borrowed reference to a dictionary, or null when the thread has none.
+    unsafe {
+        Bound::from_borrowed_ptr_or_opt(py, ffi::PyThreadState_GetDict())
+            .map(|it| it.cast_into_unchecked())
+    }
 }
 
 /// A number that the present context has as long as it lives; zero where there is none.
@@ -133,11 +137,6 @@ impl NativeThread {
         // thread that makes it, which is this one.
         let state = unsafe { ffi::PyThreadState_New(interpreter.0.as_ptr()) };
         NonNull::new(state).map(|state| Self { state })
-    }
-
-    /// What `holds_gil` knows the thread by.
-    pub(crate) fn state(&self) -> NonNull<c_void> {
-        self.state.cast()
     }
 
     /// Do something with the GIL.
