@@ -17,7 +17,6 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::contract::{self, Environment};
 use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
-use crate::interpreter;
 use crate::pool::Pool;
 use crate::runner::Runner;
 
@@ -162,7 +161,7 @@ impl CallObject {
                 contract::call_threadlet(slf, callable, environment.as_ref(), || {
                     // SAFETY: the arguments live in this object, whose owner awaits it, and the word
                     // before them is the callable's, which may be used meanwhile.
-                    unsafe { interpreter::call(callable, args, nargsf, names) }
+                    unsafe { ffi::PyObject_Vectorcall(callable, args, nargsf, names) }
                 })
             });
             if let Some(pool) = pool {

@@ -84,8 +84,7 @@ impl QueuedCall {
             let result =
                 contract::call_threadlet(slf, callable.as_ptr(), environment.as_ref(), || {
                     Runner::hidden(|| {
-                        let called =
-                            interpreter::call_with_dict(callable.bind(py), args.bind(py), kwargs);
+                        let called = callable.bind(py).call(args.bind(py), kwargs);
                         called.map_or_else(
                             |error| {
                                 error.restore(py);
@@ -97,7 +96,6 @@ impl QueuedCall {
                 });
             // SAFETY: a new reference, or null with an exception set.
             let outcome = unsafe { Bound::from_owned_ptr_or_err(py, result) };
-            slf.get().crew.hang_if_halted(py);
             running.set.call1((running.now,))?;
             outcome.map(Bound::unbind)
         };

@@ -104,7 +104,6 @@ impl Dispatcher {
         let patience = if self.mailbox.starts_waiting() { Some(Duration::ZERO) } else { patience };
         let (role, id) = (&self.crew.role, runner.id);
         let waited = py.detach(|| poller.wait(patience, || role.is_held_by(id)));
-        self.crew.hang_if_halted(py);
         let is_held = role.is_held_by(runner.id);
         if is_held {
             self.sleeping.store(false, Relaxed);

@@ -7,7 +7,6 @@ role, how a call waits that cannot start, and what is said when something stays 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextvars
 import functools
 import os
@@ -29,7 +28,7 @@ _dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
 
 
 class CrewDispatcher(_core.Dispatcher):
-    """A dispatcher whose threads have names, survive forks, and end with the interpreter."""
+    """A dispatcher whose threads have names and survive forks."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make a dispatcher, and remember it until it is gone."""
@@ -206,13 +205,6 @@ def stack_of(thread: int | None) -> str:
 def _reset_after_fork() -> None:
     for dispatcher in list(_dispatchers):
         dispatcher._after_fork()
-
-
-@atexit.register
-def _stop_at_exit() -> None:
-    """End idle threads, and hold the busy ones where they do no harm, before the interpreter ends."""
-    for dispatcher in list(_dispatchers):
-        dispatcher._halt()
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)

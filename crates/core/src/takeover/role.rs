@@ -296,8 +296,10 @@ impl Role {
         self.relieve();
         self.watching.store(0, Ordering::SeqCst);
         self.sentinel.reset();
-        for record in self.records.iter().filter_map(OnceLock::get) {
-            record.reset();
+        for (idx, record) in self.records.iter().enumerate() {
+            if let Some(record) = record.get() {
+                record.reset(me == Some(RunnerId::new(idx)));
+            }
         }
         roster.reset(me);
     }
