@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import Context
 from typing import Any, Final, Generic, Literal, ParamSpec, Self, TypeVar, final, overload
 
@@ -13,6 +13,7 @@ from typing_extensions import disjoint_base
 __all__ = [
     "BufferPool",
     "Call",
+    "Checkpoint",
     "Completions",
     "Datagrams",
     "Dispatcher",
@@ -34,6 +35,8 @@ __all__ = [
     "TimerHandle",
     "__version__",
     "call",
+    "checkpoint",
+    "clean_up",
     "engine_info",
     "forget_engine",
     "fp_state",
@@ -74,6 +77,16 @@ def call(
 ) -> Call[_T]: ...
 @overload
 def call(callable: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Call[_T]: ...
+
+def clean_up(callable: Callable[..., _T], /, *args: Any) -> Call[_T]: ...
+
+class Checkpoint:
+    """Awaited, it is done at once, unless the step has used up its time slice."""
+
+    def __await__(self) -> Generator[None, None, None]: ...
+    def __next__(self) -> None: ...
+
+checkpoint: Checkpoint
 
 @disjoint_base
 class Pool:

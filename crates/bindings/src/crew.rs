@@ -321,6 +321,11 @@ impl Crew {
         let mut looked_at = None;
         let mut reported_at = None;
         loop {
+            // No byte ends this wait: look for signals that came inside the function. A handler that raises
+            // has run, and its exception waits for the role.
+            if let Err(error) = py.check_signals() {
+                outcome = Err(error);
+            }
             let heard = py.detach(|| bell.wait(Ring::GRANT, Some(patience)));
             if heard.has(Ring::GRANT) {
                 break;
@@ -330,9 +335,6 @@ impl Crew {
                 return Err(PyRuntimeError::new_err(
                     "Event loop was closed while a threadlet was blocked; its result is lost",
                 ));
-            }
-            if let Err(error) = py.check_signals() {
-                outcome = Err(error);
             }
             let now = slf.get().thread().zip(Some(slf.get().n_requests()));
             if crew.role.owner().is_some() && now == looked_at && now != reported_at {

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any, Literal
 
+from threadlets._core import checkpoint
 from threadlets.aio.crew import LoopCrew
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.serving import Serving
@@ -347,6 +348,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
     async def sock_recv(self, sock: Any, n: int) -> bytes:
         """Receive up to `n` bytes; empty bytes mean that the peer has ended its half."""
         self._check_socket(sock)
+        await checkpoint
         done, received = self._sock_recv(sock, n)
         data: bytes = received if done else await self._outcome(sock.fileno(), received)
         return data
@@ -354,6 +356,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
         """Receive into a writable buffer; the result is a count of bytes."""
         self._check_socket(sock)
+        await checkpoint
         done, received = self._sock_recv_into(sock, buf)
         n_bytes: int = received if done else await self._outcome(sock.fileno(), received)
         return n_bytes
@@ -361,6 +364,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
     async def sock_sendall(self, sock: Any, data: Any) -> None:
         """Send all of `data`. After an error nobody can tell how much of it was sent."""
         self._check_socket(sock)
+        await checkpoint
         done, result = self._sock_sendall(sock, data)
         if not done:
             await self._outcome(sock.fileno(), result)

@@ -195,11 +195,16 @@ class Binary:
                     break
                 parts.append(part)
                 n_missing -= len(part)
+            return parts[1] if len(parts) == 2 and not parts[0] else b"".join(parts)
+        except MemoryError:
+            n_read = sum(map(len, parts)) + self.n_ahead
+            self._ahead, self._at = b"", 0
+            self._go_back(n_read)
+            raise
         except BaseException:
             self._ahead = b"".join([*parts, self._ahead[self._at :]])
             self._at = 0
             raise
-        return parts[1] if len(parts) == 2 and not parts[0] else b"".join(parts)
 
     def _take(self, size: int) -> bytes:
         start = self._at
@@ -228,8 +233,17 @@ class Binary:
         except Interrupted as error:
             self._ahead, self._at = rest + error.moved, 0
             raise error.cancellation from None
-        self._ahead, self._at = rest + data if rest else data, 0
+        try:
+            self._ahead, self._at = rest + data if rest else data, 0
+        except MemoryError:
+            self._go_back(len(data))
+            raise
         return len(data)
+
+    def _go_back(self, n_bytes: int) -> None:
+        """Read so many bytes again, for which there was no memory."""
+        if self.descriptor.seekable():
+            self.descriptor.seek(-n_bytes, os.SEEK_CUR)
 
     async def _write_out(self) -> None:
         while self.unwritten:

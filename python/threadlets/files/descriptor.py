@@ -12,7 +12,7 @@ from threadlets._core import Result
 from threadlets.atoms import break_if, buffer, close, fsync, ftruncate, growing, loop
 from threadlets.atoms import read as read_atom
 from threadlets.atoms import write as write_atom
-from threadlets.files.failures import failure, run
+from threadlets.files.failures import failure, read_failure, run
 from threadlets.syslets import Syslet, syslet
 
 _POOLED_MAX = 256 * 1024
@@ -83,7 +83,18 @@ class Descriptor:
 
     async def read(self, size: int) -> bytes:
         """Read up to `size` bytes at the position; none at the end."""
-        data: bytes = await self._move(_read if size <= _POOLED_MAX else _read_much, size)
+        data: bytes
+        if size <= _POOLED_MAX:
+            data = await self._move(_read, size)
+            return data
+        before = self.seek(0, os.SEEK_CUR) if self.seekable() else -1
+        try:
+            data = await self._move(_read_much, size)
+        except MemoryError:
+            # It may have been read, and lost for want of memory for the bytes.
+            if before >= 0:
+                self.seek(before, os.SEEK_SET)
+            raise
         return data
 
     async def read_rest(self) -> bytes:
@@ -146,10 +157,10 @@ class Descriptor:
         """Close the descriptor, if it is ours."""
         if self.owned:
             self.owned = False
-            result, cancellation = await run(_close, self.fd)
+            result, cancellation = await run(_close, self.fd, cleans_up=True)
             if result.errno == errno.ECANCELED:
                 # It had not begun; now it is done, whatever comes.
-                await _core.call(_close_quietly, self.fd)
+                await _core.clean_up(_close_quietly, self.fd)
             _raise_for(result, cancellation)
 
     def close_now(self, unwritten: bytes | bytearray) -> None:
@@ -166,7 +177,10 @@ class Descriptor:
         result, cancellation = await run(program, self.fd, *args)
         if cancellation is not None and result.ok:
             raise Interrupted(result.value, cancellation)
-        _raise_for(result, cancellation)
+        if cancellation is not None:
+            raise cancellation
+        if result.errno:
+            raise read_failure(result)
         return result.value
 
 
