@@ -253,6 +253,40 @@ mod tests {
         assert_eq!(10, run.opened[0].position);
     }
 
+    #[test]
+    fn a_run_counts_the_position_of_its_own_file_and_of_nothing_else() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let (fd, pipe) = (tempfile().into_raw_fd(), reader.into_raw_fd());
+        let slots = [i64::from(fd), 0];
+        let mut run = run(Op::Write, &[0, 0, NONE, NONE], &slots, &[(fd, 0), (pipe, 0)]);
+        assert_eq!((-1, true), run.own_position(fd));
+        run.note_moved(3);
+        assert_eq!((3, true), run.own_position(fd));
+        run.opened[1].position = 3;
+        assert_eq!((-1, false), run.own_position(pipe));
+        assert_eq!((-1, false), run.own_position(0));
+        // Nobody has told the kernel yet.
+        assert_eq!(Some(0), syscall::position(fd));
+        run.tell_position(0);
+        assert_eq!(Some(3), syscall::position(fd));
+    }
+
+    #[test]
+    fn what_an_atom_has_moved_comes_out_with_the_end() {
+        let slots = [i64::from(tempfile().into_raw_fd()), 0];
+        let words = &[0, 0, NONE, NONE];
+        let mut failed = run(Op::Write, words, &slots, &[]);
+        failed.complete(3);
+        failed.complete(-i64::from(libc::ENOSPC));
+        let mut cancelled = run(Op::Write, words, &slots, &[]);
+        cancelled.complete(3);
+        let stand_in = cancelled.stand_in(libc::EIO);
+        cancelled.give_up(libc::ECANCELED);
+        for run in [failed, cancelled, *stand_in] {
+            assert_eq!(3, run.end().unwrap().progress);
+        }
+    }
+
     /// A file without a name.
     fn tempfile() -> File {
         let path = std::env::temp_dir().join(format!("effects-{:?}", std::thread::current().id()));
