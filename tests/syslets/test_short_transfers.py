@@ -23,9 +23,13 @@ from threadlets.atoms import (
     counter,
     loop,
     openat,
+    pread,
+    pwrite,
     read,
     readv,
+    send,
     sendfile,
+    sendmsg,
     splice,
     write,
     writev,
@@ -84,6 +88,48 @@ def _writev_own(path, data):
 
 
 @syslet
+def _append_own(path, data):
+    fd = yield openat(path, os.O_WRONLY | os.O_APPEND)
+    yield write(fd, data[:100])
+    n = yield write(fd, data[100:])
+    return n
+
+
+@syslet
+def _write_own_pieces(path, data, size, length):
+    fd = yield openat(path, os.O_WRONLY)
+    n_written = counter()
+    with loop():
+        break_if(n_written == length)
+        n = yield writev(fd, [data[n_written : n_written + size]])
+        yield add(n_written, n)
+
+
+@syslet
+def _pwrite(fd, data, offset):
+    n = yield pwrite(fd, data, offset)
+    return n
+
+
+@syslet
+def _pwritev(fd, data, offset):
+    n = yield writev(fd, [data[:7], data[7:]], offset)
+    return n
+
+
+@syslet
+def _send(fd, data):
+    n = yield send(fd, data)
+    return n
+
+
+@syslet
+def _sendmsg(fd, data):
+    n = yield sendmsg(fd, [data[:7], data[7:]])
+    return n
+
+
+@syslet
 def _write_own_and_keep(path, data):
     fd = yield openat(path, os.O_RDWR)
     yield write(fd, data[:100])
@@ -104,6 +150,18 @@ def _readv(fd, memory):
 
 
 @syslet
+def _pread(fd, memory, offset):
+    n = yield pread(fd, memory, offset)
+    return n
+
+
+@syslet
+def _preadv(fd, memory, offset):
+    n = yield readv(fd, [memory[:7], memory[7:]], offset)
+    return n
+
+
+@syslet
 def _read_own_twice(path, memory):
     fd = yield openat(path)
     n_first = yield read(fd, memory)
@@ -120,7 +178,7 @@ def _read_piece(fd):
 
 
 @syslet
-def _move_about(path, target, pipe_in):
+def _move_about(path, target, pipe_out, pipe_in):
     fd = yield openat(path, os.O_RDWR)
     first = buffer(10)
     yield read(fd, first)
@@ -129,6 +187,8 @@ def _move_about(path, target, pipe_in):
     yield sendfile(target, fd, None, 10)
     yield write(fd, b"written")
     yield write(fd, b" twice")
+    yield splice(pipe_out, fd, 10)
+    yield write(fd, b"thrice")
     last = buffer(10)
     n = yield readv(fd, [last])
     return fd, first, last[:n]
@@ -224,6 +284,34 @@ def test_a_run_that_has_opened_the_file_itself_writes_a_beginning(
     assert result.errno in (errno.EFBIG, errno.EPERM)
 
 
+def test_a_run_that_appends_writes_a_beginning(
+    carry: Carry, tmp_path: Path, nothing_leaks: None
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    with _file_size_limit(_ROOM):
+        result = carry(_append_own, str(path), _DATA)
+    assert (errno.EFBIG, _ROOM - 106) == (result.errno, result.progress)
+    assert b"before" + _DATA[: _ROOM - 6] == path.read_bytes()
+
+
+@pytest.mark.parametrize("program", [_pwrite, _pwritev], ids=["pwrite", "writev"])
+def test_a_write_at_an_offset_goes_on_there_and_moves_nothing(
+    carry: Carry, full: Callable[[], str], fd_of: Callable[..., int], program: Syslet[...]
+) -> None:
+    fd = fd_of(full(), os.O_RDWR)
+    os.lseek(fd, 7, os.SEEK_SET)
+    result = carry(program, fd, _DATA, 4096)
+    assert (_ROOM - 4096, 7) == (result.progress, os.lseek(fd, 0, os.SEEK_CUR))
+    assert bytes(4096) + _DATA[: _ROOM - 4096] == _content(fd)
+
+
+def test_a_run_writes_pieces_to_a_file_of_its_own(carry: Carry, full: Callable[[], str]) -> None:
+    path = full()
+    result = carry(_write_own_pieces, path, _DATA, 3000, len(_DATA))
+    assert (_ROOM % 3000, _DATA[:_ROOM]) == (result.progress, Path(path).read_bytes())
+
+
 def test_pieces_are_written_one_behind_the_other(
     carry: Carry, full: Callable[[], str], fd_of: Callable[..., int]
 ) -> None:
@@ -291,6 +379,17 @@ def test_a_read_that_fails_in_the_middle_moves_the_position_by_what_it_gives(
     assert _DATA[:_PAGE] == half[:_PAGE]
 
 
+@pytest.mark.parametrize("program", [_pread, _preadv], ids=["pread", "readv"])
+def test_a_read_at_an_offset_that_fails_in_the_middle_moves_nothing(
+    carry: Carry, tmp_path: Path, fd_of: Callable[..., int], half: mmap.mmap, program: Syslet[...]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(_DATA)
+    fd = fd_of(path)
+    assert _PAGE == carry(program, fd, half, 100).unwrap()
+    assert (0, _DATA[100 : 100 + _PAGE]) == (os.lseek(fd, 0, os.SEEK_CUR), half[:_PAGE])
+
+
 def test_a_read_goes_on_where_one_that_failed_in_the_middle_has_stopped(
     carry: Carry, tmp_path: Path, half: mmap.mmap
 ) -> None:
@@ -305,12 +404,28 @@ def test_everything_that_moves_a_position_moves_the_same_one(
     path = tmp_path / "file"
     path.write_bytes(_DATA[:200])
     target = fd_of(tmp_path / "target", os.O_RDWR | os.O_CREAT)
-    fd, first, last = carry(_move_about, str(path), target, pipe[1]).unwrap()
-    assert (_DATA[10:20], _DATA[53:63]) == (first, last)
-    assert (_DATA[20:30], _DATA[30:40]) == (os.read(pipe[0], 100), _content(target))
-    assert _DATA[:40] + b"written twice" + _DATA[53:200] == path.read_bytes()
-    assert 63 == os.lseek(fd, 0, os.SEEK_CUR)
+    fd, first, last = carry(_move_about, str(path), target, *pipe).unwrap()
+    assert (_DATA[10:20], _DATA[69:79]) == (first, last)
+    assert _DATA[30:40] == _content(target)
+    expected = _DATA[:40] + b"written twice" + _DATA[20:30] + b"thrice" + _DATA[69:200]
+    assert expected == path.read_bytes()
+    assert 79 == os.lseek(fd, 0, os.SEEK_CUR)
     os.close(fd)
+
+
+def test_a_named_pipe_has_no_position_for_whoever_opens_it(
+    carry: Carry, tmp_path: Path, fd_of: Callable[..., int]
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = fd_of(path, os.O_RDONLY | os.O_NONBLOCK)
+    assert carry(_write_own_pieces, str(path), _DATA[:4000], 1000, 4000).ok
+    assert _DATA[:4000] == os.read(reader, 5000)
+
+
+def test_a_device_that_is_full_has_taken_nothing(carry: Carry) -> None:
+    result = carry(_write_own, "/dev/full", _DATA)
+    assert (errno.ENOSPC, 0) == (result.errno, result.progress)
 
 
 def test_a_full_target_leaves_a_file_that_is_sent_behind_what_was_sent(
@@ -365,8 +480,17 @@ def test_a_position_that_many_share_takes_each_piece_once(
     assert pieces == sorted(_content(fd).splitlines(True))
 
 
-@pytest.mark.parametrize("way", ["pipe", "socket"])
-@pytest.mark.parametrize("program", [_write, _writev], ids=["write", "writev"])
+@pytest.mark.parametrize(
+    ("way", "program"),
+    [
+        ("pipe", _write),
+        ("pipe", _writev),
+        ("socket", _write),
+        ("socket", _writev),
+        ("socket", _send),
+        ("socket", _sendmsg),
+    ],
+)
 @pytest.mark.parametrize("end", ["cancelled", "timed out", "hung up"])
 def test_what_the_other_end_has_is_what_a_write_tells(
     engine_kind: str, pair: Pair, way: str, program: Syslet[...], end: str
