@@ -73,7 +73,8 @@ def _close(fd: Any) -> Any:
 class Descriptor:
     """A file descriptor and what one may do with it. It is used by one task at a time.
 
-    A read or write that is cancelled is cut short; if it has done something, it raises `Interrupted`.
+    A read or write that is cancelled is cut short, and so is a write that fails; if it has done
+    something, it raises `Interrupted`.
     """
 
     def __init__(self, fd: int, *, owned: bool) -> None:
@@ -117,18 +118,17 @@ class Descriptor:
         return n
 
     async def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Write at the position; return how much, which is all unless the disk or a pipe is full."""
-        before = self.seek(0, os.SEEK_CUR) if self.seekable() else -1
+        """Write at the position; return how much, which is all.
+
+        Raises:
+            Interrupted: it failed or was cancelled, perhaps with some of it written.
+        """
         result, cancellation = await run(_write, self.fd, data)
-        if cancellation is not None:
-            # Cancelled between two parts, a write does not tell what it has written; a file does.
-            n_written = result.value or 0
-            if result.errno and before >= 0:
-                n_written = self.seek(0, os.SEEK_CUR) - before
-            raise Interrupted(n_written, cancellation)
-        _raise_for(result, None)
-        n: int = result.value
-        return n
+        if result.ok and cancellation is None:
+            n: int = result.value
+            return n
+        n_written = result.value if result.ok else result.progress
+        raise Interrupted(n_written, cancellation or failure(result))
 
     def seek(self, offset: int, whence: int) -> int:
         """Move the position and return it; no kernel waits for that."""
@@ -177,6 +177,9 @@ class Descriptor:
         result, cancellation = await run(program, self.fd, *args)
         if cancellation is not None and result.ok:
             raise Interrupted(result.value, cancellation)
+        if result.progress:
+            # What a file gave to a read that nobody hears of is read again.
+            self.seek(-result.progress, os.SEEK_CUR)
         if cancellation is not None:
             raise cancellation
         if result.errno:
@@ -185,12 +188,12 @@ class Descriptor:
 
 
 class Interrupted(Exception):
-    """A cancellation that came when something was moved: `moved` is what, or how much."""
+    """A transfer that a cancellation or an error has cut short: `moved` is what it did, or how much."""
 
-    def __init__(self, moved: Any, cancellation: CancelledError) -> None:
+    def __init__(self, moved: Any, cause: CancelledError | OSError) -> None:
         super().__init__()
         self.moved = moved
-        self.cancellation = cancellation
+        self.cause = cause
 
 
 def _raise_for(result: Result, cancellation: CancelledError | None) -> None:

@@ -24,7 +24,8 @@ class AsyncFile(Generic[AnyStr]):
 
     A call that is cancelled is cut short. What it has read already, the next one reads again; of
     what is in the buffer to be written, nothing is lost. Of the data that a cancelled `write` was
-    given, a part may be in the file.
+    given, a part may be in the file. What a call had written when it failed, on a full disk or to a
+    pipe that nobody reads any more, is not written again: the next flush goes on with the rest.
 
     Raises:
         OSError: the kernel refuses something, from any method.

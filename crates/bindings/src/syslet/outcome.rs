@@ -25,7 +25,7 @@ pub(crate) fn result(
     };
     if end.is_failure {
         let errno = i32::try_from(-end.value).unwrap_or(i32::MAX);
-        return Ok(SysletResult::new(py.None(), errno, end.atom, input));
+        return Ok(SysletResult::new(py.None(), errno, &end, input));
     }
     let program = run.program().clone();
     let value = match convert(py, run, program.outcome_at(end.atom), end.value, constants) {
@@ -36,7 +36,7 @@ pub(crate) fn result(
         value => value?,
     };
     let descriptors = run.take_descriptors();
-    Ok(SysletResult::new(value, 0, end.atom, input).with_descriptors(descriptors))
+    Ok(SysletResult::new(value, 0, &end, input).with_descriptors(descriptors))
 }
 
 fn convert(
