@@ -87,7 +87,7 @@ impl Future {
         if self.dispatcher.get().is_debug() {
             // It looks at files, and so at times: that is not what the request computes.
             let stack =
-                fp::Flags::unseen(|| py.import("traceback")?.call_method0("extract_stack"))?
+                fp::Flags::unseen(|| names::extract_stack(py)?.call0())?
                     .unbind();
             self.with_extras(py, |it| it.source_traceback = Some(stack));
         }
