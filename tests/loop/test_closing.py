@@ -81,9 +81,7 @@ async def _leave_what_cannot_be_shown(left: list[Any]) -> None:
 
 
 @DEBUG
-@pytest.mark.parametrize(
-    "leave", [_leave_a_task, _leave_a_connection, _leave_what_cannot_be_shown]
-)
+@pytest.mark.parametrize("leave", [_leave_a_task, _leave_a_connection, _leave_what_cannot_be_shown])
 def test_close_raises_nothing_where_warnings_are_errors(
     loop_factory: LoopFactory, debug: bool, leave: Any, left: list[Any]
 ) -> None:

@@ -38,7 +38,7 @@ from judges.catalogue import (  # noqa: E402
 from judges.environment import Environment, SetupError, prepare  # noqa: E402
 from judges.page import write_page  # noqa: E402
 from judges.services import service  # noqa: E402
-from judges.session import Session, run  # noqa: E402
+from judges.session import Session, recorded, run  # noqa: E402
 from judges.verdict import Verdict, compare, differing  # noqa: E402
 
 RESULTS = HERE / "results.json"
@@ -52,15 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CatalogueError as error:
         print(error, file=sys.stderr)
         return 2
+    options.checkout = dict(options.checkout)
     if options.page:
         write_page(PAGE, suites, json.loads(options.results.read_text(encoding="utf-8")))
         return 0
     if unknown := set(options.names) - suites.keys():
-        print(f"no such suite: {', '.join(sorted(unknown))}; suites.toml lists them", file=sys.stderr)
+        print(
+            f"no such suite: {', '.join(sorted(unknown))}; suites.toml lists them", file=sys.stderr
+        )
         return 2
     status = 0
     for suite in (suites[name] for name in options.names or suites):
-        if not suite.without:
+        if not suite.without or suite.name in options.checkout:
             status = max(status, _judge(suite, explained, options))
     return status
 
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _judge(suite: Suite, explained: list[Explained], options: argparse.Namespace) -> int:
     place = options.folder / suite.name
     try:
-        environment = prepare(suite, place)
+        environment = prepare(suite, place, options.checkout.get(suite.name))
     except SetupError as error:
         print(f"{suite.name}: {error}", file=sys.stderr)
         return 2
@@ -76,7 +79,9 @@ def _judge(suite: Suite, explained: list[Explained], options: argparse.Namespace
     is_good = True
     for mode in options.modes:
         with service(suite.service, place / "service") as server:
-            verdict = _compare_loops(suite, environment, mode, limits, place, explained, server)
+            verdict = _compare_loops(
+                suite, environment, mode, limits, place, explained, server, options.reuse_stock
+            )
         _store(options.results, suite, mode, verdict)
         _show(suite, mode, verdict)
         is_good = is_good and verdict.is_good
@@ -91,12 +96,14 @@ def _compare_loops(
     place: Path,
     explained: list[Explained],
     server: dict[str, str],
+    reuses_stock: bool,
 ) -> Verdict:
     def session(loop: str, only: Sequence[str] | None = None) -> Session:
         folder = place / "runs" / f"{mode}-{loop}{'-again' if only else ''}"
         return run(suite, environment, loop, mode, limits, folder, only, server)
 
-    stock, ours = session(STOCK), session("threadlets")
+    stock = recorded(place / "runs" / f"{mode}-{STOCK}") if reuses_stock else None
+    stock, ours = stock or session(STOCK), session("threadlets")
     # A race that a test loses once is no difference; it is named all the same.
     tests = differing(stock, ours)
     again = session("threadlets", tests).outcomes if tests else {}
@@ -134,13 +141,27 @@ def _parser() -> argparse.ArgumentParser:
     add("names", nargs="*", metavar="NAME", help="suites to run (default: all)")
     add("--modes", nargs="+", choices=MODES, default=MODES)
     add("--page", action="store_true", help="write the stored results into the page")
+    add("--reuse-stock", action="store_true", help="do not run the stock loop again")
     add("--timeout", type=float, default=30, help="seconds a test may take (default: 30)")
     add("--session-timeout", type=float, default=1200, help="seconds a session may take")
     add("--folder", type=Path, default=ROOT / "target" / "suites", help="where environments are")
     add("--suites", type=Path, default=HERE / "suites.toml")
     add("--explained", type=Path, default=HERE / "explained.toml")
     add("--results", type=Path, default=RESULTS)
+    add(
+        "--checkout",
+        type=_name_and_folder,
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a git repository that NAME's tests come from, where its sdist has none",
+    )
     return parser
+
+
+def _name_and_folder(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    return name, Path(folder)
 
 
 if __name__ == "__main__":

@@ -166,6 +166,10 @@ class SocketTransport(transports._FlowControlMixin):
         return self._stream.is_closing()
 
     @property
+    def _protocol_connected(self) -> bool:
+        return self._protocol is not None
+
+    @property
     def _paused(self) -> bool:
         return self._stream.is_reading_paused()
 

@@ -28,6 +28,7 @@ class Suite:
     service: str = ""
     left_out: dict[str, str] = field(default_factory=dict)
     without: str = ""
+    tag: str = ""
 
     @property
     def requirement(self) -> str:
@@ -70,6 +71,8 @@ def read_suites(path: Path) -> dict[str, Suite]:
             raise CatalogueError(f"{path}: {name}: {error}") from None
         if not suite.without and not (suite.files and suite.arguments):
             raise CatalogueError(f"{path}: {name}: has neither files and arguments, nor `without`")
+        if suite.files and suite.without and not suite.tag:
+            raise CatalogueError(f"{path}: {name}: has files that no sdist has, and no tag")
         suites[name] = suite
     return suites
 

@@ -14,6 +14,13 @@ from pathlib import Path
 
 from judges.catalogue import Suite
 
+#: Files that pytest reads its settings from, and what they hold then.
+_SETTINGS = {
+    "pytest.ini": "[pytest]",
+    "pyproject.toml": "[tool.pytest",
+    "setup.cfg": "[tool:pytest]",
+}
+
 
 class SetupError(RuntimeError):
     """An environment cannot be made; the message has the last lines of what was tried."""
@@ -25,22 +32,43 @@ class Environment:
     tests: Path
     """The folder that the suite's arguments are relative to."""
 
+    @property
+    def settings(self) -> Path:
+        """The suite's own settings for pytest; never those of a folder above."""
+        for name, section in _SETTINGS.items():
+            file = self.tests / name
+            if file.exists() and section in file.read_text(encoding="utf-8"):
+                return file
+        empty = self.tests / "pytest.ini"
+        empty.write_text("[pytest]\n")
+        return empty
 
-def prepare(suite: Suite, place: Path) -> Environment:
-    """Return the environment of a suite, made in the folder `place` if it is not there."""
+
+def prepare(suite: Suite, place: Path, checkout: Path | None = None) -> Environment:
+    """Return the environment of a suite, made in the folder `place` if it is not there.
+
+    Its tests come from its sdist, or from a git repository that has the version as a tag.
+    """
     environment = Environment(place / "venv" / "bin" / "python", place / "tests")
     made_for = place / "made_for.txt"
-    wanted = repr((suite.requirement, suite.requires, suite.files, sys.version))
+    wanted = repr((suite.requirement, suite.requires, suite.files, sys.version, checkout))
     if made_for.exists() and made_for.read_text() == wanted:
         return environment
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     _run([sys.executable, "-m", "venv", str(place / "venv")])
-    # The suite's own sdist only: what builds it, and what it needs, may come as wheels.
-    sdist = ["download", "--no-deps", "--no-binary", suite.name, "--dest", str(place / "sdist")]
-    _pip(environment, *sdist, f"{suite.name}=={suite.version}")
     _pip(environment, "install", suite.requirement, "pytest", "pytest-timeout", *suite.requires)
-    _unpack(next((place / "sdist").iterdir()), suite, environment.tests)
+    source = place / "source"
+    source.mkdir()
+    if checkout is not None:
+        archive = source / f"{suite.name}-{suite.version}.tar"
+        prefix = f"--prefix={archive.stem}/"
+        _run(["git", "-C", str(checkout), "archive", prefix, f"--output={archive}", suite.tag])
+    else:
+        # The suite's own sdist only: what builds it may come as wheels.
+        download = ["download", "--no-deps", "--no-binary", suite.name, "--dest", str(source)]
+        _pip(environment, *download, f"{suite.name}=={suite.version}")
+    _unpack(next(source.iterdir()), suite, environment.tests)
     made_for.write_text(wanted)
     return environment
 

@@ -29,7 +29,9 @@ def _redis(folder: Path) -> Iterator[dict[str, str]]:
     if program is None:
         raise RuntimeError("redis-server is not installed; on Debian, apt-get install redis-server")
     command = [program, "--bind", "127.0.0.1", "--port", "6379", "--dir", str(folder), "--save", ""]
-    with subprocess.Popen([*command, "--enable-debug-command", "yes"], stdout=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        [*command, "--enable-debug-command", "yes"], stdout=subprocess.DEVNULL
+    ) as server:
         try:
             _wait_for(6379)
             yield {}
@@ -42,7 +44,9 @@ def _postgresql(folder: Path) -> Iterator[dict[str, str]]:
     # asyncpg's tests start clusters of their own, with the programs of this folder.
     program = shutil.which("pg_config")
     if program is None:
-        raise RuntimeError("pg_config is not installed; on Debian, apt-get install postgresql libpq-dev")
+        raise RuntimeError(
+            "pg_config is not installed; on Debian, apt-get install postgresql libpq-dev"
+        )
     yield {"PGINSTALLATION": str(Path(program).parent)}
 
 

@@ -57,6 +57,7 @@ def run(
     env["SUITES_SKIP"] = str(scratch / "skip.txt")
     command: list[str | Path] = [environment.python, "-m", "pytest", "-q", "--tb=short"]
     command += ["-p", "judges.plugin", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+    command += ["-c", environment.settings, "--rootdir", environment.tests]
     command += ["-o", "addopts=", "--timeout", str(limits.test_s), *suite.arguments]
     for setting in suite.settings:
         command += ["-o", setting]
@@ -78,14 +79,28 @@ def run(
             if status not in (0, 1, 5):
                 session.troubles.append(f"pytest ended with status {status} (log: {log})")
             break
+    _read(record, session)
+    session.outcomes |= lost
+    session.seconds = time.monotonic() - started
+    return session
+
+
+def recorded(scratch: Path) -> Session | None:
+    """Return what a session that ran here before has recorded, if one did."""
+    record, session = scratch / "record.jsonl", Session()
+    if not record.exists():
+        return None
+    _read(record, session)
+    return session
+
+
+def _read(record: Path, session: Session) -> None:
     with record.open(encoding="utf-8") as lines:
         folded = fold((it for it in lines if "nodeid" in it or "collect" in it), str)
-    session.outcomes = folded.outcomes | lost
+    session.outcomes = folded.outcomes
     session.troubles += [f"not collected: {error[:200]}" for error in folded.collect_errors]
     session.n_loops = sum(count.n_judged for count in folded.loops.values())
     session.n_loops_stray = sum(count.n_stock for count in folded.loops.values())
-    session.seconds = time.monotonic() - started
-    return session
 
 
 def _tests(record: Path, what: str) -> set[str]:
@@ -94,7 +109,9 @@ def _tests(record: Path, what: str) -> set[str]:
         return {entry[what] for entry in entries if what in entry}
 
 
-def _environment(suite: Suite, loop: str, mode: str, limits: Limits, record: Path) -> dict[str, str]:
+def _environment(
+    suite: Suite, loop: str, mode: str, limits: Limits, record: Path
+) -> dict[str, str]:
     foreign = ("PYTEST_", "PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONWARNINGS", "THREADLETS_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env |= {
