@@ -447,7 +447,8 @@ impl Stream {
 
     /// A copy of what is yet to be sent.
     fn unsent<'py>(&self, py: Python<'py>) -> Bound<'py, PyByteArray> {
-        let unsent: Vec<u8> = self.state.with(py, |state| state.io.unsent().flatten().copied().collect());
+        let unsent: Vec<u8> =
+            self.state.with(py, |state| state.io.unsent().flatten().copied().collect());
         PyByteArray::new(py, &unsent)
     }
 

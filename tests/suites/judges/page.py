@@ -31,7 +31,7 @@ def render(suites: Mapping[str, Suite], results: Mapping[str, Any]) -> str:
         stored = results.get(suite.name, {})
         if not stored:
             why = suite.without or "Not run yet."
-            lines.append(f"| {suite.name} {suite.version} | – | – | – | – | – | {why} |")
+            lines.append(f"| {suite.name} {suite.version} | | | | | | {why} |")
         for mode in MODES:
             if mode not in stored:
                 continue
