@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from harness.outcomes import Kind, Outcome, fold
+from harness.outcomes import Outcome, fold
 from harness.session import Limits, _run_group
 
 from judges.catalogue import Suite
@@ -46,7 +46,7 @@ def run(
 ) -> Session:
     """Run the suite's tests, or those named in `only`, and return their outcomes."""
     scratch.mkdir(parents=True, exist_ok=True)
-    session, started, lost = Session(), time.monotonic(), dict[str, Outcome]()
+    session, started = Session(), time.monotonic()
     record, log = scratch / "record.jsonl", scratch / "log.txt"
     record.write_text("")
     log.write_text("")
@@ -67,10 +67,10 @@ def run(
         with log.open("ab") as sink:
             limit = Limits(1, limits.test_s, max(left_s, 1))
             status = _run_group(command, env, environment.tests, sink, limit)
-        unfinished = _tests(record, "started") - _tests(record, "ended") - lost.keys()
+        unfinished = _tests(record, "started") - _tests(record, "ended")
         how = "at the session's limit" if status is None else f"with status {status}"
         for test in unfinished:
-            lost[test] = Outcome(Kind.FAILED, f"the process ended {how} during the test")
+            _lose(record, test, f"the process ended {how} during the test")
         if status is None:
             session.troubles.append(f"ended at the session's limit of {limits.session_s:.0f} s")
             break
@@ -80,7 +80,6 @@ def run(
                 session.troubles.append(f"pytest ended with status {status} (log: {log})")
             break
     _read(record, session)
-    session.outcomes |= lost
     session.seconds = time.monotonic() - started
     return session
 
@@ -101,6 +100,13 @@ def _read(record: Path, session: Session) -> None:
     session.troubles += [f"not collected: {error[:200]}" for error in folded.collect_errors]
     session.n_loops = sum(count.n_judged for count in folded.loops.values())
     session.n_loops_stray = sum(count.n_stock for count in folded.loops.values())
+
+
+def _lose(record: Path, test: str, detail: str) -> None:
+    failed = {"nodeid": test, "when": "call", "outcome": "failed", "xfail": False, "detail": detail}
+    with record.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(failed | {"duration_s": 0.0, "loops": [0, 0]}) + "\n")
+        lines.write(json.dumps({"ended": test}) + "\n")
 
 
 def _tests(record: Path, what: str) -> set[str]:
