@@ -81,6 +81,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::task::names::load(module.py())?;
         super::task::slots::fill(module.py());
         module.add("checkpoint", super::checkpoint::Checkpoint)?;
         super::call_type::export(module)

@@ -8,7 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyByteArray, PyBytes};
 use threadlets_core::op::SocketFd;
 use threadlets_core::stream::Received;
 use threadlets_core::{Error, Interest, Readiness, SourceKey};
@@ -454,6 +454,28 @@ impl Stream {
     /// Whether the connection is closing or over.
     fn is_closing(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.io.is_closing())
+    }
+
+    /// Whether reading was paused, and more could come.
+    fn is_reading_paused(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.io.is_reading_paused())
+    }
+
+    /// Whether the writing half was ended.
+    fn is_writing_ended(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.io.is_writing_ended())
+    }
+
+    /// 0 until the connection is over; then 1, and one more for each write that came too late.
+    fn n_lost(&self, py: Python<'_>) -> u32 {
+        self.state.with(py, |state| u32::from(state.io.is_over()) + state.n_writes_lost)
+    }
+
+    /// A copy of what is yet to be sent.
+    fn unsent<'py>(&self, py: Python<'py>) -> Bound<'py, PyByteArray> {
+        let unsent: Vec<u8> =
+            self.state.with(py, |state| state.io.unsent().flatten().copied().collect());
+        PyByteArray::new(py, &unsent)
     }
 
     /// Send `data`, a bytes-like object: at once as far as there is room, the rest later.

@@ -90,17 +90,14 @@ class CrewDispatcher(_core.Dispatcher):
         )
         os._exit(1)
 
-    def _warn_of_blocked(self, n_threads: int) -> None:
-        """Warn of functions that are blocked still when the dispatcher is closed."""
+    def _describe_blocked(self, n_threads: int) -> str:
+        """Name the functions that are blocked still when the dispatcher is closed; empty: none."""
         if not n_threads:
-            return
+            return ""
         blocked = [str(it) for it in blocked_functions(self)]
-        warnings.warn(
+        return (
             f"{self!r} was closed while functions were blocked; they cannot be stopped, their "
-            f"threads end when they return: {'; '.join(blocked) or n_threads}",
-            ResourceWarning,
-            stacklevel=3,
-            source=self,
+            f"threads end when they return: {'; '.join(blocked) or n_threads}"
         )
 
 
