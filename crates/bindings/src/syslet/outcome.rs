@@ -31,7 +31,7 @@ pub(crate) fn result(
     let value = match convert(py, run, program.outcome_at(end.atom), end.value, constants) {
         // A failure is a result like any other; what the run has opened is closed with it.
         Err(error) if error.is_instance_of::<PyMemoryError>(py) => {
-            return Ok(SysletResult::new(py.None(), Refusal::NoMemory.errno(), end.atom, input));
+            return Ok(SysletResult::new(py.None(), Refusal::NoMemory.errno(), &end, input));
         }
         value => value?,
     };
