@@ -56,7 +56,7 @@ def run(
         (scratch / "only.txt").write_text("\n".join(only))
     env["SUITES_SKIP"] = str(scratch / "skip.txt")
     command: list[str | Path] = [environment.python, "-m", "pytest", "-q", "--tb=short"]
-    command += ["-p", "judges.plugin", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+    command += ["-p", "judges.plugin", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=0"]
     command += ["-c", environment.settings, "--rootdir", environment.tests]
     command += ["-o", "addopts=", "--timeout", str(limits.test_s), *suite.arguments]
     for setting in suite.settings:
