@@ -25,6 +25,7 @@ class Suite:
     arguments: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    conftest: str = ""
     service: str = ""
     left_out: dict[str, str] = field(default_factory=dict)
     without: str = ""

@@ -51,7 +51,8 @@ def prepare(suite: Suite, place: Path, checkout: Path | None = None) -> Environm
     """
     environment = Environment(place / "venv" / "bin" / "python", place / "tests")
     made_for = place / "made_for.txt"
-    wanted = repr((suite.requirement, suite.requires, suite.files, sys.version, checkout))
+    parts = (suite.requirement, suite.requires, suite.files, suite.conftest, checkout)
+    wanted = repr((*parts, sys.version))
     if made_for.exists() and made_for.read_text() == wanted:
         return environment
     shutil.rmtree(place, ignore_errors=True)
@@ -69,6 +70,8 @@ def prepare(suite: Suite, place: Path, checkout: Path | None = None) -> Environm
         download = ["download", "--no-deps", "--no-binary", suite.name, "--dest", str(source)]
         _pip(environment, *download, f"{suite.name}=={suite.version}")
     _unpack(next(source.iterdir()), suite, environment.tests)
+    if suite.conftest:
+        (environment.tests / "conftest.py").write_text(suite.conftest)
     made_for.write_text(wanted)
     return environment
 

@@ -56,7 +56,7 @@ def run(
         (scratch / "only.txt").write_text("\n".join(only))
     env["SUITES_SKIP"] = str(scratch / "skip.txt")
     command: list[str | Path] = [environment.python, "-m", "pytest", "-q", "--tb=short"]
-    command += ["-p", "judges.plugin", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+    command += ["-p", "judges.plugin", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=0"]
     command += ["-c", environment.settings, "--rootdir", environment.tests]
     command += ["-o", "addopts=", "--timeout", str(limits.test_s), *suite.arguments]
     for setting in suite.settings:
@@ -95,7 +95,7 @@ def recorded(scratch: Path) -> Session | None:
 
 def _read(record: Path, session: Session) -> None:
     with record.open(encoding="utf-8") as lines:
-        folded = fold((it for it in lines if "nodeid" in it or "collect" in it), str)
+        folded = fold((it for it in lines if json.loads(it).keys() & {"nodeid", "collect"}), str)
     session.outcomes = folded.outcomes
     session.troubles += [f"not collected: {error[:200]}" for error in folded.collect_errors]
     session.n_loops = sum(count.n_judged for count in folded.loops.values())
