@@ -171,6 +171,15 @@ def _read_own_twice(path, memory):
 
 
 @syslet
+def _read_twice(path, size):
+    fd = yield openat(path)
+    first, second = buffer(size), buffer(size)
+    n_first = yield read(fd, first)
+    n_second = yield read(fd, second)
+    return first[:n_first], second[:n_second]
+
+
+@syslet
 def _read_piece(fd):
     piece = buffer(16)
     n = yield read(fd, piece)
@@ -396,6 +405,29 @@ def test_a_read_goes_on_where_one_that_failed_in_the_middle_has_stopped(
     path = tmp_path / "file"
     path.write_bytes(_DATA)
     assert (_PAGE, _DATA[_PAGE : _PAGE + 100]) == carry(_read_own_twice, str(path), half).unwrap()
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file that can be dropped from the cache."""
+    path = tmp_path_factory.mktemp("disk") / "file"
+    with path.open("wb") as file:
+        file.write(_DATA)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def test_a_read_goes_on_where_one_has_stopped_that_only_the_disk_could_finish(
+    carry: Carry, on_disk: Path, fd_of: Callable[..., int]
+) -> None:
+    fd = fd_of(on_disk)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    # Only the first page is in the cache.
+    os.pread(fd, 1, 0)
+    size = 3 * _PAGE
+    assert (_DATA[:size], _DATA[size : 2 * size]) == carry(_read_twice, on_disk, size).unwrap()
 
 
 def test_everything_that_moves_a_position_moves_the_same_one(
