@@ -128,6 +128,9 @@ _PLAYS: dict[str, list[Step]] = {
     "some, then much": [("write", b"some"), ("write", _DATA), ("tell",), ("room",), ("close",)],
     "lines": [("writelines", [_MORE] * 10), ("flush",), ("room",), ("close",)],
     "move away": [("write", _DATA), ("seek", 1), ("room",), ("seek", 1), ("tell",), ("close",)],
+    "after a read": [
+        ("read", 3), ("write", _DATA), ("flush",), ("room",), ("seek", 2), ("read", 9), ("close",),
+    ],
     "cut": [("write", _DATA), ("truncate",), ("room",), ("truncate",), ("close",)],
     "sizes about a buffer's": [
         ("write", _DATA[:20_000]), ("write", _DATA[:8191]), ("write", _DATA[:8193]), ("room",),

@@ -40,7 +40,7 @@ class Binary:
         if size is None or size < 0:
             return await self._read_rest()
         if not self.size:
-            return await self._from_descriptor(size)
+            return self._take(size) if self.n_ahead else await self._from_descriptor(size)
         return await self._read_exactly(size)
 
     async def read1(self, size: int = -1) -> bytes:

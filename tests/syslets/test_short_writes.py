@@ -1,4 +1,4 @@
-"""Transfers that an error cuts short: what is moved is told, and is where read(2) and write(2) put it."""
+"""Writes that an error cuts short: how much was written is told, and the position is behind it."""
 
 from __future__ import annotations
 
@@ -19,30 +19,24 @@ from threadlets.atoms import (
     Flow,
     add,
     break_if,
-    buffer,
     counter,
     loop,
     openat,
-    pread,
     pwrite,
-    read,
-    readv,
     send,
     sendfile,
     sendmsg,
-    splice,
     write,
     writev,
 )
 from threadlets.testing import use_engine
 
-from .harness import DEADLINE_S, Carry, until, with_every_atom
+from .harness import DEADLINE_S, Carry, content_of, file_size_limit, with_every_atom
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
 _ROOM = 20_480
 _DATA = b"".join(number.to_bytes(4, "big") for number in range(15_000))
-_PAGE = mmap.PAGESIZE
 
 
 @syslet
@@ -138,76 +132,9 @@ def _write_own_and_keep(path, data):
 
 
 @syslet
-def _read(fd, memory):
-    n = yield read(fd, memory)
-    return n
-
-
-@syslet
-def _readv(fd, memory):
-    n = yield readv(fd, [memory[:7], memory[7:10], memory[10:]])
-    return n
-
-
-@syslet
-def _pread(fd, memory, offset):
-    n = yield pread(fd, memory, offset)
-    return n
-
-
-@syslet
-def _preadv(fd, memory, offset):
-    n = yield readv(fd, [memory[:7], memory[7:]], offset)
-    return n
-
-
-@syslet
-def _read_own_twice(path, memory):
-    fd = yield openat(path)
-    n_first = yield read(fd, memory)
-    second = buffer(100)
-    n_second = yield read(fd, second)
-    return n_first, second[:n_second]
-
-
-@syslet
-def _read_piece(fd):
-    piece = buffer(16)
-    n = yield read(fd, piece)
-    return piece[:n]
-
-
-@syslet
-def _move_about(path, target, pipe_out, pipe_in):
-    fd = yield openat(path, os.O_RDWR)
-    first = buffer(10)
-    yield read(fd, first)
-    yield read(fd, first)
-    yield splice(fd, pipe_in, 10)
-    yield sendfile(target, fd, None, 10)
-    yield write(fd, b"written")
-    yield write(fd, b" twice")
-    yield splice(pipe_out, fd, 10)
-    yield write(fd, b"thrice")
-    last = buffer(10)
-    n = yield readv(fd, [last])
-    return fd, first, last[:n]
-
-
-@syslet
 def _sendfile(to, from_, count):
     n = yield sendfile(to, from_, None, count)
     return n
-
-
-@contextlib.contextmanager
-def _file_size_limit(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(params=["limited", "sealed"])
@@ -228,7 +155,7 @@ def full(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[]
         return f"/proc/self/fd/{fd}"
 
     if request.param == "limited":
-        with _file_size_limit(_ROOM):
+        with file_size_limit(_ROOM):
             yield limited
     else:
         yield sealed
@@ -247,12 +174,7 @@ def _written_by_the_kernel(fd: int, data: bytes) -> tuple[int, int]:
 
 
 def _fate(fd: int, result: Result) -> tuple[object, ...]:
-    return result.errno, result.progress, os.lseek(fd, 0, os.SEEK_CUR), _content(fd)
-
-
-def _content(fd: int) -> bytes:
-    with open(f"/proc/self/fd/{fd}", "rb") as file:
-        return file.read()
+    return result.errno, result.progress, os.lseek(fd, 0, os.SEEK_CUR), content_of(fd)
 
 
 @pytest.mark.parametrize("program", [_write, _writev], ids=["write", "writev"])
@@ -268,10 +190,12 @@ def test_a_write_that_fails_in_the_middle_tells_how_much_it_has_written(
     n_written, number = _written_by_the_kernel(expected_fd, _DATA)
     position = os.lseek(expected_fd, 0, os.SEEK_CUR)
     result = carry(program, fd, _DATA)
-    assert (number, n_written, position, _content(expected_fd)) == _fate(fd, result)
+    assert (number, n_written, position, content_of(expected_fd)) == _fate(fd, result)
     assert result.value is None
     # Nothing more goes in; above all not over what is there.
-    assert (number, 0, position, _content(expected_fd)) == _fate(fd, carry(program, fd, _DATA[:99]))
+    assert (number, 0, position, content_of(expected_fd)) == _fate(
+        fd, carry(program, fd, _DATA[:99])
+    )
 
 
 @pytest.mark.parametrize("program", [_write_own, _writev_own], ids=["write", "writev"])
@@ -289,7 +213,7 @@ def test_a_run_that_appends_writes_a_beginning(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"before")
-    with _file_size_limit(_ROOM):
+    with file_size_limit(_ROOM):
         result = carry(_append_own, str(path), _DATA)
     assert (errno.EFBIG, _ROOM - 106) == (result.errno, result.progress)
     assert b"before" + _DATA[: _ROOM - 6] == path.read_bytes()
@@ -303,7 +227,7 @@ def test_a_write_at_an_offset_goes_on_there_and_moves_nothing(
     os.lseek(fd, 7, os.SEEK_SET)
     result = carry(program, fd, _DATA, 4096)
     assert (_ROOM - 4096, 7) == (result.progress, os.lseek(fd, 0, os.SEEK_CUR))
-    assert bytes(4096) + _DATA[: _ROOM - 4096] == _content(fd)
+    assert bytes(4096) + _DATA[: _ROOM - 4096] == content_of(fd)
 
 
 def test_a_run_writes_pieces_to_a_file_of_its_own(carry: Carry, full: Callable[[], str]) -> None:
@@ -318,7 +242,7 @@ def test_pieces_are_written_one_behind_the_other(
     fd = fd_of(full(), os.O_RDWR)
     result = carry(_write_pieces, fd, _DATA, 3000, len(_DATA))
     assert (_ROOM % 3000, _ROOM) == (result.progress, os.lseek(fd, 0, os.SEEK_CUR))
-    assert _DATA[:_ROOM] == _content(fd)
+    assert _DATA[:_ROOM] == content_of(fd)
 
 
 def test_a_program_goes_on_behind_what_a_failed_write_has_written(
@@ -328,7 +252,7 @@ def test_a_program_goes_on_behind_what_a_failed_write_has_written(
     result = carry(_write_on_after_failing, fd, _DATA, b"more")
     assert (0, _ROOM) == (result.progress, os.lseek(fd, 0, os.SEEK_CUR))
     assert result.atom == 1
-    assert _DATA[:_ROOM] == _content(fd)
+    assert _DATA[:_ROOM] == content_of(fd)
 
 
 def test_a_descriptor_that_is_handed_over_stands_behind_what_was_written(
@@ -339,19 +263,8 @@ def test_a_descriptor_that_is_handed_over_stands_behind_what_was_written(
     assert result.ok
     assert _ROOM - 100 == result.progress
     fd = result.value
-    assert (_ROOM, _DATA[:_ROOM]) == (os.lseek(fd, 0, os.SEEK_CUR), _content(fd))
+    assert (_ROOM, _DATA[:_ROOM]) == (os.lseek(fd, 0, os.SEEK_CUR), content_of(fd))
     os.close(fd)
-
-
-@pytest.fixture
-def half(tmp_path: Path) -> Iterator[mmap.mmap]:
-    """Return memory of two pages, of which only the first one can be used."""
-    path = tmp_path / "half"
-    path.write_bytes(bytes(2 * _PAGE))
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 2 * _PAGE) as memory:
-        memory[:_PAGE] = os.urandom(_PAGE)
-        file.truncate(_PAGE)
-        yield memory
 
 
 @pytest.mark.parametrize("program", [_write, _writev], ids=["write", "writev"])
@@ -360,57 +273,11 @@ def test_a_write_from_memory_that_faults_leaves_the_position_behind_it(
 ) -> None:
     fd = fd_of(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     result = carry(program, fd, half)
-    content = _content(fd)
+    content = content_of(fd)
     # The kernel may give up a little before the border.
     assert bytes(half[: len(content)]) == content
     assert len(content) > 0
     assert (errno.EFAULT, len(content), len(content), content) == _fate(fd, result)
-
-
-@pytest.mark.parametrize("program", [_read, _readv], ids=["read", "readv"])
-def test_a_read_that_fails_in_the_middle_moves_the_position_by_what_it_gives(
-    carry: Carry, tmp_path: Path, fd_of: Callable[..., int], half: mmap.mmap, program: Syslet[...]
-) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(_DATA)
-    fd = fd_of(path)
-    n = carry(program, fd, half).unwrap()
-    assert _PAGE == n == os.lseek(fd, 0, os.SEEK_CUR)
-    assert _DATA[:_PAGE] == half[:_PAGE]
-
-
-@pytest.mark.parametrize("program", [_pread, _preadv], ids=["pread", "readv"])
-def test_a_read_at_an_offset_that_fails_in_the_middle_moves_nothing(
-    carry: Carry, tmp_path: Path, fd_of: Callable[..., int], half: mmap.mmap, program: Syslet[...]
-) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(_DATA)
-    fd = fd_of(path)
-    assert _PAGE == carry(program, fd, half, 100).unwrap()
-    assert (0, _DATA[100 : 100 + _PAGE]) == (os.lseek(fd, 0, os.SEEK_CUR), half[:_PAGE])
-
-
-def test_a_read_goes_on_where_one_that_failed_in_the_middle_has_stopped(
-    carry: Carry, tmp_path: Path, half: mmap.mmap
-) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(_DATA)
-    assert (_PAGE, _DATA[_PAGE : _PAGE + 100]) == carry(_read_own_twice, str(path), half).unwrap()
-
-
-def test_everything_that_moves_a_position_moves_the_same_one(
-    carry: Carry, tmp_path: Path, fd_of: Callable[..., int], pipe: tuple[int, int]
-) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(_DATA[:200])
-    target = fd_of(tmp_path / "target", os.O_RDWR | os.O_CREAT)
-    fd, first, last = carry(_move_about, str(path), target, *pipe).unwrap()
-    assert (_DATA[10:20], _DATA[69:79]) == (first, last)
-    assert _DATA[30:40] == _content(target)
-    expected = _DATA[:40] + b"written twice" + _DATA[20:30] + b"thrice" + _DATA[69:200]
-    assert expected == path.read_bytes()
-    assert 79 == os.lseek(fd, 0, os.SEEK_CUR)
-    os.close(fd)
 
 
 def test_a_named_pipe_has_no_position_for_whoever_opens_it(
@@ -432,52 +299,13 @@ def test_a_full_target_leaves_a_file_that_is_sent_behind_what_was_sent(
     carry: Carry, full: Callable[[], str], tmp_path: Path, fd_of: Callable[..., int]
 ) -> None:
     path = tmp_path / "file"
-    with _file_size_limit(resource.RLIM_INFINITY):
+    with file_size_limit(resource.RLIM_INFINITY):
         path.write_bytes(_DATA)
     target, source = fd_of(full(), os.O_RDWR), fd_of(path)
     n = carry(_sendfile, target, source, len(_DATA)).unwrap()
-    assert _DATA[:n] == _content(target)[:n]
+    assert _DATA[:n] == content_of(target)[:n]
     assert [n, n] == [os.lseek(fd, 0, os.SEEK_CUR) for fd in (source, target)]
-    assert n == _ROOM // _PAGE * _PAGE or n == _ROOM
-
-
-def test_what_did_not_get_through_is_not_lost_when_sending_is_cancelled(
-    engine_kind: str, pair: Pair, tmp_path: Path, fd_of: Callable[..., int]
-) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(_DATA * 100)
-    source = fd_of(path)
-    sender, receiver = pair()
-    sender.setblocking(False)
-    ring = CompletionRing()
-    assert ring.submit(_sendfile, sender, source, 100 * len(_DATA)) is None
-    until(lambda: os.lseek(source, 0, os.SEEK_CUR) > 65536)
-    ring.cancel()
-    ((_, result),) = ring.wait(1, DEADLINE_S)
-    sender.close()
-    with receiver, receiver.makefile("rb") as file:
-        n = len(file.read())
-    assert errno.ECANCELED == result.errno
-    assert n == result.progress == os.lseek(source, 0, os.SEEK_CUR)
-
-
-def test_a_position_that_many_share_gives_each_piece_to_one(
-    engine_kind: str, tmp_path: Path, fd_of: Callable[..., int]
-) -> None:
-    n_pieces = 3000
-    path = tmp_path / "file"
-    path.write_bytes(b"".join(b"%015d\n" % number for number in range(n_pieces)))
-    pieces = [result.unwrap() for result in sweep(_read_piece, [fd_of(path)] * n_pieces)]
-    assert path.read_bytes().splitlines(True) == sorted(pieces)
-
-
-def test_a_position_that_many_share_takes_each_piece_once(
-    engine_kind: str, tmp_path: Path, fd_of: Callable[..., int]
-) -> None:
-    pieces = [b"%015d\n" % number for number in range(3000)]
-    fd = fd_of(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    assert all(result.ok for result in sweep(_write, [(fd, piece) for piece in pieces]))
-    assert pieces == sorted(_content(fd).splitlines(True))
+    assert n == _ROOM
 
 
 @pytest.mark.parametrize(
