@@ -18,7 +18,10 @@ fn main() {
         .include(include.trim())
         .flag("-fexceptions")
         .warnings(true)
+        // A guarded call is to cost a frame and no more.
         .opt_level(2)
+        .force_frame_pointer(false)
+        .flag_if_supported("-fno-plt")
         .compile("threadlets_interpreter");
     for name in guarded() {
         println!("cargo:rustc-link-arg-cdylib=-Wl,--wrap={name}");

@@ -84,11 +84,10 @@ static void hang_if_unwound(int *is_inside)
 
 #if PY_VERSION_HEX < 0x030C0000
 /* PyO3 asks for a callable's function, and calls that. */
-extern vectorcallfunc __real_PyVectorcall_Function(PyObject *callable);
-
 HIDDEN vectorcallfunc __wrap_PyVectorcall_Function(PyObject *callable)
 {
-    return __real_PyVectorcall_Function(callable) ? __wrap_PyObject_Vectorcall : NULL;
+    (void)callable;
+    return __wrap_PyObject_Vectorcall;
 }
 
 /* PyO3 makes an object by its type's `tp_alloc`, of which every class gets the interpreter's: allocating may

@@ -96,13 +96,17 @@ CALL2(int, PyUnicode_FSConverter, PyObject *, void *)
 DO1(_Py_Dealloc, PyObject *)
 
 #if PY_VERSION_HEX >= 0x030C0000
+DO1(PyErr_SetRaisedException, PyObject *)
 CALL2(PyObject *, PyObject_CallOneArg, PyObject *, PyObject *)
 CALL1(PyObject *, PyType_FromSpec, PyType_Spec *)
 #else
 CALL5(PyObject *, _PyObject_MakeTpCall, PyThreadState *, PyObject *, PyObject *const *, Py_ssize_t, PyObject *)
-CALL4(PyObject *, _Py_CheckFunctionResult, PyThreadState *, PyObject *, PyObject *, const char *)
 #endif
 #if PY_VERSION_HEX >= 0x030D0000
+CALL3(int, PyDict_GetItemRef, PyObject *, PyObject *, PyObject **)
+CALL3(int, PyObject_GetOptionalAttr, PyObject *, PyObject *, PyObject **)
+CALL2(int, PyObject_HasAttrWithError, PyObject *, PyObject *)
+CALL1(PyObject *, PyType_GetModuleName, PyTypeObject *)
 DO1(_PyTrash_thread_destroy_chain, PyThreadState *)
 #else
 DO1(_PyTrash_end, PyThreadState *)
