@@ -79,6 +79,7 @@ def call(
 def call(callable: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Call[_T]: ...
 def clean_up(function: Callable[..., _T], /, *args: Any) -> Call[_T]: ...
 
+@final
 class Checkpoint:
     """Awaited, it is done at once, unless the step has used up its time slice."""
 

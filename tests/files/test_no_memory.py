@@ -25,7 +25,7 @@ sparse = tempfile.NamedTemporaryFile()
 sparse.truncate(6 * GB)
 PATH = sparse.name
 
-def limit(n_bytes=150 << 20):
+def limit(n_bytes=80 << 20):
     # What the process has already, and so much more.
     with open("/proc/self/statm") as file:
         size = int(file.read().split()[0]) * resource.getpagesize()
@@ -75,7 +75,7 @@ _CASES = {
     "one read": """
         async with threadlets.open(PATH, "rb", buffering=0) as file:
             # There is room to read it, but not for a copy.
-            await refused(file.read(90 << 20))
+            await refused(file.read(48 << 20))
             assert await file.tell() == 0 and len(await file.read(10)) == 10
     """,
     "line": """
@@ -101,7 +101,7 @@ _CASES = {
             await refused(file.peek())
     """,
     "path of any length": """
-        text = "x" * (60 << 20)
+        text = "x" * (32 << 20)
         for name in (lambda: text, text.encode, lambda: threadlets.Path(text)):
             try:
                 await threadlets.read_file(name())
@@ -128,7 +128,7 @@ _CASES = {
         ring.close()
         assert pool.in_use == 0
         # The memory is there, but a copy of it is not.
-        assert (await read_some(PATH, 70 << 20)).errno == 12
+        assert (await read_some(PATH, 36 << 20)).errno == 12
     """,
     "lease": """
         @syslet
@@ -139,7 +139,7 @@ _CASES = {
             yield close_atom(fd)
             return lease(data[:n]), data[:n]
 
-        assert (await leased(PATH, 70 << 20)).errno == 12
+        assert (await leased(PATH, 36 << 20)).errno == 12
     """,
     "descriptor beside it": """
         @syslet
@@ -151,7 +151,7 @@ _CASES = {
 
         n_open = []
         for _ in range(3):
-            result = await opened(PATH, 70 << 20)
+            result = await opened(PATH, 36 << 20)
             assert result.errno == 12 and result.value is None
             del result
             n_open.append(len(os.listdir("/proc/self/fd")))
@@ -166,12 +166,12 @@ _CASES = {
             yield close_atom(fd)
             return data[:n]
 
-        inputs = [(PATH, 10), (PATH, 70 << 20), (PATH, 10), (PATH, GB)]
+        inputs = [(PATH, 10), (PATH, 36 << 20), (PATH, 10), (PATH, GB)]
         results = [it.errno async for it in sweep(read_some, inputs, depth=1)]
         assert results == [0, 12, 0, 12], results
     """,
     "arguments of a call": """
-        arguments = (0,) * (10 << 20)
+        arguments = (0,) * (5 << 20)
         for make in (
             lambda: threadlets.call(max, *arguments),
             lambda: threadlets.Pool().call(max, *arguments),
@@ -195,7 +195,7 @@ _CASES = {
 
         loop.set_exception_handler(lambda *_: None)
         transport, _ = await loop.create_connection(Protocol, sock=ours)
-        data = bytearray(90 << 20)
+        data = bytearray(48 << 20)
         try:
             transport.write(data)
         except MemoryError:
@@ -212,7 +212,7 @@ _CASES = {
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
         sent = b"x" * (1 << 20)
         transport.write(sent)
-        data = bytearray(90 << 20)
+        data = bytearray(48 << 20)
         for write in (transport.write, lambda it: transport.writelines([it])):
             try:
                 write(data)
@@ -230,7 +230,7 @@ _CASES = {
     """,
     # Last: its exception keeps the data for a while.
     "constant": """
-        data = b"x" * (90 << 20)
+        data = b"x" * (48 << 20)
 
         def write_it():
             fd = yield openat("/dev/null", os.O_WRONLY)
