@@ -1,4 +1,4 @@
-"""A task whose awaits are all done at once lets others run: timers, events, signals, cancellation, other tasks."""
+"""A task whose awaits are all done at once lets others run: timers, events, signals, other tasks."""
 
 from __future__ import annotations
 
@@ -11,50 +11,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio
 import pytest
 import threadlets
-from threadlets import CompletionRing, Pool, Scope, _core, sweep, syslet
-from threadlets.atoms import buffer, close, nop, openat, read
-from threadlets.testing import use_engine
+from threadlets import CompletionRing, Pool, Scope, sweep
 
-_FAILED_AFTER_S = 5.0
-"""How long a task goes on that gives nobody a turn."""
-
-Once = Callable[[], Awaitable[Any]]
-
-
-@pytest.fixture(params=["uring", "workers"])
-def engine_kind(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test on one kind of engine after the other."""
-    with use_engine(request.param):
-        yield request.param
-
-
-@syslet
-def _head(path: Any) -> Any:
-    fd = yield openat(path)
-    data = buffer(16)
-    n = yield read(fd, data)
-    yield close(fd)
-    return data[:n]
-
-
-@syslet
-def _nothing() -> Any:
-    yield nop()
-
-
-async def until(is_over: Callable[[], bool], once: Once) -> None:
-    """Await over and over what is done at once, until others have brought something about."""
-    failed_at = time.monotonic() + _FAILED_AFTER_S
-    while not is_over():
-        assert time.monotonic() < failed_at, "nobody else had a turn"
-        await once()
+from .harness import Once, call, read_head, until
 
 
 async def until_timers_end(once: Once) -> None:
@@ -72,13 +37,9 @@ async def until_timers_end(once: Once) -> None:
     await task
 
 
-async def _call() -> None:
-    await threadlets.call(int)
-
-
 @contextlib.asynccontextmanager
 async def _a_call() -> AsyncIterator[Once]:
-    yield _call
+    yield call
 
 
 @contextlib.asynccontextmanager
@@ -112,7 +73,7 @@ async def _an_async_generator() -> AsyncIterator[Once]:
 
 @contextlib.asynccontextmanager
 async def _a_program() -> AsyncIterator[Once]:
-    yield lambda: _head(__file__)
+    yield lambda: read_head(__file__)
 
 
 @contextlib.asynccontextmanager
@@ -223,14 +184,14 @@ async def _a_walk() -> AsyncIterator[Once]:
 
 @contextlib.asynccontextmanager
 async def _results_of_a_sweep() -> AsyncIterator[Once]:
-    results = sweep(_head, itertools.repeat(__file__))
+    results = sweep(read_head, itertools.repeat(__file__))
     yield lambda: anext(results)
     results.close()
 
 
 @contextlib.asynccontextmanager
 async def _batches_of_a_sweep() -> AsyncIterator[Once]:
-    results = sweep(_head, itertools.repeat(__file__))
+    results = sweep(read_head, itertools.repeat(__file__))
     batches = results.batches_async()
     yield lambda: anext(batches)
     results.close()
@@ -347,8 +308,8 @@ def test_others_run_in_an_eager_step(run: Any, tasks: str) -> None:
     async def main() -> None:
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
         over = False
-        greedy = asyncio.create_task(until(lambda: over, _call))
-        await until_timers_end(_call)
+        greedy = asyncio.create_task(until(lambda: over, call))
+        await until_timers_end(call)
         over = True
         await greedy
 
@@ -356,19 +317,25 @@ def test_others_run_in_an_eager_step(run: Any, tasks: str) -> None:
 
 
 def test_others_run_beside_many_such_tasks(run: Any) -> None:
-    """Together they hold up a timer no longer than a few slices."""
+    """And the tasks themselves, one after the other."""
 
     async def main() -> None:
         over = False
-        tasks = [asyncio.create_task(until(lambda: over, _call)) for _ in range(20)]
-        n_ended = 0
-        for _ in range(20):
+        n_awaits = [0] * 20
+
+        async def greedy(idx: int) -> None:
+            async def once() -> None:
+                n_awaits[idx] += 1
+                await call()
+
+            await until(lambda: over, once)
+
+        tasks = [asyncio.create_task(greedy(idx)) for idx in range(len(n_awaits))]
+        for _ in range(3):
             await asyncio.sleep(0.001)
-            n_ended += 1
         over = True
         await asyncio.gather(*tasks)
-        # The tasks had turns, too; had each the whole slice, then fewer.
-        assert n_ended == 20
+        assert all(n_awaits)
 
     run(main())
 
@@ -379,7 +346,7 @@ def test_a_timeout_ends_such_a_task(run: Any) -> None:
     async def main() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await until(lambda: False, _call)
+                await until(lambda: False, call)
 
     run(main())
 
@@ -392,7 +359,7 @@ def test_a_cancelled_scope_of_anyio_ends_such_a_task(run: Any) -> None:
         with anyio.move_on_after(0.01):
             while True:
                 try:
-                    await until(lambda: False, _call)
+                    await until(lambda: False, call)
                 except asyncio.CancelledError:
                     n_cancelled += 1
                     if n_cancelled == 3:
@@ -414,7 +381,7 @@ def test_events_are_polled_for(run: Any) -> None:
             theirs.send(b"x")
             other = threading.Thread(target=loop.call_soon_threadsafe, args=(heard.add, "thread"))
             other.start()
-            await until(lambda: len(heard) == 2, _call)
+            await until(lambda: len(heard) == 2, call)
             other.join()
 
     run(main())
@@ -429,7 +396,7 @@ def test_signals_are_heard(run: Any) -> None:
         loop.add_signal_handler(signal.SIGUSR1, heard.append, 1)
         try:
             os.kill(os.getpid(), signal.SIGUSR1)
-            await until(lambda: bool(heard), _call)
+            await until(lambda: bool(heard), call)
         finally:
             loop.remove_signal_handler(signal.SIGUSR1)
 
@@ -442,196 +409,6 @@ def test_calls_that_wait_in_a_pool_begin(run: Any) -> None:
     async def main() -> None:
         batch = Pool(limit=1, priority=threadlets.BATCH)
         task = asyncio.create_task(batch.call(int))
-        await until(task.done, _call)
-
-    run(main())
-
-
-async def _cancelled(greedy: Any) -> None:
-    """Cancel a task after a while, over and over, so that some are in their first yield."""
-    task = asyncio.create_task(greedy)
-    await asyncio.sleep(0.002)
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
-def test_a_cancelled_call_was_not_made(run: Any) -> None:
-    """Who is cancelled while others run has lost nothing."""
-
-    async def main() -> None:
-        numbers, got = itertools.count(), []
-
-        async def greedy() -> None:
-            while True:
-                got.append(await threadlets.call(next, numbers))
-
-        for _ in range(5):
-            await _cancelled(greedy())
-        assert len(got) == next(numbers)
-
-    run(main())
-
-
-def test_a_cancelled_read_reads_nothing(run: Any, tmp_path: Path) -> None:
-    """All that was read is what the file has, from whatever the calls come."""
-    content = os.urandom(1 << 20)
-    (tmp_path / "file").write_bytes(content)
-
-    async def main() -> None:
-        got = bytearray()
-
-        async def greedy() -> None:
-            while len(got) < len(content) - 100:
-                got.extend(await file.read(100))
-
-        async with threadlets.open(tmp_path / "file", "rb") as file:
-            for _ in range(5):
-                await _cancelled(greedy())
-            assert content.startswith(got)
-            assert content == bytes(got) + await file.read()
-
-    run(main())
-
-
-def test_a_cancelled_wait_loses_no_entry(run: Any, engine_kind: str) -> None:
-    """Every program that was submitted comes out once."""
-
-    async def main() -> None:
-        ring, got, n_submitted = CompletionRing(), [], 0
-
-        async def greedy() -> None:
-            nonlocal n_submitted
-            while True:
-                if (
-                    ring.submit(_nothing, tag=n_submitted, flags=threadlets.atoms.Flow.ASYNC)
-                    is None
-                ):
-                    n_submitted += 1
-                got.extend(it.tag for it in await ring.async_wait(1))
-
-        for _ in range(5):
-            await _cancelled(greedy())
-        while ring.outstanding:
-            got.extend(it.tag for it in await ring.async_wait(1))
-        assert list(range(n_submitted)) == sorted(got)
-        ring.close()
-
-    run(main())
-
-
-def test_clean_ups_begin_at_once(run: Any) -> None:
-    """They neither let others run first, nor wait for a thread; so no cancellation keeps them from it."""
-
-    async def main() -> None:
-        blocked, opened = asyncio.Event(), threading.Event()
-        loop = asyncio.get_running_loop()
-
-        def block() -> None:
-            loop.call_soon_threadsafe(blocked.set)
-            opened.wait(_FAILED_AFTER_S)
-
-        task = asyncio.create_task(threadlets.call(block))
-        await blocked.wait()
-        for function in (lambda: None, lambda: time.sleep(0.002), lambda: None):
-            with pytest.raises(StopIteration):
-                _core.clean_up(function).send(None)
-        opened.set()
-        await task
-
-    run(main(), threads_max=1)
-
-
-def test_a_file_is_closed_though_its_task_was_cancelled(run: Any, engine_kind: str) -> None:
-    """When others should have run first, too."""
-
-    async def main() -> None:
-        file = await threadlets.open(__file__, "rb")
-        await threadlets.call(time.sleep, 0.002)
-        await threadlets.call(int)
-
-        async def closes() -> None:
-            await threadlets.call(int)
-            time.sleep(0.002)
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
-            await file.close()
-
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.create_task(closes())
-        assert file.closed
-        with pytest.raises(OSError, match="Bad file"):
-            os.fstat(file._binary.descriptor.fd)
-
-    run(main())
-
-
-def test_an_await_inside_a_function_lets_nobody_run(run: Any) -> None:
-    """Nobody could: the function does not wait for them."""
-
-    def function() -> None:
-        for _ in range(3):
-            time.sleep(0.002)
-            with pytest.raises(StopIteration):
-                threadlets.call(int).send(None)
-
-    async def main() -> None:
-        await threadlets.call(function)
-
-    run(main())
-
-
-def test_whoever_drives_an_await_by_hand_is_not_held_up_for_ever(run: Any) -> None:
-    """It yields once, and goes on in the same step."""
-
-    async def main() -> None:
-        await threadlets.call(int)
-        time.sleep(0.002)
-        call = threadlets.call(int, "7")
-        assert call.send(None) is None
-        with pytest.raises(StopIteration) as returned:
-            call.send(None)
-        assert returned.value.value == 7
-
-    run(main())
-
-
-def test_a_call_that_is_thrown_away_while_others_run_was_not_made(run: Any) -> None:
-    """Nor is there a warning that it was never awaited."""
-
-    async def main() -> None:
-        made: list[int] = []
-        for end in ("close", "throw"):
-            await threadlets.call(int)
-            time.sleep(0.002)
-            call = threadlets.call(made.append, 1)
-            assert call.send(None) is None
-            if end == "close":
-                call.close()
-            else:
-                with pytest.raises(KeyError):
-                    call.throw(KeyError())
-            with pytest.raises(RuntimeError, match="twice"):
-                call.send(None)
-            del call
-        assert made == []
-
-    run(main())
-
-
-def test_a_deep_sweep_takes_a_slice_at_a_time(run: Any, engine_kind: str) -> None:
-    """In a loop: it goes on where it was, until all is done."""
-    n_inputs = 20_000
-
-    async def main() -> None:
-        results = sweep(_head, itertools.repeat(__file__, n_inputs), depth=n_inputs)
-        first = results._native.next_batch_nowait()
-        assert first is not None
-        assert results._native.counts()[0] < n_inputs
-        n_done = len(first)
-        async for batch in results.batches_async():
-            n_done += len(batch)
-        assert n_inputs == n_done
+        await until(task.done, call)
 
     run(main())

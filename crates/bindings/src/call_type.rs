@@ -86,7 +86,7 @@ static mut CALL: ffi::PyMethodDef = method(
 static mut CLEAN_UP: ffi::PyMethodDef = method(
     c"clean_up",
     clean_up,
-    c"clean_up(callable, /, *args)\n--\n\nDo the same for a function that cleans up: it begins where it is \
+    c"clean_up(function, /, *args)\n--\n\nDo the same for a function that cleans up: it begins where it is \
     awaited, at the limit of threads and when others should run first, too.",
 );
 

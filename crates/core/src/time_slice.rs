@@ -6,8 +6,8 @@
 /// How long the steps of a burst, together, may begin awaits that are done at once, in nanoseconds from the
 /// first of them on; then the poll and timers have their turn.
 ///
-/// Half as much gains a neighbour half a millisecond, and costs throughput where a thread waits for the GIL,
-/// which each poll gives away; twice as much gains nothing that can be measured (docs/threadlets.md).
+/// Figures are in docs/threadlets.md: throughput does not tell slices of 50 us to 5 ms apart, a neighbour is late
+/// by about the slice. Shorter ones poll more often, and a poll lends the GIL to any thread that waits for it.
 pub const SLICE_NS: u64 = 1_000_000;
 
 /// How long each step may at least: to switch costs less than a hundredth of that.

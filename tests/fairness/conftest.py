@@ -1,0 +1,15 @@
+"""The engines to test on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from threadlets.testing import use_engine
+
+
+@pytest.fixture(params=["uring", "workers"])
+def engine_kind(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test on one kind of engine after the other."""
+    with use_engine(request.param):
+        yield request.param

@@ -1,0 +1,206 @@
+"""Where an await lets others run, nothing of it has begun: who is cancelled there loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import threadlets
+from threadlets import CompletionRing, _core, sweep
+from threadlets.atoms import Flow
+
+from .harness import FAILED_AFTER_S, nothing, read_head
+
+
+async def _cancelled(greedy: Any) -> None:
+    """Cancel a task after a while, over and over, so that some are in their first yield."""
+    task = asyncio.create_task(greedy)
+    await asyncio.sleep(0.002)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def test_a_cancelled_call_was_not_made(run: Any) -> None:
+    """Who is cancelled while others run has lost nothing."""
+
+    async def main() -> None:
+        numbers, got = itertools.count(), []
+
+        async def greedy() -> None:
+            while True:
+                got.append(await threadlets.call(next, numbers))
+
+        for _ in range(5):
+            await _cancelled(greedy())
+        assert len(got) == next(numbers)
+
+    run(main())
+
+
+def test_a_cancelled_read_readsnothing(run: Any, tmp_path: Path) -> None:
+    """All that was read is what the file has, from whatever the calls come."""
+    content = os.urandom(1 << 20)
+    (tmp_path / "file").write_bytes(content)
+
+    async def main() -> None:
+        got = bytearray()
+
+        async def greedy() -> None:
+            while len(got) < len(content) - 100:
+                got.extend(await file.read(100))
+
+        async with threadlets.open(tmp_path / "file", "rb") as file:
+            for _ in range(5):
+                await _cancelled(greedy())
+            assert content.startswith(got)
+            assert content == bytes(got) + await file.read()
+
+    run(main())
+
+
+def test_a_cancelled_wait_loses_no_entry(run: Any, engine_kind: str) -> None:
+    """Every program that was submitted comes out once."""
+
+    async def main() -> None:
+        ring, got, n_submitted = CompletionRing(), [], 0
+
+        async def greedy() -> None:
+            nonlocal n_submitted
+            while True:
+                if ring.submit(nothing, tag=n_submitted, flags=Flow.ASYNC) is None:
+                    n_submitted += 1
+                got.extend(it.tag for it in await ring.async_wait(1))
+
+        for _ in range(5):
+            await _cancelled(greedy())
+        while ring.outstanding:
+            got.extend(it.tag for it in await ring.async_wait(1))
+        assert list(range(n_submitted)) == sorted(got)
+        ring.close()
+
+    run(main())
+
+
+def test_clean_ups_begin_at_once(run: Any) -> None:
+    """They neither let others run first, nor wait for a thread; so no cancellation keeps them from it."""
+
+    async def main() -> None:
+        blocked, opened = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def block() -> None:
+            loop.call_soon_threadsafe(blocked.set)
+            opened.wait(FAILED_AFTER_S)
+
+        task = asyncio.create_task(threadlets.call(block))
+        await blocked.wait()
+        for function in (lambda: None, lambda: time.sleep(0.002), lambda: None):
+            with pytest.raises(StopIteration):
+                _core.clean_up(function).send(None)
+        opened.set()
+        await task
+
+    run(main(), threads_max=1)
+
+
+def test_a_file_is_closed_though_its_task_was_cancelled(run: Any, engine_kind: str) -> None:
+    """When others should have run first, too."""
+
+    async def main() -> None:
+        file = await threadlets.open(__file__, "rb")
+        await threadlets.call(time.sleep, 0.002)
+        await threadlets.call(int)
+
+        async def closes() -> None:
+            await threadlets.call(int)
+            time.sleep(0.002)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await file.close()
+
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.create_task(closes())
+        assert file.closed
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(file._binary.descriptor.fd)
+
+    run(main())
+
+
+def test_an_await_inside_a_function_lets_nobody_run(run: Any) -> None:
+    """Nobody could: the function does not wait for them."""
+
+    def function() -> None:
+        for _ in range(3):
+            time.sleep(0.002)
+            with pytest.raises(StopIteration):
+                threadlets.call(int).send(None)
+
+    async def main() -> None:
+        await threadlets.call(function)
+
+    run(main())
+
+
+def test_whoever_drives_an_await_by_hand_is_not_held_up_for_ever(run: Any) -> None:
+    """It yields once, and goes on in the same step."""
+
+    async def main() -> None:
+        await threadlets.call(int)
+        time.sleep(0.002)
+        call = threadlets.call(int, "7")
+        assert call.send(None) is None
+        with pytest.raises(StopIteration) as returned:
+            call.send(None)
+        assert returned.value.value == 7
+
+    run(main())
+
+
+def test_a_call_that_is_thrown_away_while_others_run_was_not_made(run: Any) -> None:
+    """Nor is there a warning that it was never awaited."""
+
+    async def main() -> None:
+        made: list[int] = []
+        for end in ("close", "throw"):
+            await threadlets.call(int)
+            time.sleep(0.002)
+            call = threadlets.call(made.append, 1)
+            assert call.send(None) is None
+            if end == "close":
+                call.close()
+            else:
+                with pytest.raises(KeyError):
+                    call.throw(KeyError())
+            with pytest.raises(RuntimeError, match="twice"):
+                call.send(None)
+            del call
+        assert made == []
+
+    run(main())
+
+
+def test_a_deep_sweep_takes_a_slice_at_a_time(run: Any, engine_kind: str) -> None:
+    """In a loop: it goes on where it was, until all is done."""
+    n_inputs = 20_000
+
+    async def main() -> None:
+        results = sweep(read_head, itertools.repeat(__file__, n_inputs), depth=n_inputs)
+        first = results._native.next_batch_nowait()
+        assert first is not None
+        assert results._native.counts()[0] < n_inputs
+        n_done = len(first)
+        async for batch in results.batches_async():
+            n_done += len(batch)
+        assert n_inputs == n_done
+
+    run(main())
