@@ -54,8 +54,10 @@ pub(crate) struct CallObject {
     /// The result, should no cancellation come after all; or null.
     pub(crate) held: Cell<*mut ffi::PyObject>,
     pub(crate) state: Cell<State>,
-    /// The function, its positional arguments, the values of its named arguments.
-    pub(crate) items: [*mut ffi::PyObject; 0],
+    /// The function, its positional arguments, the values of its named arguments: behind this, in the same
+    /// memory. A pointer, since a reference to the object reaches no further than its fields, and since
+    /// the item before the arguments is written to by who is called.
+    pub(crate) items: *mut *mut ffi::PyObject,
 }
 
 /// What the next step of an await gives.
@@ -65,22 +67,22 @@ pub(crate) enum Step {
 }
 
 impl CallObject {
-    pub(crate) fn items(&self) -> &[*mut ffi::PyObject] {
-        // SAFETY: the object was allocated with this many items behind it, and all were set.
-        unsafe { std::slice::from_raw_parts(self.items.as_ptr(), self.head.ob_size as usize) }
+    pub(crate) fn n_items(&self) -> usize {
+        self.head.ob_size as usize
     }
 
     pub(crate) fn callable(&self) -> *mut ffi::PyObject {
-        self.items()[0]
+        // SAFETY: there is one item at least.
+        unsafe { *self.items }
     }
 
     fn n_positional(&self) -> usize {
         if self.names.is_null() {
-            return self.items().len() - 1;
+            return self.n_items() - 1;
         }
         // SAFETY: the names are a tuple.
         let n_named = unsafe { ffi::PyTuple_GET_SIZE(self.names) };
-        self.items().len() - 1 - n_named as usize
+        self.n_items() - 1 - n_named as usize
     }
 
     fn pool<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Pool>> {
@@ -161,7 +163,8 @@ impl CallObject {
             let pool = self.pool(py);
             let key = pool.as_ref().and_then(|it| it.get().key(py));
             let (callable, names) = (self.callable(), self.names);
-            let args = self.items()[1..].as_ptr();
+            // SAFETY: there is one item at least.
+            let args = unsafe { self.items.add(1) };
             let nargsf = self.n_positional() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
             let cleans_up = self.state.replace(State::Done) == State::FreshCleanUp;
             let environment = self.environment(py);
@@ -183,7 +186,7 @@ impl CallObject {
                     let outcome = returned(py, result);
                     Crew::get_role_back(slf, runner)?;
                     let result = outcome?;
-                    if !Crew::is_cancelled(slf) {
+                    if !Crew::is_cancelled(slf)? {
                         return Ok(Step::Returned(result));
                     }
                     // The task throws it in at its next step, which is asked for by yielding None.
@@ -233,7 +236,8 @@ impl CallObject {
             // SAFETY: the items are alive, and so are the names.
             let (positional, named) = unsafe {
                 let item = |&it: &*mut ffi::PyObject| Bound::from_borrowed_ptr(py, it);
-                let (positional, values) = this.items().split_at(1 + this.n_positional());
+                let items = std::slice::from_raw_parts(this.items, this.n_items());
+                let (positional, values) = items.split_at(1 + this.n_positional());
                 let positional = PyTuple::new(py, positional.iter().map(item))?;
                 let named = PyDict::new(py);
                 for (idx, value) in values.iter().map(item).enumerate() {

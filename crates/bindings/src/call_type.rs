@@ -162,9 +162,9 @@ unsafe fn make(args: &[*mut ffi::PyObject], names: *mut ffi::PyObject) -> *mut C
         let Some(call) = object.as_mut() else { return object };
         // Memory comes zeroed: every reference is null.
         call.state.set(State::Fresh);
-        let items = (&raw mut call.items).cast::<*mut ffi::PyObject>();
+        call.items = object.add(1).cast();
         for (idx, &arg) in args.iter().enumerate() {
-            items.add(idx).write(ffi::Py_NewRef(arg));
+            call.items.add(idx).write(ffi::Py_NewRef(arg));
         }
         if !names.is_null() {
             call.names = ffi::Py_NewRef(names);
@@ -398,7 +398,8 @@ unsafe extern "C" fn call_traverse(
             call.delegate.get(),
             call.held.get(),
         ];
-        for &object in own.iter().chain(call.items()).filter(|it| !it.is_null()) {
+        let items = (0..call.n_items()).map(|idx| *call.items.add(idx));
+        for object in own.into_iter().chain(items).filter(|it| !it.is_null()) {
             let stopped = visit(object, arg);
             if stopped != 0 {
                 return stopped;
@@ -412,9 +413,8 @@ unsafe extern "C" fn call_clear(slf: *mut ffi::PyObject) -> c_int {
     // SAFETY: nobody uses the object any more; each reference is given up once.
     unsafe {
         let call = &mut *slf.cast::<CallObject>();
-        let items = (&raw mut call.items).cast::<*mut ffi::PyObject>();
-        for idx in 0..call.head.ob_size as usize {
-            ffi::Py_XDECREF(items.add(idx).replace(null_mut()));
+        for idx in 0..call.n_items() {
+            ffi::Py_XDECREF(call.items.add(idx).replace(null_mut()));
         }
         for reference in [
             &mut call.names,

@@ -349,13 +349,14 @@ impl Crew {
     }
 
     /// Whether the task that awaits a call was cancelled while the function was blocked.
-    pub(crate) fn is_cancelled(slf: &Bound<'_, Dispatcher>) -> bool {
+    pub(crate) fn is_cancelled(slf: &Bound<'_, Dispatcher>) -> PyResult<bool> {
         let py = slf.py();
-        let must_cancel = || {
-            let Some(task) = current_tasks(py)?.get_item(slf)? else { return Ok(false) };
-            task.getattr(intern!(py, "_must_cancel"))?.is_truthy()
-        };
-        must_cancel().unwrap_or(false)
+        let Some(task) = current_tasks(py)?.get_item(slf)? else { return Ok(false) };
+        // A task of the user's own making need not say so.
+        match task.getattr_opt(intern!(py, "_must_cancel"))? {
+            Some(must_cancel) => must_cancel.is_truthy(),
+            None => Ok(false),
+        }
     }
 
     /// Name both sides of a dispatcher that does not come to a boundary while others wait.

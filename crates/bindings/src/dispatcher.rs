@@ -66,7 +66,8 @@ pub struct Dispatcher {
     pub(crate) mailbox: Arc<Mailbox>,
     /// The futures that they settle, by the tokens of the runs.
     pub(crate) awaited: GilCell<Slab<Awaited>>,
-    /// None once the loop is closed: its descriptors go then, not with the last reference.
+    /// None once the loop is closed: its descriptors go then, not with the last reference. The child of
+    /// a fork makes its own when it first needs it.
     poller: GilCell<Option<Arc<Poller>>>,
     /// Where everybody receives; borrowed for one system call and a copy.
     receive_buffer: GilCell<Option<Box<[u8]>>>,
@@ -116,8 +117,14 @@ impl Dispatcher {
 
     /// The poller, unless the loop is closed.
     pub(crate) fn poller(&self, py: Python<'_>) -> PyResult<Arc<Poller>> {
-        let poller = self.poller.with(py, |poller| poller.clone());
-        poller.ok_or_else(|| PyRuntimeError::new_err(CLOSED))
+        if let Some(poller) = self.poller.with(py, |poller| poller.clone()) {
+            return Ok(poller);
+        }
+        self.check_closed()?;
+        let poller = Arc::new(Poller::new().map_err(to_python)?);
+        self.mailbox.wake_by(&poller);
+        self.poller.with(py, |it| *it = Some(Arc::clone(&poller)));
+        Ok(poller)
     }
 
     /// Register a descriptor of a stream, for reading.
@@ -208,9 +215,7 @@ impl Dispatcher {
         if self.closed.load(Relaxed) {
             return;
         }
-        let poller = Poller::new().ok().map(Arc::new);
-        self.mailbox.wake_by(poller.clone());
-        drop(self.poller.with(py, |it| std::mem::replace(it, poller)));
+        drop(self.poller.with(py, Option::take));
         self.sleeping.store(false, Relaxed);
     }
 
@@ -256,7 +261,10 @@ impl Dispatcher {
 
     /// End the present or the next wait for events, unless the loop is closed.
     pub(crate) fn wake_poller(&self, py: Python<'_>) -> PyResult<()> {
-        self.poller(py).map_or(Ok(()), |poller| poller.wake().map_err(to_python))
+        if self.closed.load(Relaxed) {
+            return Ok(());
+        }
+        self.poller(py)?.wake().map_err(to_python)
     }
 
     pub(crate) fn wake_if_sleeping(&self, py: Python<'_>) -> PyResult<()> {
@@ -451,6 +459,7 @@ impl Dispatcher {
 
     /// Drop everything that is queued or registered, and the poller, at closing.
     fn _release(&self, py: Python<'_>) {
+        self.closed.store(true, Relaxed);
         let requests = self.queues.with(py, threadlets_core::Dispatcher::take_all);
         for request in requests {
             if let Err(error) = request.abandon(py) {

@@ -22,6 +22,9 @@ use crate::task::future::Future;
 use crate::task::{current, step};
 use crate::watches::Watches;
 
+/// How soon the kernel is asked again to watch a descriptor, when it has refused to.
+const REARM: Duration = Duration::from_millis(50);
+
 /// Why a runner stopped running bursts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -61,7 +64,7 @@ impl Dispatcher {
     fn poll_and_burst(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
-        if !this.poll(py, runner)? {
+        if !Self::poll(slf, runner)? {
             return Ok(false);
         }
         // Requests start from a known state, whatever ran here in between.
@@ -87,40 +90,44 @@ impl Dispatcher {
 
     /// Wait for events, without the GIL, and queue what they make ready. Meanwhile the role can be
     /// taken; whether it is still here.
-    fn poll(&self, py: Python<'_>, runner: &Runner) -> PyResult<bool> {
+    fn poll(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
+        let py = slf.py();
+        let this = slf.get();
         // The byte that a signal sends ends a wait only once: another runner may have read it while this
         // thread was inside a function. What handlers do must be known before it is asked how long to wait.
         py.check_signals()?;
-        let poller = self.poller(py)?;
-        Watches::rearm(self, py, &poller);
-        let patience = if runner.is_home() && self.stopping.load(Relaxed) {
+        let poller = this.poller(py)?;
+        let is_armed = Watches::rearm(slf, py, &poller)?;
+        let patience = if runner.is_home() && this.stopping.load(Relaxed) {
             Some(Duration::ZERO)
         } else {
-            self.queues.with(py, |queues| queues.patience(clock::now_ns))
+            this.queues.with(py, |queues| queues.patience(clock::now_ns))
         };
+        let patience =
+            if is_armed { patience } else { Some(patience.map_or(REARM, |it| it.min(REARM))) };
         // Nobody may wait for the role while we wait for events. Requests end at a boundary, but Python
         // code runs between requests, too: signal handlers, what a new thread is told.
-        if !self.crew.keeps_role(py, runner) {
+        if !this.crew.keeps_role(py, runner) {
             return Ok(false);
         }
-        self.crew.roster.with(py, |roster| roster.start_polling());
+        this.crew.roster.with(py, |roster| roster.start_polling());
         // Say so while the GIL is still held: whoever takes it next must know to wake us.
-        self.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
+        this.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
         // Engines hold no GIL: look once more for what they sent before they knew that we wait.
-        let patience = if self.mailbox.starts_waiting() { Some(Duration::ZERO) } else { patience };
-        let (role, id) = (&self.crew.role, runner.id);
+        let patience = if this.mailbox.starts_waiting() { Some(Duration::ZERO) } else { patience };
+        let (role, id) = (&this.crew.role, runner.id);
         let waited = py.detach(|| poller.wait(patience, || role.is_held_by(id)));
         let is_held = role.is_held_by(runner.id);
         if is_held {
-            self.sleeping.store(false, Relaxed);
-            self.mailbox.stops_waiting();
-            self.crew.roster.with(py, |roster| roster.stop_polling());
+            this.sleeping.store(false, Relaxed);
+            this.mailbox.stops_waiting();
+            this.crew.roster.with(py, |roster| roster.stop_polling());
         }
         waited.map_err(to_python)?;
         // Whoever has the role now: no edge comes twice.
-        self.queues.with(py, |queues| {
-            self.sources.with(py, |sources| {
-                self.watches.with(py, |watches| {
+        this.queues.with(py, |queues| {
+            this.sources.with(py, |sources| {
+                this.watches.with(py, |watches| {
                     poller.deliver(|key, readiness| match sources.get(key) {
                         Some(Source::Stream(stream)) => {
                             if let Some(request) = Stream::note(stream, py, readiness) {
@@ -133,15 +140,15 @@ impl Dispatcher {
                 });
             });
         });
-        let letters = self.mailbox.take();
+        let letters = this.mailbox.take();
         if !letters.is_empty() {
-            self.queues.with(py, |queues| {
+            this.queues.with(py, |queues| {
                 letters.into_iter().for_each(|it| queues.submit(Request::Letter(it)));
             });
         }
         if !is_held {
             // The one who took it may have begun to wait for what we have just queued.
-            self.wake_if_sleeping(py)?;
+            this.wake_if_sleeping(py)?;
             return Ok(false);
         }
         // Last: a signal handler may raise.

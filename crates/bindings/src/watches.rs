@@ -73,6 +73,8 @@ pub(crate) struct Watched {
     /// The object given to `add_reader` or `add_writer`, when it was not a number: by it the
     /// watch is found once the object is closed and has no number any more.
     file: Option<Py<PyAny>>,
+    /// The kernel does not watch the descriptor at present, and the loop was told.
+    is_refused: bool,
 }
 
 /// The watched descriptors of one loop, by number.
@@ -129,18 +131,36 @@ impl Watches {
         }
     }
 
-    /// Ask anew for the readiness of the descriptors whose callbacks were called.
-    pub(crate) fn rearm(dispatcher: &Dispatcher, py: Python<'_>, poller: &Poller) {
-        dispatcher.watches.with(py, |watches| {
-            for fd in watches.to_rearm.drain(..) {
-                if let Some(watched) = watches.by_fd.get(&fd)
+    /// Ask anew for the readiness of the descriptors whose callbacks were called; whether the kernel
+    /// has taken all of it. What it refuses is asked for again the next time, and told to the loop's
+    /// exception handler once.
+    pub(crate) fn rearm(
+        slf: &Bound<'_, Dispatcher>,
+        py: Python<'_>,
+        poller: &Poller,
+    ) -> PyResult<bool> {
+        let refused = slf.get().watches.with(py, |watches| {
+            let mut refused = Vec::new();
+            for fd in std::mem::take(&mut watches.to_rearm) {
+                if let Some(watched) = watches.by_fd.get_mut(&fd)
                     && !watched.watch.is_unhandled()
                 {
+                    let asked = poller.modify(fd, watched.key, watched.watch.interest());
                     // A descriptor closed under its callback stays silent, as in select loops.
-                    let _ = poller.modify(fd, watched.key, watched.watch.interest());
+                    let error = asked.err().filter(|it| !it.is_gone());
+                    let was_refused = std::mem::replace(&mut watched.is_refused, error.is_some());
+                    if let Some(error) = error {
+                        watches.to_rearm.push(fd);
+                        refused.extend((!was_refused).then_some((fd, error)));
+                    }
                 }
             }
+            refused
         });
+        for (fd, error) in refused {
+            slf.call_method1(intern!(py, "_watch_refused"), (fd, to_python(error)))?;
+        }
+        Ok(slf.get().watches.with(py, |watches| watches.to_rearm.is_empty()))
     }
 
     /// Forget the watch of a number that somebody opened anew: its file was closed unnoticed.
@@ -276,6 +296,7 @@ impl Watches {
             watch: Watch::new(fd),
             owner: None,
             file: None,
+            is_refused: false,
         })
     }
 

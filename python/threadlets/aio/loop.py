@@ -247,6 +247,16 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             {"message": "Exception in a request of the loop", "exception": exception}
         )
 
+    def _watch_refused(self, fd: int, exception: OSError) -> None:
+        """Report that a descriptor is not watched for the time being, which is tried again."""
+        self.call_exception_handler(
+            {
+                "message": f"The kernel refuses to watch descriptor {fd} again, so its callbacks wait "
+                "until it does; it may be short of memory, or at fs.epoll.max_user_watches",
+                "exception": exception,
+            }
+        )
+
     def _lost_write(self, n_writes_lost: int) -> None:
         """Warn of a protocol that goes on writing to a connection that is over."""
         if n_writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:

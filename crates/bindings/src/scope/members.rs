@@ -2,7 +2,7 @@
 //! (`threadlets/scopes`).
 
 use pyo3::PyTraverseError;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -188,9 +188,14 @@ impl Members {
     ) -> PyResult<Bound<'py, Task>> {
         slf.get().key(slf.py())?;
         let kind = match kind {
+            "task" => Kind::Task,
             "call" => Kind::Call,
             "syslet" => Kind::Syslet,
-            _ => Kind::Task,
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "there is no kind {kind:?} of requests; it is 'task', 'call' or 'syslet'"
+                )));
+            }
         };
         let dispatcher = slf.get().dispatcher.bind(slf.py());
         let task = Task::start(dispatcher, coroutine, None, context, Start::Soon)?;

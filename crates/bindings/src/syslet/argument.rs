@@ -222,11 +222,15 @@ pub(crate) fn address(value: &Bound<'_, PyAny>) -> PyResult<SocketAddress> {
             "'{host}' is no IP address, and programs look no names up; use socket.getaddrinfo first"
         ))
     })?;
-    let optional = |idx: usize| tuple.get_item(idx).and_then(|it| it.extract::<u32>()).unwrap_or(0);
+    let optional = |idx: usize| match tuple.get_item(idx) {
+        Ok(number) => number.extract::<u32>(),
+        Err(_) => Ok(0),
+    };
+    let (flowinfo, scope_id) = (optional(2)?, optional(3)?);
     let address = match SocketAddr::new(ip, port) {
         SocketAddr::V6(mut address) => {
-            address.set_flowinfo(optional(2).to_be());
-            address.set_scope_id(optional(3));
+            address.set_flowinfo(flowinfo.to_be());
+            address.set_scope_id(scope_id);
             SocketAddr::V6(address)
         }
         address => address,

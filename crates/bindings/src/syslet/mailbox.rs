@@ -32,8 +32,8 @@ struct Current {
 }
 
 impl Current {
-    fn new(poller: Option<&Arc<Poller>>) -> Self {
-        Self { poller: poller.map(Arc::downgrade).unwrap_or_default(), successor: OnceLock::new() }
+    fn new(poller: &Arc<Poller>) -> Self {
+        Self { poller: Arc::downgrade(poller), successor: OnceLock::new() }
     }
 
     /// The one that counts.
@@ -44,13 +44,14 @@ impl Current {
 
 impl Mailbox {
     pub(crate) fn new(poller: Arc<Poller>) -> Self {
-        Self { letters: Letterbox::new(), poller: Current::new(Some(&poller)) }
+        Self { letters: Letterbox::new(), poller: Current::new(&poller) }
     }
 
-    /// In the child of a fork: from now on letters wake this poller, if there is one.
-    pub(crate) fn wake_by(&self, poller: Option<Arc<Poller>>) {
-        // Only the thread that forked is here, and each child does so once.
-        let _ = self.poller.last().successor.set(Box::new(Current::new(poller.as_ref())));
+    /// In the child of a fork: from now on letters wake this poller. The GIL is held, so that nobody
+    /// else says so meanwhile.
+    pub(crate) fn wake_by(&self, poller: &Arc<Poller>) {
+        let known = self.poller.last().successor.set(Box::new(Current::new(poller)));
+        assert!(known.is_ok(), "the last one has no successor");
     }
 
     /// The dispatcher is about to wait; whether there are letters already.

@@ -117,10 +117,12 @@ fn already_done(task: &Bound<'_, Task>) -> PyErr {
 #[cold]
 fn cancellation(task: &Bound<'_, Task>, waited_for: Option<Py<PyAny>>) -> PyErr {
     let py = task.py();
-    if let Some(error) = waited_for.and_then(|it| failure(it.into_bound(py)))
-        && names::is_cancelled_error(py, &error).unwrap_or(false)
-    {
-        return error;
+    if let Some(error) = waited_for.and_then(|it| failure(it.into_bound(py))) {
+        match names::is_cancelled_error(py, &error) {
+            Ok(true) => return error,
+            Ok(false) => {}
+            Err(error) => return error,
+        }
     }
     task.as_super().get().cancelled_error(py)
 }

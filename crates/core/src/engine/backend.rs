@@ -25,13 +25,18 @@ pub(crate) struct Completion {
 pub(crate) trait Backend {
     /// Begin an operation; its key is not in use.
     ///
-    /// The caller vouches for the call's addresses until the operation has come back.
-    fn start(&mut self, key: Key, call: Call);
+    /// # Safety
+    /// The call's addresses are valid for what it does, and nobody else's, until the operation has come back.
+    unsafe fn start(&mut self, key: Key, call: Call);
 
     /// The same for what has to block a thread: connecting to a Unix socket whose
     /// backlog is full.
-    fn start_patiently(&mut self, key: Key, call: Call) {
-        self.start(key, call);
+    ///
+    /// # Safety
+    /// As for [`Self::start`].
+    unsafe fn start_patiently(&mut self, key: Key, call: Call) {
+        // SAFETY: the caller's.
+        unsafe { self.start(key, call) }
     }
 
     /// Whether `start` opens named pipes without waiting for the other end, or fails to.

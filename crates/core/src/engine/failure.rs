@@ -151,7 +151,7 @@ mod tests {
     }
 
     impl Backend for Faulty {
-        fn start(&mut self, key: Key, call: Call) {
+        unsafe fn start(&mut self, key: Key, call: Call) {
             self.in_flight.lock().unwrap().push(key);
             assert_ne!(Op::Fsync, call.op(), "the backend fails, as it is told to");
         }

@@ -71,8 +71,10 @@ impl Hands {
 
     /// Have a call made, for as long as it takes.
     ///
-    /// The caller vouches for the call's addresses until the operation has come back.
-    pub(crate) fn start(&mut self, key: Key, call: Call) {
+    /// # Safety
+    /// The call's addresses are valid for what it does until the operation has come back, or the hands are
+    /// dropped.
+    pub(crate) unsafe fn start(&mut self, key: Key, call: Call) {
         let mut state = self.shared.lock();
         state.jobs.push_back(Job { key, call });
         if state.n_idle >= state.jobs.len() {
@@ -199,7 +201,8 @@ mod tests {
         let mut bytes = [0u8; THREADS_MAX + 1];
         for (key, byte) in bytes.iter_mut().enumerate() {
             let words = [fd, std::ptr::from_mut(byte) as u64, 1, u64::MAX];
-            hands.start(key as Key, Call::new(Op::Read, words));
+            // SAFETY: the bytes are there until all calls have come back.
+            unsafe { hands.start(key as Key, Call::new(Op::Read, words)) };
         }
         // One hand for each, but for the last one.
         while hands.shared.lock().jobs.len() > 1 {
@@ -217,10 +220,12 @@ mod tests {
     fn what_a_hand_fails_at_comes_back() {
         let inbox = Arc::new(Inbox::new().unwrap());
         let mut hands = Hands::new(&inbox, |_| panic!("a hand fails, as it is told to"));
-        hands.start(7, Call::new(Op::Nop, []));
+        // SAFETY: a call without addresses.
+        unsafe { hands.start(7, Call::new(Op::Nop, [])) };
         let failed = Completion { key: 7, value: -i64::from(libc::EIO) };
         assert_eq!(vec![failed], collect(&mut hands, 1));
-        hands.start(8, Call::new(Op::Nop, []));
+        // SAFETY: as above.
+        unsafe { hands.start(8, Call::new(Op::Nop, [])) };
         assert_eq!(8, collect(&mut hands, 1)[0].key);
         assert_eq!(1, hands.shared.lock().n_threads);
     }

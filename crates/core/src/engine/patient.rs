@@ -47,13 +47,13 @@ pub(crate) unsafe fn perform(call: &Call, borders: &Borders) -> i64 {
         }
         Attempt::WouldBlock => NOT_YET,
     };
-    // SAFETY: see above.
+    // SAFETY: see above, here and where less is made of it.
     let make = |call: &Call| unsafe { syscall::perform_unless_non_blocking(call) };
     match call.op() {
         Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg | Op::Waitid => attempt(),
         Op::Read | Op::Write | Op::Readv | Op::Writev if !syscall::is_file(call.int(0)) => {
             match attempt() {
-                NOT_YET => borders.cross(call, |call| make(&of_a_pipe(call))),
+                NOT_YET => borders.cross(call, |call| make(&unsafe { of_a_pipe(call) })),
                 value => value,
             }
         }
@@ -100,11 +100,14 @@ impl Borders {
 }
 
 /// As much of a call as a pipe takes that is ready.
-fn of_a_pipe(call: &Call) -> Call {
+///
+/// # Safety
+/// The call's addresses are valid.
+unsafe fn of_a_pipe(call: &Call) -> Call {
     match call.op() {
         Op::Write => call.with(2, call.words[2].min(PIPE_ROOM_BYTES)),
         Op::Writev if call.offset(3) == -1 && call.len(2) > 0 => {
-            // SAFETY: whoever makes the call vouches for its addresses.
+            // SAFETY: the caller's.
             let pieces = unsafe {
                 std::slice::from_raw_parts(call.at::<libc::iovec>(1).cast_const(), call.len(2))
             };

@@ -173,9 +173,11 @@ impl Operation {
         }
         let mut value = NOT_YET;
         if !self.opens_pipe {
-            let call = if self.shortage > 0 { shortened(&call, self.shortage) } else { call };
             // SAFETY: whoever started the operation vouches for its addresses until it comes back.
-            value = unsafe { patient::perform(&call, borders) };
+            unsafe {
+                let call = if self.shortage > 0 { shortened(&call, self.shortage) } else { call };
+                value = patient::perform(&call, borders);
+            }
             self.opens_pipe = value == NOT_YET && matches!(call.op(), Op::Openat | Op::Openat2);
         }
         if self.opens_pipe {
@@ -215,7 +217,10 @@ fn errors(call: &Call) -> Vec<i32> {
 }
 
 /// A call that moves less, but something, if it may come up short at all.
-fn shortened(call: &Call, shortage: u64) -> Call {
+///
+/// # Safety
+/// The call's addresses are valid, and nobody else's.
+unsafe fn shortened(call: &Call, shortage: u64) -> Call {
     let fd = call.int(0);
     let writes = matches!(call.op(), Op::Write | Op::Pwrite | Op::Writev);
     let min_bytes = match (call.op(), syscall::kind(fd)) {
@@ -234,12 +239,13 @@ fn shortened(call: &Call, shortage: u64) -> Call {
         }
         Op::Splice => call.with(4, less(call.words[4])),
         Op::Readv | Op::Writev if min_bytes == 1 => {
-            call.with(2, fewer(call.at::<libc::iovec>(1), call.len(2), shortage) as u64)
+            // SAFETY: the caller's.
+            let n_pieces = unsafe { fewer(call.at::<libc::iovec>(1), call.len(2), shortage) };
+            call.with(2, n_pieces as u64)
         }
         Op::Recvmsg | Op::Sendmsg => {
             let message = call.at::<libc::msghdr>(1);
-            // SAFETY: whoever makes the call vouches for its addresses; the pieces are listed anew
-            // for each call.
+            // SAFETY: the caller's; the pieces are listed anew for each call.
             unsafe {
                 (*message).msg_iovlen = fewer((*message).msg_iov, (*message).msg_iovlen, shortage);
             }
@@ -250,18 +256,21 @@ fn shortened(call: &Call, shortage: u64) -> Call {
 }
 
 /// A count of fewer pieces, with something in them: nothing at all would be the end of the file.
-fn fewer(pieces: *const libc::iovec, n_pieces: usize, shortage: u64) -> usize {
+///
+/// # Safety
+/// There are as many pieces at the address.
+unsafe fn fewer(pieces: *const libc::iovec, n_pieces: usize, shortage: u64) -> usize {
     if n_pieces == 0 {
         return 0;
     }
-    // SAFETY: whoever makes the call vouches for its addresses.
+    // SAFETY: the caller's.
     let pieces = unsafe { std::slice::from_raw_parts(pieces, n_pieces) };
     let first = pieces.iter().position(|it| it.iov_len > 0).unwrap_or(n_pieces - 1);
     n_pieces - (shortage % (n_pieces - first) as u64) as usize
 }
 
 impl Backend for Simulated {
-    fn start(&mut self, key: Key, call: Call) {
+    unsafe fn start(&mut self, key: Key, call: Call) {
         // What happens to it is decided now, however often it has to be tried.
         let (fails, falls_short) = (
             self.random.happens(self.simulation.error_rate),

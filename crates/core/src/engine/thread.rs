@@ -275,12 +275,15 @@ impl<B: Backend> Thread<B> {
             }
         }
         entry.waits = Waits::Operation;
-        self.backend.start(key, call);
+        // SAFETY: the addresses are the run's, which stays where it is and is not touched until the operation
+        // has come back.
+        unsafe { self.backend.start(key, call) };
     }
 
     fn wait_for(&mut self, key: Key, waits: Waits, (fd, events): (RawFd, i16)) {
         self.entries[key as usize].waits = waits;
-        self.backend.start(key, Call::new(Op::Poll, [fd as u64, events as u64]));
+        // SAFETY: a call without addresses.
+        unsafe { self.backend.start(key, Call::new(Op::Poll, [fd as u64, events as u64])) };
     }
 
     /// Begin to connect, and wait until that is done.
@@ -292,7 +295,8 @@ impl<B: Backend> Thread<B> {
         } else if value == -i64::from(libc::EAGAIN) {
             // A Unix socket whose backlog is full: no event tells when there is room.
             self.entries[key as usize].waits = Waits::Operation;
-            self.backend.start(key, *call);
+            // SAFETY: as in `start`.
+            unsafe { self.backend.start(key, *call) };
         } else {
             self.go_on(key, value);
         }
@@ -328,7 +332,8 @@ impl<B: Backend> Thread<B> {
                     // A Unix socket whose peer's backlog is full: no event tells when there is room.
                     Ok(call) if call.op() == Op::Connect && syscall::is_blocking(call.int(0)) => {
                         entry.waits = Waits::Operation;
-                        self.backend.start_patiently(key, call);
+                        // SAFETY: as in `start`.
+                        unsafe { self.backend.start_patiently(key, call) };
                     }
                     Ok(call) => match readiness::awaited(&call) {
                         Some(awaited) => self.wait_for(key, Waits::Readiness, awaited),

@@ -85,10 +85,26 @@ impl Ring {
         Ok(Self { ring, probe, hands, inbox, is_listening: false })
     }
 
-    fn push(&mut self, entry: &Entry) {
+    /// Begin an operation, on the ring if it has it.
+    ///
+    /// # Safety
+    /// As for [`Backend::start`].
+    unsafe fn start_with(&mut self, key: Key, call: Call, flags: squeue::Flags) {
+        let known = entry(&call).filter(|(code, _)| self.probe.is_supported(*code));
+        // SAFETY: the caller's.
+        unsafe {
+            match known.filter(|_| !needs_system_call(&call)) {
+                Some((_, entry)) => self.push(&entry.flags(flags).user_data(u64::from(key))),
+                None => self.hands.start(key, call),
+            }
+        }
+    }
+
+    /// # Safety
+    /// The entry's addresses are valid until it has come back.
+    unsafe fn push(&mut self, entry: &Entry) {
         loop {
-            // SAFETY: `Backend::start`'s caller vouches for the addresses until the operation has
-            // come back; the ring's own entries have none.
+            // SAFETY: the caller's.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return;
             }
@@ -124,7 +140,8 @@ impl Ring {
         if !self.is_listening {
             let fd = Fd(self.inbox.waker.as_fd().as_raw_fd());
             let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
-            self.push(&entry.user_data(RUNG));
+            // SAFETY: it has no addresses.
+            unsafe { self.push(&entry.user_data(RUNG)) };
             self.is_listening = true;
         }
     }
@@ -156,18 +173,14 @@ impl Ring {
 }
 
 impl Backend for Ring {
-    fn start(&mut self, key: Key, call: Call) {
-        let known = entry(&call).filter(|(code, _)| self.probe.is_supported(*code));
-        match known.filter(|_| !needs_system_call(&call)) {
-            Some((_, entry)) => self.push(&entry.user_data(u64::from(key))),
-            None => self.hands.start(key, call),
-        }
+    unsafe fn start(&mut self, key: Key, call: Call) {
+        // SAFETY: the caller's.
+        unsafe { self.start_with(key, call, squeue::Flags::empty()) }
     }
 
-    fn start_patiently(&mut self, key: Key, call: Call) {
-        if let Some((_, entry)) = entry(&call) {
-            self.push(&entry.flags(squeue::Flags::ASYNC).user_data(u64::from(key)));
-        }
+    unsafe fn start_patiently(&mut self, key: Key, call: Call) {
+        // SAFETY: the caller's.
+        unsafe { self.start_with(key, call, squeue::Flags::ASYNC) }
     }
 
     /// The kernel tries with `O_NONBLOCK`, which is another thing for a named pipe.
@@ -177,7 +190,8 @@ impl Backend for Ring {
 
     fn cancel(&mut self, key: Key) {
         self.hands.cancel(key);
-        self.push(&opcode::AsyncCancel::new(u64::from(key)).build().user_data(CANCELLED));
+        // SAFETY: it has no addresses.
+        unsafe { self.push(&opcode::AsyncCancel::new(u64::from(key)).build().user_data(CANCELLED)) };
     }
 
     fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {
@@ -348,4 +362,29 @@ fn entry(call: &Call) -> Option<(u8, Entry)> {
         }
         Op::Getdents | Op::Sendfile | Op::Timeout | Op::Nop | Op::Add => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_that_the_ring_does_not_have_comes_back_however_it_is_started() {
+        if super::super::uring_refusal().is_some() {
+            return;
+        }
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let mut ring = Ring::new(&inbox).unwrap();
+        // SAFETY: calls without addresses.
+        unsafe {
+            ring.start(1, Call::new(Op::Nop, []));
+            ring.start_patiently(2, Call::new(Op::Nop, []));
+        }
+        let mut completions = Vec::new();
+        while completions.len() < 2 {
+            ring.wait(None, &mut completions);
+        }
+        completions.sort_by_key(|it| it.key);
+        assert_eq!([1, 2].map(|key| Completion { key, value: 0 }), *completions);
+    }
 }

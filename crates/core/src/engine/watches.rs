@@ -90,7 +90,7 @@ impl Watches {
                 // The number leads to something else, if anywhere, than what the others wait for.
                 Err(_) => {
                     watched.waiters.pop();
-                    self.drop_waiters(fd, fired);
+                    self.drop_waiters(fd, BAD_DESCRIPTOR, fired);
                 }
             }
         }
@@ -108,19 +108,19 @@ impl Watches {
             // Files are always ready; for anything else than reading and writing, never.
             Err(Errno::PERM) if events & EVENTS_OF_FILES == 0 => {}
             Err(Errno::PERM) => fired.push((key, i64::from(events & EVENTS_OF_FILES))),
-            Err(errno) => fired.push((key, -i64::from(errno.raw_os_error()))),
+            Err(errno) => fired.push((key, negative(errno))),
         }
     }
 
     /// The kernel takes no more: the others keep what they have.
     fn refuse(&mut self, key: Key, fd: RawFd, errno: Errno, fired: &mut Vec<Fired>) {
         self.forget(key, fd);
-        fired.push((key, -i64::from(errno.raw_os_error())));
+        fired.push((key, negative(errno)));
     }
 
-    fn drop_waiters(&mut self, fd: RawFd, fired: &mut Vec<Fired>) {
+    fn drop_waiters(&mut self, fd: RawFd, value: i64, fired: &mut Vec<Fired>) {
         if let Some(watched) = self.watched.remove(&fd) {
-            fired.extend(watched.waiters.iter().map(|it| (it.key, BAD_DESCRIPTOR)));
+            fired.extend(watched.waiters.iter().map(|it| (it.key, value)));
         }
     }
 
@@ -160,7 +160,11 @@ impl Watches {
         let patience = patience_ns.map(|_| &nothing);
         let room = rustix::buffer::spare_capacity(&mut self.occurred);
         // An interruption is as good as nothing.
-        let _ = epoll::wait(&self.epoll, room, patience);
+        if let Err(errno) = epoll::wait(&self.epoll, room, patience)
+            && errno != Errno::INTR
+        {
+            panic!("the epoll instance of an engine's thread is broken: {errno}");
+        }
         let mut is_woken = false;
         let mut occurred = std::mem::take(&mut self.occurred);
         for event in occurred.drain(..) {
@@ -190,10 +194,13 @@ impl Watches {
             its_events == 0
         });
         // An event comes once; the others still wait for theirs.
-        if !watched.waiters.is_empty()
-            && control(&self.epoll, Control::Modify, fd, generation, watched.events()).is_err()
-        {
-            self.drop_waiters(fd, fired);
+        if watched.waiters.is_empty() {
+            return;
+        }
+        let events = watched.events();
+        if let Err(errno) = control(&self.epoll, Control::Modify, fd, generation, events) {
+            let value = if is_another(errno) { BAD_DESCRIPTOR } else { negative(errno) };
+            self.drop_waiters(fd, value, fired);
         }
     }
 }
@@ -222,6 +229,10 @@ fn control(
         Control::Add => epoll::add(epoll.as_fd(), source, data, flags),
         Control::Modify => epoll::modify(epoll.as_fd(), source, data, flags),
     }
+}
+
+fn negative(errno: Errno) -> i64 {
+    -i64::from(errno.raw_os_error())
 }
 
 /// Whether the kernel says that this number is not what it was.

@@ -97,7 +97,8 @@ impl Workers {
             }
             _ => {
                 operation.place = Place::Hand;
-                return self.hands.start(key, call);
+                // SAFETY: see above.
+                return unsafe { self.hands.start(key, call) };
             }
         };
         self.note_made(key, value);
@@ -192,7 +193,7 @@ impl Operation {
 }
 
 impl Backend for Workers {
-    fn start(&mut self, key: Key, call: Call) {
+    unsafe fn start(&mut self, key: Key, call: Call) {
         let operation = Operation {
             call,
             place: Place::Here,

@@ -64,11 +64,14 @@ impl Call {
     }
 
     /// How many bytes a read may give.
-    pub(crate) fn room(&self) -> usize {
+    ///
+    /// # Safety
+    /// The addresses of its pieces, if it has some, are valid.
+    pub(crate) unsafe fn room(&self) -> usize {
         if self.op != Op::Readv || self.len(2) == 0 {
             return self.len(2);
         }
-        // SAFETY: whoever makes a call vouches for its addresses for as long as it is in use.
+        // SAFETY: the caller's.
         let pieces = unsafe {
             std::slice::from_raw_parts(self.at::<libc::iovec>(1).cast_const(), self.len(2))
         };

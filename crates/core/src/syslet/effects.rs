@@ -10,9 +10,13 @@ use super::syscall;
 impl Run {
     /// Whether a read of `fd` that came up short may have been cut by what the cache holds rather
     /// than by the end of the file.
-    pub(crate) fn is_cut_short(&self, call: &Call, n_read: i64) -> bool {
+    ///
+    /// # Safety
+    /// The call's addresses are valid.
+    pub(crate) unsafe fn is_cut_short(&self, call: &Call, n_read: i64) -> bool {
         const PAGE_MASK: i64 = 4095;
-        if n_read <= 0 || n_read as usize >= call.room() {
+        // SAFETY: the caller's.
+        if n_read <= 0 || n_read as usize >= unsafe { call.room() } {
             return false;
         }
         let end = match call.offset(3) {

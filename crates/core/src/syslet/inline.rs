@@ -73,7 +73,8 @@ fn attempt(run: &mut Run, tries: bool, bytes_left: &mut usize) -> Result<Flow, S
     match unsafe { syscall::attempt(&call) } {
         Attempt::Done(n_read)
             if matches!(call.op, Op::Read | Op::Pread | Op::Readv)
-                && run.is_cut_short(&call, n_read) =>
+                // SAFETY: as above.
+                && unsafe { run.is_cut_short(&call, n_read) } =>
         {
             run.note_progress(n_read);
             attempt(run, tries, bytes_left)

@@ -48,30 +48,33 @@ fn errno() -> c_int {
 /// The addresses in the call are valid for what the operation does with them.
 #[inline]
 pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
+    // SAFETY: the caller's, for all of them.
     match call.op {
         Op::Nop | Op::Add => Done(0),
-        Op::Read | Op::Pread => try_positioned(libc::SYS_preadv2, call),
-        Op::Write | Op::Pwrite => try_positioned(libc::SYS_pwritev2, call),
-        Op::Openat => try_open(call, u64::from(call.int(2) as u32), 0, 0),
+        Op::Read | Op::Pread => unsafe { try_positioned(libc::SYS_preadv2, call) },
+        Op::Write | Op::Pwrite => unsafe { try_positioned(libc::SYS_pwritev2, call) },
+        Op::Openat => unsafe { try_open(call, u64::from(call.int(2) as u32), 0, 0) },
         Op::Openat2 => {
             // SAFETY: the caller's.
-            let how = unsafe { *call.at::<libc::open_how>(2) };
-            try_open(call, how.flags, how.mode, how.resolve)
+            unsafe {
+                let how = *call.at::<libc::open_how>(2);
+                try_open(call, how.flags, how.mode, how.resolve)
+            }
         }
-        Op::Close | Op::Socket | Op::Shutdown => Done(perform_once(call)),
-        Op::Recv => try_message(call, 3),
-        Op::Send => try_message(call, 3),
-        Op::Recvmsg | Op::Sendmsg => try_message(call, 2),
-        Op::Statx => try_statx(call),
-        Op::Readv => try_vectored(libc::SYS_preadv2, call),
-        Op::Writev => try_vectored(libc::SYS_pwritev2, call),
-        Op::Accept => try_accept(call),
+        Op::Close | Op::Socket | Op::Shutdown => Done(unsafe { perform_once(call) }),
+        Op::Recv => unsafe { try_message(call, 3) },
+        Op::Send => unsafe { try_message(call, 3) },
+        Op::Recvmsg | Op::Sendmsg => unsafe { try_message(call, 2) },
+        Op::Statx => unsafe { try_statx(call) },
+        Op::Readv => unsafe { try_vectored(libc::SYS_preadv2, call) },
+        Op::Writev => unsafe { try_vectored(libc::SYS_pwritev2, call) },
+        Op::Accept => unsafe { try_accept(call) },
         Op::Poll => match poll(call.int(0), call.int(1) as i16, 0) {
             0 => WouldBlock,
             value => Done(value),
         },
         Op::Timeout if call.words[0] == 0 => Done(0),
-        Op::Waitid => try_waitid(call),
+        Op::Waitid => unsafe { try_waitid(call) },
         // There is no way to make these without blocking.
         Op::Timeout
         | Op::Fsync
@@ -115,19 +118,19 @@ fn unless_unknown(call: impl FnMut() -> i64) -> Attempt {
 }
 
 #[inline]
-fn try_positioned(number: c_long, call: &Call) -> Attempt {
+unsafe fn try_positioned(number: c_long, call: &Call) -> Attempt {
     let piece = libc::iovec { iov_base: call.at(1), iov_len: call.len(2) };
     let offset = call.offset(3);
     unless_unknown(|| sys!(number, call.int(0), &raw const piece, 1, offset, 0, libc::RWF_NOWAIT))
 }
 
-fn try_vectored(number: c_long, call: &Call) -> Attempt {
+unsafe fn try_vectored(number: c_long, call: &Call) -> Attempt {
     let (pieces, n_pieces, offset) = (call.at::<libc::iovec>(1), call.len(2), call.offset(3));
     unless_unknown(|| sys!(number, call.int(0), pieces, n_pieces, offset, 0, libc::RWF_NOWAIT))
 }
 
 #[inline]
-fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Attempt {
+unsafe fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Attempt {
     let flags = all_flags as c_int;
     const CHANGES_FOLDERS: c_int =
         libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
@@ -167,7 +170,7 @@ fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Attempt {
 }
 
 /// Look the path up in the cache, and ask what it leads to.
-fn try_statx(call: &Call) -> Attempt {
+unsafe fn try_statx(call: &Call) -> Attempt {
     let (flags, mask, target) = (call.int(2), call.int(3), call.at::<libc::statx>(4));
     // SAFETY: a path ends with a zero byte.
     if unsafe { *call.at::<u8>(1) } == 0 {
@@ -194,30 +197,30 @@ fn try_statx(call: &Call) -> Attempt {
 }
 
 /// Send or receive; `flags_idx` is the word with the flags.
-fn try_message(call: &Call, flags_idx: usize) -> Attempt {
+unsafe fn try_message(call: &Call, flags_idx: usize) -> Attempt {
     let flags = call.int(flags_idx);
     let mut tried = *call;
     tried.words[flags_idx] = (flags | libc::MSG_DONTWAIT) as u64;
-    if flags & libc::MSG_DONTWAIT != 0 {
-        return Done(perform_once(&tried));
-    }
-    unless_blocked(|| perform_once(&tried))
+    // SAFETY: the caller's.
+    let perform = || unsafe { perform_once(&tried) };
+    if flags & libc::MSG_DONTWAIT != 0 { Done(perform()) } else { unless_blocked(perform) }
 }
 
-fn try_accept(call: &Call) -> Attempt {
+unsafe fn try_accept(call: &Call) -> Attempt {
     // There is no flag for one call: a listener that blocks is not tried, unlike what is no listener.
     match status(call.int(0)) {
         Err(errno) => Done(errno),
         Ok(status) if !status.is_non_blocking() && is_listening(call.int(0)) => WouldBlock,
-        Ok(_) => unless_blocked(|| perform_once(call)),
+        // SAFETY: the caller's.
+        Ok(_) => unless_blocked(|| unsafe { perform_once(call) }),
     }
 }
 
-fn try_waitid(call: &Call) -> Attempt {
+unsafe fn try_waitid(call: &Call) -> Attempt {
     let mut tried = *call;
     tried.words[2] |= libc::WNOHANG as u64;
-    let value = perform_once(&tried);
-    // SAFETY: the caller of `attempt` vouches for it.
+    // SAFETY: the caller's, here and below.
+    let value = unsafe { perform_once(&tried) };
     let is_none = value == 0 && unsafe { (*call.at::<libc::siginfo_t>(3)).si_pid() } == 0;
     if is_none && call.int(2) & libc::WNOHANG == 0 { WouldBlock } else { Done(value) }
 }
@@ -249,7 +252,8 @@ pub(crate) fn poll(fd: c_int, events: i16, timeout_ms: c_int) -> i64 {
 /// As for [`attempt`].
 pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
     loop {
-        let value = perform_once(call);
+        // SAFETY: the caller's.
+        let value = unsafe { perform_once(call) };
         let waited = match -value {
             it if it == i64::from(EAGAIN) => match readiness::awaited(call) {
                 Some((fd, events)) => poll(fd, events, -1),
@@ -286,10 +290,12 @@ pub(crate) unsafe fn begin_to_connect(call: &Call) -> i64 {
         Err(errno) => return errno,
     };
     if status.is_non_blocking() {
-        return perform_once(call);
+        // SAFETY: the caller's.
+        return unsafe { perform_once(call) };
     }
     set_status(fd, status.with_non_blocking(true));
-    let value = perform_once(call);
+    // SAFETY: the caller's.
+    let value = unsafe { perform_once(call) };
     set_status(fd, status);
     value
 }
@@ -315,7 +321,8 @@ pub(crate) unsafe fn finish_connecting(call: &Call) -> i64 {
 /// # Safety
 /// As for [`attempt`].
 pub(crate) unsafe fn perform_unless_non_blocking(call: &Call) -> i64 {
-    perform_once(call)
+    // SAFETY: the caller's.
+    unsafe { perform_once(call) }
 }
 
 /// What a connection that was being made has come to.
@@ -329,7 +336,9 @@ fn connect_outcome(fd: c_int) -> i64 {
     }
 }
 
-fn perform_once(call: &Call) -> i64 {
+/// # Safety
+/// As for [`attempt`].
+unsafe fn perform_once(call: &Call) -> i64 {
     let path = |idx| call.at::<libc::c_char>(idx);
     let int = |idx| call.int(idx);
     match call.op {
