@@ -128,21 +128,29 @@ def test_runner_gives_the_result_and_the_exception_of_main(
 
 
 @threadlets_only
-@pytest.mark.parametrize(("debug", "filters"), [(True, "default"), (False, "error")])
-def test_exception_handler_is_told_in_debug_mode_and_where_warnings_are_errors(
-    loop_factory: LoopFactory, debug: bool, filters: Any, left: list[Any]
+@DEBUG
+def test_exception_handler_is_told_where_warnings_are_errors(
+    loop_factory: LoopFactory, debug: bool, left: list[Any]
 ) -> None:
-    """It names the task; the warning would be hidden by the default filters, or escape."""
+    """It names the task; elsewhere a warning does."""
     loop, told = loop_factory(), list[str]()
     loop.set_exception_handler(lambda _, context: told.append(context["message"]))
     loop.set_debug(debug)
     loop.run_until_complete(_leave_a_task(left))
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter(filters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         loop.close()
-    assert [] == warned
     (message,) = told
     assert "1 tasks: <Task pending" in message
+
+    loop = loop_factory()
+    loop.set_debug(debug)
+    loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+    loop.run_until_complete(_leave_a_task(left))
+    with pytest.warns(ResourceWarning, match="1 tasks: <Task pending") as warned:
+        loop.close()
+    assert __file__ == warned[0].filename
+    assert [message] == told
 
 
 def test_loop_raises_what_is_left_where_that_was_asked_for(left: list[Any]) -> None:

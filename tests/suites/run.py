@@ -18,6 +18,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"no such suite: {', '.join(sorted(unknown))}; suites.toml lists them", file=sys.stderr
         )
         return 2
+    if options.part and len(options.names) != 1:
+        print("--part is for one suite", file=sys.stderr)
+        return 2
     status = 0
     for suite in (suites[name] for name in options.names or suites):
+        if options.part:
+            others = [it for it in suite.arguments if it not in suite.files]
+            suite = replace(suite, arguments=(*options.part, *others))
         if not suite.without or suite.name in options.checkout:
             status = max(status, _judge(suite, explained, options))
     return status
@@ -82,7 +89,7 @@ def _judge(suite: Suite, explained: list[Explained], options: argparse.Namespace
             verdict = _compare_loops(
                 suite, environment, mode, limits, place, explained, server, options.reuse_stock
             )
-        _store(options.results, suite, mode, verdict)
+        _store(options.results, suite, mode, verdict, options.part)
         _show(suite, mode, verdict)
         is_good = is_good and verdict.is_good
     return 0 if is_good else 1
@@ -110,11 +117,12 @@ def _compare_loops(
     return compare(suite.name, mode, stock, ours, again, explained)
 
 
-def _store(path: Path, suite: Suite, mode: str, verdict: Verdict) -> None:
+def _store(path: Path, suite: Suite, mode: str, verdict: Verdict, part: Sequence[str] = ()) -> None:
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     entry = results.setdefault(suite.name, {})
     entry[mode] = verdict.as_json() | {
         "version": suite.version,
+        "part": list(part),
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
     }
@@ -141,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     add("names", nargs="*", metavar="NAME", help="suites to run (default: all)")
     add("--modes", nargs="+", choices=MODES, default=MODES)
     add("--page", action="store_true", help="write the stored results into the page")
+    add("--part", nargs="+", default=(), metavar="FILE", help="run these files of one suite only")
     add("--reuse-stock", action="store_true", help="do not run the stock loop again")
     add("--timeout", type=float, default=30, help="seconds a test may take (default: 30)")
     add("--session-timeout", type=float, default=1200, help="seconds a session may take")

@@ -131,7 +131,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         """Close the loop and drop what is still queued. Closing it twice does nothing.
 
         Requests that have not ended, and connections that are open, are named in a
-        `ResourceWarning`; in debug mode the exception handler is told of them instead.
+        `ResourceWarning`; where warnings are errors the exception handler is told of them instead.
 
         Raises:
             LeakError: something was outstanding, and the loop was made with `leaks="raise"`. It is

@@ -38,8 +38,8 @@ def new_event_loop(
     failures of that request are reported ("raise"); "off" compares nothing. See docs/floating-point.md.
 
     `leaks` says what `loop.close()` does where requests have not ended or connections are open: it reports
-    them, in a ResourceWarning or, in debug mode, to the exception handler ("warn"), or raises a LeakError
-    ("raise") unless another exception is on its way.
+    them in a ResourceWarning, or to the exception handler where warnings are errors ("warn"), or raises a
+    LeakError ("raise") unless another exception is on its way.
 
     Raises:
         OSError: the process has no descriptors left; raise its limit (`ulimit -n`).

@@ -12,6 +12,7 @@ from collections.abc import Callable, Container
 from typing import Any
 
 from threadlets._core import Dispatcher
+from threadlets.scopes.ledger import repr_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ def blocked_functions(
 
 
 def _name_of(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", None) or repr(function)
+    return getattr(function, "__qualname__", None) or repr_of(function)
 
 
 def thread_name(ident: int | None) -> str:

@@ -88,14 +88,10 @@ def report_leak(loop: Any, left: str) -> None:
 def report(loop: Any, message: str, stacklevel: int = 3) -> None:
     """Warn of what is wrong with a loop that is closed; never raise.
 
-    In debug mode, and where warnings are errors, its exception handler is told instead: asyncio's own
-    such warnings come from finalizers, which nothing escapes from.
+    Where a filter makes the warning an error, its exception handler is told instead: asyncio's own such
+    warnings come from finalizers, which nothing escapes from.
     """
-    if not loop._debug:
-        try:
-            warnings.warn(message, ResourceWarning, stacklevel=stacklevel, source=loop)
-        except Exception:
-            pass
-        else:
-            return
-    loop.call_exception_handler({"message": message})
+    try:
+        warnings.warn(message, ResourceWarning, stacklevel=stacklevel, source=loop)
+    except Exception:
+        loop.call_exception_handler({"message": message})

@@ -27,6 +27,7 @@ def render(suites: Mapping[str, Suite], results: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     reasons: list[str] = []
+    parts: dict[str, list[str]] = {}
     for suite in suites.values():
         stored = results.get(suite.name, {})
         if not stored:
@@ -38,6 +39,9 @@ def render(suites: Mapping[str, Suite], results: Mapping[str, Any]) -> str:
             facts = dict(stored[mode])
             when = f"{facts.pop('date')}, CPython {facts.pop('python')}"
             name = f"{suite.name} {facts.pop('version')}"
+            if part := facts.pop("part", []):
+                name += f", {len(part)} of its files"
+                parts[suite.name] = part
             verdict = Verdict.from_json(facts)
             lines.append(
                 f"| {name} | {mode} | {verdict.n_stock_passed} | {verdict.n_passed} "
@@ -45,6 +49,8 @@ def render(suites: Mapping[str, Suite], results: Mapping[str, Any]) -> str:
             )
             reasons += _reasons(suite.name, mode, verdict)
     lines.append("")
+    for name, part in parts.items():
+        reasons.append(f"- **{name}**: of its files these: {', '.join(part)}.")
     for suite in suites.values():
         for pattern, why in suite.left_out.items():
             reasons.append(f"- **{suite.name}**, not run: `{pattern}`. {why}")

@@ -42,11 +42,9 @@ def _redis(folder: Path) -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def _postgresql(folder: Path) -> Iterator[dict[str, str]]:
     # asyncpg's tests start clusters of their own, with the programs of this folder.
-    program = shutil.which("pg_config")
+    program = shutil.which("pg_ctl")
     if program is None:
-        raise RuntimeError(
-            "pg_config is not installed; on Debian, apt-get install postgresql libpq-dev"
-        )
+        raise RuntimeError("pg_ctl is not on the PATH; on Debian, it comes with postgresql")
     yield {"PGINSTALLATION": str(Path(program).parent)}
 
 
