@@ -238,7 +238,14 @@ impl Dispatcher {
     fn run_watched(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
         let py = slf.py();
         let what = request.subject(py);
-        let before = slf.call_method1(intern!(py, "_request_begins"), (&what,))?;
+        let before = match slf.call_method1(intern!(py, "_request_begins"), (&what,)) {
+            Ok(before) => before,
+            // The request runs all the same.
+            Err(error) => {
+                Self::outlive(slf, Err(error))?;
+                py.None().into_bound(py)
+            }
+        };
         let started_ns = clock::now_ns();
         let ran = contract::listening(slf, || Self::run_unwatched(slf, request));
         // What debug mode looks at afterwards is not the request's.
