@@ -126,7 +126,7 @@ impl Dispatcher {
         let poller = self.poller(py)?;
         Watches::evict(self, py, fd)?;
         let key = self.sources.with(py, |sources| sources.insert(source));
-        match poller.register(fd, key, Interest::READABLE) {
+        match poller.register(fd, key, Interest::READABLE_OR_URGENT) {
             Ok(()) => Ok(key),
             Err(error) => {
                 drop(self.sources.with(py, |sources| sources.remove(key)));
@@ -311,7 +311,8 @@ impl Dispatcher {
             let handle =
                 Self::debug_handle(slf, Some(when), &callback, &args, context.as_ref(), method)?;
             let request = Request::Foreign(handle.clone().unbind());
-            this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
+            let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
+            handle.setattr(intern!(py, "_key"), key.to_bits())?;
             this.wake_if_sleeping(py)?;
             return Ok(handle);
         }
@@ -433,8 +434,14 @@ impl Dispatcher {
         self._add_callback(handle)
     }
 
-    /// An `asyncio.TimerHandle` of debug mode was cancelled; its timer finds that out by itself.
-    fn _timer_handle_cancelled(&self, _handle: &Bound<'_, PyAny>) {}
+    /// An `asyncio.TimerHandle` was cancelled: one of debug mode knows the timer that runs it.
+    fn _timer_handle_cancelled(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = handle.py();
+        if let Some(key) = handle.getattr_opt(intern!(py, "_key"))? {
+            self.forget_timer(py, TimerKey::from_bits(key.extract()?));
+        }
+        Ok(())
+    }
 
     /// Wake the dispatcher from any thread.
     fn _write_to_self(&self, py: Python<'_>) -> PyResult<()> {

@@ -96,8 +96,11 @@ impl Stream {
         });
         let Some(readiness) = readiness else { return Ok(()) };
         let served = in_context(py, &this.context, || {
+            if readiness.short_read_misleads {
+                this.state.with(py, |state| state.io.distrust_short_reads());
+            }
             if readiness.readable {
-                Self::receive(slf, readiness)?;
+                Self::receive(slf)?;
             }
             if readiness.writable { this.flush(py) } else { Ok(()) }
         });
@@ -124,13 +127,10 @@ impl Stream {
     }
 
     /// Receive once and hand over; what may be left is queued behind other requests.
-    fn receive(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
+    fn receive(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let receiver = this.state.with(py, |state| {
-            if readiness.short_read_misleads {
-                state.io.distrust_short_reads();
-            }
             if !state.io.is_reading() {
                 state.io.missed_readiness();
                 return None;
@@ -283,7 +283,7 @@ impl Stream {
             Some((state.io.fd().raw(), key))
         });
         let Some((fd, key)) = registration else { return Ok(()) };
-        self.dispatcher.get().poller(py)?.modify(fd, key, Interest::BOTH).map_err(to_python)
+        self.dispatcher.get().poller(py)?.modify(fd, key, Interest::ALL).map_err(to_python)
     }
 
     fn wrote(&self, py: Python<'_>, written: Written) -> PyResult<()> {
@@ -547,7 +547,8 @@ impl Stream {
     fn take_back(&self, py: Python<'_>) -> PyResult<()> {
         let (key, fd, interest) = self.state.with(py, |state| {
             state.lent = false;
-            let interest = if state.told_of_room { Interest::BOTH } else { Interest::READABLE };
+            let interest =
+                if state.told_of_room { Interest::ALL } else { Interest::READABLE_OR_URGENT };
             (state.key, state.io.fd().raw(), interest)
         });
         let Some(key) = key else { return Ok(()) };

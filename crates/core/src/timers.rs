@@ -26,6 +26,16 @@ pub struct TimerKey {
 impl TimerKey {
     /// Names no timer.
     pub const NOBODY: Self = Self { slot: NO_SLOT, started: 0 };
+
+    /// The key as a number, for those who can keep no other.
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.started) << 32 | u64::from(self.slot)
+    }
+
+    /// The key with this number.
+    pub fn from_bits(bits: u64) -> Self {
+        Self { slot: bits as u32, started: (bits >> 32) as u32 }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

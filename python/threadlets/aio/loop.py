@@ -207,7 +207,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         if when is None:
             handle = asyncio.Handle(callback, args, self, context)
         else:
-            handle = asyncio.TimerHandle(when, callback, args, self, context)
+            handle = _DebugTimerHandle(when, callback, args, self, context)
         if handle._source_traceback:
             del handle._source_traceback[-1]
         return handle
@@ -377,6 +377,19 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             # Release the buffer of an operation that was cancelled.
             self._sock_withdraw(fd, future)
             raise
+
+
+class _DebugTimerHandle(asyncio.TimerHandle):
+    """A timer's handle in debug mode."""
+
+    __slots__ = ("_key",)
+
+    #: Names the timer natively.
+    _key: int
+
+
+#: Its representation names the class.
+_DebugTimerHandle.__name__ = "TimerHandle"
 
 
 class _Poller:
