@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::PyVisit;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
 use pyo3::sync::PyOnceLock;
@@ -17,6 +18,8 @@ use threadlets_core::TimerKey;
 use crate::contract;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::{GilCell, GilSlot};
+use crate::internals;
+use crate::request::Request;
 use crate::task::future::Future;
 
 /// What a handle runs.
@@ -155,10 +158,35 @@ impl Handle {
         self.callback.with(py, |callback| callback.as_ref().map(|it| it.context.clone_ref(py)))
     }
 
+    #[getter]
+    fn _callback(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.callback.with(py, |callback| callback.as_ref().map(|it| it.callable.clone_ref(py)))
+    }
+
+    #[getter]
+    fn _args(&self, py: Python<'_>) -> Option<Py<PyTuple>> {
+        self.callback.with(py, |callback| callback.as_ref().map(|it| it.args.clone_ref(py)))
+    }
+
+    #[getter]
+    fn _context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.get_context(py)
+    }
+
+    #[getter]
+    fn _cancelled(&self) -> bool {
+        self.cancelled()
+    }
+
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let callback = self.callback.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)));
         let state = describe(py, callback, self.cancelled())?;
         Ok(format!("<Handle {state}>"))
+    }
+
+    /// Run the callback on the running loop, out of turn.
+    fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
+        internals::run_on_running_loop(slf.py(), Request::Callback(slf.clone().unbind()))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -259,6 +287,11 @@ impl TimerHandle {
         });
     }
 
+    /// The key under which the dispatcher knows this timer, unless it has run or was cancelled.
+    pub(crate) fn key(&self, py: Python<'_>) -> Option<TimerKey> {
+        self.pending.with(py, |pending| pending.as_ref().map(|it| it.key))
+    }
+
     /// What is due, unless it was cancelled; it is the caller's to run, once.
     pub(crate) fn take(&self, py: Python<'_>) -> Option<Due> {
         self.pending.take(py).map(|pending| pending.due)
@@ -305,6 +338,37 @@ impl TimerHandle {
         Ok(self.callback(py)?.map(|it| it.context))
     }
 
+    #[getter]
+    fn _when(&self) -> f64 {
+        self.when
+    }
+
+    /// Whether it is among the loop's timers.
+    #[getter]
+    fn _scheduled(&self, py: Python<'_>) -> bool {
+        self.pending.with(py, |pending| pending.is_some())
+    }
+
+    #[getter]
+    fn _callback(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.callback(py)?.map(|it| it.callable))
+    }
+
+    #[getter]
+    fn _args(&self, py: Python<'_>) -> PyResult<Option<Py<PyTuple>>> {
+        Ok(self.callback(py)?.map(|it| it.args))
+    }
+
+    #[getter]
+    fn _context(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.get_context(py)
+    }
+
+    #[getter]
+    fn _cancelled(&self) -> bool {
+        self.cancelled()
+    }
+
     fn __hash__(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.when.to_bits().hash(&mut hasher);
@@ -313,8 +377,9 @@ impl TimerHandle {
 
     fn __richcmp__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, op: CompareOp) -> Py<PyAny> {
         let py = slf.py();
-        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented() };
-        let (ours, theirs) = (slf.get().when, other.get().when);
+        // Timers of debug mode, and what stands for other ones, are sorted among these.
+        let theirs = other.getattr(intern!(py, "_when")).and_then(|it| it.extract::<f64>());
+        let (ours, Ok(theirs)) = (slf.get().when, theirs) else { return py.NotImplemented() };
         let answer = match op {
             CompareOp::Eq => slf.is(other),
             CompareOp::Ne => !slf.is(other),
@@ -329,6 +394,11 @@ impl TimerHandle {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let state = describe(py, self.callback(py)?, self.cancelled())?;
         Ok(format!("<TimerHandle when={} {state}>", self.when))
+    }
+
+    /// Run the callback on the running loop, out of turn.
+    fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
+        internals::run_on_running_loop(slf.py(), Request::Timer(slf.clone().unbind()))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -23,6 +23,7 @@ use crate::contract::Contract;
 use crate::crew::Crew;
 use crate::error::to_python;
 use crate::gil_cell::{GilCell, GilSlot};
+use crate::internals::{self, Internals};
 use crate::request::Request;
 use crate::scope::requests::Requests;
 use crate::stream::Stream;
@@ -84,6 +85,8 @@ pub struct Dispatcher {
     entry_points: GilCell<HashMap<usize, PoolKey>>,
     /// Tells this dispatcher from all others of the process.
     number: u64,
+    /// What others have replaced of the loop's insides.
+    pub(crate) internals: Internals,
     /// How many requests have run.
     pub(crate) n_requests: AtomicU64,
     /// The thread that holds the dispatcher role; zero when the loop does not run.
@@ -360,6 +363,7 @@ impl Dispatcher {
             contract: Contract::default(),
             entry_points: GilCell::default(),
             number: N_MADE.fetch_add(1, Relaxed),
+            internals: Internals::default(),
             n_requests: AtomicU64::new(0),
             thread_id: AtomicU64::new(0),
             sleeping: AtomicBool::new(false),
@@ -419,6 +423,9 @@ impl Dispatcher {
         context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let delay = delay.ok_or_else(|| PyTypeError::new_err("delay must not be None"))?;
+        if slf.get().internals.has_other_timers() {
+            return internals::call_later(slf, delay, &callback, &args, context);
+        }
         let when = slf.get().time() + delay;
         Self::submit_callback_at(slf, when, callback, args, context, "call_later")
     }

@@ -9,7 +9,7 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use threadlets_core::op::SocketFd;
+use threadlets_core::op::{SocketFd, is_readable};
 use threadlets_core::stream::Received;
 use threadlets_core::{Error, Interest, Readiness, SourceKey};
 
@@ -80,6 +80,11 @@ impl Stream {
         self.state.with(py, |it| it.protocol.as_ref().map(|it| it.bind(py).clone()))
     }
 
+    /// The descriptor.
+    pub(crate) fn fd(&self, py: Python<'_>) -> i32 {
+        self.state.with(py, |state| state.io.fd().raw())
+    }
+
     /// Serve the connection for what was noted.
     pub(crate) fn serve(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
@@ -99,7 +104,10 @@ impl Stream {
             if readiness.short_read_misleads {
                 this.state.with(py, |state| state.io.distrust_short_reads());
             }
-            if readiness.readable {
+            // A protocol that lends its memory is not asked for it in vain.
+            let is_in_vain =
+                || readiness.urgent && !is_readable(this.state.with(py, |state| state.io.fd()));
+            if readiness.readable && !is_in_vain() {
                 Self::receive(slf)?;
             }
             if readiness.writable { this.flush(py) } else { Ok(()) }

@@ -112,6 +112,16 @@ impl<T> Timers<T> {
         })
     }
 
+    /// The outstanding timers, each with its time and its key, in no particular order.
+    pub fn entries(&self) -> impl Iterator<Item = (u64, TimerKey, &T)> {
+        self.heap.iter().filter_map(|node| match &self.slots.get(node.key.slot as usize)?.state {
+            State::Waiting(value) if is_waiting(&self.slots, node.key) => {
+                Some((node.deadline_ns, node.key, value))
+            }
+            _ => None,
+        })
+    }
+
     /// Start a timer.
     pub fn start(&mut self, deadline_ns: u64, value: T) -> TimerKey {
         let key = TimerKey { slot: self.free_slot(), started: self.n_started };
@@ -290,6 +300,9 @@ mod tests {
                 }
                 prop_assert_eq!(model.len(), timers.len());
                 prop_assert_eq!(model.len(), timers.values().count());
+                let mut entries: Vec<_> = timers.entries().map(|(at, _, &id)| (at, id)).collect();
+                entries.sort_unstable();
+                prop_assert_eq!(&model, &entries);
                 prop_assert_eq!(model.first().map(|&(due, _)| due), timers.next_deadline_ns());
             }
         }

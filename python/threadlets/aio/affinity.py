@@ -81,7 +81,9 @@ def _identities_kept(task: asyncio.Task[Any], thread: int) -> Iterator[tuple[str
         # One that runs now is on the blocked thread itself, or on this one.
         if frame is not None and getattr(coroutine, "cr_suspended", False):
             for name, value in frame.f_locals.items():
-                if (_is_a(value, threading.Thread) and value.ident == thread) or (type(value) is int and value == thread):
+                if (_is_a(value, threading.Thread) and value.ident == thread) or (
+                    type(value) is int and value == thread
+                ):
                     yield name, frame
         coroutine = getattr(coroutine, "cr_await", None)
 

@@ -13,6 +13,7 @@ import functools
 import os
 import sys
 import threading
+import time
 import types
 import warnings
 import weakref
@@ -126,7 +127,7 @@ class LoopCrew(CrewDispatcher):
     _asyncgen_finalizer_hook: Any
     _current_handle: asyncio.Handle | None
     slow_callback_duration: float
-    #: When the role last left a blocked function, in seconds of the loop's time; in debug mode.
+    #: When the role last left a blocked function, by `time.monotonic()`; in debug mode.
     _moved_at = float("-inf")
 
     def _runner_joined(self, number: int) -> None:
@@ -169,7 +170,7 @@ class LoopCrew(CrewDispatcher):
         self._current_handle = None
         self._debug_watch.request_ended(what, before)
         # Who has lost the role in a blocked function has held up nobody.
-        has_moved = self.time() - duration <= self._moved_at
+        has_moved = time.monotonic() - duration <= self._moved_at
         if duration >= self.slow_callback_duration and not has_moved:
             base_events.logger.warning(
                 "Executing %s took %.3f seconds", description_of(what), duration
@@ -189,7 +190,7 @@ class LoopCrew(CrewDispatcher):
 
     def _role_moved(self, blocked: int, dispatcher: int) -> None:
         """Another thread runs requests while a function is blocked on the first."""
-        self._moved_at = self.time()
+        self._moved_at = time.monotonic()
         self._debug_watch.role_moved(blocked, dispatcher, asyncio.all_tasks(self))  # type: ignore[arg-type]
 
     async def _turn(self, pool: _core.Pool | None) -> None:

@@ -200,7 +200,11 @@ class ThreadLocals:
             return
         where = place_of(frame)
         self._warn(
-            found, name, where, f"{where} reads %s, which was set by {setting.where}, {reason}", frame
+            found,
+            name,
+            where,
+            f"{where} reads %s, which was set by {setting.where}, {reason}",
+            frame,
         )
 
     def _is_put_back(

@@ -63,7 +63,8 @@ pub(crate) fn task_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
 
 fn asyncio(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static ASYNCIO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let module = ASYNCIO.get_or_try_init(py, || py.import("asyncio").map(|it| it.into_any().unbind()));
+    let module =
+        ASYNCIO.get_or_try_init(py, || py.import("asyncio").map(|it| it.into_any().unbind()));
     Ok(module?.bind(py))
 }
 
@@ -76,23 +77,24 @@ fn passing_for<'py>(
 ) -> PyResult<Bound<'py, PyType>> {
     static KNOWN: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
     let py = stock.py();
-    let mut bases = vec![stock.clone()];
-    for other in others {
-        let Ok(other) = other.cast::<PyType>() else { continue };
-        if !bases.iter().try_fold(false, |is_one, it| Ok::<_, PyErr>(is_one || it.is_subclass(other)?))? {
-            // The most derived come first.
-            let at = if other.is_subclass(&bases[0])? { 0 } else { bases.len() };
-            bases.insert(at, other.clone());
-        }
-    }
-    let bases = PyTuple::new(py, bases)?;
     let known = KNOWN.get_or_init(py, || PyDict::new(py).unbind()).bind(py);
-    if let Some(found) = known.get_item(&bases)? {
+    let replaced = PyTuple::new(py, others)?;
+    if let Some(found) = known.get_item(&replaced)? {
         return Ok(found.cast_into()?);
     }
-    let made = py.get_type::<PyType>().call1((stock.name()?, &bases, PyDict::new(py)));
-    // Classes that do not go together: the one that others ask for now.
-    let made = made.or_else(|_| bases.get_item(bases.len() - 1))?.cast_into::<PyType>()?;
-    known.set_item(bases, &made)?;
-    Ok(made)
+    let mut passes = stock.clone();
+    for other in others {
+        let Ok(other) = other.cast::<PyType>() else { continue };
+        if other.is_subclass(&passes)? {
+            passes = other.clone();
+        } else if !passes.is_subclass(other)?
+            && let Ok(both) =
+                py.get_type::<PyType>().call1((stock.name()?, (&passes, other), PyDict::new(py)))
+        {
+            // Some classes do not go together; then it passes for one of them.
+            passes = both.cast_into()?;
+        }
+    }
+    known.set_item(replaced, &passes)?;
+    Ok(passes)
 }
