@@ -25,6 +25,7 @@ _LAYERS = (
     "threadlets.calls",
     "threadlets.scopes",
     "threadlets.files",
+    "threadlets.aio.reports",
     "threadlets.aio.affinity",
     "threadlets.aio.leftovers",
     "threadlets.aio.thread_locals",

@@ -5,7 +5,10 @@ Run any asyncio program on it: `threadlets.run(main())`, or
 `await threadlets.call(function, …)`.
 """
 
-from threadlets import fp
+from threadlets import (
+    _interpreter,  # noqa: F401 - first: it refuses to go on where nothing would work
+    fp,
+)
 from threadlets._core import BufferPool, Call, Lease, Result, __version__, call, sleep
 from threadlets.aio import Loop, new_event_loop, run, stats
 from threadlets.calls import BATCH, INTERACTIVE, NORMAL, Pool, Priority, threadlet

@@ -158,6 +158,27 @@ def test_policy_warn_warns(run: Any) -> None:
     run(main(), fp="warn")
 
 
+@pytest.mark.filterwarnings("error")
+def test_warning_that_is_an_error_keeps_a_threadlets_result(run: Any) -> None:
+    """The loop's exception handler is told instead; who wants an error asks for it."""
+    failures = []
+
+    def warned_in_vain() -> str:
+        set_rounding("upward")
+        return "result"
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        result: str = await threadlets.call(warned_in_vain)
+        return result
+
+    assert run(main(), fp="warn") == "result"
+    (failure,) = failures
+    assert isinstance(failure, RuntimeWarning)
+    assert "rounding upward" in str(failure)
+
+
 def test_policy_raise_raises_where_a_threadlet_is_awaited(run: Any) -> None:
     """Its result may be wrong; its own exception comes first."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import threading
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -123,8 +125,7 @@ def test_function_reads_its_own_after_it_was_blocked(run: Any) -> None:
             return found
 
         task = asyncio.create_task(threadlets.call(function))
-        with pytest.warns(RuntimeWarning, match="do not see them; use contextvars"):
-            await gate.entered.wait()
+        await gate.entered.wait()
         gate.open()
         assert await task == "me"
 
@@ -178,9 +179,12 @@ def test_what_an_object_sets_by_itself_on_each_thread_is_meant_for_all(run: Any)
 def test_callbacks_functions_and_protocols_are_requests_too(run: Any) -> None:
     """Each is named as it is everywhere."""
 
-    class Counts(asyncio.Protocol):
+    class Remembers(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            local.peer = transport.get_extra_info("peername")
+
         def data_received(self, data: bytes) -> None:
-            local.seen = getattr(local, "seen", 0) + len(data)
+            assert local.peer
 
     def callback_sets() -> None:
         local.user = "callback"
@@ -190,7 +194,7 @@ def test_callbacks_functions_and_protocols_are_requests_too(run: Any) -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(Counts, "127.0.0.1")
+        server = await loop.create_server(Remembers, "127.0.0.1")
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         for _ in range(2):
             writer.write(b"x")
@@ -207,8 +211,8 @@ def test_callbacks_functions_and_protocols_are_requests_too(run: Any) -> None:
         # A function that is slow to get the processor is not to be taken for one that blocks.
         run(main(), debug=True, preempt_ms=None)
     protocol, function = (str(it.message) for it in seen)
-    assert ".Counts.data_received (" in protocol
-    assert "local.seen" in protocol
+    assert ".Remembers.data_received (" in protocol
+    assert "local.peer" in protocol
     assert ".function_reads (" in function
     assert ".callback_sets (" in function
 
@@ -253,15 +257,231 @@ def test_other_threads_are_none_of_the_loops_business(run: Any) -> None:
     assert seen == ["elsewhere"] * 2
 
 
-def test_warning_that_is_an_error_is_raised_where_the_value_is_read(run: Any) -> None:
-    """As any warning is; the loop goes on."""
+@contextmanager
+def guard() -> Iterator[bool]:
+    """Say whether somebody is inside already; nothing suspends in here."""
+    if getattr(local, "inside", False):
+        yield True
+        return
+    local.inside = True
+    try:
+        yield False
+    finally:
+        local.inside = False
 
-    async def remembers() -> str:
-        local.user = "me"
+
+def set_and_put_back() -> None:
+    """Without a look before; what was there, or nothing, is put back."""
+    before = getattr(local, "quiet", None)
+    local.quiet = True
+    local.quiet = before
+
+
+def set_and_reset() -> None:
+    local.held = True
+    local.held = False
+
+
+def count_depth() -> None:
+    local.depth = getattr(local, "depth", 0) + 1
+    local.depth -= 1
+
+
+def cached() -> object:
+    try:
+        found: object = local.cache
+    except AttributeError:
+        found = local.cache = object()
+    return found
+
+
+def cached_apart() -> object:
+    """What looks and what makes are two functions, and the value is then used by a third."""
+
+    def is_there() -> bool:
+        return hasattr(local, "connection")
+
+    def make() -> None:
+        local.connection = object()
+
+    if not is_there():
+        make()
+    return local.connection
+
+
+def renewed() -> int:
+    """A cache that makes its value anew from time to time."""
+    if getattr(local, "token", 0) < 10:
+        local.token = getattr(local, "token", 0) + 1
+    return int(local.token)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [guard, set_and_put_back, set_and_reset, count_depth, cached, cached_apart, renewed],
+)
+def test_guards_and_caches_per_thread_are_no_news(run: Any, use: Any) -> None:
+    """Who reads the value copes with any that it finds, and relies on none."""
+
+    async def uses() -> None:
+        for _ in range(3):
+            with use() if use is guard else nullcontext(use()):
+                pass
+            assert not getattr(local, "held", False)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(uses(), uses())
+        asyncio.get_running_loop().call_soon(cached if use is guard else use)
         await asyncio.sleep(0)
-        with pytest.raises(RuntimeWarning, match="before the task suspended"):
-            local.user  # noqa: B018
-        return "caught"
 
     with silence():
-        assert run(remembers(), debug=True) == "caught"
+        run(main(), debug=True)
+
+
+def test_guard_that_is_held_while_a_threadlet_is_blocked_is_its_own(run: Any) -> None:
+    """It is there for the blocked thread; the others have one each."""
+
+    async def main() -> None:
+        gate = Gate()
+
+        def function() -> None:
+            with guard():
+                gate()
+
+        task = asyncio.create_task(threadlets.call(function))
+        await gate.entered.wait()
+        with guard() as is_inside:
+            assert not is_inside
+        gate.open()
+        await task
+
+    with silence():
+        run(main(), debug=True)
+
+
+def test_guard_that_is_held_over_a_suspension_is_named(run: Any) -> None:
+    """Another task has found it held, by chance."""
+
+    async def holds() -> None:
+        if getattr(local, "inside", False):
+            return
+        local.inside = True
+        await asyncio.sleep(0)
+        local.inside = False
+
+    async def main() -> None:
+        await asyncio.gather(holds(), holds())
+
+    with pytest.warns(RuntimeWarning, match="has read .*local.inside in another") as seen:
+        run(main(), debug=True)
+    assert len(seen) == 1
+    assert "puts it back by" in str(seen[0].message)
+
+
+def test_what_a_request_sets_to_a_new_value_each_time_is_still_its(run: Any) -> None:
+    """That there was a value before excuses nobody who sets his own without a look."""
+    local.user = "nobody"
+
+    async def sets(name: str) -> None:
+        local.user = name
+        await asyncio.sleep(0)
+        assert local.user == "b"
+
+    async def main() -> None:
+        await asyncio.gather(sets("a"), sets("b"))
+
+    with pytest.warns(RuntimeWarning, match=r"sets .* reads .*local\.user"):
+        run(main(), debug=True)
+
+
+def test_warning_that_is_an_error_goes_to_the_exception_handler(run: Any) -> None:
+    """It is not raised where the value is read, nor where anything else is looked at."""
+    failures = []
+
+    def masks() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+
+    async def remembers() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        local.user = "me"
+        await asyncio.sleep(0)
+        found: str = local.user
+        loop.call_soon(masks)
+        await asyncio.sleep(0)
+        gate = Gate()
+        blocked = asyncio.create_task(threadlets.call(gate))
+        await gate.entered.wait()
+        gate.open()
+        await blocked
+        return found
+
+    try:
+        with silence():
+            assert run(remembers(), debug=True) == "me"
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    assert all(type(it) is RuntimeWarning for it in failures)
+    read, left, stays = (str(it) for it in failures)
+    assert "before the task suspended" in read
+    assert "signal mask" in left
+    assert "where a threadlet is blocked" in stays
+
+
+def test_warnings_in_the_middle_of_the_loop_lose_nobody(run: Any) -> None:
+    """Making a handle in debug mode looks at files, which others may have wrapped."""
+
+    def wrapped(*args: Any) -> Any:
+        assert local.user == "me"
+        return stat(*args)
+
+    stat = os.stat
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: None)
+        future: asyncio.Future[str] = asyncio.Future(loop=loop)
+        local.user = "me"
+        os.stat = wrapped
+        try:
+            loop.call_soon(future.set_result, "done")
+            return await future
+        finally:
+            os.stat = stat
+
+    with silence():
+        assert run(main(), debug=True) == "done"
+
+
+def test_what_breaks_in_the_watch_does_not_break_the_request(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported, and the request runs."""
+    reported = []
+    monkeypatch.setattr("sys.unraisablehook", lambda it: reported.append(it.exc_value))
+
+    async def main() -> str:
+        loop: Any = asyncio.get_running_loop()
+        failures = []
+        loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        breaks = ZeroDivisionError("the watch")
+
+        def fail(*args: Any) -> None:
+            raise breaks
+
+        monkeypatch.setattr(loop._debug_watch.thread_locals, "used", fail)
+        local.user = "me"
+        assert local.user == "me"
+        for hook in ("request_begins", "request_ended"):
+            with monkeypatch.context() as patch:
+                patch.setattr(loop._debug_watch, hook, fail)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+        assert failures
+        assert all(it is breaks for it in (*failures, *reported))
+        return "done"
+
+    with silence():
+        assert run(main(), debug=True) == "done"
+    assert reported

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -214,6 +215,42 @@ def test_failed_task_is_freed_at_once(run: Run) -> None:
         finally:
             gc.enable()
         assert ["Task exception was never retrieved"] == [it["message"] for it in failures]
+
+    run(main())
+
+
+@threadlets_only
+def test_cancelled_timers_are_forgotten_at_once(run: Run) -> None:
+    """With everything they referred to, and the count is exact."""
+
+    class Referent:
+        pass
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.set_debug(True)
+        _, n_before, _ = loop._counts()
+        referents: weakref.WeakSet[Referent] = weakref.WeakSet()
+        handles: weakref.WeakSet[asyncio.TimerHandle] = weakref.WeakSet()
+        for start in (loop.call_later, loop.call_at):
+            for _ in range(100):
+                referent = Referent()
+                referents.add(referent)
+                handle = start(loop.time() + 1000, id, referent)
+                handles.add(handle)
+                handle.cancel()
+                handle.cancel()
+        async with asyncio.timeout(1000):
+            pass
+        del handle, referent
+        assert loop._counts()[1] == n_before
+        assert not referents
+        assert not handles
+        fired: list[int] = []
+        kept = loop.call_later(0.001, fired.append, 1)
+        await asyncio.sleep(0.002)
+        kept.cancel()
+        assert fired == [1]
 
     run(main())
 

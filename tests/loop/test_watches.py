@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .harness import Recorder, Run, connected, pipe, socket_pair, threadlets_only, turns
+from .harness import (
+    Recorder,
+    Run,
+    connected,
+    pipe,
+    socket_pair,
+    tcp_pair,
+    threadlets_only,
+    turns,
+)
 
 
 def test_reader_is_called_until_it_has_taken_everything(run: Run) -> None:
@@ -355,3 +365,107 @@ def test_thousand_readers_are_called_in_one_go(run: Run) -> None:
             theirs.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("before", ["nothing", "an operation", "a writer"])
+def test_urgent_data_is_nothing_to_read(run: Run, before: str, debug: bool) -> None:
+    """A reader is called for the data that follows, whatever else waits for the descriptor."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_debug(debug)
+        ours, theirs = tcp_pair()
+        with ours, theirs:
+            calls: list[bytes] = []
+            if before == "an operation":
+                # The descriptor stays registered for both directions from here on.
+                first = asyncio.create_task(loop.sock_recv(ours, 5))
+                await turns(2)
+                theirs.send(b"first")
+                assert await first == b"first"
+
+            def read() -> None:
+                try:
+                    calls.append(ours.recv(100))
+                except BlockingIOError:
+                    calls.append(b"nothing")
+
+            loop.add_reader(ours, read)
+            if before == "a writer":
+                writable = asyncio.Event()
+                loop.add_writer(ours, writable.set)
+                await writable.wait()
+                loop.remove_writer(ours)
+            theirs.send(b"!", socket.MSG_OOB)
+            await loop.run_in_executor(None, wait_for_urgent_data, ours)
+            await turns(5)
+            assert calls == []
+            theirs.send(b"data")
+            while b"data" not in calls:
+                await asyncio.sleep(0.001)
+            assert calls == [b"data"]
+            loop.remove_reader(ours)
+
+    run(main())
+
+
+def test_operation_waits_through_urgent_data(run: Run) -> None:
+    """It gets what follows, and never an error or an empty result."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = tcp_pair()
+        with ours, theirs:
+            for receive in (
+                lambda: loop.sock_recv(ours, 100),
+                lambda: loop.sock_recv_into(ours, bytearray(100)),
+            ):
+                receiving: asyncio.Task[Any] = asyncio.create_task(receive())
+                await turns(2)
+                theirs.send(b"!", socket.MSG_OOB)
+                await loop.run_in_executor(None, wait_for_urgent_data, ours)
+                await turns(5)
+                assert not receiving.done()
+                theirs.send(b"data")
+                assert await receiving in (b"data", 4)
+
+    run(main())
+
+
+def test_protocol_that_lends_its_buffer_is_not_asked_for_urgent_data(run: Run) -> None:
+    """There is nothing to put into it."""
+
+    class Lends(asyncio.BufferedProtocol):
+        def __init__(self) -> None:
+            self.n_asked = 0
+            self.received = asyncio.Event()
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            self.n_asked += 1
+            return bytearray(100)
+
+        def buffer_updated(self, nbytes: int) -> None:
+            self.received.set()
+
+    async def main() -> None:
+        async with connected(Lends, tcp=True) as connection:
+            await turns(2)
+            n_asked = connection.protocol.n_asked
+            connection.peer.send(b"!", socket.MSG_OOB)
+            sock = connection.transport.get_extra_info("socket")
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, wait_for_urgent_data, sock)
+            await turns(5)
+            assert connection.protocol.n_asked == n_asked
+            connection.peer.send(b"data")
+            await connection.protocol.received.wait()
+
+    run(main())
+
+
+def wait_for_urgent_data(sock: Any) -> None:
+    """Wait until urgent data has arrived."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLPRI)
+    assert poll.poll(5000)

@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::PyVisit;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
 use pyo3::sync::PyOnceLock;
@@ -17,6 +18,8 @@ use threadlets_core::TimerKey;
 use crate::contract;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::{GilCell, GilSlot};
+use crate::internals;
+use crate::request::Request;
 use crate::task::future::Future;
 use crate::task::names;
 
@@ -180,6 +183,11 @@ impl Handle {
         Ok(format!("<Handle {state}>"))
     }
 
+    /// Run the callback on the running loop, out of turn.
+    fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
+        internals::run_on_running_loop(slf.py(), Request::Callback(slf.clone().unbind()))
+    }
+
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.callback.traverse(&visit, |callback| {
             callback.as_ref().map_or(Ok(()), |callback| callback.traverse(&visit))
@@ -278,6 +286,11 @@ impl TimerHandle {
         });
     }
 
+    /// The key under which the dispatcher knows this timer, unless it has run or was cancelled.
+    pub(crate) fn key(&self, py: Python<'_>) -> Option<TimerKey> {
+        self.pending.with(py, |pending| pending.as_ref().map(|it| it.key))
+    }
+
     /// What is due, unless it was cancelled; it is the caller's to run, once.
     pub(crate) fn take(&self, py: Python<'_>) -> Option<Due> {
         self.pending.take(py).map(|pending| pending.due)
@@ -363,8 +376,9 @@ impl TimerHandle {
 
     fn __richcmp__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, op: CompareOp) -> Py<PyAny> {
         let py = slf.py();
-        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented() };
-        let (ours, theirs) = (slf.get().when, other.get().when);
+        // Timers of debug mode, and what stands for other ones, are sorted among these.
+        let theirs = other.getattr(intern!(py, "_when")).and_then(|it| it.extract::<f64>());
+        let (ours, Ok(theirs)) = (slf.get().when, theirs) else { return py.NotImplemented() };
         let answer = match op {
             CompareOp::Eq => slf.is(other),
             CompareOp::Ne => !slf.is(other),
@@ -379,6 +393,11 @@ impl TimerHandle {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let state = describe(py, self.callback(py)?, self.cancelled())?;
         Ok(format!("<TimerHandle when={} {state}>", self.when))
+    }
+
+    /// Run the callback on the running loop, out of turn.
+    fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
+        internals::run_on_running_loop(slf.py(), Request::Timer(slf.clone().unbind()))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

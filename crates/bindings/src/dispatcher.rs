@@ -24,6 +24,7 @@ use crate::contract::Contract;
 use crate::crew::Crew;
 use crate::error::to_python;
 use crate::gil_cell::{GilCell, GilSlot};
+use crate::internals::{self, Internals};
 use crate::memory;
 use crate::request::Request;
 use crate::scope::requests::Requests;
@@ -87,6 +88,8 @@ pub struct Dispatcher {
     entry_points: GilCell<HashMap<usize, PoolKey>>,
     /// Tells this dispatcher from all others of the process.
     number: u64,
+    /// What others have replaced of the loop's insides.
+    pub(crate) internals: Internals,
     /// How many requests have run.
     pub(crate) n_requests: AtomicU64,
     /// For how long the present step may begin awaits that are done at once.
@@ -137,7 +140,7 @@ impl Dispatcher {
         let poller = self.poller(py)?;
         Watches::evict(self, py, fd)?;
         let key = self.sources.with(py, |sources| sources.insert(source));
-        match poller.register(fd, key, Interest::READABLE) {
+        match poller.register(fd, key, Interest::READABLE_OR_URGENT) {
             Ok(()) => Ok(key),
             Err(error) => {
                 drop(self.sources.with(py, |sources| sources.remove(key)));
@@ -326,7 +329,8 @@ impl Dispatcher {
             let handle =
                 Self::debug_handle(slf, Some(when), &callback, &args, context.as_ref(), method)?;
             let request = Request::Foreign(handle.clone().unbind());
-            this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
+            let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
+            handle.setattr(intern!(py, "_key"), key.to_bits())?;
             this.wake_if_sleeping(py)?;
             return Ok(handle);
         }
@@ -374,6 +378,7 @@ impl Dispatcher {
             contract: Contract::default(),
             entry_points: GilCell::default(),
             number: N_MADE.fetch_add(1, Relaxed),
+            internals: Internals::default(),
             n_requests: AtomicU64::new(0),
             slice: GilSlot::default(),
             thread_id: AtomicU64::new(0),
@@ -434,6 +439,9 @@ impl Dispatcher {
         context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let delay = delay.ok_or_else(|| PyTypeError::new_err("delay must not be None"))?;
+        if slf.get().internals.has_other_timers() {
+            return internals::call_later(slf, delay, &callback, &args, context);
+        }
         let when = slf.get().time() + delay;
         Self::submit_callback_at(slf, when, callback, args, context, "call_later")
     }
@@ -449,8 +457,14 @@ impl Dispatcher {
         self._add_callback(handle)
     }
 
-    /// An `asyncio.TimerHandle` of debug mode was cancelled; its timer finds that out by itself.
-    fn _timer_handle_cancelled(&self, _handle: &Bound<'_, PyAny>) {}
+    /// An `asyncio.TimerHandle` was cancelled: one of debug mode knows the timer that runs it.
+    fn _timer_handle_cancelled(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = handle.py();
+        if let Some(key) = handle.getattr_opt(intern!(py, "_key"))? {
+            self.forget_timer(py, TimerKey::from_bits(key.extract()?));
+        }
+        Ok(())
+    }
 
     /// Wake the dispatcher from any thread.
     fn _write_to_self(&self, py: Python<'_>) -> PyResult<()> {

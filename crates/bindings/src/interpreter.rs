@@ -60,6 +60,13 @@ pub(crate) fn is_last_reference(object: &Py<PyAny>) -> bool {
     unsafe { ffi::Py_REFCNT(object.as_ptr()) == 1 }
 }
 
+/// A number that changes whenever the class of an object, or one that it derives from, is changed, or the
+/// object gets another class; zero while nobody has asked for an attribute since.
+pub(crate) fn class_version(object: &Bound<'_, PyAny>) -> u32 {
+    // SAFETY: the object is alive, and with it its class; the GIL is held.
+    unsafe { (*ffi::Py_TYPE(object.as_ptr())).tp_version_tag }
+}
+
 /// What code keeps with this thread, by name.
 pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyDict>> {
     // SAFETY: a borrowed reference to a dictionary, or null when the thread has none.

@@ -17,6 +17,7 @@ mod dispatcher;
 mod endings;
 mod error;
 mod gil_cell;
+mod internals;
 mod interpreter;
 mod memory;
 mod pool;
@@ -48,6 +49,8 @@ mod _core {
     use super::datagrams::Datagrams;
     #[pymodule_export]
     use super::dispatcher::Dispatcher;
+    #[pymodule_export]
+    use super::internals::RequestHandle;
     #[pymodule_export]
     use super::pool::Pool;
     #[pymodule_export]

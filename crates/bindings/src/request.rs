@@ -8,6 +8,7 @@ use pyo3::types::PyString;
 use crate::accept::Acceptor;
 use crate::callback::{Callback, Handle, TimerHandle};
 use crate::datagrams::Datagrams;
+use crate::internals::RequestHandle;
 use crate::queued_call::{Outcome, QueuedCall};
 use crate::scope::members::Members;
 use crate::scope::sleep::Sleep;
@@ -47,6 +48,8 @@ pub(crate) enum Request {
     Settle(Box<(Py<QueuedCall>, Outcome)>),
     /// News of a syslet.
     Letter(Letter),
+    /// Any of those without a handle of its own, once somebody has looked at the ready queue.
+    Held(Py<RequestHandle>),
 }
 
 impl Request {
@@ -56,6 +59,11 @@ impl Request {
             Self::Callback(handle) => drop(handle.get().take(py)),
             Self::Timer(handle) => drop(handle.get().take(py)),
             Self::Call(call) => call.get().abandon(py)?,
+            Self::Held(handle) => {
+                if let Some(request) = handle.get().take(py) {
+                    request.abandon(py)?;
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -70,6 +78,7 @@ impl Request {
             Self::Stream(stream) => stream.get().protocol(py),
             Self::Datagrams(datagrams) => Some(datagrams.get().protocol(py)),
             Self::Call(call) => call.get().function(py),
+            Self::Held(handle) => Some(handle.get().subject(py)),
             _ => None,
         };
         subject.unwrap_or_else(|| PyString::new(py, &format!("{self:?}")).into_any())
@@ -90,6 +99,7 @@ impl Request {
             Self::Datagrams(datagrams) => visit.call(datagrams),
             Self::Operations(..) | Self::Letter(_) => Ok(()),
             Self::Call(call) => visit.call(call),
+            Self::Held(handle) => visit.call(handle),
             Self::Settle(settled) => {
                 visit.call(&settled.0)?;
                 settled.1.as_ref().map_or(Ok(()), |result| visit.call(result))

@@ -9,7 +9,7 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
-use threadlets_core::op::SocketFd;
+use threadlets_core::op::{SocketFd, is_readable};
 use threadlets_core::stream::Received;
 use threadlets_core::{Error, Interest, Readiness, SourceKey};
 
@@ -90,6 +90,11 @@ impl Stream {
         self.state.with(py, |it| it.protocol.as_ref().map(|it| it.bind(py).clone()))
     }
 
+    /// The descriptor.
+    pub(crate) fn fd(&self, py: Python<'_>) -> i32 {
+        self.state.with(py, |state| state.io.fd().raw())
+    }
+
     /// Serve the connection for what was noted.
     pub(crate) fn serve(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
@@ -106,8 +111,14 @@ impl Stream {
         });
         let Some(readiness) = readiness else { return Ok(()) };
         let served = in_context(py, &this.context, || {
-            if readiness.readable {
-                Self::receive(slf, readiness)?;
+            if readiness.short_read_misleads {
+                this.state.with(py, |state| state.io.distrust_short_reads());
+            }
+            // A protocol that lends its memory is not asked for it in vain.
+            let is_in_vain =
+                || readiness.urgent && !is_readable(this.state.with(py, |state| state.io.fd()));
+            if readiness.readable && !is_in_vain() {
+                Self::receive(slf)?;
             }
             if readiness.writable { this.flush(py) } else { Ok(()) }
         });
@@ -134,13 +145,10 @@ impl Stream {
     }
 
     /// Receive once and hand over; what may be left is queued behind other requests.
-    fn receive(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
+    fn receive(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let receiver = this.state.with(py, |state| {
-            if readiness.short_read_misleads {
-                state.io.distrust_short_reads();
-            }
             if !state.io.is_reading() {
                 state.io.missed_readiness();
                 return None;
@@ -306,7 +314,7 @@ impl Stream {
             Some((state.io.fd().raw(), key))
         });
         let Some((fd, key)) = registration else { return Ok(()) };
-        self.dispatcher.get().poller(py)?.modify(fd, key, Interest::BOTH).map_err(to_python)
+        self.dispatcher.get().poller(py)?.modify(fd, key, Interest::ALL).map_err(to_python)
     }
 
     fn wrote(&self, py: Python<'_>, written: Written) -> PyResult<()> {
@@ -595,7 +603,8 @@ impl Stream {
     fn take_back(&self, py: Python<'_>) -> PyResult<()> {
         let (key, fd, interest) = self.state.with(py, |state| {
             state.lent = false;
-            let interest = if state.told_of_room { Interest::BOTH } else { Interest::READABLE };
+            let interest =
+                if state.told_of_room { Interest::ALL } else { Interest::READABLE_OR_URGENT };
             (state.key, state.io.fd().raw(), interest)
         });
         let Some(key) = key else { return Ok(()) };

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use threadlets_core::{clock, fp};
+use threadlets_core::{Readiness, clock, fp};
 
 use crate::callback::{Callback, Due};
 use crate::contract;
 use crate::crew::Crew;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
+use crate::internals::{self, Internals};
 use crate::request::Request;
 use crate::runner::Runner;
 use crate::scope::members::Members;
@@ -28,10 +29,19 @@ const REARM: Duration = Duration::from_millis(50);
 /// Why a runner stopped running bursts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// The loop is to stop; on the home thread alone.
+    /// The loop is to stop, or to go on by turns of somebody else's; on the home thread alone.
     Stopped,
     /// Another runner has the role.
     RoleLost,
+}
+
+/// How a wait for events has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waited {
+    /// The role is still here.
+    pub(crate) is_held: bool,
+    /// Somebody, rather than a descriptor, has ended it.
+    pub(crate) is_woken: bool,
 }
 
 impl Dispatcher {
@@ -45,8 +55,10 @@ impl Dispatcher {
             if !Self::turn(slf, runner)? {
                 return Ok(Ended::RoleLost);
             }
-            if runner.is_home() && (this.stopping.load(Relaxed) || this.crew.has_pending(slf.py()))
-            {
+            let ends = this.stopping.load(Relaxed)
+                || this.crew.has_pending(slf.py())
+                || this.internals.has_other_turns();
+            if runner.is_home() && ends {
                 return Ok(Ended::Stopped);
             }
         }
@@ -64,14 +76,20 @@ impl Dispatcher {
     fn poll_and_burst(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
-        if !Self::poll(slf, runner)? {
+        let is_held = if Internals::has_other_poll(slf)? {
+            internals::poll(slf, runner)?
+        } else {
+            Self::poll(slf, runner)?
+        };
+        if !is_held {
             return Ok(false);
         }
         // Requests start from a known state, whatever ran here in between.
         if fp::State::read() != fp::State::DEFAULT {
             fp::State::DEFAULT.restore();
         }
-        this.queues.with(py, |queues| queues.begin_burst(clock::now_ns));
+        let due_ns = internals::due_ns(slf)?;
+        this.queues.with(py, |queues| queues.begin_burst(|| due_ns.unwrap_or_else(clock::now_ns)));
         let mut slice = this.slice.get(py);
         slice.begin_burst();
         this.slice.set(py, slice);
@@ -88,27 +106,44 @@ impl Dispatcher {
         Ok(true)
     }
 
-    /// Wait for events, without the GIL, and queue what they make ready. Meanwhile the role can be
-    /// taken; whether it is still here.
+    /// Poll for as long as nothing is ready; whether the role is still here.
     fn poll(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
         // The byte that a signal sends ends a wait only once: another runner may have read it while this
         // thread was inside a function. What handlers do must be known before it is asked how long to wait.
         py.check_signals()?;
-        let poller = this.poller(py)?;
-        let is_armed = Watches::rearm(slf, py, &poller)?;
         let patience = if runner.is_home() && this.stopping.load(Relaxed) {
             Some(Duration::ZERO)
         } else {
             this.queues.with(py, |queues| queues.patience(clock::now_ns))
         };
+        let is_held = Self::wait_and_deliver(slf, runner, patience, |_, _| ())?.is_held;
+        if is_held {
+            // Last: a signal handler may raise.
+            py.check_signals()?;
+        }
+        Ok(is_held)
+    }
+
+    /// Wait for events, without the GIL, and queue what they make ready; `tell` hears of those.
+    /// Meanwhile the role can be taken.
+    pub(crate) fn wait_and_deliver(
+        slf: &Bound<'_, Self>,
+        runner: &Runner,
+        patience: Option<Duration>,
+        mut tell: impl FnMut(&Source, Readiness),
+    ) -> PyResult<Waited> {
+        let py = slf.py();
+        let this = slf.get();
+        let poller = this.poller(py)?;
+        let is_armed = Watches::rearm(slf, py, &poller)?;
         let patience =
             if is_armed { patience } else { Some(patience.map_or(REARM, |it| it.min(REARM))) };
         // Nobody may wait for the role while we wait for events. Requests end at a boundary, but Python
         // code runs between requests, too: signal handlers, what a new thread is told.
         if !this.crew.keeps_role(py, runner) {
-            return Ok(false);
+            return Ok(Waited { is_held: false, is_woken: false });
         }
         this.crew.roster.with(py, |roster| roster.start_polling());
         // Say so while the GIL is still held: whoever takes it next must know to wake us.
@@ -125,22 +160,26 @@ impl Dispatcher {
         }
         waited.map_err(to_python)?;
         // Whoever has the role now: no edge comes twice.
-        this.queues.with(py, |queues| {
+        let is_woken = this.queues.with(py, |queues| {
             this.sources.with(py, |sources| {
                 this.watches.with(py, |watches| {
-                    poller.deliver(|key, readiness| match sources.get(key) {
-                        Some(Source::Stream(stream)) => {
-                            if let Some(request) = Stream::note(stream, py, readiness) {
-                                queues.submit(request);
+                    poller.deliver(|key, readiness| {
+                        let Some(source) = sources.get(key) else { return };
+                        tell(source, readiness);
+                        match source {
+                            Source::Stream(stream) => {
+                                if let Some(request) = Stream::note(stream, py, readiness) {
+                                    queues.submit(request);
+                                }
                             }
+                            Source::Watch(fd) => watches.became_ready(py, *fd, readiness, queues),
                         }
-                        Some(Source::Watch(fd)) => watches.became_ready(py, *fd, readiness, queues),
-                        None => {}
-                    });
-                });
-            });
+                    })
+                })
+            })
         });
         let letters = this.mailbox.take();
+        let is_woken = is_woken || !letters.is_empty();
         if !letters.is_empty() {
             this.queues.with(py, |queues| {
                 letters.into_iter().for_each(|it| queues.submit(Request::Letter(it)));
@@ -149,14 +188,11 @@ impl Dispatcher {
         if !is_held {
             // The one who took it may have begun to wait for what we have just queued.
             this.wake_if_sleeping(py)?;
-            return Ok(false);
         }
-        // Last: a signal handler may raise.
-        py.check_signals()?;
-        Ok(true)
+        Ok(Waited { is_held, is_woken })
     }
 
-    fn run(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
+    pub(crate) fn run(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
         if slf.get().is_debug() {
             return Self::run_watched(slf, request);
         }
@@ -226,6 +262,10 @@ impl Dispatcher {
                 contract::check(slf, || None)?;
                 Self::outlive(slf, opened)
             }
+            Request::Held(handle) => match handle.get().take(py) {
+                Some(request) => Self::run_unwatched(slf, request),
+                None => Ok(()),
+            },
             Request::Settle(settled) => {
                 let (call, outcome) = *settled;
                 let settled = call.get().settle(py, outcome);
@@ -250,7 +290,14 @@ impl Dispatcher {
     fn run_watched(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
         let py = slf.py();
         let what = request.subject(py);
-        let before = slf.call_method1(intern!(py, "_request_begins"), (&what,))?;
+        let before = match slf.call_method1(intern!(py, "_request_begins"), (&what,)) {
+            Ok(before) => before,
+            // The request runs all the same.
+            Err(error) => {
+                Self::outlive(slf, Err(error))?;
+                py.None().into_bound(py)
+            }
+        };
         let started_ns = clock::now_ns();
         let ran = contract::listening(slf, || Self::run_unwatched(slf, request));
         // What debug mode looks at afterwards is not the request's.
@@ -324,10 +371,12 @@ impl Dispatcher {
     /// Run one burst.
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
         Runner::at_home(slf, |runner| {
-            if !Self::turn(slf, runner)? {
-                Crew::get_role_back(slf, runner)?;
-            }
-            Ok(())
+            current::kept(slf, || {
+                if !Self::turn(slf, runner)? {
+                    Crew::get_role_back(slf, runner)?;
+                }
+                Ok(())
+            })
         })
     }
 }

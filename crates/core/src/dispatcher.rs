@@ -77,7 +77,7 @@ impl<R> Dispatcher<R> {
     /// timer otherwise, and for ever (`None`) when only an event can bring work. The clock is read
     /// only when the answer depends on it.
     pub fn patience(&self, now_ns: impl FnOnce() -> u64) -> Option<Duration> {
-        if !self.ready.is_empty() || (self.pools.has_startable() && !self.calls_are_held) {
+        if self.has_work() {
             return Some(Duration::ZERO);
         }
         let deadline_ns = self.timers.next_deadline_ns()?;
@@ -138,6 +138,33 @@ impl<R> Dispatcher<R> {
             burst.calls_until_ns = now_ns.saturating_add(CALLS_BUDGET_NS);
         }
         Some(call)
+    }
+
+    /// Whether the next burst has something to run.
+    pub fn has_work(&self) -> bool {
+        !self.ready.is_empty() || (self.pools.has_startable() && !self.calls_are_held)
+    }
+
+    /// Take the first request that is ready, or a call that may start, out of turn.
+    pub fn pop_ready(&mut self) -> Option<R> {
+        self.burst.n_left = self.burst.n_left.saturating_sub(1);
+        let first = self.ready.pop_front();
+        first.or_else(|| {
+            (!self.calls_are_held)
+                .then(|| self.pools.next(Priority::Batch))
+                .flatten()
+                .map(|it| it.1)
+        })
+    }
+
+    /// The requests that are ready, to be looked at or exchanged.
+    pub fn ready_mut(&mut self) -> &mut VecDeque<R> {
+        &mut self.ready
+    }
+
+    /// The outstanding timers, each with its time and its key, in no particular order.
+    pub fn timers(&self) -> impl Iterator<Item = (u64, TimerKey, &R)> {
+        self.timers.entries()
     }
 
     /// How many requests are ready to run.

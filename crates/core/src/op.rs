@@ -7,6 +7,7 @@ use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags,
@@ -43,6 +44,14 @@ impl SocketFd {
         // call only, which answers EBADF should the owner have closed it.
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
+}
+
+/// Whether there is something to read now: data, an end, or an error.
+pub fn is_readable(fd: SocketFd) -> bool {
+    let fd = fd.borrow();
+    let mut polled = [PollFd::new(&fd, PollFlags::IN)];
+    // Should the kernel not say, whoever tries will see.
+    !matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
 }
 
 /// The address of one end of a connection.

@@ -20,11 +20,10 @@ use crate::sources::SourceKey;
 const EVENTS_MAX: usize = 1024;
 const WAKER: Token = Token(usize::MAX);
 
-// Urgent data cuts a receive short: who reads must hear of it, or what follows would wait for ever.
 #[cfg(target_os = "linux")]
-const READING: mio::Interest = mio::Interest::READABLE.add(mio::Interest::PRIORITY);
+const URGENT: mio::Interest = mio::Interest::PRIORITY;
 #[cfg(not(target_os = "linux"))]
-const READING: mio::Interest = mio::Interest::READABLE;
+const URGENT: mio::Interest = mio::Interest::READABLE;
 
 /// The directions in which a source wants to be told of readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,20 +32,29 @@ pub struct Interest {
     pub readable: bool,
     /// Tell when there is room to write.
     pub writable: bool,
+    /// Tell also of urgent data, which is nothing to read, but cuts a receive short: who takes a short one
+    /// for the last must hear of it, or what follows would wait for ever.
+    pub urgent: bool,
 }
 
 impl Interest {
     /// Both directions.
-    pub const BOTH: Self = Self { readable: true, writable: true };
+    pub const BOTH: Self = Self { readable: true, writable: true, urgent: false };
     /// Reading alone.
-    pub const READABLE: Self = Self { readable: true, writable: false };
+    pub const READABLE: Self = Self { readable: true, writable: false, urgent: false };
+    /// The same, and urgent data.
+    pub const READABLE_OR_URGENT: Self = Self { urgent: true, ..Self::READABLE };
+    /// Everything there is to be told.
+    pub const ALL: Self = Self { urgent: true, ..Self::BOTH };
+
     fn to_mio(self) -> Option<mio::Interest> {
-        match (self.readable, self.writable) {
-            (true, true) => Some(READING | mio::Interest::WRITABLE),
-            (true, false) => Some(READING),
-            (false, true) => Some(mio::Interest::WRITABLE),
-            (false, false) => None,
-        }
+        let wanted = [
+            (self.readable, mio::Interest::READABLE),
+            (self.writable, mio::Interest::WRITABLE),
+            (self.urgent, URGENT),
+        ];
+        let wanted = wanted.into_iter().filter(|(is_wanted, _)| *is_wanted).map(|(_, it)| it);
+        wanted.reduce(BitOr::bitor)
     }
 }
 
@@ -60,11 +68,14 @@ pub struct Readiness {
     /// The reading half has ended, or has urgent data in it: a read that comes up short is not the
     /// last one.
     pub short_read_misleads: bool,
+    /// There is urgent data, and that may be all there is.
+    pub urgent: bool,
 }
 
 impl Readiness {
     /// Something to read, without news of an end.
-    pub const READABLE: Self = Self { readable: true, writable: false, short_read_misleads: false };
+    pub const READABLE: Self =
+        Self { readable: true, writable: false, short_read_misleads: false, urgent: false };
 }
 
 impl BitOr for Readiness {
@@ -75,6 +86,7 @@ impl BitOr for Readiness {
             readable: self.readable || other.readable,
             writable: self.writable || other.writable,
             short_read_misleads: self.short_read_misleads || other.short_read_misleads,
+            urgent: self.urgent || other.urgent,
         }
     }
 }
@@ -209,21 +221,29 @@ impl Poller {
         }
     }
 
-    /// Hand out the events of the last wait.
-    pub fn deliver(&self, mut take: impl FnMut(SourceKey, Readiness)) {
+    /// Hand out the events of the last wait; whether somebody has woken it.
+    pub fn deliver(&self, mut take: impl FnMut(SourceKey, Readiness)) -> bool {
         // Whoever is waiting now has found nothing undelivered, and will deliver by itself.
-        let Ok(mut waiting) = self.waiting.try_lock() else { return };
+        let Ok(mut waiting) = self.waiting.try_lock() else { return false };
         let (_, events) = &mut *waiting;
-        for event in events.iter().filter(|event| event.token() != WAKER) {
-            let misleads = event.is_read_closed() || event.is_error() || event.is_priority();
+        let mut is_woken = false;
+        for event in events.iter() {
+            if event.token() == WAKER {
+                is_woken = true;
+                continue;
+            }
+            let has_ended = event.is_read_closed() || event.is_error();
+            // mio takes urgent data for something to read, and does not tell whether there is more.
             let readiness = Readiness {
-                readable: event.is_readable() || misleads,
+                readable: event.is_readable() || has_ended,
                 writable: event.is_writable() || event.is_write_closed() || event.is_error(),
-                short_read_misleads: misleads,
+                short_read_misleads: has_ended || event.is_priority(),
+                urgent: event.is_priority(),
             };
             take(SourceKey::from_bits(event.token().0), readiness);
         }
         events.clear();
+        is_woken
     }
 }
 
@@ -276,6 +296,33 @@ mod tests {
         drop(theirs);
         let (_, readiness) = events(&poller)[0];
         assert!(readiness.readable && readiness.short_read_misleads);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn urgent_data_is_told_to_those_who_ask() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut theirs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        let poller = Poller::new().unwrap();
+        let mut keys = Sources::default();
+        let (asks, does_not) = (keys.insert(()), keys.insert(()));
+        let copy = ours.try_clone().unwrap();
+        poller.register(ours.as_raw_fd(), asks, Interest::READABLE_OR_URGENT).unwrap();
+        poller.register(copy.as_raw_fd(), does_not, Interest::READABLE).unwrap();
+        rustix::net::send(&theirs, b"!", rustix::net::SendFlags::OOB).unwrap();
+        poller.wait(Some(Duration::from_secs(5)), || true).unwrap();
+        let mut told = Vec::new();
+        poller.deliver(|key, readiness| told.push((key, readiness)));
+        let misled = Readiness { short_read_misleads: true, urgent: true, ..Readiness::READABLE };
+        assert_eq!(vec![(asks, misled)], told);
+        poller.modify(copy.as_raw_fd(), does_not, Interest::READABLE).unwrap();
+        assert_eq!(0, events(&poller).len());
+        theirs.write_all(b"data").unwrap();
+        poller.wait(Some(Duration::from_secs(5)), || true).unwrap();
+        told.clear();
+        poller.deliver(|key, readiness| told.push((key, readiness)));
+        assert!(told.contains(&(does_not, Readiness::READABLE)));
     }
 
     #[test]

@@ -26,6 +26,16 @@ pub struct TimerKey {
 impl TimerKey {
     /// Names no timer.
     pub const NOBODY: Self = Self { slot: NO_SLOT, started: 0 };
+
+    /// The key as a number, for those who can keep no other.
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.started) << 32 | u64::from(self.slot)
+    }
+
+    /// The key with this number.
+    pub fn from_bits(bits: u64) -> Self {
+        Self { slot: bits as u32, started: (bits >> 32) as u32 }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +109,16 @@ impl<T> Timers<T> {
         self.slots.iter().filter_map(|slot| match &slot.state {
             State::Waiting(value) => Some(value),
             State::Free { .. } => None,
+        })
+    }
+
+    /// The outstanding timers, each with its time and its key, in no particular order.
+    pub fn entries(&self) -> impl Iterator<Item = (u64, TimerKey, &T)> {
+        self.heap.iter().filter_map(|node| match &self.slots.get(node.key.slot as usize)?.state {
+            State::Waiting(value) if is_waiting(&self.slots, node.key) => {
+                Some((node.deadline_ns, node.key, value))
+            }
+            _ => None,
         })
     }
 
@@ -280,6 +300,9 @@ mod tests {
                 }
                 prop_assert_eq!(model.len(), timers.len());
                 prop_assert_eq!(model.len(), timers.values().count());
+                let mut entries: Vec<_> = timers.entries().map(|(at, _, &id)| (at, id)).collect();
+                entries.sort_unstable();
+                prop_assert_eq!(&model, &entries);
                 prop_assert_eq!(model.first().map(|&(due, _)| due), timers.next_deadline_ns());
             }
         }

@@ -43,12 +43,13 @@ impl<H, W> Watch<H, W> {
         Self { fd, read: Half::default(), write: Half::default(), keeps_registration: false }
     }
 
-    /// The directions to register.
+    /// The directions to register. Urgent data is for none of them: who reads would find nothing.
     pub fn interest(&self) -> Interest {
         if self.keeps_registration {
             return Interest::BOTH;
         }
-        Interest { readable: self.read.handler.is_some(), writable: self.write.handler.is_some() }
+        let (readable, writable) = (self.read.handler.is_some(), self.write.handler.is_some());
+        Interest { readable, writable, urgent: false }
     }
 
     /// Whether no callback is to be called.

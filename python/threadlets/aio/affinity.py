@@ -12,18 +12,19 @@ import sqlite3
 import sys
 import threading
 import types
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from threadlets import _core
+from threadlets.aio.reports import Report
 from threadlets.scopes.blocked import thread_name
 
 
 class Affinity:
     """What requests of one loop have left on which thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Report) -> None:
+        self._report = report
         _watch_connections()
         self._warned: set[Any] = set()
 
@@ -33,20 +34,22 @@ class Affinity:
         elsewhere = f"other requests of the loop now run on thread {thread_name(dispatcher)!r}"
         for connection, made_at in _connections_of(blocked):
             if self._is_news(id(connection), _is_bound(connection)):
-                _warn(
+                self._report(
                     f"{connection!r}, made at {made_at}, can be used on one thread only, {where}; "
                     f"{elsewhere}; open it with check_same_thread=False, and use it in threadlets "
-                    "of a Pool(limit=1)"
+                    "of a Pool(limit=1)",
+                    None,
                 )
 
         for task in tasks:
             for name, frame in _identities_kept(task, blocked):
                 place = place_of(frame)
                 if self._is_news((place, name), True):
-                    _warn(
+                    self._report(
                         f"{place} keeps the identity of thread "
                         f"{thread_name(blocked)!r} in {name!r}, where a threadlet is blocked; "
-                        f"{elsewhere}, this one among them; ask again after each await"
+                        f"{elsewhere}, this one among them; ask again after each await",
+                        None,
                     )
 
     def _is_news(self, thing: Any, is_left_behind: bool) -> bool:
@@ -62,8 +65,9 @@ def place_of(frame: types.FrameType) -> str:
     return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=5)
+def _is_a(found: Any, what: type) -> bool:
+    """Look at the type itself: `isinstance` also asks the object, and a proxy has to find out what it is."""
+    return issubclass(type(found), what)
 
 
 # -- thread identities ----------------------------------------------------------------------------
@@ -77,8 +81,9 @@ def _identities_kept(task: asyncio.Task[Any], thread: int) -> Iterator[tuple[str
         # One that runs now is on the blocked thread itself, or on this one.
         if frame is not None and getattr(coroutine, "cr_suspended", False):
             for name, value in frame.f_locals.items():
-                is_thread = isinstance(value, threading.Thread) and value.ident == thread
-                if is_thread or (type(value) is int and value == thread):
+                if (_is_a(value, threading.Thread) and value.ident == thread) or (
+                    type(value) is int and value == thread
+                ):
                     yield name, frame
         coroutine = getattr(coroutine, "cr_await", None)
 
@@ -113,7 +118,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 def _connections_of(thread: int) -> list[tuple[sqlite3.Connection, str]]:
     if not any(made_by == thread for _, made_by in _made_at.values()):
         return []
-    alive = [found for found in gc.get_objects() if isinstance(found, sqlite3.Connection)]
+    alive = [found for found in gc.get_objects() if _is_a(found, sqlite3.Connection)]
     for gone in _made_at.keys() - {id(connection) for connection in alive}:
         del _made_at[gone]
     found = ((connection, _made_at.get(id(connection), ("", 0))) for connection in alive)

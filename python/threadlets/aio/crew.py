@@ -11,6 +11,9 @@ import contextvars
 import functools
 import os
 import sys
+import threading
+import time
+import types
 import warnings
 import weakref
 from asyncio import base_events, events
@@ -20,6 +23,8 @@ from typing import Any, Literal, Self
 from threadlets import _core
 from threadlets.aio.debug_watch import DebugWatch, description_of
 from threadlets.aio.native_thread import NativeThread
+from threadlets.aio.reports import warn_without_raising
+from threadlets.aio.thread_locals import Found
 from threadlets.exceptions import FloatingPointStateChanged
 from threadlets.fp import ledger
 from threadlets.scopes.blocked import blocked_functions, stack_at, thread_name
@@ -58,7 +63,7 @@ class CrewDispatcher(_core.Dispatcher):
         offence = ledger.record(subject, changes)
         error = FloatingPointStateChanged(offence.name, offence.where, changes)
         if policy == "warn":
-            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+            self._report(str(error))
         elif policy == "raise" and is_threadlet:
             raise error
         elif policy == "raise":
@@ -67,6 +72,14 @@ class CrewDispatcher(_core.Dispatcher):
     def _offended(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
         """Report an offence for which nobody waits."""
         self._request_failed(error)
+
+    def _report(self, message: str, frame: types.FrameType | None = None) -> None:
+        """Warn of something, without an exception in the code that runs."""
+        warn_without_raising(message, frame, self._warning_raised)
+
+    def _warning_raised(self, error: Exception) -> None:
+        """A warning was an error."""
+        asyncio.log.logger.error("%s", error, exc_info=error)
 
     def _dispatcher_stalls(self, dispatcher: int | None, waiting: list[int]) -> None:
         """The dispatcher stays in one request while functions wait to return from theirs."""
@@ -109,7 +122,7 @@ class LoopCrew(CrewDispatcher):
     _asyncgen_finalizer_hook: Any
     _current_handle: asyncio.Handle | None
     slow_callback_duration: float
-    #: When the role last left a blocked function, in seconds of the loop's time; in debug mode.
+    #: When the role last left a blocked function, by `time.monotonic()`; in debug mode.
     _moved_at = float("-inf")
 
     def _runner_joined(self, number: int) -> None:
@@ -132,11 +145,14 @@ class LoopCrew(CrewDispatcher):
             context["task"] = task
         self.call_exception_handler(context)
 
+    def _warning_raised(self, error: Exception) -> None:
+        self.call_exception_handler({"message": str(error), "exception": error})
+
     # -- debug mode ------------------------------------------------------------------------------
 
     @functools.cached_property
     def _debug_watch(self) -> DebugWatch:
-        return DebugWatch()
+        return DebugWatch(self._report)
 
     def _request_begins(self, what: Any) -> Any:
         """A request is about to run; see `DebugWatch.request_begins`."""
@@ -149,19 +165,27 @@ class LoopCrew(CrewDispatcher):
         self._current_handle = None
         self._debug_watch.request_ended(what, before)
         # Who has lost the role in a blocked function has held up nobody.
-        has_moved = self.time() - duration <= self._moved_at
+        has_moved = time.monotonic() - duration <= self._moved_at
         if duration >= self.slow_callback_duration and not has_moved:
             base_events.logger.warning(
                 "Executing %s took %.3f seconds", description_of(what), duration
             )
 
-    def _local_used(self, how: Literal["read", "set", "deleted"], found: Any, name: str) -> None:
-        """Code of a request uses a value of a `threading.local`."""
-        self._debug_watch.thread_locals.used(how, found, name, sys._getframe(1))
+    def _local_used(
+        self,
+        how: Literal["read", "set", "deleted"],
+        found: Any,
+        name: str,
+        before: Found,
+        after: Found,
+    ) -> None:
+        """Code of a request uses a value of a `threading.local`: there was one before, or will be."""
+        frame = sys._getframe(1)
+        self._debug_watch.thread_locals.used(how, found, name, before, after, frame)
 
     def _role_moved(self, blocked: int, dispatcher: int) -> None:
         """Another thread runs requests while a function is blocked on the first."""
-        self._moved_at = self.time()
+        self._moved_at = time.monotonic()
         self._debug_watch.role_moved(blocked, dispatcher, asyncio.all_tasks(self))  # type: ignore[arg-type]
 
     async def _turn(self, pool: _core.Pool | None) -> None:

@@ -9,16 +9,17 @@ from typing import Any
 
 from threadlets.aio.affinity import Affinity
 from threadlets.aio.leftovers import Leftovers, Snapshot
+from threadlets.aio.reports import Report
 from threadlets.aio.thread_locals import ThreadLocals
 
 
 class DebugWatch:
     """The watch over the requests of one loop."""
 
-    def __init__(self) -> None:
-        self._affinity = Affinity()
-        self._leftovers = Leftovers()
-        self.thread_locals = ThreadLocals()
+    def __init__(self, report: Report) -> None:
+        self._affinity = Affinity(report)
+        self._leftovers = Leftovers(report)
+        self.thread_locals = ThreadLocals(report)
 
     def request_begins(self, what: Any) -> Snapshot | None:
         """Note what a request finds: a task, an `asyncio.Handle`, a callable, a protocol, or its name."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import decimal
 import locale
 import signal
-import warnings
 from contextvars import Context, ContextVar
 from typing import Any
 
+from threadlets.aio.reports import Report
 from threadlets.fp import ledger
 
 #: A context, and the decimal context that it began with and therefore shares, both as numbers.
@@ -26,7 +26,8 @@ Snapshot = tuple[Any, Any, Any, Any]
 class Leftovers:
     """Compares what is shared before and after each request of one loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Report) -> None:
+        self._report = report
         self._warned: set[tuple[str, str]] = set()
 
     def before(self, context: Context | None) -> Snapshot:
@@ -74,7 +75,7 @@ class Leftovers:
         if (name, what) not in self._warned:
             self._warned.add((name, what))
             message = f"{name} ({where}) has left {what}: the next request has it so; {remedy}"
-            warnings.warn(message, RuntimeWarning, stacklevel=5)
+            self._report(message, None)
 
 
 def _signal_mask() -> set[signal.Signals | int]:

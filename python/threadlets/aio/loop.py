@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import asyncio.log
 import contextlib
-import selectors
 import signal
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import Any, Literal
 from threadlets._core import checkpoint
 from threadlets.aio.crew import LoopCrew
 from threadlets.aio.datagrams import DatagramTransport
+from threadlets.aio.internals import InternalsMixin, Selector, remember_ours
 from threadlets.aio.serving import Serving
 from threadlets.aio.tasks import show_tasks_of
 from threadlets.aio.transports import SocketTransport
@@ -37,7 +37,7 @@ PREEMPT_MS = 5.0
 FpPolicy = Literal["restore", "warn", "raise", "off"]
 
 
-class Loop(LoopCrew, asyncio.SelectorEventLoop):
+class Loop(LoopCrew, InternalsMixin, asyncio.SelectorEventLoop):
     """An asyncio event loop on the native dispatcher.
 
     It is a full `asyncio.AbstractEventLoop`; programs need not know that it is not the stock one.
@@ -76,8 +76,9 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         self._leak_policy = leaks
         # Refuses what is no policy.
         self._fp_policy = fp
-        super().__init__(_Poller(self))  # type: ignore[arg-type]
-        self._uses_asyncio_tasks = tasks == "asyncio"
+        super().__init__(Selector(self))  # type: ignore[arg-type]
+        self._wants_asyncio_tasks = tasks == "asyncio"
+        self._look_inside()
         show_tasks_of(self)
         self._preempt_s = None if preempt_ms is None else preempt_ms / 1000
 
@@ -97,7 +98,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             )
             events._set_running_loop(self)
             with self._signals_wake():
-                self._run_bursts()
+                self._turn_until_stopped()
         finally:
             self._stopping = False
             self._thread_id = self._home_id = None
@@ -219,7 +220,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         if when is None:
             handle = asyncio.Handle(callback, args, self, context)
         else:
-            handle = asyncio.TimerHandle(when, callback, args, self, context)
+            handle = _DebugTimerHandle(when, callback, args, self, context)
         if handle._source_traceback:
             del handle._source_traceback[-1]
         return handle
@@ -404,38 +405,17 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             raise
 
 
-class _Poller:
-    """Stands where asyncio keeps its selector, for those who look there what is watched.
+class _DebugTimerHandle(asyncio.TimerHandle):
+    """A timer's handle in debug mode."""
 
-    Readiness comes from the native poller; nothing is registered through this.
-    """
+    __slots__ = ("_key",)
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-
-    def get_map(self) -> dict[int, selectors.SelectorKey]:
-        """The watched descriptors, by number."""
-        return {
-            fd: selectors.SelectorKey(fd, fd, _events(reader, writer), (reader, writer))
-            for fd, reader, writer in self._loop._watched()
-        }
-
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        """The registration of a descriptor, or of an object that has one.
-
-        Raises:
-            KeyError: it is not watched.
-        """
-        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        try:
-            return self.get_map()[fd]
-        except KeyError:
-            raise KeyError(f"{fileobj!r} is not registered") from None
-
-    def close(self) -> None:
-        """Do nothing: the poller ends with its loop."""
+    #: Names the timer natively.
+    _key: int
 
 
-def _events(reader: object, writer: object) -> int:
-    readable = selectors.EVENT_READ if reader is not None else 0
-    return readable | (selectors.EVENT_WRITE if writer is not None else 0)
+#: Its representation names the class.
+_DebugTimerHandle.__name__ = "TimerHandle"
+
+
+remember_ours(Loop)

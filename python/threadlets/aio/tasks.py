@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from threadlets._core import Dispatcher
+from threadlets._core import Dispatcher, Task
 
 _loops: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
@@ -23,7 +23,8 @@ class _AllTasks(weakref.WeakSet["asyncio.Task[Any]"]):
         yield from super().__iter__()
         for loop in loops():
             for request in loop._requests():
-                if isinstance(request, asyncio.Task):
+                # By its own class: `asyncio.Task` may be anything by now.
+                if issubclass(type(request), Task):
                     yield request
 
 

@@ -1,7 +1,12 @@
-"""Debug mode's watch over `threading.local`: who sets a value, and who reads it after a suspension.
+"""Debug mode's watch over `threading.local`: who relies on a value having survived a suspension.
 
 A value stays with its thread. A request does not: when it has suspended, others run on the thread and
 find what it has set, and it may itself go on on another thread, where nothing was set.
+
+What a request sets and puts back before it suspends is its own affair, and so is what it keeps for the
+thread rather than for itself. Code of the second kind looks before it sets: a cache makes what is missing,
+a guard finds that it is not held. Such code may read the value in any request, since it copes with another
+one. Only if the task that has set it puts it back after a suspension was it the task's after all.
 """
 
 from __future__ import annotations
@@ -13,11 +18,11 @@ import itertools
 import sys
 import threading
 import types
-import warnings
 import weakref
 from typing import Any, Literal
 
 from threadlets.aio.affinity import place_of
+from threadlets.aio.reports import Report
 from threadlets.fp import ledger
 from threadlets.scopes.blocked import thread_name
 
@@ -26,13 +31,40 @@ _INTERNAL = frozenset({"anyio", "asyncio", "logging", "sniffio", "threading", "t
 
 _REMEDY = "use contextvars.ContextVar instead of threading.local"
 
+#: A value, if there is one.
+Found = tuple[()] | tuple[Any]
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass
+class _Use:
+    """What the running request has done with one value since it went on."""
+
+    of: weakref.ref[Any]
+    before: Any = None
+    after: Any = None
+    n_settings: int = 0
+    where: str = ""
+    #: It was looked at before it was set.
+    is_managed: bool = False
+    readers: set[types.CodeType] = dataclasses.field(default_factory=set)
+    setters: set[types.CodeType] = dataclasses.field(default_factory=set)
+
+    def is_at_rest(self) -> bool:
+        """Whether the value is at rest: cleared, or what a guard holds that is not held."""
+        if self.after in (_ABSENT, _of((None,))):
+            return True
+        return self.n_settings > 1 and isinstance(self.after, tuple) and not self.after[1]
+
+
+@dataclasses.dataclass
 class _Running:
     """A request that runs; each time that it goes on it is another."""
 
     number: int
     subject: Any
+    #: The one in the middle of which this one runs, if somebody runs the loop by hand.
+    outer: _Running | None
+    uses: dict[tuple[int, str], _Use] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def task(self) -> weakref.ref[asyncio.Task[Any]] | None:
@@ -40,13 +72,17 @@ class _Running:
         return None if task is None else weakref.ref(task)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Setting:
-    """By which request a value was set, and where in the code."""
+    """A value that a request has left: which request, and where in the code."""
 
     number: int
     task: weakref.ref[asyncio.Task[Any]] | None
     where: str
+    #: The code that looks before it sets; empty: it was set whatever was there.
+    managers: frozenset[types.CodeType]
+    #: Where such code has read it for another request.
+    read_at: str | None = None
 
     def is_of(self, running: _Running) -> bool:
         """Whether who runs now set it, before it suspended."""
@@ -56,7 +92,8 @@ class _Setting:
 class ThreadLocals:
     """What requests of one loop have set in `threading.local` objects, on which thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Report) -> None:
+        self._report = report
         self._numbers = itertools.count()
         self._running: dict[int, _Running] = {}
         #: By the object's identity: the object, and the settings by thread and name.
@@ -65,81 +102,149 @@ class ThreadLocals:
 
     def request_begins(self, subject: Any) -> None:
         """A request runs on this thread from now on."""
-        self._running[threading.get_ident()] = _Running(next(self._numbers), subject)
+        thread = threading.get_ident()
+        outer = self._running.get(thread)
+        self._running[thread] = _Running(next(self._numbers), subject, outer)
 
     def request_ended(self) -> None:
         """It has suspended, or is over."""
-        self._running.pop(threading.get_ident(), None)
+        thread = threading.get_ident()
+        running = self._running.pop(thread, None)
+        if running is None:
+            return
+        if running.outer is not None:
+            self._running[thread] = running.outer
+        for (_, name), use in running.uses.items():
+            found = use.of()
+            if use.n_settings and found is not None:
+                self._left(thread, running, found, name, use)
+
+    def _left(self, thread: int, running: _Running, found: Any, name: str, use: _Use) -> None:
+        if use.after == use.before:
+            return
+        settings = self._settings(found)
+        if use.is_at_rest():
+            settings.pop((thread, name), None)
+            return
+        managers = frozenset(use.readers | use.setters) if use.is_managed else frozenset()
+        settings[thread, name] = _Setting(running.number, running.task, use.where, managers)
 
     def thread_ended(self) -> None:
         """Another thread may have this one's number from now on."""
         ended = threading.get_ident()
+        self._running.pop(ended, None)
         for _, settings in self._used.values():
             for key in [key for key in settings if key[0] == ended]:
                 del settings[key]
 
     def used(
-        self, how: Literal["read", "set", "deleted"], found: Any, name: str, frame: types.FrameType
+        self,
+        how: Literal["read", "set", "deleted"],
+        found: Any,
+        name: str,
+        before: Found,
+        after: Found,
+        frame: types.FrameType,
     ) -> None:
         """Code of a request, in `frame`, uses a value of a `threading.local` on this thread."""
         thread = threading.get_ident()
         running = self._running.get(thread)
         if running is None or name.startswith("__") or _is_internal(frame):
             return
+        if how != "read" and _initialises(frame, found):
+            return
+        use = running.uses.get((id(found), name))
+        if use is None or use.of() is not found:
+            use = running.uses[id(found), name] = _Use(weakref.ref(found))
         if how == "read":
-            self._was_read(thread, running, found, name, frame)
-        elif how == "deleted":
-            self._settings(found).pop((thread, name), None)
-        elif not _initialises(frame, found):
-            setting = _Setting(running.number, running.task, place_of(frame))
-            self._settings(found)[thread, name] = setting
+            use.readers.add(frame.f_code)
+            if not use.n_settings:
+                self._was_read(thread, running, use, found, name, frame)
+            return
+        if not use.n_settings:
+            use.before = _of(before)
+            use.is_managed = bool(use.readers)
+            if not use.is_managed:
+                self._is_put_back(thread, running, found, name, frame)
+        use.after = _of(after)
+        use.n_settings += 1
+        use.where = place_of(frame)
+        use.setters.add(frame.f_code)
 
     def _was_read(
-        self, thread: int, running: _Running, found: Any, name: str, frame: types.FrameType
+        self,
+        thread: int,
+        running: _Running,
+        use: _Use,
+        found: Any,
+        name: str,
+        frame: types.FrameType,
     ) -> None:
         if id(found) not in self._used:
             return
         settings = self._settings(found)
         setting = settings.get((thread, name))
-        if setting is not None:
-            if setting.number == running.number:
-                return
-            if setting.is_of(running):
-                reason = "before the task suspended; others have run on the thread since"
-            else:
-                reason = "in another request, which is on the same thread by chance"
-        else:
+        if setting is None:
             mine = (it for key, it in settings.items() if key[1] == name and it.is_of(running))
             setting = next(mine, None)
             if setting is None:
                 return
             reason = "before the task suspended, on another thread, where the value has stayed"
-        what = _name_of(found)
-        if what is None or not self._is_news((id(found), name, place_of(frame))):
+        elif setting.is_of(running):
+            reason = "before the task suspended; others have run on the thread since"
+        else:
+            reason = "in another request, which is on the same thread by chance"
+        if not setting.managers.isdisjoint(use.readers):
+            if setting.read_at is None and not setting.is_of(running):
+                setting.read_at = place_of(frame)
             return
-        warnings.warn(
-            f"{place_of(frame)} reads {what}.{name}, which was set by {setting.where}, {reason}; "
-            f"{_REMEDY}",
-            RuntimeWarning,
-            # Whoever reads it.
-            stacklevel=4,
+        where = place_of(frame)
+        self._warn(
+            found,
+            name,
+            where,
+            f"{where} reads %s, which was set by {setting.where}, {reason}",
+            frame,
         )
+
+    def _is_put_back(
+        self, thread: int, running: _Running, found: Any, name: str, frame: types.FrameType
+    ) -> None:
+        """What was kept for the thread was the task's after all, and others have found it."""
+        if id(found) not in self._used:
+            return
+        setting = self._settings(found).get((thread, name))
+        if setting is not None and setting.read_at is not None and setting.is_of(running):
+            self._warn(
+                found,
+                name,
+                setting.read_at,
+                f"{setting.read_at} has read %s in another request while the task that had set it by "
+                f"{setting.where} was suspended, which puts it back by {place_of(frame)}",
+                frame,
+            )
 
     def role_moved(self, blocked: int, dispatcher: int) -> None:
         """Warn of values that stay behind with the thread that is blocked."""
         for key, (reference, settings) in list(self._used.items()):
-            left = [setting for (thread, _), setting in settings.items() if thread == blocked]
+            left = [it for (thread, _), it in settings.items() if thread == blocked]
+            left = [it for it in left if not it.managers]
             found = reference()
             what = _name_of(found) if left and found is not None else None
             if what and self._is_news(key):
-                warnings.warn(
+                self._report(
                     f"{what} has values that were set by requests on thread "
                     f"{thread_name(blocked)!r}, where a threadlet is blocked, the last by "
                     f"{left[-1].where}; other requests of the loop now run on thread "
                     f"{thread_name(dispatcher)!r} and do not see them; {_REMEDY}",
-                    RuntimeWarning,
-                    stacklevel=4,
+                    None,
                 )
+
+    def _warn(
+        self, found: Any, name: str, where: str, message: str, frame: types.FrameType
+    ) -> None:
+        if self._is_news((id(found), name, where)) and (what := _name_of(found)) is not None:
+            self._report(f"{message.replace('%s', what + '.' + name)}; {_REMEDY}", frame)
 
     def _settings(self, found: Any) -> dict[tuple[int, str], _Setting]:
         known = self._used.get(id(found))
@@ -154,6 +259,20 @@ class ThreadLocals:
             return False
         self._warned.add(thing)
         return True
+
+
+_ABSENT = None
+
+#: What is compared by value. Everything else is by identity: `__eq__` may be anybody's.
+_PLAIN = (bool, bytes, float, int, str, types.NoneType)
+
+
+def _of(found: Found) -> Any:
+    """Remember a value without keeping it alive; `_ABSENT`: there is none."""
+    if not found:
+        return _ABSENT
+    (value,) = found
+    return (type(value), value) if type(value) in _PLAIN else id(value)
 
 
 def _is_internal(frame: types.FrameType) -> bool:
@@ -175,4 +294,4 @@ def _name_of(found: Any) -> str | None:
             if value is found:
                 is_internal = module_name.partition(".")[0] in _INTERNAL
                 return None if is_internal else f"{module_name}.{name}"
-    return repr(found)
+    return object.__repr__(found)

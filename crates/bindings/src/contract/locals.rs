@@ -10,10 +10,11 @@ use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 use pyo3::exceptions::PyTypeError;
-use pyo3::types::PyType;
+use pyo3::types::{PyTuple, PyType};
 use pyo3::{ffi, intern, prelude::*};
 
 use crate::dispatcher::Dispatcher;
+use crate::error::ends_the_loop;
 use crate::interpreter;
 
 /// What the slots of `threading.local` were.
@@ -91,7 +92,7 @@ unsafe extern "C" fn threadlets_local_get(
     // SAFETY: the interpreter calls this with the GIL, as it would the original; which is known, since
     // only then was it replaced.
     unsafe {
-        if !tell("read", object, name) {
+        if !LISTENER.get().is_null() && !tell("read", object, name, null_mut(), null_mut()) {
             return null_mut();
         }
         let original = ORIGINAL.get().expect("it was replaced");
@@ -104,34 +105,56 @@ unsafe extern "C" fn threadlets_local_set(
     name: *mut ffi::PyObject,
     value: *mut ffi::PyObject,
 ) -> std::ffi::c_int {
-    // SAFETY: as in `threadlets_local_get`.
+    // SAFETY: as in `threadlets_local_get`. What is got is a new reference, or null with an exception.
     unsafe {
         let original = ORIGINAL.get().expect("it was replaced");
+        if LISTENER.get().is_null() {
+            return interpreter::threadlets_set_attribute(original.set, object, name, value);
+        }
+        let before = interpreter::threadlets_get_attribute(original.get, object, name);
+        if before.is_null() {
+            ffi::PyErr_Clear();
+        }
         let status = interpreter::threadlets_set_attribute(original.set, object, name, value);
         let how = if value.is_null() { "deleted" } else { "set" };
-        if status == 0 && !tell(how, object, name) { -1 } else { status }
+        let goes_on = status != 0 || tell(how, object, name, before, value);
+        ffi::Py_XDECREF(before);
+        if goes_on { status } else { -1 }
     }
 }
 
-/// Tell the loop whose request runs here, if one does; `false`: an exception is set, such as a warning
-/// that the user has made one.
+/// Tell the loop whose request runs here what the value was and what it is, if there was one and is one.
+/// What goes wrong is not the request's; `false`: an exception is set that ends the loop, such as Ctrl-C.
 ///
 /// # Safety
-/// The GIL is held, no exception is set, and both objects are alive.
-#[inline]
-unsafe fn tell(how: &str, object: *mut ffi::PyObject, name: *mut ffi::PyObject) -> bool {
-    let listener = LISTENER.get();
-    if listener.is_null() {
-        return true;
-    }
+/// The GIL is held, no exception is set, somebody listens, and the objects are alive or null.
+unsafe fn tell(
+    how: &str,
+    object: *mut ffi::PyObject,
+    name: *mut ffi::PyObject,
+    before: *mut ffi::PyObject,
+    after: *mut ffi::PyObject,
+) -> bool {
     // SAFETY: the caller holds the GIL and the objects; the listener lives as long as its request runs.
-    let (py, listener, object, name) = unsafe {
+    let (py, listener, object, name, values) = unsafe {
         let py = Python::assume_attached();
         let borrowed = |it| Bound::from_borrowed_ptr(py, it);
-        (py, borrowed(listener), borrowed(object), borrowed(name))
+        let values = [before, after].map(|it| Bound::from_borrowed_ptr_or_opt(py, it));
+        (py, borrowed(LISTENER.get()), borrowed(object), borrowed(name), values)
     };
     let told = with_listener(null_mut(), || {
-        listener.call_method1(intern!(py, "_local_used"), (how, object, name))
+        let [before, after] = values.map(|it| PyTuple::new(py, it));
+        listener.call_method1(intern!(py, "_local_used"), (how, object, name, before?, after?))
     });
-    told.map_err(|error| error.restore(py)).is_ok()
+    match told {
+        Err(error) if ends_the_loop(py, &error) => {
+            error.restore(py);
+            false
+        }
+        Err(error) => {
+            error.write_unraisable(py, Some(&listener));
+            true
+        }
+        Ok(_) => true,
+    }
 }

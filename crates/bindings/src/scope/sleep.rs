@@ -6,6 +6,7 @@ use threadlets_core::{TimerKey, clock};
 
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
+use crate::internals;
 use crate::request::Request;
 use crate::runner::Runner;
 use crate::task::future::Future;
@@ -55,7 +56,7 @@ pub(crate) fn sleep<'py>(py: Python<'py>, delay: f64) -> PyResult<Bound<'py, Sle
         // The key of no timer, until there is one.
         let sleep = Sleep { timer: GilSlot::new(TimerKey::NOBODY) };
         let sleep = Bound::new(py, PyClassInitializer::from(future).add_subclass(sleep))?;
-        let deadline_ns = clock::deadline_ns(clock::to_seconds(clock::now_ns()) + delay);
+        let deadline_ns = clock::deadline_ns(internals::now(dispatcher)? + delay);
         let request = Request::Sleep(sleep.clone().unbind());
         let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
         sleep.get().timer.set(py, key);

@@ -68,3 +68,20 @@ fn forget(slf: &Bound<'_, Dispatcher>) {
         error.write_unraisable(slf.py(), Some(slf));
     }
 }
+
+/// Run something in the middle of a task's step, or outside of any: the table is as before then.
+pub(crate) fn kept<R>(slf: &Bound<'_, Dispatcher>, run: impl FnOnce() -> R) -> R {
+    let named = slf.get().names_task.load(Relaxed);
+    let before = current_tasks(slf.py()).and_then(|tasks| tasks.get_item(slf));
+    let result = run();
+    clear(slf);
+    let restored = before.and_then(|before| match before {
+        Some(before) => current_tasks(slf.py())?.set_item(slf, before),
+        None => Ok(()),
+    });
+    slf.get().names_task.store(named, Relaxed);
+    if let Err(error) = restored {
+        error.write_unraisable(slf.py(), Some(slf));
+    }
+    result
+}

@@ -513,7 +513,7 @@ impl Future {
             // Whether it is refused or raised as the cause of another depends on asyncio's version.
             let kwargs = PyDict::new(py);
             kwargs.set_item("loop", &slf.get().dispatcher)?;
-            let stock = names::future_class(py)?.call((), Some(&kwargs))?;
+            let stock = names::stock_future(py)?.call((), Some(&kwargs))?;
             stock.call_method1("set_exception", (exception,))?;
             let error = stock.call_method0("exception")?;
             return Self::fail(slf, error.cast_into::<PyBaseException>()?);

@@ -4,9 +4,10 @@
 //! and by then nothing can be imported.
 
 use pyo3::exceptions::PyBaseException;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 static CANCELLED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static INVALID_STATE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -64,14 +65,66 @@ pub(crate) fn invalid_state(py: Python<'_>, what: &str) -> PyErr {
     }
 }
 
-/// `asyncio.Future`.
-pub(crate) fn future_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    FUTURE.import(py, "asyncio", "Future").cloned()
+/// asyncio's own `Future`.
+pub(crate) fn stock_future(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
+    FUTURE.import(py, "_asyncio", "Future").cloned()
 }
 
-/// `asyncio.Task`.
+/// What a native future passes for: asyncio's own class, and what somebody has put in its place.
+pub(crate) fn future_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
+    let asyncio = asyncio(py)?;
+    let (stock, now) = (stock_future(py)?, asyncio.getattr(intern!(py, "Future"))?);
+    if now.is(&stock) { Ok(stock) } else { passing_for(stock, &[now]) }
+}
+
+/// The same of a native task.
 pub(crate) fn task_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    TASK.import(py, "asyncio", "Task").cloned()
+    let asyncio = asyncio(py)?;
+    let stock = TASK.import(py, "_asyncio", "Task")?.clone();
+    let now = asyncio.getattr(intern!(py, "Task"))?;
+    let future_now = asyncio.getattr(intern!(py, "Future"))?;
+    if now.is(&stock) && future_now.is(FUTURE.import(py, "_asyncio", "Future")?) {
+        return Ok(stock);
+    }
+    passing_for(stock, &[now, future_now])
+}
+
+fn asyncio(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static ASYNCIO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let module =
+        ASYNCIO.get_or_try_init(py, || py.import("asyncio").map(|it| it.into_any().unbind()));
+    Ok(module?.bind(py))
+}
+
+/// A class that derives from asyncio's own and from those that replace it (debuggers, `nest_asyncio` and
+/// tests put Python's in their place): whoever has either of them at hand finds that a task is one.
+#[cold]
+fn passing_for<'py>(
+    stock: Bound<'py, PyType>,
+    others: &[Bound<'py, PyAny>],
+) -> PyResult<Bound<'py, PyType>> {
+    static KNOWN: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let py = stock.py();
+    let known = KNOWN.get_or_init(py, || PyDict::new(py).unbind()).bind(py);
+    let replaced = PyTuple::new(py, others)?;
+    if let Some(found) = known.get_item(&replaced)? {
+        return Ok(found.cast_into()?);
+    }
+    let mut passes = stock.clone();
+    for other in others {
+        let Ok(other) = other.cast::<PyType>() else { continue };
+        if other.is_subclass(&passes)? {
+            passes = other.clone();
+        } else if !passes.is_subclass(other)?
+            && let Ok(both) =
+                py.get_type::<PyType>().call1((stock.name()?, (&passes, other), PyDict::new(py)))
+        {
+            // Some classes do not go together; then it passes for one of them.
+            passes = both.cast_into()?;
+        }
+    }
+    known.set_item(replaced, &passes)?;
+    Ok(passes)
 }
 
 /// asyncio's function that shows a future.

@@ -1,0 +1,330 @@
+"""The insides of asyncio's loop, as other programs know them: its selector, ready queue and timers.
+
+They are real: what is done to them is done to the native queues and to the native poller. Virtual clocks
+wrap `select`, nested loops bring a `_run_once` of their own, test helpers look at what is scheduled.
+"""
+
+from __future__ import annotations
+
+import collections
+import selectors
+import sys
+from asyncio import selector_events
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from typing import Any
+
+from threadlets import _core
+
+#: What of a loop is replaced; the same bits as in `internals.rs`.
+CLOCK, POLL, TURN, TIMERS, LIST = 1, 2, 4, 8, 16
+
+#: Which methods of the loop's class, or of the loop, replace what.
+REPLACES = {
+    "time": CLOCK,
+    "_selector": POLL,
+    "_process_events": POLL,
+    "_run_once": TURN,
+    "call_at": TIMERS,
+    "call_soon": 0,
+}
+
+
+class InternalsMixin(_core.Dispatcher):
+    """What `Loop` shows of its insides, and how it notices that somebody has replaced some."""
+
+    _wants_asyncio_tasks = False
+    _clock_resolution: float
+
+    # -- what is replaced --------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; one that replaces a part of the loop is used from the next turn on."""
+        if name == "_selector":
+            _check_selector(value)
+        super().__setattr__(name, value)
+        if name in REPLACES:
+            self._look_inside()
+
+    def __delattr__(self, name: str) -> None:
+        """Delete an attribute: what it has replaced is used again."""
+        super().__delattr__(name)
+        if name in REPLACES:
+            self._look_inside()
+
+    def _look_inside(self) -> None:
+        """Find out what is replaced, by the loop's class or on the loop itself."""
+        own, cls = vars(self), type(self)
+        replaced = self._replaced & LIST
+        calls_soon = False
+        for name, what in REPLACES.items():
+            if name == "_selector":
+                is_replaced = _is_wrapped(own.get(name))
+            else:
+                is_replaced = name in own or getattr(cls, name, None) is not _OURS.get(name)
+            if is_replaced:
+                replaced |= what
+                calls_soon |= name == "call_soon"
+        self._replaced = replaced
+        # Whoever replaces `call_soon` is to see the steps of tasks, too: asyncio's own go through it.
+        self._uses_asyncio_tasks = self._wants_asyncio_tasks or calls_soon
+
+    def _turn_until_stopped(self) -> None:
+        """Run bursts until the loop is to stop, natively or by whatever `_run_once` there is now."""
+        while True:
+            if self._replaced & TURN:
+                self._run_once()
+                self._look_inside()
+            else:
+                self._run_bursts()
+            if self._stopping:
+                break
+
+    # -- the poll ----------------------------------------------------------------------------------
+
+    def _process_events(self, event_list: Iterable[tuple[selectors.SelectorKey, int]]) -> None:
+        """Queue what somebody else's `select` has found; what ours found is queued already."""
+        others = [it for it in event_list if not isinstance(it[0], _Delivered)]
+        if others:
+            selector_events.BaseSelectorEventLoop._process_events(self, others)
+
+    # -- the queues --------------------------------------------------------------------------------
+
+    @property
+    def _ready(self) -> ReadyQueue:
+        return ReadyQueue(self)
+
+    @_ready.setter
+    def _ready(self, handles: Iterable[Any]) -> None:
+        if type(handles) not in (ReadyQueue, collections.deque, list):
+            raise TypeError(_NOT_OURS.format("ready queue", type(handles).__name__))
+        queued = list(handles)
+        self._take_ready()
+        self._put_ready(queued)
+
+    @property
+    def _scheduled(self) -> list[Any]:
+        if self._closed:
+            return []
+        self._sync_timers()
+        listed = _TimerList(self._timer_handles())
+        vars(self)["_timers_listed"] = listed, list(listed)
+        self._replaced |= LIST
+        return listed
+
+    @_scheduled.setter
+    def _scheduled(self, handles: list[Any]) -> None:
+        if type(handles) not in (_TimerList, list):
+            raise TypeError(_NOT_OURS.format("list of timers", type(handles).__name__))
+        if not self._closed:
+            vars(self)["_timers_listed"] = handles, self._timer_handles()
+            self._replaced |= LIST
+            self._sync_timers()
+
+    def _sync_timers(self) -> None:
+        """Do to the timers what somebody has done to the list of them."""
+        listed = vars(self).get("_timers_listed")
+        if listed is None:
+            return
+        handles, before = listed
+        after = {id(it) for it in handles}
+        known = {id(it) for it in before}
+        for handle in before:
+            if id(handle) not in after:
+                self._stop_timer(handle)
+        for handle in handles:
+            if id(handle) not in known:
+                self._start_timer(handle)
+        before[:] = handles
+        del listed
+        # Ours, the loop's, and the one that asks.
+        if sys.getrefcount(handles) <= 3:
+            del vars(self)["_timers_listed"]
+            self._replaced &= ~LIST
+
+
+_OURS: dict[str, Any] = {}
+
+
+def remember_ours(cls: type) -> None:
+    """Remember what is ours of what can be replaced."""
+    _OURS.update((name, getattr(cls, name, None)) for name in REPLACES)
+
+
+_NOT_OURS = (
+    "the loop's {} is native, and a {} cannot take its place; change the one that there is, or use "
+    "asyncio.SelectorEventLoop"
+)
+
+
+class _TimerList(list[Any]):
+    """The timers, as a heap: `heapq` works on it."""
+
+
+class _Delivered(selectors.SelectorKey):
+    """What `select` has found, and the loop knows already."""
+
+
+class Selector:
+    """The loop's poller, with the face of `selectors.BaseSelector`.
+
+    `select` polls, and the loop uses another one that is put in its place. Descriptors are registered
+    with `loop.add_reader` and `loop.add_writer`.
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; another `select` is used from the next turn on."""
+        super().__setattr__(name, value)
+        if name == "select":
+            self._loop._look_inside()
+
+    def __delattr__(self, name: str) -> None:
+        """Delete an attribute: `select` is the native one again."""
+        super().__delattr__(name)
+        if name == "select":
+            self._loop._look_inside()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for events, at most for `timeout` seconds, and queue what they make ready.
+
+        None waits for ever. The descriptors are returned, each with a mask of events. What another
+        thread has made ready is told as asyncio's own loop hears of it: its socket for that is readable.
+        """
+        ready, is_woken = self._loop._select(timeout)
+        if is_woken and self._loop._ssock is not None:
+            ready.append((self._loop._ssock.fileno(), True, False))
+        return [
+            (_Delivered(fd, fd, (mask := _mask(readable, writable)), None), mask)
+            for fd, readable, writable in ready
+        ]
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Refuse it.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "nothing can be registered with the loop's native poller from outside; use "
+            "loop.add_reader() or loop.add_writer()"
+        )
+
+    modify = unregister = register
+
+    def get_map(self) -> dict[int, selectors.SelectorKey]:
+        """The watched descriptors, by number."""
+        return {
+            fd: selectors.SelectorKey(
+                fd, fd, _mask(reader is not None, writer is not None), (reader, writer)
+            )
+            for fd, reader, writer in self._loop._watched()
+        }
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """The registration of a descriptor, or of an object that has one.
+
+        Raises:
+            KeyError: it is not watched.
+        """
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        try:
+            return self.get_map()[fd]
+        except KeyError:
+            raise KeyError(f"{fileobj!r} is not registered") from None
+
+    def close(self) -> None:
+        """Do nothing: the poller ends with its loop."""
+
+
+def _mask(readable: bool, writable: bool) -> int:
+    return selectors.EVENT_READ * readable | selectors.EVENT_WRITE * writable
+
+
+def _check_selector(selector: Any) -> None:
+    """Refuse a selector that would have to be told what to wait for."""
+    if isinstance(selector, selectors.BaseSelector):
+        raise TypeError(
+            f"the loop waits for events by its native poller, and a {type(selector).__name__} cannot "
+            "take its place; wrap loop._selector.select, or use asyncio.SelectorEventLoop"
+        )
+
+
+def _is_wrapped(selector: Any) -> bool:
+    return selector is not None and (type(selector) is not Selector or "select" in vars(selector))
+
+
+class ReadyQueue(MutableSequence[Any]):
+    """The loop's ready queue, as asyncio has it: a deque of handles."""
+
+    def __init__(self, loop: InternalsMixin) -> None:
+        self._loop = loop
+
+    def __len__(self) -> int:
+        return self._loop._n_ready()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._loop._ready_handles())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._loop._ready_handles()[index]
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ReadyQueue):
+            return self._loop is other._loop
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"ReadyQueue({self._loop._ready_handles()})"
+
+    def popleft(self) -> Any:
+        """Take the first handle; it is the caller's to run."""
+        handle = self._loop._pop_ready()
+        if handle is None:
+            raise IndexError("pop from an empty ready queue")
+        return handle
+
+    def append(self, handle: Any) -> None:
+        """Queue a handle; a timer is due then."""
+        self._loop._queue_handle(handle)
+
+    def clear(self) -> None:
+        """Drop everything that is queued."""
+        for handle in self._loop._take_ready():
+            handle.cancel()
+
+    def copy(self) -> collections.deque[Any]:
+        """A deque of the same handles."""
+        return collections.deque(self)
+
+    def __setitem__(self, index: Any, handle: Any) -> None:
+        self._change(collections.deque.__setitem__, index, handle)
+
+    def __delitem__(self, index: Any) -> None:
+        self._change(collections.deque.__delitem__, index)
+
+    def insert(self, index: int, handle: Any) -> None:
+        """Queue a handle before the one with this index."""
+        self._change(collections.deque.insert, index, handle)
+
+    def appendleft(self, handle: Any) -> None:
+        """Queue a handle before all others."""
+        self.insert(0, handle)
+
+    def extendleft(self, handles: Iterable[Any]) -> None:
+        """Queue handles before all others, one after the other."""
+        self._change(collections.deque.extendleft, handles)
+
+    def rotate(self, n: int = 1) -> None:
+        """Move the last `n` handles to the front."""
+        self._change(collections.deque.rotate, n)
+
+    def _change(self, change: Callable[..., Any], *args: Any) -> None:
+        handles = collections.deque(self._loop._take_ready())
+        try:
+            change(handles, *args)
+        finally:
+            self._loop._put_ready(list(handles))

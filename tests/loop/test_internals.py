@@ -1,0 +1,579 @@
+"""The loop's insides, as programs know them that look there or take their place: on both loops alike."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import functools
+import heapq
+import itertools
+import os
+import random
+import selectors
+import threading
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+import threadlets
+
+from .harness import (
+    LoopFactory,
+    Recorder,
+    Run,
+    connected,
+    pipe,
+    socket_pair,
+    threadlets_only,
+    turns,
+)
+
+#: More than any test waits: whoever waits for that in real time is found out by the deadline.
+LONG_S = 1000.0
+
+
+class VirtualClock:
+    """Time that passes when the loop would wait for it."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+    def select(self, original: Any, timeout: float | None) -> Any:
+        found = original(0)
+        if not found:
+            assert timeout is not None, "nothing is due"
+            self.now += timeout
+        return found
+
+
+def class_of(loop_factory: LoopFactory) -> Any:
+    """The class of the loops that are made."""
+    loop = loop_factory()
+    loop.close()
+    return type(loop)
+
+
+@contextmanager
+def virtual(loop: Any, now: float = 0.0) -> Iterator[VirtualClock]:
+    """Give a loop a virtual clock, as aiotools does."""
+    clock = VirtualClock(now)
+    select = functools.partial(clock.select, loop._selector.select)
+    with (
+        mock.patch.object(loop._selector, "select", select),
+        mock.patch.object(loop, "_clock_resolution", 0.001),
+        mock.patch.object(loop, "time", clock.time),
+    ):
+        yield clock
+
+
+@pytest.fixture
+def run_timeless(loop_factory: LoopFactory) -> Run:
+    """Run a coroutine without a deadline, which another clock would have reached."""
+
+    def run(main: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(main)
+
+    return run
+
+
+@pytest.mark.parametrize("start", [0.0, 1e9])
+@pytest.mark.parametrize("debug", [False, True])
+def test_timers_obey_a_clock_that_is_put_on_the_loop(
+    run_timeless: Run, start: float, debug: bool
+) -> None:
+    """Timers, timeouts and sleeps fire in virtual order, at their time, without any real wait."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_debug(debug)
+        order: list[Any] = []
+        with virtual(loop, start) as clock:
+            loop.call_later(LONG_S, order.append, "last")
+            loop.call_at(start + 2, lambda: order.append(round(clock.now - start, 3)))
+            loop.call_later(1, order.append, "never").cancel()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(10):
+                    await asyncio.sleep(LONG_S)
+            assert round(loop.time() - start, 3) == 10
+            await asyncio.sleep(LONG_S)
+            assert order == [2, "last"]
+            assert round(clock.now - start) == LONG_S + 10
+        before = time.monotonic()
+        await asyncio.sleep(0.01)
+        assert time.monotonic() - before >= 0.01
+        assert abs(loop.time() - time.monotonic()) < 1
+
+    run_timeless(main())
+
+
+@threadlets_only
+def test_our_own_sleeps_and_deadlines_obey_the_clock(run_timeless: Run) -> None:
+    """So do scopes, and a function that blocks in the meantime comes back."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with virtual(loop) as clock:
+            await threadlets.sleep(LONG_S)
+            assert round(clock.now) == LONG_S
+            with pytest.raises(TimeoutError):
+                async with threadlets.Scope(timeout=LONG_S):
+                    await asyncio.sleep(2 * LONG_S)
+            assert round(clock.now) == 2 * LONG_S
+
+    run_timeless(main())
+
+
+@threadlets_only
+def test_threadlets_block_beside_a_poll_that_is_replaced(run: Run) -> None:
+    """The role goes to another thread and comes back; results are told."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        n_polls = itertools.count()
+        select = loop._selector.select
+        loop._selector.select = lambda timeout: (next(n_polls), select(timeout))[1]
+        gate = threading.Event()
+        task = asyncio.create_task(threadlets.call(gate.wait))
+        await asyncio.sleep(0.05)
+        gate.set()
+        assert await task
+        assert await asyncio.to_thread(lambda: 3) == 3
+        assert next(n_polls) > 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["subclass", "class"])
+def test_time_of_a_derived_class_is_the_loops(loop_factory: LoopFactory, how: str) -> None:
+    """Whether the class had it from the start or the loop gets the class later, as looptime has it."""
+    base = class_of(loop_factory)
+
+    class Loop(base):  # type: ignore[misc, valid-type]
+        started = time.monotonic()
+
+        def time(self) -> float:
+            # A thousand times as fast.
+            return (super().time() - self.started) * 1000
+
+    if how == "subclass":
+        loop = Loop()
+    else:
+        loop = loop_factory()
+        loop.__class__ = Loop
+    before = time.monotonic()
+    selector = loop._selector
+    select = selector.select
+    selector.select = lambda timeout: select(timeout and timeout / 1000)
+    try:
+        loop.run_until_complete(asyncio.sleep(100))
+    finally:
+        loop.close()
+    assert 0.1 <= time.monotonic() - before < 5
+
+
+def test_clock_that_stands_still_is_moved_by_hand(run_timeless: Run) -> None:
+    """As asynctest's ClockedTestCase does: the loop's timers say what is next."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        now = 0.0
+        loop.time = lambda: now
+        try:
+            fired: list[int] = []
+            for seconds in (3, 1, 2):
+                loop.call_later(seconds, fired.append, seconds)
+            assert [it._when for it in sorted(loop._scheduled)][:3] == [1, 2, 3]
+            for expected in (1, 2, 3):
+                now = loop._scheduled[0]._when
+                assert now == expected
+                await turns(3)
+                assert fired == [1, 2, 3][:expected]
+        finally:
+            del loop.time
+
+    run_timeless(main())
+
+
+def test_select_is_told_how_long_there_is_to_wait(run: Run) -> None:
+    """None where only an event can bring work, zero where something is ready."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        asked: list[float | None] = []
+        select = loop._selector.select
+
+        def note(timeout: float | None) -> Any:
+            asked.append(timeout)
+            return select(timeout)
+
+        with mock.patch.object(loop._selector, "select", note):
+            await turns(2)
+            assert asked[-1] == 0
+            with socket_pair() as (ours, theirs):
+                receiving = asyncio.create_task(loop.sock_recv(ours, 10))
+                await turns(2)
+                loop.call_later(0.02, theirs.send, b"data")
+                assert await receiving == b"data"
+        assert any(it is not None and 0 < it <= 0.02 for it in asked)
+        n_asked = len(asked)
+        await turns(2)
+        assert len(asked) == n_asked
+
+    run(main())
+
+
+def test_select_says_what_has_become_ready(run: Run) -> None:
+    """Descriptors with their masks; another thread's wake-up is an event, too."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        found: list[Any] = []
+        select = loop._selector.select
+
+        def note(timeout: float | None) -> Any:
+            ready = select(timeout)
+            found.extend((key.fd, mask) for key, mask in ready)
+            return ready
+
+        loop._selector.select = note
+        with pipe() as (reading, writing):
+            readable = asyncio.Event()
+            loop.add_reader(reading, readable.set)
+            os.write(writing, b"x")
+            await readable.wait()
+            loop.remove_reader(reading)
+            assert (reading, selectors.EVENT_READ) in found
+        async with connected(Recorder) as connection:
+            connection.peer.send(b"data")
+            await connection.protocol.receive(4)
+            fd = connection.transport.get_extra_info("socket").fileno()
+            assert any(it == fd and mask & selectors.EVENT_READ for it, mask in found)
+        found.clear()
+        woken = asyncio.Event()
+        timer = threading.Timer(0.02, loop.call_soon_threadsafe, (woken.set,))
+        timer.start()
+        await woken.wait()
+        timer.join()
+        assert found
+        del loop._selector.select
+
+    run(main())
+
+
+def test_wake_up_between_the_look_and_the_wait_is_not_lost(run: Run) -> None:
+    """A wrapper may let other threads run before it waits."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        select = loop._selector.select
+        woken = asyncio.Event()
+
+        def interrupted(timeout: float | None) -> Any:
+            if timeout != 0 and not woken.is_set():
+                thread = threading.Thread(target=loop.call_soon_threadsafe, args=(woken.set,))
+                thread.start()
+                thread.join()
+            return select(timeout)
+
+        with mock.patch.object(loop._selector, "select", interrupted):
+            await woken.wait()
+
+    run(main())
+
+
+def test_selector_that_wraps_the_loops_own_can_take_its_place(run: Run) -> None:
+    """As instrumentation does: everything but `select` is handed on."""
+
+    class Counting:
+        def __init__(self, selector: Any) -> None:
+            self.selector = selector
+            self.n_polls = 0
+
+        def select(self, timeout: float | None) -> Any:
+            self.n_polls += 1
+            return self.selector.select(timeout)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.selector, name)
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        own = loop._selector
+        loop._selector = counting = Counting(own)
+        await asyncio.sleep(0.01)
+        assert counting.n_polls > 0
+        with socket_pair() as (ours, theirs):
+            theirs.send(b"data")
+            assert await loop.sock_recv(ours, 10) == b"data"
+        loop._selector = own
+
+    run(main())
+
+
+@threadlets_only
+def test_what_cannot_take_a_place_is_refused(run: Run) -> None:
+    """At once, with the reason and the remedy; the loop goes on."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        with (
+            selectors.DefaultSelector() as selector,
+            pytest.raises(TypeError, match=r"native poller.*wrap loop\._selector"),
+        ):
+            loop._selector = selector
+        with pytest.raises(TypeError, match=r"ready queue is native.*SelectorEventLoop"):
+            loop._ready = {}
+        with pytest.raises(TypeError, match="list of timers is native"):
+            loop._scheduled = ()
+        with pytest.raises(TypeError, match=r"no handle; use loop\.call_soon"):
+            loop._ready.append(print)
+        with pytest.raises(RuntimeError, match=r"loop.add_reader\(\)"):
+            loop._selector.register(0, selectors.EVENT_READ)
+        await asyncio.sleep(0.001)
+
+    run(main())
+
+
+def test_what_is_ready_and_scheduled_is_seen(run: Run) -> None:
+    """Both say how much there is, and of timers what and when."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        n_ready, n_timers = len(loop._ready), len(loop._scheduled)
+        first = loop.call_soon(print, "soon")
+        later = loop.call_later(LONG_S, print, "later")
+        assert len(loop._ready) == n_ready + 1
+        assert loop._ready[-1] is first
+        assert first in loop._ready
+        assert len(loop._scheduled) == n_timers + 1
+        assert later in loop._scheduled
+        assert later._when == later.when()
+        first.cancel()
+        later.cancel()
+        task = asyncio.create_task(asyncio.sleep(0))
+        assert len(loop._ready) >= n_ready + 1
+        assert list(loop._ready)
+        await task
+        while loop._ready:  # As asynctest's exhaust_callbacks() does.
+            await asyncio.sleep(0)
+
+    run(main())
+
+
+def test_ready_queue_can_be_reordered(run: Run) -> None:
+    """What is queued runs in the order that it was given, each once."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        order: list[int] = []
+        tasks = []
+
+        async def note(number: int) -> None:
+            order.append(number)
+
+        for number in range(20):
+            if number % 2:
+                tasks.append(asyncio.create_task(note(number)))
+            else:
+                loop.call_soon(order.append, number)
+        random.Random(3).shuffle(loop._ready)
+        await turns(2)
+        assert order != list(range(20))
+        assert sorted(order) == list(range(20))
+        order.clear()
+        for number in range(4):
+            loop.call_soon(order.append, number)
+        loop._ready.rotate(1)
+        loop._ready.appendleft(loop._ready.pop())
+        del loop._ready[1]
+        loop._ready.append(loop._ready.popleft())
+        await turns(2)
+        assert order == [1, 2] or len(order) == 3
+        loop._ready = collections.deque(loop._ready)
+        loop.call_soon(order.append, "dropped")
+        loop._ready.pop()
+        await turns(2)
+        assert "dropped" not in order
+
+    run(main())
+
+
+def test_list_of_timers_can_be_changed(run: Run) -> None:
+    """What `heapq` does to it is done to the timers."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        fired: list[str] = []
+        loop.call_later(0.01, fired.append, "first")
+        kept = loop.call_later(0.02, fired.append, "second")
+        timers = loop._scheduled
+        assert heapq.heappop(timers)._when < kept.when()
+        pushed = asyncio.TimerHandle(loop.time() + 0.015, fired.append, ("pushed",), loop)
+        heapq.heappush(timers, pushed)
+        pushed._scheduled = True
+        await asyncio.sleep(0.03)
+        assert fired == ["pushed", "second"]
+        now = loop.call_later(LONG_S, fired.append, "now")
+        loop._scheduled.remove(now)
+        loop._ready.append(now)
+        await turns(2)
+        assert fired[-1] == "now"
+
+    run(main())
+
+
+def test_call_soon_on_the_loop_sees_every_step(run: Run) -> None:
+    """Callbacks and tasks that are made from then on go through it."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        seen = []
+        original = loop.call_soon
+
+        def call_soon(callback: Any, *args: Any, context: Any = None) -> Any:
+            seen.append(callback)
+            return original(callback, *args, context=context)
+
+        loop.call_soon = call_soon
+        future = loop.create_future()
+        future.add_done_callback(print_nothing)
+        future.set_result(None)
+        await asyncio.create_task(asyncio.sleep(0))
+        del loop.call_soon
+        assert print_nothing in seen
+        assert len(seen) >= 3
+        n_seen = len(seen)
+        await asyncio.create_task(asyncio.sleep(0))
+        assert len(seen) <= n_seen + 1
+
+    run(main())
+
+
+def print_nothing(*_: Any) -> None:
+    """Stand for a callback."""
+
+
+def test_call_later_goes_through_a_call_at_that_is_replaced(run: Run) -> None:
+    """Who replaces the one has the other, too."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        original, seen = loop.call_at, []
+
+        def call_at(when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+            seen.append(when)
+            return original(when, callback, *args, context=context)
+
+        loop.call_at = call_at
+        await asyncio.sleep(0.001)
+        del loop.call_at
+        assert len(seen) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("where", ["class", "loop", "while it runs"])
+def test_run_once_of_somebody_else_makes_the_turns(loop_factory: LoopFactory, where: str) -> None:
+    """Before and around the loop's own."""
+    base = class_of(loop_factory)
+    n_turns = 0
+
+    def run_once(loop: Any) -> None:
+        nonlocal n_turns
+        n_turns += 1
+        base._run_once(loop)
+
+    loop: Any = type("Loop", (base,), {"_run_once": run_once} if where == "class" else {})()
+
+    async def main() -> str:
+        if where == "while it runs":
+            loop._run_once = functools.partial(run_once, loop)
+        await asyncio.sleep(0.001)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return "done"
+
+    if where == "loop":
+        loop._run_once = functools.partial(run_once, loop)
+    try:
+        assert loop.run_until_complete(main()) == "done"
+        assert n_turns >= 4
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def nested_turn(loop: Any) -> None:
+    """One turn as nested loops make it, out of the loop's insides alone."""
+    ready, scheduled = loop._ready, loop._scheduled
+    while scheduled and scheduled[0]._cancelled:
+        heapq.heappop(scheduled)
+    timeout = None
+    if ready or loop._stopping:
+        timeout = 0
+    elif scheduled:
+        timeout = max(scheduled[0]._when - loop.time(), 0)
+    loop._process_events(loop._selector.select(timeout))
+    while scheduled and scheduled[0]._when < loop.time() + loop._clock_resolution:
+        ready.append(heapq.heappop(scheduled))
+    for _ in range(len(ready)):
+        if not ready:
+            break
+        handle = ready.popleft()
+        if not handle._cancelled:
+            current = asyncio.tasks._current_tasks.pop(loop, None)
+            try:
+                handle._run()
+            finally:
+                if current is not None:
+                    asyncio.tasks._current_tasks[loop] = current
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_turns_can_be_made_in_the_middle_of_a_step(run: Run, debug: bool) -> None:
+    """Tasks, timers, readers and connections go on; the task whose step it is stays the current one."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.set_debug(debug)
+        done: list[Any] = []
+
+        async def works() -> None:
+            await asyncio.sleep(0.001)
+            async with connected(Recorder) as connection:
+                connection.peer.send(b"data")
+                done.append(await connection.protocol.receive(4))
+                me = asyncio.current_task()
+                assert me is not None
+                done.append(me.get_name())
+
+        task = asyncio.create_task(works(), name="inner")
+        loop.call_later(0.002, done.append, "timer")
+        outer = asyncio.current_task()
+        deadline = time.monotonic() + 5
+        while not task.done() or "timer" not in done:
+            nested_turn(loop)
+            assert asyncio.current_task() is outer
+            assert time.monotonic() < deadline
+        assert set(done) == {b"data", "inner", "timer"}
+        await asyncio.sleep(0)
+
+    run(main())
+
+
+def test_closed_loops_insides_are_empty(loop_factory: LoopFactory) -> None:
+    """And may be looked at."""
+    loop: Any = loop_factory()
+    loop.call_soon(print)
+    loop.call_later(LONG_S, print)
+    loop.close()
+    assert not loop._ready
+    assert not loop._scheduled
