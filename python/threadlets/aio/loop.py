@@ -138,6 +138,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         super().close()
         if self._closed:
             self._warn_of_blocked(self._stop_crew())
+            self._end_runs()
             self._release()
             self._socket_transports.clear()
         if left:

@@ -137,6 +137,26 @@ class Binary:
         if self.writable:
             self._drop_ahead()
 
+    async def close(self) -> None:
+        """Write what is in the buffer and close, whatever comes; see `Descriptor.close`."""
+        await self.descriptor.close(self._given_up())
+
+    def close_now(self) -> None:
+        """Do the same here; see `Descriptor.close_now`."""
+        self.descriptor.close_now(self._given_up())
+
+    def discard(self) -> None:
+        """Forget what is in the buffer."""
+        self.unwritten = bytearray()
+
+    def _given_up(self) -> bytearray:
+        """Return what is in the buffer, for somebody else to write; the position is the reader's."""
+        unwritten = self.unwritten
+        self.discard()
+        if self.writable:
+            self._drop_ahead()
+        return unwritten
+
     def tell(self) -> int:
         """Return the position, that of the next byte which is read or written."""
         position = self.descriptor.seek(0, os.SEEK_CUR)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import io
 import os
-from typing import Any, TypeAlias
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
-from threadlets._core import Result
+from threadlets import _core
+from threadlets._core import Dispatcher, Pending, Result
 from threadlets.syslets import Syslet
 from threadlets.syslets.syslet import running_loop
 
+T = TypeVar("T")
 PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
@@ -45,8 +50,46 @@ async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.Cancell
     descriptor, or move a position. Whoever calls must raise the cancellation.
     """
     started = program.native.begin(running_loop(), args)
-    if isinstance(started, Result):
-        return started, None
+    return (started, None) if isinstance(started, Result) else await _end_of(started)
+
+
+async def finish(
+    program: Syslet[...], *args: Any
+) -> tuple[Result, asyncio.CancelledError | None]:
+    """Run a program to its end whatever happens, and return its result like `run`.
+
+    For what must not be left undone: closing, removing, writing what nobody has any more. Cancelling
+    does not end it, and neither does closing the loop; it needs no thread of the loop's, and where the
+    coroutine itself is closed, which cannot wait, or no engine can go on, it is done at once, here.
+    """
+    cannot_wait = isinstance(sys.exc_info()[1], GeneratorExit)
+    loop = None if cannot_wait else asyncio._get_running_loop()
+    started = program.native.finish(loop if isinstance(loop, Dispatcher) else None, args)
+    return (started, None) if isinstance(started, Result) else await _end_of(started)
+
+
+async def call_for(discard: Callable[[T], object], function: Callable[..., T], *args: Any) -> T:
+    """Call a function as a threadlet, and discard its result if it is lost on the way to whoever awaits it.
+
+    For results that own something: a task that was cancelled, and a loop that was closed, while the
+    function was blocked get none.
+    """
+    results: list[T] = []
+
+    @functools.wraps(function)
+    def keep() -> None:
+        results.append(function(*args))
+
+    try:
+        await _core.call(keep)
+    except BaseException:
+        for result in results:
+            discard(result)
+        raise
+    return results[0]
+
+
+async def _end_of(started: Pending) -> tuple[Result, asyncio.CancelledError | None]:
     try:
         return (await started).result(), None
     except BaseException as error:
@@ -55,6 +98,14 @@ async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.Cancell
         # Thrown in by somebody who does not wait for the end.
         started.abandon()
         raise
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor that nobody wants."""
+    try:
+        os.close(fd)
+    except OSError:
+        pass
 
 
 def is_missing(error: OSError) -> bool:

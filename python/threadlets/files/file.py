@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import warnings
 from collections.abc import Iterable
@@ -134,17 +135,22 @@ class AsyncFile(Generic[AnyStr]):
             await self._binary.descriptor.synchronise()
 
     async def close(self) -> None:
-        """Flush and close; the file is closed whatever is raised. Closing again does nothing."""
-        if self._closed:
+        """Flush and close; the file is closed whatever is raised. Closing again does nothing.
+
+        Cancelling does not end it: `asyncio.CancelledError` comes when all is written and closed.
+        A pipe, a socket or a terminal may never take what is left. There a cancelled `close` leaves
+        the file open, with all of that in its buffer, for another `close`.
+        """
+        if self._closed and not self._turn.locked():
             return
-        async with self._turn:
-            if self._closed:
-                return
-            try:
-                await self._layer.flush()
-            finally:
-                self._closed = True
-                await self._binary.descriptor.close()
+        cancellation = await self._turn_to_close()
+        try:
+            if not self._closed:
+                await self._close()
+        finally:
+            self._turn.release()
+        if cancellation is not None:
+            raise cancellation
 
     aclose = close
 
@@ -229,11 +235,42 @@ class AsyncFile(Generic[AnyStr]):
         return f"<{state}AsyncFile name={self.name!r} mode={self.mode!r}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_closed", True) or not self._binary.descriptor.owned:
+        if getattr(self, "_closed", True):
             return
-        warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        try:
+            if self._binary.descriptor.owned:
+                warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            self._closed = True
+            self._binary.close_now()
+
+    async def _turn_to_close(self) -> asyncio.CancelledError | None:
+        """Wait for the turn, and return the cancellation that came meanwhile."""
+        cancellation = None
+        while True:
+            try:
+                await self._turn.acquire()
+            except asyncio.CancelledError as error:
+                if not self._binary.descriptor.seekable():
+                    raise
+                # What others do with a file on a disk comes to an end.
+                cancellation = error
+            else:
+                return cancellation
+
+    async def _close(self) -> None:
+        if not self._binary.descriptor.seekable():
+            try:
+                await self._layer.flush()
+            except Exception:
+                self._closed = True
+                self._binary.discard()
+                # The error says more than a cancellation would.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._binary.close()
+                raise
         self._closed = True
-        self._binary.descriptor.close_now(self._binary.unwritten)
+        await self._binary.close()
 
     def _open_layer(self) -> Any:
         if self._closed:

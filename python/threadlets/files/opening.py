@@ -10,11 +10,18 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, AnyStr, Generic, Literal, TypeAlias, overload
 
-from threadlets import _core
 from threadlets.atoms import openat, statx
 from threadlets.files.binary import Binary
 from threadlets.files.descriptor import Descriptor
-from threadlets.files.failures import PathLike, failure, os_error, run, unsupported
+from threadlets.files.failures import (
+    PathLike,
+    call_for,
+    close_quietly,
+    failure,
+    os_error,
+    run,
+    unsupported,
+)
 from threadlets.files.file import AsyncFile
 from threadlets.files.modes import Mode, check_text_arguments, parse_mode
 from threadlets.files.text import Text
@@ -179,15 +186,27 @@ async def _opened(file: str | bytes | int, mode: Mode, opener: Opener | None) ->
     if isinstance(file, int):
         return file, stat.S_IFMT(os.fstat(file).st_mode)
     if opener is not None:
-        fd = await _core.call(opener, file, mode.flags | os.O_CLOEXEC)
-        if not isinstance(fd, int):
-            raise TypeError("expected integer from opener")
-        if fd < 0:
-            raise ValueError(f"opener returned {fd}")
-        os.set_inheritable(fd, False)
-        return fd, stat.S_IFMT(os.fstat(fd).st_mode)
+        return await call_for(_discard, _opened_by, opener, file, mode.flags | os.O_CLOEXEC)
     fd, mode_bits = await open_descriptor(file, mode.flags)
     return fd, stat.S_IFMT(mode_bits)
+
+
+def _opened_by(opener: Opener, file: str | bytes, flags: int) -> tuple[int, int]:
+    fd = opener(file, flags)
+    if not isinstance(fd, int):
+        raise TypeError("expected integer from opener")
+    if fd < 0:
+        raise ValueError(f"opener returned {fd}")
+    try:
+        os.set_inheritable(fd, False)
+        return fd, stat.S_IFMT(os.fstat(fd).st_mode)
+    except BaseException:
+        close_quietly(fd)
+        raise
+
+
+def _discard(opened: tuple[int, int]) -> None:
+    close_quietly(opened[0])
 
 
 async def open_descriptor(path: PathLike, flags: int, mode: int = 0o666) -> tuple[int, int]:
@@ -198,8 +217,7 @@ async def open_descriptor(path: PathLike, flags: int, mode: int = 0o666) -> tupl
     """
     result, cancellation = await run(_program_to_open(flags), path, mode)
     if cancellation is not None:
-        if result.ok:
-            await _core.call(os.close, result.value[0])
+        # Nobody reads its value: what it has opened is closed with it.
         raise cancellation
     if result.errno:
         raise failure(result, path)

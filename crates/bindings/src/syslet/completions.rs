@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use threadlets_core::clock;
 use threadlets_core::engine::Engine;
-use threadlets_core::syslet::{Flags, Flow, Outlet, Run, Stopped, inline};
+use threadlets_core::syslet::{Flags, Outlet, Run};
 
 use super::argument;
 use super::channel::Channel;
@@ -113,10 +113,11 @@ impl Completions {
         pool: Option<&Pool>,
     ) -> PyResult<Option<SysletResult>> {
         let flags = Flags::from_bits(flags);
+        let timeout_ns = timeout_ns(timeout)?;
         let args: Vec<_> = args.iter().collect();
         let run = program.get().run_with(py, &args, kwargs, pool_or_default(pool))?;
         let mut run = if flags.has(Flags::SYNC) {
-            let mut run = py.detach(|| perform(run));
+            let mut run = py.detach(|| SysletProgram::perform(run));
             return program.get().result(py, &mut run, None).map(Some);
         } else {
             let tries_first = self.engine.tries_first() && !flags.has(Flags::ASYNC);
@@ -139,11 +140,11 @@ impl Completions {
         });
         run.token = token;
         run.group = self.group;
-        run.timeout_ns = timeout_ns(timeout)?;
+        run.timeout_ns = timeout_ns;
         run.outlet = Some(Arc::clone(&self.channel) as Arc<dyn Outlet>);
         match engine::submit(&self.engine, run) {
             Ok(_) => Ok(None),
-            Err(error) => {
+            Err((error, _)) => {
                 drop(self.state.with(py, |state| state.submitted.remove(&token)));
                 Err(error)
             }
@@ -195,20 +196,5 @@ impl Completions {
 impl Drop for Completions {
     fn drop(&mut self) {
         self.engine.cancel_group(self.group);
-    }
-}
-
-/// Run a program to its end, here, however long it takes.
-fn perform(mut run: Box<Run>) -> Box<Run> {
-    loop {
-        match inline::advance(&mut run, inline::Budget::PATIENT) {
-            Stopped::Ended => return run,
-            Stopped::BudgetSpent => {}
-            Stopped::WouldBlock => {
-                if inline::perform_one(&mut run) == Flow::Ended {
-                    return run;
-                }
-            }
-        }
     }
 }
