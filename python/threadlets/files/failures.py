@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import io
 import os
 import sys
@@ -76,7 +75,6 @@ async def call_for(discard: Callable[[T], object], function: Callable[..., T], *
     """
     results: list[T] = []
 
-    @functools.wraps(function)
     def keep() -> None:
         results.append(function(*args))
 
