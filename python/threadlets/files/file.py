@@ -10,6 +10,13 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, AnyStr, Generic, Self, cast
 
+from threadlets.files.arguments import (
+    bytes_of,
+    int_of,
+    size_of,
+    size_or_all,
+    writable_bytes_of,
+)
 from threadlets.files.binary import Binary
 from threadlets.files.descriptor import Descriptor
 from threadlets.files.failures import unsupported
@@ -47,16 +54,29 @@ class AsyncFile(Generic[AnyStr]):
 
         A file without a buffer gives what one call of the kernel's gives.
         """
+        self._check_readable()
+        n = size_or_all(size)
         async with self._turn:
-            return cast(AnyStr, await self._open_layer().read(size))
+            return cast(AnyStr, await self._open_layer().read(n))
+
+    async def readall(self) -> bytes:
+        """Read up to the end, as an unbuffered file of the builtin does it; not for text."""
+        async with self._turn:
+            return await self._open_binary().read(-1)
 
     async def read1(self, size: int = -1) -> bytes:
         """Read up to `size` bytes with at most one call of the kernel's; not for text."""
+        self._check_readable()
+        n = size_of(size)
         async with self._turn:
-            return await self._open_binary().read1(size)
+            return await self._open_binary().read1(n)
 
     async def peek(self, size: int = 0) -> bytes:
-        """Return some of the bytes that come next, without moving on; not for text."""
+        """Return some of the bytes that come next, without moving on; not for text.
+
+        How many those are `size` does not say.
+        """
+        size_of(size)
         async with self._turn:
             return await self._open_binary().peek()
 
@@ -66,21 +86,28 @@ class AsyncFile(Generic[AnyStr]):
         It is fewer at the end only. Bytes that are not in the file's buffer yet are read right
         into the memory; it must not be resized, and better not be looked at, before that is over.
         """
+        memory = writable_bytes_of(buffer)
+        self._check_readable()
         async with self._turn:
-            return await self._open_binary().readinto(_writable(buffer))
+            return await self._open_binary().readinto(memory)
 
     async def readinto1(self, buffer: Any) -> int:
         """Read into writable memory with at most one call of the kernel's; not for text."""
+        memory = writable_bytes_of(buffer)
+        self._check_readable()
         async with self._turn:
-            return await self._open_binary().readinto(_writable(buffer), once=True)
+            return await self._open_binary().readinto(memory, once=True)
 
     async def readline(self, size: int | None = -1) -> AnyStr:
         """Read a line with its newline, `size` bytes or characters of it at most; empty at the end."""
+        n = size_of(size) if self._is_text else size_or_all(size)
+        self._check_readable()
         async with self._turn:
-            return cast(AnyStr, await self._open_layer().readline(size))
+            return cast(AnyStr, await self._open_layer().readline(n))
 
     async def readlines(self, hint: int | None = -1) -> list[AnyStr]:
         """Read lines up to the end, or until they have more than `hint` bytes or characters."""
+        enough = size_or_all(hint)
         async with self._turn:
             layer = self._open_layer()
             lines: list[AnyStr] = []
@@ -88,12 +115,13 @@ class AsyncFile(Generic[AnyStr]):
             while line := await layer.readline():
                 lines.append(line)
                 n_read += len(line)
-                if hint is not None and 0 < hint < n_read:
+                if 0 < enough < n_read:
                     break
             return lines
 
     async def write(self, data: Any) -> int:
         """Write bytes or text, or keep them in the buffer; return how many bytes or characters."""
+        data = self._data(data)
         async with self._turn:
             n: int = await self._open_layer().write(data)
             return n
@@ -103,12 +131,13 @@ class AsyncFile(Generic[AnyStr]):
         async with self._turn:
             layer = self._open_layer()
             for line in lines:
-                await layer.write(line)
+                await layer.write(self._data(line))
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position and return it; in text, to one that `tell` gave, the start or the end."""
+        origin = int_of(whence)
         async with self._turn:
-            position: int = await self._open_layer().seek(offset, whence)
+            position: int = await self._open_layer().seek(offset, origin)
             return position
 
     async def tell(self) -> int:
@@ -287,16 +316,26 @@ class AsyncFile(Generic[AnyStr]):
         self._open_layer()
         return self._binary.descriptor
 
+    @property
+    def _is_text(self) -> bool:
+        return self._layer is not self._binary
+
+    def _check_readable(self) -> None:
+        """Refuse to read from a buffered file that is only written, whatever the arguments are."""
+        if self._binary.size and not self._binary.readable and not self._is_text:
+            raise unsupported("read")
+
+    def _data(self, data: Any) -> Any:
+        """Return what is to be written, if it is something that goes into such a file."""
+        if not self._is_text:
+            if self._binary.size and not self._binary.writable:
+                raise unsupported("write")
+            return bytes_of(data)
+        if not isinstance(data, str):
+            raise TypeError(f"write() argument must be str, not {type(data).__name__}")
+        return data
+
     def _text(self) -> Text:
         if not isinstance(self._layer, Text):
             raise AttributeError("a file of bytes has no encoding and no newlines")
         return self._layer
-
-
-def _writable(buffer: Any) -> memoryview:
-    view = memoryview(buffer)
-    if view.readonly:
-        raise TypeError(
-            f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__}"
-        )
-    return view.cast("B")

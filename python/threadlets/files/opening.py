@@ -6,11 +6,14 @@ import errno
 import functools
 import os
 import stat
+import sys
+import warnings
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, AnyStr, Generic, Literal, TypeAlias, overload
 
 from threadlets.atoms import openat, statx
+from threadlets.files.arguments import int_of
 from threadlets.files.binary import Binary
 from threadlets.files.descriptor import Descriptor
 from threadlets.files.failures import (
@@ -136,8 +139,19 @@ def open(  # noqa: A001 - it is what the builtin is
         OSError: when it is awaited, the file cannot be opened; its `filename` is `file`.
     """
     parsed = parse_mode(mode)
+    buffering = int_of(buffering)
+    if sys.version_info < (3, 12):
+        int_of(closefd)
     check_text_arguments(parsed, buffering, encoding, errors, newline)
-    if isinstance(file, int):
+    if buffering == 1 and parsed.is_binary:
+        warnings.warn(
+            "line buffering (buffering=1) isn't supported in binary mode, the default buffer size "
+            "will be used",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if hasattr(type(file), "__index__"):
+        file = int_of(file)
         if file < 0:
             raise ValueError("negative file descriptor")
     else:

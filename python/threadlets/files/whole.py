@@ -27,6 +27,7 @@ from threadlets.atoms import (
     when,
     write,
 )
+from threadlets.files.arguments import bytes_of, int_of, size_of
 from threadlets.files.descriptor import Descriptor
 from threadlets.files.failures import PathLike, failure, finish, os_error
 from threadlets.files.opening import open_descriptor
@@ -114,11 +115,16 @@ async def read_file(
     those of /proc, and pipes are read to their end.
 
     Raises:
+        ValueError: `limit` is negative.
         OSError: it cannot be read; errno EFBIG: it is larger than `limit`.
         UnicodeDecodeError: it is not in that encoding.
     """
+    if limit is not None:
+        limit = size_of(limit)
+        if limit < 0:
+            raise ValueError(f"limit is {limit}; it is a number of bytes, or None for any")
     # One byte more than the limit, so that what is just as large can be told from what is larger.
-    result = await _read(path, _NO_LIMIT if limit is None else limit + 1)
+    result = await _read(path, _NO_LIMIT if limit is None else min(limit, _NO_LIMIT) + 1)
     if result.errno or (limit is not None and len(result.value) > limit):
         if limit is not None and result.errno in (0, errno.ENOBUFS):
             raise os_error(errno.EFBIG, path)
@@ -151,7 +157,8 @@ async def write_file(
         OSError: something cannot be written.
         TypeError: text without an encoding, or an encoding without text.
     """
-    view = memoryview(_encoded(data, encoding)).cast("B")
+    view = bytes_of(_encoded(data, encoding))
+    mode = int_of(mode)
     if atomic:
         await _write_atomically(path, view, mode, sync)
     else:
