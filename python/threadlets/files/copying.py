@@ -108,7 +108,8 @@ async def copy_file(source: PathLike, target: PathLike, *, follow_symlinks: bool
         return
     result, cancellation = await run(_copy, source, target)
     if cancellation is not None:
-        # Nobody reads its value: what it has opened is closed with it.
+        # Nobody has read its value: what it has opened is closed with it.
+        del result
         raise cancellation
     if result.errno:
         raise _copy_failure(result, source, target)

@@ -231,7 +231,8 @@ async def open_descriptor(path: PathLike, flags: int, mode: int = 0o666) -> tupl
     """
     result, cancellation = await run(_program_to_open(flags), path, mode)
     if cancellation is not None:
-        # Nobody reads its value: what it has opened is closed with it.
+        # Nobody has read its value: what it has opened is closed with it.
+        del result
         raise cancellation
     if result.errno:
         raise failure(result, path)

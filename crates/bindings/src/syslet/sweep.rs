@@ -274,11 +274,7 @@ impl Sweep {
         timeout: Option<f64>,
         pool: Option<&Pool>,
     ) -> PyResult<Self> {
-        if depth == 0 {
-            return Err(PyValueError::new_err(
-                "depth is 0; a sweep has at least one run under way",
-            ));
-        }
+        assert!(depth > 0, "a sweep has at least one run under way");
         let state = State {
             inputs: Some(inputs.try_iter()?.unbind()),
             n_taken: 0,
