@@ -169,6 +169,9 @@ async def write_file(
 
 
 async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: bool) -> None:
+    if os.fsencode(path).endswith(b"/"):
+        # There are no such files: opening tells why.
+        await open_descriptor(path, os.O_WRONLY | os.O_CREAT)
     before = await _status(path)
     if before.ok:
         _check_replaceable(path, before.value[0])
