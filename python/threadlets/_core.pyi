@@ -447,9 +447,7 @@ class Program:
         kwargs: dict[str, Any] | None = None,
         pool: BufferPool | None = None,
     ) -> Result | Pending: ...
-    def finish(
-        self, dispatcher: Dispatcher | None, args: tuple[Any, ...]
-    ) -> Result | Pending: ...
+    def finish(self, dispatcher: Dispatcher | None, args: tuple[Any, ...]) -> Result | Pending: ...
 
 @final
 class Sweep:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ async def _no_threads_left() -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[asyncio.Event]]:
+def held(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Event]:
     """Hold atomic writes and large copies where they have everything open."""
     reached: list[asyncio.Event] = []
 
@@ -176,7 +176,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[asyncio.Event]]:
 
     monkeypatch.setattr(whole, "_fill", hold)
     monkeypatch.setattr(copying, "_copy_content", hold)
-    yield reached
+    return reached
 
 
 @pytest.mark.parametrize("n_cancellations", [1, 2, 5])

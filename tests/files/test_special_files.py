@@ -72,7 +72,17 @@ def test_an_atomic_write_refuses_a_file_without_its_name(run: Run, tmp_path: Pat
 
 
 _PATHS = ("new", "file", "link", "chain", "dangling", "dangling_far", "loop", "folder", "folder/")
-_PATHS += ("file/", "new/", "", ".", "missing/../new", "missing/.", "file/new", "to_folder", "n" * 255)
+_PATHS += (
+    "file/",
+    "new/",
+    "",
+    ".",
+    "missing/../new",
+    "missing/.",
+    "file/new",
+    "to_folder",
+    "n" * 255,
+)
 
 
 @pytest.mark.parametrize("path", _PATHS)

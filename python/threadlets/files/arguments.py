@@ -76,9 +76,7 @@ def bytes_of(data: Any) -> memoryview:
     try:
         view = memoryview(data)
     except TypeError:
-        raise TypeError(
-            f"a bytes-like object is required, not {type(data).__name__!r}"
-        ) from None
+        raise TypeError(f"a bytes-like object is required, not {type(data).__name__!r}") from None
     if not view.c_contiguous:
         raise BufferError("memoryview: underlying buffer is not C-contiguous")
     # Also what holds structures, of which a view knows no cast.

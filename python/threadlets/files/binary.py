@@ -169,7 +169,13 @@ class Binary:
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position and return it."""
         offset = size_of(offset, error=ValueError if self.size else OverflowError)
-        if self.size and whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
+        if self.size and whence not in (
+            os.SEEK_SET,
+            os.SEEK_CUR,
+            os.SEEK_END,
+            os.SEEK_DATA,
+            os.SEEK_HOLE,
+        ):
             raise ValueError(f"whence value {whence} unsupported")
         if not self.descriptor.seekable():
             raise unsupported("File or stream is not seekable.")

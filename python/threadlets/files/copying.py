@@ -41,10 +41,9 @@ def _copy(source: Any, target: Any) -> Any:
     # Only files have their type's bits from there on, up to those of links.
     stop_if(named.mode < stat.S_IFREG, (named.mode, 0))
     there = yield statx(target, mask=1).unchecked()
-    with when(there == 0):
-        # Who opens a named pipe to write to it waits for who reads it.
-        with when(there.mode >= stat.S_IFIFO):
-            stop_if(there.mode < stat.S_IFCHR, (0, there.mode))
+    # Who opens a named pipe to write to it waits for who reads it.
+    with when(there == 0), when(there.mode >= stat.S_IFIFO):
+        stop_if(there.mode < stat.S_IFCHR, (0, there.mode))
     src = yield openat(source)
     info = yield statx(dir_fd=src, mask=0x703)
     dst = yield openat(target, os.O_WRONLY | os.O_CREAT, info.mode)

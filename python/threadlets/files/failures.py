@@ -52,9 +52,7 @@ async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.Cancell
     return (started, None) if isinstance(started, Result) else await _end_of(started)
 
 
-async def finish(
-    program: Syslet[...], *args: Any
-) -> tuple[Result, asyncio.CancelledError | None]:
+async def finish(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.CancelledError | None]:
     """Run a program to its end whatever happens, and return its result like `run`.
 
     For what must not be left undone: closing, removing, writing what nobody has any more. Cancelling

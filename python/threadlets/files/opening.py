@@ -150,15 +150,16 @@ def open(  # noqa: A001 - it is what the builtin is
             RuntimeWarning,
             stacklevel=2,
         )
-    if hasattr(type(file), "__index__"):
-        file = int_of(file)
-        if file < 0:
+    target: Any = file
+    if hasattr(type(target), "__index__"):
+        target = int_of(target)
+        if target < 0:
             raise ValueError("negative file descriptor")
     else:
-        file = os.fspath(file)
+        target = os.fspath(target)
         if not closefd:
             raise ValueError("Cannot use closefd=False with file name")
-    arguments = (file, parsed, buffering, encoding, errors, newline, closefd, opener)
+    arguments = (target, parsed, buffering, encoding, errors, newline, closefd, opener)
     return Opening(functools.partial(_open, *arguments))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import operator
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sized
@@ -58,8 +59,8 @@ class Sweep:
     def close(self) -> None:
         """Take no more inputs, cancel the runs that are under way, and drop what they came to."""
         self._native.close()
-        # They may hold a list of results; one that is running, as `progress` is called, gets none.
-        if not self._results.gi_running:
+        # It may hold a list of results; while it runs, as when it calls `progress`, it is not closed.
+        with contextlib.suppress(ValueError):
             self._results.close()
         self._results_async = None
 

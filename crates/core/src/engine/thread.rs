@@ -338,7 +338,9 @@ impl<B: Backend> Thread<B> {
                     Err(errno) => self.go_on(key, i64::from(errno)),
                 }
             }
-            Waits::Operation if self.backend.opens_half() && is_half_open(&mut entry.run, value) => {
+            Waits::Operation
+                if self.backend.opens_half() && is_half_open(&mut entry.run, value) =>
+            {
                 self.await_partner(key, (value >= 0).then_some(value as i32));
             }
             // What close(2) was given is gone even then, and its number may be somebody else's.
