@@ -29,7 +29,7 @@ from threadlets.atoms import (
 )
 from threadlets.files.arguments import bytes_of, int_of, size_of
 from threadlets.files.descriptor import Descriptor
-from threadlets.files.failures import PathLike, failure, finish, os_error
+from threadlets.files.failures import PathLike, close_quietly, failure, finish, os_error
 from threadlets.files.opening import open_descriptor
 from threadlets.syslets import syslet
 
@@ -171,7 +171,8 @@ async def write_file(
 async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: bool) -> None:
     if os.fsencode(path).endswith(b"/"):
         # There are no such files: opening tells why.
-        await open_descriptor(path, os.O_WRONLY | os.O_CREAT)
+        fd, _ = await open_descriptor(path, os.O_WRONLY | os.O_CREAT)
+        close_quietly(fd)
     before = await _status(path)
     if before.ok:
         _check_replaceable(path, before.value[0])
