@@ -6,17 +6,16 @@ import asyncio
 import contextlib
 import itertools
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import threadlets
-from threadlets import CompletionRing, _core, sweep
+from threadlets import CompletionRing, sweep
 from threadlets.atoms import Flow
 
-from .harness import FAILED_AFTER_S, nothing, read_head
+from .harness import nothing, read_head
 
 
 async def _cancelled(greedy: Any) -> None:
@@ -87,28 +86,6 @@ def test_a_cancelled_wait_loses_no_entry(run: Any, engine_kind: str) -> None:
         ring.close()
 
     run(main())
-
-
-def test_clean_ups_begin_at_once(run: Any) -> None:
-    """They neither let others run first, nor wait for a thread; so no cancellation keeps them from it."""
-
-    async def main() -> None:
-        blocked, opened = asyncio.Event(), threading.Event()
-        loop = asyncio.get_running_loop()
-
-        def block() -> None:
-            loop.call_soon_threadsafe(blocked.set)
-            opened.wait(FAILED_AFTER_S)
-
-        task = asyncio.create_task(threadlets.call(block))
-        await blocked.wait()
-        for function in (lambda: None, lambda: time.sleep(0.002), lambda: None):
-            with pytest.raises(StopIteration):
-                _core.clean_up(function).send(None)
-        opened.set()
-        await task
-
-    run(main(), threads_max=1)
 
 
 def test_a_file_is_closed_though_its_task_was_cancelled(run: Any, engine_kind: str) -> None:

@@ -380,3 +380,15 @@ def test_descriptors_in_entries_that_nobody_takes_are_closed(engine_kind: str) -
         ring.submit(_open, "/dev/null", flags=Flow.ASYNC)
     until(lambda: engine().in_flight == 0)
     del ring
+
+
+def test_what_is_refused_is_not_under_way(clocked_engine: str) -> None:
+    """A time-out that is none is found before anything begins, and nobody waits for the entry."""
+    with CompletionRing() as ring:
+        for wrong in (0, -1.0, float("nan")):
+            with pytest.raises(ValueError, match="timeout is"):
+                ring.submit(_sleep, 0.001, timeout=wrong)
+        assert 0 == ring.outstanding
+        for wrong in (1.0, None):
+            with pytest.raises(TypeError):
+                ring.wait(wrong)  # type: ignore[arg-type]

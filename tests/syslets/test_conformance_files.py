@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,12 @@ _PUNCH_HOLE_KEEP_SIZE = 3
 @syslet
 def _open_read(path):
     fd = yield openat(path)
+    return fd
+
+
+@syslet
+def _open_write(path):
+    fd = yield openat(path, os.O_WRONLY)
     return fd
 
 
@@ -411,3 +418,11 @@ def test_a_tuple_hands_several_descriptors_over(carry: Carry, file: Path) -> Non
     for fd in carry(three, file).unwrap():
         assert b"content" == os.read(fd, 100)
         os.close(fd)
+
+
+def test_openat_of_a_socket_to_write_is_refused(carry: Carry, tmp_path: Path) -> None:
+    """Its error is that of a named pipe which nobody reads, but nothing is waited for."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    result = carry(_open_write, str(tmp_path / "socket"))
+    assert errno.ENXIO == result.errno

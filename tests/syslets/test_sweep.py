@@ -232,8 +232,14 @@ def test_input_of_the_wrong_kind_comes_after_the_results_before(engine_kind: str
 
 def test_misuse_of_sweeps_is_refused() -> None:
     """No depth, no iterable."""
-    with pytest.raises(ValueError, match="depth is 0"):
-        sweep(_nothing, [], depth=0)
+    for depth in (0, -1, False):
+        with pytest.raises(ValueError, match=f"depth is {depth}"):
+            sweep(_nothing, [], depth=depth)
+    for wrong in (1.0, None, "1"):
+        with pytest.raises(TypeError):
+            sweep(_nothing, [], depth=wrong)  # type: ignore[arg-type]
+    for depth in (True, 2**63 - 1, 2**64, 2**70):
+        assert 200 == len(list(sweep(_nothing, range(200), depth=depth)))
     with pytest.raises(TypeError):
         sweep(_nothing, 5)  # type: ignore[arg-type]
 
@@ -395,3 +401,36 @@ def test_sweep_that_one_thread_begins_is_ended_by_another(engine_kind: str) -> N
     thread.start()
     thread.join(DEADLINE_S)
     assert list(range(1000)) == first + rest
+
+
+@syslet
+def _hand_over(path):
+    fd = yield openat(path)
+    return fd
+
+
+@pytest.mark.parametrize("iterates", [False, True])
+@pytest.mark.parametrize("in_a_loop", [False, True])
+def test_a_closed_sweep_holds_no_descriptor(
+    engine_kind: str, tmp_path: Path, iterates: bool, in_a_loop: bool
+) -> None:
+    """Nor do its results that nobody has taken, also those that come when it is closed."""
+    (tmp_path / "file").touch()
+    before = len(os.listdir("/proc/self/fd"))
+    results = sweep(_hand_over, [str(tmp_path / "file")] * 300, depth=200)
+
+    async def take_one() -> None:
+        async for result in results:
+            os.close(result.value)
+            break
+
+    if iterates and in_a_loop:
+        threadlets.run(take_one())
+    elif iterates:
+        os.close(next(results).value)
+    results.close()
+    until(lambda: engine().in_flight == 0)
+    # The engine has what it needs open, too.
+    stopped = len(os.listdir("/proc/self/fd")) - before
+    assert stopped < 50
+    assert [] == list(results)

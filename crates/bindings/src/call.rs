@@ -29,8 +29,6 @@ pub(crate) enum State {
     Fresh,
     /// Nobody has awaited it yet; cancelling is not to wait for the function.
     FreshAbandonable,
-    /// Nobody has awaited it yet; it cleans up, and so waits for nobody before it begins.
-    FreshCleanUp,
     /// The delegate waits for the turn.
     AwaitsTurn,
     /// The delegate waits for the result.
@@ -104,7 +102,6 @@ impl CallObject {
     pub(crate) fn send(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
         match self.state.get() {
             State::Fresh => self.begin(py),
-            State::FreshCleanUp => self.run(py),
             State::FreshAbandonable => self.delegate_result(py),
             State::AwaitsTurn | State::AwaitsResult => {
                 let mut result = null_mut();
@@ -166,16 +163,15 @@ impl CallObject {
             // SAFETY: there is one item at least.
             let args = unsafe { self.items.add(1) };
             let nargsf = self.n_positional() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-            let cleans_up = self.state.replace(State::Done) == State::FreshCleanUp;
+            self.state.set(State::Done);
             let environment = self.environment(py);
-            let call = || {
+            let protected = Crew::protect(slf, runner, callable, key, null_mut(), || {
                 contract::call_threadlet(slf, callable, environment.as_ref(), || {
                     // SAFETY: the arguments live in this object, whose owner awaits it, and the word
                     // before them is the callable's, which may be used meanwhile.
                     unsafe { ffi::PyObject_Vectorcall(callable, args, nargsf, names) }
                 })
-            };
-            let protected = Crew::protect(slf, runner, callable, key, null_mut(), call);
+            });
             if let Some(pool) = pool {
                 pool.get().finish(py, slf, matches!(protected, Protected::Full));
             }
@@ -194,8 +190,6 @@ impl CallObject {
                     self.state.set(State::AwaitsCancellation);
                     Ok(Step::Yielded(py.None()))
                 }
-                // Better the loop waits a little than that something is left behind.
-                Protected::Full if cleans_up => returned(py, call()).map(Step::Returned),
                 Protected::Full => match slf.get().crew.check_threads(py) {
                     Ok(()) => self.delegate_turn(py),
                     Err(error) => self.fail(error),

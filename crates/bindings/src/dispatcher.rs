@@ -22,6 +22,7 @@ use threadlets_core::{
 use crate::callback::{Callback, Due, Handle, TimerHandle};
 use crate::contract::Contract;
 use crate::crew::Crew;
+use crate::endings::FAREWELL;
 use crate::error::to_python;
 use crate::gil_cell::{GilCell, GilSlot};
 use crate::internals::{self, Internals};
@@ -469,6 +470,13 @@ impl Dispatcher {
     /// Wake the dispatcher from any thread.
     fn _write_to_self(&self, py: Python<'_>) -> PyResult<()> {
         self.wake_poller(py)
+    }
+
+    /// End the runs that are under way, and wait for them, within reason: those that persist go to
+    /// their own end.
+    fn _end_runs(&self, py: Python<'_>) {
+        self.awaited.with(py, |awaited| awaited.iter().for_each(|(_, it)| it.give_up(py)));
+        py.detach(|| self.mailbox.wait_until_quiet(FAREWELL));
     }
 
     /// Drop everything that is queued or registered, and the poller, at closing.

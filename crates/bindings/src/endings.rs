@@ -13,8 +13,8 @@ use crate::dispatcher::Dispatcher;
 use crate::interpreter;
 use crate::runner::Runner;
 
-/// How long closing waits for threads that have nothing to do.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long closing waits for threads that have nothing to do, and for runs that were told to end.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
 
 impl Crew {
     /// End the threads that have nothing to do, and wait for them. Blocked ones end when their

@@ -11,10 +11,8 @@ import contextvars
 import functools
 import os
 import sys
-import threading
 import time
 import types
-import warnings
 import weakref
 from asyncio import base_events, events
 from collections.abc import Callable

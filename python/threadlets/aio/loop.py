@@ -149,6 +149,7 @@ class Loop(LoopCrew, InternalsMixin, asyncio.SelectorEventLoop):
             # Whatever was raised, by an executor or for a signal: a closed loop holds nothing.
             if self._closed:
                 blocked = self._describe_blocked(self._stop_crew())
+                self._end_runs()
                 self._release()
                 self._socket_transports.clear()
         if blocked:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from threadlets.files.arguments import check_room, size_of
 from threadlets.files.descriptor import Descriptor, Interrupted
 from threadlets.files.failures import unsupported
 
@@ -34,10 +35,13 @@ class Binary:
         """How many bytes were read and not asked for yet."""
         return len(self._ahead) - self._at
 
-    async def read(self, size: int | None = -1) -> bytes:
+    async def read(self, size: int = -1) -> bytes:
         """Read `size` bytes, or up to the end; without a buffer, what one call gives."""
         await self._begin_reading()
-        if size is None or size < 0:
+        check_room(size)
+        if size < -1 and self.size:
+            raise ValueError("read length must be non-negative or -1")
+        if size < 0:
             return await self._read_rest()
         if not self.size:
             return self._take(size) if self.n_ahead else await self._from_descriptor(size)
@@ -46,6 +50,7 @@ class Binary:
     async def read1(self, size: int = -1) -> bytes:
         """Read up to `size` bytes with one call at most, none if there are some ahead."""
         await self._begin_reading()
+        check_room(size)
         if size < 0:
             size = self.size or 8192
         if self._at == len(self._ahead) and size:
@@ -88,10 +93,9 @@ class Binary:
             raise
         return n_filled
 
-    async def readline(self, size: int | None = -1) -> bytes:
-        """Read up to and with the next newline, `size` bytes at most."""
+    async def readline(self, limit: int = -1) -> bytes:
+        """Read up to and with the next newline, `limit` bytes at most."""
         await self._begin_reading()
-        limit = -1 if size is None else size
         n_searched = 0
         while True:
             end = self._ahead.find(b"\n", self._at + n_searched) + 1
@@ -113,11 +117,11 @@ class Binary:
         self._at = end
         return line
 
-    async def write(self, data: bytes | bytearray | memoryview) -> int:
+    async def write(self, data: bytes | memoryview) -> int:
         """Write `data`, or keep it in the buffer; return its size in bytes."""
         if not self.writable:
             raise unsupported("not writable")
-        view = memoryview(data).cast("B")
+        view = memoryview(data)
         self._drop_ahead()
         if not self.size:
             return await self._write_once(view)
@@ -133,6 +137,26 @@ class Binary:
         if self.writable:
             self._drop_ahead()
 
+    async def close(self) -> None:
+        """Write what is in the buffer and close, whatever comes; see `Descriptor.close`."""
+        await self.descriptor.close(self._given_up())
+
+    def close_now(self) -> None:
+        """Do the same here; see `Descriptor.close_now`."""
+        self.descriptor.close_now(self._given_up())
+
+    def discard(self) -> None:
+        """Forget what is in the buffer."""
+        self.unwritten = bytearray()
+
+    def _given_up(self) -> bytearray:
+        """Return what is in the buffer, for somebody else to write; the position is the reader's."""
+        unwritten = self.unwritten
+        self.discard()
+        if self.writable:
+            self._drop_ahead()
+        return unwritten
+
     def tell(self) -> int:
         """Return the position, that of the next byte which is read or written."""
         position = self.descriptor.seek(0, os.SEEK_CUR)
@@ -140,7 +164,14 @@ class Binary:
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position and return it."""
-        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
+        offset = size_of(offset, error=ValueError if self.size else OverflowError)
+        if self.size and whence not in (
+            os.SEEK_SET,
+            os.SEEK_CUR,
+            os.SEEK_END,
+            os.SEEK_DATA,
+            os.SEEK_HOLE,
+        ):
             raise ValueError(f"whence value {whence} unsupported")
         if not self.descriptor.seekable():
             raise unsupported("File or stream is not seekable.")
@@ -156,8 +187,7 @@ class Binary:
         if not self.writable:
             raise unsupported("truncate")
         await self.flush()
-        if size is None:
-            size = self.tell()
+        size = self.tell() if size is None else size_of(size)
         await self.descriptor.truncate(size)
         return size
 

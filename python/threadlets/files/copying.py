@@ -23,7 +23,7 @@ from threadlets.atoms import (
     when,
     write,
 )
-from threadlets.files.failures import PathLike, failure, os_error, run
+from threadlets.files.failures import PathLike, failure, finish, os_error, run
 from threadlets.syslets import syslet
 
 _CHUNK = 256 * 1024
@@ -39,7 +39,11 @@ _UNABLE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPER
 def _copy(source: Any, target: Any) -> Any:
     named = yield statx(source, mask=1)
     # Only files have their type's bits from there on, up to those of links.
-    stop_if(named.mode < stat.S_IFREG, named.mode)
+    stop_if(named.mode < stat.S_IFREG, (named.mode, 0))
+    there = yield statx(target, mask=1).unchecked()
+    # Who opens a named pipe to write to it waits for who reads it.
+    with when(there == 0), when(there.mode >= stat.S_IFIFO):
+        stop_if(there.mode < stat.S_IFCHR, (0, there.mode))
     src = yield openat(source)
     info = yield statx(dir_fd=src, mask=0x703)
     dst = yield openat(target, os.O_WRONLY | os.O_CREAT, info.mode)
@@ -56,8 +60,8 @@ def _copy(source: Any, target: Any) -> Any:
             yield write(dst, chunk[:n])
         yield close(src)
         yield close(dst)
-        stop_if(n == 0, ((info.mode, made.mode), -1, -1, 0))
-    return (info.mode, made.mode), src, dst, info.size
+        stop_if(n == 0, (info.mode, made.mode, -1, -1, 0))
+    return info.mode, made.mode, src, dst, info.size
 
 
 @syslet
@@ -70,6 +74,12 @@ def _copy_rest(src: Any, dst: Any) -> Any:
 
 
 @syslet
+def _close_both(src: Any, dst: Any) -> Any:
+    yield close(src).unchecked()
+    yield close(dst)
+
+
+@syslet
 def _link(text: Any, path: Any) -> Any:
     yield symlinkat(text, path)
 
@@ -79,13 +89,15 @@ async def copy_file(source: PathLike, target: PathLike, *, follow_symlinks: bool
 
     Holes are not filled, and a file system that can share content between files does. Without
     `follow_symlinks`, a `source` that is a symbolic link gives another link with the same text.
-    If it fails or is cancelled, `target` has a part of the content.
+    If it fails or is cancelled, `target` has a part of the content. A `target` that is a device is
+    written to, and keeps its permissions.
 
     Raises:
         shutil.SameFileError: both are the same file.
         IsADirectoryError: one of them is a folder.
-        shutil.SpecialFileError: `source` is no regular file.
-        OSError: something cannot be read or written.
+        shutil.SpecialFileError: `source` is no regular file, or `target` is a named pipe.
+        OSError: something cannot be opened, which is its `filename`; or read or written, then
+            `target` is its `filename2`.
     """
     if not follow_symlinks and await _core.call(os.path.islink, source):
         text = await _core.call(os.readlink, source)
@@ -94,65 +106,98 @@ async def copy_file(source: PathLike, target: PathLike, *, follow_symlinks: bool
             raise failure(result, text, target)
         return
     result, cancellation = await run(_copy, source, target)
-    modes, src, dst, size = result.value if isinstance(result.value, tuple) else (None, -1, -1, 0)
-    try:
-        if cancellation is not None:
-            raise cancellation
-        if result.errno:
-            raise _copy_failure(result, source, target)
-        if modes is None:
-            raise _refusal(result.value, source, target)
-        if src >= 0:
-            await _copy_large(src, dst, size)
-        mode, mode_made = map(stat.S_IMODE, modes)
-        if mode != mode_made:
-            await _core.call(os.chmod, target, mode)
-    finally:
-        for fd in (src, dst):
-            if fd >= 0:
-                await _core.clean_up(os.close, fd)
-
-
-def _refusal(file_type: int | None, source: PathLike, target: PathLike) -> OSError:
-    if file_type is None:
-        return shutil.SameFileError(f"{source!r} and {target!r} are the same file")
-    if stat.S_ISDIR(file_type):
-        return os_error(errno.EISDIR, source)
-    return shutil.SpecialFileError(f"{source!r} is no regular file")
+    if cancellation is not None:
+        # Nobody has read its value: what it has opened is closed with it.
+        del result
+        raise cancellation
+    if result.errno:
+        raise _copy_failure(result, source, target)
+    match result.value:
+        case (mode, mode_made, src, dst, size):
+            is_file = stat.S_ISREG(mode_made)
+            if src >= 0:
+                await _copy_large(source, target, src, dst, size if is_file else None)
+            if is_file and stat.S_IMODE(mode) != stat.S_IMODE(mode_made):
+                await _core.call(os.chmod, target, stat.S_IMODE(mode))
+        case None:
+            raise shutil.SameFileError(f"{source!r} and {target!r} are the same file")
+        case (mode, 0):
+            if stat.S_ISDIR(mode):
+                raise os_error(errno.EISDIR, source)
+            raise shutil.SpecialFileError(f"{source!r} is no regular file")
+        case _:
+            raise shutil.SpecialFileError(
+                f"{target!r} is a named pipe, which has no place for a copy: open it to write to it"
+            )
 
 
 def _copy_failure(result: _core.Result, source: PathLike, target: PathLike) -> OSError:
     # The second file to be opened is the target.
-    opened = [index for index, row in enumerate(_copy.table.rows()) if row.op == "openat"]
+    rows = _copy.table.rows()
+    opened = [index for index, row in enumerate(rows) if row.op == "openat"]
+    if rows[result.atom].op in ("read", "write"):
+        return failure(result, source, target)
     return failure(result, source if result.atom < opened[1] else target)
 
 
-async def _copy_large(src: int, dst: int, size: int) -> None:
-    """Have the kernel copy a file, in steps; read and write what it cannot."""
-    position = 0
+async def _copy_large(
+    source: PathLike, target: PathLike, src: int, dst: int, size: int | None
+) -> None:
+    """Copy between two open files and close them; `size` is None if `target` is a device."""
     try:
-        while position < size:
-            position = await _core.call(_copy_step, src, dst, position, size)
+        if size is None:
+            await _read_and_write(src, dst)
+        else:
+            await _copy_content(src, dst, size)
+    except OSError as error:
+        await finish(_close_both, src, dst)
+        raise os_error(error.errno or errno.EIO, source, target) from None
+    except BaseException:
+        await finish(_close_both, src, dst)
+        raise
+    result, cancellation = await finish(_close_both, src, dst)
+    if result.errno:
+        raise failure(result, target)
+    if cancellation is not None:
+        raise cancellation
+
+
+async def _copy_content(src: int, dst: int, size: int) -> None:
+    """Have the kernel copy a file, in steps; read and write what it cannot."""
+    position, is_over = 0, False
+    try:
+        while not is_over:
+            position, is_over = await _core.call(_copy_step, src, dst, position, size)
         await _core.call(os.ftruncate, dst, position)
     except OSError as error:
         if error.errno not in _UNABLE:
             raise
         for fd in (src, dst):
             os.lseek(fd, position, os.SEEK_SET)
-        result = await _copy_rest(src, dst)
-        if result.errno:
-            raise failure(result) from error
+        await _read_and_write(src, dst)
 
 
-def _copy_step(src: int, dst: int, position: int, size: int) -> int:
-    """Copy some of the next bytes that are no hole, and return the position behind them."""
+async def _read_and_write(src: int, dst: int) -> None:
+    result = await _copy_rest(src, dst)
+    if result.errno:
+        raise failure(result)
+
+
+def _copy_step(src: int, dst: int, position: int, size: int) -> tuple[int, bool]:
+    """Copy some of the next bytes that are no hole.
+
+    Return the position behind them, and whether it is the end: that of the file as it is then, which
+    may have been cut, but not what was added to it.
+    """
     try:
         start = os.lseek(src, position, os.SEEK_DATA)
+        if start < size:
+            end = min(os.lseek(src, start, os.SEEK_HOLE), size)
+            n_copied = os.copy_file_range(src, dst, min(end - start, _STEP), start, start)
+            if n_copied:
+                return start + n_copied, start + n_copied == size
     except OSError as error:
-        if error.errno == errno.ENXIO:
-            return size
-        raise
-    end = os.lseek(src, start, os.SEEK_HOLE)
-    n_copied = os.copy_file_range(src, dst, min(end - start, _STEP), start, start)
-    # None: somebody has cut the file.
-    return start + n_copied if n_copied else size
+        # There are no data any more.
+        if error.errno != errno.ENXIO:
+            raise
+    return max(position, min(os.fstat(src).st_size, size)), True

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from asyncio import CancelledError
 from typing import Any
 
-from threadlets import _core
 from threadlets._core import Result
-from threadlets.atoms import break_if, buffer, close, fsync, ftruncate, growing, loop
+from threadlets.atoms import (
+    add,
+    assign,
+    break_if,
+    buffer,
+    close,
+    counter,
+    fsync,
+    ftruncate,
+    growing,
+    loop,
+    when,
+)
 from threadlets.atoms import read as read_atom
 from threadlets.atoms import write as write_atom
-from threadlets.files.failures import failure, read_failure, run
+from threadlets.files.failures import failure, finish, os_error, read_failure, run
 from threadlets.syslets import Syslet, syslet
 
 _POOLED_MAX = 256 * 1024
@@ -68,6 +80,22 @@ def _synchronise(fd: Any) -> Any:
 @syslet
 def _close(fd: Any) -> Any:
     yield close(fd)
+
+
+@syslet
+def _write_rest(fd: Any, data: Any, length: Any, closes: Any) -> Any:
+    """Write all of the data and close the descriptor, also if it cannot be written."""
+    n_written, failure = counter(), counter()
+    with loop():
+        break_if(n_written == length)
+        n = yield write_atom(fd, data[n_written:]).unchecked()
+        with when(n <= 0):
+            yield assign(failure, n)
+        break_if(n <= 0)
+        yield add(n_written, n)
+    with when(closes != 0):
+        yield close(fd)
+    return n_written, failure
 
 
 class Descriptor:
@@ -153,25 +181,43 @@ class Descriptor:
         """Wait until the file is on the disk."""
         _raise_for(*await run(_synchronise, self.fd))
 
-    async def close(self) -> None:
-        """Close the descriptor, if it is ours."""
-        if self.owned:
-            self.owned = False
-            result, cancellation = await run(_close, self.fd, cleans_up=True)
-            if result.errno == errno.ECANCELED:
-                # It had not begun; now it is done, whatever comes.
-                await _core.clean_up(_close_quietly, self.fd)
-            _raise_for(result, cancellation)
+    async def close(self, unwritten: bytes | bytearray = b"") -> None:
+        """Write what is left, and close the descriptor if it is ours; both are done whatever comes.
 
-    def close_now(self, unwritten: bytes | bytearray) -> None:
-        """Write what is left and close the descriptor, here, for a file that was forgotten."""
-        if self.owned:
-            self.owned = False
-            try:
-                if unwritten:
-                    _write.run(self.fd, unwritten)
-            finally:
-                _close.run(self.fd)
+        A cancellation is heard of when they are, and an error rather than that.
+        """
+        program, args = self._ending(unwritten)
+        if program is None:
+            return
+        result, cancellation = await finish(program, *args)
+        _raise_for_ending(result, len(unwritten))
+        if cancellation is not None:
+            raise cancellation
+
+    def close_now(self, unwritten: bytes | bytearray = b"") -> None:
+        """Do the same here, for a file that was forgotten.
+
+        A pipe or socket that is full is not waited for: it may be this thread that would empty it.
+
+        Raises:
+            OSError: something could not be written; EAGAIN: for want of room.
+        """
+        try:
+            if unwritten and not self.seekable():
+                unwritten, rest = b"", _write_what_fits(self.fd, unwritten)
+                if rest:
+                    raise os_error(errno.EAGAIN)
+        finally:
+            program, args = self._ending(unwritten)
+            if program is not None:
+                _raise_for_ending(program.run(*args), len(unwritten))
+
+    def _ending(self, unwritten: bytes | bytearray) -> tuple[Syslet[...] | None, tuple[Any, ...]]:
+        """Return the program that ends the use of the descriptor, which happens once."""
+        closes, self.owned = self.owned, False
+        if unwritten:
+            return _write_rest, (self.fd, unwritten, len(unwritten), int(closes))
+        return (_close, (self.fd,)) if closes else (None, ())
 
     async def _move(self, program: Syslet[...], *args: Any) -> Any:
         result, cancellation = await run(program, self.fd, *args)
@@ -203,8 +249,21 @@ def _raise_for(result: Result, cancellation: CancelledError | None) -> None:
         raise failure(result)
 
 
-def _close_quietly(fd: int) -> None:
-    try:
-        os.close(fd)
-    except OSError:
-        pass
+def _raise_for_ending(result: Result, n_bytes: int) -> None:
+    if result.errno:
+        raise failure(result)
+    if n_bytes:
+        n_written, error = result.value
+        if n_written < n_bytes:
+            raise os_error(-error or errno.EIO)
+
+
+def _write_what_fits(fd: int, data: bytes | bytearray) -> bytes:
+    """Write what there is room for, and return the rest."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    n_written = 0
+    while n_written < len(data) and poll.poll(0):
+        # There is room for so much, or none is told.
+        n_written += os.write(fd, data[n_written : n_written + select.PIPE_BUF])
+    return bytes(data[n_written:])

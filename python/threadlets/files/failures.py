@@ -6,12 +6,16 @@ import asyncio
 import errno
 import io
 import os
-from typing import Any, TypeAlias
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
-from threadlets._core import Result, checkpoint
+from threadlets import _core
+from threadlets._core import Dispatcher, Pending, Result, checkpoint
 from threadlets.syslets import Syslet
 from threadlets.syslets.syslet import running_loop
 
+T = TypeVar("T")
 PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
@@ -45,20 +49,52 @@ def unsupported(message: str) -> io.UnsupportedOperation:
     return io.UnsupportedOperation(message)
 
 
-async def run(
-    program: Syslet[...], *args: Any, cleans_up: bool = False
-) -> tuple[Result, asyncio.CancelledError | None]:
+async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.CancelledError | None]:
     """Run a program and return its result, also when it was cancelled: then with the cancellation.
 
     `await program(…)` forgets what a cancelled program had done. This is for those that open a
-    descriptor, or move a position. Whoever calls must raise the cancellation. One that `cleans_up`
-    begins whatever comes; others let other tasks run before, and do nothing if they are cancelled then.
+    descriptor, or move a position. Whoever calls must raise the cancellation. Other tasks may run
+    before it begins; cancelled then, it does nothing.
     """
-    if not cleans_up:
-        await checkpoint
+    await checkpoint
     started = program.native.begin(running_loop(), args)
-    if isinstance(started, Result):
-        return started, None
+    return (started, None) if isinstance(started, Result) else await _end_of(started)
+
+
+async def finish(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.CancelledError | None]:
+    """Run a program to its end whatever happens, and return its result like `run`.
+
+    For what must not be left undone: closing, removing, writing what nobody has any more. Cancelling
+    does not end it, and neither does closing the loop; it needs no thread of the loop's, and where the
+    coroutine itself is closed, which cannot wait, or no engine can go on, it is done at once, here.
+    """
+    cannot_wait = isinstance(sys.exc_info()[1], GeneratorExit)
+    loop = None if cannot_wait else asyncio._get_running_loop()
+    started = program.native.finish(loop if isinstance(loop, Dispatcher) else None, args)
+    return (started, None) if isinstance(started, Result) else await _end_of(started)
+
+
+async def call_for(discard: Callable[[T], object], function: Callable[..., T], *args: Any) -> T:
+    """Call a function as a threadlet, and discard its result if it is lost on the way to whoever awaits it.
+
+    For results that own something: a task that was cancelled, and a loop that was closed, while the
+    function was blocked get none.
+    """
+    results: list[T] = []
+
+    def keep() -> None:
+        results.append(function(*args))
+
+    try:
+        await _core.call(keep)
+    except BaseException:
+        for result in results:
+            discard(result)
+        raise
+    return results[0]
+
+
+async def _end_of(started: Pending) -> tuple[Result, asyncio.CancelledError | None]:
     try:
         return (await started).result(), None
     except BaseException as error:
@@ -67,6 +103,14 @@ async def run(
         # Thrown in by somebody who does not wait for the end.
         started.abandon()
         raise
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor that nobody wants."""
+    try:
+        os.close(fd)
+    except OSError:
+        pass
 
 
 def is_missing(error: OSError) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import warnings
 from collections.abc import Iterable
@@ -10,6 +11,13 @@ from types import TracebackType
 from typing import Any, AnyStr, Generic, Self, cast
 
 from threadlets._core import checkpoint
+from threadlets.files.arguments import (
+    bytes_of,
+    int_of,
+    size_of,
+    size_or_all,
+    writable_bytes_of,
+)
 from threadlets.files.binary import Binary
 from threadlets.files.descriptor import Descriptor
 from threadlets.files.failures import unsupported
@@ -48,16 +56,29 @@ class AsyncFile(Generic[AnyStr]):
 
         A file without a buffer gives what one call of the kernel's gives.
         """
+        self._check_readable()
+        n = size_or_all(size)
         async with self._turn:
-            return cast(AnyStr, await self._open_layer().read(size))
+            return cast(AnyStr, await self._open_layer().read(n))
+
+    async def readall(self) -> bytes:
+        """Read up to the end, as an unbuffered file of the builtin does it; not for text."""
+        async with self._turn:
+            return await self._open_binary().read(-1)
 
     async def read1(self, size: int = -1) -> bytes:
         """Read up to `size` bytes with at most one call of the kernel's; not for text."""
+        self._check_readable()
+        n = size_of(size)
         async with self._turn:
-            return await self._open_binary().read1(size)
+            return await self._open_binary().read1(n)
 
     async def peek(self, size: int = 0) -> bytes:
-        """Return some of the bytes that come next, without moving on; not for text."""
+        """Return some of the bytes that come next, without moving on; not for text.
+
+        How many those are `size` does not say.
+        """
+        size_of(size)
         async with self._turn:
             return await self._open_binary().peek()
 
@@ -67,21 +88,28 @@ class AsyncFile(Generic[AnyStr]):
         It is fewer at the end only. Bytes that are not in the file's buffer yet are read right
         into the memory; it must not be resized, and better not be looked at, before that is over.
         """
+        memory = writable_bytes_of(buffer)
+        self._check_readable()
         async with self._turn:
-            return await self._open_binary().readinto(_writable(buffer))
+            return await self._open_binary().readinto(memory)
 
     async def readinto1(self, buffer: Any) -> int:
         """Read into writable memory with at most one call of the kernel's; not for text."""
+        memory = writable_bytes_of(buffer)
+        self._check_readable()
         async with self._turn:
-            return await self._open_binary().readinto(_writable(buffer), once=True)
+            return await self._open_binary().readinto(memory, once=True)
 
     async def readline(self, size: int | None = -1) -> AnyStr:
         """Read a line with its newline, `size` bytes or characters of it at most; empty at the end."""
+        n = size_of(size) if self._is_text else size_or_all(size)
+        self._check_readable()
         async with self._turn:
-            return cast(AnyStr, await self._open_layer().readline(size))
+            return cast(AnyStr, await self._open_layer().readline(n))
 
     async def readlines(self, hint: int | None = -1) -> list[AnyStr]:
         """Read lines up to the end, or until they have more than `hint` bytes or characters."""
+        enough = size_or_all(hint)
         async with self._turn:
             layer = self._open_layer()
             lines: list[AnyStr] = []
@@ -89,12 +117,13 @@ class AsyncFile(Generic[AnyStr]):
             while line := await layer.readline():
                 lines.append(line)
                 n_read += len(line)
-                if hint is not None and 0 < hint < n_read:
+                if 0 < enough < n_read:
                     break
             return lines
 
     async def write(self, data: Any) -> int:
         """Write bytes or text, or keep them in the buffer; return how many bytes or characters."""
+        data = self._data(data)
         async with self._turn:
             n: int = await self._open_layer().write(data)
             return n
@@ -104,13 +133,14 @@ class AsyncFile(Generic[AnyStr]):
         async with self._turn:
             layer = self._open_layer()
             for line in lines:
-                await layer.write(line)
+                await layer.write(self._data(line))
                 await checkpoint
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position and return it; in text, to one that `tell` gave, the start or the end."""
+        origin = int_of(whence)
         async with self._turn:
-            position: int = await self._open_layer().seek(offset, whence)
+            position: int = await self._open_layer().seek(offset, origin)
             return position
 
     async def tell(self) -> int:
@@ -137,20 +167,22 @@ class AsyncFile(Generic[AnyStr]):
             await self._binary.descriptor.synchronise()
 
     async def close(self) -> None:
-        """Flush and close; the file is closed whatever is raised. Closing again does nothing."""
-        if self._closed:
+        """Flush and close; the file is closed whatever is raised. Closing again does nothing.
+
+        Cancelling does not end it: `asyncio.CancelledError` comes when all is written and closed.
+        A pipe, a socket or a terminal may never take what is left. There a cancelled `close` leaves
+        the file open, with all of that in its buffer, for another `close`.
+        """
+        if self._closed and not self._turn.locked():
             return
-        await self._turn.acquire()
+        cancellation = await self._turn_to_close()
         try:
-            if self._closed:
-                return
-            try:
-                await self._layer.flush()
-            finally:
-                self._closed = True
-                await self._binary.descriptor.close()
+            if not self._closed:
+                await self._close()
         finally:
             self._turn.release()
+        if cancellation is not None:
+            raise cancellation
 
     aclose = close
 
@@ -234,11 +266,42 @@ class AsyncFile(Generic[AnyStr]):
         return f"<{state}AsyncFile name={self.name!r} mode={self.mode!r}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_closed", True) or not self._binary.descriptor.owned:
+        if getattr(self, "_closed", True):
             return
-        warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        try:
+            if self._binary.descriptor.owned:
+                warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            self._closed = True
+            self._binary.close_now()
+
+    async def _turn_to_close(self) -> asyncio.CancelledError | None:
+        """Wait for the turn, and return the cancellation that came meanwhile."""
+        cancellation = None
+        while True:
+            try:
+                await self._turn.acquire()
+            except asyncio.CancelledError as error:
+                if not self._binary.descriptor.seekable():
+                    raise
+                # What others do with a file on a disk comes to an end.
+                cancellation = error
+            else:
+                return cancellation
+
+    async def _close(self) -> None:
+        if not self._binary.descriptor.seekable():
+            try:
+                await self._layer.flush()
+            except Exception:
+                self._closed = True
+                self._binary.discard()
+                # The error says more than a cancellation would.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._binary.close()
+                raise
         self._closed = True
-        self._binary.descriptor.close_now(self._binary.unwritten)
+        await self._binary.close()
 
     def _open_layer(self) -> Any:
         if self._closed:
@@ -255,6 +318,25 @@ class AsyncFile(Generic[AnyStr]):
         self._open_layer()
         return self._binary.descriptor
 
+    @property
+    def _is_text(self) -> bool:
+        return self._layer is not self._binary
+
+    def _check_readable(self) -> None:
+        """Refuse to read from a buffered file that is only written, whatever the arguments are."""
+        if self._binary.size and not self._binary.readable and not self._is_text:
+            raise unsupported("read")
+
+    def _data(self, data: Any) -> Any:
+        """Return what is to be written, if it is something that goes into such a file."""
+        if not self._is_text:
+            if self._binary.size and not self._binary.writable:
+                raise unsupported("write")
+            return bytes_of(data)
+        if not isinstance(data, str):
+            raise TypeError(f"write() argument must be str, not {type(data).__name__}")
+        return data
+
     def _text(self) -> Text:
         if not isinstance(self._layer, Text):
             raise AttributeError("a file of bytes has no encoding and no newlines")
@@ -267,12 +349,3 @@ class _Turn(asyncio.Lock):
     async def __aenter__(self) -> None:
         await checkpoint
         await self.acquire()
-
-
-def _writable(buffer: Any) -> memoryview:
-    view = memoryview(buffer)
-    if view.readonly:
-        raise TypeError(
-            f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__}"
-        )
-    return view.cast("B")

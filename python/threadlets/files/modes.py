@@ -82,10 +82,16 @@ def check_text_arguments(
     """Look at what goes with text only.
 
     Raises:
+        TypeError: it is no string.
         ValueError: it is there for a binary file, or the text is to be unbuffered.
     """
+    texts = (("encoding", encoding), ("errors", errors), ("newline", newline))
+    for name, value in texts:
+        if not isinstance(value, str | None):
+            kind = type(value).__name__
+            raise TypeError(f"open() argument {name!r} must be str or None, not {kind}")
     if mode.is_binary:
-        for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
+        for name, value in texts:
             if value is not None:
                 raise ValueError(f"binary mode doesn't take {_article(name)} {name} argument")
     elif buffering == 0:

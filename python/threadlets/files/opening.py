@@ -6,15 +6,25 @@ import errno
 import functools
 import os
 import stat
+import sys
+import warnings
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, AnyStr, Generic, Literal, TypeAlias, overload
 
-from threadlets import _core
 from threadlets.atoms import openat, statx
+from threadlets.files.arguments import int_of
 from threadlets.files.binary import Binary
 from threadlets.files.descriptor import Descriptor
-from threadlets.files.failures import PathLike, failure, os_error, run, unsupported
+from threadlets.files.failures import (
+    PathLike,
+    call_for,
+    close_quietly,
+    failure,
+    os_error,
+    run,
+    unsupported,
+)
 from threadlets.files.file import AsyncFile
 from threadlets.files.modes import Mode, check_text_arguments, parse_mode
 from threadlets.files.text import Text
@@ -129,15 +139,27 @@ def open(  # noqa: A001 - it is what the builtin is
         OSError: when it is awaited, the file cannot be opened; its `filename` is `file`.
     """
     parsed = parse_mode(mode)
+    buffering = int_of(buffering)
+    if sys.version_info < (3, 12):
+        int_of(closefd)
     check_text_arguments(parsed, buffering, encoding, errors, newline)
-    if isinstance(file, int):
-        if file < 0:
+    if buffering == 1 and parsed.is_binary:
+        warnings.warn(
+            "line buffering (buffering=1) isn't supported in binary mode, the default buffer size "
+            "will be used",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    target: Any = file
+    if hasattr(type(target), "__index__"):
+        target = int_of(target)
+        if target < 0:
             raise ValueError("negative file descriptor")
     else:
-        file = os.fspath(file)
+        target = os.fspath(target)
         if not closefd:
             raise ValueError("Cannot use closefd=False with file name")
-    arguments = (file, parsed, buffering, encoding, errors, newline, closefd, opener)
+    arguments = (target, parsed, buffering, encoding, errors, newline, closefd, opener)
     return Opening(functools.partial(_open, *arguments))
 
 
@@ -179,15 +201,27 @@ async def _opened(file: str | bytes | int, mode: Mode, opener: Opener | None) ->
     if isinstance(file, int):
         return file, stat.S_IFMT(os.fstat(file).st_mode)
     if opener is not None:
-        fd = await _core.call(opener, file, mode.flags | os.O_CLOEXEC)
-        if not isinstance(fd, int):
-            raise TypeError("expected integer from opener")
-        if fd < 0:
-            raise ValueError(f"opener returned {fd}")
-        os.set_inheritable(fd, False)
-        return fd, stat.S_IFMT(os.fstat(fd).st_mode)
+        return await call_for(_discard, _opened_by, opener, file, mode.flags | os.O_CLOEXEC)
     fd, mode_bits = await open_descriptor(file, mode.flags)
     return fd, stat.S_IFMT(mode_bits)
+
+
+def _opened_by(opener: Opener, file: str | bytes, flags: int) -> tuple[int, int]:
+    fd = opener(file, flags)
+    if not isinstance(fd, int):
+        raise TypeError("expected integer from opener")
+    if fd < 0:
+        raise ValueError(f"opener returned {fd}")
+    try:
+        os.set_inheritable(fd, False)
+        return fd, stat.S_IFMT(os.fstat(fd).st_mode)
+    except BaseException:
+        close_quietly(fd)
+        raise
+
+
+def _discard(opened: tuple[int, int]) -> None:
+    close_quietly(opened[0])
 
 
 async def open_descriptor(path: PathLike, flags: int, mode: int = 0o666) -> tuple[int, int]:
@@ -198,8 +232,8 @@ async def open_descriptor(path: PathLike, flags: int, mode: int = 0o666) -> tupl
     """
     result, cancellation = await run(_program_to_open(flags), path, mode)
     if cancellation is not None:
-        if result.ok:
-            await _core.clean_up(os.close, result.value[0])
+        # Nobody has read its value: what it has opened is closed with it.
+        del result
         raise cancellation
     if result.errno:
         raise failure(result, path)

@@ -7,7 +7,7 @@ import os
 import pathlib
 import stat as stat_module
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from threadlets import _core
 from threadlets.atoms import (
@@ -20,6 +20,7 @@ from threadlets.atoms import (
     symlinkat,
     unlinkat,
 )
+from threadlets.files.arguments import int_of
 from threadlets.files.copying import copy_file
 from threadlets.files.failures import PathLike, failure, is_missing
 from threadlets.files.opening import Opener, Opening, open  # noqa: A004
@@ -28,6 +29,9 @@ from threadlets.files.whole import read_file, write_file
 from threadlets.syslets import Syslet, syslet
 
 _MATCHES_AT_ONCE = 64
+
+Text: TypeAlias = str | os.PathLike[str]
+"""A path that is not of bytes."""
 
 
 @syslet
@@ -164,6 +168,7 @@ class Path(pathlib.PurePosixPath):
 
     async def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """Make the folder; with `parents`, those above it, too, with permissions as by default."""
+        mode = int_of(mode)
         try:
             await _done(_mkdir, self, mode)
         except FileNotFoundError:
@@ -187,12 +192,14 @@ class Path(pathlib.PurePosixPath):
             if not missing_ok:
                 raise
 
-    async def rename(self, target: PathLike) -> Self:
+    async def rename(self, target: Text) -> Self:
         """Give the file or folder another name, whose file is replaced; return the new path."""
+        # Refused before anything is done, if it is no path.
+        renamed = type(self)(target)
         await _done_with_two(_rename, self, target)
-        return type(self)(os.fsdecode(target))
+        return renamed
 
-    async def replace(self, target: PathLike) -> Self:
+    async def replace(self, target: Text) -> Self:
         """Give the file or folder another name, whose file is replaced; return the new path."""
         return await self.rename(target)
 
@@ -204,10 +211,11 @@ class Path(pathlib.PurePosixPath):
         """Make this another name of the file `target`."""
         await _done_with_two(_hardlink, target, self)
 
-    async def copy(self, target: PathLike, *, follow_symlinks: bool = True) -> Self:
+    async def copy(self, target: Text, *, follow_symlinks: bool = True) -> Self:
         """Copy the file, as `threadlets.copy_file` does; return the path of the copy."""
+        copied = type(self)(target)
         await copy_file(self, target, follow_symlinks=follow_symlinks)
-        return type(self)(os.fsdecode(target))
+        return copied
 
     async def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
         """Make the file if there is none, and give it the present time."""
@@ -237,10 +245,10 @@ class Path(pathlib.PurePosixPath):
         """Return the path with `~` or `~user` replaced by the home folder."""
         return type(self)(await self._call(pathlib.Path.expanduser))
 
-    async def samefile(self, other_path: PathLike) -> bool:
+    async def samefile(self, other_path: Text) -> bool:
         """Say whether both are names of one file."""
-        other = await _done(_stat, other_path, 0)
-        return os.path.samestat(await self.stat(), other)
+        status = await self.stat()
+        return os.path.samestat(status, await type(self)(other_path).stat())
 
     async def owner(self) -> str:
         """Return the login name of the owner."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import os
+import sys
 from typing import Any, NamedTuple
 
 from threadlets.files.binary import Binary
-from threadlets.files.failures import unsupported
+from threadlets.files.failures import os_error, unsupported
 
 _CHUNK = 64 * 1024
 """How many bytes are decoded at a time."""
@@ -71,10 +73,10 @@ class Text:
         found: str | tuple[str, ...] | None = getattr(self._decoder, "newlines", None)
         return found
 
-    async def read(self, size: int | None = -1) -> str:
+    async def read(self, size: int = -1) -> str:
         """Read `size` characters, or up to the end."""
         self._check_readable()
-        if size is None or size < 0:
+        if size < 0:
             rest = await self.binary.read()
             text: str = self._chars[self._at :] + self._decoder.decode(rest, final=True)
             self._forget()
@@ -84,10 +86,9 @@ class Text:
                 break
         return self._take(self._at + size)
 
-    async def readline(self, size: int | None = -1) -> str:
-        """Read up to and with the next newline, `size` characters at most."""
+    async def readline(self, limit: int = -1) -> str:
+        """Read up to and with the next newline, `limit` characters at most."""
         self._check_readable()
-        limit = -1 if size is None else size
         n_searched = 0
         while True:
             end = self._line_end(self._at + n_searched)
@@ -108,8 +109,6 @@ class Text:
 
     async def write(self, text: str) -> int:
         """Encode `text` and write it, or keep it in the buffer; return how many characters it has."""
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if not self.binary.writable:
             raise unsupported("not writable")
         has_newline = "\n" in text
@@ -166,12 +165,14 @@ class Text:
             raise ValueError(f"negative seek position {cookie}")
         await self.flush()
         target = _Cookie.unpacked(cookie)
+        if target.position > sys.maxsize:
+            raise os_error(errno.EINVAL)
         await binary.seek(target.position)
         self._restart(cookie)
-        if cookie:
+        if cookie and binary.readable:
             self._decoder.setstate((b"", target.flags))
             self._flags_before, self._bytes_before = target.flags, b""
-        if target.n_chars:
+        if target.n_chars and binary.readable:
             data = await binary.read(target.n_bytes)
             self._chars = self._decoder.decode(data, bool(target.is_final))
             self._bytes_before = data

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, AnyStr, Generic
 
 from threadlets import _core
+from threadlets.files.arguments import size_of
 from threadlets.running import running_dispatcher
 
 DEPTH = 16
@@ -42,8 +43,6 @@ async def walk(
     Raises:
         ValueError: `depth` is less than 1.
     """
-    if depth < 1:
-        raise ValueError(f"depth is {depth}; one folder at least is read at a time")
     walker: Walker[AnyStr] = Walker(
         os.fspath(top),
         on_error=on_error,
@@ -111,7 +110,9 @@ class Walker(Generic[AnyStr]):
     ) -> None:
         self._on_error = on_error
         self._follow = follow_symlinks
-        self._depth = depth
+        self._depth = size_of(depth)
+        if self._depth < 1:
+            raise ValueError(f"depth is {depth}; one folder at least is read at a time")
         self._looks_behind_links = links_are_folders or follow_symlinks
         self._loop = running_dispatcher("which has no threadlets; use threadlets.run(main())")
         self._ahead: set[asyncio.Task[None]] = set()

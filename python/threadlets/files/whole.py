@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import secrets
+import shutil
 import stat
 from typing import Any, overload
 
@@ -22,14 +23,26 @@ from threadlets.atoms import (
     read,
     renameat,
     statx,
+    unlinkat,
     when,
     write,
 )
-from threadlets.files.failures import PathLike, failure, os_error, read_failure
+from threadlets.files.arguments import bytes_of, int_of, size_of
+from threadlets.files.descriptor import Descriptor
+from threadlets.files.failures import (
+    PathLike,
+    close_quietly,
+    failure,
+    finish,
+    os_error,
+    read_failure,
+)
 from threadlets.files.opening import open_descriptor
 from threadlets.syslets import syslet
 
 _NO_LIMIT = 2**62
+_LINKS_MAX = 40
+"""After so many links the kernel gives up, too."""
 
 
 @syslet
@@ -72,8 +85,13 @@ def _fill(fd: Any, data: Any, length: Any, sync: Any) -> Any:
 
 @syslet
 def _status(path: Any) -> Any:
-    info = yield statx(path, mask=3)
-    return info.mode
+    info = yield statx(path, mask=0x103)
+    return info.mode, info.ino, info.dev
+
+
+@syslet
+def _remove(path: Any) -> Any:
+    yield unlinkat(path)
 
 
 @syslet
@@ -104,12 +122,17 @@ async def read_file(
     those of /proc, and pipes are read to their end.
 
     Raises:
+        ValueError: `limit` is negative.
         OSError: it cannot be read; errno EFBIG: it is larger than `limit`.
         MemoryError: there is no memory for it.
         UnicodeDecodeError: it is not in that encoding.
     """
+    if limit is not None:
+        limit = size_of(limit)
+        if limit < 0:
+            raise ValueError(f"limit is {limit}; it is a number of bytes, or None for any")
     # One byte more than the limit, so that what is just as large can be told from what is larger.
-    result = await _read(path, _NO_LIMIT if limit is None else limit + 1)
+    result = await _read(path, _NO_LIMIT if limit is None else min(limit, _NO_LIMIT) + 1)
     if result.errno or (limit is not None and len(result.value) > limit):
         if limit is not None and result.errno in (0, errno.ENOBUFS):
             raise os_error(errno.EFBIG, path)
@@ -142,7 +165,8 @@ async def write_file(
         OSError: something cannot be written.
         TypeError: text without an encoding, or an encoding without text.
     """
-    view = memoryview(_encoded(data, encoding)).cast("B")
+    view = bytes_of(_encoded(data, encoding))
+    mode = int_of(mode)
     if atomic:
         await _write_atomically(path, view, mode, sync)
     else:
@@ -153,33 +177,78 @@ async def write_file(
 
 
 async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: bool) -> None:
-    # The name that is replaced must be the file's own, not that of a link to it.
-    target = os.fsencode(await _core.call(os.path.realpath, os.fsencode(path)))
-    before = await _status(target)
+    if os.fsencode(path).endswith(b"/"):
+        # There are no such files: opening tells why.
+        fd, _ = await open_descriptor(path, os.O_WRONLY | os.O_CREAT)
+        close_quietly(fd)
+    before = await _status(path)
     if before.ok:
-        if stat.S_ISDIR(before.value):
-            raise os_error(errno.EISDIR, path)
-        mode = stat.S_IMODE(before.value)
-    folder, _, name = target.rpartition(b"/")
-    # A name may have 255 bytes; what is cut off does not matter.
-    temporary = b"%s/.%s.%s.tmp" % (folder, name[:220], secrets.token_hex(8).encode())
+        _check_replaceable(path, before.value[0])
+        mode = stat.S_IMODE(before.value[0])
+    elif before.errno != errno.ENOENT:
+        raise failure(before, path)
     try:
-        await _store(temporary, data, mode, keeps_mode=before.ok, sync=sync)
-        result = await _put_in_place(temporary, target, folder or b"/", sync)
-        if result.errno:
-            raise failure(result, path)
+        target = await _core.call(_file_behind, os.fsencode(path))
+        # A name in /proc leads to files that have none, or that have had one.
+        if before.ok and (await _status(target)).value != before.value:
+            raise _irreplaceable(path, "a file that is not where its name says")
+        folder, _, name = target.rpartition(b"/")
+        # A name may have 255 bytes; what is cut off does not matter.
+        temporary = b"%s/.%s.%s.tmp" % (folder, name[:220], secrets.token_hex(8).encode())
+        try:
+            await _store(temporary, data, mode, keeps_mode=before.ok, sync=sync)
+            result = await _put_in_place(temporary, target, folder or b"/", sync)
+            if result.errno:
+                raise failure(result)
+        except BaseException:
+            # What is raised already says more than a cancellation that comes here.
+            await finish(_remove, temporary)
+            raise
     except OSError as error:
-        await _removed(temporary)
+        if error.filename == os.fspath(path):
+            raise
         raise os_error(error.errno or errno.EIO, path) from None
-    except BaseException:
-        await _removed(temporary)
-        raise
+
+
+def _check_replaceable(path: PathLike, mode: int) -> None:
+    """Refuse what another file must not take the place of."""
+    if stat.S_ISDIR(mode):
+        raise os_error(errno.EISDIR, path)
+    if not stat.S_ISREG(mode):
+        kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+        raise _irreplaceable(path, next((it for fits, it in kinds if fits(mode)), "a device"))
+
+
+def _irreplaceable(path: PathLike, what: str) -> OSError:
+    message = f"an atomic write replaces a regular file, and this is {what}: leave `atomic` out"
+    return shutil.SpecialFileError(errno.EINVAL, message, os.fspath(path))
+
+
+def _file_behind(path: bytes) -> bytes:
+    """Return the name that a file has itself, or will have, behind links to it: an absolute one."""
+    if not path:
+        raise os_error(errno.ENOENT)
+    path = os.path.join(os.getcwdb(), path)
+    for _ in range(_LINKS_MAX):
+        folder, name = os.path.split(path)
+        if name in (b"", b".", b".."):
+            # There may be a folder of this name, and nothing else.
+            raise os_error(errno.ENOENT if name else errno.EISDIR)
+        try:
+            text = os.readlink(path)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return path
+            raise
+        path = os.path.join(folder, text)
+    raise os_error(errno.ELOOP)
 
 
 async def _store(path: bytes, data: memoryview, mode: int, *, keeps_mode: bool, sync: bool) -> None:
     """Make a file, which must not be there yet."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     fd, mode_made = await open_descriptor(path, flags, mode & 0o777)
+    descriptor = Descriptor(fd, owned=True)
     try:
         if keeps_mode and stat.S_IMODE(mode_made) != mode:
             os.fchmod(fd, mode)
@@ -187,19 +256,7 @@ async def _store(path: bytes, data: memoryview, mode: int, *, keeps_mode: bool, 
         if result.errno:
             raise failure(result)
     finally:
-        await _core.clean_up(os.close, fd)
-
-
-async def _removed(path: bytes) -> None:
-    # It is not stopped by another cancellation.
-    await _core.clean_up(_remove_quietly, path)
-
-
-def _remove_quietly(path: bytes) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
+        await descriptor.close()
 
 
 def _decoded(data: bytes, encoding: str) -> str:

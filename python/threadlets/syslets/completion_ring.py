@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections import deque
 from typing import Any, NamedTuple, ParamSpec, Self
@@ -37,7 +38,7 @@ class CompletionRing:
     """
 
     def __init__(self, size: int = 4096) -> None:
-        if size < 1:
+        if operator.index(size) < 1:
             raise ValueError(f"size is {size}; a ring has room for at least one entry")
         self.size = size
         self._native = Completions(size)
@@ -136,7 +137,7 @@ class CompletionRing:
         return entries
 
     def _check(self, min_events: int) -> None:
-        if not 0 <= min_events <= self.size:
+        if not 0 <= operator.index(min_events) <= self.size:
             raise ValueError(f"min_events is {min_events}; the ring has room for {self.size}")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
+import contextlib
+import operator
+import sys
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,8 +56,12 @@ class Sweep:
         return _batches_async(self._native, self._counter)
 
     def close(self) -> None:
-        """Take no more inputs, and cancel the runs that are under way."""
+        """Take no more inputs, cancel the runs that are under way, and drop what they came to."""
         self._native.close()
+        # It may hold a list of results; while it runs, as when it calls `progress`, it is not closed.
+        with contextlib.suppress(ValueError):
+            self._results.close()
+        self._results_async = None
 
     def __iter__(self) -> Iterator[Result]:
         return self._results
@@ -115,7 +122,7 @@ async def _batches_async(native: _NativeSweep, counter: _Counter) -> AsyncIterat
         await checkpoint
 
 
-def _results(native: _NativeSweep, counter: _Counter) -> Iterator[Result]:
+def _results(native: _NativeSweep, counter: _Counter) -> Generator[Result, None, None]:
     try:
         for batch in _batches(native, counter):
             yield from batch
@@ -156,8 +163,13 @@ def sweep(
     raises once the results before it have been given.
 
     Raises:
-        ValueError: `depth` is 0, or `timeout` is not above 0.
-        TypeError: `inputs` cannot be iterated over.
+        ValueError: `depth` is less than 1, or `timeout` is not above 0.
+        TypeError: `depth` is no integer, or `inputs` cannot be iterated over.
     """
-    native = _NativeSweep(program.native, inputs, depth, ordered, timeout, pool)
+    n_runs = operator.index(depth)
+    if n_runs < 1:
+        raise ValueError(f"depth is {depth}; a sweep has at least one run under way")
+    # Nobody has as many inputs as that.
+    n_runs = min(n_runs, sys.maxsize)
+    native = _NativeSweep(program.native, inputs, n_runs, ordered, timeout, pool)
     return Sweep(native, _Counter(len(inputs) if isinstance(inputs, Sized) else None, progress))

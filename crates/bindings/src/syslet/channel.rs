@@ -22,6 +22,8 @@ struct State {
     n_waiting: usize,
     /// How many runs found more than `room` others that nobody had taken.
     n_overflowed: u64,
+    /// Nobody takes runs any more: they are dropped as they come, and what they have opened closed.
+    is_closed: bool,
 }
 
 /// Runs that have ended, in the order in which they did.
@@ -55,6 +57,20 @@ impl Channel {
             }
             state.ended.drain(..n_max).collect()
         })
+    }
+
+    /// Take no more runs; those that are there come back, to be dropped.
+    pub(crate) fn close(&self) -> VecDeque<Box<Run>> {
+        let (runs, told) = self.with(|state| {
+            state.is_closed = true;
+            (std::mem::take(&mut state.ended), std::mem::take(&mut state.told))
+        });
+        // Whoever waits finds that there is nothing to wait for.
+        for (_, mailbox, token) in told {
+            mailbox.notify(token);
+        }
+        self.bell.ring(Ring::WAKE);
+        runs
     }
 
     /// Wait until there are so many runs, without the GIL; `false`: the time is up.
@@ -91,7 +107,7 @@ impl Channel {
             let has_enough = self.with(|state| {
                 let is_alone = state.n_waiting < 2;
                 state.n_wanted = if is_alone { n_wanted } else { state.n_wanted.min(n_wanted) };
-                state.ended.len() >= n_wanted
+                state.is_closed || state.ended.len() >= n_wanted
             });
             if has_enough {
                 return Ok(true);
@@ -107,7 +123,7 @@ impl Channel {
     /// Have a loop told when there are so many runs; `false`: there are already.
     pub(crate) fn tell(&self, mailbox: &Arc<Mailbox>, token: u64, n_wanted: usize) -> bool {
         self.with(|state| {
-            if state.ended.len() >= n_wanted {
+            if state.is_closed || state.ended.len() >= n_wanted {
                 return false;
             }
             state.told.push((n_wanted, Arc::clone(mailbox), token));
@@ -119,6 +135,10 @@ impl Channel {
 impl Outlet for Channel {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
         let (has_enough, told) = self.with(|state| {
+            if state.is_closed {
+                // They are dropped where they come from.
+                return (false, Vec::new());
+            }
             let n_full = (state.ended.len() + runs.len()).saturating_sub(self.room);
             state.n_overflowed += n_full.min(runs.len()) as u64;
             state.ended.extend(runs.drain(..));

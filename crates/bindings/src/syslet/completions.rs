@@ -113,6 +113,7 @@ impl Completions {
         pool: Option<&Pool>,
     ) -> PyResult<Option<SysletResult>> {
         let flags = Flags::from_bits(flags);
+        let timeout_ns = timeout_ns(timeout)?;
         let args: Vec<_> = args.iter().collect();
         let run = program.get().run_with(py, &args, kwargs, pool_or_default(pool))?;
         let mut run = if flags.has(Flags::SYNC) {
@@ -138,11 +139,11 @@ impl Completions {
         });
         run.token = token;
         run.group = self.group;
-        run.timeout_ns = timeout_ns(timeout)?;
+        run.timeout_ns = timeout_ns;
         run.outlet = Some(Arc::clone(&self.channel) as Arc<dyn Outlet>);
         match engine::submit(&self.engine, run) {
             Ok(_) => Ok(None),
-            Err(error) => {
+            Err((error, _)) => {
                 drop(self.state.with(py, |state| state.submitted.remove(&token)));
                 Err(error)
             }

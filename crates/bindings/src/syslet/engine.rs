@@ -89,9 +89,9 @@ fn why_no_uring(error: threadlets_core::Error) -> String {
     format!("io_uring cannot be used ({error}): {}", engine::uring_remedy(error))
 }
 
-/// Have a run carried on; its name for `Engine::cancel`.
-pub(crate) fn submit(engine: &Engine, run: Box<Run>) -> PyResult<u64> {
-    engine.submit(run).map_err(|(error, _)| no_thread(error))
+/// Have a run carried on; its name for `Engine::cancel`, or the run itself if nobody can.
+pub(crate) fn submit(engine: &Engine, run: Box<Run>) -> Result<u64, (PyErr, Box<Run>)> {
+    engine.submit(run).map_err(|(error, run)| (no_thread(error), run))
 }
 
 /// Have many runs carried on; on an error, how many were not taken.

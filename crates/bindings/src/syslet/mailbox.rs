@@ -4,11 +4,14 @@
 //! Engines' threads hold no GIL: one of them may be in the middle of this when another thread forks.
 //! So nothing is locked here.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
-use threadlets_core::Poller;
 use threadlets_core::letterbox::Letterbox;
 use threadlets_core::syslet::{Outlet, Run};
+use threadlets_core::takeover::{Bell, Ring};
+use threadlets_core::{Poller, clock};
 
 /// What a loop is told by a thread without the GIL.
 #[derive(Debug)]
@@ -23,6 +26,10 @@ pub(crate) enum Letter {
 pub(crate) struct Mailbox {
     letters: Letterbox<Letter>,
     poller: Current,
+    /// How many runs will come here that have not.
+    n_under_way: AtomicUsize,
+    /// Rings when that was the last one.
+    quiet: Bell,
 }
 
 /// A loop's poller, as long as the loop has it; then the one that a child of a fork has instead.
@@ -44,12 +51,42 @@ impl Current {
 
 impl Mailbox {
     pub(crate) fn new(poller: Arc<Poller>) -> Self {
-        Self { letters: Letterbox::new(), poller: Current::new(&poller) }
+        Self {
+            letters: Letterbox::new(),
+            poller: Current::new(&poller),
+            n_under_way: AtomicUsize::new(0),
+            quiet: Bell::default(),
+        }
+    }
+
+    /// The outlet of one run more.
+    pub(crate) fn outlet(self: &Arc<Self>) -> Arc<dyn Outlet> {
+        self.n_under_way.fetch_add(1, SeqCst);
+        Arc::clone(self) as Arc<dyn Outlet>
+    }
+
+    /// A run that was given the outlet will not come.
+    pub(crate) fn forget_one(&self) {
+        self.n_under_way.fetch_sub(1, SeqCst);
+    }
+
+    /// Wait, within reason, until every run has come.
+    pub(crate) fn wait_until_quiet(&self, patience: Duration) {
+        let deadline_ns = clock::now_ns() + patience.as_nanos() as u64;
+        while self.n_under_way.load(SeqCst) > 0 {
+            let left_ns = deadline_ns.saturating_sub(clock::now_ns());
+            if left_ns == 0 {
+                return;
+            }
+            self.quiet.wait(Ring::WAKE, Some(Duration::from_nanos(left_ns)));
+        }
     }
 
     /// In the child of a fork: from now on letters wake this poller. The GIL is held, so that nobody
     /// else says so meanwhile.
     pub(crate) fn wake_by(&self, poller: &Arc<Poller>) {
+        // The runs that are under way are the parent's.
+        self.n_under_way.store(0, SeqCst);
         let known = self.poller.last().successor.set(Box::new(Current::new(poller)));
         assert!(known.is_ok(), "the last one has no successor");
     }
@@ -93,6 +130,10 @@ impl Mailbox {
 
 impl Outlet for Mailbox {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
+        let n_runs = runs.len();
         self.post(runs.drain(..).map(Letter::Ended));
+        if self.n_under_way.fetch_sub(n_runs, SeqCst) == n_runs {
+            self.quiet.ring(Ring::WAKE);
+        }
     }
 }

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use threadlets_core::engine::Engine;
-use threadlets_core::syslet::{Outlet, Run};
+use threadlets_core::syslet::Run;
 
 use super::argument;
 use super::engine;
@@ -81,44 +81,61 @@ impl Landed {
 pub(crate) struct Pending {
     engine: Arc<Engine>,
     id: GilSlot<u64>,
-    is_asked: GilSlot<bool>,
+    /// Asking the run to end is useless: it was asked already, or goes to its end in any case.
+    is_deaf: GilSlot<bool>,
 }
 
 impl Pending {
-    /// Have a run carried on for a loop.
+    /// Have a run carried on for a loop; if nobody can, it comes back. `persists`: only its own end
+    /// ends it.
     pub(crate) fn submit<'py>(
         dispatcher: &Bound<'py, Dispatcher>,
         program: &Bound<'py, SysletProgram>,
         engine: &Arc<Engine>,
         mut run: Box<Run>,
-    ) -> PyResult<Bound<'py, Self>> {
+        persists: bool,
+    ) -> Result<Bound<'py, Self>, (PyErr, Box<Run>)> {
         let py = dispatcher.py();
         let this = dispatcher.get();
-        this.check_closed()?;
-        let future = Future::new(dispatcher.clone().unbind());
-        future.remember_source(py)?;
-        let pending =
-            Self { engine: Arc::clone(engine), id: GilSlot::new(0), is_asked: GilSlot::new(false) };
-        let pending = Bound::new(py, PyClassInitializer::from(future).add_subclass(pending))?;
+        let pending = match Self::make(dispatcher, engine, persists) {
+            Ok(pending) => pending,
+            Err(error) => return Err((error, run)),
+        };
         let awaited =
             Awaited::Run { program: program.clone().unbind(), pending: pending.clone().unbind() };
         let token = this.awaited.with(py, |it| it.insert(awaited));
         run.token = token as u64;
-        run.outlet = Some(Arc::clone(&this.mailbox) as Arc<dyn Outlet>);
+        run.outlet = Some(this.mailbox.outlet());
         match engine::submit(engine, run) {
             Ok(id) => pending.get().id.set(py, id),
-            Err(error) => {
+            Err((error, mut run)) => {
+                this.mailbox.forget_one();
+                run.outlet = None;
                 drop(this.awaited.with(py, |awaited| awaited.remove(token)));
-                return Err(error);
+                return Err((error, run));
             }
         }
         Ok(pending)
     }
 
-    /// Have the run end soon.
+    fn make<'py>(
+        dispatcher: &Bound<'py, Dispatcher>,
+        engine: &Arc<Engine>,
+        persists: bool,
+    ) -> PyResult<Bound<'py, Self>> {
+        let py = dispatcher.py();
+        dispatcher.get().check_closed()?;
+        let future = Future::new(dispatcher.clone().unbind());
+        future.remember_source(py)?;
+        let (id, is_deaf) = (GilSlot::new(0), GilSlot::new(persists));
+        let pending = Self { engine: Arc::clone(engine), id, is_deaf };
+        Bound::new(py, PyClassInitializer::from(future).add_subclass(pending))
+    }
+
+    /// Have the run end soon, unless it persists.
     fn ask_to_end(&self, py: Python<'_>) {
-        if !self.is_asked.get(py) {
-            self.is_asked.set(py, true);
+        if !self.is_deaf.get(py) {
+            self.is_deaf.set(py, true);
             self.engine.cancel(self.id.get(py));
         }
     }

@@ -172,6 +172,21 @@ impl SysletProgram {
         }
         Started::Blocked(run)
     }
+
+    /// Run to the end, here, however long it takes and whatever signals come.
+    fn perform_all(mut run: Box<Run>) -> Box<Run> {
+        loop {
+            match inline::advance(&mut run, Budget::PATIENT) {
+                Stopped::Ended => return run,
+                Stopped::BudgetSpent => {}
+                Stopped::WouldBlock => {
+                    if inline::perform_one(&mut run) == Flow::Ended {
+                        return run;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// A table's index: -1 names nothing.
@@ -313,9 +328,39 @@ impl SysletProgram {
                 Ok(Py::new(py, this.result(py, &mut run, None)?)?.into_any())
             }
             Started::Blocked(run) => {
-                Ok(Pending::submit(dispatcher, slf, &engine, run)?.into_any().unbind())
+                let submitted = Pending::submit(dispatcher, slf, &engine, run, false);
+                Ok(submitted.map_err(|(error, _)| error)?.into_any().unbind())
             }
         }
+    }
+
+    /// Run the program to its end, whatever becomes of whoever waits: a `Pending` of it is not ended
+    /// by cancelling, nor by closing its loop. Without a loop, or an engine that could go on with
+    /// it, all of it is done here.
+    fn finish(
+        slf: &Bound<'_, Self>,
+        dispatcher: Option<&Bound<'_, Dispatcher>>,
+        args: &Bound<'_, PyTuple>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let this = slf.get();
+        let args: Vec<_> = args.iter().collect();
+        let run = this.run_with(py, &args, None, engine::default_pool())?;
+        let mut run = match dispatcher.zip(engine::current().ok()) {
+            None => py.detach(|| Self::perform_all(run)),
+            Some((dispatcher, engine)) => {
+                match py.detach(|| Self::start(run, engine.tries_first())) {
+                    Started::Ended(run) => run,
+                    Started::Blocked(run) => {
+                        match Pending::submit(dispatcher, slf, &engine, run, true) {
+                            Ok(pending) => return Ok(pending.into_any().unbind()),
+                            Err((_, run)) => py.detach(|| Self::perform_all(run)),
+                        }
+                    }
+                }
+            }
+        };
+        Ok(Py::new(py, this.result(py, &mut run, None)?)?.into_any())
     }
 
     #[getter]

@@ -65,6 +65,7 @@ struct State {
     failure: Option<PyErr>,
     /// The last advance ended before its work, because its time was over.
     is_cut_short: bool,
+    is_closed: bool,
 }
 
 /// Results of a program over many inputs.
@@ -120,7 +121,7 @@ impl Sweep {
     /// How many inputs may be taken now.
     fn room(&self, state: &State) -> usize {
         // Results that wait for an earlier one take memory, too: they are bounded like the depth.
-        let n_early_max = self.depth.max(CHUNK) * 4;
+        let n_early_max = self.depth.max(CHUNK).saturating_mul(4);
         if state.early.len() >= n_early_max {
             return 0;
         }
@@ -186,7 +187,8 @@ impl Sweep {
             run.outlet = Some(Arc::clone(&self.channel) as Arc<dyn Outlet>);
         }
         engine::submit_many(&self.engine, blocked).map_err(|(error, n_left)| {
-            self.state.with(py, |state| state.n_in_flight -= n_left);
+            // None of them is in flight if the sweep was closed meanwhile.
+            self.state.with(py, |it| it.n_in_flight = it.n_in_flight.saturating_sub(n_left));
             error
         })
     }
@@ -218,10 +220,13 @@ impl Sweep {
     }
 
     fn note_ended(&self, py: Python<'_>, mut run: Box<Run>) -> PyResult<()> {
-        let (number, input) = self.state.with(py, |state| {
-            state.n_in_flight -= 1;
-            state.outstanding.remove(run.token as usize)
+        let outstanding = self.state.with(py, |state| {
+            let outstanding = state.outstanding.try_remove(run.token as usize);
+            state.n_in_flight -= usize::from(outstanding.is_some());
+            outstanding
         });
+        // The sweep was closed meanwhile, in another thread.
+        let Some((number, input)) = outstanding else { return Ok(()) };
         let result = self.program.get().result(py, &mut run, Some(input));
         run.begin_again();
         let result = match result {
@@ -258,6 +263,9 @@ impl Sweep {
             Over,
         }
         let taken = self.state.with(py, |state| {
+            if state.is_closed {
+                return Taken::Over;
+            }
             if !state.ready.is_empty() || state.n_in_flight > 0 {
                 return Taken::Ready(std::mem::take(&mut state.ready));
             }
@@ -287,11 +295,7 @@ impl Sweep {
         timeout: Option<f64>,
         pool: Option<&Pool>,
     ) -> PyResult<Self> {
-        if depth == 0 {
-            return Err(PyValueError::new_err(
-                "depth is 0; a sweep has at least one run under way",
-            ));
-        }
+        assert!(depth > 0, "a sweep has at least one run under way");
         let state = State {
             inputs: Some(inputs.try_iter()?.unbind()),
             n_taken: 0,
@@ -303,6 +307,7 @@ impl Sweep {
             early: HashMap::new(),
             failure: None,
             is_cut_short: false,
+            is_closed: false,
         };
         Ok(Self {
             program: program.unbind(),
@@ -347,18 +352,21 @@ impl Sweep {
         readiness(py, dispatcher, &self.channel, n_wanted)
     }
 
-    /// Take no more inputs, and end the runs that are under way.
+    /// Take no more inputs, and end the runs that are under way: nobody takes what they come to.
     fn close(&self, py: Python<'_>) {
-        let dropped = self.state.with(py, |state| {
+        let (n_in_flight, dropped) = self.state.with(py, |state| {
+            state.is_closed = true;
             let dropped = (
                 state.inputs.take(),
+                std::mem::take(&mut state.outstanding),
                 std::mem::take(&mut state.ready),
                 std::mem::take(&mut state.early),
                 state.failure.take(),
             );
-            (dropped, state.n_in_flight)
+            (std::mem::take(&mut state.n_in_flight), dropped)
         });
-        if dropped.1 > 0 {
+        drop((self.channel.close(), dropped));
+        if n_in_flight > 0 {
             self.engine.cancel_group(self.group);
         }
     }

@@ -133,7 +133,7 @@ fn splice(call: &Call, borders: &Borders, make: impl FnOnce(&Call) -> i64) -> i6
 }
 
 /// Whether open(2) would wait for the other end of a named pipe.
-fn leads_to_pipe(call: &Call) -> bool {
+pub(crate) fn leads_to_pipe(call: &Call) -> bool {
     const NEVER_WAITS: c_int = libc::O_PATH | libc::O_DIRECTORY | libc::O_NONBLOCK;
     let flags = open_flags(call);
     let is_new = libc::O_CREAT | libc::O_EXCL;

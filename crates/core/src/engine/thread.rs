@@ -14,6 +14,7 @@ use slab::Slab;
 use super::Tally;
 use super::backend::{Backend, Completion, Key};
 use super::inbox::{Inbox, Message};
+use super::patient::leads_to_pipe;
 use crate::syslet::inline::{self, Budget, Stopped};
 use crate::syslet::{Call, Flow, Op, Outlet, Run, readiness, syscall};
 use crate::timers::{TimerKey, Timers};
@@ -342,7 +343,9 @@ impl<B: Backend> Thread<B> {
                     Err(errno) => self.go_on(key, i64::from(errno)),
                 }
             }
-            Waits::Operation if self.backend.opens_half() && is_half_open(&entry.run, value) => {
+            Waits::Operation
+                if self.backend.opens_half() && is_half_open(&mut entry.run, value) =>
+            {
                 self.await_partner(key, (value >= 0).then_some(value as i32));
             }
             // What close(2) was given is gone even then, and its number may be somebody else's.
@@ -462,16 +465,19 @@ fn deliver(outlet: Option<Arc<dyn Outlet>>, batch: &mut Vec<Box<Run>>) {
 }
 
 /// Whether the run has opened, or could not open, a named pipe whose other end nobody has opened.
-fn is_half_open(run: &Run, value: i64) -> bool {
+fn is_half_open(run: &mut Run, value: i64) -> bool {
     if !matches!(run.op(), Op::Openat | Op::Openat2)
         || run.open_flags() & (libc::O_NONBLOCK | libc::O_PATH) != 0
     {
         return false;
     }
+    if value == -i64::from(libc::ENXIO) {
+        // Sockets, and devices that nothing stands behind, give it for good.
+        return run.prepare().is_ok_and(|call| leads_to_pipe(&call));
+    }
     let fd = value as i32;
-    value == -i64::from(libc::ENXIO)
-        || value >= 0
-            && syscall::position(fd).is_none()
-            && syscall::kind(fd) == Some(libc::S_IFIFO)
-            && !syscall::has_partner(fd, run.open_flags())
+    value >= 0
+        && syscall::position(fd).is_none()
+        && syscall::kind(fd) == Some(libc::S_IFIFO)
+        && !syscall::has_partner(fd, run.open_flags())
 }
