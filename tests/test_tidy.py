@@ -111,7 +111,7 @@ def test_only_the_bindings_depend_on_pyo3() -> None:
 # What the library imports of the interpreter and calls as it is: it can neither run Python code nor take the
 # GIL. It gives up no reference, sets no exception but for want of memory, and makes nothing that the collector
 # tracks.
-_HARMLESS = [
+_HARMLESS = {
     "PyBuffer_FillInfo",
     "PyBuffer_IsContiguous",
     "PyBytes_FromStringAndSize",
@@ -153,7 +153,7 @@ _HARMLESS = [
     "_Py_CheckFunctionResult",
     "_Py_FatalErrorFunc",
     "_Py_IsFinalizing",
-]
+}
 
 
 def test_python_is_called_under_a_guard_only() -> None:
@@ -178,7 +178,7 @@ def test_python_is_called_under_a_guard_only() -> None:
     guarded = set(re.findall(r"^(?:CALL\d\(.*?, |DO\d\()(_?Py\w+)[,)]", listed, re.MULTILINE))
     guarded |= {"PyVectorcall_Function", "PyType_FromSpec"}
     assert "PyObject_GetAttr" in functions & guarded
-    missing = sorted(functions - guarded - set(_HARMLESS))
+    missing = sorted(functions - guarded - _HARMLESS)
     assert not missing, f"put these into crates/bindings/src/python_calls.h: {missing}"
 
 

@@ -361,3 +361,29 @@ def test_descriptors_and_threads_are_given_back(run: Any) -> None:
         # A thread that has said farewell still has to be taken off the kernel's list.
         threading.Event().wait(0.005)
     assert count() <= before
+
+
+def test_child_of_a_fork_says_what_it_lacks(script: Any) -> None:
+    """A loop that it goes on with needs descriptors, and fails for want of them, not as if it were closed."""
+    process = script(
+        """
+        import resource, warnings
+        warnings.simplefilter("ignore")
+        loop = threadlets.new_event_loop()
+        loop.run_until_complete(asyncio.sleep(0))
+        if not (pid := os.fork()):
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            try:
+                loop.run_until_complete(asyncio.sleep(0))
+            except OSError as error:
+                print(error.strerror)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            loop.run_until_complete(asyncio.sleep(0))
+            print("goes on")
+            sys.stdout.flush()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        """
+    )
+    assert (0, "Too many open files\ngoes on\n", "") == outcome(process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import socket
@@ -469,3 +470,50 @@ def wait_for_urgent_data(sock: Any) -> None:
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLPRI)
     assert poll.poll(5000)
+
+
+@threadlets_only
+def test_reader_that_the_kernel_refuses_is_reported_and_asked_for_again(run: Run) -> None:
+    """It goes on once the kernel watches its descriptor again, and says once that it does not."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        reported: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _loop, context: reported.append(context))
+        ours = [
+            int(fd)
+            for fd in os.listdir("/proc/self/fd")
+            if os.path.lexists(f"/proc/self/fd/{fd}")
+            and os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]"
+        ]
+        reader, writer = os.pipe()
+        number = os.dup(reader)
+        calls = asyncio.Queue[bool]()
+
+        def ready() -> None:
+            # From the second call on the number leads to a pipe with nothing in it.
+            is_first = not reported
+            if is_first:
+                os.dup2(circle.fileno(), number)
+            else:
+                loop.remove_reader(number)
+            calls.put_nowait(is_first)
+
+        # An epoll instance that waits for the loop's cannot be waited for by that.
+        with select.epoll() as circle:
+            for fd in ours:
+                circle.register(fd)
+            loop.add_reader(number, ready)
+            os.write(writer, b"x")
+            assert await calls.get()
+            while not reported:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.06)
+            os.dup2(reader, number)
+            assert not await calls.get()
+        for fd in (reader, writer, number):
+            os.close(fd)
+        assert [errno.ELOOP] == [it["exception"].errno for it in reported]
+        assert "refuses to watch descriptor" in reported[0]["message"]
+
+    run(main())

@@ -575,3 +575,16 @@ def test_a_sleep_for_ever_is_no_error(run: Run) -> None:
         return int(threadlets.ledger().waits)
 
     assert 0 == run(main())
+
+
+def test_a_kind_of_request_that_there_is_not_is_refused(run: Run) -> None:
+    """It is not taken for a task."""
+
+    async def main() -> None:
+        async with threadlets.Scope() as scope:
+            coroutine = asyncio.sleep(0)
+            with pytest.raises(ValueError, match='no kind "tusk"'):
+                scope._members.start_task(coroutine, "tusk", None)  # type: ignore[attr-defined]
+            coroutine.close()
+
+    run(main())

@@ -523,3 +523,23 @@ def test_cancelled_during_a_call_that_lost_the_role(run: Run) -> None:
         return ran, task.cancelled()
 
     assert run(main()) == (["function"], True)
+
+
+@native_only
+def test_a_task_is_initialised_once(run: Run) -> None:
+    """A second time is refused, whatever was said of its end: its loop would list it twice."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        coroutine = asyncio.sleep(0)
+        task = loop.create_task(coroutine)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="a task runs one coroutine"):
+                type(task).__init__(task, coroutine, loop=loop)
+        assert {task} == asyncio.all_tasks() - {asyncio.current_task()}
+        await task
+        with pytest.raises(RuntimeError, match="a task runs one coroutine"):
+            type(task).__init__(task, coroutine, loop=loop)
+
+    run(main())

@@ -1,4 +1,4 @@
-//! How a crew ends: closing, the interpreter's exit, forks.
+//! How a crew ends: closing, and forks. When the interpreter ends nothing is done: see `interpreter.c`.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Cells whose lock is the GIL.
 
 use std::cell::{Cell, RefCell};
+use std::mem;
 
 use pyo3::PyTraverseError;
 use pyo3::Python;
@@ -97,8 +98,13 @@ impl<T: Default> GilSlot<T> {
     pub(crate) fn with<R>(&self, _py: Python<'_>, look: impl FnOnce(&mut T) -> R) -> R {
         let mut value = self.0.take();
         let result = look(&mut value);
-        // What was put here meanwhile is lost, so nothing that runs in here may put anything.
-        drop(self.0.replace(value));
+        let meanwhile = self.0.replace(value);
+        // It would be lost.
+        assert_eq!(
+            mem::discriminant(&T::default()),
+            mem::discriminant(&meanwhile),
+            "nobody may put a value into a slot that is being looked at",
+        );
         result
     }
 

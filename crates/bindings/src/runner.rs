@@ -183,7 +183,8 @@ struct Wiper {
 impl Presence {
     /// This thread can be the dispatcher.
     fn begin(py: Python<'_>, role: &Arc<Role>, id: RunnerId) -> PyResult<Self> {
-        let wiper = Py::new(py, Wiper { role: Arc::clone(role), id, is_over: AtomicBool::new(false) })?;
+        let wiper =
+            Py::new(py, Wiper { role: Arc::clone(role), id, is_over: AtomicBool::new(false) })?;
         let kept = interpreter::thread_dict(py).ok_or_else(|| PyMemoryError::new_err(()))?;
         kept.set_item(&wiper, py.None())?;
         role.record(id).traces.appear(interpreter::thread_state(py));

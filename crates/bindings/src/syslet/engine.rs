@@ -101,8 +101,8 @@ pub(crate) fn submit_many(engine: &Engine, runs: Vec<Box<Run>>) -> Result<(), (P
 
 fn no_thread(error: threadlets_core::Error) -> PyErr {
     PyRuntimeError::new_err(format!(
-        "the engine cannot carry this on ({error}): it was stopped (the interpreter ends, or \
-         use_engine() has replaced it), or its thread could not start (ulimit -u, -n, -l)"
+        "the engine cannot carry this on ({error}): it was stopped (use_engine() \
+         has replaced it), or its thread could not start (ulimit -u, -n, -l)"
     ))
 }
 

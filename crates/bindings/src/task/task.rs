@@ -35,6 +35,8 @@ pub(crate) struct Task {
     /// Not if all requests to cancel are taken back before.
     pub(super) may_forget_cancel: GilSlot<bool>,
     pub(crate) shield: GilSlot<Shield>,
+    /// It is on its way: in its scope's list, with a step to come.
+    has_begun: GilSlot<bool>,
     /// Nobody need be told when it goes before it has ended.
     goes_silently: GilSlot<bool>,
 }
@@ -94,6 +96,7 @@ impl Task {
             must_cancel: GilSlot::new(false),
             may_forget_cancel: GilSlot::new(false),
             shield: GilSlot::new(Shield::Down),
+            has_begun: GilSlot::new(false),
             goes_silently: GilSlot::new(true),
         };
         Ok(PyClassInitializer::from(future).add_subclass(task))
@@ -110,6 +113,7 @@ impl Task {
         let dispatcher = future.dispatcher.bind(py);
         let this = dispatcher.get();
         this.requests.with(py, |requests| requests.join_root(slf));
+        slf.get().has_begun.set(py, true);
         slf.get().goes_silently.set(py, false);
         if start == Start::Eager && this.thread().is_some() {
             return step::start_eagerly(dispatcher, slf);
@@ -256,7 +260,7 @@ impl Task {
         eager_start: bool,
     ) -> PyResult<()> {
         let _ = (r#loop, context);
-        if !slf.get().goes_silently.get(slf.py()) {
+        if slf.get().has_begun.get(slf.py()) {
             return Err(PyRuntimeError::new_err("a task runs one coroutine; make another task"));
         }
         Self::begin(slf, name, if eager_start { Start::Eager } else { Start::Soon })

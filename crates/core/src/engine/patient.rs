@@ -47,12 +47,13 @@ pub(crate) unsafe fn perform(call: &Call, borders: &Borders) -> i64 {
         }
         Attempt::WouldBlock => NOT_YET,
     };
-    // SAFETY: see above, here and where less is made of it.
+    // SAFETY: see above.
     let make = |call: &Call| unsafe { syscall::perform_unless_non_blocking(call) };
     match call.op() {
         Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg | Op::Waitid => attempt(),
         Op::Read | Op::Write | Op::Readv | Op::Writev if !syscall::is_file(call.int(0)) => {
             match attempt() {
+                // SAFETY: see above.
                 NOT_YET => borders.cross(call, |call| make(&unsafe { of_a_pipe(call) })),
                 value => value,
             }

@@ -191,7 +191,9 @@ impl Backend for Ring {
     fn cancel(&mut self, key: Key) {
         self.hands.cancel(key);
         // SAFETY: it has no addresses.
-        unsafe { self.push(&opcode::AsyncCancel::new(u64::from(key)).build().user_data(CANCELLED)) };
+        unsafe {
+            self.push(&opcode::AsyncCancel::new(u64::from(key)).build().user_data(CANCELLED))
+        };
     }
 
     fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {

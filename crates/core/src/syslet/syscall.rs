@@ -49,47 +49,46 @@ fn errno() -> c_int {
 #[inline]
 pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
     // SAFETY: the caller's, for all of them.
-    match call.op {
-        Op::Nop | Op::Add => Done(0),
-        Op::Read | Op::Pread => unsafe { try_positioned(libc::SYS_preadv2, call) },
-        Op::Write | Op::Pwrite => unsafe { try_positioned(libc::SYS_pwritev2, call) },
-        Op::Openat => unsafe { try_open(call, u64::from(call.int(2) as u32), 0, 0) },
-        Op::Openat2 => {
-            // SAFETY: the caller's.
-            unsafe {
+    unsafe {
+        match call.op {
+            Op::Nop | Op::Add => Done(0),
+            Op::Read | Op::Pread => try_positioned(libc::SYS_preadv2, call),
+            Op::Write | Op::Pwrite => try_positioned(libc::SYS_pwritev2, call),
+            Op::Openat => try_open(call, u64::from(call.int(2) as u32), 0, 0),
+            Op::Openat2 => {
                 let how = *call.at::<libc::open_how>(2);
                 try_open(call, how.flags, how.mode, how.resolve)
             }
+            Op::Close | Op::Socket | Op::Shutdown => Done(perform_once(call)),
+            Op::Recv => try_message(call, 3),
+            Op::Send => try_message(call, 3),
+            Op::Recvmsg | Op::Sendmsg => try_message(call, 2),
+            Op::Statx => try_statx(call),
+            Op::Readv => try_vectored(libc::SYS_preadv2, call),
+            Op::Writev => try_vectored(libc::SYS_pwritev2, call),
+            Op::Accept => try_accept(call),
+            Op::Poll => match poll(call.int(0), call.int(1) as i16, 0) {
+                0 => WouldBlock,
+                value => Done(value),
+            },
+            Op::Timeout if call.words[0] == 0 => Done(0),
+            Op::Waitid => try_waitid(call),
+            // There is no way to make these without blocking.
+            Op::Timeout
+            | Op::Fsync
+            | Op::Fdatasync
+            | Op::Fallocate
+            | Op::Ftruncate
+            | Op::Unlinkat
+            | Op::Renameat
+            | Op::Mkdirat
+            | Op::Linkat
+            | Op::Symlinkat
+            | Op::Getdents
+            | Op::Splice
+            | Op::Sendfile
+            | Op::Connect => WouldBlock,
         }
-        Op::Close | Op::Socket | Op::Shutdown => Done(unsafe { perform_once(call) }),
-        Op::Recv => unsafe { try_message(call, 3) },
-        Op::Send => unsafe { try_message(call, 3) },
-        Op::Recvmsg | Op::Sendmsg => unsafe { try_message(call, 2) },
-        Op::Statx => unsafe { try_statx(call) },
-        Op::Readv => unsafe { try_vectored(libc::SYS_preadv2, call) },
-        Op::Writev => unsafe { try_vectored(libc::SYS_pwritev2, call) },
-        Op::Accept => unsafe { try_accept(call) },
-        Op::Poll => match poll(call.int(0), call.int(1) as i16, 0) {
-            0 => WouldBlock,
-            value => Done(value),
-        },
-        Op::Timeout if call.words[0] == 0 => Done(0),
-        Op::Waitid => unsafe { try_waitid(call) },
-        // There is no way to make these without blocking.
-        Op::Timeout
-        | Op::Fsync
-        | Op::Fdatasync
-        | Op::Fallocate
-        | Op::Ftruncate
-        | Op::Unlinkat
-        | Op::Renameat
-        | Op::Mkdirat
-        | Op::Linkat
-        | Op::Symlinkat
-        | Op::Getdents
-        | Op::Splice
-        | Op::Sendfile
-        | Op::Connect => WouldBlock,
     }
 }
 
