@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _WAYS = (SUBJECT, "asyncio", "pool-64", "uvloop", "anyio", "direct")
 _PREEMPT_MS = (2, 5, 10, 20, 50, "never")
-_STACKS_KIB = (64, 256, 1024, 8192)
+_STACKS_KIB = (64, 8192)
 _N_BLOCKERS = 1000
 
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -290,16 +291,15 @@ def test_served_responses_end_with_their_clients(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "threadlets", "serve", "served:recorded"),
-            *("--port", str(port), "--graceful-timeout", "1"),
-        ],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    options = ["--port", str(port), "--graceful-timeout", "1"]
+    # Not a pipe, which the log of accesses would fill.
+    with (tmp_path / "output").open("wb") as output_file:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "threadlets", "serve", "served:recorded", *options],
+            cwd=tmp_path,
+            stdout=output_file,
+            stderr=subprocess.STDOUT,
+        )
     try:
         _await_port(port)
         for request in (
@@ -313,15 +313,16 @@ def test_served_responses_end_with_their_clients(tmp_path: Path) -> None:
                     assert client.recv(64)
         expected = "['/large', '/small', '/upload']"
         while _get(port, "/ended") != expected:
-            pass
+            time.sleep(0.01)
         with socket.create_connection(("127.0.0.1", port)) as stays:
             stays.sendall(b"GET /stays HTTP/1.1\r\nhost: x\r\n\r\n")
             assert stays.recv(64)
             server.send_signal(signal.SIGTERM)
-            output, _ = server.communicate(timeout=DEADLINE_S)
+            server.wait(timeout=DEADLINE_S)
     finally:
         server.kill()
         server.wait()
+    output = (tmp_path / "output").read_text()
     assert "ended /stays" in output
     assert "lifespan is over" in output
 
@@ -331,8 +332,9 @@ def _await_port(port: int) -> None:
         try:
             _get(port, "/ended")
         except ConnectionRefusedError:
-            continue
-        return
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _get(port: int, path: str) -> str:
