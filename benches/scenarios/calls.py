@@ -192,6 +192,8 @@ SCENARIO = Scenario(
     doc="Plain functions called from coroutines: ones that return, block, or compute; and executors.",
     cases=CASES,
     measure=measure,
+    # Most loads are of a fixed size, and take longer than that.
+    seconds=0.5,
     legend=_LEGEND,
     peers=(SUBJECT, "asyncio", "pool-64", "pool-1000", "uvloop", "anyio", "direct"),
 )

@@ -58,5 +58,6 @@ SCENARIO = Scenario(
         if style != "buffered" or n_connections == 64
     ),
     measure=measure,
+    seconds=0.7,
     two_sided=True,
 )

@@ -288,7 +288,6 @@ SCENARIO = Scenario(
     ),
     measure=measure,
     peers=(*PEERS, *OTHER_LOOPS),
-    n_rounds=5,
     legend=(
         f"sleep-zero: {N_TASKS} tasks do nothing but `asyncio.sleep(0)`, `trio.sleep(0)`, "
         "`gevent.sleep(0)`.",
