@@ -237,6 +237,24 @@ def test_a_client_that_leaves_the_queue_calls_nobody(run_on_threadlets: Any, gat
     assert ["app"] == called
 
 
+def test_a_request_that_is_cancelled_while_it_is_sent_is_cancelled(run_on_both: Any) -> None:
+    """The application has ended; what is left waits for the client."""
+
+    def app(_environ: Environ, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"answer"]
+
+    async def main() -> bool:
+        connection = Connection(wsgi(app))
+        connection.may_send.clear()
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        await connection.end("cancelled")
+        return connection.task.cancelled()
+
+    assert run_on_both(main())
+
+
 # -- served ----------------------------------------------------------------------------------------
 
 _SERVED = """
