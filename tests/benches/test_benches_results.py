@@ -231,7 +231,8 @@ def test_page_is_that_of_the_stored_results() -> None:
     """Nobody edits it: `python -m benches.page` writes it."""
     newest, unfit = results.stored(results.DIRECTORY)
     assert [] == unfit
-    assert page.render(results.in_order(newest, ALL)) == page.PATH.read_text()
+    rendered = page.render(results.in_order(newest, ALL))
+    assert rendered == page.PATH.read_text(), "python -m benches.page writes it"
 
 
 @pytest.mark.parametrize("path", figures.texts(), ids=lambda path: path.name)
