@@ -81,6 +81,10 @@ compat: build $(VENV)/.dev ## Run our tests of the loop, and CPython's own on ou
 	done; \
 	$(BIN)/python tests/compat/run.py -n 4 --python $(BIN)/python $${@/%//bin/python}
 
+.PHONY: suites
+suites: build ## Run other projects' test suites on our loop and on the stock one (an hour; takes their sdists)
+	$(BIN)/python tests/suites/run.py; status=$$?; $(BIN)/python tests/suites/run.py --page; exit $$status
+
 .PHONY: lint
 lint: build $(VENV)/.dev ## Check format, lints and types
 	cargo fmt --all --check

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from threadlets import _core
 
 _ROOT = Path(__file__).parent.parent
 
@@ -27,6 +29,7 @@ _LAYERS = (
     "threadlets.aio.leftovers",
     "threadlets.aio.thread_locals",
     "threadlets.aio.debug_watch",
+    "threadlets.aio.native_thread",
     "threadlets.aio.crew",
     "threadlets.executor",
     "threadlets.aio",
@@ -104,6 +107,47 @@ def test_only_the_bindings_depend_on_pyo3() -> None:
     assert ["bindings"] == dependents
 
 
+# What the library imports of the interpreter and calls as it is: it can neither run Python code nor take the
+# GIL. It gives up no reference, sets no exception but for want of memory, and makes nothing that the collector
+# tracks.
+_HARMLESS = """
+    PyBuffer_FillInfo PyBuffer_IsContiguous PyBytes_FromStringAndSize PyCallable_Check PyCapsule_IsValid
+    PyDict_Next PyErr_ExceptionMatches PyErr_GetRaisedException PyErr_GivenExceptionMatches PyErr_Occurred
+    PyEval_SaveThread PyException_GetCause PyException_GetTraceback PyFloat_FromDouble PyGILState_Check
+    PyInterpreterState_Get PyLong_FromLong PyLong_FromSsize_t PyLong_FromUnsignedLongLong PyModuleDef_Init
+    PyObject_CheckBuffer PyObject_GC_Del PyObject_GC_UnTrack PySequence_Check PyThreadState_Get
+    PyThread_get_stacksize PyThread_get_thread_ident PyType_IsSubtype PyUnicode_EqualToUTF8AndSize
+    PyUnicode_FromStringAndSize PyUnicode_InternInPlace Py_GetVersion Py_IsFinalizing Py_IsInitialized
+    _PyThreadState_UncheckedGet _PyTrash_begin _PyTrash_cond _PyTrash_thread_deposit_object
+    _Py_CheckFunctionResult _Py_FatalErrorFunc _Py_IsFinalizing
+""".split()
+
+
+def test_python_is_called_under_a_guard_only() -> None:
+    """Whatever can run Python code or take the GIL is replaced by a function that is not unwound through."""
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("needs nm, of the binutils")
+    imported = subprocess.run(
+        [nm, "--dynamic", "--undefined-only", "--format=posix", _core.__file__],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    names = {row.split()[0] for row in imported.stdout.splitlines()}
+    functions = {
+        name
+        for name in names
+        if re.match("_?Py", name) and not re.search("^PyExc_|_Type$|Struct$|^_Py_EllipsisObject$", name)
+    }
+    listed = (_ROOT / "crates/bindings/src/python_calls.h").read_text()
+    guarded = set(re.findall(r"^(?:CALL\d\(.*?, |DO\d\()(_?Py\w+)[,)]", listed, re.MULTILINE))
+    guarded |= {"PyVectorcall_Function", "PyType_FromSpec"}
+    assert "PyObject_GetAttr" in functions & guarded
+    missing = sorted(functions - guarded - set(_HARMLESS))
+    assert not missing, f"put these into crates/bindings/src/python_calls.h: {missing}"
+
+
 def test_unsafe_stays_where_it_is_expected() -> None:
     """Raw pointers and descriptors live in few files; the state machines need none."""
     expected = {
@@ -117,6 +161,7 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/bindings/src/crew.rs",
         "crates/bindings/src/gil_cell.rs",
         "crates/bindings/src/interpreter.rs",
+        "crates/bindings/src/memory.rs",
         "crates/bindings/src/queued_call.rs",
         "crates/bindings/src/runner.rs",
         "crates/bindings/src/scope/requests.rs",
@@ -126,6 +171,7 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/bindings/src/task/slots.rs",
         "crates/bindings/src/task/step.rs",
         "crates/bindings/src/task/task.rs",
+        "crates/core/src/buffers.rs",
         "crates/core/src/engine/hands.rs",
         "crates/core/src/engine/mod.rs",
         "crates/core/src/engine/patient.rs",

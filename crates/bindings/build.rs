@@ -1,9 +1,11 @@
-//! Compile the C part against the headers of the interpreter that the extension is for.
+//! Compile the C part against the headers of the interpreter that the extension is for, and have the
+//! linker put its guarded calls in the place of the interpreter's.
 
 use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=src/interpreter.c");
+    println!("cargo:rerun-if-changed=src/python_calls.h");
     let config = pyo3_build_config::get();
     let python = config.executable().unwrap_or("python3");
     let code = "import sysconfig; print(sysconfig.get_path('include'))";
@@ -16,5 +18,28 @@ fn main() {
         .include(include.trim())
         .flag("-fexceptions")
         .warnings(true)
+        // A guarded call is to cost a frame and no more.
+        .opt_level(2)
+        .force_frame_pointer(false)
+        .flag_if_supported("-fno-plt")
         .compile("threadlets_interpreter");
+    for name in guarded() {
+        println!("cargo:rustc-link-arg-cdylib=-Wl,--wrap={name}");
+    }
+}
+
+/// The names of the functions that have a guarded one in their place. The linker does not mind those
+/// that another interpreter has.
+fn guarded() -> impl Iterator<Item = &'static str> {
+    let list = include_str!("src/python_calls.h").lines();
+    let calls = list.filter_map(|line| {
+        let (what, rest) = line.split_once('(')?;
+        let mut fields = rest.trim_end_matches(')').split(", ");
+        match what.trim_end_matches(|it: char| it.is_ascii_digit()) {
+            "CALL" => fields.nth(1),
+            "DO" => fields.next(),
+            _ => None,
+        }
+    });
+    calls.chain(["PyVectorcall_Function"])
 }

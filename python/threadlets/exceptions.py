@@ -22,7 +22,10 @@ class SysletTypeError(SysletError, TypeError):
 
 
 class LeakError(RuntimeError):
-    """A loop was closed while something was outstanding; the message names it."""
+    """A loop was closed while something was outstanding; the message names it.
+
+    Raised only where it was asked for: by `leaks="raise"`, and in `threadlets.testing`.
+    """
 
 
 class FloatingPointStateChanged(RuntimeError):

@@ -187,6 +187,39 @@ def test_a_time_out_is_a_time_out(run: Run, pipe: list[int]) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("buffering", [0, 4096])
+def test_a_cancelled_read_gives_back_what_only_a_part_was_cached_of(
+    run: Run, tmp_path: Path, buffering: int
+) -> None:
+    """Whether the kernel could still be stopped or not, the next read has the same bytes."""
+    path, size = tmp_path / "file", 3 * 4096
+    data = os.urandom(10 * size)
+    path.write_bytes(data)
+
+    async def main() -> None:
+        async with threadlets.open(path, "r+b", buffering=buffering) as file:
+            await file.fsync()
+            for number in range(9):
+                position = number * size
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+                os.pread(file.fileno(), 1, position)
+                reading = asyncio.create_task(file.read(size))
+                await asyncio.sleep(0)
+                reading.cancel()
+                await asyncio.wait([reading])
+                if not reading.cancelled():
+                    assert data[position : position + size] == reading.result()
+                    await file.seek(position)
+                parts = b""
+                while len(parts) < size:
+                    parts += await file.read(size - len(parts))
+                assert data[position : position + size] == parts
+                assert position + size == await file.tell()
+
+    run(main())
+
+
 def test_what_was_to_be_written_outlives_a_cancelled_flush(run: Run, tmp_path: Path) -> None:
     """Nothing is written twice, nothing is left out."""
 

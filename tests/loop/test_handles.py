@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar, copy_context
+from typing import Any
 
 from .harness import Run, threadlets_only, turns
 
@@ -177,3 +178,26 @@ class Token:
 
     def __del__(self) -> None:
         self.died.append(True)
+
+
+def test_private_attributes_are_as_asyncio_has_them(run: Run) -> None:
+    """Programs read them: of one that waits all, of one that was cancelled what is left."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        context = copy_context()
+        soon: Any = loop.call_soon(named, context=context)
+        later: Any = loop.call_at(loop.time() + 60, id, 7, context=context)
+        ends_sleep: Any = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
+        sleep: Any = loop.call_later(60, ends_sleep, loop.create_future(), 1)
+        assert (named, ()) == (soon._callback, soon._args)
+        assert (id, (7,), later.when()) == (later._callback, later._args, later._when)
+        assert (ends_sleep, 1) == (sleep._callback, sleep._args[1])
+        assert [context, context] == [soon._context, later._context]
+        assert [False, False] == [soon._cancelled, later._cancelled]
+        assert later._scheduled
+        for handle in (soon, later, sleep):
+            handle.cancel()
+            assert (True, None, None) == (handle._cancelled, handle._callback, handle._args)
+
+    run(main())

@@ -308,3 +308,68 @@ def test_unclosed_transport_is_warned_of(loop: asyncio.AbstractEventLoop) -> Non
         messages = [str(it.message) for it in caught if it.category is ResourceWarning]
         assert any("unclosed transport" in message for message in messages)
         assert b"" == peer.recv(1)
+
+
+def test_private_attributes_are_as_asyncio_has_them(run: Run) -> None:
+    """Programs read them: of a connection's pauses, of its ends, of what is unsent."""
+
+    def state(transport: Any) -> tuple[Any, ...]:
+        # From CPython 3.12 on, what is unsent is a list of chunks.
+        unsent = transport._buffer
+        unsent = bytes(unsent) if isinstance(unsent, bytearray) else b"".join(map(bytes, unsent))
+        return (
+            transport._paused,
+            transport._closing,
+            transport._conn_lost,
+            transport._eof,
+            len(unsent),
+            unsent[-1:],
+            transport._protocol_paused,
+        )
+
+    async def main() -> None:
+        async with connected(Recorder) as connection:
+            transport = connection.transport
+            fd = transport.get_extra_info("socket").fileno()
+            assert (fd, fd) == (transport._sock.fileno(), transport._sock_fd)
+            assert connection.protocol is transport._protocol
+            assert asyncio.get_running_loop() is transport._loop
+            assert (None, True) == (transport._server, transport._protocol_connected)
+            assert (64 * 1024, 16 * 1024) == (transport._high_water, transport._low_water)
+            assert {"socket", "sockname"} <= transport._extra.keys()
+            assert (False, False, 0, False, 0, b"", False) == state(transport)
+
+            transport.pause_reading()
+            assert transport._paused
+            transport.resume_reading()
+            assert not transport._paused
+
+            transport.write(bytes(4 << 20) + b"x")
+            n_unsent = transport.get_write_buffer_size()
+            assert n_unsent > 0
+            transport.write_eof()
+            assert (False, False, 0, True, n_unsent, b"x", True) == state(transport)
+            transport.close()
+            assert (True, 0, n_unsent) == state(transport)[1:3] + state(transport)[4:5]
+            transport.abort()
+            assert (True, 1) == state(transport)[1:3]
+            await connection.protocol.lost.wait()
+            await turns(1)
+            assert (None, None, None) == (transport._sock, transport._loop, transport._protocol)
+
+    run(main())
+
+
+def test_server_has_the_private_attributes_of_asyncios(run: Run) -> None:
+    """It is asyncio's own."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server: Any = await loop.create_server(Recorder, "127.0.0.1", 0)
+        async with server:
+            assert (1, True) == (len(server._sockets), server._serving)
+            assert loop is server._loop
+            assert isinstance(server._waiters, list)
+        assert server._sockets is None
+
+    run(main())

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import threadlets
@@ -32,9 +32,9 @@ async def _forever() -> None:
     await asyncio.Event().wait()
 
 
-def _leave_a_task(debug: bool = False) -> threadlets.Loop:
+def _leave_a_task(debug: bool = False, leaks: Literal["warn", "raise"] = "warn") -> threadlets.Loop:
     """Return a loop that has a task outstanding; it is not closed."""
-    loop = threadlets.new_event_loop()
+    loop = threadlets.new_event_loop(leaks=leaks)
     loop.set_debug(debug)
     loop.set_exception_handler(lambda _loop, _context: None)
     task = loop.create_task(_forever(), name="left-behind")
@@ -97,9 +97,9 @@ def test_closing_a_loop_warns_of_what_is_left() -> None:
     assert loop.is_closed()
 
 
-def test_in_debug_mode_what_is_left_is_an_error_that_says_where_it_was_started() -> None:
-    """The loop is closed all the same."""
-    loop = _leave_a_task(debug=True)
+def test_what_is_left_is_named_with_where_it_was_started_in_debug_mode() -> None:
+    """As an error where that was asked for; the loop is closed all the same."""
+    loop = _leave_a_task(debug=True, leaks="raise")
     with pytest.raises(LeakError, match=r"left-behind.*started at .*test_ledger\.py:\d+"):
         loop.close()
     assert loop.is_closed()
@@ -136,6 +136,21 @@ def test_no_leaks_fails_for_a_loop_that_was_closed_with_something_left() -> None
     loop = _leave_a_task()
     with no_leaks(), pytest.raises(LeakError, match="left-behind"):
         loop.close()
+
+
+def test_no_leaks_fails_for_a_loop_that_was_closed_while_an_exception_was_handled() -> None:
+    """That exception is not replaced, and what is left is not forgotten."""
+    loop = _leave_a_task()
+
+    def handle() -> None:
+        try:
+            raise KeyError
+        except KeyError:
+            with pytest.warns(ResourceWarning):
+                loop.close()
+
+    with pytest.raises(LeakError, match="left-behind"), no_leaks():
+        handle()
 
 
 def test_no_leaks_fails_for_a_loop_that_was_left_open() -> None:

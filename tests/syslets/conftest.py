@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import mmap
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +112,17 @@ def pipe(nothing_leaks: None) -> Iterator[tuple[int, int]]:
     for fd in ends:
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Iterator[mmap.mmap]:
+    """Return memory of two pages, of which only the first one can be used."""
+    path = tmp_path / "half"
+    path.write_bytes(bytes(2 * mmap.PAGESIZE))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 2 * mmap.PAGESIZE) as memory:
+        memory[: mmap.PAGESIZE] = os.urandom(mmap.PAGESIZE)
+        file.truncate(mmap.PAGESIZE)
+        yield memory
 
 
 @pytest.fixture

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import os
+import resource
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NamedTuple
 
 import threadlets
@@ -162,3 +164,20 @@ def line(process: subprocess.Popen[str]) -> str:
     """Wait for the next line that a process writes."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+def content_of(fd: int) -> bytes:
+    """Return all of a file, wherever the descriptor stands."""
+    with open(f"/proc/self/fd/{fd}", "rb") as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Have writes fail, with EFBIG, beyond so many bytes of any file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

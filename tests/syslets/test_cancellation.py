@@ -471,6 +471,8 @@ def test_closed_loop_ends_its_programs(engine_kind: str, pair: Pair) -> None:
     async def main() -> None:
         for coroutine in coroutines:
             coroutine.send(None)
+            # Many in one step would let others run first.
+            await asyncio.sleep(0)
         await until_async(lambda: engine().in_flight == 10)
 
     loop.run_until_complete(main())

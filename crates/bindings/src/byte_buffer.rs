@@ -8,6 +8,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
+use crate::memory;
+
 /// An exported, contiguous buffer, seen as bytes.
 ///
 /// Slices of it live only while the GIL is held and no Python code runs: nobody else can write
@@ -83,8 +85,8 @@ impl Chunk {
     }
 
     /// A chunk of a copy: its owner may change the original as soon as it gets it back.
-    pub(crate) fn copy(bytes: &[u8]) -> Self {
-        Self::Copied(bytes.to_vec())
+    pub(crate) fn copy(bytes: &[u8]) -> PyResult<Self> {
+        memory::copy(bytes, 0).map(Self::Copied)
     }
 }
 

@@ -14,10 +14,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::checkpoint;
 use crate::contract::{self, Environment};
 use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
-use crate::interpreter;
 use crate::pool::Pool;
 use crate::runner::Runner;
 
@@ -29,6 +29,8 @@ pub(crate) enum State {
     Fresh,
     /// Nobody has awaited it yet; cancelling is not to wait for the function.
     FreshAbandonable,
+    /// Nobody has awaited it yet; it cleans up, and so waits for nobody before it begins.
+    FreshCleanUp,
     /// The delegate waits for the turn.
     AwaitsTurn,
     /// The delegate waits for the result.
@@ -100,6 +102,7 @@ impl CallObject {
     pub(crate) fn send(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
         match self.state.get() {
             State::Fresh => self.begin(py),
+            State::FreshCleanUp => self.run(py),
             State::FreshAbandonable => self.delegate_result(py),
             State::AwaitsTurn | State::AwaitsResult => {
                 let mut result = null_mut();
@@ -132,8 +135,12 @@ impl CallObject {
         Err(error)
     }
 
-    /// Call the function here and now, unless it has to wait for its turn.
+    /// Call the function here and now, unless it has to wait for its turn, or the step for others.
     fn begin(&self, py: Python<'_>) -> PyResult<Step> {
+        if checkpoint::is_due(py) {
+            // It stays fresh: a cancellation meanwhile loses nothing, and the next step begins the call.
+            return Ok(Step::Yielded(py.None()));
+        }
         let may_start = Runner::with_current(|runner| {
             let Some(pool) = self.pool(py) else { return Ok(true) };
             let runner = runner.ok_or_else(no_loop)?;
@@ -156,15 +163,16 @@ impl CallObject {
             let (callable, names) = (self.callable(), self.names);
             let args = self.items()[1..].as_ptr();
             let nargsf = self.n_positional() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-            self.state.set(State::Done);
+            let cleans_up = self.state.replace(State::Done) == State::FreshCleanUp;
             let environment = self.environment(py);
-            let protected = Crew::protect(slf, runner, callable, key, null_mut(), || {
+            let call = || {
                 contract::call_threadlet(slf, callable, environment.as_ref(), || {
                     // SAFETY: the arguments live in this object, whose owner awaits it, and the word
                     // before them is the callable's, which may be used meanwhile.
-                    unsafe { interpreter::call(callable, args, nargsf, names) }
+                    unsafe { ffi::PyObject_Vectorcall(callable, args, nargsf, names) }
                 })
-            });
+            };
+            let protected = Crew::protect(slf, runner, callable, key, null_mut(), call);
             if let Some(pool) = pool {
                 pool.get().finish(py, slf, matches!(protected, Protected::Full));
             }
@@ -183,6 +191,8 @@ impl CallObject {
                     self.state.set(State::AwaitsCancellation);
                     Ok(Step::Yielded(py.None()))
                 }
+                // Better the loop waits a little than that something is left behind.
+                Protected::Full if cleans_up => returned(py, call()).map(Step::Returned),
                 Protected::Full => match slf.get().crew.check_threads(py) {
                     Ok(()) => self.delegate_turn(py),
                     Err(error) => self.fail(error),

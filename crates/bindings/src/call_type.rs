@@ -14,22 +14,25 @@ use pyo3::types::{PyString, PyTuple, PyType};
 
 use crate::call::{CallObject, State, Step};
 use crate::contract::Environment;
+use crate::memory;
 use crate::pool::Pool;
 
 static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
-/// The function `call` and the type of what it returns.
+/// The functions `call` and `clean_up`, and the type of what they return.
 pub(crate) fn export(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add("Call", TYPE.get_or_try_init(py, || make_type(py))?)?;
-    // SAFETY: the definition is static; the module keeps the function.
-    let call = unsafe {
-        let definition = addr_of_mut!(CALL).cast::<ffi::PyMethodDef>();
-        let name = PyString::new(py, "threadlets._core");
-        let function = ffi::PyCFunction_NewEx(definition, null_mut(), name.as_ptr());
-        Bound::from_owned_ptr_or_err(py, function)?
-    };
-    module.add("call", call)
+    let module_name = PyString::new(py, "threadlets._core");
+    for (name, definition) in [("call", addr_of_mut!(CALL)), ("clean_up", addr_of_mut!(CLEAN_UP))] {
+        // SAFETY: the definition is static; the module keeps the function.
+        let function = unsafe {
+            let function = ffi::PyCFunction_NewEx(definition, null_mut(), module_name.as_ptr());
+            Bound::from_owned_ptr_or_err(py, function)?
+        };
+        module.add(name, function)?;
+    }
+    Ok(())
 }
 
 /// A call of the first of `args` with the others, not yet awaited; the last ones are named, and
@@ -78,6 +81,13 @@ static mut CALL: ffi::PyMethodDef = method(
     call,
     c"call(callable, /, *args, abandon_on_cancel=False, fp=None, **kwargs)\n--\n\nCall a plain function where \
     it is awaited, and let it become a thread only if it blocks.",
+);
+
+static mut CLEAN_UP: ffi::PyMethodDef = method(
+    c"clean_up",
+    clean_up,
+    c"clean_up(callable, /, *args)\n--\n\nDo the same for a function that cleans up: it begins where it is \
+    awaited, at the limit of threads and when others should run first, too.",
 );
 
 static mut METHODS: [ffi::PyMethodDef; 4] = [
@@ -187,7 +197,7 @@ fn split_options<'py>(
     let mut split = Options {
         abandons: false,
         environment: None,
-        args: positional.to_vec(),
+        args: memory::copy(positional, named.len())?,
         names: names.clone(),
     };
     let mut left = Vec::new();
@@ -233,6 +243,22 @@ unsafe extern "C" fn call(
         let py = Python::assume_attached();
         let named = Bound::from_borrowed_ptr(py, names).cast_into_unchecked::<PyTuple>();
         or_null(py, with_options(args, &named, None).map(Bound::unbind))
+    }
+}
+
+unsafe extern "C" fn clean_up(
+    module: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    n_args: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter's, as in `call`, which makes an object of our type, or gives null.
+    unsafe {
+        let made = call(module, args, n_args, names);
+        if let Some(made) = made.cast::<CallObject>().as_ref() {
+            made.state.set(State::FreshCleanUp);
+        }
+        made
     }
 }
 
@@ -415,7 +441,7 @@ unsafe extern "C" fn threadlets_free_call(slf: *mut ffi::PyObject) {
     // SAFETY: the caller's; the type, on which the object had a reference, is released last.
     unsafe {
         let call = &*slf.cast::<CallObject>();
-        if matches!(call.state.get(), State::Fresh | State::FreshAbandonable)
+        if matches!(call.state.get(), State::Fresh | State::FreshAbandonable | State::FreshCleanUp)
             && !call.callable().is_null()
         {
             warn_never_awaited(Python::assume_attached(), call);

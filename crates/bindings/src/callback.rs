@@ -18,6 +18,7 @@ use crate::contract;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::{GilCell, GilSlot};
 use crate::task::future::Future;
+use crate::task::names;
 
 /// What a handle runs.
 #[derive(Debug)]
@@ -61,9 +62,7 @@ impl Callback {
     }
 
     fn describe(&self, py: Python<'_>) -> PyResult<String> {
-        py.import("asyncio.format_helpers")?
-            .call_method1("_format_callback_source", (&self.callable, &self.args))?
-            .extract()
+        names::callback_source(py)?.call1((&self.callable, &self.args))?.extract()
     }
 }
 
@@ -153,6 +152,26 @@ impl Handle {
     /// The context in which the callback will run; None once it has run or was cancelled.
     fn get_context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.callback.with(py, |callback| callback.as_ref().map(|it| it.context.clone_ref(py)))
+    }
+
+    #[getter]
+    fn _callback(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.callback.with(py, |callback| callback.as_ref().map(|it| it.callable.clone_ref(py)))
+    }
+
+    #[getter]
+    fn _args(&self, py: Python<'_>) -> Option<Py<PyTuple>> {
+        self.callback.with(py, |callback| callback.as_ref().map(|it| it.args.clone_ref(py)))
+    }
+
+    #[getter]
+    fn _context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.get_context(py)
+    }
+
+    #[getter]
+    fn _cancelled(&self) -> bool {
+        self.cancelled()
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -303,6 +322,37 @@ impl TimerHandle {
     /// The context in which the callback will run; None once it has run or was cancelled.
     fn get_context(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         Ok(self.callback(py)?.map(|it| it.context))
+    }
+
+    #[getter]
+    fn _when(&self) -> f64 {
+        self.when
+    }
+
+    /// Whether it is among the loop's timers.
+    #[getter]
+    fn _scheduled(&self, py: Python<'_>) -> bool {
+        self.pending.with(py, |pending| pending.is_some())
+    }
+
+    #[getter]
+    fn _callback(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.callback(py)?.map(|it| it.callable))
+    }
+
+    #[getter]
+    fn _args(&self, py: Python<'_>) -> PyResult<Option<Py<PyTuple>>> {
+        Ok(self.callback(py)?.map(|it| it.args))
+    }
+
+    #[getter]
+    fn _context(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.get_context(py)
+    }
+
+    #[getter]
+    fn _cancelled(&self) -> bool {
+        self.cancelled()
     }
 
     fn __hash__(&self) -> u64 {

@@ -90,9 +90,6 @@ pub(crate) struct Crew {
     /// Rings when a thread has ended.
     pub(crate) farewell: Arc<Bell>,
     pub(crate) is_stopped: AtomicBool,
-    /// The interpreter ends: whoever holds the role hangs at the next boundary.
-    pub(crate) is_halted: AtomicBool,
-    pub(crate) has_halted: AtomicBool,
     /// This process is the child of a fork that a thread of the crew made: there is no home thread.
     pub(crate) is_orphaned: AtomicBool,
     counts: Counts,
@@ -114,8 +111,6 @@ impl Crew {
             pending: GilCell::default(),
             farewell: Arc::default(),
             is_stopped: AtomicBool::new(false),
-            is_halted: AtomicBool::new(false),
-            has_halted: AtomicBool::new(false),
             is_orphaned: AtomicBool::new(false),
             counts: Counts::default(),
         }
@@ -309,7 +304,6 @@ impl Crew {
     pub(crate) fn get_role_back(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<()> {
         let py = slf.py();
         let crew = &slf.get().crew;
-        crew.hang_if_halted(py);
         if let Some(taken) = crew.roster.with(py, |roster| crew.role.ask(roster, runner.id)) {
             crew.counts.n_taken_on_return.fetch_add(1, Relaxed);
             Self::gained(slf, runner, Some(taken));
@@ -327,19 +321,20 @@ impl Crew {
         let mut looked_at = None;
         let mut reported_at = None;
         loop {
+            // No byte ends this wait: look for signals that came inside the function. A handler that raises
+            // has run, and its exception waits for the role.
+            if let Err(error) = py.check_signals() {
+                outcome = Err(error);
+            }
             let heard = py.detach(|| bell.wait(Ring::GRANT, Some(patience)));
             if heard.has(Ring::GRANT) {
                 break;
             }
-            crew.hang_if_halted(py);
             if heard.has(Ring::STOP) {
                 Self::resume(slf, runner);
                 return Err(PyRuntimeError::new_err(
                     "Event loop was closed while a threadlet was blocked; its result is lost",
                 ));
-            }
-            if let Err(error) = py.check_signals() {
-                outcome = Err(error);
             }
             let now = slf.get().thread().zip(Some(slf.get().n_requests()));
             if crew.role.owner().is_some() && now == looked_at && now != reported_at {

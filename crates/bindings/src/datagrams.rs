@@ -6,7 +6,6 @@ use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 use threadlets_core::op::{self, SocketFd};
 
 use crate::address;
@@ -14,6 +13,7 @@ use crate::callback::{current_context, in_context};
 use crate::dispatcher::Dispatcher;
 use crate::error::{ends_the_loop, to_python};
 use crate::gil_cell::GilCell;
+use crate::memory;
 use crate::request::Request;
 
 /// How many datagrams are received before other requests get their turn.
@@ -52,7 +52,11 @@ impl Datagrams {
         let py = dispatcher.py();
         let received = dispatcher.get().with_receive_buffer(py, |buffer| {
             let received = op::receive_from(self.fd, buffer)?;
-            Ok(received.map(|(n_bytes, sender)| (PyBytes::new(py, &buffer[..n_bytes]), sender)))
+            Ok(received.map(|(n_bytes, sender)| (memory::bytes(py, &buffer[..n_bytes]), sender)))
+        });
+        let received = received.and_then(|received| match received.map_err(to_python)? {
+            Some((data, sender)) => Ok(Some((data?, sender))),
+            None => Ok(None),
         });
         let protocol = self.protocol.with(py, |protocol| protocol.clone_ref(py));
         let handed_over = match received {
@@ -61,9 +65,7 @@ impl Datagrams {
                 let sender = sender.map(|it| address::to_python(py, &it)).transpose()?;
                 protocol.call_method1(py, intern!(py, "datagram_received"), (data, sender))
             }
-            Err(error) => {
-                protocol.call_method1(py, intern!(py, "error_received"), (to_python(error),))
-            }
+            Err(error) => protocol.call_method1(py, intern!(py, "error_received"), (error,)),
         };
         match handed_over {
             Err(error) if ends_the_loop(py, &error) => Err(error),

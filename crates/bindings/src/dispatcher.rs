@@ -15,7 +15,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use slab::Slab;
 use threadlets_core::{
-    Interest, Poller, PoolKey, Priority, SourceKey, Sources, TimerKey, clock, fp,
+    Interest, Poller, PoolKey, Priority, SourceKey, Sources, TimeSlice, TimerKey, buffers, clock,
+    fp,
 };
 
 use crate::callback::{Callback, Due, Handle, TimerHandle};
@@ -23,6 +24,7 @@ use crate::contract::Contract;
 use crate::crew::Crew;
 use crate::error::to_python;
 use crate::gil_cell::{GilCell, GilSlot};
+use crate::memory;
 use crate::request::Request;
 use crate::scope::requests::Requests;
 use crate::stream::Stream;
@@ -86,6 +88,8 @@ pub struct Dispatcher {
     number: u64,
     /// How many requests have run.
     pub(crate) n_requests: AtomicU64,
+    /// For how long the present step may begin awaits that are done at once.
+    pub(crate) slice: GilSlot<TimeSlice>,
     /// The thread that holds the dispatcher role; zero when the loop does not run.
     thread_id: AtomicU64,
     /// The dispatcher waits in the poller: new work must wake it.
@@ -140,9 +144,12 @@ impl Dispatcher {
         &self,
         py: Python<'_>,
         use_buffer: impl FnOnce(&mut [u8]) -> R,
-    ) -> R {
+    ) -> PyResult<R> {
         self.receive_buffer.with(py, |buffer| {
-            use_buffer(buffer.get_or_insert_with(|| vec![0; RECEIVE_MAX_BYTES].into_boxed_slice()))
+            if buffer.is_none() {
+                *buffer = buffers::zeroed(RECEIVE_MAX_BYTES);
+            }
+            buffer.as_deref_mut().map(use_buffer).ok_or_else(memory::no_memory)
         })
     }
 
@@ -360,6 +367,7 @@ impl Dispatcher {
             entry_points: GilCell::default(),
             number: N_MADE.fetch_add(1, Relaxed),
             n_requests: AtomicU64::new(0),
+            slice: GilSlot::default(),
             thread_id: AtomicU64::new(0),
             sleeping: AtomicBool::new(false),
             stopping: AtomicBool::new(false),

@@ -23,62 +23,31 @@ impl Crew {
         self.is_stopped.store(true, Relaxed);
         self.role.stop_all();
         let n_left = || self.roster.with(py, |roster| roster.n_threads());
-        self.await_farewells(py, || n_left() <= self.n_busy(py));
-        n_left()
-    }
-
-    /// Wait, within reason, until threads have ended or hold still.
-    fn await_farewells(&self, py: Python<'_>, is_enough: impl Fn() -> bool) {
         let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
-        while !is_enough() && clock::now_ns() < deadline_ns {
+        // A thread needs the GIL to say farewell, and gets it no more once the interpreter ends.
+        while n_left() > self.n_busy(py)
+            && !interpreter::is_finalizing(py)
+            && clock::now_ns() < deadline_ns
+        {
             py.detach(|| self.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
         }
+        n_left()
     }
 
     /// How many threads of the crew cannot end now: they are in functions, or hold the role.
     fn n_busy(&self, py: Python<'_>) -> usize {
-        let is_halted = self.is_halted.load(Relaxed);
         let home = RunnerId::HOME.index();
         let n_in_functions = self.parked.with(py, |parked| {
-            parked
-                .iter()
-                .filter(|(idx, it)| **idx != home && (is_halted || !it.is_returning))
-                .count()
+            parked.iter().filter(|(idx, it)| **idx != home && !it.is_returning).count()
         });
         let is_dispatcher = self.role.owner().is_some_and(|it| it != RunnerId::HOME);
         n_in_functions + usize::from(is_dispatcher)
     }
 
-    /// The interpreter ends: have a dispatcher in another thread hang at its next boundary, where
-    /// that does no harm, and wait for it; end the threads that are idle.
-    fn halt(slf: &Bound<'_, Dispatcher>) {
-        let py = slf.py();
-        let this = slf.get();
-        let crew = &this.crew;
-        crew.is_halted.store(true, Relaxed);
-        // A closed loop has no poller, and nobody who waits for it.
-        let _ = this.wake_poller(py);
-        crew.stop(py);
-        // Nobody holds the role of a loop that does not run.
-        let holds_still = || crew.role.owner().is_none() || crew.has_halted.load(Relaxed);
-        crew.await_farewells(py, holds_still);
-    }
-
-    /// At a boundary, and when a function has returned: go no further once the interpreter ends.
-    #[inline]
-    pub(crate) fn hang_if_halted(&self, py: Python<'_>) {
-        if self.is_halted.load(Relaxed) {
-            self.has_halted.store(true, Relaxed);
-            self.farewell.ring(Ring::WAKE);
-            interpreter::hang(py);
-        }
-    }
-
-    /// A request is over: go no further once the interpreter ends, nor without a home thread.
+    /// A request is over: go no further without a home thread.
     #[inline]
     pub(crate) fn end_if_over(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
         let crew = &slf.get().crew;
-        crew.hang_if_halted(slf.py());
         if crew.is_orphaned.load(Relaxed) {
             slf.call_method0(intern!(slf.py(), "_orphaned"))?;
         }
@@ -108,11 +77,6 @@ impl Dispatcher {
     /// End the threads; how many are left, blocked in functions that cannot be stopped.
     fn _stop_crew(&self, py: Python<'_>) -> usize {
         self.crew.stop(py)
-    }
-
-    /// The interpreter ends: hold still wherever this dispatcher runs in another thread.
-    fn _halt(slf: &Bound<'_, Self>) {
-        Crew::halt(slf);
     }
 
     /// In the child of a fork: only the thread that forked goes on.

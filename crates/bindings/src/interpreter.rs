@@ -1,28 +1,31 @@
-//! What the bindings need of the interpreter beyond PyO3: threads that it does not know yet, who
-//! holds the GIL, and calls through which a thread that must exit is not unwound.
+//! What the bindings need of the interpreter beyond PyO3: threads that it does not know yet, and who
+//! holds the GIL.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyDict;
 
 unsafe extern "C" {
     fn threadlets_holds_gil(state: *mut ffi::PyThreadState) -> c_int;
     fn PyThread_get_stacksize() -> usize;
     fn threadlets_context() -> *mut ffi::PyObject;
-    fn threadlets_call(
-        callable: *mut ffi::PyObject,
-        args: *const *mut ffi::PyObject,
-        nargsf: usize,
-        names: *mut ffi::PyObject,
+    safe fn threadlets_is_finalizing() -> c_int;
+    /// `get(object, name)`, guarded as all calls into the interpreter are.
+    pub(crate) fn threadlets_get_attribute(
+        get: ffi::getattrofunc,
+        object: *mut ffi::PyObject,
+        name: *mut ffi::PyObject,
     ) -> *mut ffi::PyObject;
-    fn threadlets_call_with_dict(
-        callable: *mut ffi::PyObject,
-        args: *mut ffi::PyObject,
-        kwargs: *mut ffi::PyObject,
-    ) -> *mut ffi::PyObject;
+    /// `set(object, name, value)`, guarded likewise.
+    pub(crate) fn threadlets_set_attribute(
+        set: ffi::setattrofunc,
+        object: *mut ffi::PyObject,
+        name: *mut ffi::PyObject,
+        value: *mut ffi::PyObject,
+    ) -> c_int;
 }
 
 /// Whether the thread with this thread state holds the GIL.
@@ -58,9 +61,12 @@ pub(crate) fn is_last_reference(object: &Py<PyAny>) -> bool {
 }
 
 /// What code keeps with this thread, by name.
-pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
-    // SAFETY: a borrowed reference, or null when the thread has none.
-    unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyThreadState_GetDict()) }
+pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyDict>> {
+    // SAFETY: a borrowed reference to a dictionary, or null when the thread has none.
+    unsafe {
+        Bound::from_borrowed_ptr_or_opt(py, ffi::PyThreadState_GetDict())
+            .map(|it| it.cast_into_unchecked())
+    }
 }
 
 /// A number that the present context has as long as it lives; zero where there is none.
@@ -98,42 +104,9 @@ pub(crate) fn set_context_variable(
     }
 }
 
-/// Call `callable` with the arguments of a vectorcall; a new reference, or null with an exception.
-///
-/// # Safety
-/// As for `PyObject_Vectorcall`: the GIL is held and the arguments are alive.
-pub(crate) unsafe fn call(
-    callable: *mut ffi::PyObject,
-    args: *const *mut ffi::PyObject,
-    nargsf: usize,
-    names: *mut ffi::PyObject,
-) -> *mut ffi::PyObject {
-    // SAFETY: the caller's.
-    unsafe { threadlets_call(callable, args, nargsf, names) }
-}
-
-/// Call `callable(*args, **kwargs)`.
-pub(crate) fn call_with_dict<'py>(
-    callable: &Bound<'py, PyAny>,
-    args: &Bound<'py, PyTuple>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let kwargs = kwargs.map_or(std::ptr::null_mut(), |it| it.as_ptr());
-    // SAFETY: the GIL is held and everything is alive; the result is a new reference, or null with
-    // an exception set.
-    unsafe {
-        let result = threadlets_call_with_dict(callable.as_ptr(), args.as_ptr(), kwargs);
-        Bound::from_owned_ptr_or_err(callable.py(), result)
-    }
-}
-
-/// Do nothing more in this thread, for ever and without the GIL: the interpreter ends.
-pub(crate) fn hang(py: Python<'_>) -> ! {
-    py.detach(|| {
-        loop {
-            std::thread::park();
-        }
-    })
+/// Whether the interpreter ends: no other thread gets the GIL any more.
+pub(crate) fn is_finalizing(_py: Python<'_>) -> bool {
+    threadlets_is_finalizing() != 0
 }
 
 /// The interpreter to which new threads are to belong.
@@ -164,11 +137,6 @@ impl NativeThread {
         // thread that makes it, which is this one.
         let state = unsafe { ffi::PyThreadState_New(interpreter.0.as_ptr()) };
         NonNull::new(state).map(|state| Self { state })
-    }
-
-    /// What `holds_gil` knows the thread by.
-    pub(crate) fn state(&self) -> NonNull<c_void> {
-        self.state.cast()
     }
 
     /// Do something with the GIL.

@@ -9,6 +9,7 @@ mod byte_buffer;
 mod call;
 mod call_type;
 mod callback;
+mod checkpoint;
 mod contract;
 mod crew;
 mod datagrams;
@@ -17,6 +18,7 @@ mod endings;
 mod error;
 mod gil_cell;
 mod interpreter;
+mod memory;
 mod pool;
 mod queued_call;
 mod request;
@@ -38,6 +40,8 @@ mod _core {
     use super::address::sockname;
     #[pymodule_export]
     use super::callback::{Handle, TimerHandle};
+    #[pymodule_export]
+    use super::checkpoint::Checkpoint;
     #[pymodule_export]
     use super::contract::{Environment, Flags, fp_state};
     #[pymodule_export]
@@ -77,7 +81,9 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::task::names::load(module.py())?;
         super::task::slots::fill(module.py());
+        module.add("checkpoint", super::checkpoint::Checkpoint)?;
         super::call_type::export(module)
     }
 

@@ -11,6 +11,7 @@ use threadlets_core::{PoolKey, Priority};
 use crate::contract::Environment;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
+use crate::memory;
 use crate::request::Request;
 
 #[derive(Debug)]
@@ -193,7 +194,7 @@ impl Pool {
                 "Pool.call() takes a function and its arguments; the first argument is not callable",
             ));
         }
-        let mut items = Vec::with_capacity(1 + args.len());
+        let mut items = memory::room(1 + args.len() + kwargs.map_or(0, PyDictMethods::len))?;
         items.push(callable.as_ptr());
         items.extend(args.iter_borrowed().map(|it| it.as_ptr()));
         let values: Vec<_> = kwargs.into_iter().flatten().collect();

@@ -15,7 +15,6 @@ use crate::call::not_stop_iteration;
 use crate::contract::{self, Environment};
 use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
-use crate::interpreter;
 use crate::pool::Pool;
 use crate::request::Request;
 use crate::runner::Runner;
@@ -84,8 +83,7 @@ impl QueuedCall {
             let result =
                 contract::call_threadlet(slf, callable.as_ptr(), environment.as_ref(), || {
                     Runner::hidden(|| {
-                        let called =
-                            interpreter::call_with_dict(callable.bind(py), args.bind(py), kwargs);
+                        let called = callable.bind(py).call(args.bind(py), kwargs);
                         called.map_or_else(
                             |error| {
                                 error.restore(py);
@@ -97,7 +95,6 @@ impl QueuedCall {
                 });
             // SAFETY: a new reference, or null with an exception set.
             let outcome = unsafe { Bound::from_owned_ptr_or_err(py, result) };
-            slf.get().crew.hang_if_halted(py);
             running.set.call1((running.now,))?;
             outcome.map(Bound::unbind)
         };

@@ -7,10 +7,10 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, null};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::{ffi, intern};
 use threadlets_core::fp;
@@ -102,8 +102,7 @@ impl Runner {
             });
         }
         let runner = Self::new(slf, RunnerId::HOME);
-        let traces = &crew.role.record(runner.id).traces;
-        traces.appear(interpreter::thread_state(py));
+        let presence = Presence::begin(py, &crew.role, runner.id)?;
         let taken = crew.roster.with(py, |roster| crew.role.take(roster, runner.id));
         assert!(taken.is_some(), "a role that nobody holds is for home");
         // Whoever runs the loop finds again what it had.
@@ -112,7 +111,7 @@ impl Runner {
         let outcome = runner.as_current(|| work(&runner));
         before.restore();
         crew.roster.with(py, |roster| crew.role.vacate(roster));
-        traces.vanish();
+        presence.end(py);
         outcome
     }
 
@@ -168,6 +167,55 @@ impl Runner {
     }
 }
 
+/// The traces of a thread that can be the dispatcher. They lead to its thread state, which the
+/// interpreter clears when it ends, whatever the thread does then: clearing wipes them.
+struct Presence(Py<Wiper>);
+
+/// What the thread state's dictionary keeps, so that it goes with the thread state.
+#[pyclass(frozen, module = "threadlets._core")]
+struct Wiper {
+    role: Arc<Role>,
+    id: RunnerId,
+    /// Another thread may have the number by now.
+    is_over: AtomicBool,
+}
+
+impl Presence {
+    /// This thread can be the dispatcher.
+    fn begin(py: Python<'_>, role: &Arc<Role>, id: RunnerId) -> PyResult<Self> {
+        let wiper = Py::new(py, Wiper { role: Arc::clone(role), id, is_over: AtomicBool::new(false) })?;
+        let kept = interpreter::thread_dict(py).ok_or_else(|| PyMemoryError::new_err(()))?;
+        kept.set_item(&wiper, py.None())?;
+        role.record(id).traces.appear(interpreter::thread_state(py));
+        Ok(Self(wiper))
+    }
+
+    /// It can no more.
+    fn end(self, py: Python<'_>) {
+        self.0.get().wipe();
+        // Gone already if code has emptied the dictionary, and then there is no more to do.
+        if let Some(Err(error)) = interpreter::thread_dict(py).map(|it| it.del_item(&self.0))
+            && !error.is_instance_of::<PyKeyError>(py)
+        {
+            error.write_unraisable(py, None);
+        }
+    }
+}
+
+impl Wiper {
+    fn wipe(&self) {
+        if !self.is_over.swap(true, Relaxed) {
+            self.role.record(self.id).traces.vanish();
+        }
+    }
+}
+
+impl Drop for Wiper {
+    fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
 /// A thread's life, from its start on.
 struct Life {
     dispatcher: Py<Dispatcher>,
@@ -181,8 +229,7 @@ impl Life {
     fn live(self, mut thread: NativeThread) {
         fp::begin_thread();
         let record = self.role.record(self.id);
-        record.traces.appear(thread.state());
-        let mut has_joined = false;
+        let mut presence = None;
         loop {
             let heard = record.bell.wait(Ring::WATCH, Some(IDLE));
             if heard.has(Ring::STOP) {
@@ -191,7 +238,7 @@ impl Life {
             if heard.has(Ring::WATCH) {
                 let stays = match self.watcher.watch(self.id, IDLE) {
                     Some(candidate) => {
-                        thread.with_gil(|py| self.take_over(py, candidate, &mut has_joined));
+                        thread.with_gil(|py| self.take_over(py, candidate, &mut presence));
                         true
                     }
                     None => thread.with_gil(|py| self.stays_after_watch(py)),
@@ -203,12 +250,14 @@ impl Life {
                 break;
             }
         }
-        record.traces.vanish();
         let Self { dispatcher, id, role, farewell, .. } = self;
         thread.end(|py| {
             let slf = dispatcher.bind(py);
-            if has_joined && let Err(error) = slf.call_method0(intern!(py, "_runner_left")) {
-                error.write_unraisable(py, Some(slf));
+            if let Some(presence) = presence {
+                presence.end(py);
+                if let Err(error) = slf.call_method0(intern!(py, "_runner_left")) {
+                    error.write_unraisable(py, Some(slf));
+                }
             }
             let crew = &slf.get().crew;
             crew.roster.with(py, |roster| {
@@ -227,7 +276,7 @@ impl Life {
     }
 
     /// Take the role from a dispatcher that is blocked, run bursts until it is lost, stand by.
-    fn take_over(&self, py: Python<'_>, candidate: Candidate, has_joined: &mut bool) {
+    fn take_over(&self, py: Python<'_>, candidate: Candidate, presence: &mut Option<Presence>) {
         let slf = self.dispatcher.bind(py);
         let this = slf.get();
         let crew = &this.crew;
@@ -242,9 +291,8 @@ impl Life {
         let runner = Runner::new(slf, self.id);
         runner.as_current(|| {
             Crew::gained(slf, &runner, Some(taken));
-            if !std::mem::replace(has_joined, true)
-                && let Err(error) =
-                    slf.call_method1(intern!(py, "_runner_joined"), (self.id.index(),))
+            if presence.is_none()
+                && let Err(error) = Self::join(slf, self.id, presence)
             {
                 error.write_unraisable(py, Some(slf));
             }
@@ -256,6 +304,17 @@ impl Life {
         });
         crew.roster.with(py, |roster| roster.stand_by(self.id));
         this.hold_calls(py, false);
+    }
+
+    /// The thread holds the role for the first time.
+    fn join(
+        slf: &Bound<'_, Dispatcher>,
+        id: RunnerId,
+        presence: &mut Option<Presence>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        *presence = Some(Presence::begin(py, &slf.get().crew.role, id)?);
+        slf.call_method1(intern!(py, "_runner_joined"), (id.index(),)).map(drop)
     }
 
     /// The watch ended without a candidate; whether this thread is needed all the same.

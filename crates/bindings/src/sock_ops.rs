@@ -7,12 +7,12 @@ use pyo3::exceptions::PyValueError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 use threadlets_core::op::{self, SocketFd};
 
 use crate::byte_buffer::ByteBuffer;
 use crate::dispatcher::Dispatcher;
 use crate::error::to_python;
+use crate::memory;
 use crate::task::any_future;
 use crate::watches::Watches;
 
@@ -79,9 +79,10 @@ impl Kind {
                 let received = dispatcher.with_receive_buffer(py, |buffer| {
                     let n_wanted = buffer.len().min(*n_bytes_max);
                     let n_received = op::recv(fd, &mut buffer[..n_wanted])?;
-                    Ok(n_received.map(|n| PyBytes::new(py, &buffer[..n]).into_any()))
+                    Ok(n_received.map(|n| memory::bytes(py, &buffer[..n])))
                 });
-                received.map_err(to_python)
+                let data = received?.map_err(to_python)?;
+                data.map(|data| data.map(Bound::into_any)).transpose()
             }
             Self::ReceiveInto { buffer } => {
                 let n_received = op::recv(fd, buffer.bytes_mut(py)).map_err(to_python)?;

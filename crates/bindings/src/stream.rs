@@ -8,7 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyByteArray, PyBytes};
 use threadlets_core::op::SocketFd;
 use threadlets_core::stream::Received;
 use threadlets_core::{Error, Interest, Readiness, SourceKey};
@@ -18,6 +18,7 @@ use crate::callback::{current_context, in_context};
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
 use crate::gil_cell::GilCell;
+use crate::memory;
 use crate::request::Request;
 
 #[derive(Debug)]
@@ -59,10 +60,19 @@ pub struct Stream {
 /// What a write asks its transport to do.
 enum Written {
     Done,
-    Queued { pauses: bool },
-    Lost { n_writes_lost: u32 },
+    Queued {
+        pauses: bool,
+    },
+    Lost {
+        n_writes_lost: u32,
+    },
     Failed(Error),
+    /// A part was sent, and there was no memory for the rest.
+    NotKept(PyErr),
 }
+
+const READ_FAILED: &str = "Fatal read error on socket transport";
+const WRITE_FAILED: &str = "Fatal write error on socket transport";
 
 impl Stream {
     /// Note what a connection is ready for; the request is to be queued, if it is not yet.
@@ -152,19 +162,28 @@ impl Stream {
     }
 
     fn receive_data(&self, py: Python<'_>, protocol: &Bound<'_, PyAny>) -> PyResult<Received> {
-        let (received, data) = self.dispatcher.get().with_receive_buffer(py, |buffer| {
+        let received = self.dispatcher.get().with_receive_buffer(py, |buffer| {
             let received = self.state.with(py, |state| state.io.receive(buffer));
             let data = match received {
-                Ok(Received::Data { n_bytes, .. }) => Some(PyBytes::new(py, &buffer[..n_bytes])),
+                Ok(Received::Data { n_bytes, .. }) => Some(memory::bytes(py, &buffer[..n_bytes])),
                 _ => None,
             };
             (received, data)
         });
-        if let Some(data) = data
-            && let Err(error) = protocol.call_method1(intern!(py, "data_received"), (data,))
-        {
-            let message = "Fatal error: protocol.data_received() call failed.";
-            self.fail(py, error, message)?;
+        let (received, data) = match received {
+            Ok((received, data)) => (received, data.transpose()),
+            Err(error) => (Ok(Received::Nothing), Err(error)),
+        };
+        match data {
+            Ok(None) => {}
+            Ok(Some(data)) => {
+                if let Err(error) = protocol.call_method1(intern!(py, "data_received"), (data,)) {
+                    let message = "Fatal error: protocol.data_received() call failed.";
+                    self.fail(py, error, message)?;
+                }
+            }
+            // What was received is lost, and a stream does not go on without it.
+            Err(error) => self.fail(py, error, READ_FAILED)?,
         }
         self.received(py, received)
     }
@@ -203,7 +222,7 @@ impl Stream {
         received: threadlets_core::Result<Received>,
     ) -> PyResult<Received> {
         received.or_else(|error| {
-            self.fail(py, to_python(error), "Fatal read error on socket transport")?;
+            self.fail(py, to_python(error), READ_FAILED)?;
             Ok(Received::Nothing)
         })
     }
@@ -222,7 +241,7 @@ impl Stream {
             Some(Ok(false)) => {}
             Some(Ok(true)) => self.tell_transport(py, intern!(py, "_resume_protocol"))?,
             Some(Err(error)) => {
-                return self.fail(py, to_python(error), "Fatal write error on socket transport");
+                return self.fail(py, to_python(error), WRITE_FAILED);
             }
         }
         // Look again: a protocol that was resumed may have written more.
@@ -242,7 +261,7 @@ impl Stream {
         if ended {
             let fd = self.state.with(py, |state| state.io.fd());
             if let Err(error) = threadlets_core::op::shutdown_write(fd) {
-                return self.fail(py, to_python(error), "Fatal write error on socket transport");
+                return self.fail(py, to_python(error), WRITE_FAILED);
             }
         }
         Ok(())
@@ -252,7 +271,7 @@ impl Stream {
         &self,
         py: Python<'_>,
         data: &[u8],
-        keep: impl FnOnce() -> Chunk,
+        keep: impl FnOnce() -> PyResult<Chunk>,
     ) -> PyResult<Written> {
         self.state.with(py, |state| {
             state.check_writable("write")?;
@@ -265,10 +284,14 @@ impl Stream {
             }
             Ok(match state.io.send(data) {
                 Ok(n_sent) if n_sent == data.len() => Written::Done,
-                Ok(n_sent) => {
-                    state.io.queue(keep(), n_sent);
-                    Written::Queued { pauses: state.io.must_pause_writes() }
-                }
+                Ok(n_sent) => match keep() {
+                    Ok(chunk) => {
+                        state.io.queue(chunk, n_sent);
+                        Written::Queued { pauses: state.io.must_pause_writes() }
+                    }
+                    Err(error) if n_sent == 0 => return Err(error),
+                    Err(error) => Written::NotKept(error),
+                },
                 Err(error) => Written::Failed(error),
             })
         })
@@ -301,8 +324,11 @@ impl Stream {
                 let report = (n_writes_lost,);
                 self.dispatcher.call_method1(py, intern!(py, "_lost_write"), report).map(drop)
             }
-            Written::Failed(error) => {
-                self.fail(py, to_python(error), "Fatal write error on socket transport")
+            Written::Failed(error) => self.fail(py, to_python(error), WRITE_FAILED),
+            Written::NotKept(error) => {
+                // A stream does not go on with a part of it missing.
+                self.fail(py, error.clone_ref(py), WRITE_FAILED)?;
+                Err(error)
             }
         }
     }
@@ -430,12 +456,34 @@ impl Stream {
         self.state.with(py, |state| state.io.is_closing())
     }
 
+    /// Whether reading was paused, and more could come.
+    fn is_reading_paused(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.io.is_reading_paused())
+    }
+
+    /// Whether the writing half was ended.
+    fn is_writing_ended(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.io.is_writing_ended())
+    }
+
+    /// 0 until the connection is over; then 1, and one more for each write that came too late.
+    fn n_lost(&self, py: Python<'_>) -> u32 {
+        self.state.with(py, |state| u32::from(state.io.is_over()) + state.n_writes_lost)
+    }
+
+    /// A copy of what is yet to be sent.
+    fn unsent<'py>(&self, py: Python<'py>) -> Bound<'py, PyByteArray> {
+        let unsent: Vec<u8> =
+            self.state.with(py, |state| state.io.unsent().flatten().copied().collect());
+        PyByteArray::new(py, &unsent)
+    }
+
     /// Send `data`, a bytes-like object: at once as far as there is room, the rest later.
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = data.py();
         Dispatcher::check_thread(self.dispatcher.bind(py))?;
         let written = if let Ok(bytes) = data.cast_exact::<PyBytes>() {
-            self.write_slice(py, bytes.as_bytes(), || Chunk::share(bytes))
+            self.write_slice(py, bytes.as_bytes(), || Ok(Chunk::share(bytes)))
         } else {
             check_bytes_like(data)?;
             with_bytes(data, |slice| self.write_slice(py, slice, || Chunk::copy(slice)))
@@ -454,7 +502,7 @@ impl Stream {
             match data.cast_exact::<PyBytes>() {
                 Ok(bytes) => chunks.push(Chunk::share(bytes)),
                 Err(_) => with_bytes(&data, |slice| {
-                    chunks.push(Chunk::copy(slice));
+                    chunks.push(Chunk::copy(slice)?);
                     Ok(())
                 })?,
             }

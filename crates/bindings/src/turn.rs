@@ -69,6 +69,9 @@ impl Dispatcher {
             fp::State::DEFAULT.restore();
         }
         this.queues.with(py, |queues| queues.begin_burst(clock::now_ns));
+        let mut slice = this.slice.get(py);
+        slice.begin_burst();
+        this.slice.set(py, slice);
         // A callback may have closed down the queue, or have been taken over: then the burst is
         // another runner's.
         while let Some(request) = this.queues.with(py, |queues| queues.next(clock::now_ns)) {
@@ -85,6 +88,9 @@ impl Dispatcher {
     /// Wait for events, without the GIL, and queue what they make ready. Meanwhile the role can be
     /// taken; whether it is still here.
     fn poll(&self, py: Python<'_>, runner: &Runner) -> PyResult<bool> {
+        // The byte that a signal sends ends a wait only once: another runner may have read it while this
+        // thread was inside a function. What handlers do must be known before it is asked how long to wait.
+        py.check_signals()?;
         let poller = self.poller(py)?;
         Watches::rearm(self, py, &poller);
         let patience = if runner.is_home() && self.stopping.load(Relaxed) {
@@ -104,7 +110,6 @@ impl Dispatcher {
         let patience = if self.mailbox.starts_waiting() { Some(Duration::ZERO) } else { patience };
         let (role, id) = (&self.crew.role, runner.id);
         let waited = py.detach(|| poller.wait(patience, || role.is_held_by(id)));
-        self.crew.hang_if_halted(py);
         let is_held = role.is_held_by(runner.id);
         if is_held {
             self.sleeping.store(false, Relaxed);

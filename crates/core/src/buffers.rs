@@ -14,6 +14,40 @@ const N_CLASSES: usize = 12;
 /// The most that is kept of what came back, in bytes.
 const KEPT_MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// Why there is no lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The pool's bound is reached.
+    Bound,
+    /// The system has no memory.
+    NoMemory,
+}
+
+impl Refusal {
+    /// What an operation fails with that needed the memory.
+    pub fn errno(self) -> i32 {
+        match self {
+            Self::Bound => libc::ENOBUFS,
+            Self::NoMemory => libc::ENOMEM,
+        }
+    }
+}
+
+/// Memory of so many bytes, all of them zero; `None`: there is none. `vec![0; n]` would end the process.
+pub fn zeroed(n_bytes: usize) -> Option<Box<[u8]>> {
+    if n_bytes == 0 {
+        return Some(Box::default());
+    }
+    let layout = std::alloc::Layout::array::<u8>(n_bytes).ok()?;
+    // SAFETY: the layout is not empty. A box of bytes frees its memory with the same layout, and bytes of
+    // zero are bytes.
+    unsafe {
+        let start = std::alloc::alloc_zeroed(layout);
+        let memory = std::ptr::slice_from_raw_parts_mut(start, n_bytes);
+        (!start.is_null()).then(|| Box::from_raw(memory))
+    }
+}
+
 /// Memory that is lent, and the bound on it.
 #[derive(Debug)]
 pub struct BufferPool {
@@ -49,13 +83,13 @@ impl BufferPool {
         self.kept_bytes.load(Relaxed)
     }
 
-    /// Borrow at least `size` bytes; `None`: the bound is reached.
-    pub fn lease(self: &Arc<Self>, size: usize) -> Option<Lease> {
-        let capacity = capacity_for(size)?;
+    /// Borrow at least `size` bytes.
+    pub fn lease(self: &Arc<Self>, size: usize) -> Result<Lease, Refusal> {
+        let capacity = capacity_for(size).ok_or(Refusal::Bound)?;
         let before = self.in_use_bytes.fetch_add(capacity, Relaxed);
         if before.checked_add(capacity).is_none_or(|it| it > self.memory_max_bytes) {
             self.in_use_bytes.fetch_sub(capacity, Relaxed);
-            return None;
+            return Err(Refusal::Bound);
         }
         let kept = class_of(capacity).and_then(|class| {
             self.kept[class].lock().unwrap_or_else(PoisonError::into_inner).pop_back()
@@ -65,9 +99,12 @@ impl BufferPool {
                 self.kept_bytes.fetch_sub(capacity, Relaxed);
                 memory
             }
-            None => vec![0; capacity].into_boxed_slice(),
+            None => zeroed(capacity).ok_or_else(|| {
+                self.in_use_bytes.fetch_sub(capacity, Relaxed);
+                Refusal::NoMemory
+            })?,
         };
-        Some(Lease { memory, size, pool: Arc::clone(self) })
+        Ok(Lease { memory, size, pool: Arc::clone(self) })
     }
 
     fn take_back(&self, memory: Box<[u8]>) {
@@ -140,10 +177,19 @@ mod tests {
     fn the_bound_holds() {
         let pool = Arc::new(BufferPool::new(4096));
         let lease = pool.lease(4096).unwrap();
-        assert!(pool.lease(1).is_none());
+        assert_eq!(Refusal::Bound, pool.lease(1).unwrap_err());
         drop(lease);
-        assert!(pool.lease(4097).is_none());
-        assert!(pool.lease(usize::MAX).is_none());
+        assert_eq!(Refusal::Bound, pool.lease(4097).unwrap_err());
+        assert_eq!(Refusal::Bound, pool.lease(usize::MAX).unwrap_err());
+        assert_eq!(0, pool.in_use_bytes());
+    }
+
+    #[test]
+    fn more_than_the_system_has_is_refused_and_not_counted() {
+        let pool = Arc::new(BufferPool::new(usize::MAX));
+        for size in [1 << 62, (1 << 62) + 1] {
+            assert_eq!(Refusal::NoMemory, pool.lease(size).unwrap_err());
+        }
         assert_eq!(0, pool.in_use_bytes());
     }
 

@@ -38,7 +38,8 @@ pub struct Dispatcher<R> {
 #[derive(Debug, Default)]
 struct Burst {
     n_left: usize,
-    /// When calls of pools have had their time; zero until the first of them starts.
+    /// When calls of pools have had their time: those before the other requests, then those after them.
+    /// Zero until the first of them starts.
     calls_until_ns: u64,
     /// One call of the lowest priority has started although there was other work.
     batch_had_its_turn: bool,
@@ -112,6 +113,10 @@ impl<R> Dispatcher<R> {
             return Some(call);
         }
         self.burst.n_left = self.burst.n_left.checked_sub(1)?;
+        if self.burst.n_left == 0 {
+            // Calls that come after the others have a time of their own, however long those take.
+            self.burst.calls_until_ns = 0;
+        }
         self.ready.pop_front()
     }
 
@@ -124,14 +129,15 @@ impl<R> Dispatcher<R> {
             0 => Priority::Normal,
         };
         let now_ns = now_ns();
-        if burst.calls_until_ns == 0 {
-            burst.calls_until_ns = now_ns.saturating_add(CALLS_BUDGET_NS);
-        }
-        if now_ns >= burst.calls_until_ns {
+        if burst.calls_until_ns != 0 && now_ns >= burst.calls_until_ns {
             return None;
         }
         burst.batch_had_its_turn |= at_least == Priority::Batch;
-        self.pools.next(at_least).map(|(_, call)| call)
+        let (_, call) = self.pools.next(at_least)?;
+        if burst.calls_until_ns == 0 {
+            burst.calls_until_ns = now_ns.saturating_add(CALLS_BUDGET_NS);
+        }
+        Some(call)
     }
 
     /// How many requests are ready to run.
@@ -242,6 +248,23 @@ mod tests {
             n_burst += 1;
         }
         assert_eq!((2, 8), (n_burst, dispatcher.pools.n_queued()));
+    }
+
+    #[test]
+    fn calls_start_however_long_requests_take() {
+        let mut dispatcher = Dispatcher::default();
+        for priority in [Priority::Interactive, Priority::Batch] {
+            let pool = dispatcher.pools.open(priority, None);
+            dispatcher.pools.submit(pool, "call");
+        }
+        dispatcher.submit("ready");
+        dispatcher.begin_burst(|| 0);
+        let mut now_ns = 1;
+        let taken = std::iter::from_fn(|| {
+            now_ns += 2 * CALLS_BUDGET_NS;
+            dispatcher.next(|| now_ns)
+        });
+        assert_eq!(vec!["call", "ready", "call"], taken.collect::<Vec<_>>());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! It knows nothing of Python. A request, a timer's value, and a source's owner are type
 //! parameters here; the bindings crate fills them in with Python objects.
 //!
-//! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`pools`], [`scopes`], [`poller`]
+//! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`time_slice`], [`pools`], [`scopes`], [`poller`]
 //! and [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
 //! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
 //! (how the dispatcher's role moves between threads), [`letterbox`] (how threads reach each other),
@@ -30,6 +30,7 @@ pub mod stream;
 mod sync;
 pub mod syslet;
 pub mod takeover;
+pub mod time_slice;
 pub mod timers;
 pub mod watch;
 pub mod write_queue;
@@ -42,5 +43,6 @@ pub use pools::{PoolKey, Pools, Priority};
 pub use scopes::{MemberKey, ScopeKey, Scopes};
 pub use sources::{SourceKey, Sources};
 pub use stream::Stream;
+pub use time_slice::TimeSlice;
 pub use timers::{TimerKey, Timers};
 pub use write_queue::WriteQueue;

@@ -82,6 +82,11 @@ impl<C: AsRef<[u8]>> Stream<C> {
         self.reading
     }
 
+    /// Whether the owner wants no data although more could come.
+    pub fn is_reading_paused(&self) -> bool {
+        !(self.reading || self.reading_ended || self.closing)
+    }
+
     /// Whether the connection is closing or over.
     pub fn is_closing(&self) -> bool {
         self.closing
@@ -105,6 +110,11 @@ impl<C: AsRef<[u8]>> Stream<C> {
     /// How many bytes are yet to be sent.
     pub fn n_unsent(&self) -> usize {
         self.unsent.n_bytes()
+    }
+
+    /// The bytes that are yet to be sent, as slices in order.
+    pub fn unsent(&self) -> impl Iterator<Item = &[u8]> {
+        self.unsent.slices()
     }
 
     /// Receive nothing until [`Stream::resume`]; false when that was so already.

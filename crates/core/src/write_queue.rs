@@ -48,6 +48,12 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         self.chunks.push_back(chunk);
     }
 
+    /// The bytes that are yet to be sent, as slices in order.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let n_sent = std::iter::once(self.n_sent_of_first).chain(std::iter::repeat(0));
+        self.chunks.iter().zip(n_sent).map(|(chunk, n_sent)| &chunk.as_ref()[n_sent..])
+    }
+
     /// Give the next bytes to `send`, as slices in order, and take off as many as it says it sent.
     pub fn send_with<E>(
         &mut self,
@@ -55,9 +61,8 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
     ) -> Result<Option<usize>, E> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut n_slices = 0;
-        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-            let n_skip = if n_slices == 0 { self.n_sent_of_first } else { 0 };
-            *slice = IoSlice::new(&chunk.as_ref()[n_skip..]);
+        for (slice, unsent) in slices.iter_mut().zip(self.slices()) {
+            *slice = IoSlice::new(unsent);
             n_slices += 1;
         }
         let sent = send(&slices[..n_slices])?;

@@ -7,12 +7,10 @@ role, how a call waits that cannot start, and what is said when something stays 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextvars
 import functools
 import os
 import sys
-import threading
 import warnings
 import weakref
 from asyncio import base_events, events
@@ -21,6 +19,7 @@ from typing import Any, Literal, Self
 
 from threadlets import _core
 from threadlets.aio.debug_watch import DebugWatch, description_of
+from threadlets.aio.native_thread import NativeThread
 from threadlets.exceptions import FloatingPointStateChanged
 from threadlets.fp import ledger
 from threadlets.scopes.blocked import blocked_functions, stack_at, thread_name
@@ -29,7 +28,7 @@ _dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
 
 
 class CrewDispatcher(_core.Dispatcher):
-    """A dispatcher whose threads have names, survive forks, and end with the interpreter."""
+    """A dispatcher whose threads have names and survive forks."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make a dispatcher, and remember it until it is gone."""
@@ -39,13 +38,11 @@ class CrewDispatcher(_core.Dispatcher):
 
     def _runner_joined(self, number: int) -> None:
         """A thread of the crew holds the role for the first time, and calls this."""
-        threading.current_thread().name = f"threadlets-{number}"
+        NativeThread.register(f"threadlets-{number}")
 
     def _runner_left(self) -> None:
         """A thread of the crew ends, and calls this."""
-        # It was no `threading.Thread` that could say so itself.
-        with threading._active_limbo_lock:
-            threading._active.pop(threading.get_ident(), None)
+        NativeThread.unregister()
 
     def _request_failed(self, exception: BaseException) -> None:
         """Report the failure of a request, which the dispatcher outlives."""
@@ -93,17 +90,14 @@ class CrewDispatcher(_core.Dispatcher):
         )
         os._exit(1)
 
-    def _warn_of_blocked(self, n_threads: int) -> None:
-        """Warn of functions that are blocked still when the dispatcher is closed."""
+    def _describe_blocked(self, n_threads: int) -> str:
+        """Name the functions that are blocked still when the dispatcher is closed; empty: none."""
         if not n_threads:
-            return
+            return ""
         blocked = [str(it) for it in blocked_functions(self)]
-        warnings.warn(
+        return (
             f"{self!r} was closed while functions were blocked; they cannot be stopped, their "
-            f"threads end when they return: {'; '.join(blocked) or n_threads}",
-            ResourceWarning,
-            stacklevel=3,
-            source=self,
+            f"threads end when they return: {'; '.join(blocked) or n_threads}"
         )
 
 
@@ -208,13 +202,6 @@ def stack_of(thread: int | None) -> str:
 def _reset_after_fork() -> None:
     for dispatcher in list(_dispatchers):
         dispatcher._after_fork()
-
-
-@atexit.register
-def _stop_at_exit() -> None:
-    """End idle threads, and hold the busy ones where they do no harm, before the interpreter ends."""
-    for dispatcher in list(_dispatchers):
-        dispatcher._halt()
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)

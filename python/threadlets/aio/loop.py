@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any, Literal
 
+from threadlets._core import checkpoint
 from threadlets.aio.crew import LoopCrew
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.serving import Serving
@@ -26,7 +27,7 @@ from threadlets.aio.tasks import show_tasks_of
 from threadlets.aio.transports import SocketTransport
 from threadlets.executor import ThreadletExecutor
 from threadlets.scopes.blocked import thread_name
-from threadlets.scopes.leaks import describe_what_is_left, report_leak
+from threadlets.scopes.leaks import LeakPolicy, describe_what_is_left, report, report_leak
 
 #: After how many milliseconds a function that computes lets the loop go on without it: those of the
 #: interpreter's own switch interval. Less gains little and takes over from more (docs/threadlets.md).
@@ -51,6 +52,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         preempt_ms: float | None = PREEMPT_MS,
         tasks: Literal["native", "asyncio"] = "native",
         fp: FpPolicy = "restore",
+        leaks: LeakPolicy = "warn",
     ) -> None:
         # Until the base class opens it: a loop that is refused here needs no closing.
         self._closed = True
@@ -61,6 +63,8 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
             )
         if tasks not in ("native", "asyncio"):
             raise ValueError(f"tasks is {tasks!r}; it is 'native', or 'asyncio' for asyncio's own")
+        if leaks not in ("warn", "raise"):
+            raise ValueError(f"leaks is {leaks!r}; it is 'warn', or 'raise' for a LeakError")
         if preempt_ms is not None and not preempt_ms > 0:
             raise ValueError(f"preempt_ms is {preempt_ms}; it is a time in ms, or None for never")
         self._home_id: int | None = None
@@ -69,6 +73,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
         self._executor_calls: set[asyncio.Future[Any]] | None = (
             set() if executor == "threadlets" else None
         )
+        self._leak_policy = leaks
         # Refuses what is no policy.
         self._fp_policy = fp
         super().__init__(_Poller(self))  # type: ignore[arg-type]
@@ -125,21 +130,28 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
     def close(self) -> None:
         """Close the loop and drop what is still queued. Closing it twice does nothing.
 
-        Requests that have not ended, and descriptors that are registered, are named in a
-        `ResourceWarning`; in debug mode the loop is closed all the same, and then that is an error.
+        Requests that have not ended, and connections that are open, are named in a
+        `ResourceWarning`; in debug mode the exception handler is told of them instead.
 
         Raises:
-            LeakError: in debug mode, something was outstanding.
+            LeakError: something was outstanding, and the loop was made with `leaks="raise"`. It is
+                closed all the same.
             RuntimeError: the loop is running.
         """
-        was_closed, left = self._closed, ""
-        if not was_closed and not self.is_running():
-            left = describe_what_is_left(self)
-        super().close()
-        if self._closed:
-            self._warn_of_blocked(self._stop_crew())
-            self._release()
-            self._socket_transports.clear()
+        if self._closed or self.is_running():
+            super().close()  # Does nothing, or refuses.
+            return
+        left, blocked = describe_what_is_left(self), ""
+        try:
+            super().close()
+        finally:
+            # Whatever was raised, by an executor or for a signal: a closed loop holds nothing.
+            if self._closed:
+                blocked = self._describe_blocked(self._stop_crew())
+                self._release()
+                self._socket_transports.clear()
+        if blocked:
+            report(self, blocked)
         if left:
             report_leak(self, left)
 
@@ -347,6 +359,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
     async def sock_recv(self, sock: Any, n: int) -> bytes:
         """Receive up to `n` bytes; empty bytes mean that the peer has ended its half."""
         self._check_socket(sock)
+        await checkpoint
         done, received = self._sock_recv(sock, n)
         data: bytes = received if done else await self._outcome(sock.fileno(), received)
         return data
@@ -354,6 +367,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
         """Receive into a writable buffer; the result is a count of bytes."""
         self._check_socket(sock)
+        await checkpoint
         done, received = self._sock_recv_into(sock, buf)
         n_bytes: int = received if done else await self._outcome(sock.fileno(), received)
         return n_bytes
@@ -361,6 +375,7 @@ class Loop(LoopCrew, asyncio.SelectorEventLoop):
     async def sock_sendall(self, sock: Any, data: Any) -> None:
         """Send all of `data`. After an error nobody can tell how much of it was sent."""
         self._check_socket(sock)
+        await checkpoint
         done, result = self._sock_sendall(sock, data)
         if not done:
             await self._outcome(sock.fileno(), result)

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from threadlets.aio.loop import PREEMPT_MS, FpPolicy, Loop
 from threadlets.running import running_dispatcher
+from threadlets.scopes.leaks import LeakPolicy
 
 T = TypeVar("T")
 
@@ -21,6 +22,7 @@ def new_event_loop(
     preempt_ms: float | None = PREEMPT_MS,
     tasks: Literal["native", "asyncio"] = "native",
     fp: FpPolicy = "restore",
+    leaks: LeakPolicy = "warn",
 ) -> Loop:
     """Make a new event loop, for `asyncio.Runner(loop_factory=threadlets.new_event_loop)`.
 
@@ -35,12 +37,21 @@ def new_event_loop(
     name is counted and the state put back ("restore"), with a RuntimeWarning ("warn") or an error where
     failures of that request are reported ("raise"); "off" compares nothing. See docs/floating-point.md.
 
+    `leaks` says what `loop.close()` does where requests have not ended or connections are open: it reports
+    them, in a ResourceWarning or, in debug mode, to the exception handler ("warn"), or raises a LeakError
+    ("raise") unless another exception is on its way.
+
     Raises:
         OSError: the process has no descriptors left; raise its limit (`ulimit -n`).
         ValueError: an argument is out of range.
     """
     return Loop(
-        executor=executor, threads_max=threads_max, preempt_ms=preempt_ms, tasks=tasks, fp=fp
+        executor=executor,
+        threads_max=threads_max,
+        preempt_ms=preempt_ms,
+        tasks=tasks,
+        fp=fp,
+        leaks=leaks,
     )
 
 
@@ -53,6 +64,7 @@ def run(
     preempt_ms: float | None = PREEMPT_MS,
     tasks: Literal["native", "asyncio"] = "native",
     fp: FpPolicy = "restore",
+    leaks: LeakPolicy = "warn",
 ) -> T:
     """Run the coroutine `main` on a new loop and return its result, like `asyncio.run`.
 
@@ -64,6 +76,7 @@ def run(
     Raises:
         RuntimeError: a loop is running in this thread already.
         ValueError: `main` is not a coroutine.
+        LeakError: something was left when the loop was closed, and `leaks` is "raise".
         BaseException: whatever `main` raises.
     """
     if events._get_running_loop() is not None:
@@ -81,6 +94,7 @@ def run(
         preempt_ms=preempt_ms,
         tasks=tasks,
         fp=fp,
+        leaks=leaks,
     )
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)

@@ -159,6 +159,41 @@ class SocketTransport(transports._FlowControlMixin):
             )
             self._sock.close()
 
+    # -- what others read of asyncio's transports (docs/compatibility.md) -------------------------
+
+    @property
+    def _closing(self) -> bool:
+        return self._stream.is_closing()
+
+    @property
+    def _protocol_connected(self) -> bool:
+        return self._protocol is not None
+
+    @property
+    def _paused(self) -> bool:
+        return self._stream.is_reading_paused()
+
+    @property
+    def _eof(self) -> bool:
+        return self._stream.is_writing_ended()
+
+    @property
+    def _conn_lost(self) -> int:
+        return self._stream.n_lost()
+
+    @property
+    def _buffer(self) -> bytearray:
+        """A copy of what is unsent."""
+        return self._stream.unsent()
+
+    @property
+    def _low_water(self) -> int:
+        return self._stream.get_write_buffer_limits()[0]
+
+    @property
+    def _high_water(self) -> int:
+        return self._stream.get_write_buffer_limits()[1]
+
     # -- protocol ------------------------------------------------------------------------------
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:

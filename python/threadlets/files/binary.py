@@ -40,7 +40,7 @@ class Binary:
         if size is None or size < 0:
             return await self._read_rest()
         if not self.size:
-            return await self._from_descriptor(size)
+            return self._take(size) if self.n_ahead else await self._from_descriptor(size)
         return await self._read_exactly(size)
 
     async def read1(self, size: int = -1) -> bytes:
@@ -84,7 +84,7 @@ class Binary:
             self._ahead = bytes(memory[:n_filled]) + self._ahead[self._at :]
             self._at = 0
             if isinstance(error, Interrupted):
-                raise error.cancellation from None
+                raise error.cause from None
             raise
         return n_filled
 
@@ -123,12 +123,8 @@ class Binary:
             return await self._write_once(view)
         if len(self.unwritten) + len(view) > self.size:
             await self._write_out()
-        if len(view) >= self.size:
-            n_written = 0
-            while n_written < len(view):
-                n_written += await self._write_once(view[n_written:])
-        else:
-            self.unwritten += view
+        n_written = await self._write_through(view) if len(view) >= self.size else 0
+        self.unwritten += view[n_written:]
         return len(view)
 
     async def flush(self) -> None:
@@ -195,11 +191,16 @@ class Binary:
                     break
                 parts.append(part)
                 n_missing -= len(part)
+            return parts[1] if len(parts) == 2 and not parts[0] else b"".join(parts)
+        except MemoryError:
+            n_read = sum(map(len, parts)) + self.n_ahead
+            self._ahead, self._at = b"", 0
+            self._go_back(n_read)
+            raise
         except BaseException:
             self._ahead = b"".join([*parts, self._ahead[self._at :]])
             self._at = 0
             raise
-        return parts[1] if len(parts) == 2 and not parts[0] else b"".join(parts)
 
     def _take(self, size: int) -> bytes:
         start = self._at
@@ -218,7 +219,7 @@ class Binary:
             return await self.descriptor.read(size)
         except Interrupted as error:
             self._ahead, self._at = error.moved, 0
-            raise error.cancellation from None
+            raise error.cause from None
 
     async def _fill(self, size: int) -> int:
         """Read up to `size` bytes into the buffer; return how many."""
@@ -227,9 +228,18 @@ class Binary:
             data = await self.descriptor.read(size)
         except Interrupted as error:
             self._ahead, self._at = rest + error.moved, 0
-            raise error.cancellation from None
-        self._ahead, self._at = rest + data if rest else data, 0
+            raise error.cause from None
+        try:
+            self._ahead, self._at = rest + data if rest else data, 0
+        except MemoryError:
+            self._go_back(len(data))
+            raise
         return len(data)
+
+    def _go_back(self, n_bytes: int) -> None:
+        """Read so many bytes again, for which there was no memory."""
+        if self.descriptor.seekable():
+            self.descriptor.seek(-n_bytes, os.SEEK_CUR)
 
     async def _write_out(self) -> None:
         while self.unwritten:
@@ -239,14 +249,35 @@ class Binary:
                 n_written = await self.descriptor.write(data)
             except Interrupted as error:
                 del self.unwritten[: error.moved]
-                raise error.cancellation from None
+                raise error.cause from None
             del self.unwritten[:n_written]
 
     async def _write_once(self, view: memoryview) -> int:
         try:
             return await self.descriptor.write(view)
         except Interrupted as error:
-            raise error.cancellation from None
+            if error.moved and isinstance(error.cause, OSError):
+                # As write(2) has it: the next one tells what is wrong.
+                n_written: int = error.moved
+                return n_written
+            raise error.cause from None
+
+    async def _write_through(self, view: memoryview) -> int:
+        """Write all, or so much that the rest fits into the buffer; return how much.
+
+        What is left after an error goes the way of `io.BufferedWriter`: into the buffer, if it fits, and
+        then it is the next flush that fails.
+        """
+        n_written = 0
+        while n_written < len(view):
+            try:
+                n_written += await self.descriptor.write(view[n_written:])
+            except Interrupted as error:
+                n_written += error.moved
+                if isinstance(error.cause, OSError) and len(view) - n_written <= self.size:
+                    break
+                raise error.cause from None
+        return n_written
 
     def _drop_ahead(self) -> None:
         """Go back to where the reader is, behind what was read ahead."""

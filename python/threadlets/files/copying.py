@@ -110,7 +110,7 @@ async def copy_file(source: PathLike, target: PathLike, *, follow_symlinks: bool
     finally:
         for fd in (src, dst):
             if fd >= 0:
-                await _core.call(os.close, fd)
+                await _core.clean_up(os.close, fd)
 
 
 def _refusal(file_type: int | None, source: PathLike, target: PathLike) -> OSError:

@@ -12,7 +12,7 @@ from threadlets._core import Result
 from threadlets.atoms import break_if, buffer, close, fsync, ftruncate, growing, loop
 from threadlets.atoms import read as read_atom
 from threadlets.atoms import write as write_atom
-from threadlets.files.failures import failure, run
+from threadlets.files.failures import failure, read_failure, run
 from threadlets.syslets import Syslet, syslet
 
 _POOLED_MAX = 256 * 1024
@@ -73,7 +73,8 @@ def _close(fd: Any) -> Any:
 class Descriptor:
     """A file descriptor and what one may do with it. It is used by one task at a time.
 
-    A read or write that is cancelled is cut short; if it has done something, it raises `Interrupted`.
+    A read or write that is cancelled is cut short, and so is a write that fails; if it has done
+    something, it raises `Interrupted`.
     """
 
     def __init__(self, fd: int, *, owned: bool) -> None:
@@ -83,7 +84,18 @@ class Descriptor:
 
     async def read(self, size: int) -> bytes:
         """Read up to `size` bytes at the position; none at the end."""
-        data: bytes = await self._move(_read if size <= _POOLED_MAX else _read_much, size)
+        data: bytes
+        if size <= _POOLED_MAX:
+            data = await self._move(_read, size)
+            return data
+        before = self.seek(0, os.SEEK_CUR) if self.seekable() else -1
+        try:
+            data = await self._move(_read_much, size)
+        except MemoryError:
+            # It may have been read, and lost for want of memory for the bytes.
+            if before >= 0:
+                self.seek(before, os.SEEK_SET)
+            raise
         return data
 
     async def read_rest(self) -> bytes:
@@ -106,18 +118,17 @@ class Descriptor:
         return n
 
     async def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Write at the position; return how much, which is all unless the disk or a pipe is full."""
-        before = self.seek(0, os.SEEK_CUR) if self.seekable() else -1
+        """Write at the position; return how much, which is all.
+
+        Raises:
+            Interrupted: it failed or was cancelled, perhaps with some of it written.
+        """
         result, cancellation = await run(_write, self.fd, data)
-        if cancellation is not None:
-            # Cancelled between two parts, a write does not tell what it has written; a file does.
-            n_written = result.value or 0
-            if result.errno and before >= 0:
-                n_written = self.seek(0, os.SEEK_CUR) - before
-            raise Interrupted(n_written, cancellation)
-        _raise_for(result, None)
-        n: int = result.value
-        return n
+        if result.ok and cancellation is None:
+            n: int = result.value
+            return n
+        n_written = result.value if result.ok else result.progress
+        raise Interrupted(n_written, cancellation or failure(result))
 
     def seek(self, offset: int, whence: int) -> int:
         """Move the position and return it; no kernel waits for that."""
@@ -146,10 +157,10 @@ class Descriptor:
         """Close the descriptor, if it is ours."""
         if self.owned:
             self.owned = False
-            result, cancellation = await run(_close, self.fd)
+            result, cancellation = await run(_close, self.fd, cleans_up=True)
             if result.errno == errno.ECANCELED:
                 # It had not begun; now it is done, whatever comes.
-                await _core.call(_close_quietly, self.fd)
+                await _core.clean_up(_close_quietly, self.fd)
             _raise_for(result, cancellation)
 
     def close_now(self, unwritten: bytes | bytearray) -> None:
@@ -166,17 +177,23 @@ class Descriptor:
         result, cancellation = await run(program, self.fd, *args)
         if cancellation is not None and result.ok:
             raise Interrupted(result.value, cancellation)
-        _raise_for(result, cancellation)
+        if result.progress:
+            # What a file gave to a read that nobody hears of is read again.
+            self.seek(-result.progress, os.SEEK_CUR)
+        if cancellation is not None:
+            raise cancellation
+        if result.errno:
+            raise read_failure(result)
         return result.value
 
 
 class Interrupted(Exception):
-    """A cancellation that came when something was moved: `moved` is what, or how much."""
+    """A transfer that a cancellation or an error has cut short: `moved` is what it did, or how much."""
 
-    def __init__(self, moved: Any, cancellation: CancelledError) -> None:
+    def __init__(self, moved: Any, cause: CancelledError | OSError) -> None:
         super().__init__()
         self.moved = moved
-        self.cancellation = cancellation
+        self.cause = cause
 
 
 def _raise_for(result: Result, cancellation: CancelledError | None) -> None:

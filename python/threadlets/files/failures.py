@@ -8,7 +8,7 @@ import io
 import os
 from typing import Any, TypeAlias
 
-from threadlets._core import Result
+from threadlets._core import Result, checkpoint
 from threadlets.syslets import Syslet
 from threadlets.syslets.syslet import running_loop
 
@@ -20,6 +20,13 @@ def failure(
 ) -> OSError:
     """Return the exception for a result that is not ok, with the paths that it is about."""
     return os_error(result.errno, path, second_path)
+
+
+def read_failure(result: Result, path: PathLike | None = None) -> OSError | MemoryError:
+    """Return the exception for a read that failed: there may be no memory for what was to be read."""
+    if result.errno == errno.ENOMEM:
+        return MemoryError(os.strerror(errno.ENOMEM))
+    return failure(result, path)
 
 
 def os_error(
@@ -38,12 +45,17 @@ def unsupported(message: str) -> io.UnsupportedOperation:
     return io.UnsupportedOperation(message)
 
 
-async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.CancelledError | None]:
+async def run(
+    program: Syslet[...], *args: Any, cleans_up: bool = False
+) -> tuple[Result, asyncio.CancelledError | None]:
     """Run a program and return its result, also when it was cancelled: then with the cancellation.
 
     `await program(…)` forgets what a cancelled program had done. This is for those that open a
-    descriptor, or move a position. Whoever calls must raise the cancellation.
+    descriptor, or move a position. Whoever calls must raise the cancellation. One that `cleans_up`
+    begins whatever comes; others let other tasks run before, and do nothing if they are cancelled then.
     """
+    if not cleans_up:
+        await checkpoint
     started = program.native.begin(running_loop(), args)
     if isinstance(started, Result):
         return started, None

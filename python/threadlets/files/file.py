@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, AnyStr, Generic, Self, cast
 
+from threadlets._core import checkpoint
 from threadlets.files.binary import Binary
 from threadlets.files.descriptor import Descriptor
 from threadlets.files.failures import unsupported
@@ -23,7 +24,8 @@ class AsyncFile(Generic[AnyStr]):
 
     A call that is cancelled is cut short. What it has read already, the next one reads again; of
     what is in the buffer to be written, nothing is lost. Of the data that a cancelled `write` was
-    given, a part may be in the file.
+    given, a part may be in the file. What a call had written when it failed, on a full disk or to a
+    pipe that nobody reads any more, is not written again: the next flush goes on with the rest.
 
     Raises:
         OSError: the kernel refuses something, from any method.
@@ -35,7 +37,7 @@ class AsyncFile(Generic[AnyStr]):
     def __init__(self, layer: Binary | Text, name: Any, mode: str) -> None:
         self._layer: Any = layer
         self._binary = layer if isinstance(layer, Binary) else layer.binary
-        self._turn = asyncio.Lock()
+        self._turn = _Turn()
         self._closed = False
         self.name = name
         """What `open` was given: a path, or a descriptor."""
@@ -103,6 +105,7 @@ class AsyncFile(Generic[AnyStr]):
             layer = self._open_layer()
             for line in lines:
                 await layer.write(line)
+                await checkpoint
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position and return it; in text, to one that `tell` gave, the start or the end."""
@@ -137,7 +140,8 @@ class AsyncFile(Generic[AnyStr]):
         """Flush and close; the file is closed whatever is raised. Closing again does nothing."""
         if self._closed:
             return
-        async with self._turn:
+        await self._turn.acquire()
+        try:
             if self._closed:
                 return
             try:
@@ -145,6 +149,8 @@ class AsyncFile(Generic[AnyStr]):
             finally:
                 self._closed = True
                 await self._binary.descriptor.close()
+        finally:
+            self._turn.release()
 
     aclose = close
 
@@ -200,13 +206,12 @@ class AsyncFile(Generic[AnyStr]):
         return self
 
     async def __anext__(self) -> AnyStr:
-        # Most lines are there already: nothing is awaited for them.
+        await checkpoint
+        # Most lines are there already: nothing more is awaited for them.
         if not self._turn.locked() and not self._closed and self._binary.readable:
             line = self._layer.line_at_hand()
             if line is not None:
                 return cast(AnyStr, line)
-        # Where nothing blocks nothing waits: give the other tasks a turn for every buffer.
-        await asyncio.sleep(0)
         line = await self.readline()
         if not line:
             raise StopAsyncIteration
@@ -254,6 +259,14 @@ class AsyncFile(Generic[AnyStr]):
         if not isinstance(self._layer, Text):
             raise AttributeError("a file of bytes has no encoding and no newlines")
         return self._layer
+
+
+class _Turn(asyncio.Lock):
+    """Whose call it is. Other tasks run before a call now and then: most calls need not wait for anything."""
+
+    async def __aenter__(self) -> None:
+        await checkpoint
+        await self.acquire()
 
 
 def _writable(buffer: Any) -> memoryview:

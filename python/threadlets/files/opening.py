@@ -199,7 +199,7 @@ async def open_descriptor(path: PathLike, flags: int, mode: int = 0o666) -> tupl
     result, cancellation = await run(_program_to_open(flags), path, mode)
     if cancellation is not None:
         if result.ok:
-            await _core.call(os.close, result.value[0])
+            await _core.clean_up(os.close, result.value[0])
         raise cancellation
     if result.errno:
         raise failure(result, path)

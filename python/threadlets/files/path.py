@@ -254,6 +254,7 @@ class Path(pathlib.PurePosixPath):
         """Iterate over what is in the folder, in no order."""
         for name in await _core.call(os.listdir, self):
             yield self / name
+            await _core.checkpoint
 
     def glob(self, pattern: str, **options: Any) -> AsyncIterator[Self]:
         """Iterate over the paths below that match; what is meant by a pattern, `pathlib` says."""
@@ -320,6 +321,7 @@ class Path(pathlib.PurePosixPath):
         while paths := await _core.call(some):
             for path in paths:
                 yield type(self)(path)
+                await _core.checkpoint
 
 
 async def _done(program: Syslet[...], path: PathLike, *args: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +14,6 @@ from threadlets.running import running_dispatcher
 DEPTH = 16
 """How many folders are read ahead, unless one says otherwise."""
 
-_STEPS_PER_TURN = 32
 _SLOW_NS, _SLOW_NS_PER_ENTRY = 200_000, 2_000
 """A folder that takes longer is not in the cache; to block and to be relieved takes as long."""
 _N_AHEAD = 64
@@ -124,12 +122,8 @@ class Walker(Generic[AnyStr]):
 
     async def walk(self, topdown: bool) -> AsyncIterator[tuple[AnyStr, list[AnyStr], list[AnyStr]]]:
         """Walk from where it stands to the end."""
-        for n_steps in itertools.count(1):
-            if not self._stack:
-                return
-            if n_steps % _STEPS_PER_TURN == 0:
-                # Where nothing blocks nothing waits: give the other tasks a turn.
-                await asyncio.sleep(0)
+        while self._stack:
+            await _core.checkpoint
             folder = self._stack[-1]
             if not folder.is_read:
                 try:

@@ -25,7 +25,7 @@ from threadlets.atoms import (
     when,
     write,
 )
-from threadlets.files.failures import PathLike, failure, os_error
+from threadlets.files.failures import PathLike, failure, os_error, read_failure
 from threadlets.files.opening import open_descriptor
 from threadlets.syslets import syslet
 
@@ -105,6 +105,7 @@ async def read_file(
 
     Raises:
         OSError: it cannot be read; errno EFBIG: it is larger than `limit`.
+        MemoryError: there is no memory for it.
         UnicodeDecodeError: it is not in that encoding.
     """
     # One byte more than the limit, so that what is just as large can be told from what is larger.
@@ -112,7 +113,7 @@ async def read_file(
     if result.errno or (limit is not None and len(result.value) > limit):
         if limit is not None and result.errno in (0, errno.ENOBUFS):
             raise os_error(errno.EFBIG, path)
-        raise failure(result, path)
+        raise read_failure(result, path)
     data: bytes = result.value
     return data if encoding is None else _decoded(data, encoding)
 
@@ -186,12 +187,12 @@ async def _store(path: bytes, data: memoryview, mode: int, *, keeps_mode: bool, 
         if result.errno:
             raise failure(result)
     finally:
-        await _core.call(os.close, fd)
+        await _core.clean_up(os.close, fd)
 
 
 async def _removed(path: bytes) -> None:
-    # A threadlet is not stopped by another cancellation.
-    await _core.call(_remove_quietly, path)
+    # It is not stopped by another cancellation.
+    await _core.clean_up(_remove_quietly, path)
 
 
 def _remove_quietly(path: bytes) -> None:

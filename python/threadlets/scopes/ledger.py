@@ -85,7 +85,15 @@ def describe_requests(requests: list[Any], n_max: int = 10) -> str:
     for request in requests[:n_max]:
         source = request._source_traceback
         started = f", started at {source[-1].filename}:{source[-1].lineno}" if source else ""
-        lines.append(f"{request!r}{started}")
+        lines.append(f"{repr_of(request)}{started}")
     if len(requests) > n_max:
         lines.append(f"and {len(requests) - n_max} more")
     return "; ".join(lines)
+
+
+def repr_of(thing: object) -> str:
+    """Show an object, also where its own way to do so fails: reports must not."""
+    try:
+        return repr(thing)
+    except Exception as exc:
+        return f"<{type(thing).__name__}, whose repr raised {type(exc).__name__}>"

@@ -12,7 +12,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from threadlets._core import Dispatcher, Environment, Members, Result, Task, TimerHandle
+from threadlets._core import (
+    Dispatcher,
+    Environment,
+    Members,
+    Result,
+    Task,
+    TimerHandle,
+    checkpoint,
+)
 from threadlets.scopes import starting
 from threadlets.scopes.blocked import (
     BlockedFunction,
@@ -268,6 +276,7 @@ class Scope:
             DrainTimeoutError: not within `timeout` seconds; it names the requests, and the functions
                 that are blocked, with the stack where each stands.
         """
+        await checkpoint
         loop = running_loop()
         until = None if timeout is None else loop.time() + timeout
         while (waits := [it for it in self._with_all_within() if it.ledger()]) != []:
@@ -324,6 +333,8 @@ class Scope:
         """
         if self._members is not None or self._is_closed:
             raise RuntimeError(f"{self!r} was entered before: a scope is for one block")
+        # A scope whose requests have all ended is left at once.
+        await checkpoint
         loop = running_loop()
         host = asyncio.current_task()
         if host is None:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import Any, NamedTuple, ParamSpec, Self
 
-from threadlets._core import BufferPool, Completions, Result
+from threadlets._core import BufferPool, Completions, Result, checkpoint
 from threadlets.syslets.operations import Flow
 from threadlets.syslets.syslet import Syslet, running_loop
 
@@ -90,6 +90,7 @@ class CompletionRing:
             RuntimeError: the running loop is not threadlets'.
         """
         self._check(min_events)
+        await checkpoint
         loop = running_loop()
         while n_missing := self._collect(min_events):
             await self._native._readiness(loop, n_missing)

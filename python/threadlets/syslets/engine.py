@@ -1,12 +1,11 @@
-"""The engine of the process: what it is, and how it ends."""
+"""The engine of the process: what it is, and what a fork leaves of it."""
 
 from __future__ import annotations
 
-import atexit
 import os
 from typing import Literal, NamedTuple
 
-from threadlets._core import engine_info, forget_engine, stop_engine
+from threadlets._core import engine_info, forget_engine
 
 
 class Engine(NamedTuple):
@@ -37,5 +36,4 @@ def engine() -> Engine:
     return Engine(*engine_info())
 
 
-atexit.register(stop_engine)
 os.register_at_fork(after_in_child=forget_engine)

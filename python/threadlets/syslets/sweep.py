@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, Self
 
-from threadlets._core import BufferPool, Result
+from threadlets._core import BufferPool, Result, checkpoint
 from threadlets._core import Sweep as _NativeSweep
 from threadlets.syslets.syslet import Syslet, running_loop
 
@@ -106,13 +105,14 @@ def _batches(native: _NativeSweep, counter: _Counter) -> Iterator[list[Result]]:
 
 async def _batches_async(native: _NativeSweep, counter: _Counter) -> AsyncIterator[list[Result]]:
     loop = running_loop()
+    await checkpoint
     while (batch := native.next_batch_nowait()) is not None:
         if batch:
             counter.note(batch)
             yield batch
-            await asyncio.sleep(0)
         else:
             await native.readiness(loop)
+        await checkpoint
 
 
 def _results(native: _NativeSweep, counter: _Counter) -> Iterator[Result]:
@@ -128,6 +128,7 @@ async def _results_async(native: _NativeSweep, counter: _Counter) -> AsyncIterat
         async for batch in _batches_async(native, counter):
             for result in batch:
                 yield result
+                await checkpoint
     finally:
         native.close()
 

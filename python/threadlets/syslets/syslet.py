@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, ParamSpec
 
-from threadlets._core import Dispatcher, Program, Result
+from threadlets._core import Dispatcher, Program, Result, checkpoint
 from threadlets.running import running_dispatcher
 from threadlets.syslets.atom import Atom
 from threadlets.syslets.explaining import explain
@@ -61,6 +61,7 @@ class Syslet(Generic[P]):
             TypeError: an argument is of the wrong kind.
             RuntimeError: the running loop is not threadlets'.
         """
+        await checkpoint
         started = self.native.begin(running_loop(), args, kwargs or None)
         if isinstance(started, Result):
             return started

@@ -21,7 +21,8 @@ def read(fd: Fd, buffer: Target) -> Atom:
 def write(fd: Fd, data: Source) -> Atom:
     """Write `data` at the file's position; the value is the number of bytes written; see write(2).
 
-    That is less than asked for if the disk is full, or a pipe or socket.
+    It writes all of it, however often the kernel takes a part only. Where it fails on the way, on a
+    full disk or because nobody reads a pipe any more, `Result.progress` is what was written.
 
     Errors: EBADF, EAGAIN, EFBIG, EIO, ENOSPC, EPIPE.
     """

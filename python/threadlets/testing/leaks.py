@@ -16,7 +16,8 @@ from threadlets.scopes.leaks import describe_what_is_left, leaks_are_errors
 def no_leaks() -> Iterator[None]:
     """Check that what the block does on threadlets loops leaves nothing behind.
 
-    Loops that are closed in the block raise `LeakError` instead of warning. Loops that it makes and
+    Loops that are closed in the block raise `LeakError` instead of warning; where another exception
+    is on its way, the block does when it ends. Loops that it makes and
     leaves open must have nothing outstanding, and no program may have kept memory on loan.
 
     Raises:
@@ -25,8 +26,10 @@ def no_leaks() -> Iterator[None]:
     before = set(map(id, loops()))
     pool = BufferPool.default()
     in_use_before = pool.in_use
-    with leaks_are_errors():
+    with leaks_are_errors() as not_raised:
         yield
+    if not_raised:
+        raise LeakError(not_raised[0])
     for loop in loops():
         if id(loop) in before or not isinstance(loop, Loop) or loop.is_closed():
             continue

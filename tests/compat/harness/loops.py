@@ -98,6 +98,8 @@ def install(name: str) -> Census:
     policy_type._loop_factory = staticmethod(make)
     _check_doors(judged)
     census.take()
+    # A runner has told the policy that this thread has no loop; a program's first one is made for it.
+    asyncio.set_event_loop_policy(None)
     return census
 
 

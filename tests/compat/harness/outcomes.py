@@ -6,7 +6,7 @@ Knows nothing of what is expected.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -49,15 +49,19 @@ class Folded:
     collect_errors: list[str] = field(default_factory=list)
 
 
-def fold(lines: Iterable[str]) -> Folded:
-    """Return the outcome of each test: its worst phase, passed only if its body passed."""
+def fold(lines: Iterable[str], name: Callable[[str], str] | None = None) -> Folded:
+    """Return the outcome of each test: its worst phase, passed only if its body passed.
+
+    Tests go by `test_id`, unless `name` gives them another name.
+    """
+    name = name or test_id
     folded = Folded()
     for line in lines:
         entry = json.loads(line)
         if "collect" in entry:
             folded.collect_errors.append(f"{entry['collect']}: {entry['detail']}")
             continue
-        test = test_id(entry["nodeid"])
+        test = name(entry["nodeid"])
         outcome = folded.outcomes.setdefault(test, Outcome())
         outcome.duration_s += entry["duration_s"]
         kind = _kind(entry)

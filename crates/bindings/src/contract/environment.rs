@@ -119,7 +119,7 @@ impl Environment {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         Self::begin(slf)?;
-        let result = interpreter::call_with_dict(function, args, kwargs);
+        let result = function.call(args, kwargs);
         Self::end(slf)?;
         result
     }

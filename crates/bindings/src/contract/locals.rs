@@ -14,6 +14,7 @@ use pyo3::types::PyType;
 use pyo3::{ffi, intern, prelude::*};
 
 use crate::dispatcher::Dispatcher;
+use crate::interpreter;
 
 /// What the slots of `threading.local` were.
 struct Original {
@@ -94,7 +95,7 @@ unsafe extern "C" fn threadlets_local_get(
             return null_mut();
         }
         let original = ORIGINAL.get().expect("it was replaced");
-        (original.get)(object, name)
+        interpreter::threadlets_get_attribute(original.get, object, name)
     }
 }
 
@@ -106,7 +107,7 @@ unsafe extern "C" fn threadlets_local_set(
     // SAFETY: as in `threadlets_local_get`.
     unsafe {
         let original = ORIGINAL.get().expect("it was replaced");
-        let status = (original.set)(object, name, value);
+        let status = interpreter::threadlets_set_attribute(original.set, object, name, value);
         let how = if value.is_null() { "deleted" } else { "set" };
         if status == 0 && !tell(how, object, name) { -1 } else { status }
     }

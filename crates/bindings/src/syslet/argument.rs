@@ -13,6 +13,7 @@ use threadlets_core::letterbox::Letterbox;
 use threadlets_core::syslet::{Lent, Memory, Run, SocketAddress};
 
 use crate::byte_buffer::ByteBuffer;
+use crate::memory;
 
 /// What kind of thing a parameter takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,9 +133,9 @@ pub(crate) fn path(value: &Bound<'_, PyAny>) -> PyResult<CString> {
     if let Ok(text) = value.cast_exact::<PyString>()
         && filesystem_is_utf8(value.py())
         && let Ok(text) = text.to_str()
-        && let Ok(path) = CString::new(text)
+        && !text.as_bytes().contains(&0)
     {
-        return Ok(path);
+        return c_string(text.as_bytes());
     }
     let mut encoded: *mut ffi::PyObject = std::ptr::null_mut();
     // SAFETY: the converter leaves a new reference to a bytes object, or an exception.
@@ -144,7 +145,13 @@ pub(crate) fn path(value: &Bound<'_, PyAny>) -> PyResult<CString> {
         }
         Bound::from_owned_ptr(value.py(), encoded).cast_into_unchecked::<PyBytes>()
     };
-    CString::new(encoded.as_bytes()).map_err(|_| PyValueError::new_err("embedded null byte"))
+    c_string(encoded.as_bytes())
+}
+
+/// A copy of the bytes, with a zero behind them.
+fn c_string(bytes: &[u8]) -> PyResult<CString> {
+    let copy = memory::copy(bytes, 1)?;
+    CString::new(copy).map_err(|_| PyValueError::new_err("embedded null byte"))
 }
 
 fn filesystem_is_utf8(py: Python<'_>) -> bool {
@@ -234,7 +241,7 @@ fn unix_address(value: &Bound<'_, PyAny>) -> PyResult<SocketAddress> {
     }
     let name = match value.cast::<PyBytes>() {
         // A name in the abstract namespace begins with a zero byte.
-        Ok(bytes) => bytes.as_bytes().to_vec(),
+        Ok(bytes) => memory::copy(bytes.as_bytes(), 0)?,
         Err(_) => path(value)?.into_bytes(),
     };
     SocketAddress::from_unix(&name).ok_or_else(|| PyValueError::new_err("AF_UNIX path too long"))

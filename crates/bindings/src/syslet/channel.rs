@@ -86,6 +86,8 @@ impl Channel {
         deadline_ns: Option<u64>,
     ) -> PyResult<bool> {
         loop {
+            // Before each wait: a signal may have come before the first, and ends the others.
+            py.check_signals()?;
             let has_enough = self.with(|state| {
                 let is_alone = state.n_waiting < 2;
                 state.n_wanted = if is_alone { n_wanted } else { state.n_wanted.min(n_wanted) };
@@ -99,7 +101,6 @@ impl Channel {
                 patience => patience.map(Duration::from_nanos),
             };
             py.detach(|| self.bell.wait(Ring::WAKE, patience));
-            py.check_signals()?;
         }
     }
 

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use threadlets_core::clock;
 use threadlets_core::engine::Engine;
-use threadlets_core::syslet::{Flags, Flow, Outlet, Run, Stopped, inline};
+use threadlets_core::syslet::{Flags, Outlet, Run};
 
 use super::argument;
 use super::channel::Channel;
@@ -116,11 +116,10 @@ impl Completions {
         let args: Vec<_> = args.iter().collect();
         let run = program.get().run_with(py, &args, kwargs, pool_or_default(pool))?;
         let mut run = if flags.has(Flags::SYNC) {
-            let mut run = py.detach(|| perform(run));
-            return program.get().result(py, &mut run, None).map(Some);
+            return program.get().perform(py, run).map(Some);
         } else {
             let tries_first = self.engine.tries_first() && !flags.has(Flags::ASYNC);
-            match SysletProgram::start_here(py, run, tries_first) {
+            match SysletProgram::start_here(py, run, tries_first)? {
                 Started::Ended(mut run) => {
                     return program.get().result(py, &mut run, None).map(Some);
                 }
@@ -195,20 +194,5 @@ impl Completions {
 impl Drop for Completions {
     fn drop(&mut self) {
         self.engine.cancel_group(self.group);
-    }
-}
-
-/// Run a program to its end, here, however long it takes.
-fn perform(mut run: Box<Run>) -> Box<Run> {
-    loop {
-        match inline::advance(&mut run, inline::Budget::PATIENT) {
-            Stopped::Ended => return run,
-            Stopped::BudgetSpent => {}
-            Stopped::WouldBlock => {
-                if inline::perform_one(&mut run) == Flow::Ended {
-                    return run;
-                }
-            }
-        }
     }
 }

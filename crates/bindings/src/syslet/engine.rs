@@ -153,7 +153,7 @@ pub(crate) fn use_engine(
     if threads == 0 {
         return Err(PyValueError::new_err("an engine has at least one thread"));
     }
-    stop_engine(py);
+    stop_engine(py)?;
     if let Some(kind) = engine_kind {
         shared(|shared| {
             shared.note = Some("chosen by use_engine()".to_owned());
@@ -165,10 +165,13 @@ pub(crate) fn use_engine(
 
 /// Stop the engine: its runs end as cancelled, its threads end. The next use starts another.
 #[pyfunction]
-pub(crate) fn stop_engine(py: Python<'_>) {
+pub(crate) fn stop_engine(py: Python<'_>) -> PyResult<()> {
+    // No signal ends the wait.
+    py.check_signals()?;
     if let Some(engine) = shared(|shared| shared.engine.take()) {
         py.detach(|| engine.stop());
     }
+    Ok(())
 }
 
 /// In the child of a fork: the engine's threads are the parent's. What they had in their hands, and

@@ -1,14 +1,15 @@
 //! What a run gives: its outcome, as Python objects.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
+use threadlets_core::buffers::Refusal;
 use threadlets_core::syslet::{Memory, Outcome, Run, Span};
 
 use super::lease::LeasedMemory;
 use super::result::SysletResult;
-use crate::address;
+use crate::{address, memory};
 
 /// The result of a run that has ended.
 ///
@@ -24,12 +25,18 @@ pub(crate) fn result(
     };
     if end.is_failure {
         let errno = i32::try_from(-end.value).unwrap_or(i32::MAX);
-        return Ok(SysletResult::new(py.None(), errno, end.atom, input));
+        return Ok(SysletResult::new(py.None(), errno, &end, input));
     }
     let program = run.program().clone();
-    let value = convert(py, run, program.outcome_at(end.atom), end.value, constants)?;
+    let value = match convert(py, run, program.outcome_at(end.atom), end.value, constants) {
+        // A failure is a result like any other; what the run has opened is closed with it.
+        Err(error) if error.is_instance_of::<PyMemoryError>(py) => {
+            return Ok(SysletResult::new(py.None(), Refusal::NoMemory.errno(), &end, input));
+        }
+        value => value?,
+    };
     let descriptors = run.take_descriptors();
-    Ok(SysletResult::new(value, 0, end.atom, input).with_descriptors(descriptors))
+    Ok(SysletResult::new(value, 0, &end, input).with_descriptors(descriptors))
 }
 
 fn convert(
@@ -46,7 +53,7 @@ fn convert(
         }
         Outcome::Nothing => py.None(),
         Outcome::Constant(idx) => constants[*idx].clone_ref(py),
-        Outcome::Bytes(span) => PyBytes::new(py, run.bytes(*span)).into_any().unbind(),
+        Outcome::Bytes(span) => memory::bytes(py, run.bytes(*span))?.into_any().unbind(),
         Outcome::Lease(span) => lease(py, run, *span)?,
         Outcome::Stat(first) => stat(py, run, *first)?,
         Outcome::Address(object) => match run.object(*object) {
@@ -70,7 +77,7 @@ fn lease(py: Python<'_>, run: &mut Run, span: Span) -> PyResult<Py<PyAny>> {
     let is_shared =
         run.end().is_some_and(|end| n_uses(program.outcome_at(end.atom), span.object) > 1);
     if is_shared {
-        let copy = run.bytes(span).to_vec();
+        let copy = memory::copy(run.bytes(span), 0)?;
         return Ok(Py::new(py, LeasedMemory::grown(copy, 0, len))?.into_any());
     }
     let leased = match run.take_object(span.object) {
@@ -78,7 +85,7 @@ fn lease(py: Python<'_>, run: &mut Run, span: Span) -> PyResult<Py<PyAny>> {
         Memory::Growing(bytes) => LeasedMemory::grown(bytes, start, len),
         other => {
             run.set_object(span.object, other);
-            return Ok(PyBytes::new(py, run.bytes(span)).into_any().unbind());
+            return Ok(memory::bytes(py, run.bytes(span))?.into_any().unbind());
         }
     };
     Ok(Py::new(py, leased)?.into_any())

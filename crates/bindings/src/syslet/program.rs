@@ -18,6 +18,7 @@ use super::outcome;
 use super::pending::Pending;
 use super::result::SysletResult;
 use crate::dispatcher::Dispatcher;
+use crate::memory;
 
 /// A program of atoms, as `threadlets.syslets` lowers them.
 #[pyclass(frozen, module = "threadlets._core", name = "Program")]
@@ -133,12 +134,35 @@ impl SysletProgram {
         Box::new(Run::new(Arc::clone(&self.program), Arc::clone(pool)))
     }
 
-    /// Run as far as nothing blocks; what the program wants to block for, without the GIL.
-    pub(crate) fn start_here(py: Python<'_>, run: Box<Run>, tries_first: bool) -> Started {
-        if run.program().may_block() {
-            return py.detach(|| Self::start(run, tries_first));
+    /// Run to the end, here, however long it takes; without the GIL.
+    pub(crate) fn perform(&self, py: Python<'_>, mut run: Box<Run>) -> PyResult<SysletResult> {
+        loop {
+            // A signal ends a system call; Python looks what the signal means before each.
+            py.check_signals()?;
+            let stopped = py.detach(|| inline::advance(&mut run, Budget::PATIENT));
+            if stopped == Stopped::Ended {
+                return self.result(py, &mut run, None);
+            }
+            py.check_signals()?;
+            if stopped == Stopped::WouldBlock
+                && py.detach(|| inline::perform_one(&mut run)) == Flow::Ended
+            {
+                return self.result(py, &mut run, None);
+            }
         }
-        Self::start(run, tries_first)
+    }
+
+    /// Run as far as nothing blocks; what the program wants to block for, without the GIL.
+    pub(crate) fn start_here(
+        py: Python<'_>,
+        run: Box<Run>,
+        tries_first: bool,
+    ) -> PyResult<Started> {
+        if run.program().may_block() {
+            py.check_signals()?;
+            return Ok(py.detach(|| Self::start(run, tries_first)));
+        }
+        Ok(Self::start(run, tries_first))
     }
 
     /// Run as far as nothing blocks.
@@ -194,7 +218,7 @@ fn parse_object(object: &Bound<'_, PyTuple>) -> PyResult<Object> {
             let hint = object.get_item(2).map_or(Ok(NONE), |it| index(&it))?;
             Object::Growing { limit: index(&first()?)?, hint }
         }
-        "data" => Object::Data(first()?.cast::<PyBytes>()?.as_bytes().into()),
+        "data" => Object::Data(memory::copy(first()?.cast::<PyBytes>()?.as_bytes(), 0)?.into()),
         "lent" => Object::Lent,
         "vector" => {
             let spans = first()?;
@@ -265,20 +289,8 @@ impl SysletProgram {
         pool: Option<&Pool>,
     ) -> PyResult<SysletResult> {
         let args: Vec<_> = args.iter().collect();
-        let mut run = self.run_with(py, &args, kwargs, pool_or_default(pool))?;
-        loop {
-            // A signal ends a system call; Python looks what the signal means between two.
-            let stopped = py.detach(|| inline::advance(&mut run, Budget::PATIENT));
-            if stopped == Stopped::Ended {
-                return self.result(py, &mut run, None);
-            }
-            py.check_signals()?;
-            if stopped == Stopped::WouldBlock
-                && py.detach(|| inline::perform_one(&mut run)) == Flow::Ended
-            {
-                return self.result(py, &mut run, None);
-            }
-        }
+        let run = self.run_with(py, &args, kwargs, pool_or_default(pool))?;
+        self.perform(py, run)
     }
 
     /// Run the program as far as nothing blocks: its result, or a `Pending` that the dispatcher's
@@ -296,7 +308,7 @@ impl SysletProgram {
         let args: Vec<_> = args.iter().collect();
         let run = this.run_with(py, &args, kwargs, pool_or_default(pool))?;
         let engine = engine::current()?;
-        match Self::start_here(py, run, engine.tries_first()) {
+        match Self::start_here(py, run, engine.tries_first())? {
             Started::Ended(mut run) => {
                 Ok(Py::new(py, this.result(py, &mut run, None)?)?.into_any())
             }

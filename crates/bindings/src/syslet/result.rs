@@ -8,6 +8,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
+use threadlets_core::syslet::End;
 
 use crate::gil_cell::GilCell;
 
@@ -16,8 +17,10 @@ use crate::gil_cell::GilCell;
 /// `ok` is whether it ended as its program meant it to; then `value` is what the program gives, and
 /// `errno` is 0. Otherwise `errno` says why the atom with the index `atom` failed, and `value` is
 /// None. A descriptor in the value belongs to whoever reads `value`; if nobody does, it is closed with
-/// the result. `input` is what a sweep gave to the program, and None elsewhere. Two results are equal when
-/// their values, errnos and atoms are; `len()` is that of the value.
+/// the result. `progress` is how many bytes an atom had moved before it failed or was cancelled, the last
+/// one if several failed and the program went on; 0 if none did. `input` is what a sweep gave to the
+/// program, and None elsewhere. Two results are equal when their values, errnos, atoms and progress
+/// are; `len()` is that of the value.
 #[pyclass(frozen, module = "threadlets._core", name = "Result")]
 #[derive(Debug)]
 pub(crate) struct SysletResult {
@@ -29,12 +32,15 @@ pub(crate) struct SysletResult {
     #[pyo3(get)]
     atom: u16,
     #[pyo3(get)]
+    progress: usize,
+    #[pyo3(get)]
     input: Option<Py<PyAny>>,
 }
 
 impl SysletResult {
-    pub(crate) fn new(value: Py<PyAny>, errno: i32, atom: u16, input: Option<Py<PyAny>>) -> Self {
-        Self { value, descriptors: GilCell::default(), errno, atom, input }
+    pub(crate) fn new(value: Py<PyAny>, errno: i32, end: &End, input: Option<Py<PyAny>>) -> Self {
+        let (atom, progress) = (end.atom, end.progress);
+        Self { value, descriptors: GilCell::default(), errno, atom, progress, input }
     }
 
     pub(crate) fn with_descriptors(self, descriptors: Vec<OwnedFd>) -> Self {
@@ -99,8 +105,8 @@ impl SysletResult {
         let Ok(other) = other.cast::<Self>() else { return Ok(py.NotImplemented()) };
         let other = other.get();
         let is_equal = || -> PyResult<bool> {
-            Ok((self.errno, self.atom) == (other.errno, other.atom)
-                && self.value.bind(py).eq(other.value.bind(py))?)
+            let key = |it: &Self| (it.errno, it.atom, it.progress);
+            Ok(key(self) == key(other) && self.value.bind(py).eq(other.value.bind(py))?)
         };
         let outcome = match operator {
             CompareOp::Eq => is_equal()?,
@@ -111,19 +117,23 @@ impl SysletResult {
     }
 
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
-        (self.errno, self.atom, &self.value).into_pyobject(py)?.hash()
+        (self.errno, self.atom, self.progress, &self.value).into_pyobject(py)?.hash()
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let mut rest = format!("atom={}", self.atom);
+        if self.progress > 0 {
+            rest += &format!(", progress={}", self.progress);
+        }
         if self.errno == 0 {
             let value = self.value.bind(py).repr()?;
-            return Ok(format!("Result(value={value}, atom={})", self.atom));
+            return Ok(format!("Result(value={value}, {rest})"));
         }
         let errorcode = py.import("errno")?.getattr(intern!(py, "errorcode"))?;
         let name = errorcode
             .get_item(self.errno)
             .map_or_else(|_| self.errno.to_string(), |name| name.to_string());
-        Ok(format!("Result(errno={name}, atom={})", self.atom))
+        Ok(format!("Result(errno={name}, {rest})"))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

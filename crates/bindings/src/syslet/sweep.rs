@@ -18,6 +18,7 @@ use threadlets_core::buffers::BufferPool;
 use threadlets_core::clock;
 use threadlets_core::engine::Engine;
 use threadlets_core::syslet::{Outlet, Run};
+use threadlets_core::time_slice::SLICE_NS;
 
 use super::argument;
 use super::channel::Channel;
@@ -26,6 +27,7 @@ use super::program::{Started, SysletProgram, pool_or_default};
 use super::result::SysletResult;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
+use crate::memory;
 use crate::task::any_future;
 
 /// How many inputs are taken at once.
@@ -33,6 +35,9 @@ const CHUNK: usize = 128;
 
 /// How long results are waited for together, in nanoseconds.
 const MOMENT_NS: u64 = 1_000_000;
+
+/// The time for whoever need not think of others.
+const FOREVER: u64 = u64::MAX;
 
 /// Names the runs of each sweep.
 static N_GROUPS: AtomicU64 = AtomicU64::new(1);
@@ -58,6 +63,8 @@ struct State {
     early: HashMap<u64, Py<SysletResult>>,
     /// What the inputs have raised; told once the results before it are given.
     failure: Option<PyErr>,
+    /// The last advance ended before its work, because its time was over.
+    is_cut_short: bool,
 }
 
 /// Results of a program over many inputs.
@@ -75,10 +82,22 @@ pub(crate) struct Sweep {
 }
 
 impl Sweep {
-    /// Keep as many runs under way as the depth allows, and take what has ended.
-    fn advance(&self, py: Python<'_>) -> PyResult<()> {
-        self.collect(py)?;
+    /// Keep as many runs under way as the depth allows, and take what has ended; some of it, once the time
+    /// `until_ns` has come.
+    fn advance(&self, py: Python<'_>, until_ns: u64) -> PyResult<()> {
+        let is_over = || until_ns != FOREVER && clock::now_ns() >= until_ns;
+        self.state.with(py, |state| state.is_cut_short = false);
+        while self.collect(py)? {
+            if is_over() {
+                self.state.with(py, |state| state.is_cut_short = true);
+                return Ok(());
+            }
+        }
         loop {
+            if is_over() {
+                self.state.with(py, |state| state.is_cut_short = true);
+                return Ok(());
+            }
             let chunk = self.take_inputs(py)?;
             if chunk.is_empty() {
                 return Ok(());
@@ -87,7 +106,7 @@ impl Sweep {
                 self.submit(py, chunk)?;
                 continue;
             }
-            let (ended, blocked) = py.detach(|| try_all(chunk));
+            let (ended, blocked) = py.detach(|| try_all(chunk, is_over));
             self.submit(py, blocked)?;
             for run in ended {
                 self.note_ended(py, run)?;
@@ -187,13 +206,15 @@ impl Sweep {
         Ok(())
     }
 
-    /// Take what the engine has finished.
-    fn collect(&self, py: Python<'_>) -> PyResult<()> {
+    /// Take some of what the engine has finished; whether there was any.
+    fn collect(&self, py: Python<'_>) -> PyResult<bool> {
         argument::bury_what_was_left(py);
-        for run in self.channel.take(usize::MAX) {
+        let ended = self.channel.take(CHUNK);
+        let is_any = !ended.is_empty();
+        for run in ended {
             self.note_ended(py, run)?;
         }
-        Ok(())
+        Ok(is_any)
     }
 
     fn note_ended(&self, py: Python<'_>, mut run: Box<Run>) -> PyResult<()> {
@@ -247,7 +268,7 @@ impl Sweep {
             }
         });
         match taken {
-            Taken::Ready(ready) => PyList::new(py, ready).map(Some),
+            Taken::Ready(ready) => memory::list(py, ready).map(Some),
             Taken::Failed(error) => Err(error),
             Taken::Over => Ok(None),
         }
@@ -281,6 +302,7 @@ impl Sweep {
             ready: VecDeque::new(),
             early: HashMap::new(),
             failure: None,
+            is_cut_short: false,
         };
         Ok(Self {
             program: program.unbind(),
@@ -298,7 +320,7 @@ impl Sweep {
     /// Wait for results, without the GIL; None when there are no more.
     fn next_batch<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
         loop {
-            self.advance(py)?;
+            self.advance(py, FOREVER)?;
             match self.take_ready(py)? {
                 Some(batch) if batch.is_empty() => {
                     self.wait(py)?;
@@ -308,9 +330,9 @@ impl Sweep {
         }
     }
 
-    /// Take results that are ready, perhaps none; None when there are no more.
+    /// Take results that are ready, perhaps none, within a time slice; None when there are no more.
     fn next_batch_nowait<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
-        self.advance(py)?;
+        self.advance(py, clock::now_ns() + SLICE_NS)?;
         self.take_ready(py)
     }
 
@@ -320,7 +342,9 @@ impl Sweep {
         py: Python<'py>,
         dispatcher: &Bound<'py, Dispatcher>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        readiness(py, dispatcher, &self.channel, 1)
+        // What was cut short goes on at once.
+        let n_wanted = usize::from(!self.state.with(py, |state| state.is_cut_short));
+        readiness(py, dispatcher, &self.channel, n_wanted)
     }
 
     /// Take no more inputs, and end the runs that are under way.
@@ -380,12 +404,12 @@ fn fill(program: &SysletProgram, run: &mut Run, input: &Bound<'_, PyAny>) -> PyR
     program.fill(py, run, &args)
 }
 
-/// Run as far as nothing blocks: what has ended, and what goes on elsewhere.
-fn try_all(runs: Vec<Box<Run>>) -> (Vec<Box<Run>>, Vec<Box<Run>>) {
+/// Run as far as nothing blocks, until the time is over: what has ended, and what goes on elsewhere.
+fn try_all(runs: Vec<Box<Run>>, is_over: impl Fn() -> bool) -> (Vec<Box<Run>>, Vec<Box<Run>>) {
     let mut ended = Vec::with_capacity(runs.len());
     let mut blocked = Vec::new();
     for run in runs {
-        match SysletProgram::start(run, true) {
+        match SysletProgram::start(run, !is_over()) {
             Started::Ended(run) => ended.push(run),
             Started::Blocked(run) => blocked.push(run),
         }

@@ -1,4 +1,7 @@
-//! What the native classes take from asyncio: its exceptions and its own classes.
+//! What the native classes take from asyncio: its exceptions, its own classes, how it shows them.
+//!
+//! All of it is taken when this module is loaded: a pending task is reported when the interpreter ends,
+//! and by then nothing can be imported.
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
@@ -9,13 +12,38 @@ static CANCELLED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static INVALID_STATE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static FUTURE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static TASK: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static FUTURE_REPR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static TASK_REPR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static CALLBACK_SOURCE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static EXTRACT_STACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// Take everything, while it can be imported.
+pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
+    cancelled_class(py)?;
+    invalid_state_class(py)?;
+    future_class(py)?;
+    task_class(py)?;
+    future_repr(py)?;
+    task_repr(py)?;
+    callback_source(py)?;
+    extract_stack(py)?;
+    Ok(())
+}
+
+fn cancelled_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    CANCELLED.import(py, "asyncio", "CancelledError")
+}
+
+fn invalid_state_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    INVALID_STATE.import(py, "asyncio", "InvalidStateError")
+}
 
 /// A fresh `asyncio.CancelledError`.
 pub(crate) fn cancelled_error<'py>(
     py: Python<'py>,
     message: Option<&Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyBaseException>> {
-    let its_type = CANCELLED.import(py, "asyncio", "CancelledError")?;
+    let its_type = cancelled_class(py)?;
     let error = match message {
         Some(message) => its_type.call1((message,)),
         None => its_type.call0(),
@@ -25,12 +53,12 @@ pub(crate) fn cancelled_error<'py>(
 
 /// Whether an exception is an `asyncio.CancelledError`.
 pub(crate) fn is_cancelled_error(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
-    Ok(error.is_instance(py, CANCELLED.import(py, "asyncio", "CancelledError")?))
+    Ok(error.is_instance(py, cancelled_class(py)?))
 }
 
 /// An `asyncio.InvalidStateError`.
 pub(crate) fn invalid_state(py: Python<'_>, what: &str) -> PyErr {
-    match INVALID_STATE.import(py, "asyncio", "InvalidStateError") {
+    match invalid_state_class(py) {
         Ok(its_type) => PyErr::from_type(its_type.clone(), what.to_owned()),
         Err(error) => error,
     }
@@ -44,4 +72,24 @@ pub(crate) fn future_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
 /// `asyncio.Task`.
 pub(crate) fn task_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     TASK.import(py, "asyncio", "Task").cloned()
+}
+
+/// asyncio's function that shows a future.
+pub(super) fn future_repr(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    FUTURE_REPR.import(py, "asyncio.base_futures", "_future_repr")
+}
+
+/// asyncio's function that shows a task.
+pub(super) fn task_repr(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    TASK_REPR.import(py, "asyncio.base_tasks", "_task_repr")
+}
+
+/// asyncio's function that shows a callback with its arguments, and where it stands.
+pub(crate) fn callback_source(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    CALLBACK_SOURCE.import(py, "asyncio.format_helpers", "_format_callback_source")
+}
+
+/// `traceback.extract_stack`.
+pub(super) fn extract_stack(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    EXTRACT_STACK.import(py, "traceback", "extract_stack")
 }

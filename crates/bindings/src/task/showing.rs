@@ -10,13 +10,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
 use super::future::{Future, State};
+use super::names;
 use super::waiters::Waiter;
 use crate::dispatcher::Dispatcher;
 
 #[pymethods]
 impl Future {
     fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        named_after_type(slf, "asyncio.base_futures", "_future_repr")
+        named_after_type(slf, names::future_repr(slf.py())?)
     }
 
     /// The attributes that were set by others. Few futures have any, so the dictionary is made when it
@@ -162,11 +163,10 @@ impl Future {
 /// What asyncio's function shows of a future, under the name of its own type.
 pub(super) fn named_after_type<'py>(
     object: &Bound<'py, PyAny>,
-    module: &str,
-    function: &str,
+    repr: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = object.py();
-    let shown = py.import(module)?.call_method1(function, (object,))?;
+    let shown = repr.call1((object,))?;
     // asyncio asks for `__class__`, which is a class of its own.
     let (kind, taken_for) = (object.get_type().name()?, object.getattr("__class__")?);
     let taken_for = taken_for.getattr("__name__")?;

@@ -358,7 +358,7 @@ impl Task {
     }
 
     fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        showing::named_after_type(slf, "asyncio.base_tasks", "_task_repr")
+        showing::named_after_type(slf, names::task_repr(slf.py())?)
     }
 
     /// What a future that is not of ours calls when it is done; the task's context has been entered.

@@ -158,8 +158,7 @@ impl Ring {
 impl Backend for Ring {
     fn start(&mut self, key: Key, call: Call) {
         let known = entry(&call).filter(|(code, _)| self.probe.is_supported(*code));
-        // The ring overlooks an offset where there can be none; the system call says so.
-        match known.filter(|_| !has_wrong_offset(&call)) {
+        match known.filter(|_| !needs_system_call(&call)) {
             Some((_, entry)) => self.push(&entry.user_data(u64::from(key))),
             None => self.hands.start(key, call),
         }
@@ -212,13 +211,36 @@ impl Backend for Ring {
     }
 }
 
-fn has_wrong_offset(call: &Call) -> bool {
+/// Whether the ring would do something else than the system call.
+///
+/// It overlooks an offset where there can be none. And of a file's position it is careless: a transfer
+/// with the offset -1 takes the position when it starts, holds no lock meanwhile, and writes it back
+/// when it ends. So two of them at a time may both have the same bytes. It does not write it back at
+/// all when an error ends a transfer in the middle. As of Linux 6.18, for files and block devices:
+///
+/// - A write that comes up short is tried again for the rest by the kernel itself. When that fails, the
+///   value is what was written before, and the position stays where it was; so it is when the rest
+///   is cancelled. With the offset -1 again, what is left would go over what is there. It makes no
+///   difference whether the write was tried inline or by one of the kernel's workers, nor whether the
+///   file appends: then the bytes are where they should be, and the position is not.
+/// - A read that was tried inline is like that, too. One that a worker has made moves the position by
+///   what it has read, as read(2) does.
+/// - At the end of a file, what was read counts, and the position is moved.
+/// - A transfer that fails with nothing done moves nothing.
+///
+/// Nothing tells afterwards which of these it was, once others move the same position. read(2) and
+/// write(2) hold the position's lock and count what they have moved. Pipes, sockets and devices without
+/// blocks have no such retries: they stay in the ring, and so does a file that the run has opened, since
+/// it counts for itself.
+fn needs_system_call(call: &Call) -> bool {
     let has_offset = match call.op() {
         Op::Pread | Op::Pwrite => true,
-        Op::Readv | Op::Writev => call.offset(3) >= 0,
+        Op::Readv | Op::Writev => call.offset(3) >= 0 && call.words[4] == 0,
         _ => false,
     };
-    has_offset && syscall::position(call.int(0)).is_none()
+    let fd = call.int(0);
+    has_offset && syscall::position(fd).is_none()
+        || call.moves_shared_position() && syscall::has_position(fd)
 }
 
 /// The ring's entry for a call, and its operation code; `None`: the ring has no such operation.

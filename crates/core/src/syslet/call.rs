@@ -11,8 +11,8 @@ use super::op::Op;
 /// | openat | folder, path, flags, mode |
 /// | openat2 | folder, path, `open_how` |
 /// | statx | folder, path, flags, mask, `statx` |
-/// | read, write | descriptor, start, length, offset |
-/// | readv, writev | descriptor, `iovec`s, count, offset |
+/// | read, write | descriptor, start, length, offset, whether the position is the run's own |
+/// | readv, writev | descriptor, `iovec`s, count, offset, whether the position is the run's own |
 /// | fallocate | descriptor, mode, offset, length |
 /// | getdents | descriptor, start, length |
 /// | splice | descriptor and offset in, descriptor and offset out, length, flags |
@@ -48,6 +48,13 @@ impl Call {
             Op::Read | Op::Pread | Op::Write | Op::Pwrite | Op::Recv | Op::Send => self.len(2),
             _ => 0,
         }
+    }
+
+    /// Whether the call moves a position that is not the run's alone.
+    pub(crate) fn moves_shared_position(&self) -> bool {
+        matches!(self.op, Op::Read | Op::Write | Op::Readv | Op::Writev)
+            && self.offset(3) == -1
+            && self.words[4] == 0
     }
 
     /// The same call with another word.

@@ -39,7 +39,8 @@ impl Run {
                 let flags = if is_file { self.frame.slot(words[2]) } else { 0 };
                 let is_plain = is_file && flags & i64::from(libc::O_APPEND) == 0;
                 let position = if is_plain { 0 } else { -1 };
-                self.opened.push(Opened { fd: value as i32, is_tried: false, position });
+                let fd = value as i32;
+                self.opened.push(Opened { fd, is_tried: false, position, is_file: false });
             }
             // Whatever close(2) says, the number is free afterwards, unless there was nothing, or it was
             // cancelled before it began.
@@ -49,11 +50,7 @@ impl Run {
             }
             Op::Read | Op::Pread | Op::Recv | Op::Getdents if value > 0 => {
                 self.frame.note_filled(span, value as usize);
-                if op == Op::Read {
-                    self.advance_position(words[0], value);
-                }
             }
-            Op::Write if value > 0 => self.advance_position(words[0], value),
             Op::Readv | Op::Recvmsg if value >= 0 => {
                 // The pieces of the last call leave out what earlier ones have done.
                 let access = Access::WritesTo;
@@ -64,11 +61,8 @@ impl Run {
                 }
                 if op == Op::Recvmsg && self.progress == 0 {
                     self.note_message(words);
-                } else if op == Op::Readv {
-                    self.forget_position(words[0]);
                 }
             }
-            Op::Writev => self.forget_position(words[0]),
             Op::Splice => [words[0], words[2]].into_iter().for_each(|it| self.forget_position(it)),
             Op::Sendfile => {
                 [words[0], words[1]].into_iter().for_each(|it| self.forget_position(it))
@@ -84,11 +78,49 @@ impl Run {
         }
     }
 
-    fn advance_position(&mut self, fd: u16, n_bytes: i64) {
-        let fd = self.frame.slot(fd) as i32;
-        if let Some(opened) = self.opened.iter_mut().find(|it| it.fd == fd && it.position >= 0) {
-            opened.position += n_bytes;
+    /// A call of the current atom has moved so many bytes.
+    pub(super) fn note_moved(&mut self, n_bytes: i64) {
+        let atom = &self.program.atoms[usize::from(self.at)];
+        let moves_position = match atom.op {
+            Op::Read | Op::Write => true,
+            Op::Readv | Op::Writev => self.frame.slot_if_any(atom.words[2]) < 0,
+            _ => false,
+        };
+        if moves_position && !self.opened.is_empty() {
+            let fd = self.frame.slot(atom.words[0]) as i32;
+            let mut opened = self.opened.iter_mut();
+            if let Some(opened) = opened.find(|it| it.fd == fd && it.position >= 0) {
+                opened.position += n_bytes;
+            }
         }
+    }
+
+    /// Where a read or write of `fd` without an offset is to be made, and whether the position is the
+    /// run's own. The offset -1 leaves it to the kernel.
+    ///
+    /// A position that is nobody else's is counted here: what the kernel has noted after a transfer
+    /// that an error cut short depends on who made the call (see `uring.rs`). Whether there is a
+    /// position at all is looked at once, and not before it matters: most files are read with one call.
+    pub(super) fn own_position(&mut self, fd: i32) -> (i64, bool) {
+        match self.opened.iter_mut().find(|it| it.fd == fd && it.position >= 0) {
+            None => (-1, false),
+            // Nothing has moved: the kernel cannot be mistaken yet.
+            Some(opened) if opened.position == 0 => (-1, true),
+            Some(opened) => {
+                opened.is_file = opened.is_file || syscall::has_position(fd);
+                if opened.is_file {
+                    return (opened.position, true);
+                }
+                opened.position = -1;
+                (-1, false)
+            }
+        }
+    }
+
+    /// Something that asks the kernel for the position of the descriptor in this slot comes next.
+    pub(super) fn tell_position(&self, fd: u16) {
+        let fd = self.frame.slot(fd) as i32;
+        self.opened.iter().filter(|it| it.fd == fd).for_each(Opened::tell_position);
     }
 
     /// Something else than a read or write has moved the descriptor in this slot.
@@ -156,6 +188,15 @@ impl Run {
     }
 }
 
+impl Opened {
+    /// Have the kernel know the position that the run has counted.
+    pub(super) fn tell_position(&self) {
+        if self.position > 0 {
+            syscall::set_position(self.fd, self.position);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -177,7 +218,12 @@ mod tests {
         let objects = vec![Object::Data([7; 10].into()), Object::Vector([piece].into())];
         let program = Program::new(vec![atom], slots.to_vec(), objects, vec![Outcome::Atom]);
         let mut run = Run::new(Arc::new(program.unwrap()), Arc::new(BufferPool::new(1 << 20)));
-        let opened = opened.iter().map(|&(fd, position)| Opened { fd, is_tried: false, position });
+        let opened = opened.iter().map(|&(fd, position)| Opened {
+            fd,
+            is_tried: false,
+            position,
+            is_file: false,
+        });
         run.opened = opened.collect();
         run
     }
@@ -205,6 +251,40 @@ mod tests {
         let words = run.program.atoms()[0].words;
         run.note_effects(Op::Sendfile, &words, 10);
         assert_eq!(10, run.opened[0].position);
+    }
+
+    #[test]
+    fn a_run_counts_the_position_of_its_own_file_and_of_nothing_else() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let (fd, pipe) = (tempfile().into_raw_fd(), reader.into_raw_fd());
+        let slots = [i64::from(fd), 0];
+        let mut run = run(Op::Write, &[0, 0, NONE, NONE], &slots, &[(fd, 0), (pipe, 0)]);
+        assert_eq!((-1, true), run.own_position(fd));
+        run.note_moved(3);
+        assert_eq!((3, true), run.own_position(fd));
+        run.opened[1].position = 3;
+        assert_eq!((-1, false), run.own_position(pipe));
+        assert_eq!((-1, false), run.own_position(0));
+        // Nobody has told the kernel yet.
+        assert_eq!(Some(0), syscall::position(fd));
+        run.tell_position(0);
+        assert_eq!(Some(3), syscall::position(fd));
+    }
+
+    #[test]
+    fn what_an_atom_has_moved_comes_out_with_the_end() {
+        let slots = [i64::from(tempfile().into_raw_fd()), 0];
+        let words = &[0, 0, NONE, NONE];
+        let mut failed = run(Op::Write, words, &slots, &[]);
+        failed.complete(3);
+        failed.complete(-i64::from(libc::ENOSPC));
+        let mut cancelled = run(Op::Write, words, &slots, &[]);
+        cancelled.complete(3);
+        let stand_in = cancelled.stand_in(libc::EIO);
+        cancelled.give_up(libc::ECANCELED);
+        for run in [failed, cancelled, *stand_in] {
+            assert_eq!(3, run.end().unwrap().progress);
+        }
     }
 
     /// A file without a name.

@@ -335,7 +335,7 @@ impl Frame {
     ) -> Result<(), Errno> {
         let Object::Buffer(size) = program.objects[idx] else { return Err(-libc::EFAULT) };
         let size = usize::try_from(self.slot(size)).map_err(|_| -libc::EINVAL)?;
-        let lease = pool.lease(size).ok_or(-libc::ENOBUFS)?;
+        let lease = pool.lease(size).map_err(|refusal| -refusal.errno())?;
         self.objects[idx] = Memory::Buffer { lease, filled: 0 };
         Ok(())
     }

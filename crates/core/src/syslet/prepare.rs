@@ -62,11 +62,12 @@ impl Run {
             Op::Getdents => self.prepare_transfer(op, [a, b, c, d], None)?,
             Op::Readv | Op::Writev => {
                 let (start, n_pieces) = self.vector(op, b)?;
-                let offset = match self.frame.slot_if_any(c) {
-                    offset if offset < 0 => -1,
-                    offset => offset + self.progress as i64,
+                let fd = slot(self, a);
+                let (offset, is_own) = match self.frame.slot_if_any(c) {
+                    offset if offset < 0 => self.own_position(fd as i32),
+                    offset => (offset + self.progress as i64, false),
                 };
-                Call::new(op, [slot(self, a), start, n_pieces, offset as u64])
+                Call::new(op, [fd, start, n_pieces, offset as u64, u64::from(is_own)])
             }
             Op::Recvmsg | Op::Sendmsg => self.prepare_message(op, [a, b, c, d, e])?,
             Op::Unlinkat | Op::Mkdirat => {
@@ -78,6 +79,11 @@ impl Run {
             }
             Op::Symlinkat => Call::new(op, [path(self, a)?, slot(self, b), path(self, c)?]),
             Op::Splice => {
+                for (fd, offset) in [(a, b), (c, d)] {
+                    if self.frame.slot_if_any(offset) < 0 {
+                        self.tell_position(fd);
+                    }
+                }
                 Call::new(op, [a, b, c, d, e, f].map(|it| self.frame.slot_if_any(it) as u64))
             }
             Op::Sendfile => self.prepare_conduit([a, b, c, d])?,
@@ -128,8 +134,13 @@ impl Run {
         let memory = self.frame.resolve(&self.program, span, access, &self.pool)?;
         let start = memory.start.wrapping_add(self.progress) as u64;
         let len = memory.len.saturating_sub(self.progress) as u64;
-        let offset = offset.map_or(-1, |it| it + self.progress as i64);
-        Ok(Call::new(op, [self.frame.slot(fd) as u64, start, len, offset as u64]))
+        let fd = self.frame.slot(fd);
+        let (offset, is_own) = match (offset, op) {
+            (Some(offset), _) => (offset + self.progress as i64, false),
+            (None, Op::Read | Op::Write) => self.own_position(fd as i32),
+            _ => (-1, false),
+        };
+        Ok(Call::new(op, [fd as u64, start, len, offset as u64, u64::from(is_own)]))
     }
 
     pub(super) fn vector(&mut self, op: Op, object: u16) -> Result<(u64, u64), Errno> {
@@ -184,14 +195,20 @@ impl Run {
     }
 
     /// The next splice of a file that is sent: into the pipe, or out of it.
-    fn prepare_conduit(&mut self, [to, from, offset, count]: [u16; 4]) -> Result<Call, Errno> {
-        let (to, from) = (self.frame.slot(to) as u64, self.frame.slot(from) as u64);
+    fn prepare_conduit(
+        &mut self,
+        [to_slot, from_slot, offset, count]: [u16; 4],
+    ) -> Result<Call, Errno> {
+        let (to, from) = (self.frame.slot(to_slot) as u64, self.frame.slot(from_slot) as u64);
         let (offset, count) = (self.frame.slot_if_any(offset), self.frame.slot(count));
         if count < 0 {
             return Err(-libc::EINVAL);
         }
         if self.conduit.is_none() {
-            self.conduit = Some(Box::new(Conduit { ends: syscall::pipe()?, held: 0 }));
+            self.tell_position(to_slot);
+            self.tell_position(from_slot);
+            let moved = (offset < 0).then_some(from as i32);
+            self.conduit = Some(Box::new(Conduit { ends: syscall::pipe()?, held: 0, moved }));
         }
         let Some(conduit) = &self.conduit else { unreachable!("it was made just now") };
         let nowhere = u64::MAX;

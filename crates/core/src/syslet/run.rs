@@ -37,6 +37,8 @@ pub struct End {
     pub value: i64,
     /// Whether the value is an error that ended the program.
     pub is_failure: bool,
+    /// How many bytes the last atom that failed, or was cancelled, had moved before.
+    pub progress: usize,
 }
 
 /// What is known of an atom that has not been done.
@@ -56,8 +58,10 @@ pub(super) struct Opened {
     pub(super) fd: i32,
     /// It is non-blocking because that is how we tried to open it.
     pub(super) is_tried: bool,
-    /// Where reads and writes without an offset go on, for files; negative: unknown.
+    /// Where reads and writes without an offset go on; negative: the kernel alone knows.
     pub(super) position: i64,
+    /// It was looked at, and is a file: its bytes are read and written where we say.
+    pub(super) is_file: bool,
 }
 
 /// The pipe through which a file is sent, and how many bytes are in it.
@@ -65,6 +69,8 @@ pub(super) struct Opened {
 pub(super) struct Conduit {
     pub(super) ends: [i32; 2],
     pub(super) held: usize,
+    /// The file that is sent, if that moves its position: it goes back by what does not get through.
+    pub(super) moved: Option<i32>,
 }
 
 /// One execution of a program.
@@ -77,6 +83,8 @@ pub struct Run {
     prospect: Prospect,
     /// What the current atom has done already, in bytes.
     pub(super) progress: usize,
+    /// What the last atom that failed had done before.
+    failed_after: usize,
     end: Option<End>,
     pub(super) opened: Vec<Opened>,
     pub(super) details: Option<Box<Details>>,
@@ -115,6 +123,7 @@ impl Run {
             at: 0,
             prospect: Prospect::Open,
             progress: 0,
+            failed_after: 0,
             end: None,
             opened: Vec::new(),
             details: None,
@@ -135,7 +144,7 @@ impl Run {
         for (memory, object) in self.frame.objects.iter_mut().zip(&self.program.objects) {
             *memory = Memory::for_object(object);
         }
-        (self.at, self.progress, self.deadline_ns) = (0, 0, 0);
+        (self.at, self.progress, self.failed_after, self.deadline_ns) = (0, 0, 0, 0);
         (self.id, self.group, self.token, self.timeout_ns) = (0, 0, 0, 0);
         (self.prospect, self.end) = (Prospect::Open, None);
         self.outlet = None;
@@ -274,12 +283,16 @@ impl Run {
 
     /// So many bytes of the current atom are done; the rest is still to come.
     pub(crate) fn note_progress(&mut self, n_bytes: i64) {
+        self.note_moved(n_bytes);
         self.progress += n_bytes as usize;
     }
 
     /// The current atom's call has returned: note what it did, and follow the flow.
     pub(crate) fn complete(&mut self, value: i64) -> Flow {
         let atom = self.program.atoms[usize::from(self.at)];
+        if value > 0 {
+            self.note_moved(value);
+        }
         let value = match atom.op {
             Op::Nop | Op::Add => value,
             Op::Sendfile => {
@@ -319,6 +332,9 @@ impl Run {
         };
         if !matches!(atom.op, Op::Nop | Op::Add) {
             self.note_effects(atom.op, &atom.words, value);
+            if value < 0 {
+                self.failed_after = self.progress;
+            }
             self.progress = 0;
             self.prospect = Prospect::Open;
             self.deadline_ns = 0;
@@ -400,12 +416,6 @@ impl Run {
                 value = syscall::send_nothing(to, from);
             }
             let outcome = sent(self.progress, value);
-            let held = conduit.held as i64;
-            let [_, from, offset, _] = words;
-            if held > 0 && self.frame.slot_if_any(offset) < 0 {
-                // What was read and did not get through is read again by whoever comes next.
-                syscall::move_position(self.frame.slot(from) as i32, -held);
-            }
             self.close_conduit();
             return Some(outcome);
         }
@@ -425,13 +435,17 @@ impl Run {
     }
 
     fn close_conduit(&mut self) {
-        if let Some(conduit) = self.conduit.take() {
-            conduit.ends.into_iter().for_each(syscall::close);
+        let Some(conduit) = self.conduit.take() else { return };
+        if let Some(fd) = conduit.moved.filter(|_| conduit.held > 0) {
+            // What was read and did not get through is read again by whoever comes next.
+            syscall::move_position(fd, -(conduit.held as i64));
         }
+        conduit.ends.into_iter().for_each(syscall::close);
     }
 
     /// End the run with this errno: it was cancelled, or its time is up.
     pub(crate) fn give_up(&mut self, errno: i32) {
+        self.failed_after = self.progress;
         self.finish(-i64::from(errno), true);
     }
 
@@ -442,14 +456,15 @@ impl Run {
         (it.id, it.group, it.token) = (self.id, self.group, self.token);
         (it.at, it.timeout_ns) = (self.at, self.timeout_ns);
         it.outlet = self.outlet.take();
-        it.end = Some(End { atom: self.at, value: -i64::from(errno), is_failure: true });
+        let (atom, value, progress) = (self.at, -i64::from(errno), self.progress);
+        it.end = Some(End { atom, value, is_failure: true, progress });
         it
     }
 
     fn finish(&mut self, value: i64, is_failure: bool) -> Flow {
         let is_failure = is_failure
             || value < 0 && self.op().is_io() && *self.program.outcome_at(self.at) == Outcome::Atom;
-        self.end = Some(End { atom: self.at, value, is_failure });
+        self.end = Some(End { atom: self.at, value, is_failure, progress: self.failed_after });
         self.close_conduit();
         if !self.opened.is_empty() {
             self.close_leftovers(value, is_failure);
@@ -469,7 +484,9 @@ impl Run {
         }
         self.opened.retain(|it| {
             let stays = handed_over.contains(&it.fd);
-            if !stays {
+            if stays {
+                it.tell_position();
+            } else {
                 syscall::close(it.fd);
             }
             stays

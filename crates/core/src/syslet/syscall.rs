@@ -473,6 +473,18 @@ pub(crate) fn send_nothing(to: c_int, from: c_int) -> i64 {
     sys!(libc::SYS_sendfile, to, from, std::ptr::null_mut::<i64>(), 0)
 }
 
+/// Whether a descriptor leads to a file, and its reads and writes go on where the last one ended.
+///
+/// Some regular files have no position, as the kernel's own that are read like pipes.
+pub(crate) fn has_position(fd: c_int) -> bool {
+    position(fd).is_some() && is_file(fd)
+}
+
+/// Have a file's next read or write without an offset go on there.
+pub(crate) fn set_position(fd: c_int, position: i64) {
+    sys!(libc::SYS_lseek, fd, position, libc::SEEK_SET);
+}
+
 /// Move a file's position by so many bytes.
 pub(crate) fn move_position(fd: c_int, n_bytes: i64) {
     sys!(libc::SYS_lseek, fd, n_bytes, libc::SEEK_CUR);

@@ -16,9 +16,12 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn reset(&self) {
+    /// In the child of a fork, which this runner has made or not.
+    pub(super) fn reset(&self, is_here: bool) {
         self.bell.reset();
         #[cfg(not(feature = "model"))]
-        self.traces.reset();
+        self.traces.reset(is_here);
+        #[cfg(feature = "model")]
+        let _ = is_here;
     }
 }

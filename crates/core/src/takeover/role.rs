@@ -132,10 +132,15 @@ impl Role {
 
     // -- the dispatcher: host lock held ----------------------------------------------------------
 
+    /// Whether this runner dispatches, and is in no threadlet.
+    pub fn may_enter(&self, me: RunnerId) -> bool {
+        !is_inside(self.seq.load(Ordering::Relaxed)) && self.is_held_by(me)
+    }
+
     /// Begin a call.
     pub fn enter(&self, me: RunnerId) -> Called {
         let seq = self.seq.load(Ordering::Relaxed);
-        if is_inside(seq) || !self.is_held_by(me) {
+        if !self.may_enter(me) {
             return Called::Inside;
         }
         // First say that a threadlet runs, then look who watches: a watcher that dozes off does the
@@ -296,8 +301,10 @@ impl Role {
         self.relieve();
         self.watching.store(0, Ordering::SeqCst);
         self.sentinel.reset();
-        for record in self.records.iter().filter_map(OnceLock::get) {
-            record.reset();
+        for (idx, record) in self.records.iter().enumerate() {
+            if let Some(record) = record.get() {
+                record.reset(me == Some(RunnerId::new(idx)));
+            }
         }
         roster.reset(me);
     }

@@ -1,8 +1,8 @@
 //! What one thread can learn of another without its help: whether it holds the host lock, on which
 //! CPU it runs, whether it sleeps.
 //!
-//! A thread leaves traces while it can be the dispatcher, and wipes them before it ends; whoever
-//! reads them says so, and the wiping waits for that.
+//! A thread leaves traces while it can be the dispatcher, and they are wiped before it or what its host
+//! knows it by ends; whoever reads them says so, and the wiping waits for that.
 
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
@@ -24,6 +24,8 @@ pub struct Traces {
     cpu: AtomicPtr<u32>,
     /// The kernel's number of the thread.
     tid: AtomicI32,
+    /// The process of the thread, and of those that read.
+    pid: AtomicU32,
     n_readers: AtomicU32,
 }
 
@@ -31,18 +33,23 @@ impl Traces {
     /// Leave traces; called by the thread itself.
     pub fn appear(&self, host: NonNull<c_void>) {
         self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), SeqCst);
+        self.pid.store(std::process::id(), SeqCst);
         self.cpu.store(rseq::cpu_of_this_thread(), SeqCst);
         self.host.store(host.as_ptr(), SeqCst);
     }
 
-    /// Wipe the traces; called by the thread itself, before it or its host's thread state ends.
+    /// Wipe the traces, before the thread or its host's thread state ends.
     pub fn vanish(&self) {
-        self.host.store(null_mut(), SeqCst);
-        self.cpu.store(null_mut(), SeqCst);
-        // A reader needs some nanoseconds, unless it was preempted.
-        while self.n_readers.load(SeqCst) != 0 {
+        self.wipe();
+        // A reader needs some nanoseconds, unless it was preempted. In the child of a fork there is none.
+        while self.n_readers.load(SeqCst) != 0 && self.pid.load(SeqCst) == std::process::id() {
             std::thread::yield_now();
         }
+    }
+
+    fn wipe(&self) {
+        self.host.store(null_mut(), SeqCst);
+        self.cpu.store(null_mut(), SeqCst);
     }
 
     /// Whether the thread holds the host lock; `None` without traces.
@@ -74,10 +81,14 @@ impl Traces {
         Some(*stat.get(name_end + 2)? == b'R')
     }
 
-    /// In the child of a fork: whoever was reading is not there.
-    pub(super) fn reset(&self) {
-        self.n_readers.store(0, SeqCst);
+    /// In the child of a fork: nobody reads, and the thread is the one that forked, or not there.
+    pub(super) fn reset(&self, is_here: bool) {
+        if !is_here {
+            self.wipe();
+        }
         self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), SeqCst);
+        self.pid.store(std::process::id(), SeqCst);
+        self.n_readers.store(0, SeqCst);
     }
 
     fn read<R>(&self, look: impl FnOnce() -> Option<R>) -> Option<R> {
@@ -190,6 +201,27 @@ mod tests {
         }
         traces.vanish();
         assert_eq!((None, None), (traces.holds_lock(says_yes), traces.cpu()));
+    }
+
+    #[test]
+    fn in_the_child_of_a_fork_only_the_thread_that_forked_leaves_traces() {
+        let traces = Traces::default();
+        traces.appear(NonNull::dangling());
+        traces.reset(true);
+        assert_eq!(Some(true), traces.holds_lock(says_yes));
+        traces.reset(false);
+        assert_eq!((None, None), (traces.holds_lock(says_yes), traces.cpu()));
+    }
+
+    #[test]
+    fn wiping_in_the_child_of_a_fork_does_not_wait_for_the_readers_of_the_parent() {
+        let traces = Traces::default();
+        traces.appear(NonNull::dangling());
+        traces.n_readers.store(1, SeqCst);
+        // What `appear` has written is the parent's.
+        traces.pid.store(0, SeqCst);
+        traces.vanish();
+        assert_eq!(None, traces.holds_lock(says_yes));
     }
 
     #[test]

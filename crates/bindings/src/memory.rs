@@ -1,0 +1,49 @@
+//! Memory of a size that others choose: if there is none, whoever has asked for it gets a `MemoryError`, and the
+//! loop goes on.
+//!
+//! PyO3's constructors of bytes and lists panic instead, and Rust's collections end the process.
+
+use pyo3::exceptions::PyMemoryError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+/// A bytes object with this content.
+pub(crate) fn bytes<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    // SAFETY: the GIL is held, and so many bytes are copied from where they are. A new reference to a bytes
+    // object, or null with an exception set. (A slice has no more than `isize::MAX` bytes.)
+    unsafe {
+        let start = content.as_ptr().cast();
+        let made = ffi::PyBytes_FromStringAndSize(start, content.len() as ffi::Py_ssize_t);
+        Ok(Bound::from_owned_ptr_or_err(py, made)?.cast_into_unchecked())
+    }
+}
+
+/// A list of these.
+pub(crate) fn list<'py, T: IntoPyObject<'py>>(
+    py: Python<'py>,
+    items: impl IntoIterator<Item = T>,
+) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    items.into_iter().try_for_each(|it| list.append(it))?;
+    Ok(list)
+}
+
+/// A copy of these, with room for `n_more`.
+pub(crate) fn copy<T: Copy>(items: &[T], n_more: usize) -> PyResult<Vec<T>> {
+    let mut copy = room(items.len().saturating_add(n_more))?;
+    copy.extend_from_slice(items);
+    Ok(copy)
+}
+
+/// Room for so many.
+pub(crate) fn room<T>(n: usize) -> PyResult<Vec<T>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(n).map_err(|_| no_memory())?;
+    Ok(room)
+}
+
+/// There is no memory.
+pub(crate) fn no_memory() -> PyErr {
+    PyMemoryError::new_err(())
+}

@@ -1,0 +1,7 @@
+"""Let the judges be imported as run.py imports them."""
+
+import sys
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "compat")]

@@ -1,0 +1,1 @@
+"""The suites of other projects, run on two loops and compared."""

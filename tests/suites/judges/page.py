@@ -1,0 +1,62 @@
+"""Write stored results into docs/compatibility.md, between its markers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from judges.catalogue import MODES, Suite
+from judges.verdict import Verdict
+
+BEGIN = "<!-- results: `make suites` and `tests/suites/run.py --page` write this -->"
+END = "<!-- end of results -->"
+
+
+def write_page(path: Path, suites: Mapping[str, Suite], results: Mapping[str, Any]) -> None:
+    """Replace what is between the markers of the page."""
+    text = path.read_text(encoding="utf-8")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    path.write_text(f"{before}{BEGIN}\n\n{render(suites, results)}\n{END}{after}", encoding="utf-8")
+
+
+def render(suites: Mapping[str, Suite], results: Mapping[str, Any]) -> str:
+    """Return a table of all suites, and under it each difference with its reason."""
+    lines = [
+        "| suite | mode | pass on stock | pass on ours | fail on both | differ | measured |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    reasons: list[str] = []
+    for suite in suites.values():
+        stored = results.get(suite.name, {})
+        if not stored:
+            why = suite.without or "Not run yet."
+            lines.append(f"| {suite.name} {suite.version} | | | | | | {why} |")
+        for mode in MODES:
+            if mode not in stored:
+                continue
+            facts = dict(stored[mode])
+            when = f"{facts.pop('date')}, CPython {facts.pop('python')}"
+            name = f"{suite.name} {facts.pop('version')}"
+            verdict = Verdict.from_json(facts)
+            lines.append(
+                f"| {name} | {mode} | {verdict.n_stock_passed} | {verdict.n_passed} "
+                f"| {verdict.n_failed_on_both} | {len(verdict.differences)} | {when} |"
+            )
+            reasons += _reasons(suite.name, mode, verdict)
+    lines.append("")
+    for suite in suites.values():
+        for pattern, why in suite.left_out.items():
+            reasons.append(f"- **{suite.name}**, not run: `{pattern}`. {why}")
+    return "\n".join(lines + reasons) + "\n"
+
+
+def _reasons(suite: str, mode: str, verdict: Verdict) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for it in verdict.differences:
+        by_reason.setdefault(it.reason or "Not explained.", []).append(it.test)
+    lines = []
+    for reason, tests in by_reason.items():
+        lines.append(f"- **{suite}**, {mode}: {reason}")
+        lines += [f"  - `{test}`" for test in tests]
+    return lines
