@@ -110,17 +110,49 @@ def test_only_the_bindings_depend_on_pyo3() -> None:
 # What the library imports of the interpreter and calls as it is: it can neither run Python code nor take the
 # GIL. It gives up no reference, sets no exception but for want of memory, and makes nothing that the collector
 # tracks.
-_HARMLESS = """
-    PyBuffer_FillInfo PyBuffer_IsContiguous PyBytes_FromStringAndSize PyCallable_Check PyCapsule_IsValid
-    PyDict_Next PyErr_ExceptionMatches PyErr_GetRaisedException PyErr_GivenExceptionMatches PyErr_Occurred
-    PyEval_SaveThread PyException_GetCause PyException_GetTraceback PyFloat_FromDouble PyGILState_Check
-    PyInterpreterState_Get PyLong_FromLong PyLong_FromSsize_t PyLong_FromUnsignedLongLong PyModuleDef_Init
-    PyObject_CheckBuffer PyObject_GC_Del PyObject_GC_UnTrack PySequence_Check PyThreadState_Get
-    PyThread_get_stacksize PyThread_get_thread_ident PyType_IsSubtype PyUnicode_EqualToUTF8AndSize
-    PyUnicode_FromStringAndSize PyUnicode_InternInPlace Py_GetVersion Py_IsFinalizing Py_IsInitialized
-    _PyThreadState_UncheckedGet _PyTrash_begin _PyTrash_cond _PyTrash_thread_deposit_object
-    _Py_CheckFunctionResult _Py_FatalErrorFunc _Py_IsFinalizing
-""".split()
+_HARMLESS = [
+    "PyBuffer_FillInfo",
+    "PyBuffer_IsContiguous",
+    "PyBytes_FromStringAndSize",
+    "PyCallable_Check",
+    "PyCapsule_IsValid",
+    "PyDict_Next",
+    "PyErr_ExceptionMatches",
+    "PyErr_GetRaisedException",
+    "PyErr_GivenExceptionMatches",
+    "PyErr_Occurred",
+    "PyEval_SaveThread",
+    "PyException_GetCause",
+    "PyException_GetTraceback",
+    "PyFloat_FromDouble",
+    "PyGILState_Check",
+    "PyInterpreterState_Get",
+    "PyLong_FromLong",
+    "PyLong_FromSsize_t",
+    "PyLong_FromUnsignedLongLong",
+    "PyModuleDef_Init",
+    "PyObject_CheckBuffer",
+    "PyObject_GC_Del",
+    "PyObject_GC_UnTrack",
+    "PySequence_Check",
+    "PyThreadState_Get",
+    "PyThread_get_stacksize",
+    "PyThread_get_thread_ident",
+    "PyType_IsSubtype",
+    "PyUnicode_EqualToUTF8AndSize",
+    "PyUnicode_FromStringAndSize",
+    "PyUnicode_InternInPlace",
+    "Py_GetVersion",
+    "Py_IsFinalizing",
+    "Py_IsInitialized",
+    "_PyThreadState_UncheckedGet",
+    "_PyTrash_begin",
+    "_PyTrash_cond",
+    "_PyTrash_thread_deposit_object",
+    "_Py_CheckFunctionResult",
+    "_Py_FatalErrorFunc",
+    "_Py_IsFinalizing",
+]
 
 
 def test_python_is_called_under_a_guard_only() -> None:
@@ -138,7 +170,8 @@ def test_python_is_called_under_a_guard_only() -> None:
     functions = {
         name
         for name in names
-        if re.match("_?Py", name) and not re.search("^PyExc_|_Type$|Struct$|^_Py_EllipsisObject$", name)
+        if re.match("_?Py", name)
+        and not re.search("^PyExc_|_Type$|Struct$|^_Py_EllipsisObject$", name)
     }
     listed = (_ROOT / "crates/bindings/src/python_calls.h").read_text()
     guarded = set(re.findall(r"^(?:CALL\d\(.*?, |DO\d\()(_?Py\w+)[,)]", listed, re.MULTILINE))

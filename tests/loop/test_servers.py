@@ -507,3 +507,41 @@ def test_data_sent_with_the_connection_follows_connection_made(run: Run) -> None
         server.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "unix"])
+def test_connection_knows_its_own_address(run: Run, tmp_path: Path, host: str) -> None:
+    """The one that its client has reached, also where the server listens on every address."""
+    family = {"unix": socket.AF_UNIX}.get(host, socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if family == socket.AF_INET6:
+        with socket.socket(family) as tried:
+            try:
+                tried.bind((host, 0))
+            except OSError as error:
+                pytest.skip(f"no IPv6 here: {error}")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Queue[asyncio.BaseTransport] = asyncio.Queue()
+
+        class Accepting(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                accepted.put_nowait(transport)
+
+        with socket.socket(family) as client:
+            client.setblocking(False)
+            if host == "unix":
+                server = await loop.create_unix_server(Accepting, tmp_path / "socket")
+                reached: Any = str(tmp_path / "socket")
+            else:
+                server = await loop.create_server(Accepting, host, 0)
+                port = server.sockets[0].getsockname()[1]
+                reached = ("::1" if ":" in host else "127.0.0.1", port)
+            async with server:
+                await loop.sock_connect(client, reached)
+                transport = await accepted.get()
+                assert client.getpeername() == transport.get_extra_info("sockname")
+                assert client.getsockname() == transport.get_extra_info("peername")
+                transport.close()
+
+    run(main())
