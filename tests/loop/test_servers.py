@@ -155,6 +155,19 @@ def test_report_of_missing_descriptors_names_the_limit_and_the_remedy(script: Sc
 
 
 @threadlets_only
+def test_server_closed_while_it_waits_for_descriptors_stays_closed(script: Script) -> None:
+    """Accepting is not tried again on a socket that is gone, and nothing is reported of it."""
+    program = OUT_OF_DESCRIPTORS.replace(
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n",
+        "    server.close()\n    failures.clear()\n    await asyncio.sleep(1.2)\n"
+        "    print(failures)\n    return\n",
+    )
+    output, errors = script(program).communicate(timeout=DEADLINE_S)
+    assert "[]" == output.splitlines()[-1]
+    assert "" == errors
+
+
+@threadlets_only
 def test_failing_protocol_factory_loses_one_connection_only(run: Run) -> None:
     """A factory that raises is reported, its peer sees an end, and the next one is served."""
 
