@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(BIN)/maturin:
 	$(PYTHON) -m venv $(VENV)
@@ -103,8 +103,13 @@ format: $(VENV)/.dev ## Format everything
 	$(BIN)/ruff check --fix --quiet .
 
 .PHONY: bench
-bench: build $(VENV)/.bench ## Measure against other loops; raw results in benches/results
+bench: build $(VENV)/.bench ## Measure against other loops; raw results in benches/results/local
 	$(BIN)/python -m benches
+
+# On a quiet machine, as root (for the cold caches), with nginx and ab: about 25 minutes.
+.PHONY: benchmarks
+benchmarks: build $(VENV)/.bench ## Measure everything anew, store it, and write docs/benchmarks.md
+	$(BIN)/python -m benches --publish
 
 .PHONY: fuzz
 fuzz: ## Run the core's property tests for 100,000 cases each

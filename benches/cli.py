@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benches import environment, report, runner
+from benches import environment, page, report, results, runner
 from benches.load import LoadGeneratorUnavailable
 from benches.peers import CEILING, OTHERS, PEERS
-from benches.placement import ROOT, Placement, raise_file_limit
+from benches.placement import Placement, raise_file_limit
 from benches.scenario import Budget, Case, Scenario, ScenarioUnknown, select
 from benches.scenarios import ALL
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: A median of fewer says nothing.
 N_ROUNDS_MIN = 3
 _QUICK_SECONDS = 0.3
+_LOCAL = results.DIRECTORY / "local"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.list:
         _list(picked)
         return 0
-    if arguments.rounds < N_ROUNDS_MIN:
+    parts = [it.name for it, cases in picked if cases != it.cases]
+    if arguments.publish and (arguments.quick or arguments.peers or parts):
+        print(
+            "benches: --publish measures whole scenarios with all their peers, and not quickly; "
+            "leave out --quick, --peers and patterns of cases",
+            file=sys.stderr,
+        )
+        return 2
+    if arguments.rounds is not None and arguments.rounds < N_ROUNDS_MIN:
         print(f"benches: --rounds must be at least {N_ROUNDS_MIN}", file=sys.stderr)
         return 2
     # A terminated run still ends its servers and keeps what it has measured.
@@ -46,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(picked: Sequence[tuple[Scenario, tuple[Case, ...]]], arguments: argparse.Namespace) -> int:
-    n_measured = n_failed = n_missed = 0
+    n_failed = n_missed = 0
+    paths: list[Path] = []
     told: set[str] = set()
     for scenario, cases in picked:
         peers, missing = _peers_of(scenario, arguments.peers)
@@ -56,19 +66,23 @@ def _run(picked: Sequence[tuple[Scenario, tuple[Case, ...]]], arguments: argpars
         if not peers:
             print(f"benches: no peer of {scenario.name} is left to measure", file=sys.stderr)
             continue
-        settings = _settings(peers, missing, arguments)
+        settings = _settings(scenario, peers, missing, arguments)
         try:
-            rows, n_failures = _measure(scenario, cases, settings, arguments.json_dir)
+            path, rows, n_failures = _measure(scenario, cases, settings, arguments.json_dir)
         except LoadGeneratorUnavailable as error:
             print(f"benches: {error}", file=sys.stderr)
             return 2
-        n_measured += 1
+        if path is not None:
+            paths.append(path)
         n_failed += n_failures
         n_missed += sum(row.goal_met is False for row in rows)
     if arguments.quick:
         print("Quick run: too short to quote.")
-    if not n_measured:
+    if not paths:
         return 2
+    if arguments.publish:
+        results.publish(paths, results.DIRECTORY)
+        print(f"written: {page.write()}")
     return int(n_failed > 0 or (arguments.check and n_missed > 0))
 
 
@@ -81,14 +95,15 @@ def _peers_of(scenario: Scenario, wanted: Sequence[str] | None) -> tuple[list[st
 
 
 def _settings(
-    peers: list[str], missing: dict[str, str], arguments: argparse.Namespace
+    scenario: Scenario, peers: list[str], missing: dict[str, str], arguments: argparse.Namespace
 ) -> dict[str, Any]:
     placement = Placement.of_this_machine()
-    seconds = _QUICK_SECONDS if arguments.quick else arguments.seconds
+    seconds = _QUICK_SECONDS if arguments.quick else arguments.seconds or scenario.seconds
+    n_rounds = N_ROUNDS_MIN if arguments.quick else arguments.rounds or scenario.n_rounds
     return {
         "peers": peers,
         "peers_missing": missing,
-        "n_rounds": N_ROUNDS_MIN if arguments.quick else arguments.rounds,
+        "n_rounds": n_rounds,
         "seconds": seconds,
         "warmup_s": Budget(seconds, placement).warmup_s,
         "quick": arguments.quick,
@@ -100,12 +115,13 @@ def _settings(
 
 def _measure(
     scenario: Scenario, cases: Sequence[Case], settings: dict[str, Any], json_dir: Path
-) -> tuple[Sequence[Row], int]:
-    """Measure, save and show a scenario. Return its rows and how many measurements failed."""
+) -> tuple[Path | None, Sequence[Row], int]:
+    """Measure, save and show a scenario. Return its file, its rows and how many measurements failed."""
     peers, n_rounds, patience_s = (settings[it] for it in ("peers", "n_rounds", "patience_s"))
     budget = Budget(settings["seconds"], Placement.of_this_machine())
     described = environment.describe(peers)
     kept = runner.Kept()
+    path: Path | None = None
     rows: Sequence[Row] = ()
     try:
         runner.measure(scenario, cases, peers, n_rounds, budget, kept, _tell, patience_s)
@@ -123,10 +139,12 @@ def _measure(
                 *report.left_out(kept.left_out),
                 *report.disturbed(measurements),
             ]
+            if not kept.is_complete:
+                notes.append("interrupted: no page shows it")
             print(*notes, f"raw results: {path}", sep="\n")
         elif kept.left_out:
             print(f"{scenario.name}:", *report.left_out(kept.left_out), sep="\n")
-    return rows, sum(measurement.error is not None for measurement in measurements)
+    return path, rows, sum(measurement.error is not None for measurement in measurements)
 
 
 def _list(picked: Sequence[tuple[Scenario, tuple[Case, ...]]]) -> None:
@@ -153,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "scenarios",
         nargs="*",
         metavar="SCENARIO",
-        help="a scenario, or some of its cases ('echo/protocol-*'); all of them by default",
+        help="a scenario, or some of its cases ('echo/protocol-*'); by default all but experiments",
     )
     parser.add_argument(
         "--peers",
@@ -162,8 +180,8 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of {', '.join([*PEERS, *OTHERS])}; '{CEILING}' adds the load generator's own server "
         "to protocol cases (default: all that a scenario compares)",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="at least 3 (default: 5)")
-    parser.add_argument("--seconds", type=float, default=2, help="per measurement (default: 2)")
+    parser.add_argument("--rounds", type=int, help="at least 3 (default: the scenario's)")
+    parser.add_argument("--seconds", type=float, help="per measurement (default: the scenario's)")
     parser.add_argument(
         "--patience",
         type=float,
@@ -173,12 +191,18 @@ def _parser() -> argparse.ArgumentParser:
         "repeat those that they disturbed (default: 0, measure at once)",
     )
     parser.add_argument("--quick", action="store_true", help="3 rounds of 0.3 s, not for quoting")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="store the results in the repository in place of older ones, and write "
+        "docs/benchmarks.md and its plots from them, if no scenario was interrupted",
+    )
     parser.add_argument("--check", action="store_true", help="fail when a goal is missed")
     parser.add_argument("--list", action="store_true", help="show scenarios, cases and goals")
     parser.add_argument(
         "--json-dir",
         type=Path,
-        default=ROOT / "benches" / "results" / "local",
+        default=_LOCAL,
         metavar="DIR",
         help="where raw results go (default: benches/results/local)",
     )

@@ -1,120 +1,162 @@
-"""The page of results: ``python -m benches.page RESULT.json ... > docs/benchmarks.md``.
+"""The page of results: ``python -m benches.page`` writes docs/benchmarks.md from the stored ones,
+and the figures that README.md and docs/ quote.
 
-Every figure on it comes from the raw results that it is given. With ``--plots``, the distributions
-among them are drawn into ``docs/figures``; the page shows them either way.
+Every figure on it comes from raw results: those in benches/results, the newest of each scenario, or
+those that it is given, which it then prints. An interrupted run is refused.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from benches import plots
+from benches import figures, plots, report, results
 from benches.peers import SUBJECT
 from benches.placement import ROOT
-from benches.report import disturbed, groups, number
-from benches.scenario import Metric
-from benches.summary import Measurement, Row, Spread
+from benches.report import groups, number
+from benches.results import Result, Unfit
+from benches.scenarios import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from benches.summary import Row
+
 #: Metrics that are zero on every machine that works; they matter only when they are not.
 _QUIET = ("n_errors", "n_listen_overflows", "n_descriptors_left")
 _DOCS = ROOT / "docs"
+PATH = _DOCS / "benchmarks.md"
 
 _INTRODUCTION = """\
 # Benchmarks
 
 Each scenario runs its peers alternated, in one run on one machine, each measurement in a process of its
 own: the server on one CPU, the load on another. A figure is the median of its rounds. Absolute figures
-belong to the machine; ratios carry over. *Lost* rows are here like the others.
+belong to the machine; ratios carry over. *Lost* rows are here like the others, and what was not measured
+is named.
 
-`make bench` measures; `python -m benches.page --plots RESULT.json ... > docs/benchmarks.md` writes this
-page and its plots. In parentheses: threadlets / peer. Above 1 is better for rates, below 1 for times.
+`make benchmarks` measures everything anew and writes this page; `python -m benches SCENARIO` measures
+one. In parentheses: threadlets / peer. Above 1 is better for rates, below 1 for times.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page of the given results to standard output."""
+    """Write the page of the stored results, or print that of the given ones. Return 1 for unfit ones."""
     parser = argparse.ArgumentParser(prog="python -m benches.page", description=__doc__)
-    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
-    parser.add_argument("--plots", action="store_true", help="draw the distributions (matplotlib)")
+    parser.add_argument("results", nargs="*", type=Path, metavar="RESULT.json")
     arguments = parser.parse_args(argv)
-    results = [json.loads(path.read_text()) for path in arguments.results]
-    print(_INTRODUCTION)
-    for line in _machine(results):
-        print(line)
-    for result in results:
-        print("\n" + "\n".join(_section(result)))
-        if arguments.plots:
-            plots.draw_all(result, _DOCS / plots.DIRECTORY)
+    if not arguments.results:
+        print(f"written: {write()}")
+        return 0
+    try:
+        given = [Result.load(path) for path in arguments.results]
+    except Unfit as reason:
+        print(f"benches.page: {reason}", file=sys.stderr)
+        return 1
+    print(render(given), end="")
     return 0
 
 
-def _machine(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Say what was measured where; scenarios may be of different days, commits and machines."""
-    measured: dict[str, list[str]] = {}
-    versions: dict[str, str] = {}
-    for result in results:
-        environment = result["environment"]
-        versions |= environment["versions"]
-        commit, _, changed = (environment["commit"] or "unknown").partition("-")
-        where = (
-            f"{environment['date'][:10]} at commit `{commit[:10]}`"
-            f"{' with changes' if changed else ''} on {environment['cpu_model']}, "
-            f"{environment['n_cpus']} CPUs, kernel {environment['kernel']}"
-        )
-        measured.setdefault(where, []).append(result["scenario"])
-    lines = [f"- {', '.join(scenarios)}: {where}." for where, scenarios in measured.items()]
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return ["Measured:", "", *lines, "", f"Versions: {listed}."]
+def write() -> Path:
+    """Write the page of the stored results, its plots, and the figures that other texts quote."""
+    newest, unfit = results.stored(results.DIRECTORY)
+    for reason in unfit:
+        print(f"benches.page: not shown: {reason}", file=sys.stderr)
+    shown = results.in_order(newest, ALL)
+    PATH.write_text(render(shown))
+    for path in figures.texts():
+        try:
+            path.write_text(figures.update(path.read_text(), newest))
+        except figures.MarkWrong as error:
+            print(f"benches.page: {path.name} is as it was: {error}", file=sys.stderr)
+    for result in shown:
+        try:
+            plots.draw_all(result.raw, _DOCS / plots.DIRECTORY)
+        except ImportError as error:
+            print(f"benches.page: not drawn: {error}; pip install matplotlib", file=sys.stderr)
+            break
+    return PATH
 
 
-def _section(result: dict[str, Any]) -> list[str]:
-    settings = result["settings"]
+def render(shown: Sequence[Result]) -> str:
+    """Return the page of these results."""
+    lines = [_INTRODUCTION]
+    names = {result.scenario for result in shown}
+    if absent := [it.name for it in ALL if it.is_published and it.name not in names]:
+        lines += [f"Not measured yet, or not completely: {', '.join(absent)}.", ""]
+    for result in shown:
+        lines += [*_section(result), ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _section(result: Result) -> list[str]:
     lines = [
-        f"## {result['scenario']}",
+        f"## {result.scenario}",
         "",
-        f"{result['doc']} {settings['n_rounds']} rounds of {settings['seconds']:g} s.",
+        f"{result.raw['doc']} {result.n_rounds} rounds of {result.settings['seconds']:g} s.",
+        "",
+        _where(result),
     ]
-    measurements = [Measurement(**stored) for stored in result["measurements"]]
-    lines += [line for note in disturbed(measurements) for line in ("", f"*{note}*")]
-    if legend := result.get("legend"):
+    lines += [line for note in _notes(result) for line in ("", f"*{note}*")]
+    if legend := result.raw.get("legend"):
         lines += ["", *(f"- {line}" for line in legend)]
-    for rows, peers in groups(_rows(result), settings["peers"]):
+    rows = [row for row in result.rows() if not _is_quiet(row)]
+    for part, peers in groups(rows, result.peers):
         header = ["case", "metric", *peers, "goal"]
         lines += ["", _row(header), _row(["---"] * len(header))]
-        lines += [
-            _row([row.case, row.metric.name, *(_figure(row, peer) for peer in peers), _goal(row)])
-            for row in rows
-        ]
-    lines += [line for plot in plots.of(result) for line in ("", plot.markdown)]
+        for row in part:
+            figures = [_figure(row, peer, result.n_rounds) for peer in peers]
+            lines.append(_row([row.case, row.metric.name, *figures, _goal(row)]))
+    lines += [line for plot in plots.of(result.raw) for line in ("", plot.markdown)]
     return lines
 
 
-def _rows(result: dict[str, Any]) -> list[Row]:
-    rows = []
-    for stored in result["summary"]:
-        metric = Metric(**stored["metric"])
-        spreads = {peer: Spread(**spread) for peer, spread in stored["spreads"].items()}
-        if metric.name in _QUIET and not any(spread.median for spread in spreads.values()):
-            continue
-        rows.append(Row(stored["case"], metric, spreads, stored["ratios"], {}, stored["goal_met"]))
-    return rows
+def _where(result: Result) -> str:
+    """Say when, of what, and on which machine."""
+    environment = result.environment
+    commit, _, changed = (environment["commit"] or "unknown").partition("-")
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    return (
+        f"Measured on {environment['date'][:10]} at commit `{commit[:10]}`"
+        f"{' with changes' if changed else ''}: {environment['cpu_model']}, "
+        f"{environment['n_cpus']} CPUs, kernel {environment['kernel']}; {versions}."
+    )
+
+
+def _notes(result: Result) -> list[str]:
+    """Say what is missing from the tables, and why, and what disturbed the rest."""
+    notes = []
+    known = next((it for it in ALL if it.name == result.scenario), None)
+    cases, peers = result.not_asked_for(known) if known else ([], [])
+    if cases:
+        n_known = len(known.cases) if known else 0
+        notes.append(f"not measured: {len(cases)} of {n_known} cases: {', '.join(cases)}")
+    if peers:
+        notes.append(f"not measured: the peers {', '.join(peers)}")
+    notes += [f"missing: {peer}: {reason}" for peer, reason in result.peers_missing.items()]
+    notes += report.left_out(result.left_out)
+    measurements = result.measurements
+    notes += report.failed_cases(measurements)
+    return [*notes, *report.limited_by_load(measurements), *report.disturbed(measurements)]
+
+
+def _is_quiet(row: Row) -> bool:
+    return row.metric.name in _QUIET and not any(it.median for it in row.spreads.values())
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _figure(row: Row, peer: str) -> str:
+def _figure(row: Row, peer: str, n_rounds: int) -> str:
     if peer not in row.spreads:
         return "-"
-    figure = f"{number(row.spreads[peer].median)} {row.metric.unit}"
+    spread = row.spreads[peer]
+    figure = f"{number(spread.median)} {row.metric.unit}"
+    if spread.n_rounds < n_rounds:
+        figure += f" [{spread.n_rounds} of {n_rounds} rounds]"
     if peer == SUBJECT or peer not in row.ratios:
         return figure
     ratio = f"{row.ratios[peer]:.2g}" if row.ratios[peer] < 0.1 else f"{row.ratios[peer]:.2f}"

@@ -7,7 +7,6 @@ rounds of a peer count together. What there is to draw is known without matplotl
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from benches.histogram import slower_than
 from benches.peers import SUBJECT
 from benches.placement import ROOT
+from benches.results import Result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, default=ROOT / "docs" / DIRECTORY)
     arguments = parser.parse_args(argv)
     for path in arguments.results:
-        for drawn in draw_all(json.loads(path.read_text()), arguments.directory):
+        for drawn in draw_all(Result.load(path).raw, arguments.directory):
             print(drawn)
     return 0
 

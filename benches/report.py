@@ -95,6 +95,23 @@ def failures(measurements: Sequence[Measurement]) -> list[str]:
     return lines
 
 
+def failed_cases(measurements: Sequence[Measurement]) -> list[str]:
+    """Return a line per case and peer with failures or errors, and the last one's last words."""
+    taken: dict[tuple[str, str], list[Measurement]] = {}
+    for measurement in measurements:
+        taken.setdefault((measurement.case, measurement.peer), []).append(measurement)
+    lines = []
+    for (case, peer), rounds in taken.items():
+        if errors := [it.error for it in rounds if it.error is not None]:
+            words = errors[-1].strip().splitlines() or [""]
+            lines.append(
+                f"failed: {case}, {peer}: {len(errors)} of {len(rounds)} rounds: {words[-1][:200]}"
+            )
+        if n_errors := sum(it.figures.get("n_errors", 0) for it in rounds):
+            lines.append(f"errors: {case}, {peer}: {n_errors:.0f} connections failed")
+    return lines
+
+
 def left_out(entries: Sequence[LeftOut]) -> list[str]:
     """Return a line per reason to leave peers out, with the cases and peers that it concerns."""
     concerned: dict[str, list[str]] = {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from benches.scenario import Budget, Case, Scenario
 
-FORMAT = 1
+FORMAT = 2
 #: How often a measurement is taken again because others used the machine meanwhile.
 _N_RETRIES = 3
 
@@ -30,6 +30,8 @@ class Kept:
 
     measurements: list[Measurement] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    #: Whether every measurement that was planned has been taken, or has failed.
+    is_complete: bool = False
 
 
 def order_of(peers: Sequence[str], round_idx: int) -> list[str]:
@@ -75,6 +77,7 @@ def measure(
                         case.name, peer, round_idx, reading.figures, None, reading.histograms
                     )
                 keep.measurements.append(measurement)
+    keep.is_complete = True
 
 
 def _read(scenario: Scenario, case: Case, peer: str, budget: Budget, patience_s: float) -> Reading:
@@ -113,14 +116,18 @@ def save(
         "doc": scenario.doc,
         "legend": scenario.legend,
         "environment": described | {"load_average_after": os.getloadavg()},
+        # What was planned: rounds and peers, the missing ones too, and the cases.
         "settings": settings,
+        "is_complete": kept.is_complete,
         "cases": [dataclasses.asdict(case) for case in cases],
         "left_out": [dataclasses.asdict(left_out) for left_out in kept.left_out],
         "summary": [dataclasses.asdict(row) for row in summarize_all(cases, measurements)],
     }
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC)
-    path = directory / f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z-{scenario.name}.json"
+    stamp = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z"
+    suffix = "" if kept.is_complete else ".incomplete"
+    path = directory / f"{stamp}-{scenario.name}{suffix}.json"
     path.write_text(_text(result, [dataclasses.asdict(it) for it in measurements]))
     return path
 

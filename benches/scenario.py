@@ -103,16 +103,23 @@ class Scenario:
     peers: tuple[str, ...] = PEERS
     #: What the reader of the tables must know: a line for each peer or figure that needs one.
     legend: tuple[str, ...] = ()
+    #: How long it is measured unless the command line says otherwise: seconds for each measurement.
+    n_rounds: int = 3
+    seconds: float = 1
+    #: Whether the page shows it; others are experiments that decided something, and are run by name.
+    is_published: bool = True
 
 
 def select(
     scenarios: Sequence[Scenario], patterns: Sequence[str]
 ) -> list[tuple[Scenario, tuple[Case, ...]]]:
-    """Pick scenarios and cases by ``echo`` or ``echo/protocol-*``; no pattern picks everything.
+    """Pick scenarios and cases by ``echo`` or ``echo/protocol-*``; no pattern: all published ones.
 
     :raises ScenarioUnknown: a pattern matches nothing.
     """
-    wanted = [_split(pattern) for pattern in patterns] or [("*", "*")]
+    if not patterns:
+        return [(scenario, scenario.cases) for scenario in scenarios if scenario.is_published]
+    wanted = [_split(pattern) for pattern in patterns]
     for name, cases in wanted:
         if not any(_matches(scenario, case, name, cases) for scenario, case in _all(scenarios)):
             known = ", ".join(scenario.name for scenario in scenarios)

@@ -6,6 +6,7 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
+from benches.peers import SUBJECT
 from benches.scenario import NotApplicable
 
 _GIB = 1 << 30
@@ -24,7 +25,7 @@ class Need:
 
 
 #: Estimates from above. They decide what is tried, and how long sleeps last; they are no figures.
-_NEEDS = {"trio": Need(5000, 60), "gevent": Need(10_000, 100)}
+_NEEDS = {SUBJECT: Need(1500, 6), "trio": Need(5000, 60), "gevent": Need(10_000, 100)}
 _NEED = Need(2500, 12)
 
 

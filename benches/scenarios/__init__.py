@@ -20,6 +20,7 @@ ALL = (
     accept.SCENARIO,
     bystander.SCENARIO,
     files.SCENARIO,
+    files.RINGS,
     syslet.SCENARIO,
     parked.SCENARIO,
     cancel.SCENARIO,

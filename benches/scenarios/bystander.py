@@ -73,6 +73,7 @@ SCENARIO = Scenario(
         _case("storm-half-blocking", "half-blocking", (SUBJECT, "asyncio", "uvloop"), None),
     ),
     measure=measure,
+    seconds=2,
     peers=(SUBJECT, "asyncio", "uvloop", "nginx", "alone"),
     legend=(
         "late: from the deadline of an absolute sleep, one each millisecond, to the wake-up.",

@@ -43,6 +43,7 @@ SCENARIO = Scenario(
         ),
     ),
     measure=measure,
+    seconds=0.5,
     peers=("threadlets", "asyncio", "uvloop", "trio", "gevent"),
     legend=(
         "gevent: greenlets keep the control registers of their own, but errno is the thread's.",

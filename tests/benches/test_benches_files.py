@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _N_FILES = 300
 CASES = {case.name: case for case in files.SCENARIO.cases}
+RING_CASES = {case.name: case for case in files.RINGS.cases}
 WARM = CASES["warm-two-cpus"]
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="cc is not installed")
 
@@ -81,7 +82,7 @@ def test_every_way_reads_every_byte(peer: str, few: corpus.Corpus) -> None:
 @pytest.mark.parametrize("peer", uring.MODES)
 def test_every_mode_of_the_ring_reads_every_byte(peer: str, few: corpus.Corpus) -> None:
     """Chains, descriptors of the ring and registered buffers change nothing of what is read."""
-    assert few.n_bytes == taken(CASES["ring-warm-32"], peer)["n_bytes"]
+    assert few.n_bytes == taken(RING_CASES["warm-32"], peer)["n_bytes"]
 
 
 @pytest.mark.timeout(60)
@@ -126,9 +127,11 @@ def test_ring_that_is_forbidden_is_no_failure(
 
 def test_peers_of_the_cases_are_known() -> None:
     """Every peer can be asked for by name and has a way of reading."""
-    for case in files.SCENARIO.cases:
-        assert set(case.peers or ()) <= {*WAYS, *uring.MODES}
-    assert set(files.SCENARIO.peers) <= {*peers.PEERS, *peers.OTHERS}
+    for scenario in (files.SCENARIO, files.RINGS):
+        assert scenario.cases
+        for case in scenario.cases:
+            assert set(case.peers or ()) <= {*WAYS, *uring.MODES}
+        assert set(scenario.peers) <= {*peers.PEERS, *peers.OTHERS}
 
 
 def test_without_a_compiler_the_ring_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:

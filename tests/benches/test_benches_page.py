@@ -21,20 +21,22 @@ CASES = (
     Case("sleep-1ms", (WAIT,), peers=("threadlets", "pool-64")),
     Case("alone", (WAIT,), peers=("threadlets",)),
 )
-KEPT = Kept(
-    [
-        Measurement("sleep-1ms", "threadlets", 0, {"wait_us": 20}, None, {"added": {"26": 9}}),
-        Measurement("sleep-1ms", "pool-64", 0, {"wait_us": 80}, None, {"added": {"38": 9}}),
-        Measurement("alone", "threadlets", 0, {"wait_us": 20}),
-    ],
-    [LeftOut("alone", "nginx", "a program is missing")],
-)
+MEASUREMENTS = [
+    measurement
+    for idx in range(3)
+    for measurement in (
+        Measurement("sleep-1ms", "threadlets", idx, {"wait_us": 20}, None, {"added": {"26": 9}}),
+        Measurement("sleep-1ms", "pool-64", idx, {"wait_us": 80}, None, {"added": {"38": 9}}),
+        Measurement("alone", "threadlets", idx, {"wait_us": 20}),
+    )
+]
+KEPT = Kept(MEASUREMENTS, [LeftOut("alone", "nginx", "a program is missing")], is_complete=True)
 
 
-def saved(tmp_path: Path) -> Path:
+def saved(tmp_path: Path, kept: Kept = KEPT, **changed: Any) -> Path:
     """Save a result of two cases that compare different peers."""
     scenario = Scenario("calls", "Doc.", CASES, lambda *_: {}, legend=("added: what came on top.",))
-    settings = {"peers": ["threadlets", "pool-64"], "n_rounds": 3, "seconds": 1}
+    settings = {"peers": ["threadlets", "pool-64"], "n_rounds": 3, "seconds": 1} | changed
     environment = {
         "date": "2026-01-02T03:04:05",
         "commit": "0123456789abcdef-dirty",
@@ -43,7 +45,7 @@ def saved(tmp_path: Path) -> Path:
         "kernel": "6",
         "versions": {"threadlets": "1"},
     }
-    return save(tmp_path, scenario, CASES, environment, settings, KEPT)
+    return save(tmp_path, scenario, CASES, environment, settings, kept)
 
 
 def test_histogram_keeps_values_within_a_bin() -> None:
@@ -74,8 +76,9 @@ def test_result_survives_the_file(tmp_path: Path) -> None:
     """The file is JSON, with a line for each measurement."""
     text = saved(tmp_path).read_text()
     stored = json.loads(text)["measurements"]
-    assert [{"added": {"26": 9}}, {"added": {"38": 9}}, {}] == [it["histograms"] for it in stored]
-    assert 3 == sum('"round_idx"' in line for line in text.splitlines())
+    expected = [{"added": {"26": 9}}, {"added": {"38": 9}}, {}] * 3
+    assert expected == [it["histograms"] for it in stored]
+    assert 9 == sum('"round_idx"' in line for line in text.splitlines())
 
 
 def test_page_tells_ratios_goals_and_changes(tmp_path: Path, capsys: Any) -> None:
@@ -91,7 +94,7 @@ def test_page_tells_ratios_goals_and_changes(tmp_path: Path, capsys: Any) -> Non
 
 def test_table_is_split_where_peers_differ() -> None:
     """No table has a column without figures."""
-    rows = summarize_all(CASES, KEPT.measurements)
+    rows = summarize_all(CASES, MEASUREMENTS)
     parts = report.groups(rows, ["threadlets", "pool-64", "nginx"])
     assert [["threadlets", "pool-64"], ["threadlets"]] == [peers for _, peers in parts]
 

@@ -49,6 +49,12 @@ def run_on_stock_loop() -> Run:
     return lambda main: _run(asyncio.SelectorEventLoop, main)
 
 
+@pytest.fixture(params=["run_on_threadlets", "run_on_stock_loop"])
+def run_on_both(request: pytest.FixtureRequest) -> Any:
+    """Return what runs a body on a threadlets loop, and on the stock loop."""
+    return request.getfixturevalue(request.param)
+
+
 def _run(loop_factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any, Any, T]) -> T:
     """Run a body, and fail it if it upsets its loop or misses its deadline."""
     upsets: list[dict[str, Any]] = []

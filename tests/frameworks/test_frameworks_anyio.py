@@ -16,8 +16,11 @@ import threadlets
 anyio = pytest.importorskip("anyio", reason="anyio is not installed")
 
 from anyio import from_thread, to_thread  # noqa: E402  # After the skip.
-from threadlets import frameworks  # noqa: E402
-from threadlets.frameworks import MissingPackage, use_threadlets_in_anyio  # noqa: E402
+from threadlets.frameworks import (  # noqa: E402
+    MissingPackage,
+    threads,
+    use_threadlets_in_anyio,
+)
 
 N_BLOCKED = 100
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -472,7 +475,7 @@ def test_a_missing_anyio_is_named(forget: Callable[[str], None]) -> None:
     """The error says what cannot be done, why, and what to install."""
     forget("anyio")
     with pytest.raises(MissingPackage) as raised:
-        frameworks._Anyio()
+        threads._Anyio()
     assert raised.value.name == "anyio"
     assert str(raised.value) == (
         "cannot run anyio's functions as threadlets: the package 'anyio' is not installed; "
@@ -484,4 +487,4 @@ def test_an_unknown_anyio_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """An anyio that lacks what this stands on is refused before anything is replaced."""
     monkeypatch.delattr("anyio._core._eventloop.claim_worker_thread")
     with pytest.raises(MissingPackage, match=r"is of a version that .*claim_worker_thread"):
-        frameworks._Anyio()
+        threads._Anyio()

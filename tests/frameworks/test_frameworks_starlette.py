@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -173,6 +174,46 @@ def test_responses_of_plain_functions_arrive(run: Any, tmp_path: Path) -> None:
     assert content == path.read_bytes()
     assert streamed == f"0 on {here}\n1 on {here}\n2 on {here}\n"
     assert (now, after) == ("now", [here])
+
+
+@pytest.mark.parametrize("how", ["disconnects", "cancelled"])
+def test_a_streamed_response_ends_with_its_client(run: Any, how: str) -> None:
+    """A plain iterator that blocks is asked for nothing more once its client has left."""
+    left, n_made, n_asked = asyncio.Event(), 0, 0
+
+    def parts() -> Iterator[bytes]:
+        nonlocal n_made, n_asked
+        while True:
+            n_asked += 1
+            time.sleep(0.001)
+            n_made += 1
+            yield b"part"
+
+    async def receive() -> Any:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    async def main() -> None:
+        scope = {"type": "http", "asgi": {"spec_version": "2.3"}, "headers": [], "path": "/"}
+        response = StreamingResponse(parts())
+        task = asyncio.create_task(response(scope, receive, send))
+        while n_made < 5:
+            await asyncio.sleep(0.001)
+        if how == "disconnects":
+            left.set()
+        else:
+            task.cancel()
+        await asyncio.wait([task])
+        while n_asked > n_made:
+            await asyncio.sleep(0.001)
+        n_before = n_asked
+        await asyncio.sleep(0.02)
+        assert n_before == n_asked
+
+    run(main())
 
 
 def test_the_example_is_served(serve_example: Callable[[str], str]) -> None:

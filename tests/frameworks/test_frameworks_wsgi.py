@@ -50,6 +50,7 @@ class Exchange:
         self.sent: list[dict[str, Any]] = []
         self.may_send = asyncio.Event()
         self.may_send.set()
+        self.left = asyncio.Event()
         self.error: Exception | None = None
         self._bodies = list(bodies) or [b""]
         self.task = asyncio.ensure_future(app(self._scope(), self._receive, self._send))
@@ -67,6 +68,10 @@ class Exchange:
 
     async def _receive(self) -> dict[str, Any]:
         await asyncio.sleep(0)
+        if not self._bodies:
+            await self.left.wait()
+        if self.left.is_set():
+            return {"type": "http.disconnect"}
         body = self._bodies.pop(0)
         return {"type": "http.request", "body": body, "more_body": bool(self._bodies)}
 

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from .harness import LoopFactory, Run
+from .harness import DEADLINE_S, LoopFactory, Run
 
 
 def test_work_runs_in_another_thread(run: Run) -> None:
@@ -74,16 +74,36 @@ def test_shut_down_executor_takes_no_work(run: Run) -> None:
     run(main())
 
 
-def test_work_that_ends_after_its_loop_does_no_harm(loop_factory: LoopFactory) -> None:
-    """A thread that reports to a closed loop fails silently."""
+@pytest.mark.parametrize("fails", [False, True])
+def test_work_that_ends_after_its_loop_does_no_harm(
+    loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    """A thread that reports to a closed loop, its result or its error, fails silently."""
     loop = loop_factory()
-    release = threading.Event()
+    started, release = threading.Event(), threading.Event()
+    reported: list[bool] = []
+
+    def work() -> None:
+        started.set()
+        assert release.wait(DEADLINE_S)
+        if fails:
+            raise ValueError
+
     with ThreadPoolExecutor(1) as executor:
-        work = loop.run_in_executor(executor, release.wait)
-        loop.run_until_complete(asyncio.sleep(0))
-        work.cancel()
+        inner = executor.submit(work)
+        outer = asyncio.wrap_future(inner, loop=loop)
+        # Called after the one that reports to the loop.
+        inner.add_done_callback(lambda _: reported.append(loop.is_closed()))
+        loop.run_until_complete(asyncio.to_thread(started.wait, DEADLINE_S))
+        outer.cancel()
+        loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
         release.set()
+    assert [True] == reported
+    assert fails == isinstance(inner.exception(), ValueError)
+    assert outer.cancelled()
+    # concurrent.futures logs what its callbacks raise.
+    assert [] == caplog.records
 
 
 def current_name() -> str:

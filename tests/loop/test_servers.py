@@ -155,6 +155,19 @@ def test_report_of_missing_descriptors_names_the_limit_and_the_remedy(script: Sc
 
 
 @threadlets_only
+def test_server_closed_while_it_waits_for_descriptors_stays_closed(script: Script) -> None:
+    """Accepting is not tried again on a socket that is gone, and nothing is reported of it."""
+    program = OUT_OF_DESCRIPTORS.replace(
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n",
+        "    server.close()\n    failures.clear()\n    await asyncio.sleep(1.2)\n"
+        "    print(failures)\n    return\n",
+    )
+    output, errors = script(program).communicate(timeout=DEADLINE_S)
+    assert "[]" == output.splitlines()[-1]
+    assert "" == errors
+
+
+@threadlets_only
 def test_failing_protocol_factory_loses_one_connection_only(run: Run) -> None:
     """A factory that raises is reported, its peer sees an end, and the next one is served."""
 
@@ -505,5 +518,43 @@ def test_data_sent_with_the_connection_follows_connection_made(run: Run) -> None
             assert ["made", "data", "end", "lost"] == protocol.calls
         assert {b"data %d" % n for n in range(20)} == {bytes(it.received) for it in served}
         server.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "unix"])
+def test_connection_knows_its_own_address(run: Run, tmp_path: Path, host: str) -> None:
+    """The one that its client has reached, also where the server listens on every address."""
+    family = {"unix": socket.AF_UNIX}.get(host, socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if family == socket.AF_INET6:
+        with socket.socket(family) as tried:
+            try:
+                tried.bind((host, 0))
+            except OSError as error:
+                pytest.skip(f"no IPv6 here: {error}")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Queue[asyncio.BaseTransport] = asyncio.Queue()
+
+        class Accepting(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                accepted.put_nowait(transport)
+
+        with socket.socket(family) as client:
+            client.setblocking(False)
+            if host == "unix":
+                server = await loop.create_unix_server(Accepting, tmp_path / "socket")
+                reached: Any = str(tmp_path / "socket")
+            else:
+                server = await loop.create_server(Accepting, host, 0)
+                port = server.sockets[0].getsockname()[1]
+                reached = ("::1" if ":" in host else "127.0.0.1", port)
+            async with server:
+                await loop.sock_connect(client, reached)
+                transport = await accepted.get()
+                assert client.getpeername() == transport.get_extra_info("sockname")
+                assert client.getsockname() == transport.get_extra_info("peername")
+                transport.close()
 
     run(main())

@@ -204,13 +204,31 @@ def test_send_larger_than_the_socket_buffer_is_sent_whole(run: Run, kind: type[A
     run(main())
 
 
+def fill(sock: socket.socket) -> int:
+    """Send until there is no room, and return how much."""
+    n_sent = 0
+    while True:
+        try:
+            n_sent += sock.send(bytes(65536))
+        except BlockingIOError:
+            return n_sent
+
+
 def test_nothing_is_sent_at_once(run: Run) -> None:
     """Sending no bytes succeeds, even when there is no room."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        with socket_pair() as (ours, _theirs):
+        with socket_pair() as (ours, theirs):
             await loop.sock_sendall(ours, b"")
+            n_sent = fill(ours)
+            await loop.sock_sendall(ours, b"")
+            with pytest.raises(BlockingIOError):
+                ours.send(b"x")
+            n_received = 0
+            while n_received < n_sent:
+                n_received += len(await loop.sock_recv(theirs, n_sent))
+            assert n_sent == n_received
 
     run(main())
 

@@ -552,3 +552,48 @@ def test_a_failed_future_that_is_started_again_is_one_failure(run: Run) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         run(main())
     assert len(caught.value.exceptions) == 1
+
+
+def test_a_deadline_that_is_no_number_is_refused_when_it_is_changed(run: Run) -> None:
+    """And the one before stays."""
+
+    async def main() -> float | None:
+        async with Scope(5.0) as scope:
+            with pytest.raises(ValueError, match="NaN"):
+                scope.deadline = float("nan")
+            scope.cancel()
+        return scope.deadline
+
+    assert 5.0 == run(main())
+
+
+def test_a_cancellation_behind_an_error_is_seen_once_more(run: Run) -> None:
+    """Whoever catches the group is cancelled at the next await, as with asyncio's group on 3.13."""
+
+    async def fails_when_cancelled() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise ValueError
+
+    async def main() -> tuple[list[str], bool]:
+        seen: list[str] = []
+
+        async def host() -> None:
+            try:
+                async with Scope() as scope:
+                    scope.start(fails_when_cancelled())
+                    await asyncio.sleep(60)
+            except* ValueError:
+                seen.append("group")
+            await asyncio.sleep(0)
+            seen.append("not cancelled")
+
+        task = asyncio.create_task(host())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        return seen, task.cancelled()
+
+    assert (["group"], True) == run(main())

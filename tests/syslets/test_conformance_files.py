@@ -192,6 +192,7 @@ def test_openat_truncates(carry: Carry, file: Path) -> None:
 def test_openat_begins_at_a_folders_descriptor(carry: Carry, file: Path, fd_of: FdOf) -> None:
     """A relative path is that folder's."""
     fd = carry(_open_in, fd_of(file.parent), "file").unwrap()
+    assert os.path.samestat(os.fstat(fd), file.stat())
     os.close(fd)
 
 

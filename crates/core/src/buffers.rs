@@ -194,6 +194,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_bounded_and_fills_the_bound() {
+        let pool = Arc::new(BufferPool::new(1 << 30));
+        assert_eq!(1 << 30, pool.memory_max_bytes());
+        let leases: Vec<_> = (0..65).map(|_| pool.lease(1 << 20).unwrap()).collect();
+        drop(leases);
+        assert_eq!((0, 64 << 20), (pool.in_use_bytes(), pool.kept_bytes()));
+        let again = pool.lease(1 << 20).unwrap();
+        assert_eq!(63 << 20, pool.kept_bytes());
+        drop(again);
+        assert_eq!(64 << 20, pool.kept_bytes());
+    }
+
+    #[test]
     fn large_memory_is_not_kept() {
         let pool = Arc::new(BufferPool::new(1 << 30));
         drop(pool.lease(64 << 20).unwrap());

@@ -256,6 +256,7 @@ fn is_gone(error: &io::Error) -> bool {
 mod tests {
     use super::*;
     use crate::sources::Sources;
+    use rustix::io::Errno;
     use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
@@ -365,6 +366,9 @@ mod tests {
                 std::thread::yield_now();
             }
             let second = scope.spawn(|| poller.wait(None, || is_wanted.load(SeqCst)).unwrap());
+            while poller.usage().n_queued == 0 {
+                std::thread::yield_now();
+            }
             is_wanted.store(false, SeqCst);
             poller.recall();
             second.join().unwrap();
@@ -385,6 +389,54 @@ mod tests {
             both.into_iter().for_each(|it| it.join().unwrap());
         });
         assert_eq!(0, poller.usage().n_queued);
+    }
+
+    #[test]
+    fn readiness_adds_up() {
+        let none = Readiness { readable: false, writable: false, short_read_misleads: false };
+        let each = [
+            Readiness { readable: true, ..none },
+            Readiness { writable: true, ..none },
+            Readiness { short_read_misleads: true, ..none },
+        ];
+        for one in each {
+            assert_eq!([one; 3], [one | none, none | one, one | one]);
+            for other in each {
+                assert_eq!(one.readable || other.readable, (one | other).readable);
+                assert_eq!(one.writable || other.writable, (one | other).writable);
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_registered_already_changes_over_to_the_new_key() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (poller, mut sources) = (Poller::new().unwrap(), Sources::default());
+        let (old, new) = (sources.insert(()), sources.insert(()));
+        poller.register(ours.as_raw_fd(), old, Interest::READABLE).unwrap();
+        poller.register(ours.as_raw_fd(), new, Interest::READABLE).unwrap();
+        theirs.write_all(b"data").unwrap();
+        assert_eq!(vec![(new, Readiness::READABLE)], events(&poller));
+    }
+
+    #[test]
+    fn a_number_that_the_kernel_has_forgotten_is_registered_afresh() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let poller = Poller::new().unwrap();
+        let key = Sources::default().insert(());
+        theirs.write_all(b"data").unwrap();
+        poller.modify(ours.as_raw_fd(), key, Interest::READABLE).unwrap();
+        assert_eq!(vec![(key, Readiness::READABLE)], events(&poller));
+    }
+
+    #[test]
+    fn what_cannot_be_watched_is_refused_with_the_kernels_own_error() {
+        let file = std::fs::File::open("Cargo.toml").unwrap();
+        let (poller, key) = (Poller::new().unwrap(), Sources::default().insert(()));
+        let error = poller.register(file.as_raw_fd(), key, Interest::READABLE).unwrap_err();
+        assert_eq!(Errno::PERM, error.errno);
+        let error = poller.register(-1, key, Interest::READABLE).unwrap_err();
+        assert_eq!(Errno::BADF, error.errno);
     }
 
     #[test]

@@ -328,6 +328,50 @@ mod tests {
         assert_eq!(vec![0, 2], left);
     }
 
+    #[test]
+    fn a_call_that_is_put_back_is_the_first_again() {
+        let (mut pools, keys) = filled(&[Priority::Normal], 2);
+        let (key, call) = pools.next(ALL).unwrap();
+        pools.put_back(key, call);
+        assert_eq!((0, 2, 2), (pools.n_running(key), pools.n_queued_in(key), pools.n_queued()));
+        assert_eq!(Some((keys[0], 0)), pools.next(ALL));
+        assert_eq!(Some((keys[0], 1)), pools.next(ALL));
+    }
+
+    #[test]
+    fn every_waiting_call_can_be_taken_out() {
+        let (mut pools, keys) = filled(&[Priority::Normal, Priority::Batch], 2);
+        pools.next(ALL).unwrap();
+        assert_eq!(vec![1, 0, 1], pools.take_all());
+        assert_eq!((0, None), (pools.n_queued(), pools.next(ALL)));
+        assert_eq!(1, pools.n_running(keys[0]));
+    }
+
+    #[test]
+    fn a_key_survives_as_a_number() {
+        let (_, keys) = filled(&[Priority::Normal; 3], 0);
+        let numbers: Vec<_> = keys.iter().map(|key| key.index()).collect();
+        assert_eq!(keys, numbers.into_iter().map(PoolKey::from_index).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn only_a_pool_that_leaves_from_the_front_ends_its_row() {
+        let started = |pools: &mut Pools<_>, n| {
+            let keys = std::iter::from_fn(|| pools.next(ALL)).map(|it| it.0);
+            keys.take(n).collect::<Vec<_>>()
+        };
+        let (mut pools, keys) = filled(&[Priority::Normal; 2], 40);
+        assert_eq!(vec![keys[0]; 10], started(&mut pools, 10));
+        // The one behind leaves and comes back: the row goes on.
+        pools.withdraw(keys[1], |call| *call == 0);
+        assert_eq!(vec![keys[0]; 6], started(&mut pools, 6));
+        assert_eq!(vec![keys[1]; 10], started(&mut pools, 10));
+        // The front leaves: the next one's row is a whole one.
+        pools.withdraw(keys[1], |call| *call == 20);
+        assert_eq!(vec![keys[0]; 16], started(&mut pools, 16));
+        assert_eq!(vec![keys[1]; 1], started(&mut pools, 1));
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Submit(usize),

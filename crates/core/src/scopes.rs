@@ -293,6 +293,19 @@ mod tests {
         assert_eq!(("left", ScopeKey::ROOT), scopes.leave(key));
     }
 
+    #[test]
+    fn each_scope_but_the_root_has_its_owner() {
+        let mut scopes: Scopes<(), _> = Scopes::default();
+        let (one, two) = (scopes.open("one"), scopes.open("two"));
+        assert_eq!(
+            [None, Some(&"one"), Some(&"two")],
+            [ScopeKey::ROOT, one, two].map(|it| scopes.owner(it))
+        );
+        assert_eq!(vec![&"one", &"two"], scopes.owners().collect::<Vec<_>>());
+        scopes.close(one);
+        assert_eq!(vec![&"two"], scopes.owners().collect::<Vec<_>>());
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Join(usize, usize),
@@ -365,9 +378,18 @@ mod tests {
                         n_members[*kind] += usize::from(*its == scope);
                     }
                     prop_assert_eq!(n_members, scopes.n_members(*key));
+                    prop_assert_eq!(n_members == [0; N_KINDS], scopes.is_empty(*key));
                 }
                 prop_assert_eq!(members.iter().flatten().count(), scopes.all().count());
             }
+            let mut n_all = [0; N_KINDS];
+            for (id, (key, scope, kind)) in members.iter().enumerate().filter_map(|(id, it)| Some((id, (*it)?))) {
+                n_all[kind] += 1;
+                prop_assert_eq!(keys[scope], scopes.scope_of(key));
+                prop_assert_eq!(&id, scopes.value(key));
+                prop_assert!(scopes.all().any(|it| it == (keys[scope], &id)));
+            }
+            prop_assert_eq!(n_all, scopes.n_all());
         }
     }
 }

@@ -99,4 +99,14 @@ mod tests {
         assert_eq!(None, sources.remove(first));
         assert_eq!(Some(&"second"), sources.get(SourceKey::from_bits(second.to_bits())));
     }
+
+    #[test]
+    fn every_source_that_is_there_is_counted_and_listed() {
+        let mut sources = Sources::default();
+        assert!(sources.is_empty());
+        let keys = ["one", "two", "three"].map(|owner| sources.insert(owner));
+        assert_eq!(Some("two"), sources.remove(keys[1]));
+        assert_eq!((2, false), (sources.len(), sources.is_empty()));
+        assert_eq!(vec![&"one", &"three"], sources.owners().collect::<Vec<_>>());
+    }
 }

@@ -1,55 +1,25 @@
-"""Frameworks that call plain functions in worker threads call them as threadlets instead.
+"""anyio's worker threads as threadlets: whatever runs on anyio's `to_thread.run_sync`.
 
-`use_threadlets_in_anyio` does it for whatever runs on anyio's `to_thread.run_sync`: the `def`
-endpoints of Starlette and FastAPI, their sync dependencies and background tasks, file responses.
-`wsgi` does it for WSGI applications. anyio and a2wsgi are imported only where they are asked for.
+The `def` endpoints of Starlette and FastAPI do, their sync dependencies and background tasks, and
+file responses. anyio is imported only where it is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import importlib
-import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from threadlets.aio import Loop
-from threadlets.calls import Pool
+from threadlets.frameworks.packages import needed
 
 if TYPE_CHECKING:
-    from a2wsgi.asgi_typing import ASGIApp, HTTPScope, Receive, Scope, Send, SendEvent
-    from a2wsgi.wsgi_typing import WSGIApp
     from anyio import CapacityLimiter
     from anyio._backends._asyncio import CancelScope
-
-__all__ = ["MissingPackage", "Replacement", "use_threadlets_in_anyio", "wsgi"]
-
-
-class MissingPackage(ImportError):
-    """A package that does the adapting is not installed, or its version is not one that is known."""
-
-
-@contextlib.contextmanager
-def _needed(package: str, for_what: str) -> Iterator[None]:
-    """Say what to install when an import in the block fails."""
-    try:
-        yield
-    except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == package:
-            cause, remedy = "is not installed", f"pip install {package}"
-        else:
-            cause = f"is of a version that differs inside from those known ({error})"
-            remedy = f"pip install -U {package} threadlets"
-        raise MissingPackage(
-            f"cannot {for_what}: the package {package!r} {cause}; {remedy}", name=package
-        ) from error
-
-
-# -- anyio -----------------------------------------------------------------------------------------
 
 
 def use_threadlets_in_anyio() -> Replacement:
@@ -156,7 +126,7 @@ class _Anyio:
     """anyio's asyncio backend, and the one method of it that is replaced."""
 
     def __init__(self) -> None:
-        with _needed("anyio", "run anyio's functions as threadlets"):
+        with needed("anyio", "run anyio's functions as threadlets"):
             from anyio._backends._asyncio import AsyncIOBackend, CancelScope, _task_states
             from anyio._core._eventloop import claim_worker_thread, threadlocals
         self._backend = AsyncIOBackend
@@ -264,118 +234,3 @@ def _library_of_context() -> contextvars.ContextVar[str | None] | None:
         return None
     found: contextvars.ContextVar[str | None] = sniffio.current_async_library_cvar
     return found
-
-
-# -- WSGI ------------------------------------------------------------------------------------------
-
-
-def wsgi(app: WSGIApp, *, pool: Pool | None = None) -> ASGIApp:
-    """Make an ASGI application of a WSGI application, each of whose requests is a threadlet.
-
-    a2wsgi translates. Where no threadlets loop runs, its thread pool does the work. With `pool`,
-    all requests are the pool's: its limit is how many may run at once.
-
-    The first part of a request's body is received before the application is called, and ten
-    parts of a response may wait to be sent while it goes on; it blocks only beyond.
-
-    Raises:
-        MissingPackage: a2wsgi is not installed, or its version is not known.
-    """
-    return _WsgiApplication(app, pool)
-
-
-# How many parts of a response wait to be sent before the application has to.
-_PARTS_MAX = 10
-
-
-class _WsgiApplication:
-    """a2wsgi's middleware, with a way of its own for requests on a threadlets loop."""
-
-    def __init__(self, app: WSGIApp, pool: Pool | None) -> None:
-        with _needed("a2wsgi", "serve a WSGI application"):
-            from a2wsgi import WSGIMiddleware
-            from a2wsgi.wsgi import Body, WSGIResponder, build_environ
-        limit = {} if pool is None or pool.limit is None else {"workers": pool.limit}
-        self.app = app
-        self._pool = pool
-        self._fallback = WSGIMiddleware(app, **limit)
-        self._make_body = Body
-        self._make_responder = WSGIResponder
-        self._build_environ = build_environ
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        loop = asyncio.get_running_loop()
-        if scope["type"] == "http" and isinstance(loop, Loop):
-            await self._respond(loop, scope, receive, send)
-        else:
-            await self._fallback(scope, receive, send)
-
-    async def _respond(self, loop: Loop, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        body = self._make_body(loop, receive)
-        # Now, so that the application need not block for what is here already.
-        message: Any = await receive()
-        body.buffer += message.get("body", b"")
-        body._has_more = message.get("more_body", False)
-        environ = self._build_environ(scope, body)
-        parts = _Parts(loop)
-        responder = self._make_responder(self.app, self._fallback.executor, _PARTS_MAX)
-        # a2wsgi's would block for each part.
-        responder.send = parts.put  # type: ignore[method-assign, assignment]
-        outcome = loop.create_future()
-        call = (responder.wsgi, environ, responder.start_response)
-        sending = loop.create_task(parts.send_all(send))
-        try:
-            loop._submit_call(outcome, False, self._pool, contextvars.copy_context().run, call)
-            await outcome
-            parts.end()
-            await sending
-        except ConnectionAbortedError:
-            if sending.done():
-                sending.result()
-            raise
-        finally:
-            sending.cancel()
-        if responder.exc_info is not None:
-            # The application has answered with its error; the server is to hear of it, too.
-            raise responder.exc_info[1].with_traceback(responder.exc_info[2])
-
-
-class _Parts:
-    """The parts of one response, on their way from the application to the server."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._waiting: asyncio.Queue[SendEvent | None] = asyncio.Queue()
-        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(_PARTS_MAX):
-            self._room.put(None)
-        self._is_closed = False
-
-    def put(self, part: SendEvent | None) -> None:
-        """Have a part sent, and block only while too many wait; for the application's thread.
-
-        Raises:
-            ConnectionAbortedError: nobody sends any more.
-        """
-        if not self._is_closed:
-            self._room.get()
-        if self._is_closed:
-            raise ConnectionAbortedError(
-                "the response goes nowhere: the server takes no more of it, because the client "
-                "has left or the request was cancelled; end the response"
-            )
-        self._loop.call_soon_threadsafe(self._waiting.put_nowait, part)
-
-    def end(self) -> None:
-        """Say that no part follows; on the loop."""
-        self._waiting.put_nowait(None)
-
-    async def send_all(self, send: Send) -> None:
-        """Send what is put until the end; then nobody can put more."""
-        try:
-            while (part := await self._waiting.get()) is not None:
-                await send(part)
-                self._room.put(None)
-        finally:
-            self._is_closed = True
-            self._room.put(None)
