@@ -14,7 +14,7 @@ use threadlets_core::stream::Received;
 use threadlets_core::{Error, Interest, Readiness, SourceKey};
 
 use crate::byte_buffer::{ByteBuffer, Chunk, check_bytes_like, with_bytes};
-use crate::callback::{current_context, in_context};
+use crate::callback::{copy_context, current_context, in_context};
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
 use crate::gil_cell::GilCell;
@@ -46,13 +46,22 @@ struct State {
     n_writes_lost: u32,
 }
 
+/// The context of a connection. One that has received nothing yet has none of its own: a storm of
+/// connections is a storm of contexts, too.
+#[derive(Debug)]
+enum Context {
+    Own(Py<PyAny>),
+    /// To be copied: other connections begin with the same.
+    Shared(Py<PyAny>),
+}
+
 /// The native half of a socket transport.
 #[pyclass(frozen, module = "threadlets._core")]
 #[derive(Debug)]
 pub struct Stream {
     dispatcher: Py<Dispatcher>,
-    /// The context in which the connection was made; its protocol is called in it.
-    context: Py<PyAny>,
+    /// Its protocol is called in this context.
+    context: GilCell<Context>,
     state: GilCell<State>,
 }
 
@@ -95,11 +104,13 @@ impl Stream {
             readiness
         });
         let Some(readiness) = readiness else { return Ok(()) };
-        let served = in_context(py, &this.context, || {
-            if readiness.readable {
-                Self::receive(slf, readiness)?;
-            }
-            if readiness.writable { this.flush(py) } else { Ok(()) }
+        let served = this.own_context(py).and_then(|context| {
+            in_context(py, &context, || {
+                if readiness.readable {
+                    Self::receive(slf, readiness)?;
+                }
+                if readiness.writable { this.flush(py) } else { Ok(()) }
+            })
         });
         let is_deferred = this.state.with(py, |state| {
             state.is_served = false;
@@ -114,6 +125,21 @@ impl Stream {
             Self::try_again(slf, Readiness { writable: true, ..Readiness::READABLE })?;
         }
         served
+    }
+
+    /// The context of this connection alone.
+    fn own_context(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let shared = match self.context.with(py, |context| match context {
+            Context::Own(own) => Ok(own.clone_ref(py)),
+            Context::Shared(shared) => Err(shared.clone_ref(py)),
+        }) {
+            Ok(own) => return Ok(own),
+            Err(shared) => shared,
+        };
+        let own = copy_context(py, &shared)?;
+        let context = Context::Own(own.clone_ref(py));
+        drop(self.context.with(py, |it| std::mem::replace(it, context)));
+        Ok(own)
     }
 
     /// Queue another attempt, behind other requests.
@@ -356,12 +382,22 @@ impl State {
 
 #[pymethods]
 impl Stream {
+    /// Its protocol is called in a copy of `context`, or of the present one.
     #[new]
-    fn new(dispatcher: Py<Dispatcher>, fd: i32, transport: Bound<'_, PyAny>) -> PyResult<Self> {
+    #[pyo3(signature = (dispatcher, fd, transport, context=None))]
+    fn new(
+        dispatcher: Py<Dispatcher>,
+        fd: i32,
+        transport: Bound<'_, PyAny>,
+        context: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         if fd < 0 {
             return Err(to_python(Error::bad_descriptor("fileno")));
         }
-        let context = current_context(transport.py())?.unbind();
+        let context = match context {
+            Some(context) => Context::Shared(context),
+            None => Context::Own(current_context(transport.py())?.unbind()),
+        };
         let state = State {
             io: threadlets_core::Stream::new(SocketFd::new(fd)),
             key: None,
@@ -375,7 +411,7 @@ impl Stream {
             lent: false,
             n_writes_lost: 0,
         };
-        Ok(Self { dispatcher, context, state: GilCell::new(state) })
+        Ok(Self { dispatcher, context: GilCell::new(context), state: GilCell::new(state) })
     }
 
     /// Hand what is received to `protocol` from now on; `lends`: into its own buffers.
@@ -556,7 +592,9 @@ impl Stream {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.dispatcher)?;
-        visit.call(&self.context)?;
+        self.context.traverse(&visit, |context| match context {
+            Context::Own(context) | Context::Shared(context) => visit.call(context),
+        })?;
         self.state.traverse(&visit, |state| {
             visit.call(&state.transport)?;
             visit.call(&state.protocol)

@@ -37,6 +37,8 @@ pub struct Dispatcher<R> {
 
 #[derive(Debug, Default)]
 struct Burst {
+    /// How many requests it runs, beside calls of pools.
+    size: usize,
     n_left: usize,
     /// When calls of pools have had their time; zero until the first of them starts.
     calls_until_ns: u64,
@@ -100,7 +102,8 @@ impl<R> Dispatcher<R> {
             // A storm of requests need not be remembered for ever.
             self.ready.shrink_to(READY_KEPT.max(self.ready.len() * 2));
         }
-        self.burst = Burst { n_left: self.ready.len(), ..Burst::default() };
+        let size = self.ready.len();
+        self.burst = Burst { size, n_left: size, ..Burst::default() };
     }
 
     /// The next request of the burst; `None` ends it.
@@ -132,6 +135,11 @@ impl<R> Dispatcher<R> {
         }
         burst.batch_had_its_turn |= at_least == Priority::Batch;
         self.pools.next(at_least).map(|(_, call)| call)
+    }
+
+    /// How many requests the present burst runs.
+    pub fn burst_size(&self) -> usize {
+        self.burst.size
     }
 
     /// How many requests are ready to run.

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from threadlets.aio.transports import SocketTransport
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
+    from threadlets import _core
     from threadlets.aio.loop import Loop
 
 _NOT_LISTENING = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
@@ -50,26 +53,33 @@ class Serving:
         accepted = self._accepted if self._sslcontext is None else self._accepted_tls
         self._loop._add_acceptor(self._sock, accepted, self._refused)
 
-    def _accepted(self, fd: int, peername: Any) -> None:
+    def _accepted(self, fd: int, peer: _core.Peer, context: Context) -> None:
         if self._loop._debug:
-            logger.debug("%r got a new connection from %r: %r", self._server, peername, fd)
-        extra = {"peername": peername, "sockname": self._sockname}
+            logger.debug("%r got a new connection from %r: %r", self._server, peer.name(), fd)
         try:
-            SocketTransport.accepted(self._loop, fd, self._protocol_factory, extra, self._server)
+            SocketTransport.accepted(
+                self._loop,
+                fd,
+                self._protocol_factory,
+                peer,
+                self._sockname,
+                self._server,
+                context,
+            )
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             message = "Error on transport creation for incoming connection"
             self._loop.call_exception_handler({"message": message, "exception": exc})
 
-    def _accepted_tls(self, fd: int, peername: Any) -> None:
+    def _accepted_tls(self, fd: int, peer: _core.Peer, _context: Context) -> None:
         conn = socket.socket(fileno=fd)
         conn.setblocking(False)
         self._loop.create_task(
             self._loop._accept_connection2(
                 self._protocol_factory,
                 conn,
-                {"peername": peername},
+                {"peername": peer.name()},
                 self._sslcontext,
                 self._server,
                 *self._ssl_timeouts,
