@@ -9,12 +9,12 @@ use threadlets_core::Backlog;
 use threadlets_core::backlog::Connection;
 use threadlets_core::op::{self, Address, SocketFd};
 
-use crate::address::Peer;
 use crate::callback::{copy_context, current_context, in_context};
 use crate::dispatcher::Dispatcher;
 use crate::error::to_python;
 use crate::gil_cell::GilCell;
 use crate::request::Request;
+use crate::stream::Stream;
 
 /// How many connections are served at least, when it is the acceptor's turn.
 ///
@@ -72,16 +72,21 @@ impl Acceptor {
     }
 
     /// Hand over a connection, in a context of its own: it shares no variables with others.
-    fn connect(&self, py: Python<'_>, (fd, peer): Connection) -> PyResult<()> {
+    fn connect(
+        &self,
+        dispatcher: &Bound<'_, Dispatcher>,
+        (fd, peer): Connection,
+    ) -> PyResult<()> {
+        let py = dispatcher.py();
         if matches!(peer, Address::Internet(_)) {
             // Its failure would only cost time.
             let _ = op::set_nodelay(SocketFd::new(fd.as_raw_fd()));
         }
         let context = copy_context(py, &self.context)?;
-        let peer = Bound::new(py, Peer::new(peer))?;
-        in_context(py, &context, || {
-            self.on_connection.call1(py, (fd.into_raw_fd(), peer, &self.context)).map(drop)
-        })
+        let stream = Stream::accepted(dispatcher, &fd, peer, &self.context)?;
+        // From here on it is the transport's.
+        let _ = fd.into_raw_fd();
+        in_context(py, &context, || self.on_connection.call1(py, (stream,)).map(drop))
     }
 
     /// Accept no more; the socket is about to be closed. Who is not served yet is refused, as those
@@ -129,7 +134,7 @@ pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Acceptor>)
     }
     for _ in 0..n_served_max {
         let Some(connection) = this.state.with(py, |state| state.backlog.next()) else { break };
-        this.connect(py, connection)?;
+        this.connect(dispatcher, connection)?;
     }
     Ok(())
 }

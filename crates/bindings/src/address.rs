@@ -31,26 +31,6 @@ pub(crate) fn to_python<'py>(py: Python<'py>, address: &Address) -> PyResult<Bou
     })
 }
 
-/// The address of a connection's other end. It refers to nothing, so that the cyclic collector need
-/// not know of it, and becomes a name when somebody asks for one.
-#[pyclass(frozen, module = "threadlets._core")]
-#[derive(Debug)]
-pub(crate) struct Peer(Address);
-
-impl Peer {
-    pub(crate) fn new(address: Address) -> Self {
-        Self(address)
-    }
-}
-
-#[pymethods]
-impl Peer {
-    /// The address as `socket.getpeername()` gives it.
-    fn name<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        to_python(py, &self.0)
-    }
-}
-
 /// The address to which the socket `fd` is bound, as `socket.getsockname()` gives it.
 #[pyfunction]
 pub(crate) fn sockname(py: Python<'_>, fd: i32) -> PyResult<Bound<'_, PyAny>> {

@@ -35,7 +35,7 @@ mod watches;
 #[pyo3::pymodule(gil_used = true)]
 mod _core {
     #[pymodule_export]
-    use super::address::{Peer, peername, sockname};
+    use super::address::{peername, sockname};
     #[pymodule_export]
     use super::callback::{Handle, TimerHandle};
     #[pymodule_export]

@@ -3,16 +3,19 @@
 //! Here is what happens once per message: receive and hand over, send or queue, flush. What
 //! happens once per connection (how it opens, fails and ends) is the transport's, in Python.
 
+use std::os::fd::AsRawFd;
+
 use pyo3::PyTraverseError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use threadlets_core::op::SocketFd;
+use threadlets_core::op::{Address, SocketFd};
 use threadlets_core::stream::Received;
 use threadlets_core::{Error, Interest, Readiness, SourceKey};
 
+use crate::address;
 use crate::byte_buffer::{ByteBuffer, Chunk, check_bytes_like, with_bytes};
 use crate::callback::{copy_context, current_context, in_context};
 use crate::dispatcher::{Dispatcher, Source};
@@ -25,7 +28,7 @@ struct State {
     io: threadlets_core::Stream<Chunk>,
     /// Set from the start of reading until the connection is released.
     key: Option<SourceKey>,
-    /// The transport that users see; None once the connection is released.
+    /// The transport that users see; None before it took the connection, and once it is released.
     transport: Option<Py<PyAny>>,
     protocol: Option<Py<PyAny>>,
     /// The protocol lends its own buffers (`asyncio.BufferedProtocol`).
@@ -62,6 +65,8 @@ pub struct Stream {
     dispatcher: Py<Dispatcher>,
     /// Its protocol is called in this context.
     context: GilCell<Context>,
+    /// The other end of an accepted connection: a name is made of it when somebody asks for one.
+    peer: Option<Address>,
     state: GilCell<State>,
 }
 
@@ -74,6 +79,30 @@ enum Written {
 }
 
 impl Stream {
+    /// A connection that a server has accepted; a transport is to take it, and its descriptor.
+    ///
+    /// Its protocol is called in a copy of `context`.
+    pub(crate) fn accepted(
+        dispatcher: &Bound<'_, Dispatcher>,
+        fd: &impl AsRawFd,
+        peer: Address,
+        context: &Py<PyAny>,
+    ) -> PyResult<Py<Self>> {
+        let py = dispatcher.py();
+        let context = Context::Shared(context.clone_ref(py));
+        let state = State::new(SocketFd::new(fd.as_raw_fd()));
+        Py::new(py, Self::from_parts(dispatcher.clone().unbind(), context, Some(peer), state))
+    }
+
+    fn from_parts(
+        dispatcher: Py<Dispatcher>,
+        context: Context,
+        peer: Option<Address>,
+        state: State,
+    ) -> Self {
+        Self { dispatcher, context: GilCell::new(context), peer, state: GilCell::new(state) }
+    }
+
     /// Note what a connection is ready for; the request is to be queued, if it is not yet.
     pub(crate) fn note(slf: &Py<Self>, py: Python<'_>, readiness: Readiness) -> Option<Request> {
         let noted = slf.get().state.with(py, |state| {
@@ -367,6 +396,22 @@ impl Stream {
 }
 
 impl State {
+    fn new(fd: SocketFd) -> Self {
+        Self {
+            io: threadlets_core::Stream::new(fd),
+            key: None,
+            transport: None,
+            protocol: None,
+            protocol_lends: false,
+            noted: None,
+            is_served: false,
+            is_deferred: false,
+            told_of_room: false,
+            lent: false,
+            n_writes_lost: 0,
+        }
+    }
+
     fn check_writable(&self, method: &str) -> PyResult<()> {
         if self.io.is_writing_ended() {
             let message = format!("Cannot call {method}() after write_eof()");
@@ -382,36 +427,29 @@ impl State {
 
 #[pymethods]
 impl Stream {
-    /// Its protocol is called in a copy of `context`, or of the present one.
     #[new]
-    #[pyo3(signature = (dispatcher, fd, transport, context=None))]
-    fn new(
-        dispatcher: Py<Dispatcher>,
-        fd: i32,
-        transport: Bound<'_, PyAny>,
-        context: Option<Py<PyAny>>,
-    ) -> PyResult<Self> {
+    fn new(dispatcher: Py<Dispatcher>, fd: i32, transport: Bound<'_, PyAny>) -> PyResult<Self> {
         if fd < 0 {
             return Err(to_python(Error::bad_descriptor("fileno")));
         }
-        let context = match context {
-            Some(context) => Context::Shared(context),
-            None => Context::Own(current_context(transport.py())?.unbind()),
-        };
-        let state = State {
-            io: threadlets_core::Stream::new(SocketFd::new(fd)),
-            key: None,
-            transport: Some(transport.unbind()),
-            protocol: None,
-            protocol_lends: false,
-            noted: None,
-            is_served: false,
-            is_deferred: false,
-            told_of_room: false,
-            lent: false,
-            n_writes_lost: 0,
-        };
-        Ok(Self { dispatcher, context: GilCell::new(context), state: GilCell::new(state) })
+        let context = Context::Own(current_context(transport.py())?.unbind());
+        let state = State { transport: Some(transport.unbind()), ..State::new(SocketFd::new(fd)) };
+        Ok(Self::from_parts(dispatcher, context, None, state))
+    }
+
+    /// The number of the descriptor.
+    fn fileno(&self, py: Python<'_>) -> i32 {
+        self.state.with(py, |state| state.io.fd().raw())
+    }
+
+    /// The address of an accepted connection's other end.
+    fn peername<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.peer.as_ref().map(|peer| address::to_python(py, peer)).transpose()
+    }
+
+    /// Belong to a transport, until the connection is released.
+    fn set_transport(&self, py: Python<'_>, transport: Py<PyAny>) {
+        drop(self.state.with(py, |state| state.transport.replace(transport)));
     }
 
     /// Hand what is received to `protocol` from now on; `lends`: into its own buffers.

@@ -346,9 +346,8 @@ impl Dispatcher {
         add_handler(slf, fd, Direction::Write, &callback, &args)
     }
 
-    /// Call `on_connection(fd, peer, context)` for every connection that the listening socket `fd`
-    /// accepts, each in a copy of that context, and `on_error(exception)` when it cannot;
-    /// `_remove_reader(fd)` ends it.
+    /// Call `on_connection(stream)` for every connection that the listening socket `fd` accepts, and
+    /// `on_error(exception)` when it cannot; `_remove_reader(fd)` ends it.
     fn _add_acceptor(
         slf: &Bound<'_, Self>,
         fd: &Bound<'_, PyAny>,

@@ -14,7 +14,6 @@ from threadlets import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import Context
 
     from threadlets.aio.loop import Loop
 
@@ -30,7 +29,6 @@ class SocketTransport(transports._FlowControlMixin):
         "__weakref__",
         "_empty_waiter",
         "_known",
-        "_peer",
         "_protocol",
         "_server",
         "_sock_fd",
@@ -47,24 +45,26 @@ class SocketTransport(transports._FlowControlMixin):
     def __init__(
         self,
         loop: Loop,
-        sock: socket.socket | int,
+        sock: socket.socket | _core.Stream,
         protocol: asyncio.BaseProtocol,
-        extra: dict[str, Any] | None = None,
+        extra: dict[str, Any] | None,
         server: Any = None,
-        context: Context | None = None,
     ) -> None:
         # The socket stays the caller's until nothing can fail any more.
         self._socket: socket.socket | None = None
         self._sock_fd = -1
-        fd = sock if isinstance(sock, int) else sock.fileno()
-        # What users may ask for is made when they do: of a connection of many, little is asked.
+        fd = sock.fileno()
+        # What users may ask for is made when they do: most of it is asked of few connections.
         self._known = extra
-        self._peer: _core.Peer | None = None
         self._sockname: Any = None
         self._users_socket: trsock.TransportSocket | None = None
-        # The water marks are the native stream's.
         self._loop: Loop | None = loop
-        self._stream = _core.Stream(loop, fd, self, context)
+        # The water marks are the native stream's.
+        if isinstance(sock, _core.Stream):
+            self._stream = sock
+            sock.set_transport(self)
+        else:
+            self._stream = _core.Stream(loop, fd, self)
         self.write = self._stream.write  # type: ignore[method-assign]
         self._empty_waiter: asyncio.Future[None] | None = None
         self.set_protocol(protocol)
@@ -72,7 +72,7 @@ class SocketTransport(transports._FlowControlMixin):
         if server is not None:
             _attach(server, self)
         self._sock_fd = fd
-        if not isinstance(sock, int):
+        if not isinstance(sock, _core.Stream):
             self._socket = sock
         loop._socket_transports[fd] = self
 
@@ -104,36 +104,33 @@ class SocketTransport(transports._FlowControlMixin):
     def accepted(
         cls,
         loop: Loop,
-        fd: int,
+        stream: _core.Stream,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
-        peer: _core.Peer,
         sockname: Any,
         server: Any,
-        context: Context,
     ) -> None:
-        """Make a transport of a descriptor that a server has accepted, and start it at once.
+        """Make a transport of a connection that a server has accepted, and start it at once.
 
         `sockname` may be None, when connections of the server do not share one.
         """
         try:
-            sockname = sockname or _core.sockname(fd)
+            sockname = sockname or _core.sockname(stream.fileno())
             protocol = protocol_factory()
-            transport = cls(loop, fd, protocol, None, server, context)
+            transport = cls(loop, stream, protocol, None, server)
         except BaseException:
-            os.close(fd)
+            os.close(stream.fileno())
             raise
-        transport._peer, transport._sockname = peer, sockname
+        transport._sockname = sockname
         try:
             protocol.connection_made(transport)
         finally:
-            transport._stream.start()
+            stream.start()
 
     @property
     def _extra(self) -> dict[str, Any]:  # type: ignore[override]
         """What is known of the connection, but for its socket."""
         if self._known is None:
-            peername = None if self._peer is None else self._peer.name()
-            self._known = {"peername": peername, "sockname": self._sockname}
+            self._known = {"peername": self._stream.peername(), "sockname": self._sockname}
         return self._known
 
     @property
@@ -159,6 +156,8 @@ class SocketTransport(transports._FlowControlMixin):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What is known of the connection: "socket", "sockname", "peername"."""
         if name != "socket":
+            if self._known is None and name not in ("peername", "sockname"):
+                return default
             return self._extra.get(name, default)
         if self._users_socket is None and self._sock_fd != -1:
             self._users_socket = (
