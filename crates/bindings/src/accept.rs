@@ -72,11 +72,7 @@ impl Acceptor {
     }
 
     /// Hand over a connection, in a context of its own: it shares no variables with others.
-    fn connect(
-        &self,
-        dispatcher: &Bound<'_, Dispatcher>,
-        (fd, peer): Connection,
-    ) -> PyResult<()> {
+    fn connect(&self, dispatcher: &Bound<'_, Dispatcher>, (fd, peer): Connection) -> PyResult<()> {
         let py = dispatcher.py();
         if matches!(peer, Address::Internet(_)) {
             // Its failure would only cost time.
@@ -133,7 +129,7 @@ pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Acceptor>)
         return in_context(py, &this.context, failed);
     }
     for _ in 0..n_served_max {
-        let Some(connection) = this.state.with(py, |state| state.backlog.next()) else { break };
+        let Some(connection) = this.state.with(py, |state| state.backlog.take()) else { break };
         this.connect(dispatcher, connection)?;
     }
     Ok(())

@@ -13,50 +13,17 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use threadlets_core::op::{Address, SocketFd};
 use threadlets_core::stream::Received;
-use threadlets_core::{Error, Interest, Readiness, SourceKey};
+use threadlets_core::{Error, Interest, Readiness};
 
 use crate::address;
 use crate::byte_buffer::{ByteBuffer, Chunk, check_bytes_like, with_bytes};
-use crate::callback::{copy_context, current_context, in_context};
+use crate::callback::in_context;
+use crate::connection_context::ConnectionContext;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
 use crate::gil_cell::GilCell;
 use crate::request::Request;
-
-#[derive(Debug)]
-struct State {
-    io: threadlets_core::Stream<Chunk>,
-    /// Set from the start of reading until the connection is released.
-    key: Option<SourceKey>,
-    /// The transport that users see; None before it took the connection, and once it is released.
-    transport: Option<Py<PyAny>>,
-    protocol: Option<Py<PyAny>>,
-    /// The protocol lends its own buffers (`asyncio.BufferedProtocol`).
-    protocol_lends: bool,
-    /// What the stream is queued to be served for; None when it is not queued. It is served once
-    /// in a burst, however often it is noted: callbacks keep their pace with what is received.
-    noted: Option<Readiness>,
-    /// Its protocol is being called. Only a threadlet that lost the role inside that call lets
-    /// anybody else see this set.
-    is_served: bool,
-    /// It was to be served meanwhile.
-    is_deferred: bool,
-    /// Registered for writing too: once there was no room for something.
-    told_of_room: bool,
-    /// Somebody else writes to the socket once everything is sent (`sendfile`).
-    lent: bool,
-    /// How many writes came after the connection was over.
-    n_writes_lost: u32,
-}
-
-/// The context of a connection. One that has received nothing yet has none of its own: a storm of
-/// connections is a storm of contexts, too.
-#[derive(Debug)]
-enum Context {
-    Own(Py<PyAny>),
-    /// To be copied: other connections begin with the same.
-    Shared(Py<PyAny>),
-}
+use crate::stream_state::State;
 
 /// The native half of a socket transport.
 #[pyclass(frozen, module = "threadlets._core")]
@@ -64,7 +31,7 @@ enum Context {
 pub struct Stream {
     dispatcher: Py<Dispatcher>,
     /// Its protocol is called in this context.
-    context: GilCell<Context>,
+    context: ConnectionContext,
     /// The other end of an accepted connection: a name is made of it when somebody asks for one.
     peer: Option<Address>,
     state: GilCell<State>,
@@ -89,18 +56,18 @@ impl Stream {
         context: &Py<PyAny>,
     ) -> PyResult<Py<Self>> {
         let py = dispatcher.py();
-        let context = Context::Shared(context.clone_ref(py));
+        let context = ConnectionContext::copy_of(context.clone_ref(py));
         let state = State::new(SocketFd::new(fd.as_raw_fd()));
         Py::new(py, Self::from_parts(dispatcher.clone().unbind(), context, Some(peer), state))
     }
 
     fn from_parts(
         dispatcher: Py<Dispatcher>,
-        context: Context,
+        context: ConnectionContext,
         peer: Option<Address>,
         state: State,
     ) -> Self {
-        Self { dispatcher, context: GilCell::new(context), peer, state: GilCell::new(state) }
+        Self { dispatcher, context, peer, state: GilCell::new(state) }
     }
 
     /// Note what a connection is ready for; the request is to be queued, if it is not yet.
@@ -133,7 +100,7 @@ impl Stream {
             readiness
         });
         let Some(readiness) = readiness else { return Ok(()) };
-        let served = this.own_context(py).and_then(|context| {
+        let served = this.context.own(py).and_then(|context| {
             in_context(py, &context, || {
                 if readiness.readable {
                     Self::receive(slf, readiness)?;
@@ -154,21 +121,6 @@ impl Stream {
             Self::try_again(slf, Readiness { writable: true, ..Readiness::READABLE })?;
         }
         served
-    }
-
-    /// The context of this connection alone.
-    fn own_context(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let shared = match self.context.with(py, |context| match context {
-            Context::Own(own) => Ok(own.clone_ref(py)),
-            Context::Shared(shared) => Err(shared.clone_ref(py)),
-        }) {
-            Ok(own) => return Ok(own),
-            Err(shared) => shared,
-        };
-        let own = copy_context(py, &shared)?;
-        let context = Context::Own(own.clone_ref(py));
-        drop(self.context.with(py, |it| std::mem::replace(it, context)));
-        Ok(own)
     }
 
     /// Queue another attempt, behind other requests.
@@ -395,36 +347,6 @@ impl Stream {
     }
 }
 
-impl State {
-    fn new(fd: SocketFd) -> Self {
-        Self {
-            io: threadlets_core::Stream::new(fd),
-            key: None,
-            transport: None,
-            protocol: None,
-            protocol_lends: false,
-            noted: None,
-            is_served: false,
-            is_deferred: false,
-            told_of_room: false,
-            lent: false,
-            n_writes_lost: 0,
-        }
-    }
-
-    fn check_writable(&self, method: &str) -> PyResult<()> {
-        if self.io.is_writing_ended() {
-            let message = format!("Cannot call {method}() after write_eof()");
-            return Err(PyRuntimeError::new_err(message));
-        }
-        if self.lent {
-            let message = format!("unable to {method}; sendfile is in progress");
-            return Err(PyRuntimeError::new_err(message));
-        }
-        Ok(())
-    }
-}
-
 #[pymethods]
 impl Stream {
     #[new]
@@ -432,7 +354,7 @@ impl Stream {
         if fd < 0 {
             return Err(to_python(Error::bad_descriptor("fileno")));
         }
-        let context = Context::Own(current_context(transport.py())?.unbind());
+        let context = ConnectionContext::present(transport.py())?;
         let state = State { transport: Some(transport.unbind()), ..State::new(SocketFd::new(fd)) };
         Ok(Self::from_parts(dispatcher, context, None, state))
     }
@@ -630,9 +552,7 @@ impl Stream {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.dispatcher)?;
-        self.context.traverse(&visit, |context| match context {
-            Context::Own(context) | Context::Shared(context) => visit.call(context),
-        })?;
+        self.context.traverse(&visit)?;
         self.state.traverse(&visit, |state| {
             visit.call(&state.transport)?;
             visit.call(&state.protocol)

@@ -14,7 +14,7 @@ use crate::op::{self, Address, SocketFd};
 const ACCEPTED_AT_ONCE_MAX: usize = 256;
 
 /// How many connections are held. The kernel's backlog holds the others.
-const HELD_MAX: usize = 4096;
+const HELD_MAX: usize = 16 * 1024;
 
 /// A connection that is not served yet, with its peer's address.
 pub type Connection = (OwnedFd, Address);
@@ -52,7 +52,7 @@ impl Backlog {
     }
 
     /// The connection that has been held for the longest time.
-    pub fn next(&mut self) -> Option<Connection> {
+    pub fn take(&mut self) -> Option<Connection> {
         self.held.pop_front()
     }
 
@@ -94,10 +94,10 @@ mod tests {
         let clients = [connect(&listener), connect(&listener)];
         assert_eq!((Ok(false), 2), (backlog.accept(), backlog.n_held()));
         for client in &clients {
-            let (_, peer) = backlog.next().expect("the connection is held");
+            let (_, peer) = backlog.take().expect("the connection is held");
             assert_eq!(Address::Internet(client.local_addr().unwrap()), peer);
         }
-        assert!(backlog.next().is_none());
+        assert!(backlog.take().is_none());
     }
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
         backlog.accept().unwrap();
         rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
         assert_eq!(Ok(true), backlog.accept());
-        drop(backlog.next());
+        drop(backlog.take());
         assert_eq!(Errno::INVAL, backlog.accept().unwrap_err().errno);
     }
 

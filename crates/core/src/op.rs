@@ -152,9 +152,8 @@ pub fn accept(fd: SocketFd) -> Attempt<(OwnedFd, Address)> {
         match attempt("accept", || rustix::net::acceptfrom_with(fd.borrow(), flags)) {
             Err(Error { errno: Errno::CONNABORTED, .. }) => {}
             outcome => {
-                return outcome.map(|accepted| {
-                    accepted.map(|(fd, peer)| (fd, Address::from_kernel(peer)))
-                });
+                return outcome
+                    .map(|accepted| accepted.map(|(fd, peer)| (fd, Address::from_kernel(peer))));
             }
         }
     }

@@ -127,7 +127,7 @@ class SocketTransport(transports._FlowControlMixin):
             stream.start()
 
     @property
-    def _extra(self) -> dict[str, Any]:  # type: ignore[override]
+    def _extra(self) -> dict[str, Any]:
         """What is known of the connection, but for its socket."""
         if self._known is None:
             self._known = {"peername": self._stream.peername(), "sockname": self._sockname}
@@ -381,7 +381,7 @@ class _LateSocket(trsock.TransportSocket):
         self._made: socket.socket | None = None
 
     @property
-    def _sock(self) -> socket.socket:  # type: ignore[override]
+    def _sock(self) -> socket.socket:
         if self._made is None:
             if self._fd == -1:
                 self._made = socket.socket()
