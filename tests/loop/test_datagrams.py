@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from typing import Any
 
 import pytest
 
-from .harness import Run, turns
+from .harness import DEADLINE_S, LoopFactory, Run, turns
 
 
 class Letters(asyncio.DatagramProtocol):
@@ -108,3 +109,36 @@ def test_aborted_endpoint_is_lost(run: Run) -> None:
         assert -1 == transport.get_extra_info("socket").fileno()
 
     run(main())
+
+
+def test_interrupt_in_a_protocol_loses_one_datagram_only(loop_factory: LoopFactory) -> None:
+    """KeyboardInterrupt leaves the run; run again, datagrams that waited are received."""
+    loop = loop_factory()
+
+    class Interrupted(Letters):
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            super().datagram_received(data, addr)
+            if len(self.received) == 1:
+                raise KeyboardInterrupt
+
+    async def run_until(n_received: int) -> None:
+        while len(protocol.received) < n_received:
+            await protocol.news()
+
+    transport, protocol = loop.run_until_complete(
+        loop.create_datagram_endpoint(Interrupted, local_addr=("127.0.0.1", 0))
+    )
+    address = transport.get_extra_info("sockname")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for letter in (b"one", b"two", b"three"):
+            sock.sendto(letter, address)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(run_until(3))
+        loop.run_until_complete(asyncio.wait_for(run_until(3), DEADLINE_S / 5))
+        assert [b"one", b"two", b"three"] == [data for data, _ in protocol.received]
+    finally:
+        transport.abort()
+        loop.run_until_complete(turns(3))
+        loop.close()
+        gc.collect()

@@ -34,9 +34,23 @@ pub(crate) fn to_python<'py>(py: Python<'py>, address: &Address) -> PyResult<Bou
 /// The address to which the socket `fd` is bound, as `socket.getsockname()` gives it.
 #[pyfunction]
 pub(crate) fn sockname(py: Python<'_>, fd: i32) -> PyResult<Bound<'_, PyAny>> {
+    named(py, fd, "getsockname", op::local_address)
+}
+
+/// The address to which the socket `fd` is connected, as `socket.getpeername()` gives it.
+#[pyfunction]
+pub(crate) fn peername(py: Python<'_>, fd: i32) -> PyResult<Bound<'_, PyAny>> {
+    named(py, fd, "getpeername", op::peer_address)
+}
+
+fn named<'py>(
+    py: Python<'py>,
+    fd: i32,
+    operation: &'static str,
+    ask: impl FnOnce(SocketFd) -> threadlets_core::Result<Address>,
+) -> PyResult<Bound<'py, PyAny>> {
     if fd < 0 {
-        return Err(error::to_python(threadlets_core::Error::bad_descriptor("getsockname")));
+        return Err(error::to_python(threadlets_core::Error::bad_descriptor(operation)));
     }
-    let address = op::local_address(SocketFd::new(fd)).map_err(error::to_python)?;
-    to_python(py, &address)
+    to_python(py, &ask(SocketFd::new(fd)).map_err(error::to_python)?)
 }

@@ -28,6 +28,8 @@ pub struct Datagrams {
     /// The context in which the endpoint was made; its protocol is called in it.
     context: Py<PyAny>,
     retired: AtomicBool,
+    /// The request is in the ready queue: one is enough, however many edges there are.
+    queued: AtomicBool,
 }
 
 impl Datagrams {
@@ -39,7 +41,14 @@ impl Datagrams {
     pub(crate) fn new(py: Python<'_>, fd: i32, protocol: Py<PyAny>) -> PyResult<Self> {
         let context = current_context(py)?.unbind();
         let protocol = GilCell::new(protocol);
-        Ok(Self { fd: SocketFd::new(fd), protocol, context, retired: AtomicBool::new(false) })
+        let (retired, queued) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { fd: SocketFd::new(fd), protocol, context, retired, queued })
+    }
+
+    /// The request to receive, unless it is queued already.
+    pub(crate) fn request(slf: &Py<Self>, py: Python<'_>) -> Option<Request> {
+        let was_queued = slf.get().queued.swap(true, Relaxed);
+        (!was_queued).then(|| Request::Datagrams(slf.clone_ref(py)))
     }
 
     /// Receive no more; the descriptor may be about to be closed.
@@ -94,13 +103,22 @@ impl Datagrams {
 
 /// Receive what is waiting, at most one burst of it; the rest is queued behind other requests.
 pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Datagrams>) -> PyResult<()> {
+    let py = slf.py();
     let this = slf.get();
-    in_context(slf.py(), &this.context, || {
+    this.queued.store(false, Relaxed);
+    let received = in_context(py, &this.context, || {
         for _ in 0..DATAGRAM_BURST_MAX {
             if this.retired.load(Relaxed) || !this.receive(dispatcher)? {
-                return Ok(());
+                return Ok(false);
             }
         }
-        dispatcher.get().submit(slf.py(), Request::Datagrams(slf.clone().unbind()))
-    })
+        Ok(true)
+    });
+    // After a failure too: no edge tells of the datagrams that are waiting already.
+    if !matches!(received, Ok(false))
+        && let Some(request) = Datagrams::request(slf.as_unbound(), py)
+    {
+        dispatcher.get().submit(py, request)?;
+    }
+    received.map(drop)
 }

@@ -492,6 +492,7 @@ impl Dispatcher {
         drop(self.task_factory.take(py));
         let sources = self.sources.with(py, std::mem::take);
         let watches = self.watches.with(py, std::mem::take);
+        watches.refuse_connections(py);
         drop(self.mailbox.close());
         let awaited = self.awaited.with(py, std::mem::take);
         awaited.iter().for_each(|(_, it)| it.give_up(py));

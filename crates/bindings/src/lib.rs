@@ -10,6 +10,7 @@ mod call;
 mod call_type;
 mod callback;
 mod checkpoint;
+mod connection_context;
 mod contract;
 mod crew;
 mod datagrams;
@@ -27,6 +28,7 @@ mod runner;
 mod scope;
 mod sock_ops;
 mod stream;
+mod stream_state;
 mod syslet;
 mod task;
 mod turn;
@@ -38,7 +40,7 @@ mod watches;
 #[pyo3::pymodule(gil_used = true)]
 mod _core {
     #[pymodule_export]
-    use super::address::sockname;
+    use super::address::{peername, sockname};
     #[pymodule_export]
     use super::callback::{Handle, TimerHandle};
     #[pymodule_export]

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::accept::Acceptor;
-use crate::callback::{Callback, Handle, TimerHandle};
+use crate::callback::{Handle, TimerHandle};
 use crate::datagrams::Datagrams;
 use crate::internals::RequestHandle;
 use crate::queued_call::{Outcome, QueuedCall};
@@ -16,6 +16,7 @@ use crate::sock_ops::Direction;
 use crate::stream::Stream;
 use crate::syslet::mailbox::Letter;
 use crate::task::task::Task;
+use crate::task::waiters::DoneCallback;
 
 /// One thing for a burst to run.
 #[derive(Debug)]
@@ -26,8 +27,8 @@ pub(crate) enum Request {
     Sleep(Py<Sleep>),
     /// Members of a scope that are to be told to end.
     End(Py<Members>),
-    /// A callback that cannot be cancelled: a future's.
-    Plain(Box<Callback>),
+    /// A callback of a future that is done; it cannot be cancelled.
+    Done(Box<DoneCallback>),
     /// A callback of `call_soon`.
     Callback(Py<Handle>),
     /// A callback of `call_later` or `call_at` whose time has come.
@@ -73,7 +74,7 @@ impl Request {
     pub(crate) fn subject<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         let subject = match self {
             Self::Step(task) => Some(task.bind(py).clone().into_any()),
-            Self::Plain(callback) => Some(callback.callable.bind(py).clone()),
+            Self::Done(callback) => Some(callback.callable.bind(py).clone()),
             Self::Foreign(handle) => Some(handle.bind(py).clone()),
             Self::Stream(stream) => stream.get().protocol(py),
             Self::Datagrams(datagrams) => Some(datagrams.get().protocol(py)),
@@ -90,7 +91,7 @@ impl Request {
             Self::Step(task) => visit.call(task),
             Self::Sleep(sleep) => visit.call(sleep),
             Self::End(members) => visit.call(members),
-            Self::Plain(callback) => callback.traverse(visit),
+            Self::Done(callback) => callback.traverse(visit),
             Self::Callback(handle) => visit.call(handle),
             Self::Timer(handle) => visit.call(handle),
             Self::Foreign(handle) => visit.call(handle),

@@ -3,57 +3,38 @@
 //! Here is what happens once per message: receive and hand over, send or queue, flush. What
 //! happens once per connection (how it opens, fails and ends) is the transport's, in Python.
 
+use std::os::fd::AsRawFd;
+
 use pyo3::PyTraverseError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
-use threadlets_core::op::{SocketFd, is_readable};
+use threadlets_core::op::{Address, SocketFd, is_readable};
 use threadlets_core::stream::Received;
-use threadlets_core::{Error, Interest, Readiness, SourceKey};
+use threadlets_core::{Error, Interest, Readiness};
 
+use crate::address;
 use crate::byte_buffer::{ByteBuffer, Chunk, check_bytes_like, with_bytes};
-use crate::callback::{current_context, in_context};
+use crate::callback::in_context;
+use crate::connection_context::ConnectionContext;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
 use crate::gil_cell::GilCell;
 use crate::memory;
 use crate::request::Request;
-
-#[derive(Debug)]
-struct State {
-    io: threadlets_core::Stream<Chunk>,
-    /// Set from the start of reading until the connection is released.
-    key: Option<SourceKey>,
-    /// The transport that users see; None once the connection is released.
-    transport: Option<Py<PyAny>>,
-    protocol: Option<Py<PyAny>>,
-    /// The protocol lends its own buffers (`asyncio.BufferedProtocol`).
-    protocol_lends: bool,
-    /// What the stream is queued to be served for; None when it is not queued. It is served once
-    /// in a burst, however often it is noted: callbacks keep their pace with what is received.
-    noted: Option<Readiness>,
-    /// Its protocol is being called. Only a threadlet that lost the role inside that call lets
-    /// anybody else see this set.
-    is_served: bool,
-    /// It was to be served meanwhile.
-    is_deferred: bool,
-    /// Registered for writing too: once there was no room for something.
-    told_of_room: bool,
-    /// Somebody else writes to the socket once everything is sent (`sendfile`).
-    lent: bool,
-    /// How many writes came after the connection was over.
-    n_writes_lost: u32,
-}
+use crate::stream_state::State;
 
 /// The native half of a socket transport.
 #[pyclass(frozen, module = "threadlets._core")]
 #[derive(Debug)]
 pub struct Stream {
     dispatcher: Py<Dispatcher>,
-    /// The context in which the connection was made; its protocol is called in it.
-    context: Py<PyAny>,
+    /// Its protocol is called in this context.
+    context: ConnectionContext,
+    /// The other end of an accepted connection: a name is made of it when somebody asks for one.
+    peer: Option<Address>,
     state: GilCell<State>,
 }
 
@@ -75,6 +56,30 @@ const READ_FAILED: &str = "Fatal read error on socket transport";
 const WRITE_FAILED: &str = "Fatal write error on socket transport";
 
 impl Stream {
+    /// A connection that a server has accepted; a transport is to take it, and its descriptor.
+    ///
+    /// Its protocol is called in a copy of `context`.
+    pub(crate) fn accepted(
+        dispatcher: &Bound<'_, Dispatcher>,
+        fd: &impl AsRawFd,
+        peer: Address,
+        context: &Py<PyAny>,
+    ) -> PyResult<Py<Self>> {
+        let py = dispatcher.py();
+        let context = ConnectionContext::copy_of(context.clone_ref(py));
+        let state = State::new(SocketFd::new(fd.as_raw_fd()));
+        Py::new(py, Self::from_parts(dispatcher.clone().unbind(), context, Some(peer), state))
+    }
+
+    fn from_parts(
+        dispatcher: Py<Dispatcher>,
+        context: ConnectionContext,
+        peer: Option<Address>,
+        state: State,
+    ) -> Self {
+        Self { dispatcher, context, peer, state: GilCell::new(state) }
+    }
+
     /// Note what a connection is ready for; the request is to be queued, if it is not yet.
     pub(crate) fn note(slf: &Py<Self>, py: Python<'_>, readiness: Readiness) -> Option<Request> {
         let noted = slf.get().state.with(py, |state| {
@@ -110,17 +115,13 @@ impl Stream {
             readiness
         });
         let Some(readiness) = readiness else { return Ok(()) };
-        let served = in_context(py, &this.context, || {
-            if readiness.short_read_misleads {
-                this.state.with(py, |state| state.io.distrust_short_reads());
-            }
-            // A protocol that lends its memory is not asked for it in vain.
-            let is_in_vain =
-                || readiness.urgent && !is_readable(this.state.with(py, |state| state.io.fd()));
-            if readiness.readable && !is_in_vain() {
-                Self::receive(slf)?;
-            }
-            if readiness.writable { this.flush(py) } else { Ok(()) }
+        let served = this.context.own(py).and_then(|context| {
+            in_context(py, &context, || {
+                if readiness.readable {
+                    Self::receive(slf, readiness)?;
+                }
+                if readiness.writable { this.flush(py) } else { Ok(()) }
+            })
         });
         let is_deferred = this.state.with(py, |state| {
             state.is_served = false;
@@ -145,12 +146,19 @@ impl Stream {
     }
 
     /// Receive once and hand over; what may be left is queued behind other requests.
-    fn receive(slf: &Bound<'_, Self>) -> PyResult<()> {
+    fn receive(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let receiver = this.state.with(py, |state| {
+            if readiness.short_read_misleads {
+                state.io.distrust_short_reads();
+            }
             if !state.io.is_reading() {
                 state.io.missed_readiness();
+                return None;
+            }
+            // A protocol that lends its memory is not asked for it in vain.
+            if readiness.urgent && !is_readable(state.io.fd()) {
                 return None;
             }
             Some((state.protocol.as_ref()?.clone_ref(py), state.protocol_lends))
@@ -374,20 +382,6 @@ impl Stream {
     }
 }
 
-impl State {
-    fn check_writable(&self, method: &str) -> PyResult<()> {
-        if self.io.is_writing_ended() {
-            let message = format!("Cannot call {method}() after write_eof()");
-            return Err(PyRuntimeError::new_err(message));
-        }
-        if self.lent {
-            let message = format!("unable to {method}; sendfile is in progress");
-            return Err(PyRuntimeError::new_err(message));
-        }
-        Ok(())
-    }
-}
-
 #[pymethods]
 impl Stream {
     #[new]
@@ -395,21 +389,24 @@ impl Stream {
         if fd < 0 {
             return Err(to_python(Error::bad_descriptor("fileno")));
         }
-        let context = current_context(transport.py())?.unbind();
-        let state = State {
-            io: threadlets_core::Stream::new(SocketFd::new(fd)),
-            key: None,
-            transport: Some(transport.unbind()),
-            protocol: None,
-            protocol_lends: false,
-            noted: None,
-            is_served: false,
-            is_deferred: false,
-            told_of_room: false,
-            lent: false,
-            n_writes_lost: 0,
-        };
-        Ok(Self { dispatcher, context, state: GilCell::new(state) })
+        let context = ConnectionContext::present(transport.py())?;
+        let state = State { transport: Some(transport.unbind()), ..State::new(SocketFd::new(fd)) };
+        Ok(Self::from_parts(dispatcher, context, None, state))
+    }
+
+    /// The number of the descriptor.
+    fn fileno(&self, py: Python<'_>) -> i32 {
+        self.state.with(py, |state| state.io.fd().raw())
+    }
+
+    /// The address of an accepted connection's other end.
+    fn peername<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.peer.as_ref().map(|peer| address::to_python(py, peer)).transpose()
+    }
+
+    /// Belong to a transport, until the connection is released.
+    fn set_transport(&self, py: Python<'_>, transport: Py<PyAny>) {
+        drop(self.state.with(py, |state| state.transport.replace(transport)));
     }
 
     /// Hand what is received to `protocol` from now on; `lends`: into its own buffers.
@@ -613,7 +610,7 @@ impl Stream {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.dispatcher)?;
-        visit.call(&self.context)?;
+        self.context.traverse(&visit)?;
         self.state.traverse(&visit, |state| {
             visit.call(&state.transport)?;
             visit.call(&state.protocol)

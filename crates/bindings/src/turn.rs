@@ -20,6 +20,7 @@ use crate::scope::members::Members;
 use crate::scope::sleep::Sleep;
 use crate::stream::Stream;
 use crate::task::future::Future;
+use crate::task::waiters::DoneCallback;
 use crate::task::{current, step};
 use crate::watches::Watches;
 
@@ -211,8 +212,15 @@ impl Dispatcher {
             Request::Step(_) => unreachable!("taken above"),
             Request::Sleep(sleep) => Self::outlive(slf, Sleep::end(sleep.bind(py))),
             Request::End(members) => Self::outlive(slf, Members::tell_some(members.bind(py))),
-            Request::Plain(callback) => {
-                Self::run_callback(slf, *callback, |callback| Request::Plain(Box::new(callback)))
+            Request::Done(callback) => {
+                let ran = callback.run(py);
+                contract::check(slf, || Some(callback.callable.bind(py).clone()))?;
+                let Err(error) = ran else { return Ok(()) };
+                let future = callback.future.clone_ref(py);
+                Self::report(slf, error, callback.into_callback(py)?, |it| {
+                    let (callable, context) = (it.callable, it.context);
+                    Request::Done(Box::new(DoneCallback { callable, future, context }))
+                })
             }
             Request::Callback(handle) => match handle.get().take(py) {
                 Some(callback) => Self::run_callback(slf, callback, |callback| {

@@ -31,11 +31,12 @@ pub(crate) enum Handler {
 }
 
 impl Handler {
-    fn request(&self, py: Python<'_>) -> Request {
+    /// What is to run; None: it is queued already.
+    fn request(&self, py: Python<'_>) -> Option<Request> {
         match self {
-            Self::Callback(handle) => Request::Foreign(handle.clone_ref(py)),
-            Self::Acceptor(acceptor) => Request::Accept(acceptor.clone_ref(py)),
-            Self::Datagrams(datagrams) => Request::Datagrams(datagrams.clone_ref(py)),
+            Self::Callback(handle) => Some(Request::Foreign(handle.clone_ref(py))),
+            Self::Acceptor(acceptor) => Acceptor::request(acceptor, py),
+            Self::Datagrams(datagrams) => Datagrams::request(datagrams, py),
         }
     }
 
@@ -52,7 +53,7 @@ impl Handler {
         match self {
             Self::Callback(handle) => handle.call_method0(py, intern!(py, "cancel")).map(drop),
             Self::Acceptor(acceptor) => {
-                acceptor.get().retire();
+                acceptor.get().retire(py);
                 Ok(())
             }
             Self::Datagrams(datagrams) => {
@@ -101,6 +102,15 @@ impl Watches {
         self.by_fd.values().filter(|it| it.watch.is_unused()).count()
     }
 
+    /// Refuse the connections that acceptors hold: the loop is closed, whoever still refers to them.
+    pub(crate) fn refuse_connections(&self, py: Python<'_>) {
+        for watched in self.by_fd.values() {
+            if let Some(Handler::Acceptor(acceptor)) = &watched.watch.read.handler {
+                acceptor.get().retire(py);
+            }
+        }
+    }
+
     /// Queue what the readiness of a descriptor makes ready.
     pub(crate) fn became_ready(
         &mut self,
@@ -119,7 +129,9 @@ impl Watches {
                 continue;
             }
             if let Some(handler) = &half.handler {
-                queues.submit(handler.request(py));
+                if let Some(request) = handler.request(py) {
+                    queues.submit(request);
+                }
                 wants_level |= matches!(handler, Handler::Callback(_));
             }
             if !half.waiting.is_empty() {
@@ -355,8 +367,8 @@ impl Dispatcher {
         add_handler(slf, fd, Direction::Write, &callback, &args)
     }
 
-    /// Call `on_connection(fd, peername)` for every connection that the listening socket `fd`
-    /// accepts, and `on_error(exception)` when it cannot; `_remove_reader(fd)` ends it.
+    /// Call `on_connection(stream)` for every connection that the listening socket `fd` accepts, and
+    /// `on_error(exception)` when it cannot; `_remove_reader(fd)` ends it.
     fn _add_acceptor(
         slf: &Bound<'_, Self>,
         fd: &Bound<'_, PyAny>,

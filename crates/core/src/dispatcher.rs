@@ -37,6 +37,8 @@ pub struct Dispatcher<R> {
 
 #[derive(Debug, Default)]
 struct Burst {
+    /// How many requests it runs, beside calls of pools.
+    size: usize,
     n_left: usize,
     /// When calls of pools have had their time: those before the other requests, then those after them.
     /// Zero until the first of them starts.
@@ -101,7 +103,8 @@ impl<R> Dispatcher<R> {
             // A storm of requests need not be remembered for ever.
             self.ready.shrink_to(READY_KEPT.max(self.ready.len() * 2));
         }
-        self.burst = Burst { n_left: self.ready.len(), ..Burst::default() };
+        let size = self.ready.len();
+        self.burst = Burst { size, n_left: size, ..Burst::default() };
     }
 
     /// The next request of the burst; `None` ends it.
@@ -165,6 +168,11 @@ impl<R> Dispatcher<R> {
     /// The outstanding timers, each with its time and its key, in no particular order.
     pub fn timers(&self) -> impl Iterator<Item = (u64, TimerKey, &R)> {
         self.timers.entries()
+    }
+
+    /// How many requests the present burst runs.
+    pub fn burst_size(&self) -> usize {
+        self.burst.size
     }
 
     /// How many requests are ready to run.

@@ -11,6 +11,7 @@
 
 #![cfg_attr(feature = "model", allow(dead_code, reason = "a model runs a part of the core"))]
 
+pub mod backlog;
 pub mod buffers;
 pub mod clock;
 pub mod dispatcher;
@@ -35,6 +36,7 @@ pub mod timers;
 pub mod watch;
 pub mod write_queue;
 
+pub use backlog::Backlog;
 pub use dispatcher::Dispatcher;
 pub use error::{Error, Result};
 pub use letterbox::Letterbox;

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from threadlets.aio.transports import SocketTransport
 
 if TYPE_CHECKING:
+    from threadlets import _core
     from threadlets.aio.loop import Loop
 
 _NOT_LISTENING = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
@@ -50,26 +51,28 @@ class Serving:
         accepted = self._accepted if self._sslcontext is None else self._accepted_tls
         self._loop._add_acceptor(self._sock, accepted, self._refused)
 
-    def _accepted(self, fd: int, peername: Any) -> None:
+    def _accepted(self, stream: _core.Stream) -> None:
         if self._loop._debug:
-            logger.debug("%r got a new connection from %r: %r", self._server, peername, fd)
-        extra = {"peername": peername, "sockname": self._sockname}
+            name, fd = stream.peername(), stream.fileno()
+            logger.debug("%r got a new connection from %r: %r", self._server, name, fd)
         try:
-            SocketTransport.accepted(self._loop, fd, self._protocol_factory, extra, self._server)
+            SocketTransport.accepted(
+                self._loop, stream, self._protocol_factory, self._sockname, self._server
+            )
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             message = "Error on transport creation for incoming connection"
             self._loop.call_exception_handler({"message": message, "exception": exc})
 
-    def _accepted_tls(self, fd: int, peername: Any) -> None:
-        conn = socket.socket(fileno=fd)
+    def _accepted_tls(self, stream: _core.Stream) -> None:
+        conn = socket.socket(fileno=stream.fileno())
         conn.setblocking(False)
         self._loop.create_task(
             self._loop._accept_connection2(
                 self._protocol_factory,
                 conn,
-                {"peername": peername},
+                {"peername": stream.peername()},
                 self._sslcontext,
                 self._server,
                 *self._ssl_timeouts,

@@ -28,11 +28,14 @@ class SocketTransport(transports._FlowControlMixin):
     __slots__ = (
         "__weakref__",
         "_empty_waiter",
+        "_known",
         "_protocol",
         "_server",
         "_sock_fd",
         "_socket",
+        "_sockname",
         "_stream",
+        "_users_socket",
         "write",
     )
 
@@ -42,18 +45,26 @@ class SocketTransport(transports._FlowControlMixin):
     def __init__(
         self,
         loop: Loop,
-        sock: socket.socket | int,
+        sock: socket.socket | _core.Stream,
         protocol: asyncio.BaseProtocol,
-        extra: dict[str, Any],
+        extra: dict[str, Any] | None,
         server: Any = None,
     ) -> None:
         # The socket stays the caller's until nothing can fail any more.
         self._socket: socket.socket | None = None
         self._sock_fd = -1
-        fd = sock if isinstance(sock, int) else sock.fileno()
-        asyncio.Transport.__init__(self, extra)  # The water marks are the native stream's.
+        fd = sock.fileno()
+        # What users may ask for is made when they do: most of it is asked of few connections.
+        self._known = extra
+        self._sockname: Any = None
+        self._users_socket: trsock.TransportSocket | None = None
         self._loop: Loop | None = loop
-        self._stream = _core.Stream(loop, fd, self)
+        # The water marks are the native stream's.
+        if isinstance(sock, _core.Stream):
+            self._stream = sock
+            sock.set_transport(self)
+        else:
+            self._stream = _core.Stream(loop, fd, self)
         self.write = self._stream.write  # type: ignore[method-assign]
         self._empty_waiter: asyncio.Future[None] | None = None
         self.set_protocol(protocol)
@@ -61,7 +72,7 @@ class SocketTransport(transports._FlowControlMixin):
         if server is not None:
             _attach(server, self)
         self._sock_fd = fd
-        if not isinstance(sock, int):
+        if not isinstance(sock, _core.Stream):
             self._socket = sock
         loop._socket_transports[fd] = self
 
@@ -93,50 +104,68 @@ class SocketTransport(transports._FlowControlMixin):
     def accepted(
         cls,
         loop: Loop,
-        fd: int,
+        stream: _core.Stream,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
-        extra: dict[str, Any],
+        sockname: Any,
         server: Any,
     ) -> None:
-        """Make a transport of a descriptor that a server has accepted, and start it at once.
+        """Make a transport of a connection that a server has accepted, and start it at once.
 
-        `extra["sockname"]` may be None, when connections of the server do not share one.
+        `sockname` may be None, when connections of the server do not share one.
         """
         try:
-            extra["sockname"] = extra["sockname"] or _core.sockname(fd)
+            sockname = sockname or _core.sockname(stream.fileno())
             protocol = protocol_factory()
-            transport = cls(loop, fd, protocol, extra, server)
+            transport = cls(loop, stream, protocol, None, server)
         except BaseException:
-            os.close(fd)
+            os.close(stream.fileno())
             raise
+        transport._sockname = sockname
         try:
             protocol.connection_made(transport)
         finally:
-            transport._stream.start()
+            stream.start()
+
+    @property
+    def _extra(self) -> dict[str, Any]:
+        """What is known of the connection, but for its socket."""
+        if self._known is None:
+            self._known = {"peername": self._stream.peername(), "sockname": self._sockname}
+        return self._known
 
     @property
     def _sock(self) -> socket.socket | None:
         """The socket object, made when somebody asks for it; None once it is closed."""
         if self._socket is None and self._sock_fd != -1:
-            self._socket = socket.socket(fileno=self._sock_fd)
-            self._socket.setblocking(False)
+            late = self._users_socket
+            self._socket = _socket_of(self._sock_fd) if late is None else late._sock
         return self._socket
 
     def _close_socket(self) -> None:
         fd, self._sock_fd = self._sock_fd, -1
         if self._loop is not None:
             self._loop._socket_transports.pop(fd, None)
-        if self._socket is not None:
+        if isinstance(self._users_socket, _LateSocket):
+            self._users_socket._close()
+        elif self._socket is not None:
             self._socket.close()
-            self._socket = None
         elif fd != -1:
             os.close(fd)
+        self._socket = None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What is known of the connection: "socket", "sockname", "peername"."""
-        if name == "socket" and name not in self._extra and self._sock is not None:
-            self._extra[name] = trsock.TransportSocket(self._sock)
-        return self._extra.get(name, default)
+        if name != "socket":
+            if self._known is None and name not in ("peername", "sockname"):
+                return default
+            return self._extra.get(name, default)
+        if self._users_socket is None and self._sock_fd != -1:
+            self._users_socket = (
+                _LateSocket(self._sock_fd)
+                if self._socket is None
+                else trsock.TransportSocket(self._socket)
+            )
+        return default if self._users_socket is None else self._users_socket
 
     def __repr__(self) -> str:
         state = ["closed"] if self._sock_fd == -1 else ["closing"] * self.is_closing()
@@ -372,6 +401,55 @@ class SocketTransport(transports._FlowControlMixin):
             waiter = self._empty_waiter
             if waiter is not None and not waiter.done():
                 waiter.set_exception(ConnectionError("Connection is closed by peer"))
+
+
+class _LateSocket(trsock.TransportSocket):
+    """The socket of a transport, for its users: a descriptor, and a socket object once it takes one.
+
+    Most ask for names alone, and a socket object costs four system calls.
+    """
+
+    __slots__ = ("_fd", "_made")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._made: socket.socket | None = None
+
+    @property
+    def _sock(self) -> socket.socket:
+        if self._made is None:
+            if self._fd == -1:
+                self._made = socket.socket()
+                self._made.close()
+            else:
+                self._made = _socket_of(self._fd)
+        return self._made
+
+    def fileno(self) -> int:
+        """The number of the descriptor; -1 once it is closed."""
+        return self._fd
+
+    def getsockname(self) -> Any:
+        """The address of this end."""
+        return _core.sockname(self._fd)
+
+    def getpeername(self) -> Any:
+        """The address of the other end."""
+        return _core.peername(self._fd)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if self._made is not None:
+            self._made.close()
+        elif fd != -1:
+            os.close(fd)
+
+
+def _socket_of(fd: int) -> socket.socket:
+    """Make the socket object of a descriptor that has none, to own it."""
+    made = socket.socket(fileno=fd)
+    made.setblocking(False)
+    return made
 
 
 def _address(get: Any) -> Any:

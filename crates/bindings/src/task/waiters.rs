@@ -3,11 +3,10 @@
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use super::future::Future;
 use super::task::Task;
-use crate::callback::Callback;
+use crate::callback::{Callback, in_context};
 use crate::dispatcher::Dispatcher;
 use crate::request::Request;
 
@@ -28,8 +27,8 @@ impl Waiter {
             Self::Task(task) => Request::Step(task),
             Self::Callback(callback) => {
                 let (callable, context) = *callback;
-                let args = PyTuple::new(py, [future])?.unbind();
-                Request::Plain(Box::new(Callback { callable, args, context }))
+                let future = future.clone().unbind();
+                Request::Done(Box::new(DoneCallback { callable, future, context }))
             }
         };
         dispatcher.submit(py, request)
@@ -52,5 +51,33 @@ impl Waiter {
                 visit.call(&callback.1)
             }
         }
+    }
+}
+
+/// A callback of a future that is done. The tuple with which any other callback is called is made
+/// only for who looks at it: very many futures may be done at once.
+#[derive(Debug)]
+pub(crate) struct DoneCallback {
+    pub(crate) callable: Py<PyAny>,
+    pub(crate) future: Py<Future>,
+    pub(crate) context: Py<PyAny>,
+}
+
+impl DoneCallback {
+    /// Run the callback in its context.
+    pub(crate) fn run(&self, py: Python<'_>) -> PyResult<()> {
+        in_context(py, &self.context, || self.callable.call1(py, (&self.future,)).map(drop))
+    }
+
+    /// The same as any other callback is written.
+    pub(crate) fn into_callback(self, py: Python<'_>) -> PyResult<Callback> {
+        let args = (self.future,).into_pyobject(py)?.unbind();
+        Ok(Callback { callable: self.callable, args, context: self.context })
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.callable)?;
+        visit.call(&self.future)?;
+        visit.call(&self.context)
     }
 }

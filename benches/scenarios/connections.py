@@ -1,0 +1,79 @@
+"""A storm of connections: what a request costs a server when each comes with a connection of its own.
+
+The claim: at most 0.9 times what it costs uvloop, however many there are at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+
+from benches.connections import TIMEOUT_S
+from benches.placement import python, run_pinned
+from benches.scenario import Budget, Case, Figures, Metric, NotApplicable, Scenario
+
+_N_CONNECTIONS = (100, 1000, 8000)
+#: About what a server answers; the storm has a size rather than a length.
+_REQUESTS_PER_S = 10_000
+
+
+def measure(case: Case, peer: str, budget: Budget) -> Figures:
+    """Load one fresh server in a network namespace of its own, from the other CPU."""
+    if shutil.which("ab") is None:
+        raise NotApplicable("ab is not on the PATH; apt install apache2-utils")
+    n_connections = int(case.parameters["n_connections"])
+    # Each connection that is opened at first comes back at least once.
+    n_requests = max(2 * n_connections, round(budget.seconds * _REQUESTS_PER_S))
+    cpus = (budget.placement.server_cpu, budget.placement.load_cpu)
+    numbers = map(str, (n_connections, n_requests, *cpus))
+    argv = [*namespace(), *python("benches.connections", peer, *numbers)]
+    # Each side is pinned where it is started.
+    figures: Figures = json.loads(run_pinned(argv, set(cpus), 2 * TIMEOUT_S))
+    return figures
+
+
+def namespace() -> list[str]:
+    """Return the command that runs another one in a network namespace of its own.
+
+    :raises NotApplicable: this system gives us none.
+    """
+    argv = ["unshare", "--net"]
+    if os.geteuid() != 0:
+        argv += ["--user", "--map-root-user"]
+    try:
+        subprocess.run([*argv, "true"], check=True, capture_output=True, text=True, timeout=30)
+    except FileNotFoundError as error:
+        raise NotApplicable("unshare is not on the PATH; apt install util-linux") from error
+    except subprocess.CalledProcessError as error:
+        raise NotApplicable(
+            f"no network namespace ({error.stderr.strip()}); run it as root, or allow user namespaces"
+        ) from error
+    return argv
+
+
+def _case(n_connections: int) -> Case:
+    return Case(
+        name=f"uvicorn-{n_connections}",
+        metrics=(
+            Metric("server_cpu_us_per_request", "us", "lower", "<=0.9x uvloop"),
+            Metric("requests_per_s", "req/s", "higher"),
+            Metric("n_listen_overflows", "overflows", "lower"),
+            Metric("n_errors", "errors", "lower"),
+        ),
+        parameters={"n_connections": n_connections},
+    )
+
+
+SCENARIO = Scenario(
+    name="connections",
+    doc="uvicorn with httptools under `ab -c N`: 13 bytes, a connection for each request.",
+    cases=tuple(_case(n) for n in _N_CONNECTIONS),
+    measure=measure,
+    legend=(
+        "The server's CPU is its own, user and system; the backlog is 16384, in a network namespace of "
+        "its own.",
+        "requests_per_s: ab takes about as long for a request as the server does, and bounds it.",
+    ),
+)

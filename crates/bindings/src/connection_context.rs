@@ -1,0 +1,57 @@
+//! The context in which a connection's protocol is called.
+//!
+//! A connection that has received nothing yet has none of its own: a storm of connections would be a
+//! storm of contexts, too.
+
+use pyo3::PyTraverseError;
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+
+use crate::callback::{copy_context, current_context};
+use crate::gil_cell::GilCell;
+
+#[derive(Debug)]
+enum Context {
+    Own(Py<PyAny>),
+    /// To be copied: other connections begin with the same.
+    Shared(Py<PyAny>),
+}
+
+/// A context of its own for one connection, made when it is first entered.
+#[derive(Debug)]
+pub(crate) struct ConnectionContext(GilCell<Context>);
+
+impl ConnectionContext {
+    /// A copy of the present context, made at once: it may change.
+    pub(crate) fn present(py: Python<'_>) -> PyResult<Self> {
+        Ok(Self(GilCell::new(Context::Own(current_context(py)?.unbind()))))
+    }
+
+    /// A copy of a context that does not change.
+    pub(crate) fn copy_of(context: Py<PyAny>) -> Self {
+        Self(GilCell::new(Context::Shared(context)))
+    }
+
+    /// The context of this connection alone.
+    pub(crate) fn own(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let own = self.0.with(py, |context| match context {
+            Context::Own(own) => Ok(own.clone_ref(py)),
+            Context::Shared(shared) => Err(shared.clone_ref(py)),
+        });
+        let shared = match own {
+            Ok(own) => return Ok(own),
+            Err(shared) => shared,
+        };
+        let own = copy_context(py, &shared)?;
+        let context = Context::Own(own.clone_ref(py));
+        drop(self.0.with(py, |it| std::mem::replace(it, context)));
+        Ok(own)
+    }
+
+    /// Visit what this refers to, for the cycle collector.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.0.traverse(visit, |context| match context {
+            Context::Own(context) | Context::Shared(context) => visit.call(context),
+        })
+    }
+}

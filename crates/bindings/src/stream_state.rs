@@ -1,0 +1,65 @@
+//! What a connection's native half keeps, under the GIL.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use threadlets_core::op::SocketFd;
+use threadlets_core::{Readiness, SourceKey};
+
+use crate::byte_buffer::Chunk;
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) io: threadlets_core::Stream<Chunk>,
+    /// Set from the start of reading until the connection is released.
+    pub(crate) key: Option<SourceKey>,
+    /// The transport that users see; None before it took the connection, and once it is released.
+    pub(crate) transport: Option<Py<PyAny>>,
+    pub(crate) protocol: Option<Py<PyAny>>,
+    /// The protocol lends its own buffers (`asyncio.BufferedProtocol`).
+    pub(crate) protocol_lends: bool,
+    /// What the stream is queued to be served for; None when it is not queued. It is served once
+    /// in a burst, however often it is noted: callbacks keep their pace with what is received.
+    pub(crate) noted: Option<Readiness>,
+    /// Its protocol is being called. Only a threadlet that lost the role inside that call lets
+    /// anybody else see this set.
+    pub(crate) is_served: bool,
+    /// It was to be served meanwhile.
+    pub(crate) is_deferred: bool,
+    /// Registered for writing too: once there was no room for something.
+    pub(crate) told_of_room: bool,
+    /// Somebody else writes to the socket once everything is sent (`sendfile`).
+    pub(crate) lent: bool,
+    /// How many writes came after the connection was over.
+    pub(crate) n_writes_lost: u32,
+}
+
+impl State {
+    pub(crate) fn new(fd: SocketFd) -> Self {
+        Self {
+            io: threadlets_core::Stream::new(fd),
+            key: None,
+            transport: None,
+            protocol: None,
+            protocol_lends: false,
+            noted: None,
+            is_served: false,
+            is_deferred: false,
+            told_of_room: false,
+            lent: false,
+            n_writes_lost: 0,
+        }
+    }
+
+    /// Refuse to write where writing was ended, or the socket is lent.
+    pub(crate) fn check_writable(&self, method: &str) -> PyResult<()> {
+        if self.io.is_writing_ended() {
+            let message = format!("Cannot call {method}() after write_eof()");
+            return Err(PyRuntimeError::new_err(message));
+        }
+        if self.lent {
+            let message = format!("unable to {method}; sendfile is in progress");
+            return Err(PyRuntimeError::new_err(message));
+        }
+        Ok(())
+    }
+}
