@@ -366,13 +366,14 @@ impl Dispatcher {
             let has_work = this.queues.with(py, |queues| queues.has_work());
             is_woken = has_work && patience != Some(Duration::ZERO);
             let patience = if has_work { Some(Duration::ZERO) } else { patience };
-            let waited = Dispatcher::wait_and_deliver(slf, runner, patience, |source, readiness| {
-                let fd = match source {
-                    Source::Stream(stream) => stream.get().fd(py),
-                    Source::Watch(fd) => *fd,
-                };
-                ready.push((fd, readiness.readable, readiness.writable));
-            })?;
+            let waited =
+                Dispatcher::wait_and_deliver(slf, runner, patience, |source, readiness| {
+                    let fd = match source {
+                        Source::Stream(stream) => stream.get().fd(py),
+                        Source::Watch(fd) => *fd,
+                    };
+                    ready.push((fd, readiness.readable, readiness.writable));
+                })?;
             is_woken |= waited.is_woken;
             if !waited.is_held {
                 Crew::get_role_back(slf, runner)?;
