@@ -393,11 +393,17 @@ mod tests {
 
     #[test]
     fn readiness_adds_up() {
-        let none = Readiness { readable: false, writable: false, short_read_misleads: false };
+        let none = Readiness {
+            readable: false,
+            writable: false,
+            short_read_misleads: false,
+            urgent: false,
+        };
         let each = [
             Readiness { readable: true, ..none },
             Readiness { writable: true, ..none },
             Readiness { short_read_misleads: true, ..none },
+            Readiness { urgent: true, ..none },
         ];
         for one in each {
             assert_eq!([one; 3], [one | none, none | one, one | one]);
