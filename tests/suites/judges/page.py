@@ -33,6 +33,7 @@ def render(suites: Mapping[str, Suite], results: Mapping[str, Any]) -> str:
         if not stored:
             why = suite.without or "Not run yet."
             lines.append(f"| {suite.name} {suite.version} | | | | | | {why} |")
+        verdicts = {}
         for mode in MODES:
             if mode not in stored:
                 continue
@@ -47,7 +48,8 @@ def render(suites: Mapping[str, Suite], results: Mapping[str, Any]) -> str:
                 f"| {name} | {mode} | {verdict.n_stock_passed} | {verdict.n_passed} "
                 f"| {verdict.n_failed_on_both} | {len(verdict.differences)} | {when} |"
             )
-            reasons += _reasons(suite.name, mode, verdict)
+            verdicts[mode] = verdict
+        reasons += _reasons(suite.name, verdicts)
     lines.append("")
     for name, part in parts.items():
         reasons.append(f"- **{name}**: of its files these: {', '.join(part)}.")
@@ -57,12 +59,14 @@ def render(suites: Mapping[str, Suite], results: Mapping[str, Any]) -> str:
     return "\n".join(lines + reasons) + "\n"
 
 
-def _reasons(suite: str, mode: str, verdict: Verdict) -> list[str]:
-    by_reason: dict[str, list[str]] = {}
-    for it in verdict.differences:
-        by_reason.setdefault(it.reason or "Not explained.", []).append(it.test)
+def _reasons(suite: str, verdicts: Mapping[str, Verdict]) -> list[str]:
+    found: dict[str, dict[str, list[str]]] = {}
+    for mode, verdict in verdicts.items():
+        for it in verdict.differences:
+            modes = found.setdefault(it.reason or "Not explained.", {}).setdefault(it.test, [])
+            modes.append(mode)
     lines = []
-    for reason, tests in by_reason.items():
-        lines.append(f"- **{suite}**, {mode}: {reason}")
-        lines += [f"  - `{test}`" for test in tests]
+    for reason, tests in found.items():
+        lines.append(f"- **{suite}**: {reason}")
+        lines += [f"  - `{test}` ({', '.join(modes)})" for test, modes in tests.items()]
     return lines

@@ -39,15 +39,6 @@ def _redis(folder: Path) -> Iterator[dict[str, str]]:
             server.terminate()
 
 
-@contextlib.contextmanager
-def _postgresql(folder: Path) -> Iterator[dict[str, str]]:
-    # asyncpg's tests start clusters of their own, with the programs of this folder.
-    program = shutil.which("pg_ctl")
-    if program is None:
-        raise RuntimeError("pg_ctl is not on the PATH; on Debian, it comes with postgresql")
-    yield {"PGINSTALLATION": str(Path(program).parent)}
-
-
 def _wait_for(port: int) -> None:
     for _ in range(100):
         with contextlib.suppress(OSError):
@@ -57,4 +48,4 @@ def _wait_for(port: int) -> None:
     raise RuntimeError(f"nothing listens on port {port} after 10 s")
 
 
-_STARTED_BY = {"redis": _redis, "postgresql": _postgresql}
+_STARTED_BY = {"redis": _redis}
