@@ -218,8 +218,9 @@ unsafe fn try_accept(call: &Call) -> Attempt {
 unsafe fn try_waitid(call: &Call) -> Attempt {
     let mut tried = *call;
     tried.words[2] |= libc::WNOHANG as u64;
-    // SAFETY: the caller's, here and below.
+    // SAFETY: the caller's.
     let value = unsafe { perform_once(&tried) };
+    // SAFETY: the caller's.
     let is_none = value == 0 && unsafe { (*call.at::<libc::siginfo_t>(3)).si_pid() } == 0;
     if is_none && call.int(2) & libc::WNOHANG == 0 { WouldBlock } else { Done(value) }
 }
