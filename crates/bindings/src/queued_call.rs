@@ -15,7 +15,6 @@ use crate::call::not_stop_iteration;
 use crate::contract::{self, Environment};
 use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
-use crate::interpreter;
 use crate::pool::Pool;
 use crate::request::Request;
 use crate::runner::Runner;
