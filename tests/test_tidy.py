@@ -206,6 +206,8 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/bindings/src/task/step.rs",
         "crates/bindings/src/task/task.rs",
         "crates/core/src/buffers.rs",
+        "crates/core/src/engine/backend.rs",
+        "crates/core/src/engine/failure.rs",
         "crates/core/src/engine/hands.rs",
         "crates/core/src/engine/mod.rs",
         "crates/core/src/engine/patient.rs",

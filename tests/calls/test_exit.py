@@ -130,7 +130,7 @@ _PROGRAMS = {
             with CompletionRing() as ring:
                 ring.submit(wait, 1000)
                 ready.set()
-                ring.get()
+                ring.wait()
         threading.Thread(target=work, daemon=True).start()
         ready.wait()
     """,

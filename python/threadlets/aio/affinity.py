@@ -76,16 +76,15 @@ def _is_a(found: Any, what: type) -> bool:
 def _identities_kept(task: asyncio.Task[Any], thread: int) -> Iterator[tuple[str, types.FrameType]]:
     """Find local variables of suspended coroutines that say which thread they ran on."""
     coroutine: Any = task.get_coro()
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None)
-        # One that runs now is on the blocked thread itself, or on this one.
-        if frame is not None and getattr(coroutine, "cr_suspended", False):
-            for name, value in frame.f_locals.items():
-                if (_is_a(value, threading.Thread) and value.ident == thread) or (
-                    type(value) is int and value == thread
-                ):
-                    yield name, frame
-        coroutine = getattr(coroutine, "cr_await", None)
+    # One that runs now is on the blocked thread itself, or on this one, and so is what it awaits; CPython
+    # 3.12 crashes when it is asked what that is.
+    while getattr(coroutine, "cr_suspended", False):
+        frame = coroutine.cr_frame
+        for name, value in frame.f_locals.items():
+            is_thread = _is_a(value, threading.Thread) and value.ident == thread
+            if is_thread or (type(value) is int and value == thread):
+                yield name, frame
+        coroutine = coroutine.cr_await
 
 
 # -- sqlite3 ---------------------------------------------------------------------------------------
