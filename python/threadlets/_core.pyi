@@ -37,6 +37,7 @@ __all__ = [
     "engine_info",
     "forget_engine",
     "fp_state",
+    "peername",
     "sleep",
     "sockname",
     "stop_engine",
