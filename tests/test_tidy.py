@@ -113,6 +113,8 @@ def test_only_the_bindings_depend_on_pyo3() -> None:
 # tracks.
 _HARMLESS = {
     "PyBuffer_FillInfo",
+    "PyByteArray_AsString",
+    "PyByteArray_FromStringAndSize",
     "PyBuffer_IsContiguous",
     "PyBytes_FromStringAndSize",
     "PyCallable_Check",

@@ -96,7 +96,7 @@ _CASES = {
             await refused(file.readlines())
     """,
     "large buffer": """
-        async with threadlets.open(PATH, "rb", buffering=5 * GB) as file:
+        async with threadlets.open(PATH, "rb", buffering=(1 << 31) - 1) as file:
             await refused(file.read(1))
             await refused(file.peek())
     """,

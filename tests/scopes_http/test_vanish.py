@@ -186,7 +186,8 @@ def test_everything_of_clients_that_vanish_is_given_back(tmp_path: Path) -> None
                     await _visit_and_vanish(served, waits, counts)
                     assert [] == served.reported
         assert (0, 0) == (counts.open, counts.answered)
-        assert 2 * _N_QUERIES == database.n_stopped
+        # Those that were under way, and those that began before it was known that their clients had gone.
+        assert 2 * _N_QUERIES <= database.n_stopped
 
     run(story)
 

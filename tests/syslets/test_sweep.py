@@ -296,7 +296,7 @@ def test_lent_memory_comes_back_with_its_result(engine_kind: str, pair: Pair) ->
 
 
 def test_other_tasks_run_while_a_sweep_is_iterated_over(engine_kind: str) -> None:
-    """Though none of its programs blocks."""
+    """Though none of its programs blocks: a time slice is a millisecond or so, of some 2,000 results."""
 
     async def main() -> None:
         n_turns = 0
@@ -309,11 +309,11 @@ def test_other_tasks_run_while_a_sweep_is_iterated_over(engine_kind: str) -> Non
 
         task = asyncio.create_task(other())
         n_done = 0
-        async for _ in sweep(_nothing, range(20_000)):
+        async for _ in sweep(_nothing, range(100_000)):
             n_done += 1
         task.cancel()
-        assert 20_000 == n_done
-        assert n_turns > 20
+        assert 100_000 == n_done
+        assert n_turns > 10
 
     within_deadline(main())
 

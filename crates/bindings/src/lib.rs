@@ -29,6 +29,7 @@ mod scope;
 mod sock_ops;
 mod stream;
 mod stream_state;
+mod stream_view;
 mod syslet;
 mod task;
 mod turn;

@@ -10,7 +10,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::PyBytes;
 use threadlets_core::op::{Address, SocketFd, is_readable};
 use threadlets_core::stream::Received;
 use threadlets_core::{Error, Interest, Readiness};
@@ -35,7 +35,7 @@ pub struct Stream {
     context: ConnectionContext,
     /// The other end of an accepted connection: a name is made of it when somebody asks for one.
     peer: Option<Address>,
-    state: GilCell<State>,
+    pub(crate) state: GilCell<State>,
 }
 
 /// What a write asks its transport to do.
@@ -451,38 +451,6 @@ impl Stream {
         Ok(resumes)
     }
 
-    /// Whether data is received.
-    fn is_reading(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| state.io.is_reading())
-    }
-
-    /// Whether the connection is closing or over.
-    fn is_closing(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| state.io.is_closing())
-    }
-
-    /// Whether reading was paused, and more could come.
-    fn is_reading_paused(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| state.io.is_reading_paused())
-    }
-
-    /// Whether the writing half was ended.
-    fn is_writing_ended(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| state.io.is_writing_ended())
-    }
-
-    /// 0 until the connection is over; then 1, and one more for each write that came too late.
-    fn n_lost(&self, py: Python<'_>) -> u32 {
-        self.state.with(py, |state| u32::from(state.io.is_over()) + state.n_writes_lost)
-    }
-
-    /// A copy of what is yet to be sent.
-    fn unsent<'py>(&self, py: Python<'py>) -> Bound<'py, PyByteArray> {
-        let unsent: Vec<u8> =
-            self.state.with(py, |state| state.io.unsent().flatten().copied().collect());
-        PyByteArray::new(py, &unsent)
-    }
-
     /// Send `data`, a bytes-like object: at once as far as there is room, the rest later.
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = data.py();
@@ -562,29 +530,6 @@ impl Stream {
         // Closing is not enough where a child process holds a duplicate. A closed loop has no
         // poller to leave.
         dispatcher.poller(py).map_or(Ok(()), |poller| poller.deregister(fd)).map_err(to_python)
-    }
-
-    /// Whether the protocol was asked to write no more for now.
-    fn is_writing_paused(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| state.io.is_writing_paused())
-    }
-
-    /// How many bytes are yet to be sent.
-    fn get_write_buffer_size(&self, py: Python<'_>) -> usize {
-        self.state.with(py, |state| state.io.n_unsent())
-    }
-
-    /// The water marks in bytes: low, high.
-    fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
-        self.state.with(py, |state| state.io.limits())
-    }
-
-    /// Set the water marks in bytes; whether the protocol is to be paused now.
-    fn set_write_buffer_limits(&self, py: Python<'_>, low: usize, high: usize) -> bool {
-        self.state.with(py, |state| {
-            state.io.set_limits(low, high);
-            state.io.must_pause_writes()
-        })
     }
 
     /// Refuse writes, and call the transport's `_drained` when everything is sent; whether there

@@ -128,6 +128,11 @@ class SocketTransport(transports._FlowControlMixin):
 
     @property
     def _extra(self) -> dict[str, Any]:
+        """What is known of the connection, as asyncio keeps it: with its socket."""
+        sock = self.get_extra_info("socket")
+        return self._names() if sock is None else self._names() | {"socket": sock}
+
+    def _names(self) -> dict[str, Any]:
         """What is known of the connection, but for its socket."""
         if self._known is None:
             self._known = {"peername": self._stream.peername(), "sockname": self._sockname}
@@ -158,7 +163,7 @@ class SocketTransport(transports._FlowControlMixin):
         if name != "socket":
             if self._known is None and name not in ("peername", "sockname"):
                 return default
-            return self._extra.get(name, default)
+            return self._names().get(name, default)
         if self._users_socket is None and self._sock_fd != -1:
             self._users_socket = (
                 _LateSocket(self._sock_fd)
