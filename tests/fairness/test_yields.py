@@ -128,7 +128,7 @@ def test_an_await_inside_a_function_lets_nobody_run(run: Any) -> None:
     run(main())
 
 
-def test_whoever_drives_an_await_by_hand_is_not_held_up_for_ever(run: Any) -> None:
+def test_an_await_driven_by_hand_is_not_held_up_for_ever(run: Any) -> None:
     """It yields once, and goes on in the same step."""
 
     async def main() -> None:

@@ -97,7 +97,7 @@ def test_a_cancelled_block_waits_for_its_turn(run: Run, tmp_path: Path) -> None:
 
 
 def test_two_closes_at_once_both_wait(run: Run, tmp_path: Path) -> None:
-    """Whoever has closed a file finds everything in it."""
+    """When `close()` has returned, everything is in the file."""
     path = tmp_path / "file"
 
     async def main() -> None:
@@ -141,7 +141,7 @@ def test_a_cancelled_close_of_a_full_pipe_keeps_the_rest(run: Run, mode: str, wa
 
 
 def test_a_time_out_ends_a_block_around_a_full_pipe(run: Run) -> None:
-    """Nothing waits for its reader: not the block, and not whoever collects the file."""
+    """Nothing waits for its reader: neither the block nor the collector."""
     lost: list[Any] = []
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Where there is no memory for what was asked for, whoever asked is told so, and the loop goes on.
+"""Where there is no memory for what was asked for, the caller is told so, and the loop goes on.
 
 The cases run one after the other in a process with little address space; an allocation that is not looked at would
 end it, or its loop.

@@ -31,7 +31,7 @@ from .harness import (
     turns,
 )
 
-#: More than any test waits: whoever waits for that in real time is found out by the deadline.
+#: More than any test waits: a wait for that in real time misses the deadline.
 LONG_S = 1000.0
 
 

@@ -568,7 +568,7 @@ def test_a_deadline_that_is_no_number_is_refused_when_it_is_changed(run: Run) ->
 
 
 def test_a_cancellation_behind_an_error_is_seen_once_more(run: Run) -> None:
-    """Whoever catches the group is cancelled at the next await, as with asyncio's group on 3.13."""
+    """Code that catches the group is cancelled at the next await, as with asyncio's group on 3.13."""
 
     async def fails_when_cancelled() -> None:
         try:

@@ -280,7 +280,7 @@ def test_a_write_from_memory_that_faults_leaves_the_position_behind_it(
     assert (errno.EFAULT, len(content), len(content), content) == _fate(fd, result)
 
 
-def test_a_named_pipe_has_no_position_for_whoever_opens_it(
+def test_a_named_pipe_has_no_position(
     carry: Carry, tmp_path: Path, fd_of: Callable[..., int]
 ) -> None:
     path = tmp_path / "pipe"

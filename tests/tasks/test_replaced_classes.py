@@ -36,7 +36,7 @@ def test_tasks_are_found_and_pass_for_both_classes(
     future_class: Any,
     debug: bool,
 ) -> None:
-    """Those that were made before, and those that are made afterwards; whoever kept which class."""
+    """Those that were made before, and those that are made afterwards; whichever class the code has kept."""
     before = asyncio.Task, asyncio.Future
     ended = []
 

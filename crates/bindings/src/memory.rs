@@ -1,4 +1,4 @@
-//! Memory of a size that others choose: if there is none, whoever has asked for it gets a `MemoryError`, and the
+//! Memory of a size that others choose: if there is none, the caller gets a `MemoryError`, and the
 //! loop goes on.
 //!
 //! PyO3's constructors of bytes and lists panic instead, and Rust's collections end the process.

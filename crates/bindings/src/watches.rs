@@ -102,7 +102,7 @@ impl Watches {
         self.by_fd.values().filter(|it| it.watch.is_unused()).count()
     }
 
-    /// Refuse the connections that acceptors hold: the loop is closed, whoever still refers to them.
+    /// Refuse the connections that acceptors hold: the loop is closed, though there may be references to them.
     pub(crate) fn refuse_connections(&self, py: Python<'_>) {
         for watched in self.by_fd.values() {
             if let Some(Handler::Acceptor(acceptor)) = &watched.watch.read.handler {

@@ -50,7 +50,7 @@ impl SocketFd {
 pub fn is_readable(fd: SocketFd) -> bool {
     let fd = fd.borrow();
     let mut polled = [PollFd::new(&fd, PollFlags::IN)];
-    // Should the kernel not say, whoever tries will see.
+    // Should the kernel not say, an attempt will show.
     !matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
 }
 

@@ -31,7 +31,7 @@ impl Default for TimeSlice {
 }
 
 impl TimeSlice {
-    /// A burst begins: whoever waited has had a turn.
+    /// A burst begins: all that waited have had their turn.
     #[inline]
     pub fn begin_burst(&mut self) {
         self.burst_began_ns = 0;

@@ -65,7 +65,7 @@ class InternalsMixin(_core.Dispatcher):
                 replaced |= what
                 calls_soon |= name == "call_soon"
         self._replaced = replaced
-        # Whoever replaces `call_soon` is to see the steps of tasks, too: asyncio's own go through it.
+        # A replaced `call_soon` is to see the steps of tasks, too: asyncio's own go through it.
         self._uses_asyncio_tasks = self._wants_asyncio_tasks or calls_soon
 
     def _turn_until_stopped(self) -> None:

@@ -53,7 +53,7 @@ async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.Cancell
     """Run a program and return its result, also when it was cancelled: then with the cancellation.
 
     `await program(…)` forgets what a cancelled program had done. This is for those that open a
-    descriptor, or move a position. Whoever calls must raise the cancellation. Other tasks may run
+    descriptor, or move a position. The caller must raise the cancellation. Other tasks may run
     before it begins; cancelled then, it does nothing.
     """
     await checkpoint
@@ -75,7 +75,7 @@ async def finish(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.Canc
 
 
 async def call_for(discard: Callable[[T], object], function: Callable[..., T], *args: Any) -> T:
-    """Call a function as a threadlet, and discard its result if it is lost on the way to whoever awaits it.
+    """Call a function as a threadlet, and discard its result if the awaiter does not get it.
 
     For results that own something: a task that was cancelled, and a loop that was closed, while the
     function was blocked get none.

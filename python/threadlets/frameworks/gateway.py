@@ -51,7 +51,7 @@ def wsgi(app: WSGIApp, *, pool: Pool | None = None) -> ASGIApp:
 
 
 class _NobodyThere(ConnectionAbortedError):
-    """Whoever was to take the response, or was sending the request, has gone."""
+    """The client that was to take the response, or was sending the request, has gone."""
 
 
 class _Gateway:
@@ -257,7 +257,7 @@ class _Parts:
         self.check()
         self._room.get()
         if self.is_closed:
-            # Whoever else waits for room is to hear of it, too.
+            # Others that wait for room are to hear of it, too.
             self._room.put(None)
         self.check()
         self._loop.call_soon_threadsafe(self._waiting.put_nowait, part)

@@ -65,7 +65,7 @@ impl Channel {
             state.is_closed = true;
             (std::mem::take(&mut state.ended), std::mem::take(&mut state.told))
         });
-        // Whoever waits finds that there is nothing to wait for.
+        // A waiter finds that there is nothing to wait for.
         for (_, mailbox, token) in told {
             mailbox.notify(token);
         }

@@ -334,7 +334,7 @@ impl SysletProgram {
         }
     }
 
-    /// Run the program to its end, whatever becomes of whoever waits: a `Pending` of it is not ended
+    /// Run the program to its end, whatever becomes of its waiter: a `Pending` of it is not ended
     /// by cancelling, nor by closing its loop. Without a loop, or an engine that could go on with
     /// it, all of it is done here.
     fn finish(

@@ -36,7 +36,7 @@ const CHUNK: usize = 128;
 /// How long results are waited for together, in nanoseconds.
 const MOMENT_NS: u64 = 1_000_000;
 
-/// The time for whoever need not think of others.
+/// The time slice of a caller that holds up no other task.
 const FOREVER: u64 = u64::MAX;
 
 /// Names the runs of each sweep.

@@ -97,7 +97,7 @@ fn asyncio(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 }
 
 /// A class that derives from asyncio's own and from those that replace it (debuggers, `nest_asyncio` and
-/// tests put Python's in their place): whoever has either of them at hand finds that a task is one.
+/// tests put Python's in their place): code that has kept either of them finds that a task is one.
 #[cold]
 fn passing_for<'py>(
     stock: Bound<'py, PyType>,

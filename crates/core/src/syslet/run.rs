@@ -437,7 +437,7 @@ impl Run {
     fn close_conduit(&mut self) {
         let Some(conduit) = self.conduit.take() else { return };
         if let Some(fd) = conduit.moved.filter(|_| conduit.held > 0) {
-            // What was read and did not get through is read again by whoever comes next.
+            // What was read and did not get through is read again by the next reader.
             syscall::move_position(fd, -(conduit.held as i64));
         }
         conduit.ends.into_iter().for_each(syscall::close);

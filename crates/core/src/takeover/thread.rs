@@ -2,7 +2,7 @@
 //! CPU it runs, whether it sleeps.
 //!
 //! A thread leaves traces while it can be the dispatcher, and they are wiped before it or what its host
-//! knows it by ends; whoever reads them says so, and the wiping waits for that.
+//! knows it by ends; a reader says that it reads, and the wiping waits for that.
 
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
