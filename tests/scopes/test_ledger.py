@@ -32,6 +32,9 @@ async def _forever() -> None:
     await asyncio.Event().wait()
 
 
+_PYTEST = [sys.executable, "-m", "pytest", "-q"]
+
+
 def _leave_a_task(debug: bool = False, leaks: Literal["warn", "raise"] = "warn") -> threadlets.Loop:
     """Return a loop that has a task outstanding; it is not closed."""
     loop = threadlets.new_event_loop(leaks=leaks)
@@ -203,7 +206,8 @@ def test_the_plugin_fails_a_test_that_leaks_and_passes_one_that_does_not(tmp_pat
     )
     package = str(Path(threadlets.__file__).parent.parent)
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        # looptime's plugin needs pytest-asyncio's.
+        [*_PYTEST, "-p", "no:cacheprovider", "-p", "no:looptime_plugin", str(tmp_path)],
         env={**os.environ, "PYTHONPATH": package},
         cwd=tmp_path,
         capture_output=True,
