@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import sys
 import threading
 import weakref
 from collections import Counter
@@ -212,8 +213,10 @@ def test_connection_costs_the_collector_four_objects(run: Run) -> None:
             new = _tracked() - before
         finally:
             gc.enable()
-        # Beside them, what the loop and the test made meanwhile.
-        assert new.total() < 5 * N, new
+        # Beside them, what the loop and the test made meanwhile. From CPython 3.13 on servers refer to
+        # their transports weakly.
+        n_each = 4 + (sys.version_info >= (3, 13))
+        assert new.total() < (n_each + 1) * N, new
         for protocol in made:
             protocol.transport.abort()
         await turns(3)

@@ -85,14 +85,16 @@ impl Acceptor {
         in_context(py, &context, || self.on_connection.call1(py, (stream,)).map(drop))
     }
 
-    /// Accept no more; the socket is about to be closed. Who is not served yet is refused, as those
-    /// are who still wait in the kernel.
+    /// Accept no more; the socket is about to be closed. Connections that are held are served all the
+    /// same: their clients know them as accepted.
     pub(crate) fn retire(&self, py: Python<'_>) {
-        let held = self.state.with(py, |state| {
-            state.is_retired = true;
-            state.backlog.give_up()
-        });
-        drop(held);
+        self.state.with(py, |state| state.is_retired = true);
+    }
+
+    /// The loop is closed: refuse the connections that are not served yet.
+    pub(crate) fn give_up(&self, py: Python<'_>) {
+        self.retire(py);
+        drop(self.state.with(py, |state| state.backlog.give_up()));
     }
 }
 
@@ -113,10 +115,7 @@ pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Acceptor>)
     let n_served_max = (burst_size / SERVED_SHARE).clamp(SERVED_MIN, SERVED_MAX);
     let accepted = this.state.with(py, |state| {
         state.is_queued = false;
-        if state.is_retired {
-            return Ok(false);
-        }
-        let may_be_more = state.backlog.accept()?;
+        let may_be_more = !state.is_retired && state.backlog.accept()?;
         Ok(may_be_more || state.backlog.n_held() > 1)
     });
     // Before anybody is served: that may block here for long, while others run the loop, or end it.

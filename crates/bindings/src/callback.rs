@@ -395,9 +395,15 @@ impl TimerHandle {
         Ok(format!("<TimerHandle when={} {state}>", self.when))
     }
 
-    /// Run the callback on the running loop, out of turn.
+    /// Run the callback out of turn; its timer is forgotten.
     fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
-        internals::run_on_running_loop(slf.py(), Request::Timer(slf.clone().unbind()))
+        let py = slf.py();
+        let this = slf.get();
+        let Some(pending) = this.pending.take(py) else { return Ok(()) };
+        let dispatcher = pending.dispatcher.clone_ref(py);
+        dispatcher.get().forget_timer(py, pending.key);
+        drop(this.pending.replace(py, Some(Pending { key: TimerKey::NOBODY, ..pending })));
+        internals::run_by_hand(dispatcher.bind(py), Request::Timer(slf.clone().unbind()))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -384,9 +384,13 @@ impl Crew {
         drop(self.pending.with(py, Option::take));
     }
 
-    /// Have the home thread raise an exception.
+    /// Have the home thread raise an exception; the first one, if there are several.
     pub(crate) fn set_pending(&self, py: Python<'_>, error: PyErr) {
-        drop(self.pending.with(py, |pending| pending.replace(error)));
+        let later = self.pending.with(py, |pending| match pending {
+            Some(_) => Some(error),
+            None => pending.replace(error),
+        });
+        drop(later);
     }
 
     pub(crate) fn has_pending(&self, py: Python<'_>) -> bool {

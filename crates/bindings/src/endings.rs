@@ -31,7 +31,8 @@ impl Crew {
         {
             py.detach(|| self.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
         }
-        n_left()
+        // Those that are idle would end if they could.
+        if interpreter::is_finalizing(py) { self.n_busy(py) } else { n_left() }
     }
 
     /// How many threads of the crew cannot end now: they are in functions, or hold the role.

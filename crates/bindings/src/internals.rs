@@ -143,7 +143,15 @@ pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<boo
     if !this.internals.has(POLL) {
         return Ok(Dispatcher::wait_and_deliver(slf, runner, patience, |_, _| ())?.is_held);
     }
-    let timeout = patience.map(|it| it.min(WAIT_MAX).as_secs_f64());
+    let timeout = match patience {
+        // In floats, as asyncio reckons: a virtual clock that goes on by it is to be where the timer is.
+        Some(patience) if !patience.is_zero() => {
+            let until =
+                first_deadline(slf)?.map(|when| Ok::<_, PyErr>(when - now(slf)?)).transpose()?;
+            Some(until.unwrap_or(patience.as_secs_f64()).clamp(0.0, WAIT_MAX.as_secs_f64()))
+        }
+        patience => patience.map(|it| it.as_secs_f64()),
+    };
     let selector = slf.getattr(intern!(py, "_selector"))?;
     let events = selector.call_method1(intern!(py, "select"), (timeout,))?;
     slf.call_method1(intern!(py, "_process_events"), (events,))?;
@@ -151,8 +159,23 @@ pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<boo
     Ok(this.crew.role.is_held_by(runner.id))
 }
 
+/// When the first timer is due, in seconds of the loop's time, as precisely as it was said.
+fn first_deadline(slf: &Bound<'_, Dispatcher>) -> PyResult<Option<f64>> {
+    let py = slf.py();
+    let first = slf.get().queues.with(py, |queues| {
+        let first =
+            queues.timers().min_by_key(|(deadline_ns, key, _)| (*deadline_ns, key.to_bits()));
+        first.map(|(deadline_ns, _, request)| (deadline_ns, handle_of(py, request)))
+    });
+    let Some((deadline_ns, handle)) = first else { return Ok(None) };
+    match handle {
+        Some(handle) => handle.bind(py).getattr(intern!(py, "_when"))?.extract().map(Some),
+        None => Ok(Some(clock::to_seconds(deadline_ns))),
+    }
+}
+
 /// Run a request out of turn, on the thread that runs the loop or on one that can.
-fn run_by_hand(slf: &Bound<'_, Dispatcher>, request: Request) -> PyResult<()> {
+pub(crate) fn run_by_hand(slf: &Bound<'_, Dispatcher>, request: Request) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
     Runner::at_home(slf, |runner| {

@@ -22,6 +22,9 @@ use crate::dispatcher::Dispatcher;
 use crate::interpreter::{self, Interpreter, NativeThread};
 use crate::turn::Ended;
 
+/// How long a dispatcher that cannot end the loop waits after a failure of it: the next one may be the same.
+const RETRY: Duration = Duration::from_millis(1);
+
 /// How long a thread stays although there is nothing for it to do.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -301,6 +304,11 @@ impl Life {
             while let Err(error) = Dispatcher::dispatch(slf, &runner) {
                 // Only the home thread can end the loop, once it is back.
                 crew.set_pending(py, error);
+                // What has failed may have been the poll, which comes before any boundary.
+                if !crew.keeps_role(py, &runner) {
+                    break;
+                }
+                py.detach(|| std::thread::sleep(RETRY));
             }
         });
         crew.roster.with(py, |roster| roster.stand_by(self.id));

@@ -106,7 +106,7 @@ impl Watches {
     pub(crate) fn refuse_connections(&self, py: Python<'_>) {
         for watched in self.by_fd.values() {
             if let Some(Handler::Acceptor(acceptor)) = &watched.watch.read.handler {
-                acceptor.get().retire(py);
+                acceptor.get().give_up(py);
             }
         }
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import selectors
 import sys
+import threading
 from asyncio import selector_events
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from typing import Any
@@ -105,6 +106,9 @@ class InternalsMixin(_core.Dispatcher):
     def _scheduled(self) -> list[Any]:
         if self._closed:
             return []
+        if self._thread_id not in (None, threading.get_ident()):
+            # A look from another thread: the list that may be changed is the loop's thread's.
+            return self._timer_handles()
         self._sync_timers()
         listed = _TimerList(self._timer_handles())
         vars(self)["_timers_listed"] = listed, list(listed)

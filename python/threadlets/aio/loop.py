@@ -392,6 +392,31 @@ class Loop(LoopCrew, InternalsMixin, asyncio.SelectorEventLoop):
         if not done:
             await self._outcome(sock.fileno(), result)
 
+    async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, Any]:
+        """Receive a datagram of up to `bufsize` bytes, and whose it is."""
+        await checkpoint
+        return await super().sock_recvfrom(sock, bufsize)
+
+    async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
+        """Receive a datagram into a writable buffer; return its size in bytes, and whose it is."""
+        await checkpoint
+        return await super().sock_recvfrom_into(sock, buf, nbytes)
+
+    async def sock_sendto(self, sock: Any, data: Any, address: Any) -> int:
+        """Send a datagram; return its size in bytes."""
+        await checkpoint
+        return await super().sock_sendto(sock, data, address)
+
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        """Connect a socket."""
+        await checkpoint
+        await super().sock_connect(sock, address)
+
+    async def sock_accept(self, sock: Any) -> tuple[Any, Any]:
+        """Accept a connection; return its socket and the peer's address."""
+        await checkpoint
+        return await super().sock_accept(sock)
+
     def _check_socket(self, sock: Any) -> None:
         base_events._check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:

@@ -57,13 +57,18 @@ class Serving:
             logger.debug("%r got a new connection from %r: %r", self._server, name, fd)
         try:
             SocketTransport.accepted(
-                self._loop, stream, self._protocol_factory, self._sockname, self._server
+                self._loop, stream, self._protocol_factory, self._sockname, self._open_server
             )
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             message = "Error on transport creation for incoming connection"
             self._loop.call_exception_handler({"message": message, "exception": exc})
+
+    @property
+    def _open_server(self) -> Any:
+        """The server whose connections are counted; none for those that came before it was closed."""
+        return None if getattr(self._server, "_sockets", ()) is None else self._server
 
     def _accepted_tls(self, stream: _core.Stream) -> None:
         conn = socket.socket(fileno=stream.fileno())
@@ -74,7 +79,7 @@ class Serving:
                 conn,
                 {"peername": stream.peername()},
                 self._sslcontext,
-                self._server,
+                self._open_server,
                 *self._ssl_timeouts,
             )
         )

@@ -26,6 +26,7 @@ class SocketTransport(transports._FlowControlMixin):
     """
 
     __slots__ = (
+        "__dict__",  # For its users: it is made when they set an attribute of their own.
         "__weakref__",
         "_empty_waiter",
         "_known",
@@ -129,8 +130,7 @@ class SocketTransport(transports._FlowControlMixin):
     @property
     def _extra(self) -> dict[str, Any]:
         """What is known of the connection, as asyncio keeps it: with its socket."""
-        sock = self.get_extra_info("socket")
-        return self._names() if sock is None else self._names() | {"socket": sock}
+        return self._names() | {"socket": self.get_extra_info("socket")}
 
     def _names(self) -> dict[str, Any]:
         """What is known of the connection, but for its socket."""
@@ -164,13 +164,13 @@ class SocketTransport(transports._FlowControlMixin):
             if self._known is None and name not in ("peername", "sockname"):
                 return default
             return self._names().get(name, default)
-        if self._users_socket is None and self._sock_fd != -1:
+        if self._users_socket is None:
             self._users_socket = (
                 _LateSocket(self._sock_fd)
                 if self._socket is None
                 else trsock.TransportSocket(self._socket)
             )
-        return default if self._users_socket is None else self._users_socket
+        return self._users_socket
 
     def __repr__(self) -> str:
         state = ["closed"] if self._sock_fd == -1 else ["closing"] * self.is_closing()

@@ -6,7 +6,9 @@ is cancelled loses neither.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from threadlets.files.arguments import check_room, size_of
 from threadlets.files.descriptor import Descriptor, Interrupted
@@ -28,7 +30,10 @@ class Binary:
         self.size = size
         self._ahead = b""
         self._at = 0
+        self._filled: list[bytes] | None = None
         self.unwritten = bytearray()
+        self.n_taken = 0
+        """How many bytes of what `write` was given are in the file or in the buffer."""
 
     @property
     def n_ahead(self) -> int:
@@ -108,6 +113,19 @@ class Binary:
             if not await self._fill(max(self.size, n_searched) if self.size else 1):
                 return self._take(n_searched)
 
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Have all that is read within ahead again if the end of it is an exception."""
+        before = self._ahead[self._at :]
+        self._filled = []
+        try:
+            yield
+        except BaseException:
+            self._ahead, self._at = b"".join([before, *self._filled]), 0
+            raise
+        finally:
+            self._filled = None
+
     def line_at_hand(self) -> bytes | None:
         """Return the next line if all of it is ahead, else None."""
         end = self._ahead.find(b"\n", self._at) + 1
@@ -129,6 +147,7 @@ class Binary:
             await self._write_out()
         n_written = await self._write_through(view) if len(view) >= self.size else 0
         self.unwritten += view[n_written:]
+        self.n_taken += len(view) - n_written
         return len(view)
 
     async def flush(self) -> None:
@@ -258,9 +277,13 @@ class Binary:
             data = await self.descriptor.read(size)
         except Interrupted as error:
             self._ahead, self._at = rest + error.moved, 0
+            if self._filled is not None:
+                self._filled.append(error.moved)
             raise error.cause from None
         try:
             self._ahead, self._at = rest + data if rest else data, 0
+            if self._filled is not None:
+                self._filled.append(data)
         except MemoryError:
             self._go_back(len(data))
             raise
@@ -301,9 +324,12 @@ class Binary:
         n_written = 0
         while n_written < len(view):
             try:
-                n_written += await self.descriptor.write(view[n_written:])
+                n_moved = await self.descriptor.write(view[n_written:])
+                n_written += n_moved
+                self.n_taken += n_moved
             except Interrupted as error:
                 n_written += error.moved
+                self.n_taken += error.moved
                 if isinstance(error.cause, OSError) and len(view) - n_written <= self.size:
                     break
                 raise error.cause from None

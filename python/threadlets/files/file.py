@@ -114,11 +114,12 @@ class AsyncFile(Generic[AnyStr]):
             layer = self._open_layer()
             lines: list[AnyStr] = []
             n_read = 0
-            while line := await layer.readline():
-                lines.append(line)
-                n_read += len(line)
-                if 0 < enough < n_read:
-                    break
+            with layer.keeping():
+                while line := await layer.readline():
+                    lines.append(line)
+                    n_read += len(line)
+                    if 0 < enough < n_read:
+                        break
             return lines
 
     async def write(self, data: Any) -> int:
@@ -139,6 +140,7 @@ class AsyncFile(Generic[AnyStr]):
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position and return it; in text, to one that `tell` gave, the start or the end."""
         origin = int_of(whence)
+        offset = int_of(offset)
         async with self._turn:
             position: int = await self._open_layer().seek(offset, origin)
             return position

@@ -56,13 +56,21 @@ class Opening(Generic[AnyStr]):
     def __init__(self, opened: Callable[[], Any]) -> None:
         self._opened = opened
         self._file: AsyncFile[AnyStr] | None = None
+        self._is_entered = False
 
     def __await__(self) -> Generator[Any, Any, AsyncFile[AnyStr]]:
         file: AsyncFile[AnyStr] = yield from self._opened().__await__()
         return file
 
     async def __aenter__(self) -> AsyncFile[AnyStr]:
-        self._file = file = await self
+        if self._is_entered:
+            raise RuntimeError("this file is being used already; call open() again for another")
+        self._is_entered = True
+        try:
+            self._file = file = await self
+        except BaseException:
+            self._is_entered = False
+            raise
         return file
 
     async def __aexit__(
@@ -71,8 +79,10 @@ class Opening(Generic[AnyStr]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            await self._file.close()
+        file, self._file = self._file, None
+        self._is_entered = False
+        if file is not None:
+            await file.close()
 
 
 @overload
@@ -177,7 +187,9 @@ async def _open(
     descriptor = Descriptor(fd, owned=closefd)
     try:
         if file_type == stat.S_IFDIR:
-            raise os_error(errno.EISDIR, file if isinstance(file, str | bytes) else str(file))
+            # A descriptor that is refused stays its owner's.
+            descriptor.owned = not isinstance(file, int)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
         if mode.action == "a" and descriptor.seekable():
             descriptor.seek(0, os.SEEK_END)
         is_terminal = file_type == stat.S_IFCHR and buffering < 0 and os.isatty(fd)

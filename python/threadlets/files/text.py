@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from threadlets.files.binary import Binary
@@ -15,7 +17,8 @@ from threadlets.files.failures import os_error, unsupported
 _CHUNK = 64 * 1024
 """How many bytes are decoded at a time."""
 _CHUNK_OF_WRITABLE = 8192
-"""The same where text may be written, too: what is written after a read goes behind the chunk."""
+"""The same where text may be written, too: what is written after a read goes behind the chunk, so that it
+is as large as the builtin's."""
 
 
 class _Cookie(NamedTuple):
@@ -61,6 +64,8 @@ class Text:
         self._encoder: Any = codecs.getincrementalencoder(self.encoding)(self.errors)
         if binary.writable and binary.descriptor.seekable() and binary.tell():
             self._encoder.setstate(0)
+        self._bytes_per_char = 0.0
+        self._decoded: list[tuple[bytes, str]] | None = None
         self._chars = ""
         self._at = 0
         self._flags_before = 0
@@ -81,8 +86,8 @@ class Text:
             text: str = self._chars[self._at :] + self._decoder.decode(rest, final=True)
             self._forget()
             return text
-        while len(self._chars) - self._at < size:
-            if not await self._read_on():
+        while (n_missing := size - (len(self._chars) - self._at)) > 0:
+            if not await self._read_on(n_missing):
                 break
         return self._take(self._at + size)
 
@@ -102,6 +107,23 @@ class Text:
             if not await self._read_on():
                 return self._take(len(self._chars))
 
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Have all that is read within decoded and not asked for if the end of it is an exception."""
+        chars, at, known = self._chars, self._at, self._bytes_before
+        held, flags = self._decoder.getstate() if known is None else (known, self._flags_before)
+        self._decoded = []
+        try:
+            yield
+        except BaseException:
+            if known is not None or self._decoded:
+                self._chars = "".join([chars, *(more for _, more in self._decoded)])
+                self._bytes_before = b"".join([held, *(data for data, _ in self._decoded)])
+                self._at, self._flags_before = at, flags
+            raise
+        finally:
+            self._decoded = None
+
     def line_at_hand(self) -> str | None:
         """Return the next line if all of it is decoded, else None."""
         end = self._line_end(self._at)
@@ -115,10 +137,18 @@ class Text:
         data = text
         if has_newline and self._newline in ("\r", "\r\n"):
             data = text.replace("\n", self._newline)
+        before, n_taken = self._encoder.getstate(), self.binary.n_taken
         encoded = self._encoder.encode(data)
-        self._forget()
-        self._decoder.reset()
-        await self.binary.write(encoded)
+        try:
+            await self.binary.write(encoded)
+        except BaseException:
+            if self.binary.n_taken == n_taken:
+                # What is not in the file has no part in what the next characters become.
+                self._encoder.setstate(before)
+            else:
+                self._start_reading_anew()
+            raise
+        self._start_reading_anew()
         if self.line_buffering and (has_newline or "\r" in text):
             await self.binary.flush()
         return len(text)
@@ -185,16 +215,28 @@ class Text:
         if not self.binary.readable:
             raise unsupported("not readable")
 
-    async def _read_on(self) -> bool:
+    def _start_reading_anew(self) -> None:
+        """Something was written: what was decoded is behind it."""
+        self._forget()
+        self._decoder.reset()
+
+    async def _read_on(self, n_wanted: int = 0) -> bool:
         """Decode some more bytes; say whether there were any, or characters after all."""
-        # What one asks much of is read in ever larger parts, so as not to move it too often.
-        data = await self.binary.read1(max(self._chunk, len(self._chars) - self._at))
+        if self.binary.writable:
+            n_bytes = int(max(self._bytes_per_char, 1.0) * n_wanted)
+        else:
+            # What one asks much of is read in ever larger parts, so as not to move it too often.
+            n_bytes = len(self._chars) - self._at
+        data = await self.binary.read1(max(self._chunk, n_bytes))
         if self._at == len(self._chars):
             self._forget()
         if self._bytes_before is None:
             held, self._flags_before = self._decoder.getstate()
             self._bytes_before = held
         more = self._decoder.decode(data, not data)
+        self._bytes_per_char = len(data) / len(more) if more else 0.0
+        if self._decoded is not None:
+            self._decoded.append((data, more))
         self._chars += more
         self._bytes_before += data
         return bool(data or more)

@@ -41,6 +41,8 @@ from threadlets.files.opening import open_descriptor
 from threadlets.syslets import syslet
 
 _NO_LIMIT = 2**62
+_LOOKS_MAX = 5
+"""How often the file behind a name is looked for while others replace it."""
 _LINKS_MAX = 40
 """After so many links the kernel gives up, too."""
 
@@ -181,22 +183,15 @@ async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: b
         # There are no such files: opening tells why.
         fd, _ = await open_descriptor(path, os.O_WRONLY | os.O_CREAT)
         close_quietly(fd)
-    before = await _status(path)
-    if before.ok:
-        _check_replaceable(path, before.value[0])
-        mode = stat.S_IMODE(before.value[0])
-    elif before.errno != errno.ENOENT:
-        raise failure(before, path)
     try:
-        target = await _core.call(_file_behind, os.fsencode(path))
-        # A name in /proc leads to files that have none, or that have had one.
-        if before.ok and (await _status(target)).value != before.value:
-            raise _irreplaceable(path, "a file that is not where its name says")
+        target, mode_before = await _place(path)
+        if mode_before is not None:
+            mode = mode_before
         folder, _, name = target.rpartition(b"/")
         # A name may have 255 bytes; what is cut off does not matter.
         temporary = b"%s/.%s.%s.tmp" % (folder, name[:220], secrets.token_hex(8).encode())
         try:
-            await _store(temporary, data, mode, keeps_mode=before.ok, sync=sync)
+            await _store(temporary, data, mode, keeps_mode=mode_before is not None, sync=sync)
             result = await _put_in_place(temporary, target, folder or b"/", sync)
             if result.errno:
                 raise failure(result)
@@ -208,6 +203,32 @@ async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: b
         if error.filename == os.fspath(path):
             raise
         raise os_error(error.errno or errno.EIO, path) from None
+
+
+async def _place(path: PathLike) -> tuple[bytes, int | None]:
+    """Return the name of the file behind `path`, and its permissions if there is one.
+
+    A name in /proc leads to files that have no name, or no longer. They differ from what is behind it
+    each time; a file that others replace meanwhile differs now and then.
+    """
+    seen = set()
+    for _ in range(_LOOKS_MAX):
+        before = await _status(path)
+        if before.ok:
+            _check_replaceable(path, before.value[0])
+        elif before.errno != errno.ENOENT:
+            raise failure(before, path)
+        target = await _core.call(_file_behind, os.fsencode(path))
+        if not before.ok:
+            return target, None
+        mode = stat.S_IMODE(before.value[0])
+        found = (await _status(target)).value
+        if found == before.value:
+            return target, mode
+        seen.add((before.value, found))
+    if len(seen) == 1:
+        raise _irreplaceable(path, "a file that is not where its name says")
+    return target, mode
 
 
 def _check_replaceable(path: PathLike, mode: int) -> None:
@@ -247,7 +268,7 @@ def _file_behind(path: bytes) -> bytes:
 async def _store(path: bytes, data: memoryview, mode: int, *, keeps_mode: bool, sync: bool) -> None:
     """Make a file, which must not be there yet."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    fd, mode_made = await open_descriptor(path, flags, mode & 0o777)
+    fd, mode_made = await open_descriptor(path, flags, mode & 0o7777)
     descriptor = Descriptor(fd, owned=True)
     try:
         if keeps_mode and stat.S_IMODE(mode_made) != mode:

@@ -22,9 +22,8 @@ impl Run {
         let end = match call.offset(3) {
             -1 => match self.opened.iter().find(|it| it.fd == call.int(0)) {
                 Some(opened) if opened.position >= 0 => opened.position + n_read,
-                Some(_) => return false,
-                // Somebody else's: what stands nowhere gives what there is.
-                None => match syscall::position(call.int(0)) {
+                // One that appends, or somebody else's: what stands nowhere gives what there is.
+                _ => match syscall::position(call.int(0)) {
                     Some(position) => position,
                     None => return false,
                 },
