@@ -246,6 +246,43 @@ async def _sending() -> AsyncIterator[Once]:
         yield once
 
 
+@contextlib.asynccontextmanager
+async def _datagrams() -> AsyncIterator[Once]:
+    loop = asyncio.get_running_loop()
+    ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with ours:
+        ours.setblocking(False)
+        ours.bind(("127.0.0.1", 0))
+        address = ours.getsockname()
+        room = bytearray(1)
+
+        async def once() -> None:
+            await loop.sock_sendto(ours, b"xx", address)
+            await loop.sock_recvfrom(ours, 1)
+            await loop.sock_sendto(ours, b"xx", address)
+            await loop.sock_recvfrom_into(ours, room, 1)
+
+        yield once
+
+
+@contextlib.asynccontextmanager
+async def _connections() -> AsyncIterator[Once]:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")
+        listener.listen()
+        listener.setblocking(False)
+
+        async def once() -> None:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.setblocking(False)
+                await loop.sock_connect(client, listener.getsockname())
+                accepted, _ = await loop.sock_accept(listener)
+                accepted.close()
+
+        yield once
+
+
 _KINDS = [
     _a_call,
     _a_call_of_a_pool,
@@ -272,6 +309,8 @@ _KINDS = [
     _drains,
     _receiving,
     _sending,
+    _datagrams,
+    _connections,
 ]
 
 

@@ -21,7 +21,6 @@ from threadlets.files.failures import (
     call_for,
     close_quietly,
     failure,
-    os_error,
     run,
     unsupported,
 )
