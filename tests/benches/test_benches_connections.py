@@ -35,7 +35,8 @@ def test_storm_of_connections_has_every_figure() -> None:
         figures["n_errors"],
         figures["n_listen_overflows"],
     )
-    assert figures["server_cpu_us_per_request"] > 0
+    # The kernel counts in hundredths of a second.
+    assert figures["server_cpu_us_per_request"] >= 0
 
 
 def test_without_ab_connections_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

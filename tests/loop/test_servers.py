@@ -320,25 +320,27 @@ def test_closing_server_refuses_those_who_wait(run: Run) -> None:
 
 
 @threadlets_only
-def test_server_closed_while_it_accepts_accepts_no_more(run: Run) -> None:
-    """A protocol factory that closes its server is the last one called of those that wait."""
+def test_server_closed_while_it_accepts_serves_who_was_accepted(run: Run) -> None:
+    """A protocol factory closes its server: those that came before are served, nobody else is accepted."""
 
     async def main() -> None:
-        n_made = 0
+        made: list[Recorder] = []
 
         def make() -> Recorder:
-            nonlocal n_made
-            n_made += 1
+            made.append(Recorder())
             server.close()
-            return Recorder()
+            return made[-1]
 
         server, address = await serve(make)
         clients = [socket.create_connection(address) for _ in range(5)]
         await turns(10)
-        assert 1 == n_made
+        assert 5 == len(made)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
         for client in clients:
             client.close()
-        await turns(5)
+        for protocol in made:
+            await protocol.lost.wait()
 
     run(main())
 

@@ -11,7 +11,7 @@ from asyncio.log import logger
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from threadlets.aio.transports import SocketTransport
+from threadlets.aio.transports import SocketTransport, counting
 
 if TYPE_CHECKING:
     from threadlets import _core
@@ -57,18 +57,13 @@ class Serving:
             logger.debug("%r got a new connection from %r: %r", self._server, name, fd)
         try:
             SocketTransport.accepted(
-                self._loop, stream, self._protocol_factory, self._sockname, self._open_server
+                self._loop, stream, self._protocol_factory, self._sockname, self._server
             )
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             message = "Error on transport creation for incoming connection"
             self._loop.call_exception_handler({"message": message, "exception": exc})
-
-    @property
-    def _open_server(self) -> Any:
-        """The server whose connections are counted; none for those that came before it was closed."""
-        return None if getattr(self._server, "_sockets", ()) is None else self._server
 
     def _accepted_tls(self, stream: _core.Stream) -> None:
         conn = socket.socket(fileno=stream.fileno())
@@ -79,7 +74,7 @@ class Serving:
                 conn,
                 {"peername": stream.peername()},
                 self._sslcontext,
-                self._open_server,
+                counting(self._server),
                 *self._ssl_timeouts,
             )
         )

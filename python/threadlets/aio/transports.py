@@ -117,7 +117,7 @@ class SocketTransport(transports._FlowControlMixin):
         try:
             sockname = sockname or _core.sockname(stream.fileno())
             protocol = protocol_factory()
-            transport = cls(loop, stream, protocol, None, server)
+            transport = cls(loop, stream, protocol, None, counting(server))
         except BaseException:
             os.close(stream.fileno())
             raise
@@ -448,6 +448,11 @@ class _LateSocket(trsock.TransportSocket):
             self._made.close()
         elif fd != -1:
             os.close(fd)
+
+
+def counting(server: Any) -> Any:
+    """Return the server that a connection counts for: none if it has been closed meanwhile."""
+    return None if getattr(server, "_sockets", ()) is None else server
 
 
 def _socket_of(fd: int) -> socket.socket:

@@ -140,7 +140,6 @@ class AsyncFile(Generic[AnyStr]):
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position and return it; in text, to one that `tell` gave, the start or the end."""
         origin = int_of(whence)
-        offset = int_of(offset)
         async with self._turn:
             position: int = await self._open_layer().seek(offset, origin)
             return position

@@ -20,6 +20,9 @@ _CHUNK_OF_WRITABLE = 8192
 """The same where text may be written, too: what is written after a read goes behind the chunk, so that it
 is as large as the builtin's."""
 
+_READ_MAX = 64 * 1024 * 1024
+"""The most bytes that are decoded at a time."""
+
 
 class _Cookie(NamedTuple):
     """What `tell` gives in one integer: where to start decoding, and how far to go from there."""
@@ -223,7 +226,7 @@ class Text:
     async def _read_on(self, n_wanted: int = 0) -> bool:
         """Decode some more bytes; say whether there were any, or characters after all."""
         if self.binary.writable:
-            n_bytes = int(max(self._bytes_per_char, 1.0) * n_wanted)
+            n_bytes = min(int(max(self._bytes_per_char, 1.0) * n_wanted), _READ_MAX)
         else:
             # What one asks much of is read in ever larger parts, so as not to move it too often.
             n_bytes = len(self._chars) - self._at
