@@ -66,10 +66,15 @@ def cpu_model(cpuinfo: Path) -> str:
 
 
 def commit() -> str | None:
-    """Return the checked-out commit, "-dirty" added where files differ; None outside git."""
+    """Return the checked-out commit, "-dirty" added where files differ; None outside git.
+
+    What publishing writes does not count: it is what earlier scenarios of the same commit came to.
+    """
     try:
         head = _git("rev-parse", "HEAD")
-        return f"{head}-dirty" if _git("status", "--porcelain") else head
+        published = (":!benches/results", ":!docs", ":!README.md")
+        differs = _git("status", "--porcelain", "--", ".", *published)
+        return f"{head}-dirty" if differs else head
     except (OSError, subprocess.CalledProcessError):
         return None
 
