@@ -17,7 +17,7 @@ CASE = Case("uvicorn-20", connections.SCENARIO.cases[0].metrics, {"n_connections
 
 def measure() -> dict[str, float]:
     """Take a short measurement of asyncio."""
-    return connections.measure(CASE, "asyncio", Budget(0.01, Placement.of_this_machine()))
+    return connections.measure(CASE, "asyncio", Budget(0.05, Placement.of_this_machine()))
 
 
 @pytest.mark.timeout(60)
@@ -30,13 +30,13 @@ def test_storm_of_connections_has_every_figure() -> None:
         pytest.skip(str(reason))
     figures = measure()
     assert {metric.name for metric in CASE.metrics} <= figures.keys()
-    assert (100, 0, 0) == (
+    assert (500, 0, 0) == (
         figures["n_requests"],
         figures["n_errors"],
         figures["n_listen_overflows"],
     )
-    # The kernel counts in hundredths of a second.
-    assert figures["server_cpu_us_per_request"] >= 0
+    # So many requests take several of the hundredths of a second in which the kernel counts.
+    assert figures["server_cpu_us_per_request"] > 0
 
 
 def test_without_ab_connections_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
