@@ -1,0 +1,241 @@
+"""Child processes that a coroutine starts while the main thread is blocked: another thread is their parent."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import threadlets
+
+from .harness import DEADLINE_S, home_blocked, until
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+# How long a child would have to be ended that must not be.
+_ENDED_AFTER_S = 0.3
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when the thread ends that has made it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def start_child() -> subprocess.Popen[bytes]:
+    """Start a child that ends when its input does, or with the thread that made it."""
+    return subprocess.Popen(
+        ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=die_with_parent
+    )
+
+
+def answers(child: subprocess.Popen[bytes]) -> bool:
+    """Whether a child lives, and goes on living for a while."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        child.wait(_ENDED_AFTER_S)
+    except subprocess.TimeoutExpired:
+        child.stdin.write(b"line\n")
+        child.stdin.flush()
+        return child.stdout.readline() == b"line\n"
+    return False
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Have a child end, and wait for it."""
+    child.communicate()
+    assert 0 == child.returncode
+
+
+def all_have_ended(n_before: int) -> bool:
+    """Whether there are no more threads of loops than before; waits for it."""
+    deadline = time.monotonic() + DEADLINE_S
+    while n_crew_threads() != n_before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return n_crew_threads() == n_before
+
+
+def n_crew_threads() -> int:
+    """How many threads of loops the kernel knows."""
+    names = [it.read_text() for it in Path("/proc/self/task").glob("*/comm")]
+    return sum(name.startswith("threadlets-") for name in names)
+
+
+def test_child_outlives_the_idle_thread_that_started_it(run: Any) -> None:
+    """The thread leaves the crew, and stays as a thread for as long as the child lives."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        before = n_crew_threads()
+        async with home_blocked():
+            child = start_child()
+        await until(lambda: loop._crew_stats()["threads"] == 0)
+        assert answers(child)
+        assert n_crew_threads() > before
+        end(child)
+        await until(lambda: n_crew_threads() == before)
+
+    run(main())
+
+
+def test_child_of_a_function_outlives_its_thread(run: Any) -> None:
+    """The thread that calls the function is another one's successor, not the home thread."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        async with home_blocked():
+            child = await threadlets.call(start_child)
+        await until(lambda: loop._crew_stats()["threads"] == 0)
+        assert answers(child)
+        end(child)
+
+    run(main())
+
+
+def test_child_outlives_the_loop(run: Any) -> None:
+    """As it does when the main thread has started it. Closing the loop does not wait for it."""
+    before = n_crew_threads()
+
+    async def main() -> subprocess.Popen[bytes]:
+        async with home_blocked():
+            return start_child()
+
+    child = run(main())
+    assert answers(child)
+    end(child)
+    assert all_have_ended(before)
+
+
+def test_thread_without_children_ends_with_the_loop(run: Any) -> None:
+    """What children it had, somebody has waited for."""
+    before = n_crew_threads()
+
+    async def main() -> None:
+        async with home_blocked():
+            process = await asyncio.create_subprocess_exec("true")
+            assert 0 == await process.wait()
+            subprocess.run(["true"], check=True)
+
+    run(main())
+    assert all_have_ended(before)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "name",
+    ["SafeChildWatcher", "FastChildWatcher", "ThreadedChildWatcher", "PidfdChildWatcher"],
+)
+def test_child_watchers_are_attached_and_hear_of_children(run: Any, name: str) -> None:
+    """Also those that want a handler of SIGCHLD."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        watcher: Any = getattr(asyncio, name)()
+        ended: asyncio.Future[int] = loop.create_future()
+
+        def note(_pid: int, status: int) -> None:
+            loop.call_soon_threadsafe(ended.set_result, status)
+
+        async with home_blocked():
+            watcher.attach_loop(loop)
+            with watcher:
+                child = subprocess.Popen(["sh", "-c", "exit 3"])
+                watcher.add_child_handler(child.pid, note)
+            assert 3 == await ended
+            child.returncode = 3
+            asyncio.set_child_watcher(watcher)
+            try:
+                process = await asyncio.create_subprocess_exec("sh", "-c", "exit 5")
+                assert 5 == await process.wait()
+            finally:
+                asyncio.set_child_watcher(None)
+                watcher.attach_loop(None)
+                watcher.close()
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+
+    run(main())
+
+
+def test_subprocesses_answer_and_end(run: Any) -> None:
+    """Their pipes, their ends, and the signals that are sent to them."""
+
+    async def main() -> None:
+        async with home_blocked():
+            program = "import sys; print(input()[::-1]); sys.exit(3)"
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-Sc", program, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert (b"cba\n", None) == await process.communicate(b"abc\n")
+            assert 3 == process.returncode
+            process = await asyncio.create_subprocess_shell("exec sleep 60")
+            process.terminate()
+            assert -signal.SIGTERM == await process.wait()
+
+    run(main())
+
+
+def run_a_loop(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Be a child process with a loop of its own, whose main thread it is."""
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, print)
+        process = await asyncio.create_subprocess_exec("sh", "-c", "exit 5")
+        return await process.wait()
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        sys.exit(runner.run(main()))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_processes_are_started_and_waited_for(run: Any, method: str) -> None:
+    """Those of `multiprocessing`, which may run loops, and a pool of them."""
+    context: Any = multiprocessing.get_context(method)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with home_blocked():
+            for make_loop in (asyncio.SelectorEventLoop, threadlets.new_event_loop):
+                process = context.Process(target=run_a_loop, args=(make_loop,))
+                process.start()
+                await asyncio.to_thread(process.join)
+                assert 5 == process.exitcode
+            with ProcessPoolExecutor(1, mp_context=context) as executor:
+                assert os.getpid() != await loop.run_in_executor(executor, os.getpid)
+
+    run(main())
+
+
+def test_fork_and_waitpid(run: Any) -> None:
+    """The child is that of the process, whichever thread waits for it."""
+
+    def wait(pid: int) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def fork() -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            os._exit(7)
+        return pid
+
+    async def main() -> None:
+        async with home_blocked():
+            assert 7 == wait(fork())
+            pid = fork()
+        assert 7 == wait(pid)
+
+    run(main())
