@@ -7,7 +7,8 @@
 //! and [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
 //! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
 //! (how the dispatcher's role moves between threads), [`letterbox`] (how threads reach each other),
-//! [`fp`] (how a thread computes), [`errno`] (what its last failure left).
+//! [`fp`] (how a thread computes), [`errno`] (what its last failure left), [`signals`] (what one does while the
+//! host cannot be told).
 
 #![cfg_attr(feature = "model", allow(dead_code, reason = "a model runs a part of the core"))]
 
@@ -21,11 +22,13 @@ pub mod engine;
 pub mod errno;
 pub mod error;
 pub mod fp;
+pub mod history;
 pub mod letterbox;
 pub mod op;
 pub mod poller;
 pub mod pools;
 pub mod scopes;
+pub mod signals;
 pub mod sources;
 pub mod stream;
 mod sync;
@@ -39,6 +42,7 @@ pub mod write_queue;
 pub use backlog::Backlog;
 pub use dispatcher::Dispatcher;
 pub use error::{Error, Result};
+pub use history::{EntryPoint, Histories, History, Start, Totals};
 pub use letterbox::Letterbox;
 pub use poller::{Interest, Poller, Readiness};
 pub use pools::{PoolKey, Pools, Priority};

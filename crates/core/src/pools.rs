@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use slab::Slab;
 
 /// How many calls of one pool, or of one priority, start in a row while others wait.
-const IN_A_ROW_MAX: u32 = 16;
+pub(crate) const IN_A_ROW_MAX: u32 = 16;
 
 /// How urgent the calls of a pool are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ pub enum Priority {
 }
 
 impl Priority {
-    const ALL: [Self; 3] = [Self::Interactive, Self::Normal, Self::Batch];
+    pub(crate) const ALL: [Self; 3] = [Self::Interactive, Self::Normal, Self::Batch];
 }
 
 /// Names a pool of one dispatcher.

@@ -3,7 +3,7 @@
 //! Rings are bits and stay until they are heard, so that none is lost, whoever is first.
 
 use std::fmt;
-use std::ops::BitOr;
+use std::ops::{BitAnd, BitOr};
 use std::time::Duration;
 
 use crate::sync::{AtomicU32, Ordering};
@@ -25,7 +25,11 @@ impl Ring {
     pub const ALARM: Self = Self(1 << 3);
     /// End. Never withdrawn.
     pub const STOP: Self = Self(1 << 4);
-    const ALL: Self = Self((1 << 5) - 1);
+    /// Work waits that is to be done beside the dispatcher.
+    pub const WORK: Self = Self(1 << 5);
+    /// Something that belongs to this thread is to go on there: ask for the role.
+    pub const ASK: Self = Self(1 << 6);
+    const ALL: Self = Self((1 << 7) - 1);
 
     /// Whether these rings and those have one in common.
     pub fn has(self, other: Self) -> bool {
@@ -41,6 +45,14 @@ impl BitOr for Ring {
     }
 }
 
+impl BitAnd for Ring {
+    type Output = Self;
+
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = [
@@ -49,6 +61,8 @@ impl fmt::Debug for Ring {
             (Self::WAKE, "WAKE"),
             (Self::ALARM, "ALARM"),
             (Self::STOP, "STOP"),
+            (Self::WORK, "WORK"),
+            (Self::ASK, "ASK"),
         ];
         f.debug_set().entries(names.iter().filter(|(it, _)| self.has(*it)).map(|it| it.1)).finish()
     }
@@ -75,6 +89,9 @@ impl Default for Bell {
 impl Bell {
     /// Wake the thread whose bell this is, now or when it next waits.
     pub fn ring(&self, ring: Ring) {
+        if ring == Ring::NONE {
+            return;
+        }
         let before = self.rings.fetch_or(ring.0, Ordering::SeqCst);
         if before & ring.0 != ring.0 {
             self.wake();

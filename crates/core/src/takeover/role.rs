@@ -18,7 +18,8 @@ pub struct RunnerId(u32);
 impl RunnerId {
     /// The thread that runs the loop: the role begins and ends there.
     pub const HOME: Self = Self(0);
-    pub(super) const NOBODY: Self = Self(u32::MAX);
+    /// No runner.
+    pub const NOBODY: Self = Self(u32::MAX);
 
     pub(super) fn new(number: usize) -> Self {
         Self(number as u32)

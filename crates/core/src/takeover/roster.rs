@@ -113,6 +113,11 @@ impl Roster {
         self.standby.push(runner);
     }
 
+    /// Whether a thread stands by.
+    pub fn stands_by(&self, runner: RunnerId) -> bool {
+        self.standby.contains(&runner)
+    }
+
     /// An idle thread ends, unless it was appointed meanwhile. Its number is free only once it is
     /// gone.
     pub fn retire(&mut self, runner: RunnerId) -> bool {

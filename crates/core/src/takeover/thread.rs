@@ -7,6 +7,10 @@
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
+
+/// How often a thread looks whether somebody has waited for its child that has ended.
+const CHILDREN: Duration = Duration::from_secs(1);
 
 /// Asks whether a thread of the host holds the host lock.
 ///
@@ -14,6 +18,9 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering::SeqCst};
 /// The function is called with what [`Traces::appear`] was given, from any thread and without the
 /// lock, until `vanish` returns.
 pub type HostProbe = unsafe fn(NonNull<c_void>) -> bool;
+
+/// By how much a thread is nicer that gives way: it gets half of the time of one that does not.
+const NICE: i32 = 3;
 
 /// Where to look what a thread does.
 #[derive(Debug, Default)]
@@ -81,6 +88,16 @@ impl Traces {
         Some(*stat.get(name_end + 2)? == b'R')
     }
 
+    /// How much of a CPU the thread has used since it began, in nanoseconds; `None` without a thread.
+    pub fn cpu_ns(&self) -> Option<u64> {
+        // How the kernel names the clock of a thread's CPU time (CPUCLOCK_SCHED, CPUCLOCK_PERTHREAD_MASK).
+        let clock = (!self.tid.load(SeqCst) << 3) | 0b110;
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes to a variable of ours; a clock whose thread has ended is refused.
+        let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
+        (status == 0).then_some(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    }
+
     /// In the child of a fork: nobody reads, and the thread is the one that forked, or not there.
     pub(super) fn reset(&self, is_here: bool) {
         if !is_here {
@@ -99,6 +116,29 @@ impl Traces {
     }
 }
 
+/// What a thread has used of the machine since it began.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Its time on a CPU.
+    pub cpu_ns: u64,
+    /// How often it has waited for something.
+    pub n_waits: u64,
+}
+
+impl Usage {
+    /// What this thread has used.
+    pub fn of_this_thread() -> Self {
+        // SAFETY: a plain structure, which the call fills.
+        let usage = unsafe {
+            let mut usage = std::mem::zeroed();
+            libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
+            usage
+        };
+        let ns = |it: libc::timeval| it.tv_sec as u64 * 1_000_000_000 + it.tv_usec as u64 * 1_000;
+        Self { cpu_ns: ns(usage.ru_utime) + ns(usage.ru_stime), n_waits: usage.ru_nvcsw as u64 }
+    }
+}
+
 /// How a thread asks the kernel to be treated.
 #[derive(Debug)]
 pub struct ThreadTraits;
@@ -109,6 +149,18 @@ impl ThreadTraits {
         let parameters = libc::sched_param { sched_priority: 0 };
         // SAFETY: a system call on this thread; the parameters live as long as it.
         unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameters) == 0 }
+    }
+
+    /// Have this thread give way to others that want its CPU, or be their equal again. Many functions may return at
+    /// once, and what else runs on the machine, the dispatcher included, is not to wait for all of them. The second
+    /// needs a privilege; without it the thread goes on as it is.
+    pub fn give_way(gives_way: bool) {
+        // SAFETY: system calls with numbers. The process's number is that of its first thread, which is as it was.
+        unsafe {
+            let base = libc::getpriority(libc::PRIO_PROCESS, libc::getpid() as u32);
+            let nice = if gives_way { base + NICE } else { base };
+            libc::setpriority(libc::PRIO_PROCESS, 0, nice);
+        }
     }
 
     /// Keep this thread on one CPU; `false`: not allowed.
@@ -128,6 +180,25 @@ impl ThreadTraits {
             let mut all = std::mem::zeroed();
             libc::sigfillset(&mut all);
             libc::pthread_sigmask(libc::SIG_SETMASK, &all, null_mut());
+        }
+    }
+
+    /// Return when this thread has no children any more: processes that it has made, and that nobody has waited
+    /// for yet. It takes no part in anything meanwhile.
+    ///
+    /// The kernel has a child's PR_SET_PDEATHSIG sent when the thread ends that has made it.
+    pub fn outlive_children() {
+        Self::block_signals();
+        let options = libc::WEXITED | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD;
+        // SAFETY: all zeroes are a `siginfo_t`; the kernel writes what fits there. No child is taken from those
+        // who wait for it.
+        let has_ended = || unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            libc::waitid(libc::P_ALL, 0, &raw mut info, options) == 0
+        };
+        // It fails when there are none. One that has ended is found again until it was waited for.
+        while has_ended() {
+            std::thread::sleep(CHILDREN);
         }
     }
 }
@@ -183,6 +254,9 @@ mod rseq {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+    use std::sync::mpsc;
+
     use super::*;
 
     unsafe fn says_yes(_host: NonNull<c_void>) -> bool {
@@ -204,6 +278,23 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_outlives_its_own_children_alone() {
+        let cat = || Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let of_another = cat();
+        let (sender, receiver) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            sender.send(cat()).unwrap();
+            ThreadTraits::outlive_children();
+        });
+        let mut child = receiver.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!thread.is_finished());
+        assert!(child.wait().unwrap().success());
+        thread.join().unwrap();
+        assert!(of_another.wait_with_output().unwrap().status.success());
+    }
+
+    #[test]
     fn in_the_child_of_a_fork_only_the_thread_that_forked_leaves_traces() {
         let traces = Traces::default();
         traces.appear(NonNull::dangling());
@@ -222,6 +313,32 @@ mod tests {
         traces.pid.store(0, SeqCst);
         traces.vanish();
         assert_eq!(None, traces.holds_lock(says_yes));
+    }
+
+    #[test]
+    fn a_thread_that_computes_uses_its_cpu_and_one_that_sleeps_waits() {
+        let traces = Traces::default();
+        traces.appear(NonNull::dangling());
+        let (before, cpu_before) = (Usage::of_this_thread(), traces.cpu_ns().unwrap());
+        while Usage::of_this_thread().cpu_ns < before.cpu_ns + 3_000_000 {}
+        assert!(traces.cpu_ns().unwrap() >= cpu_before + 2_000_000);
+        let before = Usage::of_this_thread();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        assert!(Usage::of_this_thread().n_waits > before.n_waits);
+    }
+
+    #[test]
+    fn a_thread_that_gives_way_is_nicer_than_the_process() {
+        // SAFETY: a system call with numbers.
+        let nice = |id| unsafe { libc::getpriority(libc::PRIO_PROCESS, id) };
+        let base = nice(std::process::id());
+        std::thread::spawn(move || {
+            ThreadTraits::give_way(true);
+            assert_eq!((base + NICE).min(19), nice(0));
+            assert_eq!(base, nice(std::process::id()));
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::{clock, fp};
 const TICK: Duration = Duration::from_millis(1);
 /// The same where there is no sentinel, or where it starves: on a busy machine.
 const TICK_ALONE: Duration = Duration::from_micros(200);
+/// A function that takes so long, in nanoseconds, should not be called in the dispatcher's stack.
+pub const SLOW_NS: u64 = 2_000_000;
 /// How many blocks in a row that a tick finds, and not the sentinel, make it count as starved.
 const N_MISSED_MAX: u32 = 2;
 /// How many ticks without a call make the runner on watch doze: waking it takes the dispatcher a
@@ -48,6 +50,17 @@ pub struct Candidate {
     pub cause: Cause,
 }
 
+/// How a watch ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// The dispatcher should be relieved.
+    Found(Candidate),
+    /// This thread was called to other work, and no threadlet runs.
+    Work,
+    /// The loop ends, or has called no threadlet for long.
+    Nothing,
+}
+
 /// What the watchers of one role share.
 #[derive(Debug)]
 pub struct Watcher {
@@ -57,6 +70,8 @@ pub struct Watcher {
     alarm_seq: AtomicU64,
     /// How long a call may compute before it is overdue; `u64::MAX`: for ever.
     overdue_ns: AtomicU64,
+    /// The last call that was seen to keep others waiting for long.
+    slow_seq: AtomicU64,
     sentinel: AtomicU32,
     /// How many blocks in a row the sentinel has missed.
     n_missed: AtomicU32,
@@ -82,6 +97,7 @@ impl Watcher {
             probe,
             alarm_seq: AtomicU64::new(0),
             overdue_ns: AtomicU64::new(u64::MAX),
+            slow_seq: AtomicU64::new(0),
             sentinel: AtomicU32::new(Sentinel::NotStarted as u32),
             n_missed: AtomicU32::new(0),
         }
@@ -91,6 +107,11 @@ impl Watcher {
     pub fn set_overdue(&self, after: Option<Duration>) {
         let after_ns = after.map_or(u64::MAX, |it| it.as_nanos().try_into().unwrap_or(u64::MAX));
         self.overdue_ns.store(after_ns, Relaxed);
+    }
+
+    /// Whether a call was seen to keep others waiting for long.
+    pub fn was_slow(&self, seq: u64) -> bool {
+        self.slow_seq.load(Relaxed) == seq
     }
 
     /// After how long a computing call is overdue.
@@ -108,9 +129,18 @@ impl Watcher {
         }
     }
 
-    /// On watch: wait until the dispatcher should be relieved. `None`: the loop ends, or has called
-    /// no threadlet for `idle`.
-    pub fn watch(&self, me: RunnerId, idle: Duration) -> Option<Candidate> {
+    /// On watch: wait until the dispatcher should be relieved, or something else is to be done.
+    pub fn watch(&self, me: RunnerId, idle: Duration) -> Watched {
+        let mut has_work = false;
+        let watched = self.watch_for(me, idle, &mut has_work);
+        if has_work && watched != Watched::Work {
+            // It is called still, and comes to the work later.
+            self.role.record(me).bell.ring(Ring::WORK);
+        }
+        watched
+    }
+
+    fn watch_for(&self, me: RunnerId, idle: Duration, has_work: &mut bool) -> Watched {
         let bell = &self.role.record(me).bell;
         let mut look = Look::default();
         let mut n_quiet_ticks = 0;
@@ -119,7 +149,10 @@ impl Watcher {
             let before = look.seq;
             if let Some(candidate) = self.look(&mut look) {
                 self.n_missed.fetch_add(u32::from(is_after_tick), Relaxed);
-                return Some(candidate);
+                return Watched::Found(candidate);
+            }
+            if *has_work && !look.is_inside {
+                return Watched::Work;
             }
             if look.is_inside || look.seq != before {
                 n_quiet_ticks = 0;
@@ -130,16 +163,18 @@ impl Watcher {
                 n_quiet_ticks = 0;
                 is_after_tick = false;
                 // An alarm may come late, from a call that is over.
-                let heard = bell.wait(Ring::ALARM | Ring::WAKE, Some(idle));
+                let heard = bell.wait(Ring::ALARM | Ring::WAKE | Ring::WORK, Some(idle));
                 if heard == Ring::NONE || heard.has(Ring::STOP) {
-                    return None;
+                    return Watched::Nothing;
                 }
+                *has_work |= heard.has(Ring::WORK);
                 continue;
             }
-            let heard = bell.wait(Ring::ALARM | Ring::WAKE, Some(self.tick()));
+            let heard = bell.wait(Ring::ALARM | Ring::WAKE | Ring::WORK, Some(self.tick()));
             if heard.has(Ring::STOP) {
-                return None;
+                return Watched::Nothing;
             }
+            *has_work |= heard.has(Ring::WORK);
             if heard.has(Ring::ALARM) {
                 self.n_missed.store(0, Relaxed);
             }
@@ -166,6 +201,9 @@ impl Watcher {
         let since_ns = if is_known { last.since_ns } else { now_ns };
         let was_unlocked = is_known && last.is_unlocked;
         *last = Look { seq, is_inside: true, is_unlocked, since_ns };
+        if now_ns - since_ns >= SLOW_NS {
+            self.slow_seq.store(seq, Relaxed);
+        }
         // The kernel is asked last: its answer takes some microseconds.
         let is_blocked =
             || self.alarm_seq.load(Relaxed) == seq || record.traces.is_running() == Some(false);
