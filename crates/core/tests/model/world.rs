@@ -2,7 +2,7 @@
 //! for the GIL. It knows nothing of what is claimed about them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,16 +11,19 @@ use std::time::Instant;
 use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex, MutexGuard};
 use loom::thread::{self, JoinHandle};
+use threadlets_core::letterbox::Letterbox;
 use threadlets_core::takeover::{
-    Attendance, Bell, Boundary, Called, Ring, Role, Roster, RunnerId, Taken, Watching,
+    Attendance, Bell, Beside, Bound, Boundary, Called, Ring, Role, Roster, RunnerId, Taken,
 };
+
+use crate::life::{Doing, Job, Letter, Slip};
 
 pub(crate) const HOME: RunnerId = RunnerId::HOME;
 /// Where the probe finds no runner's index: nobody holds the lock.
 const NOBODY: usize = usize::MAX;
 
 /// What the dispatcher runs.
-type Request = Box<dyn FnOnce(&mut Held<'_>)>;
+pub(crate) type Request = Box<dyn FnOnce(&mut Held<'_>)>;
 
 /// One loop with its crew. The checker's threads take turns on one thread of the machine, so plain
 /// cells do for what the GIL guards; the checker sees the mutex that stands for it.
@@ -30,7 +33,7 @@ pub(crate) struct World {
     /// Who holds the lock, for the probe.
     holder: loom::sync::atomic::AtomicUsize,
     /// What ends a wait for events.
-    poller: Bell,
+    pub(crate) poller: Bell,
     /// Somebody waits for events.
     is_in_use: Mutex<bool>,
     changed: Condvar,
@@ -38,20 +41,40 @@ pub(crate) struct World {
     /// lock: the checker reports two at once, and an unordered hand-over.
     dispatched: UnsafeCell<()>,
     pub(crate) ids: Vec<RunnerId>,
-    requests: RefCell<VecDeque<Request>>,
+    pub(crate) requests: RefCell<VecDeque<Request>>,
     threads: RefCell<Vec<JoinHandle<()>>>,
     /// Who runs a request outside of threadlets.
     pub(crate) working: Cell<Option<RunnerId>>,
     /// Whose function was called last, unless it has returned: what it was called with is its own.
     calling: Cell<Option<RunnerId>>,
-    on_watch: Cell<Option<RunnerId>>,
+    pub(crate) on_watch: Cell<Option<RunnerId>>,
     /// How often each runner got the role back after a call.
     pub(crate) n_returned: RefCell<Vec<u32>>,
-    is_sleeping: Cell<bool>,
+    pub(crate) is_sleeping: Cell<bool>,
+    /// A thread without the lock is about to end this wait, or has done so.
+    is_being_woken: Cell<bool>,
+    /// What engines, which do not hold the lock, have sent; only in some models.
+    pub(crate) mailbox: RefCell<Option<Rc<Letterbox<Letter>>>>,
+    pub(crate) beside: RefCell<Beside<Job>>,
+    /// The thread that is to come for work when the dispatcher next gives the lock up.
+    pub(crate) called: Cell<Option<RunnerId>>,
+    pub(crate) bound: RefCell<Bound<Request>>,
+    /// Calls for which no thread was left.
+    pub(crate) held_calls: RefCell<Vec<Request>>,
+    /// What each thread does that does not stand by.
+    pub(crate) doing: RefCell<BTreeMap<usize, Doing>>,
+    /// How many waits of idle threads end although nothing has happened.
+    pub(crate) n_impatient: Cell<u32>,
+    /// The same of watches.
+    pub(crate) n_impatient_watches: Cell<u32>,
+    /// A request has failed so that the loop is to end.
+    pub(crate) fails: Cell<bool>,
+    /// What is done as it was before a fault was mended.
+    pub(crate) slip: Cell<Option<Slip>>,
     /// How many requests have a function to return from until the loop stops.
     pub(crate) n_to_go_on: Cell<u32>,
     is_stopping: Cell<bool>,
-    is_stopped: Cell<bool>,
+    pub(crate) is_stopped: Cell<bool>,
     pub(crate) n_taken_over: Cell<usize>,
     /// Calls that have not given the lock away are taken over too, as overdue ones are.
     pub(crate) takes_any_call: Cell<bool>,
@@ -106,6 +129,17 @@ impl World {
             n_returned: RefCell::new(vec![0; n_runners + 1]),
             n_taken_over: Cell::default(),
             is_sleeping: Cell::default(),
+            is_being_woken: Cell::default(),
+            mailbox: RefCell::default(),
+            beside: RefCell::new(Beside::new(usize::MAX)),
+            called: Cell::default(),
+            bound: RefCell::default(),
+            held_calls: RefCell::default(),
+            doing: RefCell::default(),
+            n_impatient: Cell::default(),
+            n_impatient_watches: Cell::default(),
+            fails: Cell::default(),
+            slip: Cell::default(),
             n_to_go_on: Cell::new(1),
             is_stopping: Cell::default(),
             is_stopped: Cell::default(),
@@ -121,6 +155,7 @@ impl World {
         }
         // The last to end is the first to be appointed.
         world.ids[1..].iter().rev().for_each(|&id| roster.ended(id));
+        world.doing.take();
         *world.lock.get_mut().unwrap() = roster;
         world
     }
@@ -131,6 +166,7 @@ impl World {
         let Attendance::Spawn(id) = self.role.attend(roster) else {
             unreachable!("nobody is on watch or stands by")
         };
+        self.calls_to_watch(id);
         self.bell(id).hear(Ring::WAKE);
         self.role.sentinel.hear(Ring::WAKE);
         self.role.leave(HOME, seq);
@@ -172,67 +208,6 @@ impl World {
         self.requests.borrow_mut().push_back(Box::new(request));
     }
 
-    /// A runner's life, as in the bindings' runner.rs.
-    pub(crate) fn live(self: &Rc<Self>, me: RunnerId) {
-        while !self.bell(me).wait(Ring::WATCH, None).has(Ring::STOP) {
-            match self.watch(me, |role| role.doze(Watching::DUTY)) {
-                Some(seq) => self.take_over(me, seq),
-                None => assert!(!self.hold(me).stays_after_watch()),
-            }
-        }
-        self.end(me);
-    }
-
-    /// The end of a runner's life.
-    pub(crate) fn end(self: &Rc<Self>, me: RunnerId) {
-        let mut held = self.hold(me);
-        if self.role.on_duty() == Some(me) {
-            held.relieve();
-        }
-        held.roster().retire(me);
-        held.roster().ended(me);
-    }
-
-    /// Take over, run requests until the role is lost, stand by.
-    fn take_over(self: &Rc<Self>, me: RunnerId, seq: u64) {
-        let mut held = self.hold(me);
-        let Some(taken) = self.role.take_over(held.roster(), me, seq) else {
-            self.bell(me).ring(Ring::WATCH);
-            return;
-        };
-        assert!(matches!(taken, Taken::FromThreadlet(_)));
-        assert_eq!(seq + 1, self.role.seq(), "it was to be taken from this call");
-        self.on_watch.set(None);
-        self.n_taken_over.set(self.n_taken_over.get() + 1);
-        held.gained(Some(taken));
-        // Python code runs when a thread takes over for the first time, and may give the lock away:
-        // not before the victim, which may return then, is parked.
-        held.release(|| ());
-        held.dispatch();
-        held.roster().stand_by(me);
-    }
-
-    /// On watch, as in the core's watcher.rs, but for the ticks: a look that shows nothing is
-    /// repeated once others have run.
-    fn watch(&self, me: RunnerId, dozes: impl Fn(&Role) -> bool) -> Option<u64> {
-        let before = self.on_watch.replace(Some(me));
-        assert!(before.is_none_or(|it| it == me), "{before:?} and {me:?} are on watch");
-        loop {
-            if let Some(seq) = self.look() {
-                return Some(seq);
-            }
-            if self.role.inside().is_none() && dozes(&self.role) {
-                if !self.bell(me).wait(Ring::WAKE, None).has(Ring::WAKE) {
-                    return None;
-                }
-            } else if self.bell(me).hear(Ring::ALARM | Ring::WAKE).has(Ring::STOP) {
-                return None;
-            } else {
-                thread::yield_now();
-            }
-        }
-    }
-
     /// A call inside which the lock was given away.
     pub(crate) fn look(&self) -> Option<u64> {
         let (seq, owner) = self.role.inside()?;
@@ -246,7 +221,9 @@ impl World {
             let _in_use = self.is_in_use.lock().unwrap();
             self.changed.notify_all();
         }
-        self.wake_if_sleeping();
+        if self.is_sleeping.get() {
+            self.poller.ring(Ring::WAKE);
+        }
         self.is_sleeping.set(false);
     }
 
@@ -271,10 +248,15 @@ impl World {
     }
 
     /// Whoever waits for events is to look for requests.
-    fn wake_if_sleeping(&self) {
-        if self.is_sleeping.get() {
+    pub(crate) fn wake_if_sleeping(&self) {
+        if self.is_sleeping.get() && !self.is_being_woken.get() {
             self.poller.ring(Ring::WAKE);
         }
+    }
+
+    /// Be the thread that wakes the dispatcher, once it has given the lock up.
+    pub(crate) fn claim_wake(&self) -> bool {
+        self.is_sleeping.get() && !self.is_being_woken.replace(true)
     }
 }
 
@@ -324,23 +306,37 @@ impl Held<'_> {
     }
 
     fn begin_call(&mut self) -> u64 {
+        self.try_call().expect("the models have runners enough")
+    }
+
+    /// Begin a call, unless no thread is left that could take over.
+    pub(crate) fn try_call(&mut self) -> Option<u64> {
         let world = self.world;
-        world.calling.set(Some(self.me));
-        match world.role.enter(self.me) {
+        let seq = match world.role.enter(self.me) {
             Called::Watched(seq) => seq,
             Called::Unwatched(seq) => {
-                match world.role.attend(self.roster()) {
+                let before = world.role.on_duty();
+                let attendance = world.role.attend(self.roster());
+                if let Some(duty) = world.role.on_duty().filter(|_| before.is_none()) {
+                    world.calls_to_watch(duty);
+                }
+                match attendance {
                     Attendance::Spawn(id) => {
                         world.bell(id).ring(Ring::WATCH);
                         world.spawn(move |world| world.live(id));
                     }
                     Attendance::Watched => {}
-                    Attendance::Full => unreachable!("the models have runners enough"),
+                    Attendance::Full => {
+                        assert!(world.role.leave(self.me, seq));
+                        return None;
+                    }
                 }
                 seq
             }
             Called::Inside => unreachable!("the models call only as the dispatcher"),
-        }
+        };
+        world.calling.set(Some(self.me));
+        Some(seq)
     }
 
     /// Call a function whose result is sent: its request is over, wherever the role is.
@@ -350,7 +346,7 @@ impl Held<'_> {
         self.leave(seq)
     }
 
-    fn leave(&mut self, seq: u64) -> Outcome {
+    pub(crate) fn leave(&mut self, seq: u64) -> Outcome {
         if self.world.calling.get() == Some(self.me) {
             self.world.calling.set(None);
         }
@@ -382,7 +378,7 @@ impl Held<'_> {
         self.gained(taken);
     }
 
-    fn gained(&mut self, taken: Option<Taken>) {
+    pub(crate) fn gained(&mut self, taken: Option<Taken>) {
         let world = self.world;
         assert!(world.role.is_held_by(self.me));
         match taken {
@@ -400,20 +396,6 @@ impl Held<'_> {
             None => see(Way::Granted),
         }
         assert_eq!(None, world.working.get(), "the role was taken from somebody who works");
-    }
-
-    pub(crate) fn stays_after_watch(&mut self) -> bool {
-        if self.world.role.inside().is_none() || self.world.is_stopped.get() {
-            self.relieve();
-            return false;
-        }
-        self.world.bell(self.me).ring(Ring::WATCH);
-        true
-    }
-
-    fn relieve(&mut self) {
-        self.world.role.relieve();
-        self.world.on_watch.set(None);
     }
 
     pub(crate) fn keeps_role(&mut self) -> bool {
@@ -440,7 +422,7 @@ impl Held<'_> {
     }
 
     fn turn(&mut self) -> bool {
-        if !self.poll() {
+        if !self.take_steps() || !self.poll() {
             return false;
         }
         loop {
@@ -467,17 +449,38 @@ impl Held<'_> {
             return false;
         }
         let is_over = me == HOME && world.is_stopping.get();
-        let sleeps = world.requests.borrow().is_empty() && !is_over;
+        let mut sleeps = world.requests.borrow().is_empty() && !is_over;
         self.roster().start_polling();
         world.is_sleeping.set(sleeps);
-        self.release(|| world.wait_for_events(me, sleeps));
-        if !world.role.is_held_by(me) {
-            world.wake_if_sleeping();
-            return false;
+        world.is_being_woken.set(false);
+        let mailbox = world.mailbox.borrow().clone();
+        if mailbox.as_ref().is_some_and(|it| it.starts_waiting()) {
+            sleeps = false;
         }
-        world.is_sleeping.set(false);
-        self.roster().stop_polling();
-        true
+        let called = world.called.take();
+        self.release(|| {
+            if let Some(called) = called {
+                world.bell(called).ring(Ring::WORK);
+            }
+            world.wait_for_events(me, sleeps);
+        });
+        let is_held = world.role.is_held_by(me);
+        if is_held {
+            world.is_sleeping.set(false);
+            if let Some(mailbox) = &mailbox {
+                mailbox.stops_waiting();
+            }
+            self.roster().stop_polling();
+        }
+        let letters = mailbox.map(|it| it.take()).unwrap_or_default();
+        world.requests.borrow_mut().extend(letters.into_iter().map(Letter::open));
+        if !is_held {
+            if !world.slips(Slip::LeavesWakingToOthers) {
+                world.is_being_woken.set(false);
+            }
+            world.wake_if_sleeping();
+        }
+        is_held
     }
 
     /// The loop ends at home, and with it every thread.

@@ -1,0 +1,269 @@
+//! Work beside the dispatcher, under the model checker: who comes for it, and what becomes of the dispatcher's role
+//! and of watches meanwhile.
+
+use std::rc::Rc;
+
+use threadlets_core::takeover::{Bell, Ring};
+
+use crate::life::{Job, Slip};
+use crate::world::{HOME, Outcome, Request, World, check};
+
+/// Give the lock away for a while.
+pub(crate) fn release() -> Request {
+    Box::new(|held| held.release(|| ()))
+}
+
+/// Block until somebody rings.
+fn wait_for(opened: &Rc<Bell>) -> Request {
+    let opened = Rc::clone(opened);
+    Box::new(move |held| {
+        held.release(|| opened.wait(Ring::WAKE, None));
+    })
+}
+
+/// Ring, and count a request that was to go on.
+fn open(opened: &Rc<Bell>) -> Request {
+    let opened = Rc::clone(opened);
+    Box::new(move |held| {
+        opened.ring(Ring::WAKE);
+        held.world.went_on();
+    })
+}
+
+pub(crate) fn go_on() -> Request {
+    Box::new(|held| held.world.went_on())
+}
+
+pub(crate) fn job(function: Request, settles: Request) -> Job {
+    Job { function, callback: None, settles }
+}
+
+/// Call a function, when there is a thread that could take over; then go on.
+fn call(function: Request, then: Request) -> Request {
+    Box::new(move |held| {
+        let Some(seq) = held.try_call() else {
+            held.world.held_calls.borrow_mut().push(call(function, then));
+            return;
+        };
+        function(held);
+        held.end_call(seq);
+        then(held);
+    })
+}
+
+/// One loop runs until so many requests have gone on.
+pub(crate) fn run(
+    n_preemptions_max: usize,
+    n_runners: usize,
+    n_to_go_on: u32,
+    slip: Option<Slip>,
+    begin: impl Fn(&Rc<World>) + Send + Sync + 'static,
+) {
+    check(n_preemptions_max, move || {
+        let world = Rc::new(World::new(n_runners));
+        world.slip.set(slip);
+        world.n_to_go_on.set(n_to_go_on);
+        begin(&world);
+        let mut held = world.hold(HOME);
+        held.run_home();
+        let (beside, bound) = (world.beside.borrow(), world.bound.borrow());
+        assert_eq!((0, 0), (beside.jobs().count(), beside.n_at_work()));
+        assert_eq!(0, bound.steps().count());
+        drop((beside, bound));
+        held.stop();
+    });
+}
+
+/// Two pieces of work are done once each, by one thread or two, and the dispatcher sleeps through no result.
+#[test]
+fn work_is_done_once_and_its_results_wake_the_dispatcher() {
+    run(3, 2, 2, None, |world| {
+        world.submit(|held| {
+            held.submit_beside(job(release(), go_on()));
+            held.submit_beside(job(release(), go_on()));
+        });
+    });
+}
+
+/// A piece of work that blocks until the next one is done does not hold that up.
+#[test]
+fn work_that_blocks_holds_up_nothing() {
+    run(3, 2, 2, None, |world| {
+        let opened = Rc::new(Bell::default());
+        let (blocks, opens) = (wait_for(&opened), open(&opened));
+        world.submit(|held| {
+            held.submit_beside(job(blocks, go_on()));
+            held.submit_beside(job(release(), opens));
+        });
+    });
+}
+
+/// A piece of work that comes just when a thread is through with the last one finds that thread or another.
+#[test]
+fn work_that_comes_while_a_thread_stands_by_is_done() {
+    run(3, 1, 2, None, |world| {
+        world.submit(|held| {
+            let settles: Request = Box::new(|held| {
+                held.world.went_on();
+                held.submit_beside(job(release(), go_on()));
+            });
+            held.submit_beside(job(release(), settles));
+        });
+    });
+}
+
+/// Two threads are to be called when the dispatcher gives the lock up: a third one had come for the work for which
+/// the first was to be called.
+fn two_are_to_be_called(slip: Option<Slip>) {
+    run(1, 3, 2, slip, |world| {
+        let worker = world.appoint(&mut world.lock.lock().unwrap());
+        world.role.relieve();
+        world.spawn_idle(2);
+        world.spawn(move |world| {
+            if world.hold(worker).come_to_work() {
+                world.poller.ring(Ring::WAKE);
+            }
+            world.end(worker);
+        });
+        world.submit(|held| {
+            held.submit_beside(job(Box::new(|_| ()), go_on()));
+            held.release(|| ());
+            held.submit_beside(job(Box::new(|_| ()), go_on()));
+        });
+    });
+}
+
+#[test]
+fn all_who_are_to_be_called_are_called() {
+    two_are_to_be_called(None);
+}
+
+#[test]
+#[should_panic(expected = "was called and does not know")]
+fn who_takes_the_place_of_another_one_makes_it_wait_for_ever() {
+    two_are_to_be_called(Some(Slip::CallsOneOfTwo));
+}
+
+/// A callback of a future that any thread settles waits for the loop.
+fn a_callback_waits_for_the_loop(slip: Option<Slip>) {
+    run(3, 1, 1, slip, |world| {
+        let opened = Rc::new(Bell::default());
+        let callback: Request = Box::new(move |held| {
+            let opens = Rc::clone(&opened);
+            held.submit(move |_| opens.ring(Ring::WAKE));
+            held.release(|| opened.wait(Ring::WAKE, None));
+        });
+        world.submit(|held| {
+            held.submit_beside(Job {
+                function: release(),
+                callback: Some(callback),
+                settles: go_on(),
+            });
+        });
+    });
+}
+
+#[test]
+fn a_callback_of_a_result_may_wait_for_the_loop() {
+    a_callback_waits_for_the_loop(None);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn who_is_to_wake_the_dispatcher_and_waits_for_it_waits_for_ever() {
+    a_callback_waits_for_the_loop(Some(Slip::ClaimsTooEarly));
+}
+
+/// A function that was thought not to block is called inline and blocks until the work beside it is done: one thread
+/// works while another takes over.
+fn a_call_blocks_while_others_work(slip: Option<Slip>) {
+    run(2, 2, 3, slip, |world| {
+        let opened = Rc::new(Bell::default());
+        let (blocks, opens) = (wait_for(&opened), open(&opened));
+        world.submit(|held| {
+            held.submit_beside(job(release(), opens));
+            let seq = held.try_call().expect("there are threads enough");
+            blocks(held);
+            assert_eq!(Outcome::Lost, held.end_call(seq));
+            held.work();
+            held.world.went_on();
+        });
+        world.submit(|held| held.submit_beside(job(release(), go_on())));
+    });
+}
+
+#[test]
+fn a_call_is_taken_over_while_others_release() {
+    a_call_blocks_while_others_work(None);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn who_is_woken_in_place_of_the_dispatcher_and_relies_on_others_makes_it_sleep_for_ever() {
+    a_call_blocks_while_others_work(Some(Slip::LeavesWakingToOthers));
+}
+
+/// With one thread for all, a call that blocks and a piece of work are both done, whichever comes first.
+fn a_call_and_work_share_one_thread(slip: Option<Slip>) {
+    run(3, 1, 2, slip, |world| {
+        let opened = Rc::new(Bell::default());
+        let opens = Rc::clone(&opened);
+        // From now on one is on watch.
+        world.submit(call(Box::new(|_| ()), Box::new(|_| ())));
+        world.submit(|held| {
+            held.submit_beside(job(release(), go_on()));
+            held.release(|| ());
+        });
+        world.submit(call(wait_for(&opened), go_on()));
+        world.submit(move |_| opens.ring(Ring::WAKE));
+    });
+}
+
+#[test]
+fn at_the_limit_calls_and_work_share_threads() {
+    a_call_and_work_share_one_thread(None);
+}
+
+#[test]
+#[should_panic]
+fn who_takes_over_and_forgets_work_leaves_it_undone() {
+    a_call_and_work_share_one_thread(Some(Slip::TakesOverAndForgetsWork));
+}
+
+/// With one thread for all, which has waited for long enough: idle or, after a call, on watch.
+fn work_comes_when_the_last_thread_ends(is_on_watch: bool, slip: Option<Slip>) {
+    run(3, 1, 1, slip, move |world| {
+        if is_on_watch {
+            world.n_impatient_watches.set(1);
+            let duty = world.appoint(&mut world.lock.lock().unwrap());
+            world.bell(duty).ring(Ring::WATCH);
+            world.spawn(move |world| world.live(duty));
+        } else {
+            world.n_impatient.set(1);
+            world.spawn_idle(1);
+        }
+        world.submit(|held| held.submit_beside(job(release(), go_on())));
+    });
+}
+
+#[test]
+fn at_the_limit_work_is_done_though_an_idle_thread_ends() {
+    work_comes_when_the_last_thread_ends(false, None);
+}
+
+#[test]
+fn at_the_limit_work_is_done_though_the_watcher_ends() {
+    work_comes_when_the_last_thread_ends(true, None);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn an_idle_thread_that_ends_and_calls_nobody_leaves_work_undone() {
+    work_comes_when_the_last_thread_ends(false, Some(Slip::EndsAndCallsNobody));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_watcher_that_ends_though_called_leaves_work_undone() {
+    work_comes_when_the_last_thread_ends(true, Some(Slip::EndsThoughCalledToWork));
+}

@@ -1,0 +1,480 @@
+//! A thread's life, as in the bindings' runner.rs, with what it does beside the dispatcher (beside.rs) and for
+//! tasks that belong to it (bound.rs).
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use loom::thread;
+use threadlets_core::Priority;
+use threadlets_core::takeover::{Ring, Role, RunnerId, Summons, Taken, Watching};
+
+use crate::world::{HOME, Held, Request, World};
+
+/// Work for a thread without the role.
+pub(crate) struct Job {
+    pub(crate) function: Request,
+    /// Runs once the function has returned, and may wait for the loop: a callback of a future that any thread
+    /// settles.
+    pub(crate) callback: Option<Request>,
+    /// What the dispatcher runs then.
+    pub(crate) settles: Request,
+}
+
+/// What an engine sends; the dispatcher runs it.
+pub(crate) struct Letter(pub(crate) Box<dyn FnOnce(&mut Held<'_>)>);
+
+impl Letter {
+    pub(crate) fn open(self) -> Request {
+        self.0
+    }
+}
+
+/// What a thread does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// It was called, and has not come yet.
+    Called,
+    Watch,
+    Work,
+    Role,
+    /// Nothing, but something belongs to it.
+    Tied,
+}
+
+/// A fault that was mended, and that a model finds when it is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slip {
+    /// Who is to be called later takes the place of another one.
+    CallsOneOfTwo,
+    /// Who is called from the watch to work, and takes over, keeps the call to itself.
+    TakesOverAndForgetsWork,
+    /// Who is called to work just when it goes off watch ends.
+    EndsThoughCalledToWork,
+    /// A thread ends without having another one called for the work for which there was no room.
+    EndsAndCallsNobody,
+    /// Who serves stands by although it was called.
+    StandsByThoughCalled,
+    /// Who has to give up the role before it has taken its steps waits for another one.
+    WaitsWithStepsToTake,
+    /// Who is to wake the dispatcher runs something else before.
+    ClaimsTooEarly,
+    /// Who was to be woken to give up a wait takes the wake-up for another one, and relies on who made it.
+    LeavesWakingToOthers,
+}
+
+/// How a watch ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watched {
+    Found(u64),
+    Work,
+    Nothing,
+}
+
+impl World {
+    pub(crate) fn slips(&self, slip: Slip) -> bool {
+        self.slip.get() == Some(slip)
+    }
+
+    /// A thread is to do something else than to stand by.
+    pub(crate) fn calls(&self, id: RunnerId) {
+        let before = self.doing.borrow_mut().insert(id.index(), Doing::Called);
+        let is_free = matches!(before, None | Some(Doing::Called));
+        assert!(is_free, "{id:?} is called and does {before:?}");
+    }
+
+    /// The same, with the bell rung already.
+    pub(crate) fn calls_to_watch(&self, id: RunnerId) {
+        if self.doing.borrow().get(&id.index()) != Some(&Doing::Watch) {
+            self.calls(id);
+        }
+    }
+
+    pub(crate) fn does(&self, me: RunnerId, what: Doing) {
+        self.doing.borrow_mut().insert(me.index(), what);
+    }
+
+    /// Whether the wait that begins is to end although nothing has happened.
+    fn is_impatient(n_left: &Cell<u32>) -> bool {
+        let before = n_left.get();
+        n_left.set(before.saturating_sub(1));
+        before > 0
+    }
+
+    /// So many threads that stand by.
+    pub(crate) fn spawn_idle(self: &Rc<Self>, n_idle: usize) {
+        let mut idle = Vec::new();
+        for _ in 0..n_idle {
+            idle.push(self.appoint(&mut self.lock.lock().unwrap()));
+            self.role.relieve();
+        }
+        for id in idle {
+            self.doing.borrow_mut().remove(&id.index());
+            self.lock.lock().unwrap().stand_by(id);
+            self.spawn(move |world| world.live(id));
+        }
+    }
+
+    pub(crate) fn live(self: &Rc<Self>, me: RunnerId) {
+        let bell = self.bell(me);
+        loop {
+            let wanted = Ring::WATCH | Ring::WORK | Ring::ASK;
+            let heard = if Self::is_impatient(&self.n_impatient) {
+                bell.hear(wanted)
+            } else {
+                bell.wait(wanted, None)
+            };
+            if heard.has(Ring::STOP) {
+                self.assert_not_forgotten(me, heard);
+                break;
+            }
+            let stays = if heard.has(Ring::WATCH) {
+                self.does(me, Doing::Watch);
+                bell.ring(heard & (Ring::WORK | Ring::ASK));
+                match self.watch(me, |role| role.doze(Watching::DUTY)) {
+                    Watched::Found(seq) => self.hold(me).take_over(seq),
+                    Watched::Work => self.hold(me).leave_watch(),
+                    Watched::Nothing => self.hold(me).stays_after_watch(),
+                }
+            } else if heard.has(Ring::ASK) {
+                bell.ring(heard & Ring::WORK);
+                self.hold(me).serve()
+            } else if heard.has(Ring::WORK) {
+                if self.hold(me).come_to_work() {
+                    self.poller.ring(Ring::WAKE);
+                }
+                true
+            } else {
+                !self.hold(me).roster().retire(me)
+            };
+            if !stays {
+                break;
+            }
+        }
+        self.end(me);
+    }
+
+    /// The end has come: who does nothing stands by, and who was called has heard of it.
+    fn assert_not_forgotten(self: &Rc<Self>, me: RunnerId, heard: Ring) {
+        let stands_by = self.hold(me).roster().stands_by(me);
+        let doing = self.doing.borrow().get(&me.index()).copied();
+        assert!(stands_by || doing.is_some(), "{me:?} is forgotten");
+        if doing == Some(Doing::Called) && self.called.get() != Some(me) {
+            let heard = heard | self.bell(me).hear(Ring::WATCH | Ring::WORK);
+            assert!(heard.has(Ring::WATCH | Ring::WORK), "{me:?} was called and does not know");
+        }
+    }
+
+    /// The end of a runner's life.
+    pub(crate) fn end(self: &Rc<Self>, me: RunnerId) {
+        let mut held = self.hold(me);
+        if self.role.on_duty() == Some(me) {
+            held.relieve();
+        }
+        held.roster().retire(me);
+        held.roster().ended(me);
+        self.doing.borrow_mut().remove(&me.index());
+        if !self.is_stopped.get() {
+            held.let_calls_go();
+            let heard = self.bell(me).hear(Ring::WORK);
+            if heard.has(Ring::WORK) && !self.slips(Slip::EndsThoughCalledToWork) {
+                self.beside.borrow_mut().arrived();
+            }
+            if !self.slips(Slip::EndsAndCallsNobody) {
+                held.summon();
+            }
+        }
+    }
+
+    /// On watch, as in the core's watcher.rs, but for the ticks: a look that shows nothing is
+    /// repeated once others have run.
+    pub(crate) fn watch(&self, me: RunnerId, dozes: impl Fn(&Role) -> bool) -> Watched {
+        let mut has_work = false;
+        let watched = self.watch_for(me, dozes, &mut has_work);
+        if has_work && watched != Watched::Work && !self.slips(Slip::TakesOverAndForgetsWork) {
+            self.bell(me).ring(Ring::WORK);
+        }
+        watched
+    }
+
+    fn watch_for(
+        &self,
+        me: RunnerId,
+        dozes: impl Fn(&Role) -> bool,
+        has_work: &mut bool,
+    ) -> Watched {
+        let bell = self.bell(me);
+        let before = self.on_watch.replace(Some(me));
+        assert!(before.is_none_or(|it| it == me), "{before:?} and {me:?} are on watch");
+        loop {
+            let is_inside = self.role.inside().is_some();
+            if let Some(seq) = self.look() {
+                return Watched::Found(seq);
+            }
+            if *has_work && !is_inside {
+                return Watched::Work;
+            }
+            let wanted = Ring::ALARM | Ring::WAKE | Ring::WORK;
+            if self.role.inside().is_none() && dozes(&self.role) {
+                let is_impatient = Self::is_impatient(&self.n_impatient_watches);
+                let heard = if is_impatient { bell.hear(wanted) } else { bell.wait(wanted, None) };
+                if heard == Ring::NONE || heard.has(Ring::STOP) {
+                    return Watched::Nothing;
+                }
+                *has_work |= heard.has(Ring::WORK);
+            } else {
+                let heard = bell.hear(wanted);
+                if heard.has(Ring::STOP) {
+                    return Watched::Nothing;
+                }
+                *has_work |= heard.has(Ring::WORK);
+                thread::yield_now();
+            }
+        }
+    }
+}
+
+impl Held<'_> {
+    /// Take over, run requests until the role is lost, stand by.
+    fn take_over(&mut self, seq: u64) -> bool {
+        let (world, me) = (self.world, self.me);
+        let Some(taken) = world.role.take_over(self.roster(), me, seq) else {
+            world.bell(me).ring(Ring::WATCH);
+            return true;
+        };
+        assert!(matches!(taken, Taken::FromThreadlet(_)));
+        assert_eq!(seq + 1, world.role.seq(), "it was to be taken from this call");
+        assert!(!self.roster().stands_by(me), "{me:?} takes over and stands by");
+        world.does(me, Doing::Role);
+        world.on_watch.set(None);
+        world.n_taken_over.set(world.n_taken_over.get() + 1);
+        self.gained(Some(taken));
+        if !world.slips(Slip::TakesOverAndForgetsWork)
+            && world.bell(me).hear(Ring::WORK).has(Ring::WORK)
+        {
+            world.beside.borrow_mut().arrived();
+            self.summon();
+        }
+        // Python code runs when a thread takes over for the first time, and may give the lock away:
+        // not before the victim, which may return then, is parked.
+        self.release(|| ());
+        self.dispatch();
+        self.stand_by();
+        true
+    }
+
+    /// Do the work that waits beside the dispatcher, and stand by; whether the dispatcher is to be woken then.
+    pub(crate) fn come_to_work(&mut self) -> bool {
+        let (world, me) = (self.world, self.me);
+        if world.role.on_duty() == Some(me) {
+            world.bell(me).ring(Ring::WORK);
+            return false;
+        }
+        if world.bound.borrow().is_tied(me) {
+            world.beside.borrow_mut().arrived();
+            self.summon();
+            return false;
+        }
+        if !world.slips(Slip::StandsByThoughCalled) {
+            self.roster().retire(me);
+        }
+        world.does(me, Doing::Work);
+        let wakes = self.work_beside();
+        self.stand_by();
+        wakes
+    }
+
+    /// Leave the watch for the work that waits, unless a threadlet has begun.
+    fn leave_watch(&mut self) -> bool {
+        let (world, bell) = (self.world, self.world.bell(self.me));
+        if world.role.inside().is_none() {
+            self.relieve();
+        } else {
+            bell.ring(Ring::WATCH);
+        }
+        bell.ring(Ring::WORK);
+        true
+    }
+
+    /// Take the steps of what belongs to this thread; if nothing does any more, stand by.
+    fn serve(&mut self) -> bool {
+        let (world, me) = (self.world, self.me);
+        if world.bound.borrow().has_steps(me) {
+            world.does(me, Doing::Role);
+            self.get_role_back();
+            self.dispatch();
+        }
+        self.stand_by();
+        true
+    }
+
+    /// Wait to be called; for what waits already, at once.
+    pub(crate) fn stand_by(&mut self) {
+        let (world, me) = (self.world, self.me);
+        if world.role.on_duty() == Some(me) && !world.slips(Slip::StandsByThoughCalled) {
+            return;
+        }
+        if world.bound.borrow().has_steps(me) && !world.slips(Slip::WaitsWithStepsToTake) {
+            world.bell(me).ring(Ring::ASK);
+        }
+        if world.bound.borrow().is_tied(me) || world.bound.borrow().has_steps(me) {
+            return world.does(me, Doing::Tied);
+        }
+        if !self.roster().stands_by(me) {
+            let mut doing = world.doing.borrow_mut();
+            if doing.get(&me.index()) != Some(&Doing::Called) {
+                doing.remove(&me.index());
+            }
+            drop(doing);
+            self.roster().stand_by(me);
+        }
+        self.let_calls_go();
+        self.summon();
+    }
+
+    pub(crate) fn stays_after_watch(&mut self) -> bool {
+        let (world, me) = (self.world, self.me);
+        if world.role.inside().is_some() && !world.is_stopped.get() {
+            world.bell(me).ring(Ring::WATCH);
+            return true;
+        }
+        self.relieve();
+        false
+    }
+
+    pub(crate) fn relieve(&mut self) {
+        self.world.role.relieve();
+        self.world.on_watch.set(None);
+    }
+
+    /// Start calls again that no thread was left for: `hold_calls`.
+    pub(crate) fn let_calls_go(&mut self) {
+        let held = self.world.held_calls.take();
+        if !held.is_empty() {
+            self.world.requests.borrow_mut().extend(held);
+            self.world.wake_if_sleeping();
+        }
+    }
+
+    /// Queue a request, and wake the dispatcher should it be waiting for events.
+    pub(crate) fn submit(&mut self, request: impl FnOnce(&mut Held<'_>) + 'static) {
+        self.world.submit(request);
+        self.world.wake_if_sleeping();
+    }
+
+    // -- beside ----------------------------------------------------------------------------------
+
+    /// Queue work, and see to it that a thread comes for it when the lock is free: `Crew::submit_beside`.
+    pub(crate) fn submit_beside(&mut self, job: Job) {
+        self.world.beside.borrow_mut().submit(Priority::Normal, job);
+        self.summon_when(true);
+    }
+
+    pub(crate) fn summon(&mut self) {
+        self.summon_when(false);
+    }
+
+    fn summon_when(&mut self, lock_is_free: bool) {
+        let world = self.world;
+        let summons = world.beside.borrow_mut().summon(self.roster());
+        match summons {
+            Summons::Nobody => {}
+            Summons::Ring(id) => {
+                world.calls(id);
+                if !lock_is_free {
+                    return world.bell(id).ring(Ring::WORK);
+                }
+                if let Some(before) = world.called.replace(Some(id))
+                    && !world.slips(Slip::CallsOneOfTwo)
+                {
+                    world.bell(before).ring(Ring::WORK);
+                }
+            }
+            Summons::Spawn(id) => {
+                world.calls(id);
+                world.bell(id).ring(Ring::WORK);
+                world.spawn(move |world| world.live(id));
+            }
+            Summons::Full => {
+                if let Some(duty) = world.role.on_duty() {
+                    world.beside.borrow_mut().summon_from_watch();
+                    world.bell(duty).ring(Ring::WORK);
+                }
+            }
+        }
+    }
+
+    /// Do what waits, one after the other; whether the dispatcher is to be woken.
+    fn work_beside(&mut self) -> bool {
+        let (world, me) = (self.world, self.me);
+        let mut wakes = false;
+        loop {
+            let job = {
+                let mut beside = world.beside.borrow_mut();
+                beside.arrived();
+                beside.take()
+            };
+            let Some(job) = job else { return wakes };
+            self.summon();
+            if std::mem::take(&mut wakes) {
+                self.release(|| world.poller.ring(Ring::WAKE));
+            }
+            assert!(!self.roster().stands_by(me), "{me:?} works and stands by");
+            assert!(world.role.on_duty() != Some(me), "{me:?} works and is on watch");
+            assert!(!world.bound.borrow().is_tied(me), "{me:?} works and is tied");
+            world.beside.borrow_mut().begins(me, 0, 0);
+            (job.function)(self);
+            wakes = world.slips(Slip::ClaimsTooEarly) && world.claim_wake();
+            if let Some(callback) = job.callback {
+                callback(self);
+            }
+            wakes |= world.claim_wake();
+            self.submit(job.settles);
+            assert!(world.beside.borrow_mut().ends(me).is_some());
+        }
+    }
+
+    // -- bound -----------------------------------------------------------------------------------
+
+    /// Take the steps that were handed over to this thread; whether the role is still here.
+    pub(crate) fn take_steps(&mut self) -> bool {
+        let (world, me) = (self.world, self.me);
+        if !world.bound.borrow().has_steps(me) {
+            return true;
+        }
+        let mut steps = world.bound.borrow_mut().take_steps(me).into_iter();
+        while world.role.is_held_by(me) {
+            let Some(step) = steps.next() else { return true };
+            self.run(step);
+            if world.fails.take() {
+                world.bound.borrow_mut().put_back(me, steps);
+                // A failed turn is followed by a boundary.
+                return self.keeps_role() && self.take_steps();
+            }
+        }
+        world.bound.borrow_mut().put_back(me, steps);
+        world.role.is_held_by(me)
+    }
+
+    /// Something belongs to a thread no more.
+    pub(crate) fn untie(&mut self, runner: RunnerId) {
+        if self.world.bound.borrow_mut().untie(runner) && runner != HOME {
+            self.world.bell(runner).ring(Ring::ASK);
+        }
+    }
+}
+
+impl World {
+    /// Queue a step of a task that belongs to a thread.
+    pub(crate) fn submit_step(&self, runner: RunnerId, step: Request) {
+        self.submit(move |held| {
+            let world = held.world;
+            if held.me == runner {
+                return step(held);
+            }
+            world.bound.borrow_mut().hand_over(runner, step);
+            if runner != HOME {
+                world.bell(runner).ring(Ring::ASK);
+            }
+        });
+    }
+}
