@@ -13,13 +13,17 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use threadlets_core::{EntryPoint, Start};
 
+use crate::beside::CallBeside;
 use crate::checkpoint;
 use crate::contract::{self, Environment};
 use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
 use crate::pool::Pool;
 use crate::runner::Runner;
+use crate::task::future::Outcome;
+use crate::task::names;
 
 /// Where a call stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,8 @@ pub(crate) enum State {
     AwaitsTurn,
     /// The delegate waits for the result.
     AwaitsResult,
+    /// The function is called beside the dispatcher; the delegate is the future of its result.
+    AwaitsBeside,
     /// The function has returned, but its task was cancelled meanwhile: the exception comes next.
     AwaitsCancellation,
     Done,
@@ -47,7 +53,7 @@ pub(crate) struct CallObject {
     pub(crate) pool: *mut ffi::PyObject,
     /// The environment that it computes in, or null: the pool's, or the awaiter's.
     pub(crate) environment: *mut ffi::PyObject,
-    /// The coroutine that waits instead, or null.
+    /// The coroutine or future that waits instead, or null.
     pub(crate) delegate: Cell<*mut ffi::PyObject>,
     /// The result, should no cancellation come after all; or null.
     pub(crate) held: Cell<*mut ffi::PyObject>,
@@ -103,7 +109,7 @@ impl CallObject {
         match self.state.get() {
             State::Fresh => self.begin(py),
             State::FreshAbandonable => self.delegate_result(py),
-            State::AwaitsTurn | State::AwaitsResult => {
+            State::AwaitsTurn | State::AwaitsResult | State::AwaitsBeside => {
                 let mut result = null_mut();
                 // SAFETY: all three are alive; the result is a new reference unless an error is set.
                 let (sent, result) = unsafe {
@@ -146,38 +152,93 @@ impl CallObject {
             pool.get().try_start(runner.dispatcher(py))
         });
         match may_start {
-            Ok(true) => self.run(py),
+            Ok(true) => self.start(py),
             Ok(false) => self.delegate_turn(py),
             Err(error) => self.fail(error),
         }
     }
 
-    /// Call the function; its turn has come.
-    fn run(&self, py: Python<'_>) -> PyResult<Step> {
+    /// Call the function, here or beside the dispatcher; its turn has come.
+    #[inline]
+    fn start(&self, py: Python<'_>) -> PyResult<Step> {
         Runner::with_current(|runner| {
             let Some(runner) = runner else { return self.fail(no_loop()) };
             let slf = runner.dispatcher(py);
             let pool = self.pool(py);
+            // SAFETY: there is one item at least, and all are alive.
+            let (callable, args) = unsafe {
+                let items = std::slice::from_raw_parts(self.items, self.n_items());
+                (Bound::from_borrowed_ptr(py, items[0]), &items[1..])
+            };
+            let (start, function) =
+                Dispatcher::choose_start(slf, runner, &callable, args, pool.as_ref());
+            // Inside of a function nothing can wait for another.
+            if start == Start::Inline || !slf.get().crew.role.may_enter(runner.id) {
+                return self.run(py, slf, runner, pool, function);
+            }
+            self.delegate(py, State::AwaitsBeside, |this, slf| {
+                let pool = pool.map(Bound::unbind);
+                let beside = CallBeside::submit(slf, this.as_object(py), pool, function)?;
+                Ok(beside.into_any().unbind())
+            })
+        })
+    }
+
+    /// The call as Python knows it.
+    fn as_object(&self, py: Python<'_>) -> Py<PyAny> {
+        // SAFETY: every call is an object, which is alive while a method of it runs.
+        unsafe {
+            let object = (&raw const *self).cast_mut().cast::<ffi::PyObject>();
+            Bound::from_borrowed_ptr(py, object).unbind()
+        }
+    }
+
+    /// Call the function here, on a thread beside the dispatcher.
+    pub(crate) fn call_function(&self, slf: &Bound<'_, Dispatcher>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let environment = self.environment(py);
+        let result = contract::call_threadlet(slf, self.callable(), environment.as_ref(), || {
+            self.vectorcall()
+        });
+        returned(py, result)
+    }
+
+    #[inline]
+    fn vectorcall(&self) -> *mut ffi::PyObject {
+        let nargsf = self.n_positional() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+        // SAFETY: the arguments live in this object, which its awaiter or its thread keeps, and the word
+        // before them is the callable's, which may be used meanwhile.
+        unsafe { ffi::PyObject_Vectorcall(self.callable(), self.items.add(1), nargsf, self.names) }
+    }
+
+    /// Call the function here and now, as a threadlet.
+    fn run(
+        &self,
+        py: Python<'_>,
+        slf: &Bound<'_, Dispatcher>,
+        runner: &Runner,
+        pool: Option<Bound<'_, Pool>>,
+        function: EntryPoint,
+    ) -> PyResult<Step> {
+        {
             let key = pool.as_ref().and_then(|it| it.get().key(py));
-            let (callable, names) = (self.callable(), self.names);
-            // SAFETY: there is one item at least.
-            let args = unsafe { self.items.add(1) };
-            let nargsf = self.n_positional() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+            let callable = self.callable();
             self.state.set(State::Done);
             let environment = self.environment(py);
             let protected = Crew::protect(slf, runner, callable, key, null_mut(), || {
-                contract::call_threadlet(slf, callable, environment.as_ref(), || {
-                    // SAFETY: the arguments live in this object, whose owner awaits it, and the word
-                    // before them is the callable's, which may be used meanwhile.
-                    unsafe { ffi::PyObject_Vectorcall(callable, args, nargsf, names) }
-                })
+                contract::call_threadlet(slf, callable, environment.as_ref(), || self.vectorcall())
             });
             if let Some(pool) = pool {
                 pool.get().finish(py, slf, matches!(protected, Protected::Full));
             }
             match protected {
                 Protected::Kept(result) => returned(py, result).map(Step::Returned),
+                Protected::Slow(result) => {
+                    slf.get().was_mistaken(py, function);
+                    returned(py, result).map(Step::Returned)
+                }
                 Protected::Lost(result) => {
+                    slf.get().was_mistaken(py, function);
                     // Before anything else: the error indicator is the function's.
                     let outcome = returned(py, result);
                     Crew::get_role_back(slf, runner)?;
@@ -190,12 +251,15 @@ impl CallObject {
                     self.state.set(State::AwaitsCancellation);
                     Ok(Step::Yielded(py.None()))
                 }
-                Protected::Full => match slf.get().crew.check_threads(py) {
-                    Ok(()) => self.delegate_turn(py),
-                    Err(error) => self.fail(error),
-                },
+                Protected::Full => {
+                    slf.get().did_not_start(py, function);
+                    match slf.get().crew.check_threads(py) {
+                        Ok(()) => self.delegate_turn(py),
+                        Err(error) => self.fail(error),
+                    }
+                }
             }
-        })
+        }
     }
 
     /// Have a coroutine of the loop wait instead, and take its first step.
@@ -247,7 +311,7 @@ impl CallObject {
 
     fn delegate_returned(&self, py: Python<'_>, result: Py<PyAny>) -> PyResult<Step> {
         if self.state.get() == State::AwaitsTurn {
-            return self.run(py);
+            return self.start(py);
         }
         self.state.set(State::Done);
         Ok(Step::Returned(result))
@@ -255,11 +319,16 @@ impl CallObject {
 
     /// Take a step with an exception thrown in.
     pub(crate) fn throw(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<Step> {
-        if !matches!(self.state.get(), State::AwaitsTurn | State::AwaitsResult) {
+        let state = self.state.get();
+        if !matches!(state, State::AwaitsTurn | State::AwaitsResult | State::AwaitsBeside) {
             return self.fail(thrown(args)?);
         }
         // SAFETY: a delegate is set while one is awaited.
         let delegate = unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()) };
+        if state == State::AwaitsBeside {
+            let thrown = thrown(args)?;
+            return self.fail(self.beside_error(&delegate, &thrown)?.unwrap_or(thrown));
+        }
         match delegate.call_method1(intern!(py, "throw"), args) {
             Ok(yielded) => Ok(Step::Yielded(yielded.unbind())),
             Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
@@ -268,6 +337,24 @@ impl CallObject {
             }
             Err(error) => self.fail(error),
         }
+    }
+
+    /// What the function has raised beside the dispatcher, while its task was cancelled: it comes first, and
+    /// the cancellation at the next await.
+    fn beside_error(&self, delegate: &Bound<'_, PyAny>, thrown: &PyErr) -> PyResult<Option<PyErr>> {
+        let py = delegate.py();
+        let Ok(beside) = delegate.cast::<CallBeside>() else { return Ok(None) };
+        let beside_future = beside.as_super().get();
+        if beside_future.is_cancelled(py) {
+            return Ok(None);
+        }
+        let Some(Outcome::Error(error)) = beside_future.outcome(py) else { return Ok(None) };
+        let is_cancellation = names::is_cancelled_error(py, thrown)?;
+        if error.value(py).is(thrown.value(py)) || !is_cancellation {
+            return Ok(None);
+        }
+        CallBeside::cancel_awaiter_anew(beside)?;
+        Ok(Some(error))
     }
 
     pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {

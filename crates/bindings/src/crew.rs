@@ -13,13 +13,16 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, ffi, intern};
 use threadlets_core::takeover::{
-    Attendance, Bell, Boundary, Called, Cause, Ring, Role, Roster, Sentinel, Taken, Watcher,
+    self, Attendance, Bell, Beside, Boundary, Called, Cause, Ring, Role, Roster, RunnerId,
+    Sentinel, Taken, Watcher,
 };
 use threadlets_core::{PoolKey, clock};
 
+use crate::beside::Job;
 use crate::callback::can_enter;
 use crate::dispatcher::Dispatcher;
-use crate::gil_cell::GilCell;
+use crate::gil_cell::{GilCell, GilSlot};
+use crate::greenlets;
 use crate::interpreter;
 use crate::request::Request;
 use crate::runner::Runner;
@@ -29,7 +32,8 @@ use crate::task::current::current_tasks;
 /// case that is reported: otherwise and in debug mode.
 const STALL: Duration = Duration::from_secs(5);
 const STALL_IN_DEBUG_MODE: Duration = Duration::from_millis(500);
-/// What waits until a blocked function returns.
+
+/// A function that is blocked, or is called beside the dispatcher, and who waits until it returns.
 #[derive(Debug)]
 pub(crate) struct Parked {
     callable: Py<PyAny>,
@@ -42,6 +46,20 @@ pub(crate) struct Parked {
     pub(crate) is_returning: bool,
 }
 
+impl Parked {
+    /// A function that begins now, on a thread beside the dispatcher.
+    pub(crate) fn beside(
+        callable: Py<PyAny>,
+        pool: Option<PoolKey>,
+        task: Option<Py<PyAny>>,
+        future: Option<Py<PyAny>>,
+        thread_id: u64,
+    ) -> Self {
+        let since_ns = clock::now_ns();
+        Self { callable, pool, task, future, thread_id, since_ns, is_returning: false }
+    }
+}
+
 /// Function, thread, since when in seconds, whether it has returned, awaiting task.
 type Blocked = (Py<PyAny>, u64, f64, bool, Option<Py<PyAny>>);
 
@@ -50,6 +68,8 @@ type Blocked = (Py<PyAny>, u64, f64, bool, Option<Py<PyAny>>);
 pub(crate) enum Protected<R> {
     /// The role stayed here.
     Kept(R),
+    /// It stayed here, and kept others waiting for long.
+    Slow(R),
     /// Another runner has the role.
     Lost(R),
     /// The function was not called: no thread is left that could take over.
@@ -67,12 +87,26 @@ struct Counts {
     n_not_spawned: AtomicU64,
 }
 
+/// How many functions may compute at once beside the dispatcher: as many threads as asyncio's own executor has.
+fn n_computing_max() -> usize {
+    let n_cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    (n_cpus + 4).min(32)
+}
+
 /// The threads of one dispatcher.
 #[derive(Debug)]
 pub(crate) struct Crew {
     pub(crate) role: Arc<Role>,
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) roster: GilCell<Roster>,
+    /// What is to be done beside the dispatcher.
+    pub(crate) beside: GilCell<Beside<Job>>,
+    /// The thread that is to come for it when the dispatcher next gives the GIL up.
+    pub(crate) called: GilSlot<Option<RunnerId>>,
+    /// What belongs to threads, and the steps that are to be taken there.
+    pub(crate) bound: GilCell<takeover::Bound<Request>>,
+    pub(crate) n_ties: AtomicUsize,
+    pub(crate) n_handed_over: AtomicUsize,
     /// What the dispatcher is calling, and in which pool (plus one; zero: none). Whoever takes over
     /// from inside the call finds it here.
     calling: AtomicPtr<ffi::PyObject>,
@@ -92,6 +126,8 @@ pub(crate) struct Crew {
     pub(crate) is_stopped: AtomicBool,
     /// This process is the child of a fork that a thread of the crew made: there is no home thread.
     pub(crate) is_orphaned: AtomicBool,
+    /// Of which signals the kernel knows, and the interpreter does not; see `signals.rs`.
+    pub(crate) interim_signals: AtomicU64,
     counts: Counts,
 }
 
@@ -102,6 +138,11 @@ impl Crew {
             watcher: Arc::new(Watcher::new(Arc::clone(&role), interpreter::holds_gil)),
             role,
             roster: GilCell::new(Roster::new(n_threads_max)),
+            beside: GilCell::new(Beside::new(n_computing_max())),
+            called: GilSlot::default(),
+            bound: GilCell::default(),
+            n_ties: AtomicUsize::new(0),
+            n_handed_over: AtomicUsize::new(0),
             calling: AtomicPtr::new(null_mut()),
             calling_pool: AtomicUsize::new(0),
             calling_future: AtomicPtr::new(null_mut()),
@@ -112,6 +153,7 @@ impl Crew {
             farewell: Arc::default(),
             is_stopped: AtomicBool::new(false),
             is_orphaned: AtomicBool::new(false),
+            interim_signals: AtomicU64::new(0),
             counts: Counts::default(),
         }
     }
@@ -140,10 +182,12 @@ impl Crew {
         crew.calling_pool.store(pool.map_or(0, |it| it.index() + 1), Relaxed);
         crew.calling_future.store(future, Relaxed);
         let result = call();
-        if crew.role.leave(runner.id, seq) {
-            Protected::Kept(result)
-        } else {
+        if !crew.role.leave(runner.id, seq) {
             Protected::Lost(result)
+        } else if crew.watcher.was_slow(seq) {
+            Protected::Slow(result)
+        } else {
+            Protected::Kept(result)
         }
     }
 
@@ -156,9 +200,9 @@ impl Crew {
             Attendance::Watched => true,
             Attendance::Spawn(id) => {
                 crew.watcher.start_sentinel();
-                let spawned = Runner::spawn(slf, id);
+                let spawned = Runner::spawn(slf, id, Ring::WATCH);
                 if !spawned {
-                    crew.counts.n_not_spawned.fetch_add(1, Relaxed);
+                    crew.count_refused();
                     crew.roster.with(py, |roster| crew.role.not_spawned(roster, id));
                     // Calls can wait for threads that come back, if there are any.
                     slf.get().hold_calls(py, crew.check_threads(py).is_ok());
@@ -183,6 +227,11 @@ impl Crew {
             "can't start new thread: a threadlet needs one that could take over from it; raise the \
              limit (`ulimit -u`, or pids.max of the control group), or the memory of the process",
         ))
+    }
+
+    /// Count a thread that the system has refused.
+    pub(crate) fn count_refused(&self) {
+        self.counts.n_not_spawned.fetch_add(1, Relaxed);
     }
 
     /// Count why the role was taken over.
@@ -210,6 +259,7 @@ impl Crew {
         }
         this.set_thread(runner.thread_id);
         Self::resume(slf, runner);
+        greenlets::look(slf, runner);
     }
 
     /// Make the task the current one again whose function has returned.
@@ -308,7 +358,7 @@ impl Crew {
             crew.counts.n_taken_on_return.fetch_add(1, Relaxed);
             Self::gained(slf, runner, Some(taken));
             Self::tell_of_move(slf, runner, taken);
-            return Ok(());
+            return Self::settle_signals(slf, runner);
         }
         crew.parked.with(py, |parked| {
             if let Some(parked) = parked.get_mut(&runner.id.index()) {
@@ -345,7 +395,7 @@ impl Crew {
         }
         crew.counts.n_granted.fetch_add(1, Relaxed);
         Self::gained(slf, runner, None);
-        outcome
+        outcome.and(Self::settle_signals(slf, runner))
     }
 
     /// Whether the task that awaits a call was cancelled while the function was blocked.
@@ -421,6 +471,13 @@ impl Crew {
         Ok(n_cancelled)
     }
 
+    /// The task that awaits the function in which a thread is, without the role.
+    pub(crate) fn awaiting_task(&self, py: Python<'_>, runner: RunnerId) -> Option<Py<PyAny>> {
+        self.parked.with(py, |parked| {
+            parked.get(&runner.index())?.task.as_ref().map(|it| it.clone_ref(py))
+        })
+    }
+
     /// The functions that are blocked: each with the thread that it blocks, since when in seconds
     /// of the loop's time, whether it has returned and waits for the role, and the task that awaits it.
     pub(crate) fn blocked(&self, py: Python<'_>) -> Vec<Blocked> {
@@ -475,6 +532,8 @@ impl Crew {
                 visit.call(&it.future)
             })
         })?;
+        self.visit_beside(visit)?;
+        self.visit_bound(visit)?;
         self.deferred.traverse(visit, |deferred| {
             deferred.iter().try_for_each(|request| request.traverse(visit))
         })
@@ -485,7 +544,9 @@ impl Crew {
 impl Dispatcher {
     /// What the crew has done so far, and how many threads it has.
     fn _crew_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        self.crew.stats(py)
+        let stats = self.crew.stats(py)?;
+        self.add_calls(&stats)?;
+        Ok(stats)
     }
 
     /// The functions that are blocked: function, thread, since when in seconds of the loop's time,

@@ -12,11 +12,11 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 use slab::Slab;
 use threadlets_core::{
-    Interest, Poller, PoolKey, Priority, SourceKey, Sources, TimeSlice, TimerKey, buffers, clock,
-    fp,
+    Histories, Interest, Poller, PoolKey, Priority, SourceKey, Sources, Start, TimeSlice, TimerKey,
+    buffers, clock, fp,
 };
 
 use crate::callback::{Callback, Due, Handle, TimerHandle};
@@ -89,6 +89,10 @@ pub struct Dispatcher {
     entry_points: GilCell<HashMap<usize, PoolKey>>,
     /// Tells this dispatcher from all others of the process.
     number: u64,
+    /// What is known of the functions that are called, and their names.
+    pub(crate) histories: GilCell<Histories<Option<Py<PyString>>>>,
+    /// Where calls start, whatever is known.
+    pub(crate) start: GilSlot<Option<Start>>,
     /// What others have replaced of the loop's insides.
     pub(crate) internals: Internals,
     /// How many requests have run.
@@ -99,6 +103,8 @@ pub struct Dispatcher {
     thread_id: AtomicU64,
     /// The dispatcher waits in the poller: new work must wake it.
     pub(crate) sleeping: AtomicBool,
+    /// A thread without the GIL is about to end this wait, or has done so.
+    pub(crate) is_being_woken: AtomicBool,
     pub(crate) stopping: AtomicBool,
     closed: AtomicBool,
     debug: AtomicBool,
@@ -203,16 +209,6 @@ impl Dispatcher {
         self.thread_id.store(thread_id, Relaxed);
     }
 
-    /// The role was taken while the dispatcher waited for events: end its wait.
-    pub(crate) fn recall_from_poll(&self, py: Python<'_>) {
-        // A closed loop has no poller, and nobody who waits for it.
-        if let Ok(poller) = self.poller(py) {
-            poller.recall();
-        }
-        let _ = self.wake_if_sleeping(py);
-        self.sleeping.store(false, Relaxed);
-    }
-
     /// In the child of a fork: the poller is the parent's, and so is the thread that may wait in it.
     /// What was registered is not the child's to serve.
     pub(crate) fn part_from_parent(&self, py: Python<'_>) {
@@ -263,21 +259,6 @@ impl Dispatcher {
         }
     }
 
-    /// End the present or the next wait for events, unless the loop is closed.
-    pub(crate) fn wake_poller(&self, py: Python<'_>) -> PyResult<()> {
-        if self.closed.load(Relaxed) {
-            return Ok(());
-        }
-        self.poller(py)?.wake().map_err(to_python)
-    }
-
-    pub(crate) fn wake_if_sleeping(&self, py: Python<'_>) -> PyResult<()> {
-        if self.sleeping.load(Relaxed) {
-            self.poller(py)?.wake().map_err(to_python)?;
-        }
-        Ok(())
-    }
-
     /// Queue a callback in debug mode: checked, and with the place where it was made.
     #[cold]
     fn debug_handle<'py>(
@@ -304,14 +285,18 @@ impl Dispatcher {
         let py = slf.py();
         let this = slf.get();
         this.check_closed()?;
-        if this.is_debug() {
+        let (handle, request) = if this.is_debug() {
             let handle = Self::debug_handle(slf, None, &callback, &args, context.as_ref(), method)?;
-            this.submit(py, Request::Foreign(handle.clone().unbind()))?;
-            return Ok(handle);
-        }
-        let handle = Bound::new(py, Handle::new(Callback::new(callback, args, context)?))?;
-        this.submit(py, Request::Callback(handle.clone().unbind()))?;
-        Ok(handle.into_any())
+            let request = Request::Foreign(handle.clone().unbind());
+            (handle, request)
+        } else {
+            let handle = Bound::new(py, Handle::new(Callback::new(callback, args, context)?))?;
+            let request = Request::Callback(handle.clone().unbind());
+            (handle.into_any(), request)
+        };
+        this.queues.with(py, |queues| queues.submit(request));
+        this.wake_if_sleeping_detached(py)?;
+        Ok(handle)
     }
 
     fn submit_callback_at<'py>(
@@ -332,7 +317,7 @@ impl Dispatcher {
             let request = Request::Foreign(handle.clone().unbind());
             let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
             handle.setattr(intern!(py, "_key"), key.to_bits())?;
-            this.wake_if_sleeping(py)?;
+            this.wake_if_sleeping_detached(py)?;
             return Ok(handle);
         }
         let due = Due::new(callback, args, context)?;
@@ -340,7 +325,7 @@ impl Dispatcher {
         let request = Request::Timer(handle.clone().unbind());
         let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
         handle.get().set_key(py, key);
-        this.wake_if_sleeping(py)?;
+        this.wake_if_sleeping_detached(py)?;
         Ok(handle.into_any())
     }
 }
@@ -378,12 +363,15 @@ impl Dispatcher {
             crew: Crew::new(n_threads_max),
             contract: Contract::default(),
             entry_points: GilCell::default(),
+            histories: GilCell::default(),
+            start: GilSlot::default(),
             number: N_MADE.fetch_add(1, Relaxed),
             internals: Internals::default(),
             n_requests: AtomicU64::new(0),
             slice: GilSlot::default(),
             thread_id: AtomicU64::new(0),
             sleeping: AtomicBool::new(false),
+            is_being_woken: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             debug: AtomicBool::new(false),
@@ -484,10 +472,15 @@ impl Dispatcher {
         self.closed.store(true, Relaxed);
         let requests = self.queues.with(py, threadlets_core::Dispatcher::take_all);
         for request in requests {
-            if let Err(error) = request.abandon(py) {
+            // Callbacks of what is cancelled now cannot be called any more, which is a RuntimeError.
+            if let Err(error) = request.abandon(py)
+                && !error.is_instance_of::<PyRuntimeError>(py)
+            {
                 error.write_unraisable(py, None);
             }
         }
+        self.crew.abandon_beside(py);
+        self.crew.release_bound(py);
         self.crew.release(py);
         drop(self.task_factory.take(py));
         let sources = self.sources.with(py, std::mem::take);

@@ -16,6 +16,9 @@ use crate::runner::Runner;
 /// How long closing waits for threads that have nothing to do, and for runs that were told to end.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How long closing waits for functions: one that was just told to end by what it waits for can do so.
+const MOMENT: Duration = Duration::from_millis(100);
+
 impl Crew {
     /// End the threads that have nothing to do, and wait for them. Blocked ones end when their
     /// functions do; how many those are.
@@ -23,11 +26,12 @@ impl Crew {
         self.is_stopped.store(true, Relaxed);
         self.role.stop_all();
         let n_left = || self.roster.with(py, |roster| roster.n_threads());
-        let deadline_ns = clock::now_ns() + FAREWELL.as_nanos() as u64;
+        let began_ns = clock::now_ns();
+        let is_within = |time: Duration| clock::now_ns() - began_ns < time.as_nanos() as u64;
         // A thread needs the GIL to say farewell, and gets it no more once the interpreter ends.
-        while n_left() > self.n_busy(py)
+        while n_left() > 0
+            && (is_within(MOMENT) || n_left() > self.n_busy(py) && is_within(FAREWELL))
             && !interpreter::is_finalizing(py)
-            && clock::now_ns() < deadline_ns
         {
             py.detach(|| self.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
         }
@@ -70,6 +74,8 @@ impl Crew {
         let parked = crew.parked.with(py, std::mem::take);
         crew.n_parked.store(0, Relaxed);
         drop(parked);
+        drop(crew.beside.with(py, |beside| beside.reset()));
+        crew.release_bound(py);
     }
 }
 

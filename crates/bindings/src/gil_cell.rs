@@ -1,7 +1,7 @@
 //! Cells whose lock is the GIL.
 
 use std::cell::{Cell, RefCell};
-use std::mem;
+use std::{fmt, mem};
 
 use pyo3::PyTraverseError;
 use pyo3::Python;
@@ -59,6 +59,13 @@ impl<T> GilCell<T> {
 /// What was in it is returned, to be dropped when nothing depends on the slot any more.
 #[derive(Default)]
 pub(crate) struct GilSlot<T>(Cell<T>);
+
+impl<T> fmt::Debug for GilSlot<T> {
+    /// What is in it may only be looked at with the GIL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GilSlot").finish_non_exhaustive()
+    }
+}
 
 // SAFETY: as for `GilCell`; a value is in the slot, or somebody's own.
 unsafe impl<T: Send> Sync for GilSlot<T> {}

@@ -14,6 +14,7 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use threadlets_core::takeover::Ring;
 use threadlets_core::{TimerKey, clock, fp};
 
 use crate::callback::{Handle, TimerHandle};
@@ -152,6 +153,10 @@ pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<boo
         }
         patience => patience.map(|it| it.as_secs_f64()),
     };
+    // It may wait without ours.
+    if let Some(called) = this.crew.called.take(py) {
+        this.crew.role.record(called).bell.ring(Ring::WORK);
+    }
     let selector = slf.getattr(intern!(py, "_selector"))?;
     let events = selector.call_method1(intern!(py, "select"), (timeout,))?;
     slf.call_method1(intern!(py, "_process_events"), (events,))?;

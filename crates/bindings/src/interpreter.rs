@@ -82,6 +82,12 @@ pub(crate) fn context_number(_py: Python<'_>) -> usize {
     unsafe { threadlets_context() as usize }
 }
 
+/// The present context, if there is one.
+pub(crate) fn context(py: Python<'_>) -> Option<Py<PyAny>> {
+    // SAFETY: the GIL is held; the reference is borrowed, or null.
+    unsafe { Bound::from_borrowed_ptr_or_opt(py, threadlets_context()).map(Bound::unbind) }
+}
+
 /// The value of a context variable in the present context, if it has one.
 pub(crate) fn context_variable<'py>(
     variable: &Bound<'py, PyAny>,

@@ -5,6 +5,8 @@
 
 mod accept;
 mod address;
+mod beside;
+mod bound;
 mod byte_buffer;
 mod call;
 mod call_type;
@@ -16,8 +18,10 @@ mod crew;
 mod datagrams;
 mod dispatcher;
 mod endings;
+mod entry_point;
 mod error;
 mod gil_cell;
+mod greenlets;
 mod internals;
 mod interpreter;
 mod memory;
@@ -26,6 +30,7 @@ mod queued_call;
 mod request;
 mod runner;
 mod scope;
+mod signals;
 mod sock_ops;
 mod stream;
 mod stream_state;
@@ -33,6 +38,7 @@ mod stream_view;
 mod syslet;
 mod task;
 mod turn;
+mod wake;
 mod watches;
 
 /// The native half of threadlets.
@@ -42,6 +48,10 @@ mod watches;
 mod _core {
     #[pymodule_export]
     use super::address::{peername, sockname};
+    #[pymodule_export]
+    use super::beside::CallBeside;
+    #[pymodule_export]
+    use super::bound::{Stay, stay};
     #[pymodule_export]
     use super::callback::{Handle, TimerHandle};
     #[pymodule_export]
@@ -53,6 +63,8 @@ mod _core {
     #[pymodule_export]
     use super::dispatcher::Dispatcher;
     #[pymodule_export]
+    use super::greenlets::GreenletTrace;
+    #[pymodule_export]
     use super::internals::RequestHandle;
     #[pymodule_export]
     use super::pool::Pool;
@@ -60,6 +72,8 @@ mod _core {
     use super::scope::members::Members;
     #[pymodule_export]
     use super::scope::sleep::{Sleep, sleep};
+    #[pymodule_export]
+    use super::signals::take_passed;
     #[pymodule_export]
     use super::stream::Stream;
     #[pymodule_export]
@@ -79,6 +93,8 @@ mod _core {
     #[pymodule_export]
     use super::syslet::sweep::Sweep;
     #[pymodule_export]
+    use super::task::current::current_task;
+    #[pymodule_export]
     use super::task::future::Future;
     #[pymodule_export]
     use super::task::task::Task;
@@ -89,6 +105,7 @@ mod _core {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::task::names::load(module.py())?;
         super::task::slots::fill(module.py());
+        super::entry_point::load(module.py())?;
         module.add("checkpoint", super::checkpoint::Checkpoint)?;
         super::call_type::export(module)
     }

@@ -5,10 +5,12 @@
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
-use threadlets_core::{PoolKey, Priority};
+use pyo3::types::{PyDict, PyList, PyTuple};
+use threadlets_core::{PoolKey, Priority, Start};
 
+use crate::beside;
 use crate::contract::Environment;
+use crate::crew::Crew;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
 use crate::memory;
@@ -32,12 +34,24 @@ pub(crate) struct Pool {
     state: GilCell<State>,
     /// In which the pool's calls compute.
     environment: Option<Py<Environment>>,
+    /// Where its calls start, whatever is known of their functions.
+    start: Option<Start>,
 }
 
 impl Pool {
     /// The pool's key in the dispatcher where it is in use.
     pub(crate) fn key(&self, py: Python<'_>) -> Option<PoolKey> {
         self.state.with(py, |state| state.home.map(|home| home.1))
+    }
+
+    /// Where the pool's calls start, if it says so.
+    pub(crate) fn start(&self) -> Option<Start> {
+        self.start
+    }
+
+    /// How urgent the pool's calls are.
+    pub(crate) fn its_priority(&self, py: Python<'_>) -> Priority {
+        self.state.with(py, |state| state.priority)
     }
 
     /// In which the pool's calls compute, unless they say otherwise.
@@ -163,11 +177,12 @@ fn parse_priority(priority: u8) -> PyResult<Priority> {
 #[pymethods]
 impl Pool {
     #[new]
-    #[pyo3(signature = (limit, priority, environment=None))]
+    #[pyo3(signature = (limit, priority, environment=None, start="auto"))]
     fn new(
         limit: Option<&Bound<'_, PyAny>>,
         priority: u8,
         environment: Option<Py<Environment>>,
+        start: &str,
     ) -> PyResult<Self> {
         let state = State {
             limit: parse_limit(limit)?,
@@ -177,7 +192,7 @@ impl Pool {
             n_calls: 0,
             n_cancelled: 0,
         };
-        Ok(Self { state: GilCell::new(state), environment })
+        Ok(Self { state: GilCell::new(state), environment, start: beside::parse_start(start)? })
     }
 
     /// Call a plain function in this pool where it is awaited.
@@ -237,28 +252,33 @@ impl Pool {
         let priority = parse_priority(priority)?;
         self.tell_home(dispatcher, py, |pools, key| pools.set_priority(key, priority))?;
         self.state.with(py, |state| state.priority = priority);
+        if let Some(slf) = dispatcher {
+            slf.get().crew.sort_beside(py);
+        }
         Ok(())
     }
 
     /// Cancel what waits in the pool, and the tasks whose functions are blocked; how many.
     fn _cancel(
-        &self,
+        slf: &Bound<'_, Self>,
         dispatcher: &Bound<'_, Dispatcher>,
         message: &Bound<'_, PyAny>,
     ) -> PyResult<usize> {
         let py = dispatcher.py();
+        let this = slf.get();
         let mut waiting = Vec::new();
-        self.tell_home(Some(dispatcher), py, |pools, key| {
+        this.tell_home(Some(dispatcher), py, |pools, key| {
             waiting = pools.withdraw(key, |_| true);
         })?;
         let mut n_cancelled = waiting.len();
         for request in waiting {
             request.abandon(py)?;
         }
-        if let Some(key) = self.key(py) {
-            let n_blocked = dispatcher.get().crew.cancel_blocked(py, key, message)?;
-            self.state.with(py, |state| state.n_cancelled += n_blocked as u64);
-            n_cancelled += n_blocked;
+        if let Some(key) = this.key(py) {
+            let n_called = Crew::cancel_beside(dispatcher, slf, message)?
+                + dispatcher.get().crew.cancel_blocked(py, key, message)?;
+            this.state.with(py, |state| state.n_cancelled += n_called as u64);
+            n_cancelled += n_called;
         }
         Ok(n_cancelled)
     }
@@ -279,6 +299,17 @@ impl Pool {
             _ => 0,
         };
         (n_in_use - n_queued, n_queued, n_calls, n_cancelled)
+    }
+
+    /// What is known of the functions that were called in this pool, by this dispatcher.
+    fn _functions<'py>(
+        slf: &Bound<'py, Self>,
+        dispatcher: Option<&Bound<'py, Dispatcher>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        match dispatcher {
+            Some(dispatcher) => dispatcher.get().functions(slf.py(), Some(slf.as_ptr() as usize)),
+            None => Ok(PyList::empty(slf.py())),
+        }
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {

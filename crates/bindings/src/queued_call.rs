@@ -9,12 +9,15 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use threadlets_core::PoolKey;
+use threadlets_core::{EntryPoint, PoolKey, Start};
 
+use crate::beside::{Job, Ran};
 use crate::call::not_stop_iteration;
 use crate::contract::{self, Environment};
-use crate::crew::{Crew, Protected};
+use crate::crew::{Crew, Parked, Protected};
 use crate::dispatcher::Dispatcher;
+use crate::entry_point;
+use crate::gil_cell::GilSlot;
 use crate::pool::Pool;
 use crate::request::Request;
 use crate::runner::Runner;
@@ -44,6 +47,8 @@ pub(crate) struct QueuedCall {
     any_thread_settles: bool,
     key: PoolKey,
     membership: Membership,
+    /// What its function is remembered by, once it starts.
+    function: GilSlot<EntryPoint>,
 }
 
 /// Whose pool a call is in.
@@ -64,63 +69,50 @@ impl QueuedCall {
             self.end(slf);
             return begins.map(drop);
         }
-        let Work::Function { callable, args, kwargs } = &self.work else {
+        let Work::Function { callable, args, .. } = &self.work else {
             if matches!(self.membership, Membership::EntryPoint(_)) {
                 self.end(slf);
             }
             // Otherwise the coroutine ends it: it holds a place in its pool from now on.
             return self.settle(py, Ok(py.None()));
         };
-        let call = || {
-            if self.any_thread_settles && !self.starts(py)? {
-                return Ok(py.None());
-            }
-            // In a thread pool no loop would run in the function's thread: it may run its own.
-            let running = running_loop(py)?;
-            running.set.call1((py.None(),))?;
-            let kwargs = kwargs.as_ref().map(|it| it.bind(py));
-            let environment = self.environment(py);
-            let result =
-                contract::call_threadlet(slf, callable.as_ptr(), environment.as_ref(), || {
-                    Runner::hidden(|| {
-                        let called = callable.bind(py).call(args.bind(py), kwargs);
-                        called.map_or_else(
-                            |error| {
-                                error.restore(py);
-                                null_mut()
-                            },
-                            Bound::into_ptr,
-                        )
-                    })
-                });
-            // SAFETY: a new reference, or null with an exception set.
-            let outcome = unsafe { Bound::from_owned_ptr_or_err(py, result) };
-            running.set.call1((running.now,))?;
-            outcome.map(Bound::unbind)
-        };
+        let pool = self.pool().map(|it| it.bind(py));
+        let first: Vec<_> = args.bind(py).iter_borrowed().take(1).map(|it| it.as_ptr()).collect();
+        let (start, function) = Runner::with_current(|runner| {
+            let runner = runner.expect("requests run on a runner");
+            Dispatcher::choose_start(slf, runner, callable.bind(py), &first, pool)
+        });
+        self.function.set(py, function);
+        if start == Start::Beside {
+            Crew::submit_beside(slf, Job::Queued(this.clone_ref(py)));
+            return Ok(());
+        }
+        let call = || self.call(slf);
         // Only a future of the loop's own can be cancelled while the function runs.
         let future = if self.any_thread_settles { null_mut() } else { self.future.as_ptr() };
         Runner::with_current(|runner| {
             let runner = runner.expect("requests run on a runner");
+            let shown = self.innermost(callable.bind(py).clone());
             let protected =
-                Crew::protect(slf, runner, callable.as_ptr(), Some(self.key), future, call);
+                Crew::protect(slf, runner, shown.as_ptr(), Some(self.key), future, call);
             match protected {
                 Protected::Kept(outcome) => {
                     self.end(slf);
                     self.settle(py, outcome)
                 }
+                Protected::Slow(outcome) => {
+                    slf.get().was_mistaken(py, function);
+                    self.end(slf);
+                    self.settle(py, outcome)
+                }
                 Protected::Lost(outcome) => {
+                    slf.get().was_mistaken(py, function);
                     // The role need not come back for this: the result is sent.
                     drop(Crew::unpark(slf, runner));
-                    self.end(slf);
-                    if self.any_thread_settles {
-                        self.settle(py, outcome)
-                    } else {
-                        slf.get()
-                            .submit(py, Request::Settle(Box::new((this.clone_ref(py), outcome))))
-                    }
+                    self.finish_beside(slf, this, outcome)
                 }
                 Protected::Full => {
+                    slf.get().did_not_start(py, function);
                     if let Err(error) = slf.get().crew.check_threads(py) {
                         self.end(slf);
                         return self.settle(py, Err(error));
@@ -131,6 +123,94 @@ impl QueuedCall {
                 }
             }
         })
+    }
+
+    /// Call the function, here.
+    fn call(&self, slf: &Bound<'_, Dispatcher>) -> Outcome {
+        let py = slf.py();
+        let Work::Function { callable, args, kwargs } = &self.work else {
+            return Ok(py.None());
+        };
+        if self.any_thread_settles && !self.starts(py)? {
+            return Ok(py.None());
+        }
+        // In a thread pool no loop would run in the function's thread: it may run its own.
+        let running = running_loop(py)?;
+        running.set.call1((py.None(),))?;
+        let kwargs = kwargs.as_ref().map(|it| it.bind(py));
+        let environment = self.environment(py);
+        let result = contract::call_threadlet(slf, callable.as_ptr(), environment.as_ref(), || {
+            Runner::hidden(|| {
+                let called = callable.bind(py).call(args.bind(py), kwargs);
+                called.map_or_else(
+                    |error| {
+                        error.restore(py);
+                        null_mut()
+                    },
+                    Bound::into_ptr,
+                )
+            })
+        });
+        // SAFETY: a new reference, or null with an exception set.
+        let outcome = unsafe { Bound::from_owned_ptr_or_err(py, result) };
+        running.set.call1((running.now,))?;
+        outcome.map(Bound::unbind)
+    }
+
+    /// Run the call on a thread beside the dispatcher.
+    pub(crate) fn run_beside(
+        &self,
+        slf: &Bound<'_, Dispatcher>,
+        this: &Py<Self>,
+        runner: &Runner,
+    ) -> PyResult<Ran> {
+        let py = slf.py();
+        let begins = self.begins(py);
+        if !matches!(begins, Ok(true)) {
+            self.end(slf);
+            return begins.map(|_| Ran::default());
+        }
+        if let Some(callable) = self.function(py) {
+            let future = (!self.any_thread_settles).then(|| self.future.clone_ref(py));
+            let (callable, key) = (self.innermost(callable).unbind(), Some(self.key));
+            let parked = Parked::beside(callable, key, None, future, runner.thread_id);
+            slf.get().crew.park_beside(py, runner, parked);
+        }
+        let outcome = self.call(slf);
+        drop(Crew::unpark(slf, runner));
+        // Callbacks of a future that any thread settles run here, and may wait for the loop: what they queue has to
+        // wake it.
+        let wakes = !self.any_thread_settles && slf.get().claim_wake();
+        self.finish_beside(slf, this, outcome)?;
+        Ok(Ran { function: Some(self.function.get(py)), wakes })
+    }
+
+    /// The function has come to this on a thread without the role.
+    pub(crate) fn finish_beside(
+        &self,
+        slf: &Bound<'_, Dispatcher>,
+        this: &Py<Self>,
+        outcome: Outcome,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        self.end(slf);
+        if self.any_thread_settles {
+            return self.settle(py, outcome);
+        }
+        slf.get().submit(py, Request::Settle(Box::new((this.clone_ref(py), outcome))))
+    }
+
+    /// Cancel the future of a call that has not begun; whether that was possible.
+    pub(crate) fn cancel_waiting(&self, py: Python<'_>) -> PyResult<bool> {
+        self.future.bind(py).call_method0(intern!(py, "cancel"))?.is_truthy()
+    }
+
+    /// The user's pool that the call is in.
+    pub(crate) fn pool(&self) -> Option<&Py<Pool>> {
+        match &self.membership {
+            Membership::Pool(pool) => Some(pool),
+            Membership::EntryPoint(_) => None,
+        }
     }
 
     /// Give the future its result, unless it was cancelled.
@@ -160,11 +240,19 @@ impl QueuedCall {
         }
     }
 
-    fn environment<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Environment>> {
-        match &self.membership {
-            Membership::Pool(pool) => pool.get().environment(py),
-            Membership::EntryPoint(_) => None,
+    /// The function within `Context.run` and the like.
+    fn innermost<'py>(&self, callable: Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+        match &self.work {
+            Work::Function { args, .. } => {
+                let first = args.bind(callable.py()).get_item(0).ok();
+                entry_point::innermost(&callable, first)
+            }
+            Work::Turn => callable,
         }
+    }
+
+    fn environment<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Environment>> {
+        self.pool()?.get().environment(py)
     }
 
     fn is_cancelled(&self, py: Python<'_>) -> PyResult<bool> {
@@ -247,7 +335,9 @@ impl Dispatcher {
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
     ) -> PyResult<()> {
-        let code = entry_point(&function, args.bind(slf.py()));
+        let first: Vec<_> =
+            args.bind(slf.py()).iter_borrowed().take(1).map(|it| it.as_ptr()).collect();
+        let code = entry_point::number(&function, &first);
         let callable = function.unbind();
         let work = Work::Function { callable, args, kwargs };
         queue(slf, work, future, any_thread_settles, pool.ok_or(code))
@@ -284,29 +374,9 @@ fn queue(
         Ok(pool) => (pool.get().enter(slf)?, Membership::Pool(pool.unbind())),
         Err(code) => (this.pool_of(py, code), Membership::EntryPoint(code)),
     };
-    let call = QueuedCall { work, future, any_thread_settles, key, membership };
+    let function = GilSlot::default();
+    let call = QueuedCall { work, future, any_thread_settles, key, membership, function };
     let request = Request::Call(Py::new(py, call)?);
     this.queues.with(py, |queues| queues.pools.submit(key, request));
     this.wake_if_sleeping(py)
-}
-
-/// A number for the code that a call runs: that of the function within `functools.partial` and
-/// `Context.run`, which `asyncio.to_thread` puts around it.
-fn entry_point(callable: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> usize {
-    let py = callable.py();
-    let mut function = callable.clone();
-    let mut first_arg = args.get_item(0).ok();
-    if let Ok(inner) = function.getattr(intern!(py, "func")) {
-        let inner_args = function.getattr(intern!(py, "args"));
-        first_arg = inner_args.and_then(|it| it.get_item(0)).ok().or(first_arg);
-        function = inner;
-    }
-    let is_context_run = function
-        .getattr(intern!(py, "__self__"))
-        .is_ok_and(|it| it.get_type().name().is_ok_and(|name| name == "Context"));
-    if is_context_run && let Some(inner) = first_arg {
-        function = inner;
-    }
-    let code = function.getattr(intern!(py, "__code__"));
-    code.unwrap_or(function).as_ptr() as usize
 }

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::accept::Acceptor;
+use crate::beside::CallBeside;
 use crate::callback::{Handle, TimerHandle};
 use crate::datagrams::Datagrams;
 use crate::internals::RequestHandle;
@@ -45,7 +46,9 @@ pub(crate) enum Request {
     Operations(i32, Direction),
     /// A call that waited in a pool.
     Call(Py<QueuedCall>),
-    /// What such a call came to, from a runner without the role.
+    /// A call that could not begin beside the dispatcher when its turn came.
+    Beside(Py<CallBeside>),
+    /// What a call of a pool came to, on a runner without the role.
     Settle(Box<(Py<QueuedCall>, Outcome)>),
     /// News of a syslet.
     Letter(Letter),
@@ -100,6 +103,7 @@ impl Request {
             Self::Datagrams(datagrams) => visit.call(datagrams),
             Self::Operations(..) | Self::Letter(_) => Ok(()),
             Self::Call(call) => visit.call(call),
+            Self::Beside(call) => visit.call(call),
             Self::Held(handle) => visit.call(handle),
             Self::Settle(settled) => {
                 visit.call(&settled.0)?;

@@ -12,13 +12,19 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use pyo3::{ffi, intern};
-use threadlets_core::fp;
-use threadlets_core::takeover::{Bell, Candidate, Ring, Role, RunnerId, Watcher};
+use threadlets_core::takeover::{
+    self, Bell, Candidate, Ring, Role, RunnerId, ThreadTraits, Watched, Watcher,
+};
+use threadlets_core::{Poller, fp};
 
+use crate::beside::Worked;
 use crate::contract::CtypesErrno;
 use crate::crew::Crew;
 use crate::dispatcher::Dispatcher;
+use crate::gil_cell::GilSlot;
+use crate::greenlets::{self, GreenletTrace};
 use crate::interpreter::{self, Interpreter, NativeThread};
 use crate::turn::Ended;
 
@@ -41,6 +47,8 @@ pub(crate) struct Runner {
     /// As `threading.get_ident()` gives it.
     pub(crate) thread_id: u64,
     pub(crate) ctypes_errno: CtypesErrno,
+    /// What traces the greenlets of this thread.
+    pub(crate) greenlets: GilSlot<Option<Py<GreenletTrace>>>,
 }
 
 impl Runner {
@@ -48,7 +56,13 @@ impl Runner {
         // SAFETY: asks for the number of this thread.
         let thread_id = unsafe { ffi::PyThread_get_thread_ident() };
         let ctypes_errno = CtypesErrno::of_this_thread(slf.py());
-        Self { dispatcher: slf.clone().unbind(), id, thread_id: thread_id as u64, ctypes_errno }
+        Self {
+            dispatcher: slf.clone().unbind(),
+            id,
+            thread_id: thread_id as u64,
+            ctypes_errno,
+            greenlets: GilSlot::default(),
+        }
     }
 
     /// Use the runner that this thread is, if it is one.
@@ -111,7 +125,9 @@ impl Runner {
         // Whoever runs the loop finds again what it had.
         let before = fp::State::read();
         fp::State::DEFAULT.restore();
+        greenlets::look(slf, &runner);
         let outcome = runner.as_current(|| work(&runner));
+        greenlets::end_trace(py, &runner);
         before.restore();
         crew.roster.with(py, |roster| crew.role.vacate(roster));
         presence.end(py);
@@ -140,18 +156,23 @@ impl Runner {
         })
     }
 
-    /// Start a thread that begins on watch; whether it could be started.
-    pub(crate) fn spawn(slf: &Bound<'_, Dispatcher>, id: RunnerId) -> bool {
+    /// Start a thread that begins with what it is called for; whether it could be started.
+    pub(crate) fn spawn(slf: &Bound<'_, Dispatcher>, id: RunnerId, call: Ring) -> bool {
         let py = slf.py();
         let this = slf.get();
+        let shown = slf.call_method1(intern!(py, "_runner_starts"), (id.index(),));
+        let shown = shown.and_then(|it| it.extract()).map_err(|error| {
+            error.write_unraisable(py, Some(slf));
+        });
         let life = Life {
             dispatcher: slf.clone().unbind(),
+            shown: shown.ok(),
             id,
             role: Arc::clone(&this.crew.role),
             watcher: Arc::clone(&this.crew.watcher),
             farewell: Arc::clone(&this.crew.farewell),
         };
-        life.role.record(id).bell.ring(Ring::WATCH);
+        life.role.record(id).bell.ring(call);
         let interpreter = Interpreter::current(py);
         let thread = std::thread::Builder::new()
             .name(format!("threadlets-{}", id.index()))
@@ -173,6 +194,39 @@ impl Runner {
 /// The traces of a thread that can be the dispatcher. They lead to its thread state, which the
 /// interpreter clears when it ends, whatever the thread does then: clearing wipes them.
 struct Presence(Py<Wiper>);
+
+/// A thread that holds the role, or calls functions: what it is from the first time on.
+struct Joined {
+    /// None if there was no memory for it: what it does cannot be seen then.
+    presence: Option<Presence>,
+    runner: Runner,
+    is_known: bool,
+}
+
+impl Joined {
+    /// Be known as such a thread.
+    ///
+    /// Before it runs any Python code `threading` knows it: what traces code asks for the current thread.
+    fn introduce(&mut self, slf: &Bound<'_, Dispatcher>, life: &Life) {
+        if std::mem::replace(&mut self.is_known, true) {
+            return;
+        }
+        let py = slf.py();
+        if let Some((thread, active)) = &life.shown
+            && let Err(error) = active.bind(py).set_item(self.runner.thread_id, thread)
+        {
+            error.write_unraisable(py, Some(slf));
+        }
+        let (id, presence) = (self.runner.id, &mut self.presence);
+        let began = Presence::begin(py, &slf.get().crew.role, id).and_then(|it| {
+            *presence = Some(it);
+            slf.call_method1(intern!(py, "_runner_joined"), (id.index(),)).map(drop)
+        });
+        if let Err(error) = began {
+            error.write_unraisable(py, Some(slf));
+        }
+    }
+}
 
 /// What the thread state's dictionary keeps, so that it goes with the thread state.
 #[pyclass(frozen, module = "threadlets._core")]
@@ -220,9 +274,20 @@ impl Drop for Wiper {
     }
 }
 
+/// What a thread does next.
+enum Next {
+    /// Wait until it is called.
+    StandBy,
+    /// Wait a little for the work that it was called for.
+    LookAgain,
+    End,
+}
+
 /// A thread's life, from its start on.
 struct Life {
     dispatcher: Py<Dispatcher>,
+    /// What `threading` knows the thread by, and where it looks that up by the thread's number.
+    shown: Option<(Py<PyAny>, Py<PyDict>)>,
     id: RunnerId,
     role: Arc<Role>,
     watcher: Arc<Watcher>,
@@ -232,33 +297,59 @@ struct Life {
 impl Life {
     fn live(self, mut thread: NativeThread) {
         fp::begin_thread();
+        ThreadTraits::give_way(true);
         let record = self.role.record(self.id);
-        let mut presence = None;
+        let mut joined = None;
+        let mut patience = IDLE;
         loop {
-            let heard = record.bell.wait(Ring::WATCH, Some(IDLE));
+            let heard = record.bell.wait(Ring::WATCH | Ring::WORK | Ring::ASK, Some(patience));
             if heard.has(Ring::STOP) {
                 break;
             }
-            if heard.has(Ring::WATCH) {
-                let stays = match self.watcher.watch(self.id, IDLE) {
-                    Some(candidate) => {
-                        thread.with_gil(|py| self.take_over(py, candidate, &mut presence));
-                        true
-                    }
-                    None => thread.with_gil(|py| self.stays_after_watch(py)),
-                };
-                if !stays {
-                    break;
+            // One after the other: what comes later rings again.
+            let looks_again = patience != IDLE;
+            let work = if looks_again { Ring::WORK } else { heard & Ring::WORK };
+            let next = if heard.has(Ring::WATCH) {
+                record.bell.ring(work | (heard & Ring::ASK));
+                match self.watcher.watch(self.id, IDLE) {
+                    Watched::Found(candidate) => thread.with_gil(|py| {
+                        self.take_over(py, candidate, &mut joined);
+                        Next::StandBy
+                    }),
+                    Watched::Work => thread.with_gil(|py| {
+                        self.leave_watch(py);
+                        Next::StandBy
+                    }),
+                    Watched::Nothing => thread.with_gil(|py| self.stays_after_watch(py)),
                 }
-            } else if thread.with_gil(|py| self.retires(py)) {
-                break;
-            }
+            } else if heard.has(Ring::ASK) {
+                record.bell.ring(work);
+                thread.with_gil(|py| self.serve(py, &mut joined))
+            } else if heard.has(Ring::WORK) || looks_again {
+                let (next, sleeps_at) = thread.with_gil(|py| self.work(py, &mut joined));
+                // Not before: it would wake to wait for the GIL.
+                if let Some(poller) = sleeps_at {
+                    let _ = poller.wake();
+                }
+                next
+            } else {
+                thread.with_gil(|py| self.retires(py))
+            };
+            patience = match next {
+                Next::StandBy => IDLE,
+                Next::LookAgain => Duration::from_nanos(takeover::LOOK_NS),
+                Next::End => break,
+            };
         }
-        let Self { dispatcher, id, role, farewell, .. } = self;
+        let Self { dispatcher, shown, id, role, farewell, .. } = self;
         thread.end(|py| {
+            drop(shown);
             let slf = dispatcher.bind(py);
-            if let Some(presence) = presence {
-                presence.end(py);
+            if let Some(Joined { presence, runner, .. }) = joined {
+                greenlets::end_trace(py, &runner);
+                if let Some(presence) = presence {
+                    presence.end(py);
+                }
                 if let Err(error) = slf.call_method0(intern!(py, "_runner_left")) {
                     error.write_unraisable(py, Some(slf));
                 }
@@ -273,14 +364,20 @@ impl Life {
             });
             if !crew.is_stopped.load(Relaxed) {
                 slf.get().hold_calls(py, false);
+                if role.record(id).bell.hear(Ring::WORK).has(Ring::WORK) {
+                    // Called from the watch when that was over.
+                    crew.beside.with(py, |beside| beside.arrived());
+                }
+                Crew::summon(slf);
             }
             drop(dispatcher);
         });
         farewell.ring(Ring::WAKE);
+        ThreadTraits::outlive_children();
     }
 
     /// Take the role from a dispatcher that is blocked, run bursts until it is lost, stand by.
-    fn take_over(&self, py: Python<'_>, candidate: Candidate, presence: &mut Option<Presence>) {
+    fn take_over(&self, py: Python<'_>, candidate: Candidate, joined: &mut Option<Joined>) {
         let slf = self.dispatcher.bind(py);
         let this = slf.get();
         let crew = &this.crew;
@@ -292,58 +389,155 @@ impl Life {
             return;
         };
         crew.count(candidate.cause);
-        let runner = Runner::new(slf, self.id);
+        let joined = Self::runner(slf, self.id, joined);
+        joined.runner.as_current(|| Crew::gained(slf, &joined.runner, Some(taken)));
+        if self.role.record(self.id).bell.hear(Ring::WORK).has(Ring::WORK) {
+            // Called from the watch to work, for which it has no time now.
+            crew.beside.with(py, |beside| beside.arrived());
+            Crew::summon(slf);
+        }
+        joined.introduce(slf, self);
+        Crew::tell_of_move(slf, &joined.runner, taken);
+        self.dispatch(slf, &joined.runner);
+        self.stand_by(slf);
+    }
+
+    /// Run bursts until the role is lost.
+    fn dispatch(&self, slf: &Bound<'_, Dispatcher>, runner: &Runner) {
+        let py = slf.py();
+        let crew = &slf.get().crew;
+        ThreadTraits::give_way(false);
         runner.as_current(|| {
-            Crew::gained(slf, &runner, Some(taken));
-            if presence.is_none()
-                && let Err(error) = Self::join(slf, self.id, presence)
-            {
-                error.write_unraisable(py, Some(slf));
-            }
-            Crew::tell_of_move(slf, &runner, taken);
-            while let Err(error) = Dispatcher::dispatch(slf, &runner) {
+            while let Err(error) = Dispatcher::dispatch(slf, runner) {
                 // Only the home thread can end the loop, once it is back.
                 crew.set_pending(py, error);
                 // What has failed may have been the poll, which comes before any boundary.
-                if !crew.keeps_role(py, &runner) {
+                if !crew.keeps_role(py, runner) {
                     break;
                 }
                 py.detach(|| std::thread::sleep(RETRY));
             }
         });
-        crew.roster.with(py, |roster| roster.stand_by(self.id));
-        this.hold_calls(py, false);
+        ThreadTraits::give_way(true);
     }
 
-    /// The thread holds the role for the first time.
-    fn join(
+    /// Take the steps of what belongs to this thread; if nothing does any more, stand by.
+    fn serve(&self, py: Python<'_>, joined: &mut Option<Joined>) -> Next {
+        let slf = self.dispatcher.bind(py);
+        let crew = &slf.get().crew;
+        if let Some(Joined { runner, .. }) = joined
+            && crew.has_steps(py, self.id)
+        {
+            let outcome = runner.as_current(|| Crew::get_role_back(slf, runner));
+            match outcome {
+                Ok(()) => self.dispatch(slf, runner),
+                Err(error) if crew.role.is_held_by(self.id) => {
+                    crew.set_pending(py, error);
+                    self.dispatch(slf, runner);
+                }
+                // The loop was closed.
+                Err(_) => return Next::StandBy,
+            }
+        }
+        self.stand_by(slf);
+        Next::StandBy
+    }
+
+    /// Do the work that waits beside the dispatcher, and stand by; and where the dispatcher is to be woken then.
+    fn work(&self, py: Python<'_>, joined: &mut Option<Joined>) -> (Next, Option<Arc<Poller>>) {
+        let slf = self.dispatcher.bind(py);
+        if self.role.on_duty() == Some(self.id) {
+            // Called to the watch as well, which comes first.
+            self.role.record(self.id).bell.ring(Ring::WORK);
+            return (Next::StandBy, None);
+        }
+        let crew = &slf.get().crew;
+        if crew.is_tied(py, self.id) {
+            // Called from the watch, and since then something belongs to it: another is to come.
+            crew.beside.with(py, |beside| beside.arrived());
+            Crew::summon(slf);
+            return (Next::StandBy, None);
+        }
+        // Called from the watch, it may stand by since: nothing else is to call it.
+        crew.roster.with(py, |roster| roster.retire(self.id));
+        let joined = Self::runner(slf, self.id, joined);
+        joined.introduce(slf, self);
+        let Worked { is_done, sleeps_at } =
+            joined.runner.as_current(|| Crew::work(slf, &joined.runner));
+        if !is_done {
+            return (Next::LookAgain, sleeps_at);
+        }
+        self.stand_by(slf);
+        (Next::StandBy, sleeps_at)
+    }
+
+    /// Leave the watch for the work that waits, unless a threadlet has begun.
+    fn leave_watch(&self, py: Python<'_>) {
+        let crew = &self.dispatcher.get().crew;
+        let bell = &self.role.record(self.id).bell;
+        crew.roster.with(py, |_| {
+            if self.role.inside().is_none() {
+                self.role.relieve();
+            } else {
+                bell.ring(Ring::WATCH);
+            }
+        });
+        bell.ring(Ring::WORK);
+    }
+
+    /// Wait to be called; for what waits already, at once. A thread to which something belongs is not called for
+    /// anything else.
+    fn stand_by(&self, slf: &Bound<'_, Dispatcher>) {
+        let py = slf.py();
+        let crew = &slf.get().crew;
+        let is_on_duty = self.role.on_duty() == Some(self.id);
+        if crew.has_steps(py, self.id) {
+            // A step has failed, and the role went to another thread before the others were taken.
+            self.role.record(self.id).bell.ring(Ring::ASK);
+            return;
+        }
+        if is_on_duty || crew.is_tied(py, self.id) {
+            return;
+        }
+        crew.roster.with(py, |roster| {
+            if !roster.stands_by(self.id) {
+                roster.stand_by(self.id);
+            }
+        });
+        slf.get().hold_calls(py, false);
+        Crew::summon(slf);
+    }
+
+    /// The runner that this thread is, from the first time that it holds the role or calls functions. Runs no
+    /// Python code.
+    fn runner<'a>(
         slf: &Bound<'_, Dispatcher>,
         id: RunnerId,
-        presence: &mut Option<Presence>,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        *presence = Some(Presence::begin(py, &slf.get().crew.role, id)?);
-        slf.call_method1(intern!(py, "_runner_joined"), (id.index(),)).map(drop)
+        joined: &'a mut Option<Joined>,
+    ) -> &'a mut Joined {
+        let new = || Joined { presence: None, runner: Runner::new(slf, id), is_known: false };
+        joined.get_or_insert_with(new)
     }
 
     /// The watch ended without a candidate; whether this thread is needed all the same.
-    fn stays_after_watch(&self, py: Python<'_>) -> bool {
+    fn stays_after_watch(&self, py: Python<'_>) -> Next {
         let crew = &self.dispatcher.get().crew;
         crew.roster.with(py, |_| {
             let is_idle = self.role.inside().is_none();
             if is_idle || crew.is_stopped.load(Relaxed) {
                 self.role.relieve();
-                return false;
+                return Next::End;
             }
             // A threadlet has begun just now, and counts on us.
             self.role.record(self.id).bell.ring(Ring::WATCH);
-            true
+            Next::StandBy
         })
     }
 
     /// Nothing happened for a while; whether this thread may end.
-    fn retires(&self, py: Python<'_>) -> bool {
+    fn retires(&self, py: Python<'_>) -> Next {
         let crew = &self.dispatcher.get().crew;
-        crew.roster.with(py, |roster| roster.retire(self.id))
+        let is_over = crew.roster.with(py, |roster| roster.retire(self.id));
+        if is_over { Next::End } else { Next::StandBy }
     }
 }

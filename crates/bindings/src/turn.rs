@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use threadlets_core::takeover::Ring;
 use threadlets_core::{Readiness, clock, fp};
 
+use crate::beside::Job;
 use crate::callback::{Callback, Due};
 use crate::contract;
 use crate::crew::Crew;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
+use crate::greenlets;
 use crate::internals::{self, Internals};
 use crate::request::Request;
 use crate::runner::Runner;
@@ -77,6 +80,9 @@ impl Dispatcher {
     fn poll_and_burst(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
+        if !Crew::take_steps(slf, runner)? {
+            return Ok(false);
+        }
         let is_held = if Internals::has_other_poll(slf)? {
             internals::poll(slf, runner)?
         } else {
@@ -100,6 +106,9 @@ impl Dispatcher {
             this.n_requests.store(this.n_requests() + 1, Relaxed);
             Self::run(slf, request)?;
             Crew::end_if_over(slf)?;
+            if greenlets::may_be_new(py) {
+                greenlets::look(slf, runner);
+            }
             if !this.crew.keeps_role(py, runner) {
                 return Ok(false);
             }
@@ -149,10 +158,17 @@ impl Dispatcher {
         this.crew.roster.with(py, |roster| roster.start_polling());
         // Say so while the GIL is still held: whoever takes it next must know to wake us.
         this.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
+        this.is_being_woken.store(false, Relaxed);
         // Engines hold no GIL: look once more for what they sent before they knew that we wait.
         let patience = if this.mailbox.starts_waiting() { Some(Duration::ZERO) } else { patience };
         let (role, id) = (&this.crew.role, runner.id);
-        let waited = py.detach(|| poller.wait(patience, || role.is_held_by(id)));
+        let called = this.crew.called.take(py);
+        let waited = py.detach(|| {
+            if let Some(called) = called {
+                role.record(called).bell.ring(Ring::WORK);
+            }
+            poller.wait(patience, || role.is_held_by(id))
+        });
         let is_held = role.is_held_by(runner.id);
         if is_held {
             this.sleeping.store(false, Relaxed);
@@ -187,7 +203,9 @@ impl Dispatcher {
             });
         }
         if !is_held {
-            // The one who took it may have begun to wait for what we have just queued.
+            // The one who took it may have begun to wait for what we have just queued, and this wait may have ended by
+            // what was to end that one's.
+            this.is_being_woken.store(false, Relaxed);
             this.wake_if_sleeping(py)?;
         }
         Ok(Waited { is_held, is_woken })
@@ -264,6 +282,10 @@ impl Dispatcher {
                 let ran = call.get().run(slf, &call);
                 contract::check(slf, || call.get().function(py))?;
                 Self::outlive(slf, ran)
+            }
+            Request::Beside(call) => {
+                Crew::submit_beside(slf, Job::Awaited(call));
+                Ok(())
             }
             Request::Letter(letter) => {
                 let opened = Self::open_letter(slf, letter);

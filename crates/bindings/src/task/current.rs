@@ -12,6 +12,7 @@ use pyo3::types::PyDict;
 
 use super::task::Task;
 use crate::dispatcher::Dispatcher;
+use crate::runner::Runner;
 
 /// asyncio's own table of which task each loop runs.
 pub(crate) fn current_tasks(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
@@ -84,4 +85,30 @@ pub(crate) fn kept<R>(slf: &Bound<'_, Dispatcher>, run: impl FnOnce() -> R) -> R
         error.write_unraisable(slf.py(), Some(slf));
     }
     result
+}
+
+/// The task that runs in this thread, or that awaits the function which does: of `loop`, or of the running loop.
+///
+/// asyncio's own function reads one entry for the whole loop, which names the task whose step the dispatcher takes.
+/// A function that is blocked, or that began on another thread, is no part of that.
+#[pyfunction]
+#[pyo3(signature = (r#loop=None))]
+pub(crate) fn current_task(
+    py: Python<'_>,
+    r#loop: Option<Bound<'_, PyAny>>,
+) -> PyResult<Option<Py<PyAny>>> {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let its_loop = match r#loop.filter(|it| !it.is_none()) {
+        Some(given) => given,
+        None => GET.import(py, "asyncio", "get_running_loop")?.call0()?,
+    };
+    let awaiting = Runner::with_current(|runner| {
+        let runner = runner.filter(|it| it.dispatcher(py).is(&its_loop))?;
+        let crew = &runner.dispatcher(py).get().crew;
+        (!crew.role.is_held_by(runner.id)).then(|| crew.awaiting_task(py, runner.id))
+    });
+    match awaiting {
+        Some(task) => Ok(task),
+        None => Ok(current_tasks(py)?.get_item(its_loop)?.map(Bound::unbind)),
+    }
 }

@@ -13,6 +13,7 @@ use pyo3::types::{PyDict, PyType};
 
 use super::future::{Future, Outcome};
 use super::task::Task;
+use crate::beside::CallBeside;
 use crate::scope::sleep::Sleep;
 use crate::syslet::pending::Pending;
 
@@ -21,6 +22,7 @@ static FREE_FUTURE: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_TASK: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_SLEEP: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_PENDING: OnceLock<ffi::destructor> = OnceLock::new();
+static FREE_CALL_BESIDE: OnceLock<ffi::destructor> = OnceLock::new();
 
 /// Fill the slots; before anybody makes a future.
 pub(crate) fn fill(py: Python<'_>) {
@@ -28,6 +30,7 @@ pub(crate) fn fill(py: Python<'_>) {
     fill_type(&py.get_type::<Task>(), &FREE_TASK, dealloc_task);
     fill_type(&py.get_type::<Sleep>(), &FREE_SLEEP, dealloc_sleep);
     fill_type(&py.get_type::<Pending>(), &FREE_PENDING, dealloc_pending);
+    fill_type(&py.get_type::<CallBeside>(), &FREE_CALL_BESIDE, dealloc_call_beside);
 }
 
 fn fill_type(
@@ -146,6 +149,11 @@ unsafe extern "C" fn dealloc_sleep(slf: *mut ffi::PyObject) {
 unsafe extern "C" fn dealloc_pending(slf: *mut ffi::PyObject) {
     // SAFETY: as in `dealloc_future`.
     unsafe { dealloc(slf, &FREE_PENDING) }
+}
+
+unsafe extern "C" fn dealloc_call_beside(slf: *mut ffi::PyObject) {
+    // SAFETY: as in `dealloc_future`.
+    unsafe { dealloc(slf, &FREE_CALL_BESIDE) }
 }
 
 /// # Safety

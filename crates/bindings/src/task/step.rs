@@ -16,6 +16,7 @@ use super::future::{Future, Outcome, State};
 use super::names;
 use super::task::Task;
 use super::waiters::Waiter;
+use crate::beside::CallBeside;
 use crate::callback::in_context;
 use crate::contract;
 use crate::dispatcher::Dispatcher;
@@ -40,6 +41,12 @@ pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyRes
         slf.get().crew.defer(py, Request::Step(task.clone().unbind()));
         return Ok(());
     }
+    if let Some(runner) = this.bound_to(py)
+        && !slf.get().crew.role.is_held_by(runner)
+    {
+        slf.get().crew.hand_over(task, runner);
+        return Ok(());
+    }
     current::enter(slf, task)?;
     let reached = in_context(py, &this.context, || go_on(py, task))?;
     settle(task, reached)
@@ -49,6 +56,12 @@ pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyRes
 pub(super) fn take_in_context(task: &Bound<'_, Task>) -> PyResult<()> {
     let py = task.py();
     let slf = task.as_super().get().dispatcher.bind(py);
+    if let Some(runner) = task.get().bound_to(py)
+        && !slf.get().crew.role.is_held_by(runner)
+    {
+        slf.get().crew.hand_over(task, runner);
+        return Ok(());
+    }
     current::enter(slf, task)?;
     let outcome = go_on(py, task).and_then(|reached| settle(task, reached));
     current::clear(slf);
@@ -149,8 +162,9 @@ fn as_ours<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Futu
         || object.is_exact_instance_of::<Task>()
         || object.is_exact_instance_of::<Sleep>()
         || object.is_exact_instance_of::<Pending>()
+        || object.is_exact_instance_of::<CallBeside>()
     {
-        // SAFETY: tasks, sleeps and runs are futures.
+        // SAFETY: tasks, sleeps, runs and calls are futures.
         return Some(unsafe { object.cast_unchecked() });
     }
     None
@@ -198,6 +212,7 @@ fn settle(task: &Bound<'_, Task>, reached: Reached<'_>) -> PyResult<()> {
 
 fn end(task: &Bound<'_, Task>, result: Py<PyAny>) -> PyResult<()> {
     let py = task.py();
+    task.get().stays_no_more(py, task.as_super().get().dispatcher.get());
     if task.get().must_cancel.get(py) {
         // It was cancelled before it could notice.
         task.get().must_cancel.set(py, false);
@@ -209,6 +224,7 @@ fn end(task: &Bound<'_, Task>, result: Py<PyAny>) -> PyResult<()> {
 fn fail(task: &Bound<'_, Task>, error: PyErr) -> PyResult<()> {
     let py = task.py();
     let future = task.as_super();
+    task.get().stays_no_more(py, future.get().dispatcher.get());
     if names::is_cancelled_error(py, &error)? {
         let error = error.into_value(py);
         drop(future.get().with_extras(py, |it| it.cancelled_error.replace(error)));

@@ -10,6 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyType};
+use threadlets_core::takeover::RunnerId;
 
 use super::future::Future;
 use super::{names, showing, slots, step};
@@ -30,8 +31,13 @@ pub(crate) struct Task {
     pub(super) waits_for: GilSlot<Option<Py<PyAny>>>,
     number: u64,
     n_cancels: GilSlot<u32>,
+    /// The thread that it belongs to, or nobody's.
+    bound_to: GilSlot<RunnerId>,
+    /// How many things tie it to that: greenlets, and stays.
+    n_ties: GilSlot<u16>,
+    n_stays: GilSlot<u8>,
     /// The next step throws `CancelledError` in.
-    pub(super) must_cancel: GilSlot<bool>,
+    pub(crate) must_cancel: GilSlot<bool>,
     /// Not if all requests to cancel are taken back before.
     pub(super) may_forget_cancel: GilSlot<bool>,
     pub(crate) shield: GilSlot<Shield>,
@@ -93,6 +99,9 @@ impl Task {
             waits_for: GilSlot::default(),
             number: N_MADE.fetch_add(1, Relaxed) + 1,
             n_cancels: GilSlot::new(0),
+            bound_to: GilSlot::new(RunnerId::NOBODY),
+            n_ties: GilSlot::new(0),
+            n_stays: GilSlot::new(0),
             must_cancel: GilSlot::new(false),
             may_forget_cancel: GilSlot::new(false),
             shield: GilSlot::new(Shield::Down),
@@ -119,6 +128,55 @@ impl Task {
             return step::start_eagerly(dispatcher, slf);
         }
         step::resume_soon(slf)
+    }
+
+    /// The thread that the task belongs to, unless it may go on in any.
+    #[inline]
+    pub(crate) fn bound_to(&self, py: Python<'_>) -> Option<RunnerId> {
+        Some(self.bound_to.get(py)).filter(|&it| it != RunnerId::NOBODY)
+    }
+
+    /// Something more ties the task to a thread.
+    pub(crate) fn tie(&self, py: Python<'_>, runner: RunnerId) {
+        self.bound_to.set(py, runner);
+        self.n_ties.set(py, self.n_ties.get(py).saturating_add(1));
+    }
+
+    /// It does no more.
+    pub(crate) fn untie(&self, py: Python<'_>) {
+        let n_left = self.n_ties.get(py).saturating_sub(1);
+        self.n_ties.set(py, n_left);
+        if n_left == 0 {
+            self.bound_to.set(py, RunnerId::NOBODY);
+        }
+    }
+
+    /// The task asks to stay in its thread once more.
+    pub(crate) fn stays(&self, py: Python<'_>) -> PyResult<()> {
+        let n_stays = self.n_stays.get(py).checked_add(1).ok_or_else(|| {
+            PyRuntimeError::new_err(
+                "threadlets.stay() was called 256 times in one task; once is enough, or leave each with-block",
+            )
+        })?;
+        self.n_stays.set(py, n_stays);
+        Ok(())
+    }
+
+    /// One stay ends; `false`: it ended with the task.
+    pub(crate) fn leaves(&self, py: Python<'_>) -> bool {
+        let n_stays = self.n_stays.get(py);
+        self.n_stays.set(py, n_stays.saturating_sub(1));
+        n_stays > 0
+    }
+
+    /// The task has ended, and with it its stays.
+    #[inline]
+    pub(super) fn stays_no_more(&self, py: Python<'_>, dispatcher: &Dispatcher) {
+        if let Some(runner) = self.bound_to(py) {
+            while self.leaves(py) {
+                dispatcher.crew.untie(py, runner, Some(self));
+            }
+        }
     }
 
     fn rename(&self, future: &Future, name: Bound<'_, PyAny>) -> PyResult<()> {
@@ -398,6 +456,13 @@ impl Task {
     #[getter]
     fn _coro(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.get_coro(py)
+    }
+
+    /// Have another coroutine resumed from the next step on.
+    #[setter(_coro)]
+    fn set_coro(&self, coro: Bound<'_, PyAny>) {
+        let py = coro.py();
+        drop(self.coroutine.replace(py, Some(coro.unbind())));
     }
 
     #[getter]

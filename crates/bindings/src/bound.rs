@@ -1,0 +1,188 @@
+//! Tasks that belong to a thread: those with live greenlets, and those that have asked to stay.
+//!
+//! The role of the dispatcher passes from thread to thread, but such a task takes its steps on one of them
+//! (`takeover::Bound`). While something belongs to a thread no function is called inline there: the role stays.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::PyTraverseError;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use threadlets_core::takeover::{Ring, RunnerId};
+
+use crate::crew::Crew;
+use crate::dispatcher::Dispatcher;
+use crate::gil_cell::GilSlot;
+use crate::greenlets;
+use crate::request::Request;
+use crate::runner::Runner;
+use crate::task::current::current_tasks;
+use crate::task::task::Task;
+
+impl Crew {
+    /// Something more belongs to a thread, and with it the task, if it is one's.
+    pub(crate) fn tie(&self, py: Python<'_>, runner: RunnerId, task: Option<&Task>) {
+        self.bound.with(py, |bound| bound.tie(runner));
+        self.n_ties.fetch_add(1, Relaxed);
+        if let Some(task) = task {
+            task.tie(py, runner);
+        }
+    }
+
+    /// It is over.
+    pub(crate) fn untie(&self, py: Python<'_>, runner: RunnerId, task: Option<&Task>) {
+        if let Some(task) = task {
+            task.untie(py);
+        }
+        self.n_ties.fetch_sub(1, Relaxed);
+        let is_free = self.bound.with(py, |bound| bound.untie(runner));
+        if is_free && runner != RunnerId::HOME {
+            // It may stand by again.
+            self.role.record(runner).bell.ring(Ring::ASK);
+        }
+    }
+
+    /// Whether something belongs to a thread: it stays, and is called for nothing else.
+    #[inline]
+    pub(crate) fn is_tied(&self, py: Python<'_>, runner: RunnerId) -> bool {
+        self.n_ties.load(Relaxed) > 0 && self.bound.with(py, |bound| bound.is_tied(runner))
+    }
+
+    /// Whether a function may block this thread, so that the role moves.
+    #[inline]
+    pub(crate) fn may_block(&self, py: Python<'_>, runner: RunnerId) -> bool {
+        if !self.is_tied(py, runner) {
+            return true;
+        }
+        greenlets::reap(py);
+        !self.is_tied(py, runner)
+    }
+
+    /// A step's turn has come, and its task belongs to another thread: it goes on there.
+    #[cold]
+    pub(crate) fn hand_over(&self, task: &Bound<'_, Task>, runner: RunnerId) {
+        let py = task.py();
+        let step = Request::Step(task.clone().unbind());
+        self.bound.with(py, |bound| bound.hand_over(runner, step));
+        self.n_handed_over.fetch_add(1, Relaxed);
+        if runner != RunnerId::HOME {
+            self.role.record(runner).bell.ring(Ring::ASK);
+        }
+    }
+
+    /// Take the steps that were handed over to this thread, which has the role; whether it still has.
+    #[inline]
+    pub(crate) fn take_steps(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<bool> {
+        if slf.get().crew.n_handed_over.load(Relaxed) == 0 {
+            return Ok(true);
+        }
+        Self::take_own_steps(slf, runner)
+    }
+
+    #[cold]
+    fn take_own_steps(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<bool> {
+        let py = slf.py();
+        let crew = &slf.get().crew;
+        let steps = crew.bound.with(py, |bound| bound.take_steps(runner.id));
+        crew.n_handed_over.fetch_sub(steps.len(), Relaxed);
+        let mut steps = steps.into_iter();
+        let mut outcome = Ok(());
+        while outcome.is_ok() && crew.role.is_held_by(runner.id) {
+            let Some(step) = steps.next() else { return Ok(true) };
+            outcome = Dispatcher::run(slf, step).and_then(|()| Self::end_if_over(slf));
+        }
+        // The role went to another thread meanwhile, or the loop ends: the others wait for the next time.
+        let left = steps.len();
+        crew.bound.with(py, |bound| bound.put_back(runner.id, steps));
+        crew.n_handed_over.fetch_add(left, Relaxed);
+        outcome.map(|()| crew.role.is_held_by(runner.id))
+    }
+
+    /// Whether steps wait for this thread.
+    pub(crate) fn has_steps(&self, py: Python<'_>, runner: RunnerId) -> bool {
+        self.n_handed_over.load(Relaxed) > 0 && self.bound.with(py, |it| it.has_steps(runner))
+    }
+
+    /// A closed loop takes no more steps, and nothing belongs to its threads.
+    pub(crate) fn release_bound(&self, py: Python<'_>) {
+        let steps = self.bound.with(py, |bound| bound.take_all());
+        self.n_handed_over.store(0, Relaxed);
+        drop(steps);
+    }
+
+    /// Visit the steps that wait, for the cycle collector.
+    pub(crate) fn visit_bound(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.bound.traverse(visit, |bound| bound.steps().try_for_each(|it| it.traverse(visit)))
+    }
+}
+
+/// What `threadlets.stay()` gives: until it ends, the task that has called it goes on in this thread only.
+#[pyclass(frozen, module = "threadlets._core")]
+pub(crate) struct Stay {
+    /// None once it has ended.
+    task: GilSlot<Option<Py<Task>>>,
+    runner: RunnerId,
+}
+
+impl Stay {
+    fn end(&self, py: Python<'_>) {
+        if let Some(task) = self.task.take(py) {
+            let crew = &task.bind(py).as_super().get().dispatcher.get().crew;
+            if task.get().leaves(py) {
+                crew.untie(py, self.runner, Some(task.get()));
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl Stay {
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exc_info))]
+    fn __exit__(&self, py: Python<'_>, _exc_info: &Bound<'_, pyo3::types::PyTuple>) {
+        self.end(py);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.task.traverse(&visit, |task| visit.call(task))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        drop(self.task.take(py));
+    }
+}
+
+/// Keep the current task in this thread, until it ends or the with-block does around what this returns.
+#[pyfunction]
+pub(crate) fn stay(py: Python<'_>) -> PyResult<Stay> {
+    Runner::with_current(|runner| {
+        let runner = runner.ok_or_else(|| {
+            PyRuntimeError::new_err(
+                "threadlets.stay() was called where no threadlets loop runs; call it in a task, \
+                 within threadlets.run(main())",
+            )
+        })?;
+        let slf = runner.dispatcher(py);
+        let is_dispatcher = slf.get().crew.role.is_held_by(runner.id);
+        let current = current_tasks(py)?.get_item(slf)?.filter(|it| is_dispatcher && !it.is_none());
+        let Some(task) = current else {
+            return Err(PyRuntimeError::new_err(
+                "threadlets.stay() was called outside of a task: only tasks go on after an await; \
+                 call it in a coroutine of the task",
+            ));
+        };
+        let task = task.cast_into::<Task>().map_err(|_| {
+            PyRuntimeError::new_err(
+                "threadlets.stay() was called in a task that is not the loop's own; make the loop with \
+                 tasks=\"native\", and tasks with loop.create_task()",
+            )
+        })?;
+        task.get().stays(py)?;
+        slf.get().crew.tie(py, runner.id, Some(task.get()));
+        Ok(Stay { task: GilSlot::new(Some(task.unbind())), runner: runner.id })
+    })
+}

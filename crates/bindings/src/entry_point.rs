@@ -1,0 +1,175 @@
+//! Which code a call runs, whatever is put around it: by that a function is remembered.
+
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyString, PyTuple};
+
+unsafe extern "C" {
+    static mut PyMethod_Type: ffi::PyTypeObject;
+    /// The function of a bound method, borrowed.
+    fn PyMethod_Function(method: *mut ffi::PyObject) -> *mut ffi::PyObject;
+}
+
+/// How many layers are looked through.
+const N_LAYERS_MAX: usize = 32;
+
+/// A number for the code that a call runs. Functions of one code have one; so do the methods of one class that
+/// are written in C, on all of its instances.
+///
+/// `functools.partial`, decorators that leave `__wrapped__`, and `Context.run` are looked through; so is any
+/// object that has the function it calls as `func`.
+#[inline]
+pub(crate) fn number(callable: &Bound<'_, PyAny>, args: &[*mut ffi::PyObject]) -> usize {
+    match plain(callable.as_ptr()) {
+        Some(number) => number,
+        None => {
+            // SAFETY: the caller's arguments are alive.
+            let first =
+                args.first().map(|&it| unsafe { Bound::from_borrowed_ptr(callable.py(), it) });
+            let function = innermost(callable, first);
+            plain(function.as_ptr()).unwrap_or_else(|| raw(&function))
+        }
+    }
+}
+
+/// The number of a function that nothing is put around.
+#[inline]
+fn plain(callable: *mut ffi::PyObject) -> Option<usize> {
+    // SAFETY: the callable is alive, and is looked at as what its type says it is.
+    unsafe {
+        let its_type = ffi::Py_TYPE(callable);
+        if its_type == &raw mut ffi::PyFunction_Type {
+            let function = &*callable.cast::<ffi::PyFunctionObject>();
+            return function.func_dict.is_null().then_some(function.func_code as usize);
+        }
+        if its_type == &raw mut PyMethod_Type {
+            return plain(PyMethod_Function(callable));
+        }
+        if its_type == &raw mut ffi::PyCFunction_Type {
+            let method = (*callable.cast::<ffi::PyCFunctionObject>()).m_ml;
+            return (method != context_run()).then_some(method as usize);
+        }
+        None
+    }
+}
+
+/// The number of any other callable: of its code, or of its class.
+fn raw(callable: &Bound<'_, PyAny>) -> usize {
+    // SAFETY: as in `plain`.
+    unsafe {
+        let (object, its_type) = (callable.as_ptr(), ffi::Py_TYPE(callable.as_ptr()));
+        if its_type == &raw mut ffi::PyFunction_Type {
+            return (*object.cast::<ffi::PyFunctionObject>()).func_code as usize;
+        }
+        if its_type == &raw mut ffi::PyCFunction_Type {
+            return (*object.cast::<ffi::PyCFunctionObject>()).m_ml as usize;
+        }
+        // A class is remembered by itself, an instance by its class.
+        if ffi::PyType_Check(object) != 0 { object as usize } else { its_type as usize }
+    }
+}
+
+static CONTEXT_RUN: PyOnceLock<usize> = PyOnceLock::new();
+
+/// Where `Context.run` is described.
+fn context_run() -> *mut ffi::PyMethodDef {
+    // SAFETY: the GIL is held by whoever asks what a callable is.
+    let known = unsafe { CONTEXT_RUN.get(Python::assume_attached()) };
+    known.map_or(std::ptr::null_mut(), |&it| it as *mut ffi::PyMethodDef)
+}
+
+/// Find out where `Context.run` is described, once.
+pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
+    let run = py.import("contextvars")?.call_method0("copy_context")?.getattr("run")?;
+    let method = run.cast::<pyo3::types::PyCFunction>()?;
+    // SAFETY: the type was looked at.
+    let method = unsafe { (*method.as_ptr().cast::<ffi::PyCFunctionObject>()).m_ml };
+    CONTEXT_RUN.get_or_init(py, || method as usize);
+    Ok(())
+}
+
+/// The function within what is put around it.
+pub(crate) fn innermost<'py>(
+    callable: &Bound<'py, PyAny>,
+    mut first_arg: Option<Bound<'py, PyAny>>,
+) -> Bound<'py, PyAny> {
+    let py = callable.py();
+    let mut function = callable.clone();
+    for _ in 0..N_LAYERS_MAX {
+        // SAFETY: as in `plain`.
+        let method = unsafe {
+            let is_method = ffi::Py_TYPE(function.as_ptr()) == &raw mut PyMethod_Type;
+            is_method.then(|| PyMethod_Function(function.as_ptr()))
+        };
+        if let Some(method) = method {
+            // SAFETY: the method keeps its function alive.
+            function = unsafe { Bound::from_borrowed_ptr(py, method) };
+            continue;
+        }
+        // SAFETY: as in `plain`.
+        let (is_function, runs_in_context) = unsafe {
+            let its_type = ffi::Py_TYPE(function.as_ptr());
+            let object = function.as_ptr().cast::<ffi::PyCFunctionObject>();
+            let is_builtin = its_type == &raw mut ffi::PyCFunction_Type;
+            (
+                its_type == &raw mut ffi::PyFunction_Type,
+                is_builtin && (*object).m_ml == context_run(),
+            )
+        };
+        let inner = if runs_in_context {
+            first_arg.take()
+        } else if is_function {
+            attribute(&function, intern!(py, "__wrapped__"))
+        } else {
+            // A class may have an attribute of that name for its instances.
+            let is_class = function.is_instance_of::<pyo3::types::PyType>();
+            let inner = (!is_class).then(|| attribute(&function, intern!(py, "func"))).flatten();
+            if inner.is_some()
+                && let Some(args) = attribute(&function, intern!(py, "args"))
+                && let Ok(args) = args.cast::<PyTuple>()
+            {
+                first_arg = args.get_item(0).ok().or(first_arg);
+            }
+            inner
+        };
+        match inner {
+            Some(inner) if inner.is_callable() => function = inner,
+            _ => break,
+        }
+    }
+    function
+}
+
+fn attribute<'py>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+) -> Option<Bound<'py, PyAny>> {
+    // One that cannot be had is none.
+    object.getattr_opt(name).ok().flatten()
+}
+
+/// What the function of a call is known by: its module and its qualified name.
+pub(crate) fn name(
+    callable: &Bound<'_, PyAny>,
+    args: &[*mut ffi::PyObject],
+) -> PyResult<Py<PyString>> {
+    let py = callable.py();
+    // SAFETY: the caller's arguments are alive.
+    let first = args.first().map(|&it| unsafe { Bound::from_borrowed_ptr(py, it) });
+    let function = innermost(callable, first);
+    let named = match attribute(&function, intern!(py, "__qualname__")) {
+        Some(name) => (attribute(&function, intern!(py, "__module__")), name),
+        None => {
+            let its_type = function.get_type().into_any();
+            let name = its_type.getattr(intern!(py, "__qualname__"))?;
+            (attribute(&its_type, intern!(py, "__module__")), name)
+        }
+    };
+    let name = match named {
+        (Some(module), name) if !module.is_none() => format!("{module}.{name}"),
+        (_, name) => name.to_string(),
+    };
+    Ok(PyString::new(py, &name).unbind())
+}

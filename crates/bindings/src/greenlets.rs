@@ -1,0 +1,291 @@
+//! Greenlets belong to the thread that has begun them, and so does a task that has a live one: SQLAlchemy's
+//! asyncio and greenback keep them across awaits.
+//!
+//! greenlet tells each switch to a thread's trace function. Nothing is set, and nothing costs anything, until
+//! the module is imported.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
+
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyCapsule, PyDict, PyTuple};
+use pyo3::{PyTraverseError, ffi, intern};
+use threadlets_core::takeover::RunnerId;
+
+use crate::dispatcher::Dispatcher;
+use crate::gil_cell::{GilCell, GilSlot};
+use crate::runner::Runner;
+use crate::task::current::current_tasks;
+use crate::task::task::Task;
+
+/// A function of greenlet's C API that looks at a greenlet.
+type Look = unsafe extern "C" fn(*mut ffi::PyObject) -> std::ffi::c_int;
+
+/// What is asked of greenlet.
+#[derive(Debug)]
+struct Greenlets {
+    module: Py<PyAny>,
+    is_main: Look,
+    is_active: Look,
+}
+
+/// Where its C API has them.
+const IS_MAIN: usize = 8;
+const IS_ACTIVE: usize = 10;
+
+static GREENLETS: PyOnceLock<Greenlets> = PyOnceLock::new();
+
+/// How many modules there were when greenlet was last looked for.
+static N_MODULES: AtomicIsize = AtomicIsize::new(-1);
+
+/// Whether a module was imported since greenlet was last looked for.
+#[inline]
+pub(crate) fn may_be_new(_py: Python<'_>) -> bool {
+    n_modules() != N_MODULES.load(Relaxed)
+}
+
+fn n_modules() -> isize {
+    // SAFETY: the GIL is held; the dictionary is the interpreter's, which keeps it.
+    unsafe { (*ffi::PyImport_GetModuleDict().cast::<ffi::PyDictObject>()).ma_used }
+}
+
+impl Greenlets {
+    /// greenlet, if the program has imported it.
+    fn get(py: Python<'_>) -> Option<&'static Self> {
+        if let Some(found) = GREENLETS.get(py) {
+            return Some(found);
+        }
+        if !may_be_new(py) {
+            return None;
+        }
+        N_MODULES.store(n_modules(), Relaxed);
+        Self::find(py).unwrap_or_else(|error| {
+            error.write_unraisable(py, None);
+            None
+        })
+    }
+
+    #[cold]
+    fn find(py: Python<'_>) -> PyResult<Option<&'static Self>> {
+        // SAFETY: as above; it is a dictionary.
+        let modules = unsafe {
+            Bound::from_borrowed_ptr(py, ffi::PyImport_GetModuleDict()).cast_into::<PyDict>()?
+        };
+        let Some(module) = modules.get_item(intern!(py, "greenlet._greenlet"))? else {
+            return Ok(None);
+        };
+        // While it is being imported there is none.
+        let Some(capsule) = module.getattr_opt(intern!(py, "_C_API"))? else { return Ok(None) };
+        let api = capsule.cast_into::<PyCapsule>()?;
+        // SAFETY: the capsule holds greenlet's table of functions, in an order that has not changed since its
+        // first stable version.
+        let (is_main, is_active) = unsafe {
+            let name = c"greenlet._C_API".as_ptr();
+            let table = ffi::PyCapsule_GetPointer(api.as_ptr(), name).cast::<Option<Look>>();
+            if table.is_null() {
+                return Err(PyErr::fetch(py));
+            }
+            (*table.add(IS_MAIN), *table.add(IS_ACTIVE))
+        };
+        let (Some(is_main), Some(is_active)) = (is_main, is_active) else { return Ok(None) };
+        let found = Self { module: module.unbind(), is_main, is_active };
+        Ok(Some(GREENLETS.get_or_init(py, || found)))
+    }
+
+    fn is_main(&self, greenlet: &Bound<'_, PyAny>) -> bool {
+        // SAFETY: greenlet's trace gives greenlets, which are alive.
+        unsafe { (self.is_main)(greenlet.as_ptr()) != 0 }
+    }
+
+    fn is_active(&self, greenlet: &Bound<'_, PyAny>) -> bool {
+        // SAFETY: as above.
+        unsafe { (self.is_active)(greenlet.as_ptr()) != 0 }
+    }
+}
+
+/// The trace function of one thread of one loop.
+#[pyclass(frozen, module = "threadlets._core")]
+pub(crate) struct GreenletTrace {
+    dispatcher: GilSlot<Option<Py<Dispatcher>>>,
+    runner: RunnerId,
+    /// Greenlets that have begun and have not ended, and whose they are. By their places in memory, which
+    /// none of them leaves without the end being traced.
+    live: GilCell<HashMap<usize, Option<Py<Task>>>>,
+    /// What traced them before, and is told still.
+    before: Option<Py<PyAny>>,
+}
+
+impl GreenletTrace {
+    /// A greenlet has begun, or was suspended before it could be traced.
+    fn begins(&self, slf: &Bound<'_, Dispatcher>, place: usize, task: Option<Bound<'_, Task>>) {
+        let py = slf.py();
+        if self.live.with(py, |live| live.contains_key(&place)) {
+            return;
+        }
+        slf.get().crew.tie(py, self.runner, task.as_ref().map(|it| it.get()));
+        let task = task.map(Bound::unbind);
+        drop(self.live.with(py, |live| live.insert(place, task)));
+    }
+
+    fn ends(&self, slf: &Bound<'_, Dispatcher>, place: usize) {
+        let py = slf.py();
+        if let Some(task) = self.live.with(py, |live| live.remove(&place)) {
+            slf.get().crew.untie(py, self.runner, task.as_ref().map(|it| it.get()));
+        }
+    }
+
+    /// Nothing of this loop is traced any more.
+    fn end(&self, py: Python<'_>) {
+        let Some(dispatcher) = self.dispatcher.take(py) else { return };
+        let slf = dispatcher.bind(py);
+        for (_, task) in self.live.with(py, std::mem::take) {
+            slf.get().crew.untie(py, self.runner, task.as_ref().map(|it| it.get()));
+        }
+    }
+}
+
+#[pymethods]
+impl GreenletTrace {
+    /// A switch, told after it was made: `greenlets` are the one that was left and the one that goes on.
+    fn __call__(
+        &self,
+        py: Python<'_>,
+        event: &Bound<'_, PyAny>,
+        greenlets: &Bound<'_, PyTuple>,
+    ) -> PyResult<()> {
+        let dispatcher = self.dispatcher.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)));
+        if let (Some(dispatcher), Some(module)) = (dispatcher, GREENLETS.get(py)) {
+            let slf = dispatcher.bind(py);
+            let (origin, target) =
+                (greenlets.get_borrowed_item(0)?, greenlets.get_borrowed_item(1)?);
+            if !module.is_main(&target) && module.is_active(&target) {
+                let task = if slf.get().crew.role.is_held_by(self.runner) {
+                    current_tasks(py)?.get_item(slf)?.and_then(|it| it.cast_into::<Task>().ok())
+                } else {
+                    None
+                };
+                self.begins(slf, target.as_ptr() as usize, task);
+            }
+            if !module.is_main(&origin) && !module.is_active(&origin) {
+                self.ends(slf, origin.as_ptr() as usize);
+            }
+        }
+        match &self.before {
+            Some(before) => before.call1(py, (event, greenlets)).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.dispatcher.traverse(&visit, |dispatcher| visit.call(dispatcher))?;
+        self.live.traverse(&visit, |live| live.values().try_for_each(|task| visit.call(task)))?;
+        visit.call(&self.before)
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        drop(self.dispatcher.take(py));
+        drop(self.live.with(py, std::mem::take));
+    }
+}
+
+/// Trace the greenlets of this thread, which is `runner` and has the role, from now on, if the program uses any.
+/// After each request in which a module was imported, and when a thread gets the role.
+#[inline]
+pub(crate) fn look(slf: &Bound<'_, Dispatcher>, runner: &Runner) {
+    let py = slf.py();
+    let was_known = GREENLETS.get(py).is_some();
+    if let Some(module) = Greenlets::get(py)
+        && let Err(error) = trace(slf, runner, module, !was_known)
+    {
+        error.write_unraisable(py, Some(slf));
+    }
+    N_MODULES.store(n_modules(), Relaxed);
+}
+
+/// `is_new`: the request that has just run has imported the module, and may have left greenlets suspended.
+#[cold]
+fn trace(
+    slf: &Bound<'_, Dispatcher>,
+    runner: &Runner,
+    module: &'static Greenlets,
+    is_new: bool,
+) -> PyResult<()> {
+    let py = slf.py();
+    let greenlet = module.module.bind(py);
+    if runner.greenlets.with(py, |it| it.is_some()) {
+        return Ok(());
+    }
+    let now = greenlet.call_method0(intern!(py, "gettrace"))?;
+    let before = (!now.is_none()).then(|| now.unbind());
+    let trace = GreenletTrace {
+        dispatcher: GilSlot::new(Some(slf.clone().unbind())),
+        runner: runner.id,
+        live: GilCell::default(),
+        before,
+    };
+    let trace = Bound::new(py, trace)?;
+    greenlet.call_method1(intern!(py, "settrace"), (&trace,))?;
+    drop(runner.greenlets.replace(py, Some(trace.clone().unbind())));
+    // The loop may run in a greenlet itself.
+    let mut current = greenlet.call_method0(intern!(py, "getcurrent"))?;
+    while !module.is_main(&current) {
+        trace.get().begins(slf, current.as_ptr() as usize, None);
+        current = current.getattr(intern!(py, "parent"))?;
+    }
+    if is_new {
+        let task = current_tasks(py)?.get_item(slf)?.and_then(|it| it.cast_into::<Task>().ok());
+        let kind = greenlet.getattr(intern!(py, "greenlet"))?;
+        for object in py.import("gc")?.call_method0("get_objects")?.try_iter()? {
+            let object = object?;
+            if object.is_instance(&kind)?
+                && !module.is_main(&object)
+                && module.is_active(&object)
+                && main_of(module, object.clone())?.is(&current)
+            {
+                trace.get().begins(slf, object.as_ptr() as usize, task.clone());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The greenlet in which the thread of a greenlet has begun.
+fn main_of<'py>(
+    module: &Greenlets,
+    mut greenlet: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    while !module.is_main(&greenlet) {
+        greenlet = greenlet.getattr(intern!(greenlet.py(), "parent"))?;
+    }
+    Ok(greenlet)
+}
+
+/// Have greenlets of this thread end whose last reference was dropped on another: greenlet sees to it when it is
+/// next asked for something, and they are live until then.
+pub(crate) fn reap(py: Python<'_>) {
+    if let Some(module) = GREENLETS.get(py)
+        && let Err(error) = module.module.bind(py).call_method0(intern!(py, "getcurrent"))
+    {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// This thread traces no greenlets for this loop any more.
+pub(crate) fn end_trace(py: Python<'_>, runner: &Runner) {
+    let Some(trace) = runner.greenlets.take(py) else { return };
+    let trace = trace.bind(py);
+    trace.get().end(py);
+    let outcome = GREENLETS.get(py).map_or(Ok(()), |module| {
+        let greenlet = module.module.bind(py);
+        if greenlet.call_method0(intern!(py, "gettrace"))?.is(trace) {
+            let before = &trace.get().before;
+            greenlet.call_method1(intern!(py, "settrace"), (before,))?;
+        }
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        PyErr::write_unraisable(error, py, None);
+    }
+}
