@@ -9,7 +9,7 @@ from threadlets import (
     _interpreter,  # noqa: F401 - first: it refuses to go on where nothing would work
     fp,
 )
-from threadlets._core import BufferPool, Call, Lease, Result, __version__, call, sleep
+from threadlets._core import BufferPool, Call, Lease, Result, Stay, __version__, call, sleep, stay
 from threadlets.aio import Loop, new_event_loop, run, stats
 from threadlets.calls import BATCH, INTERACTIVE, NORMAL, Pool, Priority, threadlet
 from threadlets.executor import ThreadletExecutor
@@ -54,6 +54,7 @@ __all__ = [
     "Priority",
     "Result",
     "Scope",
+    "Stay",
     "Sweep",
     "Syslet",
     "ThreadletExecutor",
@@ -69,6 +70,7 @@ __all__ = [
     "run",
     "sleep",
     "stats",
+    "stay",
     "sweep",
     "syslet",
     "threadlet",

@@ -13,6 +13,7 @@ from typing_extensions import disjoint_base
 __all__ = [
     "BufferPool",
     "Call",
+    "CallBeside",
     "Checkpoint",
     "Completions",
     "Datagrams",
@@ -20,6 +21,7 @@ __all__ = [
     "Environment",
     "Flags",
     "Future",
+    "GreenletTrace",
     "Handle",
     "Landed",
     "Lease",
@@ -30,6 +32,7 @@ __all__ = [
     "RequestHandle",
     "Result",
     "Sleep",
+    "Stay",
     "Stream",
     "Sweep",
     "Task",
@@ -37,13 +40,16 @@ __all__ = [
     "__version__",
     "call",
     "checkpoint",
+    "current_task",
     "engine_info",
     "forget_engine",
     "fp_state",
     "peername",
     "sleep",
     "sockname",
+    "stay",
     "stop_engine",
+    "take_passed",
     "use_engine",
 ]
 
@@ -93,7 +99,11 @@ class Pool:
     """The native half of `threadlets.Pool`."""
 
     def __new__(
-        cls, limit: int | None, priority: int, environment: Environment | None = None
+        cls,
+        limit: int | None,
+        priority: int,
+        environment: Environment | None = None,
+        start: str = "auto",
     ) -> Self: ...
     @overload
     def call(
@@ -125,6 +135,7 @@ class Pool:
     def _set_priority(self, dispatcher: Dispatcher | None, priority: int) -> None: ...
     def _cancel(self, dispatcher: Dispatcher, message: object) -> int: ...
     def _counts(self, dispatcher: Dispatcher | None) -> tuple[int, int, int, int]: ...
+    def _functions(self, dispatcher: Dispatcher | None) -> list[dict[str, Any]]: ...
 
 # At run time these are classes of their own, which pass for asyncio's by their `__class__`.
 @disjoint_base
@@ -157,6 +168,8 @@ class Task(Future[_T], asyncio.Task[_T]):  # type: ignore[misc]
 class Sleep(Future[None]):
     """What `threadlets.sleep` gives."""
 
+def current_task(loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Task[Any] | None: ...
+def stay() -> Stay: ...
 def sleep(delay: float) -> Sleep:
     """Return a future of the running loop that is done after `delay` seconds, with the result None.
 
@@ -392,6 +405,14 @@ class Dispatcher:
     def _blocked(self) -> list[tuple[Callable[..., Any], int, float, bool, Any]]: ...
     def _stop_crew(self) -> int: ...
     def _after_fork(self) -> None: ...
+    _start: str
+    def _write_signal(self, number: int, fd: int) -> None: ...
+    def _default_signal(self, number: int) -> None: ...
+    def _pass_signal(self, number: int) -> None: ...
+    def _interim_signals(self) -> list[int]: ...
+    def _is_interim(self, number: int) -> bool: ...
+    def _end_interim(self, number: int) -> None: ...
+    def _forget_signals(self, fd: int) -> None: ...
 
 @final
 class Datagrams:
@@ -432,6 +453,7 @@ class Stream:
 
 def sockname(fd: int) -> Any: ...
 def peername(fd: int) -> Any: ...
+def take_passed(number: int) -> bool: ...
 
 @final
 class BufferPool:
@@ -496,6 +518,23 @@ class Pending(Future[Landed]):
     """A run in an engine's hands: a future that is done when it has ended."""
 
     def abandon(self) -> None: ...
+
+@final
+class GreenletTrace:
+    """What greenlet tells its switches to, in one thread of one loop."""
+
+    def __call__(self, event: str, greenlets: tuple[Any, Any], /) -> None: ...
+
+@final
+class Stay:
+    """What `threadlets.stay()` gives: ends with its with-block, or with the task."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exc_info: object) -> None: ...
+
+@final
+class CallBeside(Future[Any]):
+    """A call on another thread: a future that is done when it has returned."""
 
 @final
 class Program:

@@ -1,4 +1,4 @@
-"""Threadlets: plain functions, called where they are awaited, that become threads only if they block."""
+"""Threadlets: plain functions that may block: called where they are awaited while they are quick, else on a thread."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import enum
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from threadlets import _core
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+#: Where calls start.
+Start = Literal["auto", "inline", "beside"]
 
 
 class Priority(enum.IntEnum):
@@ -37,10 +41,15 @@ class Pool(_core.Pool):
     else is ready, NORMAL ones in turn, BATCH ones when nothing else is ready. Nobody waits for
     ever: each lets a lesser one pass now and then.
 
+    `start` says where calls start. "auto": a function starts on another thread until it has returned a few
+    times without waiting, and where it is called from then on, until it blocks there (docs/threadlets.md).
+    "inline": always where it is called; should it block, another thread goes on with the loop. "beside":
+    always on another thread, as in a thread pool, but of no fixed size.
+
     A pool can be made anywhere. It belongs to the loop in which its calls run, as long as they do.
 
     Raises:
-        ValueError: `limit` is less than 1, or `priority` is none.
+        ValueError: `limit` is less than 1, `priority` is none, or `start` is another word.
         RuntimeError: at a call, the pool is in use by another loop.
     """
 
@@ -51,9 +60,10 @@ class Pool(_core.Pool):
         priority: Priority = NORMAL,
         *,
         fp: _core.Environment | None = None,
+        start: Start = "auto",
     ) -> Self:
         """Make a pool; see the class."""
-        return super().__new__(cls, limit, Priority(priority), fp)
+        return super().__new__(cls, limit, Priority(priority), fp, start)
 
     def __init__(
         self,
@@ -62,6 +72,7 @@ class Pool(_core.Pool):
         priority: Priority = NORMAL,
         *,
         fp: _core.Environment | None = None,
+        start: Start = "auto",
     ) -> None:
         self.name = name
 
@@ -100,10 +111,18 @@ class Pool(_core.Pool):
             )
         return self._cancel(dispatcher, message)
 
-    def stats(self) -> dict[str, int]:
-        """Count calls: `running`, `queued`, and since the pool was made `calls`, `cancelled`."""
-        counts = self._counts(_running_dispatcher())
-        return dict(zip(("running", "queued", "calls", "cancelled"), counts, strict=True))
+    def stats(self) -> dict[str, Any]:
+        """Count calls: `running`, `queued`, and since the pool was made `calls`, `cancelled`.
+
+        `functions` says what the running loop knows of each function, as `threadlets.stats()` does.
+        """
+        dispatcher = _running_dispatcher()
+        counts = self._counts(dispatcher)
+        stats: dict[str, Any] = dict(
+            zip(("running", "queued", "calls", "cancelled"), counts, strict=True)
+        )
+        stats["functions"] = self._functions(dispatcher)
+        return stats
 
 
 @overload

@@ -1,4 +1,4 @@
-"""`ThreadletExecutor`: functions are called one after another, and only blocked ones become threads."""
+"""`ThreadletExecutor`: quick functions are called one after another, those that block on threads of their own."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ T = TypeVar("T")
 class ThreadletExecutor(concurrent.futures.Executor):
     """An executor for code without an event loop, in the manner of `ThreadPoolExecutor`.
 
-    One thread calls what is submitted. When a function blocks, another thread goes on with the
-    rest, so that there are as many threads as functions that are blocked: no hand-over between
-    threads for those that do not block, and no fixed number for those that do.
+    One thread calls the functions that are known to be quick. Those that block, and those that are not known
+    yet, are called on other threads, of which there are as many as are needed: no hand-over between threads for
+    the first, and no fixed number for the others.
 
     `max_workers` is how many functions may run at once, None for any number; `threads_max` is how
     many threads there may be (see `threadlets.new_event_loop`).

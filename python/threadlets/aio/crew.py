@@ -11,6 +11,7 @@ import contextvars
 import functools
 import os
 import sys
+import threading
 import time
 import types
 import weakref
@@ -39,9 +40,13 @@ class CrewDispatcher(_core.Dispatcher):
         _dispatchers.add(self)
         return self
 
+    def _runner_starts(self, number: int) -> tuple[NativeThread, dict[int, Any]]:
+        """A thread of the crew is started: what it is known by, and where that is entered by its ident."""
+        return NativeThread(f"threadlets-{number}"), threading._active
+
     def _runner_joined(self, number: int) -> None:
-        """A thread of the crew holds the role for the first time, and calls this."""
-        NativeThread.register(f"threadlets-{number}")
+        """A thread of the crew holds the role or calls a function for the first time, and calls this."""
+        NativeThread.begin()
 
     def _runner_left(self) -> None:
         """A thread of the crew ends, and calls this."""

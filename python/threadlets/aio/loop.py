@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.log
-import contextlib
-import signal
 import sys
 import threading
 from asyncio import base_events, constants, events, format_helpers, sslproto
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Literal
 
@@ -23,6 +21,7 @@ from threadlets.aio.crew import LoopCrew
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.internals import InternalsMixin, Selector, remember_ours
 from threadlets.aio.serving import Serving
+from threadlets.aio.signals import SignalsMixin
 from threadlets.aio.tasks import show_tasks_of
 from threadlets.aio.transports import SocketTransport
 from threadlets.executor import ThreadletExecutor
@@ -37,7 +36,7 @@ PREEMPT_MS = 5.0
 FpPolicy = Literal["restore", "warn", "raise", "off"]
 
 
-class Loop(LoopCrew, InternalsMixin, asyncio.SelectorEventLoop):
+class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
     """An asyncio event loop on the native dispatcher.
 
     It is a full `asyncio.AbstractEventLoop`; programs need not know that it is not the stock one.
@@ -105,28 +104,6 @@ class Loop(LoopCrew, InternalsMixin, asyncio.SelectorEventLoop):
             events._set_running_loop(None)
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*asyncgen_hooks)
-
-    @contextlib.contextmanager
-    def _signals_wake(self) -> Iterator[None]:
-        """Let any signal end the poll, so that its Python handler runs at once.
-
-        Without it a signal that arrives just before the poll is seen only after the next event.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        ours = self._csock.fileno()
-        previous = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
-        if previous not in (-1, ours):
-            # Somebody else's descriptor: it stays.
-            signal.set_wakeup_fd(previous)
-        try:
-            yield
-        finally:
-            if previous == -1 and not self._signal_handlers:
-                current = signal.set_wakeup_fd(-1)
-                if current not in (-1, ours):
-                    signal.set_wakeup_fd(current)
 
     def close(self) -> None:
         """Close the loop and drop what is still queued. Closing it twice does nothing.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
-from typing import Self
 
 
 class NativeThread(threading.Thread):
@@ -15,10 +14,14 @@ class NativeThread(threading.Thread):
     breaks the child of a fork that this thread makes. This does what `Thread._bootstrap_inner` does.
     """
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+
     @classmethod
-    def register(cls, name: str) -> Self:
-        """Make the calling thread known under `name`, and let `threading`'s hooks trace and profile it."""
-        self = cls(name=name, daemon=True)
+    def begin(cls) -> None:
+        """The calling thread has been entered as one of these: let it be found, traced and profiled."""
+        self = threading.current_thread()
+        assert isinstance(self, cls), "the core enters its threads before they run Python code"
         self._set_ident()
         self._set_native_id()
         if sys.version_info >= (3, 13):
@@ -26,13 +29,10 @@ class NativeThread(threading.Thread):
         else:
             self._set_tstate_lock()
         self._started.set()
-        with threading._active_limbo_lock:
-            threading._active[self.ident] = self
         if trace := threading.gettrace():
             sys.settrace(trace)
         if profile := threading.getprofile():
             sys.setprofile(profile)
-        return self
 
     @staticmethod
     def unregister() -> None:

@@ -27,8 +27,8 @@ def new_event_loop(
     """Make a new event loop, for `asyncio.Runner(loop_factory=threadlets.new_event_loop)`.
 
     `executor="threadlets"` makes `asyncio.to_thread` and `loop.run_in_executor(None, …)` call
-    functions as threadlets. `threads_max` is how many threads there may be for functions that are
-    blocked (4096 unless given); calls beyond wait. A function that computes for longer than
+    functions as threadlets. `threads_max` is how many threads there may be for functions that
+    block (4096 unless given); calls beyond wait. A function that computes where it was awaited for longer than
     `preempt_ms` milliseconds shares the CPU with the loop from then on; None: it keeps the loop
     waiting until it returns. `tasks="asyncio"` makes tasks and futures instances of asyncio's own
     classes, which cost more; native ones only pass for them (docs/tasks.md).
@@ -103,12 +103,16 @@ def run(
 def stats() -> dict[str, Any]:
     """Say what the running loop's threadlets have done so far.
 
-    Counts: `threads`, `threads_idle`, `threads_peak`, `threads_max`; `blocked` functions and
-    `returning` ones; take-overs from functions that were blocked, computed without the GIL, or
-    computed for too long (`takeovers_blocked`, `takeovers_computing`, `takeovers_overdue`);
-    returns with and without a wait (`returns_at_once`, `returns_granted`); `calls_held` for want
-    of a thread, `threads_refused` by the system. `watcher` says what notices a blocked function:
-    "sentinel and timer", or "timer" where the kernel refuses a thread at idle priority.
+    Counts: `calls_inline` and `calls_beside`, which started where they were awaited, or on another thread;
+    `mistakes`, calls that were inline and blocked, or kept the loop waiting for long; `threads`, `threads_idle`,
+    `threads_peak`, `threads_max`; `blocked`, functions that are blocked or run on other threads, and `returning`
+    ones; take-overs from functions that were blocked, computed without the GIL, or computed for too long
+    (`takeovers_blocked`, `takeovers_computing`, `takeovers_overdue`); returns with and without a wait
+    (`returns_at_once`, `returns_granted`); `calls_held` for want of a thread, `threads_refused` by the system.
+    `watcher` says what notices a blocked function: "sentinel and timer", or "timer" where the kernel refuses a
+    thread at idle priority. `functions` is a list of what is known of each function: its name (`function`), where
+    its next call starts (`start`, "inline" or "beside"), how many have (`inline`, `beside`), and its `mistakes`.
+    Those that were called in a pool are there once for each pool.
 
     Raises:
         RuntimeError: no threadlets loop runs in this thread.

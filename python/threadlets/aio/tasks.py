@@ -1,17 +1,21 @@
-"""Native tasks among asyncio's: `asyncio.all_tasks()` finds them.
+"""Native tasks among asyncio's: `asyncio.all_tasks()` finds them, and `asyncio.current_task()` on each thread.
 
 asyncio keeps its tasks in one `WeakSet`. A native loop knows its own tasks, so that they need not be
 entered there; whoever goes through the set is given them too.
+
+Before CPython 3.14 asyncio knows one current task for each loop. Where a function is called on another thread,
+that is the task whose step the loop takes, and not the one that awaits the function.
 """
 
 from __future__ import annotations
 
 import asyncio.tasks
+import sys
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from threadlets._core import Dispatcher, Task
+from threadlets._core import Dispatcher, Task, current_task
 
 _loops: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
@@ -47,3 +51,11 @@ def _extend_the_set() -> None:
 
 
 _extend_the_set()
+
+
+def _tell_threads_apart() -> None:
+    if sys.version_info < (3, 14):
+        asyncio.current_task = asyncio.tasks.current_task = current_task
+
+
+_tell_threads_apart()

@@ -77,19 +77,28 @@ async def finish(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.Canc
 async def call_for(discard: Callable[[T], object], function: Callable[..., T], *args: Any) -> T:
     """Call a function as a threadlet, and discard its result if the awaiter does not get it.
 
-    For results that own something: a task that was cancelled, and a loop that was closed, while the
-    function was blocked get none.
+    For results that own something: a task that was cancelled, or closed, and a loop that was closed, while
+    the function was blocked get none.
     """
+    loop = asyncio.get_running_loop()
     results: list[T] = []
+    is_awaited = True
 
     def keep() -> None:
-        results.append(function(*args))
+        result = function(*args)
+        if is_awaited and not loop.is_closed():
+            results.append(result)
+        else:
+            discard(result)
 
+    # It is remembered by the function, as if that had been called.
+    keep.__wrapped__ = function  # type: ignore[attr-defined]
     try:
         await _core.call(keep)
     except BaseException:
-        for result in results:
-            discard(result)
+        is_awaited = False
+        while results:
+            discard(results.pop())
         raise
     return results[0]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import io
 import queue
 from collections.abc import Iterable
@@ -113,7 +112,7 @@ class _Gateway:
         sending.add_done_callback(sent)
         error: BaseException | None = None
         try:
-            outcome = self._start(loop, functools.partial(response.make, environ))
+            outcome = self._start(loop, _Request(response, environ))
             # Behind the call, which is queued as well.
             loop.call_soon(listen)
             try:
@@ -145,9 +144,7 @@ class _Gateway:
                 # Its traceback refers to this frame.
                 del error
 
-    def _start(
-        self, loop: asyncio.AbstractEventLoop, make: functools.partial[None]
-    ) -> asyncio.Future[None]:
+    def _start(self, loop: asyncio.AbstractEventLoop, make: _Request) -> asyncio.Future[None]:
         context = contextvars.copy_context()
         if not isinstance(loop, Loop):
             return loop.run_in_executor(self._others.executor, context.run, make)
@@ -161,11 +158,26 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+class _Request:
+    """One call of the application, by which the loop remembers whether it blocks."""
+
+    def __init__(self, response: _Response, environ: Environ) -> None:
+        self._response = response
+        self._environ = environ
+
+    @property
+    def func(self) -> WSGIApp:
+        return self._response.app
+
+    def __call__(self) -> None:
+        self._response.make(self._environ)
+
+
 class _Response:
     """What one call of the application answers, as PEP 3333 has it; for the application's thread."""
 
     def __init__(self, app: WSGIApp, parts: _Parts) -> None:
-        self._app = app
+        self.app = app
         self._parts = parts
         self._head: SendEvent | None = None
         self._is_started = False
@@ -177,7 +189,7 @@ class _Response:
         if self._parts.is_closed:
             # The client has left while the request waited for its turn.
             return
-        iterable: Iterable[bytes] = self._app(environ, self._start)
+        iterable: Iterable[bytes] = self.app(environ, self._start)
         try:
             for chunk in iterable:
                 self._write(chunk)

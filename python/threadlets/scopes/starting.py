@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Awaitable
 from contextvars import Context
@@ -55,7 +56,22 @@ def _called(function: Any, args: Any, kwargs: Any) -> Any:
 
 
 async def _wrapped(function: Any, args: Any, kwargs: Any) -> Any:
-    outcome = await _core.call(function, *args, **kwargs)
+    made: list[_core.Call[Any]] = []
+
+    @functools.wraps(function)
+    def call() -> Any:
+        outcome = function(*args, **kwargs)
+        if isinstance(outcome, _core.Call):
+            made.append(outcome)
+        return outcome
+
+    try:
+        outcome = await _core.call(call)
+    except BaseException:
+        # The task was cancelled meanwhile: what was made is not called.
+        for it in made:
+            it.close()
+        raise
     return await outcome if isinstance(outcome, _core.Call) else outcome
 
 
