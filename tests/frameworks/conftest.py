@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -95,6 +94,14 @@ class Gate:
 
 
 @pytest.fixture
+def is_in_place(start: str) -> Callable[[str], bool]:
+    """Return what says of a thread, by its name, whether a function that does not block belongs there."""
+    if start == "inline":
+        return lambda name: name == "MainThread"
+    return lambda name: name.startswith("threadlets-")
+
+
+@pytest.fixture
 def gate() -> Iterator[Gate]:
     """Return a closed gate, open at the latest when the test ends."""
     gate = Gate()
@@ -120,37 +127,39 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def serve_example() -> Iterator[Callable[[str], str]]:
-    """Start `threadlets serve` with an example and return its address."""
-    servers: list[subprocess.Popen[bytes]] = []
+def serve_example(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Start `threadlets serve` with an example, and options, and return its address."""
+    servers: list[tuple[subprocess.Popen[bytes], Path]] = []
 
-    def serve(target: str) -> str:
-        command = [sys.executable, "-m", "threadlets", "serve", target, "--port", "0"]
-        server = subprocess.Popen(
-            [*command, "--app-dir", str(_ROOT)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
-        servers.append(server)
-        return _address_in_output(server)
+    def serve(target: str, *options: str) -> str:
+        command = [sys.executable, "-m", "threadlets", "serve", target, "--port", "0", *options]
+        # A file, not a pipe: a server that says much would block once nothing reads it any more.
+        output = tmp_path / f"output-{len(servers)}"
+        with output.open("wb") as file:
+            server = subprocess.Popen(
+                [*command, "--app-dir", str(_ROOT)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+        servers.append((server, output))
+        return _address_in_output(server, output)
 
     yield serve
-    for server in servers:
+    for server, output in servers:
         server.send_signal(signal.SIGTERM)
-        output, _ = server.communicate(timeout=DEADLINE_S)
-        assert server.returncode == 0, output.decode()
+        try:
+            assert server.wait(DEADLINE_S) == 0, output.read_text()
+        finally:
+            server.kill()
 
 
-def _address_in_output(server: subprocess.Popen[bytes]) -> str:
-    assert server.stdout is not None
-    output = ""
+def _address_in_output(server: subprocess.Popen[bytes], output: Path) -> str:
     deadline_s = time.monotonic() + DEADLINE_S
-    while (found := re.search(r"on (http://[\d.]+:\d+)", output)) is None:
-        readable, _, _ = select.select([server.stdout], [], [], deadline_s - time.monotonic())
-        assert readable, f"no address within {DEADLINE_S} s:\n{output}"
-        data = os.read(server.stdout.fileno(), 65536)
-        assert data, f"the server ended:\n{output}"
-        output += data.decode()
+    while (found := re.search(r"on (http://[\d.]+:\d+)", output.read_text())) is None:
+        assert server.poll() is None, f"the server ended:\n{output.read_text()}"
+        late = f"no address within {DEADLINE_S} s:\n{output.read_text()}"
+        assert time.monotonic() < deadline_s, late
+        time.sleep(0.01)
     return found[1]

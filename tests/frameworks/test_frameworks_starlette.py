@@ -30,6 +30,8 @@ from starlette.responses import (  # noqa: E402
 )
 from starlette.routing import Route  # noqa: E402
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 N_BLOCKED = 100
 user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
 
@@ -57,6 +59,7 @@ def thread(_request: Request) -> JSONResponse:
     return JSONResponse(threading.get_ident())
 
 
+@pytest.mark.starts("inline")
 def test_a_quick_endpoint_runs_on_the_loops_own_thread(run: Any) -> None:
     """A `def` endpoint that does not block is handed to no other thread."""
     app = Starlette(routes=[Route("/", thread)])
@@ -92,7 +95,7 @@ def test_a_hundred_endpoints_block_at_once(run: Any, gate: Any) -> None:
     assert len(set(blocked)) == N_BLOCKED
 
 
-def test_endpoints_behind_middleware_see_its_context(run: Any) -> None:
+def test_endpoints_behind_middleware_see_its_context(run: Any, is_in_place: Any) -> None:
     """What middleware sets in the context is there, and the task group around does no harm."""
 
     async def identify(request: Request, call_next: Callable[[Request], Any]) -> Any:
@@ -100,7 +103,7 @@ def test_endpoints_behind_middleware_see_its_context(run: Any) -> None:
         return await call_next(request)
 
     def who(_request: Request) -> PlainTextResponse:
-        return PlainTextResponse(f"{user.get()} {threading.get_ident()}")
+        return PlainTextResponse(f"{user.get()} {threading.current_thread().name}")
 
     middleware = [Middleware(BaseHTTPMiddleware, dispatch=identify)]
     app = Starlette(routes=[Route("/", who)], middleware=middleware)
@@ -109,7 +112,9 @@ def test_endpoints_behind_middleware_see_its_context(run: Any) -> None:
         async with client(app) as http:
             return (await http.get("/", headers={"user": "somebody"})).text
 
-    assert run(main()) == f"somebody {threading.get_ident()}"
+    name, thread = run(main()).split()
+    assert name == "somebody"
+    assert is_in_place(thread)
 
 
 def test_an_endpoint_may_run_a_loop_of_its_own(run: Any) -> None:
@@ -145,17 +150,19 @@ def test_an_endpoint_that_fails_is_answered_with_500(run: Any) -> None:
     assert run(main()) == 500
 
 
-def test_responses_of_plain_functions_arrive(run: Any, tmp_path: Path) -> None:
+def test_responses_of_plain_functions_arrive(run: Any, is_in_place: Any, tmp_path: Path) -> None:
     """Files, sync iterators and background tasks work, none of them in a worker thread."""
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 1000)
-    after: list[int] = []
+    threads: list[str] = []
+    after: list[str] = []
 
     def numbers() -> Iterator[bytes]:
         for n in range(3):
-            yield b"%d on %d\n" % (n, threading.get_ident())
+            threads.append(threading.current_thread().name)
+            yield b"%d\n" % n
 
-    background = BackgroundTask(lambda: after.append(threading.get_ident()))
+    background = BackgroundTask(lambda: after.append(threading.current_thread().name))
     app = Starlette(
         routes=[
             Route("/file", lambda _: FileResponse(path)),
@@ -170,10 +177,10 @@ def test_responses_of_plain_functions_arrive(run: Any, tmp_path: Path) -> None:
             return file.content, streamed.text, now.text
 
     content, streamed, now = run(main())
-    here = threading.get_ident()
     assert content == path.read_bytes()
-    assert streamed == f"0 on {here}\n1 on {here}\n2 on {here}\n"
-    assert (now, after) == ("now", [here])
+    assert (streamed, now) == ("0\n1\n2\n", "now")
+    assert (len(threads), len(after)) == (3, 1)
+    assert all(is_in_place(thread) for thread in [*threads, *after])
 
 
 @pytest.mark.parametrize("how", ["disconnects", "cancelled"])

@@ -17,6 +17,8 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 
 from threadlets.frameworks import MissingPackage, wsgi  # noqa: E402  # After the skips.
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 N_BLOCKED = 100
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 StartResponse = Callable[..., Any]
@@ -89,6 +91,7 @@ class Exchange:
 # -- where requests run ----------------------------------------------------------------------------
 
 
+@pytest.mark.starts("inline")
 def test_a_quick_request_runs_on_the_loops_own_thread(run_on_threadlets: Any) -> None:
     """An application that does not block is handed to no other thread."""
     app = wsgi(answering(thread))
@@ -100,6 +103,7 @@ def test_a_quick_request_runs_on_the_loops_own_thread(run_on_threadlets: Any) ->
     assert run_on_threadlets(main()) == {str(threading.get_ident())}
 
 
+@pytest.mark.starts("inline")
 def test_a_body_that_is_here_is_read_without_blocking(run_on_threadlets: Any) -> None:
     """Reading the body of a small request needs no other thread either."""
 

@@ -25,6 +25,8 @@ pytest.importorskip("a2wsgi", reason="a2wsgi is not installed")
 from threadlets.frameworks import wsgi  # After the skip.
 from wsgi_connection import DEADLINE_S, ENDINGS, Connection, Environ, StartResponse
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 
 class Stream:
     """An endless response, which notes how often, where and after what it is closed."""
@@ -281,7 +283,10 @@ def app(environ, start_response):
     start_response("200 OK", [])
     if path == "/ended":
         return [repr(sorted(ended)).encode()]
+    if path == "/live":
+        return [repr(sorted(live)).encode()]
     if path == "/upload":
+        live.add(path)
         try:
             environ["wsgi.input"].read()
         except OSError:
@@ -300,6 +305,7 @@ async def recorded(scope, receive, send):
 """
 
 
+@pytest.mark.starts("auto")
 def test_served_responses_end_with_their_clients(tmp_path: Path) -> None:
     """Small parts, large ones that nobody takes, an upload that breaks off; then the server stops.
 
@@ -329,6 +335,10 @@ def test_served_responses_end_with_their_clients(tmp_path: Path) -> None:
                 client.sendall(request)
                 if b"GET" in request:
                     assert client.recv(64)
+                else:
+                    # An application that has not begun is not called for a client that has left.
+                    while "/upload" not in _get(port, "/live"):
+                        time.sleep(0.01)
         expected = "['/large', '/small', '/upload']"
         while _get(port, "/ended") != expected:
             time.sleep(0.01)

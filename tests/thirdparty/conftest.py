@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import ipaddress
+import itertools
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Iterator
@@ -12,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import private_postgres
 import pytest
 import threadlets
+from blocking import WAYS, Way
 
 T = TypeVar("T")
 DEADLINE_S = 30.0
+_numbers = itertools.count()
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
@@ -39,24 +44,70 @@ def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.Abstrac
 @pytest.fixture
 def run(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Run:
     """Return the runner; it fails a body that misses its deadline or upsets its loop."""
+    return functools.partial(_run_on, loop_factory)
 
-    def run_on_loop(main: Coroutine[Any, Any, T]) -> T:
-        upsets: list[dict[str, Any]] = []
 
-        async def body() -> T:
-            loop = asyncio.get_running_loop()
-            loop.set_exception_handler(lambda _, context: upsets.append(context))
-            async with asyncio.timeout(DEADLINE_S):
-                return await main
+def _run_on(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+    main: Coroutine[Any, Any, T],
+    *,
+    debug: bool | None = None,
+) -> T:
+    upsets: list[dict[str, Any]] = []
 
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            is_ours = isinstance(runner.get_loop(), threadlets.Loop)
-            assert is_ours == (loop_factory is LOOPS["threadlets"])
-            result = runner.run(body())
-        assert upsets == []
-        return result
+    async def body() -> T:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: upsets.append(context))
+        async with asyncio.timeout(DEADLINE_S):
+            return await main
 
-    return run_on_loop
+    with asyncio.Runner(loop_factory=loop_factory, debug=debug) as runner:
+        is_ours = isinstance(runner.get_loop(), threadlets.Loop)
+        assert is_ours == (loop_factory is not LOOPS["asyncio"])
+        result = runner.run(body())
+    assert upsets == []
+    return result
+
+
+@pytest.fixture(params=WAYS, ids=str)
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    """Return a way in which functions block, on our loop or on the stock one."""
+    way: Way = request.param
+    with way.in_use():
+        yield way
+
+
+@pytest.fixture
+def run_way(way: Way) -> Run:
+    """Return the runner, as `run`, on the loop of the way."""
+    return functools.partial(_run_on, way.loop_factory)
+
+
+@pytest.fixture
+def run_threadlets() -> Callable[..., Any]:
+    """Return the runner, as `run`, on our loop; keywords are `debug` and those of `new_event_loop`."""
+
+    def run(main: Coroutine[Any, Any, T], *, debug: bool = False, **options: Any) -> T:
+        loop_factory = functools.partial(threadlets.new_event_loop, **options)
+        return _run_on(loop_factory, main, debug=debug)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[private_postgres.Server]:
+    """Return a server that is started for this session."""
+    with private_postgres.server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: private_postgres.Server) -> dict[str, str]:
+    """Return the parameters of a connection to an empty database of this test's own."""
+    name = f"test_{next(_numbers)}"
+    postgres_server.make_database(name)
+    folder = str(postgres_server.folder)
+    return {"host": folder, "user": private_postgres.USER, "database": name}
 
 
 @dataclass(frozen=True)
