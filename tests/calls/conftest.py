@@ -17,12 +17,14 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture
-def script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def script(start_prelude: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start a Python program; its process is ended with the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(source: str, *options: str) -> subprocess.Popen[str]:
-        prelude = "import asyncio, os, signal, sys, threading, time\nimport threadlets\n"
+        prelude = (
+            "import asyncio, os, signal, sys, threading, time\nimport threadlets\n" + start_prelude
+        )
         process = subprocess.Popen(
             [sys.executable, "-u", *options, "-c", prelude + textwrap.dedent(source)],
             stdin=subprocess.DEVNULL,

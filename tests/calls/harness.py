@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import threadlets
 
 DEADLINE_S = 20.0
+#: How many calls in a row a machine that has other work is given to let one function be quick.
+N_TRIES = 20_000
+
+# A seccomp filter that refuses (EPERM) one system call by its number.
+REFUSE = """
+import ctypes, struct
+
+def refuse(number):
+    LD, JEQ, RET = 0x20, 0x15, 0x06
+    allow, refuse = 0x7FFF0000, 0x00050001
+    program = [(LD, 0, 0, 0), (JEQ, 0, 1, number), (RET, 0, 0, refuse), (RET, 0, 0, allow)]
+    code = b"".join(struct.pack("HBBI", *line) for line in program)
+    buffer = ctypes.create_string_buffer(code)
+    class Filter(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+    filter = Filter(len(program), ctypes.addressof(buffer))
+    # seccomp(SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, ...): in all threads that there are.
+    assert libc.syscall(317, 1, 1, ctypes.byref(filter)) == 0, ctypes.get_errno()
+"""
 
 
 class Gate:
@@ -45,10 +68,74 @@ async def block_once() -> None:
     await task
 
 
+def wait_for(gate: threading.Event) -> None:
+    """Block without the GIL until a gate is opened; signals are looked at meanwhile."""
+    assert gate.wait(DEADLINE_S), "nobody opened the gate"
+
+
+@contextlib.asynccontextmanager
+async def home_blocked(
+    function: Callable[..., object] = wait_for, *args: Any
+) -> AsyncIterator[asyncio.Task[object]]:
+    """Keep the home thread in a function, so that another thread runs the body.
+
+    The function is called with a gate that opens at the end of the body, unless it has arguments of its own.
+    """
+    home, gate = threading.current_thread(), threading.Event()
+    # The one place that knows what begins on the home thread.
+    call = threadlets.Pool(start="inline").call(function, *(args or (gate,)))
+    task: asyncio.Task[object] = asyncio.get_running_loop().create_task(call)
+    while threading.current_thread() is home:
+        await asyncio.sleep(0.001)
+    try:
+        yield task
+    finally:
+        gate.set()
+        await task
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until a condition holds that some other thread brings about."""
     while not condition():
         await asyncio.sleep(0.001)
+
+
+def counts(pool: threadlets.Pool) -> dict[str, Any]:
+    """Return what a pool counts, without what is known of its functions."""
+    return {name: count for name, count in pool.stats().items() if name != "functions"}
+
+
+def known(name: str, stats: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what is known of one function."""
+    functions = (stats or threadlets.stats())["functions"]
+    [row] = [row for row in functions if row["function"].endswith(name)]
+    return dict(row)
+
+
+async def become_inline(call: Callable[[], Any]) -> int:
+    """Make calls until one is inline; how many were not."""
+    for n_beside in range(N_TRIES):
+        n_before = threadlets.stats()["calls_inline"]
+        await call()
+        if threadlets.stats()["calls_inline"] > n_before:
+            return n_beside
+    raise AssertionError("it is never called inline")
+
+
+class Switch:
+    """A function that does not block, or does, or computes; all of it is one function."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+
+    def __call__(self, does: str = "returns") -> int:
+        if does == "blocks":
+            self.gate()
+        elif does == "computes":
+            until_s = time.thread_time() + 0.05
+            while time.thread_time() < until_s:
+                pass
+        return threading.get_ident()
 
 
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:

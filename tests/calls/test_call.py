@@ -1,4 +1,4 @@
-"""`threadlets.call`: a function runs where it is awaited, and the loop goes on when it blocks."""
+"""`threadlets.call`: a function runs where it is awaited or beside it, and the loop goes on when it blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import threadlets
 
-from .harness import Gate
+from .harness import Gate, counts, until
+
+pytestmark = pytest.mark.starts("inline", "beside")
 
 variable = contextvars.ContextVar("variable", default="unset")
 
@@ -32,6 +34,7 @@ def test_call_passes_arguments_and_result(run: Any) -> None:
     assert run(main()) == (6, 1)
 
 
+@pytest.mark.starts("inline")
 def test_function_that_does_not_block_runs_on_the_loops_thread(run: Any) -> None:
     """No thread is involved until something blocks."""
 
@@ -42,8 +45,8 @@ def test_function_that_does_not_block_runs_on_the_loops_thread(run: Any) -> None
     run(main())
 
 
-def test_loop_goes_on_while_a_function_is_blocked(run: Any) -> None:
-    """The gate is opened by the very loop on whose thread it is waited for."""
+def test_loop_goes_on_while_a_function_is_blocked(run: Any, start: str) -> None:
+    """The gate is opened by the very loop in whose task it is waited for; the role moves if it has to."""
 
     async def main() -> None:
         gate = Gate()
@@ -52,7 +55,7 @@ def test_loop_goes_on_while_a_function_is_blocked(run: Any) -> None:
         assert not task.done()
         gate.open()
         assert await task == "through"
-        assert threadlets.stats()["takeovers_blocked"] >= 1
+        assert (threadlets.stats()["takeovers_blocked"] >= 1) == (start == "inline")
 
     run(main())
 
@@ -112,6 +115,25 @@ def test_context_is_the_callers_own(run: Any) -> None:
         return variable.get()
 
     assert run(main()) == "inner"
+
+
+def test_function_sees_the_loop_that_called_it(run: Any) -> None:
+    """Before and after it was blocked; it can give the loop work from there."""
+
+    def function(gate: Gate) -> list[Any]:
+        seen = [asyncio.get_running_loop()]
+        gate()
+        return [*seen, asyncio.get_running_loop()]
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(function, gate))
+        await gate.entered.wait()
+        gate.open()
+        assert await task == [loop, loop]
+
+    run(main())
 
 
 def test_stop_iteration_does_not_end_the_coroutine(run: Any) -> None:
@@ -298,12 +320,13 @@ def test_other_loops_are_refused() -> None:
 
 
 def test_recursion_ends_with_an_error_not_a_crash(run: Any) -> None:
-    """On the home thread and on a thread of the crew."""
+    """On a thread of the crew."""
 
     def recurse(depth: int) -> int:
         return recurse(depth + 1)
 
     def nested() -> str:
+        assert threading.current_thread() is not threading.main_thread()
         deep: list[Any] = []
         for _ in range(100_000):
             deep = [deep]
@@ -317,7 +340,6 @@ def test_recursion_ends_with_an_error_not_a_crash(run: Any) -> None:
         gate = Gate()
         task = asyncio.create_task(threadlets.call(gate))
         await gate.entered.wait()
-        assert threading.current_thread() is not threading.main_thread()
         with pytest.raises(RecursionError):
             await threadlets.call(recurse, 0)
         assert await threadlets.call(nested) == "deep"
@@ -377,9 +399,10 @@ class TestThreadlet:
             with pytest.raises(asyncio.CancelledError):
                 await task
             gate.open()
+            await until(lambda: counts(pool)["running"] == 0)
 
         run(main())
-        assert pool.stats() == {"running": 0, "queued": 0, "calls": 1, "cancelled": 0}
+        assert counts(pool) == {"running": 0, "queued": 0, "calls": 1, "cancelled": 0}
 
     def test_asynchronous_functions_are_refused(self) -> None:
         """At decoration, with the remedy."""

@@ -10,6 +10,8 @@ import threadlets
 
 from .harness import Gate
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 
 def test_cancelled_caller_gets_the_cancellation_when_the_function_returns(run: Any) -> None:
     """By default an await is over only when the function is; its result is lost."""
@@ -65,6 +67,30 @@ def test_exception_of_the_function_is_not_lost_to_a_cancellation(run: Any) -> No
             await task
 
     run(main())
+
+
+def test_cancellation_that_gave_way_to_an_exception_comes_at_the_next_await(run: Any) -> None:
+    """It is not lost either."""
+
+    async def caller(gate: Gate) -> str:
+        with pytest.raises(ValueError, match="late"):
+            await threadlets.call(gate, ValueError("late"))
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            return "cancelled"
+        return "not cancelled"
+
+    async def main() -> str:
+        gate = Gate()
+        task = asyncio.create_task(caller(gate))
+        await gate.entered.wait()
+        task.cancel()
+        gate.open()
+        return await task
+
+    assert run(main()) == "cancelled"
+    assert run(main(), tasks="asyncio") == "cancelled"
 
 
 def test_abandoned_call_gives_the_cancellation_at_once(run: Any) -> None:

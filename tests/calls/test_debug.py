@@ -16,7 +16,10 @@ import threadlets
 
 from .harness import Gate, block_once, outcome, until
 
+pytestmark = pytest.mark.starts("inline", "beside")
 
+
+@pytest.mark.starts("inline")
 def test_lock_held_across_a_call_is_reported_with_both_sides(script: Any) -> None:
     """One task holds a threading lock across an await, another one stops the dispatcher with it."""
     process = script(
@@ -47,6 +50,7 @@ def test_lock_held_across_a_call_is_reported_with_both_sides(script: Any) -> Non
     assert report.count("The dispatcher does not come") == 1
 
 
+@pytest.mark.starts("inline")
 def test_sqlite_connection_that_stays_behind_is_named(run: Any) -> None:
     """Its thread is blocked; the loop's other requests could not use it."""
 
@@ -75,6 +79,7 @@ def test_sqlite_connection_that_stays_behind_is_named(run: Any) -> None:
 local = threading.local()
 
 
+@pytest.mark.starts("inline")
 def test_thread_local_that_stays_behind_is_named(run: Any) -> None:
     """With the object's name, and the two threads."""
 
@@ -145,7 +150,7 @@ def test_calls_from_a_blocked_functions_thread_are_refused(run: Any) -> None:
 
 @pytest.mark.parametrize("hook", ["_runner_joined", "_runner_left", "_role_moved"])
 def test_failing_hook_does_not_stop_the_loop(
-    run: Any, hook: str, monkeypatch: pytest.MonkeyPatch
+    run: Any, start: str, hook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What goes wrong in our own bookkeeping is reported, and outlived."""
     reports: list[Any] = []
@@ -166,7 +171,9 @@ def test_failing_hook_does_not_stop_the_loop(
         await until(lambda: threadlets.stats()["threads"] == 0)
 
     run(main(), debug=True)
-    assert {"hook"} == {str(report) for report in reports}
+    # The role does not move for a function beside it.
+    is_called = (start, hook) != ("beside", "_role_moved")
+    assert {str(report) for report in reports} == ({"hook"} if is_called else set())
 
 
 def test_blocked_function_is_no_slow_callback(run: Any, caplog: pytest.LogCaptureFixture) -> None:

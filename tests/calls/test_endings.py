@@ -15,7 +15,10 @@ import threadlets
 
 from .harness import DEADLINE_S, Gate, block_once, outcome, until
 
+pytestmark = pytest.mark.starts("inline", "beside")
 
+
+@pytest.mark.starts("inline")
 def test_stop_waits_for_home_and_for_nobody_else(run: Any) -> None:
     """`run_forever` returns on the thread that called it, so it waits until that is back."""
     loop = threadlets.new_event_loop()
@@ -80,28 +83,23 @@ def test_closing_names_the_functions_that_are_blocked() -> None:
 
     async def main() -> None:
         nonlocal gate
+        # Home is blocked in this one, so that the other is blocked on a thread of the crew.
+        first = Gate()
+        home = asyncio.create_task(threadlets.call(first))
+        await first.entered.wait()
         gate = Gate()
         task = asyncio.create_task(threadlets.call(gate, abandon_on_cancel=True))
         await gate.entered.wait()
-        # Home runs main: the function is blocked on it, or on a thread of the crew.
-        second = Gate()
-        home = asyncio.create_task(threadlets.call(second))
-        await second.entered.wait()
         task.cancel()
-        second.open()
+        first.open()
         await home
 
-    # The function may be blocked on the home thread, which the loop waits for.
-    timer = threading.Timer(0.3, lambda: gate and gate.open())
-    timer.start()
     loop.run_until_complete(main())
-    with_blocked = loop._crew_stats()["blocked"]
-    if with_blocked:
-        with pytest.warns(ResourceWarning, match="Gate"):
-            loop.close()
-    else:
+    assert loop._crew_stats()["blocked"] == 1
+    with pytest.warns(ResourceWarning, match=r"Gate.*in thread 'threadlets-\d+'"):
         loop.close()
-    timer.join()
+    assert gate is not None
+    gate.open()
 
 
 def test_closed_loop_leaves_no_thread_and_can_be_collected(run: Any) -> None:
@@ -202,6 +200,7 @@ def test_loop_in_a_daemon_thread_does_not_keep_the_interpreter(script: Any) -> N
     assert (status, stdout.strip(), stderr) == (0, "done", "")
 
 
+@pytest.mark.starts("inline")
 def test_child_of_a_fork_within_a_threadlet_is_told_apart(script: Any) -> None:
     """It can return from the function and end; the loop stays its parent's, as in asyncio."""
     process = script(

@@ -14,11 +14,14 @@ from threadlets import ThreadletExecutor
 
 from .harness import DEADLINE_S, outcome
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 
 def fail(error: Exception) -> None:
     raise error
 
 
+@pytest.mark.starts("inline")
 def test_submitted_functions_run_on_one_thread_until_they_block() -> None:
     """As many threads as functions that are blocked, and no more."""
     with ThreadletExecutor() as executor:
@@ -154,11 +157,19 @@ def test_loops_take_it_as_their_default_executor(run: Any) -> None:
 class TestLoopOfThreadlets:
     """`new_event_loop(executor="threadlets")`."""
 
+    @pytest.mark.starts("inline")
     def test_to_thread_calls_on_the_loops_thread(self, run: Any) -> None:
-        """There is no hop to another thread, and no loop runs in the function's thread."""
+        """There is no hop to another thread."""
 
         async def main() -> None:
             assert await asyncio.to_thread(threading.get_ident) == threading.get_ident()
+
+        run(main(), executor="threadlets")
+
+    def test_no_loop_runs_in_the_functions_thread(self, run: Any) -> None:
+        """As in a thread pool; the loop's own thread has it again afterwards."""
+
+        async def main() -> None:
             with pytest.raises(RuntimeError, match="no running event loop"):
                 await asyncio.to_thread(asyncio.get_running_loop)
             assert asyncio.get_running_loop() is not None

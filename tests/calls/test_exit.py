@@ -13,7 +13,9 @@ import pytest
 
 from .harness import line, outcome
 
-Start = Callable[[str], "subprocess.Popen[str]"]
+pytestmark = pytest.mark.starts("inline", "beside")
+
+Begin = Callable[[str], "subprocess.Popen[str]"]
 
 # CPython before 3.14 ends a thread that wants the GIL during the exit by unwinding its stack. Whether it wants
 # it just then is chance, so programs make it all but sure: their threads do nothing but take and give the GIL.
@@ -230,11 +232,11 @@ _PROGRAMS = {
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def begin(tmp_path: Path) -> Iterator[Begin]:
     """Start a program; its process is ended with the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(source: str) -> subprocess.Popen[str]:
+    def begin(source: str) -> subprocess.Popen[str]:
         path = tmp_path / "program.py"
         path.write_text(source)
         process = subprocess.Popen(
@@ -247,23 +249,24 @@ def start(tmp_path: Path) -> Iterator[Start]:
         started.append(process)
         return process
 
-    yield start
+    yield begin
     for process in started:
         process.kill()
         process.communicate()
 
 
 @pytest.mark.parametrize("program", _PROGRAMS.values(), ids=_PROGRAMS)
-def test_exit_is_clean(start: Start, program: str) -> None:
+def test_exit_is_clean(begin: Begin, start_prelude: str, program: str) -> None:
     """No thread is unwound through what is not C."""
-    process = start(_PRELUDE + textwrap.dedent(program) + "\nprint('end')\n")
+    process = begin(_PRELUDE + start_prelude + textwrap.dedent(program) + "\nprint('end')\n")
     assert (0, "end\n", "") == outcome(process)
 
 
 @pytest.mark.parametrize("how", ["a callback blocks", "a threadlet blocks", "a syslet waits"])
-def test_exit_is_at_once(start: Start, how: str) -> None:
+def test_exit_is_at_once(begin: Begin, start_prelude: str, how: str) -> None:
     """It does not wait for what is blocked."""
-    process = start(_PRELUDE + textwrap.dedent(_PROGRAMS[how]) + "\nprint('end', flush=True)\n")
+    program = start_prelude + textwrap.dedent(_PROGRAMS[how])
+    process = begin(_PRELUDE + program + "\nprint('end', flush=True)\n")
     assert line(process) == "end"
     began = time.monotonic()
     assert (0, "", "") == outcome(process)
@@ -280,22 +283,24 @@ def test_exit_is_at_once(start: Start, how: str) -> None:
     ],
 )
 def test_exit_has_the_main_threads_status(
-    start: Start, ending: str, status: int, last_words: str
+    begin: Begin, start_prelude: str, ending: str, status: int, last_words: str
 ) -> None:
     """However it ends, with a loop at work in another thread."""
     work = "background(tasks(lambda: threadlets.call(time.sleep, 0.0001)))\n"
-    ended, stdout, stderr = outcome(start(_PRELUDE + work + ending))
+    ended, stdout, stderr = outcome(begin(_PRELUDE + start_prelude + work + ending))
     assert (status, "", last_words) == (ended, stdout, "".join(stderr.splitlines()[-1:]))
 
 
 @pytest.mark.parametrize("order", ["registered before", "registered after"])
 @pytest.mark.parametrize("daemon", [True, False])
-def test_loop_works_while_callbacks_of_the_exit_run(start: Start, order: str, daemon: bool) -> None:
+def test_loop_works_while_callbacks_of_the_exit_run(
+    begin: Begin, start_prelude: str, order: str, daemon: bool
+) -> None:
     """A clean-up may use it, stop it, join its thread and close it, whenever it was registered."""
     # The interpreter waits for threads that are no daemons before it calls what atexit knows.
     register = "atexit.register(clean_up)" if daemon else "threading._register_atexit(clean_up)"
     imports = "import threadlets; from threadlets import files"
-    process = start(f"""
+    process = begin(f"""
 import asyncio, atexit, threading, time
 
 def clean_up():
@@ -307,6 +312,7 @@ def clean_up():
 
 {register if order == "registered before" else imports}
 {register if order == "registered after" else imports}
+{start_prelude}
 
 async def work():
     blocked = asyncio.gather(*(threadlets.call(time.sleep, 0.001) for _ in range(3)))

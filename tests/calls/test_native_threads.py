@@ -15,9 +15,13 @@ import threadlets
 
 from .harness import Gate
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 
 async def _on_another_thread(what: Callable[[], Any]) -> Any:
-    """Call `what` as a request of the loop while a function blocks the home thread."""
+    """Call `what` beside the dispatcher, or as a request while a function blocks the home thread."""
+    if asyncio.get_running_loop()._start == "beside":  # type: ignore[attr-defined]
+        return await threadlets.call(what)
     gate = Gate()
     blocked = asyncio.create_task(threadlets.call(gate))
     await gate.entered.wait()

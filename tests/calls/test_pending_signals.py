@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import threadlets
 
+pytestmark = pytest.mark.starts("inline")
+
 _FAILED_AFTER_S = 3.0
 _LIBC = ctypes.CDLL(None)
 

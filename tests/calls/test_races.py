@@ -17,7 +17,9 @@ import pytest
 import threadlets
 from threadlets import Pool, ThreadletExecutor
 
-from .harness import DEADLINE_S, Gate, line, outcome
+from .harness import DEADLINE_S, Gate, counts, line, outcome
+
+pytestmark = pytest.mark.starts("inline", "beside")
 
 
 @pytest.fixture
@@ -88,20 +90,22 @@ def test_ctrl_c_in_debug_mode_cancels_the_main_task_while_home_is_blocked(script
     assert (status, stdout.strip()) == (-signal.SIGINT, "cancelled")
 
 
-def test_executor_call_that_waits_for_a_thread_can_be_cancelled() -> None:
-    """It has been taken from its queue and put back: it does not run yet."""
+def test_executor_call_that_waits_for_a_thread_can_be_cancelled(start: str) -> None:
+    """It has been taken from its queue, and put back or beside: it does not run yet."""
     gate, entered = threading.Event(), threading.Event()
     executor = ThreadletExecutor(threads_max=1)
     first = executor.submit(lambda: (entered.set(), gate.wait(DEADLINE_S)))
     assert entered.wait(DEADLINE_S)
     second = executor.submit(int)
-    while executor.stats()["calls_held"] == 0:
+    dispatcher = executor._work.dispatcher
+    while executor.stats()["calls_held"] == 0 and executor._pool._counts(dispatcher)[0] < 2:
         time.sleep(0.001)
     executor.shutdown(wait=False, cancel_futures=True)
     assert second.cancelled()
     gate.set()
     assert first.result(DEADLINE_S)
     executor.shutdown()
+    assert executor.stats()["calls_held"] >= (1 if start == "inline" else 0)
 
 
 @pytest.mark.parametrize("blocks", [False, True])
@@ -181,7 +185,7 @@ def test_call_that_waited_for_a_thread_counts_once(run: Any) -> None:
         for gate in gates:
             gate.open()
         await asyncio.gather(*tasks)
-        assert pool.stats() == {"running": 0, "queued": 0, "calls": 4, "cancelled": 0}
+        assert counts(pool) == {"running": 0, "queued": 0, "calls": 4, "cancelled": 0}
 
     run(main(), threads_max=1)
 

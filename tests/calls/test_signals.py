@@ -9,7 +9,10 @@ import pytest
 
 from .harness import line, outcome
 
+pytestmark = pytest.mark.starts("inline", "beside")
 
+
+@pytest.mark.starts("inline")
 def test_ctrl_c_cancels_the_main_task_while_the_main_thread_is_blocked(script: Any) -> None:
     """The runner's handler runs on the main thread, the cancellation on the dispatcher."""
     process = script(
@@ -40,6 +43,7 @@ def test_ctrl_c_cancels_the_main_task_while_the_main_thread_is_blocked(script: A
     assert status == -signal.SIGINT
 
 
+@pytest.mark.starts("inline")
 def test_second_ctrl_c_interrupts_the_blocked_function(script: Any) -> None:
     """The first cancels the main task, which is the one that is blocked; the second goes through."""
     process = script(
@@ -98,6 +102,7 @@ def test_signal_handlers_of_the_loop_run_on_the_dispatcher(script: Any, where: s
     assert stdout.strip() == f"main thread blocked: {where == 'blocked'}"
 
 
+@pytest.mark.starts("inline")
 def test_python_handler_runs_while_home_waits_for_the_role(script: Any) -> None:
     """The main thread's wait for its turn ends for a handler, and goes on after it."""
     process = script(
@@ -127,6 +132,7 @@ def test_python_handler_runs_while_home_waits_for_the_role(script: Any) -> None:
     assert (status, stdout.strip(), stderr) == (0, "seen 1", "")
 
 
+@pytest.mark.starts("inline")
 def test_exception_that_ends_the_loop_reaches_home_from_another_thread(script: Any) -> None:
     """SystemExit in a task on a thread of the crew ends the program, once home has returned."""
     process = script(

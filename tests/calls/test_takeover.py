@@ -16,10 +16,13 @@ import threadlets
 
 from .harness import Gate, until
 
+pytestmark = pytest.mark.starts("inline")
+
 # The whole of it, millions of calls, is `THREADLETS_STRESS=100 pytest -k at_once`.
 _STRESS = int(os.environ.get("THREADLETS_STRESS", "1"))
 
 
+@pytest.mark.starts("inline", "beside", "auto")
 @pytest.mark.timeout(120 * max(1, _STRESS))
 def test_no_two_requests_run_at_once(run: Any) -> None:
     """Under random blocking, computing, failing and cancelling, nothing is ever lost between awaits.
@@ -77,6 +80,7 @@ def test_no_two_requests_run_at_once(run: Any) -> None:
     assert shared == {"number": 2 * n_tasks * n_rounds, "inside": 0}
 
 
+@pytest.mark.starts("inline", "beside")
 def test_blocking_clients_are_served_by_their_own_loop(run: Any) -> None:
     """Ten blocking clients and their server share one loop."""
     import socket
@@ -104,6 +108,7 @@ def test_blocking_clients_are_served_by_their_own_loop(run: Any) -> None:
     assert run(main()) == [90] * 10
 
 
+@pytest.mark.starts("inline", "beside")
 def test_a_thousand_functions_block_at_once_and_their_threads_go_away(run: Any) -> None:
     """As many threads as there are blocked functions, and none of them is kept."""
 
@@ -224,6 +229,7 @@ def test_home_gets_the_role_back_between_requests(run: Any) -> None:
     run(at_home())
 
 
+@pytest.mark.starts("inline", "beside")
 def test_tasks_that_share_a_context_take_turns(run: Any) -> None:
     """While one is blocked inside their context, the other waits instead of failing."""
 
@@ -298,6 +304,7 @@ def test_protocol_that_is_blocked_is_not_called_again_until_it_returns(run: Any)
     run(main())
 
 
+@pytest.mark.starts("inline", "beside")
 def test_lock_that_is_acquired_in_a_threadlet_does_not_stop_the_loop(run: Any) -> None:
     """A threading lock may be held across a call by those who acquire it in one."""
     lock = threading.Lock()

@@ -10,25 +10,9 @@ from typing import Any
 import pytest
 import threadlets
 
-from .harness import Gate, block_once, outcome, until
+from .harness import REFUSE, Gate, block_once, outcome, until
 
-# A seccomp filter that refuses (EPERM) one system call by its number.
-_REFUSE = """
-import ctypes, struct
-
-def refuse(number):
-    LD, JEQ, RET = 0x20, 0x15, 0x06
-    allow, refuse = 0x7FFF0000, 0x00050001
-    program = [(LD, 0, 0, 0), (JEQ, 0, 1, number), (RET, 0, 0, refuse), (RET, 0, 0, allow)]
-    code = b"".join(struct.pack("HBBI", *line) for line in program)
-    buffer = ctypes.create_string_buffer(code)
-    class Filter(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(38, 1, 0, 0, 0) == 0
-    filter = Filter(len(program), ctypes.addressof(buffer))
-    assert libc.prctl(22, 2, ctypes.byref(filter), 0, 0) == 0, ctypes.get_errno()
-"""
+pytestmark = pytest.mark.starts("inline", "beside")
 
 _BODY = """
 async def main():
@@ -47,6 +31,7 @@ threadlets.run(main())
 """
 
 
+@pytest.mark.starts("inline")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="knows this machine's numbers only")
 @pytest.mark.parametrize(
     ("call", "number"), [("sched_setscheduler", 144), ("sched_setaffinity", 203)]
@@ -55,7 +40,7 @@ def test_without_a_sentinel_the_timer_notices_and_stats_say_so(
     script: Any, call: str, number: int
 ) -> None:
     """Where a container forbids the idle priority or the place."""
-    process = script(_REFUSE + f"refuse({number})  # {call}\n" + _BODY)
+    process = script(REFUSE + f"refuse({number})  # {call}\n" + _BODY)
     status, stdout, stderr = outcome(process)
     assert (status, stdout.strip(), stderr) == (0, "timer", "")
 
@@ -64,7 +49,7 @@ def test_without_a_sentinel_the_timer_notices_and_stats_say_so(
 def test_without_any_thread_a_call_fails_instead_of_waiting_for_ever(script: Any) -> None:
     """Nobody could take over, and nobody will come back who could."""
     process = script(
-        _REFUSE
+        REFUSE
         + """
 async def main():
     refuse(435)  # clone3
@@ -83,6 +68,7 @@ threadlets.run(main(), executor="threadlets")
     assert stdout.splitlines() == ["can't start new thread"] * 2 + ["2"]
 
 
+@pytest.mark.starts("inline")
 def test_both_sources_are_there_by_default(script: Any) -> None:
     """The sentinel and the timer."""
     status, stdout, stderr = outcome(script(_BODY))
@@ -122,6 +108,7 @@ def test_blocked_function_costs_little_while_the_loop_is_idle(run: Any) -> None:
     assert run(main()) < 0.05
 
 
+@pytest.mark.starts("inline")
 def test_busy_machine_does_not_starve_the_watch(run: Any) -> None:
     """The sentinel gets no CPU beside busy threads; the timer does."""
     import threading

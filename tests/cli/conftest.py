@@ -23,6 +23,9 @@ RunCommand = Callable[..., Completed]
 
 APP = """
 import asyncio
+from pathlib import Path
+
+import threadlets
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -36,6 +39,10 @@ async def app(scope, receive, send):
     if scope["path"] == "/forever":
         print("request in flight", flush=True)
         await asyncio.Event().wait()
+    if scope["path"] == "/block":
+        # On the main thread, until somebody opens the named pipe.
+        print("request in flight", flush=True)
+        await threadlets.Pool(start="inline").call(Path("gate").read_bytes)
     body = type(asyncio.get_running_loop()).__name__.encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import stat
@@ -95,6 +96,19 @@ def test_grace_is_bounded(serve: Serve) -> None:
         server.wait_for("request in flight")
         server.process.send_signal(signal.SIGTERM)
         assert server.end() == 0
+
+
+def test_stop_is_clean_while_the_main_thread_is_blocked(serve: Serve, tmp_path: Path) -> None:
+    """The server gives its signals back on another thread; the process ends when the function has returned."""
+    os.mkfifo(tmp_path / "gate")
+    server = serve("service:app", "--port", "0", "--graceful-timeout", "0")
+    with _asked(server.port(), "/block"):
+        server.wait_for("request in flight")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("Finished server process")
+        (tmp_path / "gate").write_bytes(b"")
+        assert server.end() == 0
+    assert "signal only works in main thread" not in server.output
 
 
 def test_unix_socket_is_served_and_removed(serve: Serve, tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ def test_an_await_inside_a_function_lets_nobody_run(run: Any) -> None:
     run(main())
 
 
+@pytest.mark.starts("inline")
+@pytest.mark.starts("inline")
 def test_an_await_driven_by_hand_is_not_held_up_for_ever(run: Any) -> None:
     """It yields once, and goes on in the same step."""
 
@@ -143,6 +145,8 @@ def test_an_await_driven_by_hand_is_not_held_up_for_ever(run: Any) -> None:
     run(main())
 
 
+@pytest.mark.starts("inline")
+@pytest.mark.starts("inline")
 def test_a_call_that_is_thrown_away_while_others_run_was_not_made(run: Any) -> None:
     """Nor is there a warning that it was never awaited."""
 

@@ -14,12 +14,15 @@ from threadlets.exceptions import FloatingPointStateChanged
 
 from .harness import NEAREST, Gate, rounding, set_rounding, third
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 
 def _offences(name: str) -> list[fp.Offence]:
     """Return what is counted of a name that ends so."""
     return [it for found, all_ in fp.report().items() if found.endswith(name) for it in all_]
 
 
+@pytest.mark.starts("inline")
 def test_task_that_changes_the_rounding_is_named_where_it_is_suspended(run: Any) -> None:
     """The next request computes as it should, and so does the task itself when it goes on."""
     seen: list[float] = []
@@ -45,6 +48,7 @@ def test_task_that_changes_the_rounding_is_named_where_it_is_suspended(run: Any)
     assert int(line) > 0
 
 
+@pytest.mark.starts("inline")
 def test_eager_task_is_named_and_not_who_made_it(run: Any) -> None:
     """Its first step runs in the middle of its maker's, which goes on as it was."""
     upward = fp.environment(rounding="upward")
@@ -248,6 +252,7 @@ def test_loop_starts_from_the_known_state_and_gives_back_what_it_found(run: Any)
     assert ("nearest", "upward") == (inside, after)
 
 
+@pytest.mark.starts("inline")
 def test_threads_of_the_loop_start_from_the_known_state(run: Any) -> None:
     """The one that takes over was started by a threadlet with a state of its own."""
 
@@ -267,5 +272,20 @@ def test_threads_of_the_loop_start_from_the_known_state(run: Any) -> None:
         # The function goes on with what it set; the task does not.
         assert await blocked == "upward"
         assert rounding() == "nearest"
+
+    run(main())
+
+
+def test_function_begins_in_the_known_state_whatever_its_thread_did_before(run: Any) -> None:
+    """And in its own environment, if it has one."""
+    upward = threadlets.Pool(fp=fp.environment(rounding="upward"))
+
+    async def main() -> None:
+        for _ in range(3):
+            await threadlets.call(set_rounding, "downward")
+            assert await threadlets.call(rounding) == "nearest"
+            assert await upward.call(rounding) == "upward"
+            assert await threadlets.call(third) == NEAREST
+            assert rounding() == "nearest"
 
     run(main())

@@ -13,6 +13,8 @@ import threadlets
 
 from .harness import Gate
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_each_request_reads_its_own(run: Any, debug: bool) -> None:
@@ -41,6 +43,7 @@ def test_each_request_reads_its_own(run: Any, debug: bool) -> None:
     run(main(), debug=debug)
 
 
+@pytest.mark.starts("inline")
 def test_errno_goes_on_with_its_request_on_another_thread(run: Any) -> None:
     """The thread that took over gives it back to whoever is resumed there."""
 

@@ -12,6 +12,8 @@ from threadlets import fp
 
 from .harness import Gate, libm, third
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 _large, _least, _infinity = float("1e308"), float("3e-308"), float("inf")
 
 _RAISES: dict[str, Callable[[], object]] = {

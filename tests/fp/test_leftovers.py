@@ -14,6 +14,8 @@ import threadlets
 
 from .harness import Gate
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 
 def test_signal_mask_left_changed_is_named(run: Any) -> None:
     """The mask is the thread's: the next request runs with it."""
@@ -84,6 +86,7 @@ def test_inherited_decimal_context_that_is_changed_is_named(run: Any) -> None:
         decimal.getcontext().prec = before
 
 
+@pytest.mark.starts("inline")
 def test_thread_identity_that_is_kept_is_named(run: Any) -> None:
     """After the take-over its owner runs on another thread."""
 

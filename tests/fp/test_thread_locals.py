@@ -18,6 +18,8 @@ import threadlets
 
 from .harness import Gate
 
+pytestmark = pytest.mark.starts("inline", "beside")
+
 local = threading.local()
 
 
@@ -83,6 +85,7 @@ def test_setter_is_named_when_another_request_reads(run: Any) -> None:
         run(main(), debug=True)
 
 
+@pytest.mark.starts("inline")
 @pytest.mark.parametrize("tasks", ["native", "asyncio"])
 def test_reader_that_goes_on_on_another_thread_is_named(run: Any, tasks: str) -> None:
     """The value has stayed where the function is blocked."""
@@ -176,6 +179,7 @@ def test_what_an_object_sets_by_itself_on_each_thread_is_meant_for_all(run: Any)
         run(replaces(), debug=True)
 
 
+@pytest.mark.starts("inline")
 def test_callbacks_functions_and_protocols_are_requests_too(run: Any) -> None:
     """Each is named as it is everywhere."""
 
@@ -395,6 +399,7 @@ def test_what_a_request_sets_to_a_new_value_each_time_is_still_its(run: Any) -> 
         run(main(), debug=True)
 
 
+@pytest.mark.starts("inline")
 def test_warning_that_is_an_error_goes_to_the_exception_handler(run: Any) -> None:
     """It is not raised where the value is read, nor where anything else is looked at."""
     failures = []

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Callable
+
+import pytest
 
 from .harness import DEADLINE_S, LoopFactory, Run
 
@@ -24,6 +28,46 @@ def test_threadsafe_call_wakes_a_loop_that_waits(run: Run) -> None:
             thread.join()
 
     run(main())
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="no system call confines threads to a CPU"
+)
+def test_loop_can_run_before_the_thread_that_wakes_it_goes_on(run: Run) -> None:
+    """A thread gives the GIL away while it wakes the loop, which needs it first of all."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        finished: asyncio.Future[bool] = loop.create_future()
+
+        def wake() -> bool:
+            answered = threading.Event()
+            for _ in range(2000):
+                answered.clear()
+                loop.call_soon_threadsafe(answered.set)
+                if answered.is_set():
+                    return True
+                answered.wait(DEADLINE_S)
+            return False
+
+        def report() -> None:
+            is_first = wake()
+            loop.call_soon_threadsafe(finished.set_result, is_first)
+
+        thread = threading.Thread(target=report)
+        thread.start()
+        assert await finished
+        thread.join()
+
+    cpus, interval_s = os.sched_getaffinity(0), sys.getswitchinterval()
+    # On one CPU the kernel goes on with the thread that is woken; nothing else takes the GIL from the other.
+    os.sched_setaffinity(0, {min(cpus)})
+    sys.setswitchinterval(DEADLINE_S)
+    try:
+        run(main())
+    finally:
+        sys.setswitchinterval(interval_s)
+        os.sched_setaffinity(0, cpus)
 
 
 def test_calls_of_many_threads_all_arrive_in_their_orders(run: Run) -> None:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+import threadlets
 from serving import Served, client, encoded, rest, run, serving, vanish
 
 from examples.scopes.answer import Answer
@@ -129,6 +130,8 @@ def test_query_of_a_client_that_has_gone_stops(tmp_path: Path) -> None:
         async with serving(handle) as served:
             slow = [client(served.address, encoded("/slow")) for _ in range(10)]
             await served.until(lambda: served.server.counts.begun == len(slow))
+            # The first of them is in its query: one that has not begun need not be stopped.
+            await served.until(lambda: threadlets.stats()["blocked"] == 1)
             stays = asyncio.create_task(
                 rest(client(served.address, encoded("/quick", "connection: close")))
             )

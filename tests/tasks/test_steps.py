@@ -289,6 +289,34 @@ def test_coroutines_of_another_make(run: Run) -> None:
     assert run(main()) == ("result", ["cancelled"])
 
 
+@native_only
+def test_another_coroutine_is_resumed_instead(run: Run) -> None:
+    """Setting `_coro`, while the task runs or waits, has what is set resumed from the next step on."""
+
+    async def first() -> str:
+        await asyncio.sleep(0)
+        return "first"
+
+    async def around(coroutine: Any) -> str:
+        return f"around {await coroutine}"
+
+    async def replaces_itself() -> str:
+        task: Any = asyncio.current_task()
+        inner = first()
+        task._coro = around(inner)
+        await asyncio.sleep(0)
+        return "not resumed"
+
+    async def main() -> list[str]:
+        waits: Any = asyncio.create_task(first())
+        outer = around(waits.get_coro())
+        waits._coro = outer
+        assert waits.get_coro() is outer
+        return await asyncio.gather(waits, asyncio.create_task(replaces_itself()))
+
+    assert run(main()) == ["around first"] * 2
+
+
 @pytest.mark.parametrize("wrong", [1, lambda: None, forever, None], ids=lambda it: str(type(it)))
 def test_only_coroutines_make_tasks(run: Run, wrong: Any) -> None:
     """Anything else is refused with TypeError at once."""

@@ -1,0 +1,538 @@
+"""Where calls start: beside the loop, until their function is known not to block."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import random
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+import threadlets
+from threadlets import Pool, ThreadletExecutor
+
+from .harness import (
+    DEADLINE_S,
+    N_TRIES,
+    REFUSE,
+    Gate,
+    Switch,
+    become_inline,
+    counts,
+    known,
+    outcome,
+    until,
+)
+
+#: How many functions may compute at once.
+N_COMPUTING_MAX = min(len(os.sched_getaffinity(0)) + 4, 32)
+
+
+# -- what is learned -------------------------------------------------------------------------------
+
+
+def test_unknown_function_starts_beside_and_the_role_stays(run: Any) -> None:
+    """The loop goes on where it is, while the function blocks another thread."""
+
+    async def main() -> None:
+        here = threading.get_ident()
+        gate = Gate()
+        task = asyncio.create_task(threadlets.call(gate, 1))
+        await gate.entered.wait()
+        assert gate.thread != here
+        assert threading.get_ident() == here
+        gate.open()
+        assert await task == 1
+        stats = threadlets.stats()
+        assert (stats["calls_beside"], stats["calls_inline"], stats["mistakes"]) == (1, 0, 0)
+        assert stats["takeovers_blocked"] == 0
+
+    run(main())
+
+
+def test_function_that_does_not_block_is_soon_called_inline(run: Any) -> None:
+    """After eight returns in a row."""
+
+    async def main() -> None:
+        here = threading.get_ident()
+        switch = Switch()
+        threads = [await threadlets.call(switch) for _ in range(8)]
+        assert here not in threads
+        n_beside = 8 + await become_inline(lambda: threadlets.call(switch))
+        assert {await threadlets.call(switch) for _ in range(100)} == {here}
+        assert known("Switch") == {
+            "function": f"{Switch.__module__}.Switch",
+            "start": "inline",
+            "inline": 101,
+            "beside": n_beside,
+            "mistakes": 0,
+        }
+        assert threadlets.stats()["calls_inline"] == 101
+
+    run(main())
+
+
+def test_function_that_waits_is_never_called_inline(run: Any) -> None:
+    """However short it is."""
+
+    async def main() -> None:
+        for _ in range(100):
+            await threadlets.call(time.sleep, 0.00001)
+        assert known("sleep")["inline"] == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("does", ["blocks", "computes"])
+def test_inline_call_that_holds_up_the_loop_is_a_mistake(run: Any, does: str) -> None:
+    """The function starts beside from then on, until it was quick eight times as often."""
+
+    async def main() -> None:
+        here = threading.get_ident()
+        switch = Switch()
+        await become_inline(lambda: threadlets.call(switch))
+        task = asyncio.create_task(threadlets.call(switch, does))
+        if does == "blocks":
+            await switch.gate.entered.wait()
+            assert threading.get_ident() != here
+            switch.gate.open()
+        assert await task == here
+        stats = threadlets.stats()
+        assert (stats["mistakes"], stats["takeovers_blocked"]) == (1, int(does == "blocks"))
+        assert (known("Switch")["start"], known("Switch")["mistakes"]) == ("beside", 1)
+        assert await become_inline(lambda: threadlets.call(switch)) >= 64
+
+    # The role moves for what blocks only.
+    run(main(), preempt_ms=None)
+
+
+def test_role_moves_less_than_once_in_a_thousand_calls(run: Any) -> None:
+    """Of a function that blocks briefly once in a hundred."""
+    n_calls = 20_000
+
+    def sometimes(number: int) -> None:
+        if number % 100 == 0:
+            time.sleep(0.0001)
+
+    async def main() -> None:
+        for number in range(1, n_calls + 1):
+            await threadlets.call(sometimes, number)
+        stats = threadlets.stats()
+        assert stats["calls_inline"] + stats["calls_beside"] == n_calls
+        assert stats["mistakes"] <= n_calls // 1000
+        moves = ("takeovers_blocked", "takeovers_computing", "takeovers_overdue")
+        assert sum(stats[name] for name in moves) <= n_calls // 1000
+
+    run(main())
+
+
+def test_call_that_was_withdrawn_says_nothing_of_its_function(run: Any) -> None:
+    """It has neither waited nor been quick."""
+
+    async def main() -> None:
+        gate = Gate()
+        blocked = asyncio.create_task(threadlets.call(gate))
+        await gate.entered.wait()
+        for abandons in (False, True):
+            tasks = [
+                asyncio.create_task(threadlets.call(time.sleep, 0, abandon_on_cancel=abandons))
+                for _ in range(20)
+            ]
+            await asyncio.sleep(0.01)
+            for task in tasks:
+                task.cancel()
+        gate.open()
+        await blocked
+        await until(lambda: threadlets.stats()["blocked"] == 0)
+        await threadlets.call(int)
+        assert known("sleep")["start"] == "beside"
+
+    run(main(), threads_max=1)
+
+
+def test_call_that_waits_for_a_thread_counts_once(run: Any) -> None:
+    """However often it tries to start."""
+    pool = Pool(start="inline")
+
+    async def main() -> None:
+        gates = [Gate() for _ in range(10)]
+        tasks = [asyncio.create_task(pool.call(gate)) for gate in gates]
+        await gates[0].entered.wait()
+        await asyncio.sleep(0.01)
+        for gate in gates:
+            gate.open()
+        await asyncio.gather(*tasks)
+        assert threadlets.stats()["calls_inline"] == 10
+
+    run(main(), threads_max=1)
+
+
+# -- pools that say where --------------------------------------------------------------------------
+
+
+def test_pool_says_where_its_calls_start(run: Any) -> None:
+    """Whatever is known of their functions."""
+    inline, beside = Pool(start="inline"), Pool(start="beside")
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        for start in ("auto", "inline", "beside"):
+            loop._start = start
+            assert loop._start == start
+            for _ in range(20):
+                assert await inline.call(threading.get_ident) == threading.get_ident()
+                assert await beside.call(threading.get_ident) != threading.get_ident()
+        assert known("get_ident", inline.stats())["inline"] == 60
+        assert known("get_ident", beside.stats())["beside"] == 60
+        gate = Gate()
+        task = asyncio.create_task(inline.call(gate))
+        await gate.entered.wait()
+        gate.open()
+        await task
+        assert threadlets.stats()["takeovers_blocked"] == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("start", ["outside", "", "INLINE"])
+def test_other_words_for_a_start_are_refused(start: Any) -> None:
+    """With those that there are."""
+    with pytest.raises(ValueError, match="'auto', 'inline' or 'beside'"):
+        Pool(start=start)
+    loop: Any = threadlets.new_event_loop()
+    with pytest.raises(ValueError, match="'auto', 'inline' or 'beside'"):
+        loop._start = start
+    loop.close()
+    with pytest.raises(TypeError):
+        Pool(start=None)  # type: ignore[arg-type]
+
+
+# -- executors -------------------------------------------------------------------------------------
+
+
+def test_executor_learns_as_well() -> None:
+    """Its home is where functions run that do not block."""
+    with ThreadletExecutor() as executor:
+        first = executor.submit(threading.get_ident).result(DEADLINE_S)
+        home = executor._work._home
+        assert home is not None
+        assert first != home.ident
+        for _ in range(N_TRIES):
+            if executor.submit(threading.get_ident).result(DEADLINE_S) == home.ident:
+                break
+        row = known("get_ident", executor.stats())
+        assert (row["start"], row["inline"]) == ("inline", 1)
+
+
+def test_default_executor_learns_as_well(run: Any) -> None:
+    """Of the function itself: `to_thread` runs it in a context."""
+
+    async def main() -> None:
+        await become_inline(lambda: asyncio.to_thread(threading.get_ident))
+        assert await asyncio.to_thread(threading.get_ident) == threading.get_ident()
+        assert known("get_ident")["start"] == "inline"
+        await asyncio.to_thread(time.sleep, 0.001)
+        assert known("sleep")["start"] == "beside"
+
+    run(main(), executor="threadlets")
+
+
+# -- how many --------------------------------------------------------------------------------------
+
+
+def test_a_thousand_functions_block_at_once_and_the_role_stays(run: Any) -> None:
+    """There are as many threads as blocked functions; all calls start at once."""
+
+    async def main() -> None:
+        here = threading.get_ident()
+        gates = [Gate() for _ in range(1000)]
+        tasks = [asyncio.create_task(threadlets.call(gate)) for gate in gates]
+        for gate in gates:
+            await gate.entered.wait()
+        assert threading.get_ident() == here
+        assert threadlets.stats()["blocked"] == 1000
+        for gate in gates:
+            gate.open()
+        await asyncio.gather(*tasks)
+        stats = threadlets.stats()
+        assert (stats["takeovers_blocked"], stats["calls_beside"]) == (0, 1000)
+
+    run(main())
+
+
+def test_few_functions_compute_at_once_beside_many_that_block(run: Any) -> None:
+    """Those that block do not count; and who waits while others compute comes to its turn."""
+    may_end = threading.Event()
+    begun: list[None] = []
+
+    def compute() -> None:
+        begun.append(None)
+        while not may_end.is_set():
+            pass
+
+    async def main() -> None:
+        gates = [Gate() for _ in range(100)]
+        blocked = [asyncio.create_task(threadlets.call(gate)) for gate in gates]
+        for gate in gates:
+            await gate.entered.wait()
+        computing = [asyncio.create_task(threadlets.call(compute)) for _ in range(50)]
+        await until(lambda: len(begun) >= N_COMPUTING_MAX)
+        # As long as it takes to look at them many times.
+        await asyncio.sleep(0.3)
+        n_begun = len(begun)
+        may_end.set()
+        await asyncio.gather(*computing)
+        for gate in gates:
+            gate.open()
+        await asyncio.gather(*blocked)
+        # Some may have begun before the first ones were seen to compute.
+        assert n_begun <= N_COMPUTING_MAX + 4
+        assert len(begun) == 50
+
+    run(main())
+
+
+@pytest.mark.parametrize("threads_max", [1, 2])
+def test_starts_are_mixed_at_the_limit_of_threads(run: Any, threads_max: int) -> None:
+    """Calls inline need a thread that watches, calls beside one that works; each comes to its turn."""
+    pools = [Pool(start="inline"), Pool(start="beside"), Pool(), Pool(limit=2, start="beside")]
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    choice = random.Random(seed)
+
+    def work(kind: float) -> float:
+        if kind < 0.3:
+            time.sleep(kind / 1000)
+        elif kind < 0.4:
+            sum(range(10_000))
+        return kind
+
+    async def worker() -> int:
+        n_calls = 0
+        for _ in range(100):
+            kind = choice.random()
+            pool = choice.choice(pools)
+            assert await pool.call(work, kind, abandon_on_cancel=choice.random() < 0.2) == kind
+            n_calls += 1
+            if choice.random() < 0.1:
+                await asyncio.to_thread(work, kind)
+        return n_calls
+
+    async def main() -> None:
+        assert await asyncio.gather(*(worker() for _ in range(20))) == [100] * 20
+        assert threadlets.stats()["threads_peak"] <= threads_max
+
+    run(main(), threads_max=threads_max, executor="threadlets")
+    assert [counts(pool)["running"] for pool in pools] == [0] * 4
+
+
+# -- how they end ----------------------------------------------------------------------------------
+
+
+def test_call_that_is_cancelled_before_it_has_begun_is_withdrawn(run: Any) -> None:
+    """Its awaiter hears of it at once, its function is not called, and its place is free."""
+    pool = Pool(limit=2)
+
+    async def main() -> None:
+        gate = Gate()
+        called: list[int] = []
+        blocked = asyncio.create_task(pool.call(gate))
+        await gate.entered.wait()
+        for abandons in (False, True):
+            call = pool.call(called.append, 1, abandon_on_cancel=abandons)
+            waiting = asyncio.create_task(call)
+            await until(lambda: counts(pool)["running"] == 2)
+            waiting.cancel("why")
+            with pytest.raises(asyncio.CancelledError, match="why"):
+                await waiting
+            assert not blocked.done()
+        gate.open()
+        await blocked
+        assert await pool.call(int) == 0
+        assert called == []
+        assert counts(pool)["running"] == 0
+
+    run(main(), threads_max=1)
+
+
+def test_calls_that_wait_for_a_thread_are_cancelled_with_their_pool(run: Any) -> None:
+    """At once, though the pool has started them; the one that runs is told when it returns."""
+    pool = Pool()
+
+    async def main() -> None:
+        gate = Gate()
+        called: list[int] = []
+        tasks = [asyncio.create_task(pool.call(gate))]
+        await gate.entered.wait()
+        tasks += [
+            asyncio.create_task(pool.call(called.append, 1, abandon_on_cancel=abandons))
+            for abandons in (False, True) * 3
+        ]
+        other = asyncio.create_task(threadlets.call(int))
+        await until(lambda: counts(pool)["running"] == 7)
+        assert pool.cancel() == 7
+        await asyncio.wait(tasks[1:])
+        assert not tasks[0].done()
+        gate.open()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError] * 7
+        assert await other == 0
+        assert called == []
+        assert counts(pool) == {"running": 0, "queued": 0, "calls": 7, "cancelled": 7}
+
+    run(main(), threads_max=1)
+
+
+def test_loop_is_closed_while_calls_wait_for_a_thread() -> None:
+    """None of them begins, and none keeps the closing waiting."""
+    loop = threadlets.new_event_loop(threads_max=1, executor="threadlets")
+    called: list[int] = []
+    tasks: list[asyncio.Task[Any]] = []
+    gates: list[Gate] = []
+    pool = Pool()
+
+    async def main() -> asyncio.Future[Any]:
+        gates.append(Gate())
+        tasks.append(loop.create_task(pool.call(gates[0])))
+        await gates[0].entered.wait()
+        tasks.append(loop.create_task(pool.call(called.append, 1)))
+        future = loop.run_in_executor(None, called.append, 2)
+        await until(lambda: counts(pool)["running"] == 2)
+        for _ in range(3):
+            await asyncio.sleep(0.001)
+        return future
+
+    future = loop.run_until_complete(main())
+    with pytest.warns(ResourceWarning) as warned:
+        loop.close()
+    assert any("while functions were blocked" in str(warning.message) for warning in warned)
+    gates[0].open()
+    assert future.cancelled()
+    for task in tasks:
+        # Nothing goes on with them any more.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    while any(thread.name.startswith("threadlets-") for thread in threading.enumerate()):
+        time.sleep(0.001)
+    assert called == []
+
+
+@pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "threadlets.call(fail)",
+        "threadlets.call(fail, abandon_on_cancel=True)",
+        "asyncio.to_thread(fail)",
+    ],
+)
+@pytest.mark.starts("inline", "beside")
+def test_function_ends_the_program(script: Any, error: str, call: str) -> None:
+    """What it raises to that end goes through its awaiter, and ends the loop, from whatever thread."""
+    process = script(
+        f"""
+        def fail():
+            raise {error}
+
+        async def main():
+            try:
+                await {call}
+            except BaseException as error:
+                print(type(error).__name__)
+                raise
+
+        threadlets.run(main(), executor="threadlets")
+        """
+    )
+    status, stdout, _ = outcome(process)
+    expected = 3 if "Exit" in error else -signal.SIGINT
+    assert (status, stdout.strip()) == (expected, error.partition("(")[0])
+
+
+@pytest.mark.starts("beside")
+def test_child_of_a_fork_in_a_function_beside_the_loop_ends(script: Any) -> None:
+    """It has no loop to return to; the parent goes on, and is told that the child has failed."""
+    process = script(
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+        def fork(ending):
+            pid = os.fork()
+            if pid:
+                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if ending == "exits":
+                os._exit(7)
+
+        async def main():
+            print(await threadlets.call(fork, "exits"))
+            print(await threadlets.call(fork, "returns"))
+            print(await threadlets.call(int, "5"))
+
+        threadlets.run(main())
+        """
+    )
+    status, stdout, stderr = outcome(process)
+    assert (status, stdout.splitlines()) == (0, ["7", "1", "5"])
+    assert "os._exit()" in stderr
+
+
+# -- without threads -------------------------------------------------------------------------------
+
+_WITHOUT_THREADS = """
+pool = threadlets.Pool(limit=5)
+called = []
+
+async def main():
+    refuse(435)  # clone3
+    calls = [pool.call(called.append, 1) for _ in range(10)]
+    calls += [pool.call(called.append, 1, abandon_on_cancel=True) for _ in range(10)]
+    calls += [asyncio.to_thread(called.append, 1) for _ in range(10)]
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    print({f"{type(it).__name__}: {it}".partition(";")[0] for it in results})
+    print(pool.stats()["running"], pool.stats()["queued"], called)
+
+threadlets.run(main(), executor="threadlets")
+"""
+
+_WITH_ONE_THREAD = """
+async def main():
+    gate = threading.Event()
+    async with asyncio.timeout(10):
+        # It has a thread from now on.
+        await threadlets.call(time.sleep, 0.001)
+        refuse(435)  # clone3
+        blocked = asyncio.create_task(threadlets.call(gate.wait))
+        others = [asyncio.create_task(threadlets.call(int, number)) for number in range(20)]
+        await asyncio.sleep(0.05)
+        gate.set()
+        print(await blocked, sum(await asyncio.gather(*others)))
+    print(threadlets.stats()["threads"], threadlets.stats()["threads_refused"] > 0)
+
+threadlets.run(main())
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="knows this machine's numbers only")
+@pytest.mark.starts("inline", "beside")
+def test_without_any_thread_each_call_fails_and_no_place_is_lost(script: Any) -> None:
+    """Each says why, and the loop goes on."""
+    status, stdout, stderr = outcome(script(REFUSE + _WITHOUT_THREADS))
+    assert (status, stderr) == (0, "")
+    [errors, left] = stdout.splitlines()
+    assert errors == (
+        '{"RuntimeError: can\'t start new thread: a threadlet needs one that could take over from it"}'
+    )
+    assert left == "0 0 []"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="knows this machine's numbers only")
+@pytest.mark.starts("inline", "beside")
+def test_calls_wait_for_the_only_thread_when_others_are_refused(script: Any) -> None:
+    """One is enough for all of them, one after the other."""
+    status, stdout, stderr = outcome(script(REFUSE + _WITH_ONE_THREAD))
+    assert (status, stdout.splitlines(), stderr) == (0, ["True 190", "1 True"], "")

@@ -1,0 +1,130 @@
+"""Which function it is that a call runs: by that it is remembered."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import threadlets
+from threadlets import Pool
+
+from .harness import Switch, become_inline, known
+
+
+def one() -> None:
+    pass
+
+
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+class Thing:
+    def method(self) -> None:
+        pass
+
+    def __call__(self) -> None:
+        pass
+
+
+@logged
+def decorated() -> None:
+    pass
+
+
+_SAME: dict[str, tuple[list[Callable[[], Any]], str]] = {
+    "decorated": ([decorated, logged(logged(decorated))], ".decorated"),
+    "partial": ([one, functools.partial(one), functools.partial(functools.partial(one))], ".one"),
+    "bound methods": ([Thing().method, Thing().method], ".Thing.method"),
+    "partial method": ([functools.partial(Thing().method), Thing().method], ".Thing.method"),
+    "methods in C": ([[1].copy, [2, 3].copy], "list.copy"),
+    "instances": ([Thing(), Thing()], ".Thing"),
+    "a class": ([Thing], ".Thing"),
+    "in a context": (
+        [one, functools.partial(contextvars.copy_context().run, one), functools.partial(one)],
+        ".one",
+    ),
+    "decorated in a context": (
+        [decorated, functools.partial(contextvars.copy_context().run, decorated)],
+        ".decorated",
+    ),
+}
+
+
+@pytest.mark.parametrize(("calls", "name"), _SAME.values(), ids=_SAME)
+def test_function_is_known_whatever_is_put_around_it(
+    run: Any, calls: list[Callable[[], Any]], name: str
+) -> None:
+    """By the code that it runs."""
+
+    async def main() -> None:
+        for call in calls:
+            await threadlets.call(call)
+        functions = threadlets.stats()["functions"]
+        assert [len(calls)] == [row["beside"] + row["inline"] for row in functions]
+        assert functions[0]["function"].endswith(name)
+
+    run(main())
+
+
+def test_functions_are_told_apart_under_one_decorator(run: Any) -> None:
+    """And two methods of one object, and one context's functions."""
+
+    def other() -> None:
+        pass
+
+    def third() -> None:
+        pass
+
+    async def main() -> None:
+        context = contextvars.copy_context()
+        await threadlets.call(logged(one))
+        await threadlets.call(logged(other))
+        await threadlets.call(context.run, third)
+        await threadlets.call([].copy)
+        await threadlets.call([].clear)
+        names = sorted(
+            row["function"].rpartition(".")[2] for row in threadlets.stats()["functions"]
+        )
+        assert names == ["clear", "copy", "one", "other", "third"]
+
+    run(main())
+
+
+def test_each_pool_has_a_history_of_its_own(run: Any) -> None:
+    """The same function may block in one of them only."""
+    pool = Pool()
+
+    async def main() -> None:
+        switch = Switch()
+        await become_inline(lambda: threadlets.call(switch))
+        assert await pool.call(switch) != threading.get_ident()
+        assert await threadlets.call(switch) == threading.get_ident()
+        assert (known("Switch", pool.stats())["start"]) == "beside"
+        assert len(pool.stats()["functions"]) == 1
+        starts = [row["start"] for row in threadlets.stats()["functions"]]
+        assert sorted(starts) == ["beside", "inline"]
+
+    run(main())
+
+
+def test_as_many_functions_as_there_is_room_for_are_remembered(run: Any) -> None:
+    """A program that makes functions all the time forgets the old ones, and counts their calls."""
+
+    async def main() -> None:
+        functions = [eval(f"lambda: {number}") for number in range(5000)]
+        for number, function in enumerate(functions):
+            assert await threadlets.call(function) == number
+        stats = threadlets.stats()
+        assert 0 < len(stats["functions"]) <= 4096
+        assert stats["calls_beside"] + stats["calls_inline"] == 5000
+
+    run(main())
