@@ -11,6 +11,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import threadlets
+
 from benches.calls import capacity, computing, executors, latency, ways
 from benches.peers import SUBJECT
 from benches.servers import settle_heap
@@ -53,6 +55,9 @@ def _run(peer: str, load: str, seconds: float, parameters: Mapping[str, Any]) ->
 
     async def on_loop() -> Reading:
         call = ways.caller(peer, parameters.get("n_threads"))
+        if "preempt_ms" in parameters and peer == SUBJECT:
+            # On another thread there is nothing to preempt.
+            call = threadlets.Pool(start="inline").call
         return await LOADS[load](call, seconds, parameters)
 
     return ways.run(peer, on_loop(), **options)

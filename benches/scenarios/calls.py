@@ -179,7 +179,7 @@ _LEGEND = (
     "ready before; after-rest: no call in the 100 ms before.",
     "mixed: 20,000 calls from 50 tasks; 90 % take 1 us, 8 % block for 2 ms once in a hundred, 2 % "
     "block for 1 ms. loop_lag is that of a request every millisecond, quick that of the 90 %.",
-    "cpu-bound, preempt-N: a function computes for 100 ms; request_lag is how long a request waits "
+    "cpu-bound, preempt-N (there always inline): a function computes for 100 ms; request_lag is how long a request waits "
     "that comes meanwhile, slowdown the function's time over its time alone; short: ten of 4 ms.",
     "blockers, stack: 1000 times `time.sleep` at once; stack: after `threading.stack_size(N)`. "
     "threads_left: 3 s later, the main thread not counted.",
