@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -68,7 +69,11 @@ def all_have_ended(n_before: int) -> bool:
 
 def n_crew_threads() -> int:
     """How many threads of loops the kernel knows."""
-    names = [it.read_text() for it in Path("/proc/self/task").glob("*/comm")]
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        # One may end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            names.append(path.read_text())
     return sum(name.startswith("threadlets-") for name in names)
 
 
