@@ -180,12 +180,12 @@ def test_blocked_function_is_no_slow_callback(run: Any, caplog: pytest.LogCaptur
     """The loop went on without it: neither a task's call nor a queued one has held anybody up."""
 
     async def main() -> None:
-        asyncio.get_running_loop().slow_callback_duration = 0.02
+        asyncio.get_running_loop().slow_callback_duration = 0.2
         for abandons in (False, True):
             gate = Gate()
             task = asyncio.create_task(threadlets.call(gate, abandon_on_cancel=abandons))
             await gate.entered.wait()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.4)
             gate.open()
             await task
 

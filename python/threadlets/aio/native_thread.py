@@ -39,5 +39,6 @@ class NativeThread(threading.Thread):
         """Forget the calling thread: it ends."""
         with threading._active_limbo_lock:
             self = threading._active.pop(threading.get_ident(), None)
-        if sys.version_info >= (3, 13) and isinstance(self, NativeThread):
+        has_begun = isinstance(self, NativeThread) and self._started.is_set()
+        if sys.version_info >= (3, 13) and has_begun:
             self._handle._set_done()
