@@ -64,12 +64,37 @@ pub(crate) enum Job {
 }
 
 impl Job {
-    fn priority(&self, py: Python<'_>) -> Priority {
-        let pool = match self {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Awaited(call) => Self::Awaited(call.clone_ref(py)),
+            Self::Queued(call) => Self::Queued(call.clone_ref(py)),
+        }
+    }
+
+    /// The user's pool that it is in.
+    fn pool(&self) -> Option<&Py<Pool>> {
+        match self {
             Self::Awaited(call) => call.get().pool.as_ref(),
             Self::Queued(call) => call.get().pool(),
-        };
-        pool.map_or(Priority::Normal, |it| it.get().its_priority(py))
+        }
+    }
+
+    fn priority(&self, py: Python<'_>) -> Priority {
+        self.pool().map_or(Priority::Normal, |it| it.get().its_priority(py))
+    }
+
+    /// Cancel what awaits it, which has not begun; whether that was possible.
+    fn cancel(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
+        match self {
+            Self::Awaited(call) => {
+                let awaiter = match &call.get().task {
+                    Some(task) => task.bind(py),
+                    None => call.bind(py).as_any(),
+                };
+                awaiter.call_method1(intern!(py, "cancel"), (message,))?.is_truthy()
+            }
+            Self::Queued(call) => call.get().cancel_waiting(py),
+        }
     }
 
     /// Do it, on this thread. An error is a fault of ours.
@@ -210,7 +235,7 @@ impl CallBeside {
         // SAFETY: it was made from a call, which `call` keeps alive.
         let object = unsafe { &*call.as_ptr().cast::<CallObject>() };
         let callable = object.callable();
-        let parked = Parked::beside(
+        let parked = Parked::new(
             // SAFETY: the call keeps its function alive.
             unsafe { Bound::from_borrowed_ptr(py, callable) }.unbind(),
             this.pool.as_ref().and_then(|it| it.get().key(py)),
@@ -218,7 +243,7 @@ impl CallBeside {
             None,
             runner.thread_id,
         );
-        slf.get().crew.park_beside(py, runner, parked);
+        slf.get().crew.keep_parked(py, runner.id, parked);
         let outcome = match &this.context {
             Some(context) => crate::callback::in_context(py, context, || object.call_function(slf)),
             None => object.call_function(slf),
@@ -291,13 +316,15 @@ impl Crew {
                     Self::not_spawned(slf);
                 }
             }
-            Summons::Full => {
-                // The one on watch has nothing to watch now, or soon.
-                if let Some(duty) = crew.role.on_duty() {
-                    crew.beside.with(py, |beside| beside.summon_from_watch());
-                    crew.role.record(duty).bell.ring(Ring::WORK);
-                }
-            }
+            Summons::Full => crew.summon_from_watch(py),
+        }
+    }
+
+    /// Have the thread on watch, if there is one, come for the work: it has nothing to watch now, or soon.
+    fn summon_from_watch(&self, py: Python<'_>) {
+        if let Some(duty) = self.role.on_duty() {
+            self.beside.with(py, |beside| beside.summon_from_watch());
+            self.role.record(duty).bell.ring(Ring::WORK);
         }
     }
 
@@ -314,10 +341,7 @@ impl Crew {
             }
         }
         // The watch may be all that there is.
-        if let Some(duty) = crew.role.on_duty() {
-            crew.beside.with(py, |beside| beside.summon_from_watch());
-            crew.role.record(duty).bell.ring(Ring::WORK);
-        }
+        crew.summon_from_watch(py);
     }
 
     /// Do what waits, one after the other.
@@ -331,7 +355,7 @@ impl Crew {
             if crew.is_stopped.load(Relaxed) {
                 return Worked { is_done: true, sleeps_at };
             }
-            if crew.beside.with(py, |beside| beside.jobs().next().is_some())
+            if crew.beside.with(py, |beside| !beside.is_empty())
                 && let Some(poller) = sleeps_at.take()
             {
                 // What was done before is not to wait for what comes now. From here to the call the GIL stays here,
@@ -353,8 +377,8 @@ impl Crew {
                 fp::State::DEFAULT.restore();
             }
             let before = Usage::of_this_thread();
-            crew.beside.with(py, |beside| beside.begins(runner.id, now_ns, before.cpu_ns));
             let began_ns = clock::now_ns();
+            crew.beside.with(py, |beside| beside.begins(runner.id, began_ns, before.cpu_ns));
             let ran = job.run(slf, runner);
             crew.beside.with(py, |beside| beside.ends(runner.id));
             let has_waited = Usage::of_this_thread().n_waits > before.n_waits;
@@ -380,12 +404,6 @@ impl Crew {
         }
     }
 
-    /// A function has begun on a thread beside the dispatcher.
-    pub(crate) fn park_beside(&self, py: Python<'_>, runner: &Runner, parked: Parked) {
-        self.n_parked.fetch_add(1, Relaxed);
-        drop(self.parked.with(py, |it| it.insert(runner.id.index(), parked)));
-    }
-
     /// The priority of a pool has changed, and with it that of the work that waits.
     pub(crate) fn sort_beside(&self, py: Python<'_>) {
         self.beside.with(py, |beside| beside.sort_anew(|job| job.priority(py)));
@@ -403,37 +421,20 @@ impl Crew {
         }
     }
 
-    /// Cancel whoever waits for a function of this pool that has not begun beside the dispatcher; how many.
+    /// Cancel the calls of this pool that have not begun beside the dispatcher; how many.
     pub(crate) fn cancel_beside(
-        slf: &Bound<'_, Dispatcher>,
+        &self,
         pool: &Bound<'_, Pool>,
         message: &Bound<'_, PyAny>,
     ) -> PyResult<usize> {
-        let py = slf.py();
-        let crew = &slf.get().crew;
-        let waiting: Vec<_> = crew.beside.with(py, |beside| {
-            let jobs = beside.jobs().map(|job| match job {
-                Job::Awaited(call) => Ok(call.clone_ref(py)),
-                Job::Queued(call) => Err(call.clone_ref(py)),
-            });
-            jobs.collect()
+        let py = pool.py();
+        let waiting: Vec<_> = self.beside.with(py, |beside| {
+            let of_pool = beside.jobs().filter(|it| it.pool().is_some_and(|it| it.is(pool)));
+            of_pool.map(|job| job.clone_ref(py)).collect()
         });
         let mut n_cancelled = 0;
         for job in waiting {
-            match job {
-                Ok(call) if call.get().pool.as_ref().is_some_and(|it| it.is(pool)) => {
-                    let whom = match &call.get().task {
-                        Some(task) => task.bind(py).clone(),
-                        None => call.bind(py).clone().into_any(),
-                    };
-                    let cancelled = whom.call_method1(intern!(py, "cancel"), (message,))?;
-                    n_cancelled += usize::from(cancelled.is_truthy()?);
-                }
-                Err(call) if call.get().pool().is_some_and(|it| it.is(pool)) => {
-                    n_cancelled += usize::from(call.get().cancel_waiting(py)?);
-                }
-                _ => {}
-            }
+            n_cancelled += usize::from(job.cancel(py, message)?);
         }
         Ok(n_cancelled)
     }

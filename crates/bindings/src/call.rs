@@ -195,20 +195,22 @@ impl CallObject {
 
     /// Call the function here, on a thread beside the dispatcher.
     pub(crate) fn call_function(&self, slf: &Bound<'_, Dispatcher>) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        let environment = self.environment(py);
-        let result = contract::call_threadlet(slf, self.callable(), environment.as_ref(), || {
-            self.vectorcall()
-        });
-        returned(py, result)
+        returned(slf.py(), self.call_as_threadlet(slf, self.environment(slf.py())))
     }
 
     #[inline]
-    fn vectorcall(&self) -> *mut ffi::PyObject {
+    fn call_as_threadlet(
+        &self,
+        slf: &Bound<'_, Dispatcher>,
+        environment: Option<Bound<'_, Environment>>,
+    ) -> *mut ffi::PyObject {
+        let callable = self.callable();
         let nargsf = self.n_positional() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-        // SAFETY: the arguments live in this object, which its awaiter or its thread keeps, and the word
-        // before them is the callable's, which may be used meanwhile.
-        unsafe { ffi::PyObject_Vectorcall(self.callable(), self.items.add(1), nargsf, self.names) }
+        contract::call_threadlet(slf, callable, environment.as_ref(), || {
+            // SAFETY: the arguments live in this object, which its awaiter or its thread keeps, and the word
+            // before them is the callable's, which may be used meanwhile.
+            unsafe { ffi::PyObject_Vectorcall(callable, self.items.add(1), nargsf, self.names) }
+        })
     }
 
     /// Call the function here and now, as a threadlet.
@@ -220,43 +222,41 @@ impl CallObject {
         pool: Option<Bound<'_, Pool>>,
         function: EntryPoint,
     ) -> PyResult<Step> {
-        {
-            let key = pool.as_ref().and_then(|it| it.get().key(py));
-            let callable = self.callable();
-            self.state.set(State::Done);
-            let environment = self.environment(py);
-            let protected = Crew::protect(slf, runner, callable, key, null_mut(), || {
-                contract::call_threadlet(slf, callable, environment.as_ref(), || self.vectorcall())
-            });
-            if let Some(pool) = pool {
-                pool.get().finish(py, slf, matches!(protected, Protected::Full));
+        let key = pool.as_ref().and_then(|it| it.get().key(py));
+        let callable = self.callable();
+        self.state.set(State::Done);
+        let environment = self.environment(py);
+        let protected = Crew::protect(slf, runner, callable, key, null_mut(), || {
+            self.call_as_threadlet(slf, environment)
+        });
+        if let Some(pool) = pool {
+            pool.get().finish(py, slf, matches!(protected, Protected::Full));
+        }
+        match protected {
+            Protected::Kept(result) => returned(py, result).map(Step::Returned),
+            Protected::Slow(result) => {
+                slf.get().was_mistaken(py, function);
+                returned(py, result).map(Step::Returned)
             }
-            match protected {
-                Protected::Kept(result) => returned(py, result).map(Step::Returned),
-                Protected::Slow(result) => {
-                    slf.get().was_mistaken(py, function);
-                    returned(py, result).map(Step::Returned)
+            Protected::Lost(result) => {
+                slf.get().was_mistaken(py, function);
+                // Before anything else: the error indicator is the function's.
+                let outcome = returned(py, result);
+                Crew::get_role_back(slf, runner)?;
+                let result = outcome?;
+                if !Crew::is_cancelled(slf)? {
+                    return Ok(Step::Returned(result));
                 }
-                Protected::Lost(result) => {
-                    slf.get().was_mistaken(py, function);
-                    // Before anything else: the error indicator is the function's.
-                    let outcome = returned(py, result);
-                    Crew::get_role_back(slf, runner)?;
-                    let result = outcome?;
-                    if !Crew::is_cancelled(slf)? {
-                        return Ok(Step::Returned(result));
-                    }
-                    // The task throws it in at its next step, which is asked for by yielding None.
-                    self.held.set(result.into_ptr());
-                    self.state.set(State::AwaitsCancellation);
-                    Ok(Step::Yielded(py.None()))
-                }
-                Protected::Full => {
-                    slf.get().did_not_start(py, function);
-                    match slf.get().crew.check_threads(py) {
-                        Ok(()) => self.delegate_turn(py),
-                        Err(error) => self.fail(error),
-                    }
+                // The task throws it in at its next step, which is asked for by yielding None.
+                self.held.set(result.into_ptr());
+                self.state.set(State::AwaitsCancellation);
+                Ok(Step::Yielded(py.None()))
+            }
+            Protected::Full => {
+                slf.get().did_not_start(py, function);
+                match slf.get().crew.check_threads(py) {
+                    Ok(()) => self.delegate_turn(py),
+                    Err(error) => self.fail(error),
                 }
             }
         }

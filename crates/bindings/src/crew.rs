@@ -47,8 +47,8 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    /// A function that begins now, on a thread beside the dispatcher.
-    pub(crate) fn beside(
+    /// A function that is blocked from now on, or begins now on a thread beside the dispatcher.
+    pub(crate) fn new(
         callable: Py<PyAny>,
         pool: Option<PoolKey>,
         task: Option<Py<PyAny>>,
@@ -253,7 +253,7 @@ impl Crew {
         let this = slf.get();
         let crew = &this.crew;
         match taken {
-            Some(Taken::FromThreadlet(victim)) => crew.park(slf, victim.index()),
+            Some(Taken::FromThreadlet(victim)) => crew.park(slf, victim),
             Some(Taken::FromPoll) => this.recall_from_poll(py),
             Some(Taken::Vacant) | None => {}
         }
@@ -293,7 +293,7 @@ impl Crew {
     }
 
     /// Put aside what belongs to a blocked function, so that other tasks can run.
-    fn park(&self, slf: &Bound<'_, Dispatcher>, victim: usize) {
+    fn park(&self, slf: &Bound<'_, Dispatcher>, victim: RunnerId) {
         let py = slf.py();
         // SAFETY: the dispatcher is inside the call, on whose stack both are alive.
         let (callable, future) = unsafe {
@@ -314,11 +314,13 @@ impl Crew {
             None
         });
         let thread_id = slf.get().thread().unwrap_or(0);
-        let since_ns = clock::now_ns();
-        let is_returning = false;
-        let parked = Parked { callable, pool, task, future, thread_id, since_ns, is_returning };
+        self.keep_parked(py, victim, Parked::new(callable, pool, task, future, thread_id));
+    }
+
+    /// Keep what waits for the function in which a thread is, until that returns.
+    pub(crate) fn keep_parked(&self, py: Python<'_>, runner: RunnerId, parked: Parked) {
         self.n_parked.fetch_add(1, Relaxed);
-        drop(self.parked.with(py, |it| it.insert(victim, parked)));
+        drop(self.parked.with(py, |it| it.insert(runner.index(), parked)));
     }
 
     /// What was parked for a runner whose function has returned; requests that waited for that are

@@ -75,7 +75,7 @@ static CONTEXT_RUN: PyOnceLock<usize> = PyOnceLock::new();
 
 /// Where `Context.run` is described.
 fn context_run() -> *mut ffi::PyMethodDef {
-    // SAFETY: the GIL is held by whoever asks what a callable is.
+    // SAFETY: the caller looks at a callable, and so holds the GIL.
     let known = unsafe { CONTEXT_RUN.get(Python::assume_attached()) };
     known.map_or(std::ptr::null_mut(), |&it| it as *mut ffi::PyMethodDef)
 }

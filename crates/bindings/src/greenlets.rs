@@ -60,7 +60,6 @@ impl Greenlets {
         if !may_be_new(py) {
             return None;
         }
-        N_MODULES.store(n_modules(), Relaxed);
         Self::find(py).unwrap_or_else(|error| {
             error.write_unraisable(py, None);
             None

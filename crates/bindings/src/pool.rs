@@ -10,7 +10,6 @@ use threadlets_core::{PoolKey, Priority, Start};
 
 use crate::beside;
 use crate::contract::Environment;
-use crate::crew::Crew;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
 use crate::memory;
@@ -275,8 +274,9 @@ impl Pool {
             request.abandon(py)?;
         }
         if let Some(key) = this.key(py) {
-            let n_called = Crew::cancel_beside(dispatcher, slf, message)?
-                + dispatcher.get().crew.cancel_blocked(py, key, message)?;
+            let crew = &dispatcher.get().crew;
+            let n_called =
+                crew.cancel_beside(slf, message)? + crew.cancel_blocked(py, key, message)?;
             this.state.with(py, |state| state.n_cancelled += n_called as u64);
             n_cancelled += n_called;
         }

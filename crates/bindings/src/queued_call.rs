@@ -173,8 +173,8 @@ impl QueuedCall {
         if let Some(callable) = self.function(py) {
             let future = (!self.any_thread_settles).then(|| self.future.clone_ref(py));
             let (callable, key) = (self.innermost(callable).unbind(), Some(self.key));
-            let parked = Parked::beside(callable, key, None, future, runner.thread_id);
-            slf.get().crew.park_beside(py, runner, parked);
+            let parked = Parked::new(callable, key, None, future, runner.thread_id);
+            slf.get().crew.keep_parked(py, runner.id, parked);
         }
         let outcome = self.call(slf);
         drop(Crew::unpark(slf, runner));

@@ -41,10 +41,7 @@ pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyRes
         slf.get().crew.defer(py, Request::Step(task.clone().unbind()));
         return Ok(());
     }
-    if let Some(runner) = this.bound_to(py)
-        && !slf.get().crew.role.is_held_by(runner)
-    {
-        slf.get().crew.hand_over(task, runner);
+    if is_elsewhere(slf, task) {
         return Ok(());
     }
     current::enter(slf, task)?;
@@ -52,14 +49,22 @@ pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyRes
     settle(task, reached)
 }
 
+/// Whether a task belongs to another thread: its step goes on there.
+#[inline]
+fn is_elsewhere(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> bool {
+    let crew = &slf.get().crew;
+    let elsewhere = task.get().bound_to(task.py()).filter(|&it| !crew.role.is_held_by(it));
+    if let Some(runner) = elsewhere {
+        crew.hand_over(task, runner);
+    }
+    elsewhere.is_some()
+}
+
 /// Take a step in a callback whose context is the task's.
 pub(super) fn take_in_context(task: &Bound<'_, Task>) -> PyResult<()> {
     let py = task.py();
     let slf = task.as_super().get().dispatcher.bind(py);
-    if let Some(runner) = task.get().bound_to(py)
-        && !slf.get().crew.role.is_held_by(runner)
-    {
-        slf.get().crew.hand_over(task, runner);
+    if is_elsewhere(slf, task) {
         return Ok(());
     }
     current::enter(slf, task)?;

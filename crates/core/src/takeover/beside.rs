@@ -97,7 +97,8 @@ impl<J> Beside<J> {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether no work waits.
+    pub fn is_empty(&self) -> bool {
         self.jobs.iter().all(VecDeque::is_empty)
     }
 
