@@ -177,6 +177,38 @@ def threadlet(
     return awaitable
 
 
+async def call_for(
+    discard: Callable[[T], object], function: Callable[..., T], /, *args: Any, **kwargs: Any
+) -> T:
+    """Call a function as a threadlet, and discard its result if the awaiter does not get it.
+
+    For results that own something: a task that was cancelled, or closed, and a loop that was closed, while
+    the function was blocked get none.
+    """
+    loop = asyncio.get_running_loop()
+    results: list[T] = []
+    is_awaited = True
+
+    def keep() -> T:
+        result = function(*args, **kwargs)
+        if is_awaited and not loop.is_closed():
+            results.append(result)
+        else:
+            discard(result)
+        return result
+
+    # It is remembered by the function, as if that had been called.
+    keep.__wrapped__ = function  # type: ignore[attr-defined]
+    try:
+        outcome: T = await _core.call(keep)
+    except BaseException:
+        is_awaited = False
+        while results:
+            discard(results.pop())
+        raise
+    return outcome
+
+
 def _running_dispatcher() -> _core.Dispatcher | None:
     loop = asyncio._get_running_loop()
     return loop if isinstance(loop, _core.Dispatcher) else None

@@ -7,15 +7,12 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-from threadlets import _core
 from threadlets._core import Dispatcher, Pending, Result, checkpoint
 from threadlets.syslets import Syslet
 from threadlets.syslets.syslet import running_loop
 
-T = TypeVar("T")
 PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
@@ -72,35 +69,6 @@ async def finish(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.Canc
     loop = None if cannot_wait else asyncio._get_running_loop()
     started = program.native.finish(loop if isinstance(loop, Dispatcher) else None, args)
     return (started, None) if isinstance(started, Result) else await _end_of(started)
-
-
-async def call_for(discard: Callable[[T], object], function: Callable[..., T], *args: Any) -> T:
-    """Call a function as a threadlet, and discard its result if the awaiter does not get it.
-
-    For results that own something: a task that was cancelled, or closed, and a loop that was closed, while
-    the function was blocked get none.
-    """
-    loop = asyncio.get_running_loop()
-    results: list[T] = []
-    is_awaited = True
-
-    def keep() -> None:
-        result = function(*args)
-        if is_awaited and not loop.is_closed():
-            results.append(result)
-        else:
-            discard(result)
-
-    # It is remembered by the function, as if that had been called.
-    keep.__wrapped__ = function  # type: ignore[attr-defined]
-    try:
-        await _core.call(keep)
-    except BaseException:
-        is_awaited = False
-        while results:
-            discard(results.pop())
-        raise
-    return results[0]
 
 
 async def _end_of(started: Pending) -> tuple[Result, asyncio.CancelledError | None]:

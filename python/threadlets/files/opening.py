@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any, AnyStr, Generic, Literal, TypeAlias, overload
 
 from threadlets.atoms import openat, statx
+from threadlets.calls import call_for
 from threadlets.files.arguments import int_of
 from threadlets.files.binary import Binary
 from threadlets.files.descriptor import Descriptor
 from threadlets.files.failures import (
     PathLike,
-    call_for,
     close_quietly,
     failure,
     run,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 from collections.abc import Awaitable
 from contextvars import Context
@@ -11,6 +10,7 @@ from types import CoroutineType
 from typing import Any
 
 from threadlets import _core
+from threadlets.calls import call_for
 from threadlets.syslets import Syslet
 
 
@@ -56,23 +56,13 @@ def _called(function: Any, args: Any, kwargs: Any) -> Any:
 
 
 async def _wrapped(function: Any, args: Any, kwargs: Any) -> Any:
-    made: list[_core.Call[Any]] = []
-
-    @functools.wraps(function)
-    def call() -> Any:
-        outcome = function(*args, **kwargs)
-        if isinstance(outcome, _core.Call):
-            made.append(outcome)
-        return outcome
-
-    try:
-        outcome = await _core.call(call)
-    except BaseException:
-        # The task was cancelled meanwhile: what was made is not called.
-        for it in made:
-            it.close()
-        raise
+    outcome = await call_for(_close, function, *args, **kwargs)
     return await outcome if isinstance(outcome, _core.Call) else outcome
+
+
+def _close(outcome: Any) -> None:
+    if isinstance(outcome, _core.Call):
+        outcome.close()
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
