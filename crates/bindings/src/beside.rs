@@ -10,15 +10,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
-use pyo3::{PyTraverseError, ffi, intern};
+use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::{PyTraverseError, intern};
 use threadlets_core::takeover::{Ring, RunnerId, SLOW_NS, Summons, Usage};
 use threadlets_core::{EntryPoint, Poller, Priority, Start, clock, fp};
 
 use crate::call::CallObject;
 use crate::crew::{Crew, Parked};
 use crate::dispatcher::Dispatcher;
-use crate::entry_point;
 use crate::gil_cell::GilSlot;
 use crate::pool::Pool;
 use crate::queued_call::QueuedCall;
@@ -446,41 +445,34 @@ impl Crew {
 }
 
 impl Dispatcher {
-    /// Where a call is to start, and what its function is remembered by.
+    /// Where a call is to start; `name` names its function, should that not be known yet.
     #[inline]
     pub(crate) fn choose_start(
         slf: &Bound<'_, Self>,
         runner: &Runner,
-        callable: &Bound<'_, PyAny>,
-        args: &[*mut ffi::PyObject],
+        function: EntryPoint,
         pool: Option<&Bound<'_, Pool>>,
-    ) -> (Start, EntryPoint) {
-        let py = callable.py();
-        let function = EntryPoint {
-            code: entry_point::number(callable, args),
-            pool: pool.map_or(0, |it| it.as_ptr() as usize),
-        };
+        name: impl FnOnce() -> Option<Py<PyString>>,
+    ) -> Start {
+        let py = slf.py();
         let this = slf.get();
         let must = pool
             .and_then(|it| it.get().start())
             .or_else(|| this.start.get(py))
             .or_else(|| (!this.crew.may_block(py, runner.id)).then_some(Start::Beside));
         let start = this.histories.with(py, |histories| histories.start(function, must));
-        (start.unwrap_or_else(|| this.meet(callable, args, function, must)), function)
+        start.unwrap_or_else(|| this.meet(py, function, must, name()))
     }
 
     #[cold]
     #[inline(never)]
     fn meet(
         &self,
-        callable: &Bound<'_, PyAny>,
-        args: &[*mut ffi::PyObject],
+        py: Python<'_>,
         function: EntryPoint,
         must: Option<Start>,
+        name: Option<Py<PyString>>,
     ) -> Start {
-        let py = callable.py();
-        // A function that cannot be named has none.
-        let name = entry_point::name(callable, args).ok();
         let forgotten = self.histories.with(py, |histories| histories.meet(function, name));
         drop(forgotten);
         let start = self.histories.with(py, |histories| histories.start(function, must));

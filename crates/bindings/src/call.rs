@@ -20,6 +20,7 @@ use crate::checkpoint;
 use crate::contract::{self, Environment};
 use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
+use crate::entry_point;
 use crate::pool::Pool;
 use crate::runner::Runner;
 use crate::task::future::Outcome;
@@ -165,13 +166,15 @@ impl CallObject {
             let Some(runner) = runner else { return self.fail(no_loop()) };
             let slf = runner.dispatcher(py);
             let pool = self.pool(py);
-            // SAFETY: there is one item at least, and all are alive.
-            let (callable, args) = unsafe {
-                let items = std::slice::from_raw_parts(self.items, self.n_items());
-                (Bound::from_borrowed_ptr(py, items[0]), &items[1..])
-            };
-            let (start, function) =
-                Dispatcher::choose_start(slf, runner, &callable, args, pool.as_ref());
+            // SAFETY: the call keeps its function and its arguments alive, of which the first follows.
+            let item = |idx: usize| unsafe { Bound::from_borrowed_ptr(py, *self.items.add(idx)) };
+            let callable = item(0);
+            let first_arg = || (self.n_items() > 1).then(|| item(1));
+            let code = entry_point::number(&callable, first_arg);
+            let function = Pool::entry_point(pool.as_ref(), code);
+            let start = Dispatcher::choose_start(slf, runner, function, pool.as_ref(), || {
+                entry_point::name(&entry_point::innermost(&callable, first_arg())).ok()
+            });
             // Inside of a function nothing can wait for another.
             if start == Start::Inline || !slf.get().crew.role.may_enter(runner.id) {
                 return self.run(py, slf, runner, pool, function);

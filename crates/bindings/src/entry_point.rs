@@ -21,17 +21,11 @@ const N_LAYERS_MAX: usize = 32;
 /// `functools.partial`, decorators that leave `__wrapped__`, and `Context.run` are looked through; so is any
 /// object that has the function it calls as `func`.
 #[inline]
-pub(crate) fn number(callable: &Bound<'_, PyAny>, args: &[*mut ffi::PyObject]) -> usize {
-    match plain(callable.as_ptr()) {
-        Some(number) => number,
-        None => {
-            // SAFETY: the caller's arguments are alive.
-            let first =
-                args.first().map(|&it| unsafe { Bound::from_borrowed_ptr(callable.py(), it) });
-            let function = innermost(callable, first);
-            plain(function.as_ptr()).unwrap_or_else(|| raw(&function))
-        }
-    }
+pub(crate) fn number<'py>(
+    callable: &Bound<'py, PyAny>,
+    first_arg: impl FnOnce() -> Option<Bound<'py, PyAny>>,
+) -> usize {
+    plain(callable.as_ptr()).unwrap_or_else(|| raw(&innermost(callable, first_arg())))
 }
 
 /// The number of a function that nothing is put around.
@@ -150,17 +144,11 @@ fn attribute<'py>(
     object.getattr_opt(name).ok().flatten()
 }
 
-/// What the function of a call is known by: its module and its qualified name.
-pub(crate) fn name(
-    callable: &Bound<'_, PyAny>,
-    args: &[*mut ffi::PyObject],
-) -> PyResult<Py<PyString>> {
-    let py = callable.py();
-    // SAFETY: the caller's arguments are alive.
-    let first = args.first().map(|&it| unsafe { Bound::from_borrowed_ptr(py, it) });
-    let function = innermost(callable, first);
-    let named = match attribute(&function, intern!(py, "__qualname__")) {
-        Some(name) => (attribute(&function, intern!(py, "__module__")), name),
+/// What a function that nothing is put around is known by: its module and its qualified name.
+pub(crate) fn name(function: &Bound<'_, PyAny>) -> PyResult<Py<PyString>> {
+    let py = function.py();
+    let named = match attribute(function, intern!(py, "__qualname__")) {
+        Some(name) => (attribute(function, intern!(py, "__module__")), name),
         None => {
             let its_type = function.get_type().into_any();
             let name = its_type.getattr(intern!(py, "__qualname__"))?;

@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
-use threadlets_core::{PoolKey, Priority, Start};
+use threadlets_core::{EntryPoint, PoolKey, Priority, Start};
 
 use crate::beside;
 use crate::contract::Environment;
@@ -41,6 +41,11 @@ impl Pool {
     /// The pool's key in the dispatcher where it is in use.
     pub(crate) fn key(&self, py: Python<'_>) -> Option<PoolKey> {
         self.state.with(py, |state| state.home.map(|home| home.1))
+    }
+
+    /// What a function is remembered by that has this number and is called in this pool, or in none.
+    pub(crate) fn entry_point(pool: Option<&Bound<'_, Self>>, code: usize) -> EntryPoint {
+        EntryPoint { code, pool: pool.map_or(0, |it| it.as_ptr() as usize) }
     }
 
     /// Where the pool's calls start, if it says so.

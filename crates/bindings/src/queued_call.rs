@@ -17,7 +17,6 @@ use crate::contract::{self, Environment};
 use crate::crew::{Crew, Parked, Protected};
 use crate::dispatcher::Dispatcher;
 use crate::entry_point;
-use crate::gil_cell::GilSlot;
 use crate::pool::Pool;
 use crate::request::Request;
 use crate::runner::Runner;
@@ -31,8 +30,13 @@ pub(crate) type Outcome = PyResult<Py<PyAny>>;
 
 #[derive(Debug)]
 enum Work {
-    /// Call this, and settle the future.
-    Function { callable: Py<PyAny>, args: Py<PyTuple>, kwargs: Option<Py<PyDict>> },
+    /// Call this, and settle the future. `innermost` is the function within what is put around it.
+    Function {
+        callable: Py<PyAny>,
+        args: Py<PyTuple>,
+        kwargs: Option<Py<PyDict>>,
+        innermost: Py<PyAny>,
+    },
     /// Settle the future: whoever awaits it calls a function by itself.
     Turn,
 }
@@ -47,8 +51,8 @@ pub(crate) struct QueuedCall {
     any_thread_settles: bool,
     key: PoolKey,
     membership: Membership,
-    /// What its function is remembered by, once it starts.
-    function: GilSlot<EntryPoint>,
+    /// What its function is remembered by.
+    function: EntryPoint,
 }
 
 /// Whose pool a call is in.
@@ -69,50 +73,46 @@ impl QueuedCall {
             self.end(slf);
             return begins.map(drop);
         }
-        let Work::Function { callable, args, .. } = &self.work else {
+        let Work::Function { innermost, .. } = &self.work else {
             if matches!(self.membership, Membership::EntryPoint(_)) {
                 self.end(slf);
             }
             // Otherwise the coroutine ends it: it holds a place in its pool from now on.
             return self.settle(py, Ok(py.None()));
         };
-        let pool = self.pool().map(|it| it.bind(py));
-        let first: Vec<_> = args.bind(py).iter_borrowed().take(1).map(|it| it.as_ptr()).collect();
-        let (start, function) = Runner::with_current(|runner| {
-            let runner = runner.expect("requests run on a runner");
-            Dispatcher::choose_start(slf, runner, callable.bind(py), &first, pool)
-        });
-        self.function.set(py, function);
-        if start == Start::Beside {
-            Crew::submit_beside(slf, Job::Queued(this.clone_ref(py)));
-            return Ok(());
-        }
         let call = || self.call(slf);
         // Only a future of the loop's own can be cancelled while the function runs.
         let future = if self.any_thread_settles { null_mut() } else { self.future.as_ptr() };
         Runner::with_current(|runner| {
             let runner = runner.expect("requests run on a runner");
-            let shown = self.innermost(callable.bind(py).clone());
-            let protected =
-                Crew::protect(slf, runner, shown.as_ptr(), Some(self.key), future, call);
+            let pool = self.pool().map(|it| it.bind(py));
+            let start = Dispatcher::choose_start(slf, runner, self.function, pool, || {
+                entry_point::name(innermost.bind(py)).ok()
+            });
+            if start == Start::Beside {
+                Crew::submit_beside(slf, Job::Queued(this.clone_ref(py)));
+                return Ok(());
+            }
+            let key = Some(self.key);
+            let protected = Crew::protect(slf, runner, innermost.as_ptr(), key, future, call);
             match protected {
                 Protected::Kept(outcome) => {
                     self.end(slf);
                     self.settle(py, outcome)
                 }
                 Protected::Slow(outcome) => {
-                    slf.get().was_mistaken(py, function);
+                    slf.get().was_mistaken(py, self.function);
                     self.end(slf);
                     self.settle(py, outcome)
                 }
                 Protected::Lost(outcome) => {
-                    slf.get().was_mistaken(py, function);
+                    slf.get().was_mistaken(py, self.function);
                     // The role need not come back for this: the result is sent.
                     drop(Crew::unpark(slf, runner));
                     self.finish_beside(slf, this, outcome)
                 }
                 Protected::Full => {
-                    slf.get().did_not_start(py, function);
+                    slf.get().did_not_start(py, self.function);
                     if let Err(error) = slf.get().crew.check_threads(py) {
                         self.end(slf);
                         return self.settle(py, Err(error));
@@ -128,7 +128,7 @@ impl QueuedCall {
     /// Call the function, here.
     fn call(&self, slf: &Bound<'_, Dispatcher>) -> Outcome {
         let py = slf.py();
-        let Work::Function { callable, args, kwargs } = &self.work else {
+        let Work::Function { callable, args, kwargs, .. } = &self.work else {
             return Ok(py.None());
         };
         if self.any_thread_settles && !self.starts(py)? {
@@ -170,10 +170,10 @@ impl QueuedCall {
             self.end(slf);
             return begins.map(|_| Ran::default());
         }
-        if let Some(callable) = self.function(py) {
+        if let Work::Function { innermost, .. } = &self.work {
             let future = (!self.any_thread_settles).then(|| self.future.clone_ref(py));
-            let (callable, key) = (self.innermost(callable).unbind(), Some(self.key));
-            let parked = Parked::new(callable, key, None, future, runner.thread_id);
+            let (innermost, key) = (innermost.clone_ref(py), Some(self.key));
+            let parked = Parked::new(innermost, key, None, future, runner.thread_id);
             slf.get().crew.keep_parked(py, runner.id, parked);
         }
         let outcome = self.call(slf);
@@ -182,7 +182,7 @@ impl QueuedCall {
         // wake it.
         let wakes = !self.any_thread_settles && slf.get().claim_wake();
         self.finish_beside(slf, this, outcome)?;
-        Ok(Ran { function: Some(self.function.get(py)), wakes })
+        Ok(Ran { function: Some(self.function), wakes })
     }
 
     /// The function has come to this on a thread without the role.
@@ -240,17 +240,6 @@ impl QueuedCall {
         }
     }
 
-    /// The function within `Context.run` and the like.
-    fn innermost<'py>(&self, callable: Bound<'py, PyAny>) -> Bound<'py, PyAny> {
-        match &self.work {
-            Work::Function { args, .. } => {
-                let first = args.bind(callable.py()).get_item(0).ok();
-                entry_point::innermost(&callable, first)
-            }
-            Work::Turn => callable,
-        }
-    }
-
     fn environment<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Environment>> {
         self.pool()?.get().environment(py)
     }
@@ -286,8 +275,9 @@ impl QueuedCall {
 
     /// Visit what the call refers to, for the cycle collector.
     fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if let Work::Function { callable, args, kwargs } = &self.work {
+        if let Work::Function { callable, args, kwargs, innermost } = &self.work {
             visit.call(callable)?;
+            visit.call(innermost)?;
             visit.call(args)?;
             visit.call(kwargs)?;
         }
@@ -335,12 +325,12 @@ impl Dispatcher {
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
     ) -> PyResult<()> {
-        let first: Vec<_> =
-            args.bind(slf.py()).iter_borrowed().take(1).map(|it| it.as_ptr()).collect();
-        let code = entry_point::number(&function, &first);
-        let callable = function.unbind();
-        let work = Work::Function { callable, args, kwargs };
-        queue(slf, work, future, any_thread_settles, pool.ok_or(code))
+        let first = args.bind(slf.py()).get_item(0).ok();
+        let innermost = entry_point::innermost(&function, first);
+        let code = entry_point::number(&innermost, || None);
+        let (callable, innermost) = (function.unbind(), innermost.unbind());
+        let work = Work::Function { callable, args, kwargs, innermost };
+        queue(slf, work, future, any_thread_settles, pool, code)
     }
 
     /// Queue the wish to start a call; `future` is settled when its turn has come.
@@ -349,7 +339,7 @@ impl Dispatcher {
         future: Py<PyAny>,
         pool: Option<Bound<'_, Pool>>,
     ) -> PyResult<()> {
-        queue(slf, Work::Turn, future, false, pool.ok_or(ANY_CODE))
+        queue(slf, Work::Turn, future, false, pool, ANY_CODE)
     }
 
     /// A turn that was given is not wanted any more.
@@ -365,16 +355,17 @@ fn queue(
     work: Work,
     future: Py<PyAny>,
     any_thread_settles: bool,
-    pool: Result<Bound<'_, Pool>, usize>,
+    pool: Option<Bound<'_, Pool>>,
+    code: usize,
 ) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
     this.check_closed()?;
+    let function = Pool::entry_point(pool.as_ref(), code);
     let (key, membership) = match pool {
-        Ok(pool) => (pool.get().enter(slf)?, Membership::Pool(pool.unbind())),
-        Err(code) => (this.pool_of(py, code), Membership::EntryPoint(code)),
+        Some(pool) => (pool.get().enter(slf)?, Membership::Pool(pool.unbind())),
+        None => (this.pool_of(py, code), Membership::EntryPoint(code)),
     };
-    let function = GilSlot::default();
     let call = QueuedCall { work, future, any_thread_settles, key, membership, function };
     let request = Request::Call(Py::new(py, call)?);
     this.queues.with(py, |queues| queues.pools.submit(key, request));
