@@ -4,6 +4,7 @@
 use std::process::Command;
 
 fn main() {
+    pyo3_build_config::use_pyo3_cfgs();
     println!("cargo:rerun-if-changed=src/interpreter.c");
     println!("cargo:rerun-if-changed=src/python_calls.h");
     let config = pyo3_build_config::get();

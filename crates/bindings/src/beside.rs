@@ -23,7 +23,7 @@ use crate::pool::Pool;
 use crate::queued_call::QueuedCall;
 use crate::request::Request;
 use crate::runner::Runner;
-use crate::task::current::current_tasks;
+use crate::task::current;
 use crate::task::future::Future;
 use crate::task::task::Task;
 
@@ -173,7 +173,7 @@ impl CallBeside {
         let beside = Self {
             call: GilSlot::new(Some(call)),
             context: crate::interpreter::context(py),
-            task: current_tasks(py)?.get_item(slf)?.map(Bound::unbind),
+            task: current::get(slf)?.map(Bound::unbind),
             pool,
             function,
         };
@@ -243,10 +243,10 @@ impl CallBeside {
             runner.thread_id,
         );
         slf.get().crew.keep_parked(py, runner.id, parked);
-        let outcome = match &this.context {
+        let outcome = current::named(slf, this.task.as_ref(), || match &this.context {
             Some(context) => crate::callback::in_context(py, context, || object.call_function(slf)),
             None => object.call_function(slf),
-        };
+        });
         drop(Crew::unpark(slf, runner));
         this.leave_pool(slf);
         drop(call);

@@ -17,7 +17,7 @@ use crate::gil_cell::GilSlot;
 use crate::greenlets;
 use crate::request::Request;
 use crate::runner::Runner;
-use crate::task::current::current_tasks;
+use crate::task::current;
 use crate::task::task::Task;
 
 impl Crew {
@@ -168,7 +168,7 @@ pub(crate) fn stay(py: Python<'_>) -> PyResult<Stay> {
         })?;
         let slf = runner.dispatcher(py);
         let is_dispatcher = slf.get().crew.role.is_held_by(runner.id);
-        let current = current_tasks(py)?.get_item(slf)?.filter(|it| is_dispatcher && !it.is_none());
+        let current = current::get(slf)?.filter(|_| is_dispatcher);
         let Some(task) = current else {
             return Err(PyRuntimeError::new_err(
                 "threadlets.stay() was called outside of a task: only tasks go on after an await; \

@@ -26,7 +26,7 @@ use crate::greenlets;
 use crate::interpreter;
 use crate::request::Request;
 use crate::runner::Runner;
-use crate::task::current::current_tasks;
+use crate::task::current;
 
 /// How often a return that waits looks whether the dispatcher is in the same request still, in which
 /// case that is reported: otherwise and in debug mode.
@@ -38,7 +38,7 @@ const STALL_IN_DEBUG_MODE: Duration = Duration::from_millis(500);
 pub(crate) struct Parked {
     callable: Py<PyAny>,
     pool: Option<PoolKey>,
-    task: Option<Py<PyAny>>,
+    pub(crate) task: Option<Py<PyAny>>,
     future: Option<Py<PyAny>>,
     thread_id: u64,
     since_ns: u64,
@@ -269,7 +269,7 @@ impl Crew {
         // A step of ours does not remove its task itself.
         slf.get().names_task.store(true, Relaxed);
         if let Some(task) = parked.as_ref().and_then(|it| it.task.as_ref())
-            && let Err(error) = current_tasks(py).and_then(|it| it.set_item(slf, task))
+            && let Err(error) = current::unpark(slf, task)
         {
             error.write_unraisable(py, Some(slf));
         }
@@ -302,14 +302,7 @@ impl Crew {
             (callable, future.map(Bound::unbind))
         };
         let pool = self.calling_pool.load(Relaxed).checked_sub(1).map(PoolKey::from_index);
-        let task = current_tasks(py).and_then(|tasks| {
-            let task = tasks.get_item(slf)?;
-            if task.is_some() {
-                tasks.del_item(slf)?;
-            }
-            Ok(task.map(Bound::unbind))
-        });
-        let task = task.unwrap_or_else(|error| {
+        let task = current::park(slf, victim).unwrap_or_else(|error| {
             error.write_unraisable(py, Some(slf));
             None
         });
@@ -403,7 +396,7 @@ impl Crew {
     /// Whether the task that awaits a call was cancelled while the function was blocked.
     pub(crate) fn is_cancelled(slf: &Bound<'_, Dispatcher>) -> PyResult<bool> {
         let py = slf.py();
-        let Some(task) = current_tasks(py)?.get_item(slf)? else { return Ok(false) };
+        let Some(task) = current::get(slf)? else { return Ok(false) };
         // A task of the user's own making need not say so.
         match task.getattr_opt(intern!(py, "_must_cancel"))? {
             Some(must_cancel) => must_cancel.is_truthy(),
@@ -471,13 +464,6 @@ impl Crew {
             n_cancelled += usize::from(cancelled.is_truthy()?);
         }
         Ok(n_cancelled)
-    }
-
-    /// The task that awaits the function in which a thread is, without the role.
-    pub(crate) fn awaiting_task(&self, py: Python<'_>, runner: RunnerId) -> Option<Py<PyAny>> {
-        self.parked.with(py, |parked| {
-            parked.get(&runner.index())?.task.as_ref().map(|it| it.clone_ref(py))
-        })
     }
 
     /// The functions that are blocked: each with the thread that it blocks, since when in seconds

@@ -17,7 +17,7 @@ use threadlets_core::takeover::RunnerId;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::{GilCell, GilSlot};
 use crate::runner::Runner;
-use crate::task::current::current_tasks;
+use crate::task::current;
 use crate::task::task::Task;
 
 /// A function of greenlet's C API that looks at a greenlet.
@@ -161,7 +161,7 @@ impl GreenletTrace {
                 (greenlets.get_borrowed_item(0)?, greenlets.get_borrowed_item(1)?);
             if !module.is_main(&target) && module.is_active(&target) {
                 let task = if slf.get().crew.role.is_held_by(self.runner) {
-                    current_tasks(py)?.get_item(slf)?.and_then(|it| it.cast_into::<Task>().ok())
+                    current::get(slf)?.and_then(|it| it.cast_into::<Task>().ok())
                 } else {
                     None
                 };
@@ -234,7 +234,7 @@ fn trace(
         current = current.getattr(intern!(py, "parent"))?;
     }
     if is_new {
-        let task = current_tasks(py)?.get_item(slf)?.and_then(|it| it.cast_into::<Task>().ok());
+        let task = current::get(slf)?.and_then(|it| it.cast_into::<Task>().ok());
         let kind = greenlet.getattr(intern!(py, "greenlet"))?;
         for object in py.import("gc")?.call_method0("get_objects")?.try_iter()? {
             let object = object?;

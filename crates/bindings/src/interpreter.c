@@ -33,6 +33,29 @@ PyObject *threadlets_context(void)
     return PyThreadState_Get()->context;
 }
 
+#if PY_VERSION_HEX >= 0x030E0000
+/* A thread's state holds the loop that runs in the thread, and in the next word the task whose step that takes.
+ * Which words those are is no part of an interface, so it is found out: counted from the end of the public part. */
+static size_t running_loop_at;
+
+/* Find them, on a thread in which both are set. Zero: they are not where they are looked for. */
+int threadlets_find_running(PyObject *loop, PyObject *task)
+{
+    PyObject **words = (PyObject **)(PyThreadState_Get() + 1);
+    for (running_loop_at = 0; running_loop_at < 32; running_loop_at++)
+        if (words[running_loop_at] == loop && words[running_loop_at + 1] == task)
+            return 1;
+    return 0;
+}
+
+/* Where a thread, or this one, has the task whose step `loop` takes; null: another loop runs there, or none. */
+PyObject **threadlets_running_task(PyThreadState *tstate, PyObject *loop)
+{
+    PyObject **words = (PyObject **)((tstate ? tstate : PyThreadState_GetUnchecked()) + 1);
+    return words[running_loop_at] == loop ? words + running_loop_at + 1 : NULL;
+}
+#endif
+
 /* A thread that wants the GIL while the interpreter ends is made to exit, by unwinding its stack
  * (before CPython 3.14, which lets it hang). Rust frames must not be unwound like that, so it hangs
  * in the first frame of ours that is reached, without the GIL; the process ends soon.

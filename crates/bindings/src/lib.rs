@@ -104,6 +104,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::task::names::load(module.py())?;
+        super::task::current::load(module.py())?;
         super::task::slots::fill(module.py());
         super::entry_point::load(module.py())?;
         module.add("checkpoint", super::checkpoint::Checkpoint)?;

@@ -71,8 +71,9 @@ impl Dispatcher {
     /// One turn; whether the role is still here.
     pub(crate) fn turn(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
         let outcome = Self::poll_and_burst(slf, runner);
-        if !matches!(outcome, Ok(false)) {
-            current::clear(slf);
+        match outcome {
+            Ok(false) => current::leave(slf),
+            _ => current::clear(slf),
         }
         outcome
     }

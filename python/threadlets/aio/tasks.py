@@ -1,10 +1,10 @@
 """Native tasks among asyncio's: `asyncio.all_tasks()` finds them, and `asyncio.current_task()` on each thread.
 
-asyncio keeps its tasks in one `WeakSet`. A native loop knows its own tasks, so that they need not be
+asyncio keeps tasks of other makes in one `WeakSet`. A native loop knows its own tasks, so that they need not be
 entered there; whoever goes through the set is given them too.
 
-Before CPython 3.14 asyncio knows one current task for each loop. Where a function is called on another thread,
-that is the task whose step the loop takes, and not the one that awaits the function.
+`asyncio.current_task()` is told which task each thread runs. asyncio's own function knows one for each loop, before
+CPython 3.14; since then it takes the first thread in which the loop runs, and a loop may run in several.
 """
 
 from __future__ import annotations
@@ -42,9 +42,28 @@ def loops() -> list[Dispatcher]:
     return list(_loops)
 
 
+def _registry() -> object:
+    """Return the set in which asyncio registers tasks of other makes."""
+    if sys.version_info < (3, 12):
+        return asyncio.tasks._all_tasks
+    if sys.version_info < (3, 14):
+        return asyncio.tasks._scheduled_tasks
+
+    class Probe:
+        """Something to register."""
+
+    # No name leads to the set, but what it does when a member is gone refers to it.
+    probe = Probe()
+    asyncio.tasks._register_task(probe)
+    try:
+        (reference,) = weakref.getweakrefs(probe)
+        return reference.__callback__.__defaults__[0]()
+    finally:
+        asyncio.tasks._unregister_task(probe)
+
+
 def _extend_the_set() -> None:
-    name = "_scheduled_tasks" if hasattr(asyncio.tasks, "_scheduled_tasks") else "_all_tasks"
-    tasks = getattr(asyncio.tasks, name)
+    tasks = _registry()
     # The object stays: asyncio's C code and others hold it.
     if type(tasks) is weakref.WeakSet:
         tasks.__class__ = _AllTasks
@@ -53,9 +72,4 @@ def _extend_the_set() -> None:
 _extend_the_set()
 
 
-def _tell_threads_apart() -> None:
-    if sys.version_info < (3, 14):
-        asyncio.current_task = asyncio.tasks.current_task = current_task
-
-
-_tell_threads_apart()
+asyncio.current_task = asyncio.tasks.current_task = current_task

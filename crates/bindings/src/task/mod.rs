@@ -2,6 +2,10 @@
 
 pub(crate) mod any_future;
 pub(crate) mod current;
+#[cfg(not(Py_3_14))]
+mod current_by_loop;
+#[cfg(Py_3_14)]
+mod current_by_thread;
 pub(crate) mod future;
 mod iter;
 mod making;

@@ -8,10 +8,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::ptr::null_mut;
-use std::sync::atomic::Ordering::Relaxed;
 use threadlets_core::fp;
 
-use super::current::{self, current_tasks};
+use super::current;
 use super::future::{Future, Outcome, State};
 use super::names;
 use super::task::Task;
@@ -76,19 +75,12 @@ pub(super) fn take_in_context(task: &Bound<'_, Task>) -> PyResult<()> {
 /// Take the first step in the stack of whoever makes the task.
 pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {
     let py = slf.py();
-    let tasks = current_tasks(py)?;
-    let before = tasks.get_item(slf)?;
-    let named = slf.get().names_task.load(Relaxed);
-    tasks.set_item(slf, task)?;
-    let outside = fp::State::read();
-    let reached = in_context(py, &task.get().context, || go_on(py, task));
-    // What it has changed is the task's, and not its maker's.
-    let checked = contract::check_within(slf, outside, || Some(task.clone().into_any()));
-    match &before {
-        Some(before) => tasks.set_item(slf, before)?,
-        None => tasks.del_item(slf)?,
-    }
-    slf.get().names_task.store(named, Relaxed);
+    let (reached, checked) = current::replaced(slf, task, || {
+        let outside = fp::State::read();
+        let reached = in_context(py, &task.get().context, || go_on(py, task));
+        // What it has changed is the task's, and not its maker's.
+        (reached, contract::check_within(slf, outside, || Some(task.clone().into_any())))
+    })?;
     let outcome = settle(task, reached?);
     if task.as_super().get().is_done(py) {
         drop(task.get().coroutine.take(py));

@@ -59,14 +59,15 @@ impl Traces {
         self.cpu.store(null_mut(), SeqCst);
     }
 
+    /// Look at what the host knows the thread by; `None` without traces.
+    pub fn with_host<R>(&self, look: impl FnOnce(NonNull<c_void>) -> R) -> Option<R> {
+        self.read(|| NonNull::new(self.host.load(SeqCst)).map(look))
+    }
+
     /// Whether the thread holds the host lock; `None` without traces.
     pub fn holds_lock(&self, probe: HostProbe) -> Option<bool> {
-        self.read(|| {
-            let host = NonNull::new(self.host.load(SeqCst))?;
-            // SAFETY: `vanish` wipes the pointer and then waits for readers, of which we are one: it
-            // has not returned.
-            Some(unsafe { probe(host) })
-        })
+        // SAFETY: `vanish` wipes the pointer and then waits for readers, of which we are one: it has not returned.
+        self.with_host(|host| unsafe { probe(host) })
     }
 
     /// The CPU on which the thread runs or ran last; `None` without traces, or where the kernel

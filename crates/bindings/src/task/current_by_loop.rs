@@ -1,0 +1,85 @@
+//! Before CPython 3.14, asyncio keeps one current task for each loop, in a table.
+//!
+//! Where a function is called on another thread, that is the task whose step the loop takes, and not the one that
+//! awaits the function. We know that one.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+use threadlets_core::takeover::RunnerId;
+
+use crate::dispatcher::Dispatcher;
+use crate::runner::Runner;
+
+fn table(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
+    static TABLE: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let tasks = TABLE.get_or_try_init(py, || {
+        let tasks = py.import("asyncio.tasks")?.getattr("_current_tasks")?;
+        Ok::<_, PyErr>(tasks.cast_into::<PyDict>()?.unbind())
+    })?;
+    Ok(tasks.bind(py))
+}
+
+/// Find out where it is kept.
+pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
+    table(py).map(drop)
+}
+
+/// The task whose step the loop takes.
+pub(crate) fn get<'py>(slf: &Bound<'py, Dispatcher>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    Ok(table(slf.py())?.get_item(slf)?.filter(|it| !it.is_none()))
+}
+
+#[inline]
+pub(super) fn set(slf: &Bound<'_, Dispatcher>, task: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    let tasks = table(slf.py())?;
+    match task {
+        Some(task) => tasks.set_item(slf, task),
+        None if tasks.contains(slf)? => tasks.del_item(slf),
+        None => Ok(()),
+    }
+}
+
+/// The role was taken from a function that is blocked on another thread: the task that awaits it, which is the
+/// loop's current one no more.
+pub(crate) fn park(slf: &Bound<'_, Dispatcher>, _victim: RunnerId) -> PyResult<Option<Py<PyAny>>> {
+    let task = get(slf)?.map(Bound::unbind);
+    set(slf, None)?;
+    Ok(task)
+}
+
+/// The function has returned, and its thread has the role again.
+pub(crate) fn unpark(slf: &Bound<'_, Dispatcher>, task: &Py<PyAny>) -> PyResult<()> {
+    set(slf, Some(task.bind(slf.py())))
+}
+
+/// This thread has lost the role, and with it the current task.
+pub(crate) fn leave(_slf: &Bound<'_, Dispatcher>) {}
+
+/// Call a function on this thread, without the role, for the task that awaits it.
+pub(crate) fn named<R>(
+    _slf: &Bound<'_, Dispatcher>,
+    _task: Option<&Py<PyAny>>,
+    call: impl FnOnce() -> R,
+) -> R {
+    call()
+}
+
+pub(super) fn of_loop<'py>(its_loop: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = its_loop.py();
+    let awaiting = Runner::with_current(|runner| {
+        let runner = runner.filter(|it| it.dispatcher(py).is(its_loop))?;
+        let crew = &runner.dispatcher(py).get().crew;
+        if crew.role.is_held_by(runner.id) {
+            return None;
+        }
+        // The task that awaits the function in which this thread is.
+        Some(crew.parked.with(py, |parked| {
+            parked.get(&runner.id.index())?.task.as_ref().map(|it| it.clone_ref(py))
+        }))
+    });
+    match awaiting {
+        Some(task) => Ok(task.map(|it| it.into_bound(py))),
+        None => table(py)?.get_item(its_loop),
+    }
+}
