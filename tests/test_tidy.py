@@ -189,6 +189,7 @@ def test_python_is_called_under_a_guard_only() -> None:
 def test_unsafe_stays_where_it_is_expected() -> None:
     """Raw pointers and descriptors live in few files; the state machines need none."""
     expected = {
+        "crates/bindings/src/asyncio_state.rs",
         "crates/bindings/src/beside.rs",
         "crates/bindings/src/byte_buffer.rs",
         "crates/bindings/src/call.rs",
@@ -208,10 +209,13 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/bindings/src/scope/requests.rs",
         "crates/bindings/src/syslet/argument.rs",
         "crates/bindings/src/syslet/lease.rs",
+        "crates/bindings/src/task/awaited_by.rs",
+        "crates/bindings/src/task/current_by_thread.rs",
         "crates/bindings/src/task/showing.rs",
         "crates/bindings/src/task/slots.rs",
         "crates/bindings/src/task/step.rs",
         "crates/bindings/src/task/task.rs",
+        "crates/bindings/src/task/visible.rs",
         "crates/core/src/buffers.rs",
         "crates/core/src/engine/backend.rs",
         "crates/core/src/engine/failure.rs",

@@ -58,6 +58,7 @@ impl<T> GilCell<T> {
 ///
 /// What was in it is returned, to be dropped when nothing depends on the slot any more.
 #[derive(Default)]
+#[repr(transparent)]
 pub(crate) struct GilSlot<T>(Cell<T>);
 
 impl<T> fmt::Debug for GilSlot<T> {

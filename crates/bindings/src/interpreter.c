@@ -48,6 +48,27 @@ int threadlets_find_running(PyObject *loop, PyObject *task)
     return 0;
 }
 
+/* The list of the tasks that were made in a thread, further on in its state. */
+static size_t tasks_at;
+
+/* Find it, when asyncio has entered this task in it last, and others before: how far into the task its link is, or -1. */
+Py_ssize_t threadlets_find_tasks(PyObject *task)
+{
+    uintptr_t *words = (uintptr_t *)(PyThreadState_Get() + 1);
+    for (tasks_at = running_loop_at + 2; tasks_at < 40; tasks_at++) {
+        /* The list is a circle: its second word leads to the last task, whose first word leads back. */
+        uintptr_t into = words[tasks_at + 1] - (uintptr_t)task;
+        if (into < 1024 && *(uintptr_t *)words[tasks_at + 1] == (uintptr_t)&words[tasks_at])
+            return into;
+    }
+    return -1;
+}
+
+void *threadlets_tasks(void)
+{
+    return (void **)(PyThreadState_GetUnchecked() + 1) + tasks_at;
+}
+
 /* Where a thread, or this one, has the task whose step `loop` takes; null: another loop runs there, or none. */
 PyObject **threadlets_running_task(PyThreadState *tstate, PyObject *loop)
 {

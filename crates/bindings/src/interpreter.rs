@@ -3,8 +3,6 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
-#[cfg(Py_3_14)]
-use std::ptr::null_mut;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -37,77 +35,6 @@ unsafe extern "C" {
 pub(crate) unsafe fn holds_gil(state: NonNull<c_void>) -> bool {
     // SAFETY: the caller keeps the thread state alive; it is only read.
     unsafe { threadlets_holds_gil(state.as_ptr().cast()) != 0 }
-}
-
-/// From CPython 3.14 on, asyncio's current task is a field of the thread state.
-#[cfg(Py_3_14)]
-pub(crate) mod running {
-    use super::*;
-
-    unsafe extern "C" {
-        fn threadlets_find_running(loop_: *mut ffi::PyObject, task: *mut ffi::PyObject) -> c_int;
-        fn threadlets_running_task(
-            state: *mut ffi::PyThreadState,
-            loop_: *mut ffi::PyObject,
-        ) -> *mut *mut ffi::PyObject;
-    }
-
-    /// Find the field, on a thread in which asyncio was told that this loop runs and takes a step of this task.
-    pub(crate) fn find(running: &Bound<'_, PyAny>, task: &Bound<'_, PyAny>) -> bool {
-        // SAFETY: the GIL is held. The words up to the one that is looked for are the thread state's.
-        unsafe { threadlets_find_running(running.as_ptr(), task.as_ptr()) != 0 }
-    }
-
-    /// Whether a loop runs in this thread, in asyncio's eyes.
-    pub(crate) fn is_here(running: &Bound<'_, PyAny>) -> bool {
-        // SAFETY: the GIL is held, and the state is this thread's.
-        unsafe { !threadlets_running_task(null_mut(), running.as_ptr()).is_null() }
-    }
-
-    /// The task whose step a loop takes in this thread.
-    #[inline]
-    pub(crate) fn task<'py>(running: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-        // SAFETY: the GIL is held, and the state is this thread's.
-        unsafe { borrow(running, null_mut()) }
-    }
-
-    /// The same in the thread with this thread state.
-    ///
-    /// # Safety
-    /// The thread state is alive.
-    pub(crate) unsafe fn task_of<'py>(
-        running: &Bound<'py, PyAny>,
-        state: NonNull<c_void>,
-    ) -> Option<Bound<'py, PyAny>> {
-        // SAFETY: the caller's.
-        unsafe { borrow(running, state.as_ptr().cast()) }
-    }
-
-    /// # Safety
-    /// The thread state is alive, or null for this thread's.
-    unsafe fn borrow<'py>(
-        running: &Bound<'py, PyAny>,
-        state: *mut ffi::PyThreadState,
-    ) -> Option<Bound<'py, PyAny>> {
-        // SAFETY: the caller keeps the state alive; the field holds a reference or null, and changes only with the GIL.
-        unsafe {
-            let field = NonNull::new(threadlets_running_task(state, running.as_ptr()))?;
-            Bound::from_borrowed_ptr_or_opt(running.py(), field.read())
-        }
-    }
-
-    /// Name the task whose step a loop takes in this thread; `false`: the loop does not run here.
-    #[inline]
-    pub(crate) fn set_task(running: &Bound<'_, PyAny>, task: Option<&Bound<'_, PyAny>>) -> bool {
-        // SAFETY: as in `task`. The field owns what it refers to; what it referred to goes last, which may run code.
-        unsafe {
-            let field = threadlets_running_task(null_mut(), running.as_ptr());
-            let Some(field) = NonNull::new(field) else { return false };
-            let task = task.map_or(null_mut(), |it| it.clone().into_ptr());
-            ffi::Py_XDECREF(field.replace(task));
-        }
-        true
-    }
 }
 
 /// The thread state of this thread.

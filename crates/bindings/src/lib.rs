@@ -5,6 +5,8 @@
 
 mod accept;
 mod address;
+#[cfg(Py_3_14)]
+mod asyncio_state;
 mod beside;
 mod bound;
 mod byte_buffer;
@@ -92,6 +94,9 @@ mod _core {
     use super::syslet::result::SysletResult;
     #[pymodule_export]
     use super::syslet::sweep::Sweep;
+    #[cfg(Py_3_14)]
+    #[pymodule_export]
+    use super::task::awaited_by::{future_add_to_awaited_by, future_discard_from_awaited_by};
     #[pymodule_export]
     use super::task::current::current_task;
     #[pymodule_export]

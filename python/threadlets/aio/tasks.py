@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from threadlets import _core
 from threadlets._core import Dispatcher, Task, current_task
 
 _loops: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
@@ -73,3 +74,15 @@ _extend_the_set()
 
 
 asyncio.current_task = asyncio.tasks.current_task = current_task
+
+
+def _tell_who_awaits() -> None:
+    """Have task groups and `gather` tell our futures, too, who awaits them."""
+    if sys.version_info < (3, 14):
+        return
+    for name in ("future_add_to_awaited_by", "future_discard_from_awaited_by"):
+        for module in (asyncio, asyncio.futures):
+            setattr(module, name, getattr(_core, name))
+
+
+_tell_who_awaits()

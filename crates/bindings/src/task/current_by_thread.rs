@@ -2,51 +2,23 @@
 //!
 //! A function that is blocked, or was begun beside the dispatcher, keeps its task in its own thread.
 
-use pyo3::exceptions::{PyImportError, PyRuntimeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use threadlets_core::takeover::RunnerId;
 
+use crate::asyncio_state;
+pub(crate) use crate::asyncio_state::load;
 use crate::dispatcher::Dispatcher;
-use crate::interpreter::running;
-
-/// Find out where it is kept: asyncio puts it there, and we look.
-pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
-    let asyncio = py.import("_asyncio")?;
-    let object = || py.import("builtins")?.getattr("object")?.call0();
-    let (its_loop, task) = (object()?, object()?);
-    let before = asyncio.call_method0("_get_running_loop")?;
-    let task_before = if before.is_none() {
-        None
-    } else {
-        Some(asyncio.call_method1("_swap_current_task", (&before, py.None()))?)
-    };
-    asyncio.call_method1("_set_running_loop", (&its_loop,))?;
-    asyncio.call_method1("_enter_task", (&its_loop, &task))?;
-    let is_found = running::find(&its_loop, &task);
-    asyncio.call_method1("_leave_task", (&its_loop, &task))?;
-    asyncio.call_method1("_set_running_loop", (&before,))?;
-    if let Some(task) = task_before {
-        asyncio.call_method1("_swap_current_task", (&before, task))?;
-    }
-    if is_found {
-        return Ok(());
-    }
-    Err(PyImportError::new_err(format!(
-        "the state of a thread of this CPython ({}) does not hold asyncio's current task where it is looked for; \
-         use a release of CPython that threadlets supports, or report this one",
-        Python::version_str()
-    )))
-}
 
 /// The task whose step the loop takes in this thread.
 pub(crate) fn get<'py>(slf: &Bound<'py, Dispatcher>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    Ok(running::task(slf))
+    Ok(asyncio_state::task(slf))
 }
 
 #[inline]
 pub(super) fn set(slf: &Bound<'_, Dispatcher>, task: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-    if running::set_task(slf, task) || task.is_none() {
+    if asyncio_state::set_task(slf, task) || task.is_none() {
         return Ok(());
     }
     Err(PyRuntimeError::new_err(format!("loop {} is not the running loop", slf.repr()?)))
@@ -56,7 +28,7 @@ pub(super) fn set(slf: &Bound<'_, Dispatcher>, task: Option<&Bound<'_, PyAny>>) 
 pub(crate) fn park(slf: &Bound<'_, Dispatcher>, victim: RunnerId) -> PyResult<Option<Py<PyAny>>> {
     let traces = &slf.get().crew.role.record(victim).traces;
     // SAFETY: a thread that leaves traces has a thread state.
-    let task = traces.with_host(|state| unsafe { running::task_of(slf, state) });
+    let task = traces.with_host(|state| unsafe { asyncio_state::task_of(slf, state) });
     Ok(task.flatten().map(Bound::unbind))
 }
 
@@ -67,7 +39,7 @@ pub(crate) fn unpark(_slf: &Bound<'_, Dispatcher>, _task: &Py<PyAny>) -> PyResul
 
 /// This thread has lost the role, and with it the current task.
 pub(crate) fn leave(slf: &Bound<'_, Dispatcher>) {
-    running::set_task(slf, None);
+    asyncio_state::set_task(slf, None);
 }
 
 /// Call a function on this thread, without the role, for the task that awaits it.
@@ -76,9 +48,9 @@ pub(crate) fn named<R>(
     task: Option<&Py<PyAny>>,
     call: impl FnOnce() -> R,
 ) -> R {
-    running::set_task(slf, task.map(|it| it.bind(slf.py())));
+    asyncio_state::set_task(slf, task.map(|it| it.bind(slf.py())));
     let result = call();
-    running::set_task(slf, None);
+    asyncio_state::set_task(slf, None);
     result
 }
 
@@ -87,7 +59,7 @@ pub(super) fn of_loop<'py>(its_loop: &Bound<'py, PyAny>) -> PyResult<Option<Boun
     let py = its_loop.py();
     match its_loop.cast::<Dispatcher>() {
         // Several threads run this loop, in asyncio's eyes. The one that is asked for has the role.
-        Ok(slf) if !running::is_here(slf) => {
+        Ok(slf) if !asyncio_state::is_running(slf) => {
             let Some(owner) = slf.get().crew.role.owner() else { return Ok(None) };
             Ok(park(slf, owner)?.map(|it| it.into_bound(py)))
         }

@@ -37,6 +37,9 @@ pub(crate) struct Extras {
     pub(crate) name: Option<Py<PyAny>>,
     /// Attributes that somebody else has set.
     pub(super) attributes: Option<Py<PyDict>>,
+    /// Those that await it, as asyncio was told; a task has a field of its own.
+    #[cfg(Py_3_14)]
+    pub(super) awaited_by: Option<Py<pyo3::types::PySet>>,
 }
 
 impl Extras {
@@ -46,6 +49,8 @@ impl Extras {
         visit.call(&self.traceback)?;
         visit.call(&self.source_traceback)?;
         visit.call(&self.name)?;
+        #[cfg(Py_3_14)]
+        visit.call(&self.awaited_by)?;
         visit.call(&self.attributes)
     }
 }
@@ -247,6 +252,8 @@ impl Future {
         if let Ok(sleep) = slf.cast_exact::<Sleep>() {
             sleep.get().forget(py, dispatcher);
         }
+        #[cfg(Py_3_14)]
+        super::visible::VisibleTask::leave(slf);
         match dispatcher.requests.with(py, |it| it.leave(py, this)) {
             Some(left) => Members::request_ended(slf, left),
             None => Ok(()),
@@ -524,6 +531,15 @@ impl Future {
     /// The loop that the future is of.
     fn get_loop(&self, py: Python<'_>) -> Py<Dispatcher> {
         self.dispatcher.clone_ref(py)
+    }
+
+    /// Those that await the future; None: nobody that is known.
+    #[cfg(Py_3_14)]
+    #[getter]
+    fn _asyncio_awaited_by<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<Option<Bound<'py, pyo3::types::PyFrozenSet>>> {
+        super::awaited_by::of(slf)
     }
 
     /// What whoever drives a coroutine by hand goes through; `await` needs none (`slots.rs`).

@@ -1,6 +1,8 @@
 //! Futures and tasks, natively: what asyncio's own promise, resumed straight from the burst.
 
 pub(crate) mod any_future;
+#[cfg(Py_3_14)]
+pub(crate) mod awaited_by;
 pub(crate) mod current;
 #[cfg(not(Py_3_14))]
 mod current_by_loop;
@@ -16,4 +18,6 @@ mod state;
 pub(crate) mod step;
 #[expect(clippy::module_inception, reason = "the folder is named after its main noun")]
 pub(crate) mod task;
+#[cfg(Py_3_14)]
+mod visible;
 pub(crate) mod waiters;

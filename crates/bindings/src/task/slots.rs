@@ -18,6 +18,8 @@ use crate::scope::sleep::Sleep;
 use crate::syslet::pending::Pending;
 
 /// How PyO3 frees them.
+#[cfg(Py_3_14)]
+static FREE_VISIBLE: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_FUTURE: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_TASK: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_SLEEP: OnceLock<ffi::destructor> = OnceLock::new();
@@ -26,8 +28,21 @@ static FREE_CALL_BESIDE: OnceLock<ffi::destructor> = OnceLock::new();
 
 /// Fill the slots; before anybody makes a future.
 pub(crate) fn fill(py: Python<'_>) {
+    #[cfg(Py_3_14)]
+    {
+        let future = py.get_type::<Future>().as_ptr().cast::<ffi::PyTypeObject>();
+        // SAFETY: a type that is alive.
+        let size = unsafe { (*future).tp_basicsize };
+        assert_eq!(
+            super::task::FIELDS_AT as isize,
+            size,
+            "a task's fields follow those of a future"
+        );
+    }
     fill_type(&py.get_type::<Future>(), &FREE_FUTURE, dealloc_future);
     fill_type(&py.get_type::<Task>(), &FREE_TASK, dealloc_task);
+    #[cfg(Py_3_14)]
+    fill_type(&py.get_type::<super::visible::VisibleTask>(), &FREE_VISIBLE, dealloc_visible);
     fill_type(&py.get_type::<Sleep>(), &FREE_SLEEP, dealloc_sleep);
     fill_type(&py.get_type::<Pending>(), &FREE_PENDING, dealloc_pending);
     fill_type(&py.get_type::<CallBeside>(), &FREE_CALL_BESIDE, dealloc_call_beside);
@@ -141,6 +156,12 @@ unsafe extern "C" fn dealloc_task(slf: *mut ffi::PyObject) {
     unsafe { dealloc(slf, &FREE_TASK) }
 }
 
+#[cfg(Py_3_14)]
+unsafe extern "C" fn dealloc_visible(slf: *mut ffi::PyObject) {
+    // SAFETY: as in `dealloc_future`.
+    unsafe { dealloc(slf, &FREE_VISIBLE) }
+}
+
 unsafe extern "C" fn dealloc_sleep(slf: *mut ffi::PyObject) {
     // SAFETY: as in `dealloc_future`.
     unsafe { dealloc(slf, &FREE_SLEEP) }
@@ -196,6 +217,8 @@ pub(super) fn say_goodbye(object: &Bound<'_, PyAny>) {
 /// whose scope was thrown away.
 fn forget_request(object: &Bound<'_, PyAny>) {
     let py = object.py();
+    #[cfg(Py_3_14)]
+    super::visible::VisibleTask::leave(object);
     // SAFETY: as in `step`.
     let future = unsafe { object.cast_unchecked::<Future>() }.get();
     drop(future.dispatcher.get().requests.with(py, |it| it.leave(py, future)));

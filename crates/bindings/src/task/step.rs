@@ -10,6 +10,8 @@ use pyo3::types::PyDict;
 use std::ptr::null_mut;
 use threadlets_core::fp;
 
+#[cfg(Py_3_14)]
+use super::awaited_by;
 use super::current;
 use super::future::{Future, Outcome, State};
 use super::names;
@@ -83,7 +85,10 @@ pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>)
     })?;
     let outcome = settle(task, reached?);
     if task.as_super().get().is_done(py) {
-        drop(task.get().coroutine.take(py));
+        let coroutine = task.get().coroutine.take(py);
+        #[cfg(Py_3_14)]
+        super::visible::VisibleTask::show(task);
+        drop(coroutine);
     }
     outcome.and(checked)
 }
@@ -93,6 +98,12 @@ pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>)
 fn go_on<'py>(py: Python<'py>, task: &Bound<'py, Task>) -> PyResult<Reached<'py>> {
     let this = task.get();
     let waited_for = this.waits_for.replace(py, None);
+    #[cfg(Py_3_14)]
+    if let Some(awaited) = &waited_for
+        && tells_outside(awaited.bind(py))
+    {
+        awaited_by::ends(awaited.bind(py), task)?;
+    }
     if task.as_super().get().is_done(py) {
         return Err(already_done(task));
     }
@@ -156,7 +167,7 @@ fn failure(waited_for: Bound<'_, PyAny>) -> Option<PyErr> {
 #[inline]
 fn as_ours<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Future>> {
     if object.is_exact_instance_of::<Future>()
-        || object.is_exact_instance_of::<Task>()
+        || is_task(object)
         || object.is_exact_instance_of::<Sleep>()
         || object.is_exact_instance_of::<Pending>()
         || object.is_exact_instance_of::<CallBeside>()
@@ -165,6 +176,16 @@ fn as_ours<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Futu
         return Some(unsafe { object.cast_unchecked() });
     }
     None
+}
+
+/// The object is a task of ours, and not one of a derived class.
+#[inline]
+pub(super) fn is_task(object: &Bound<'_, PyAny>) -> bool {
+    #[cfg(Py_3_14)]
+    if object.is_exact_instance_of::<super::visible::VisibleTask>() {
+        return true;
+    }
+    object.is_exact_instance_of::<Task>()
 }
 
 #[inline]
@@ -250,11 +271,22 @@ fn wait(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
         return refuse(task, &awaited);
     }
     this.is_blocking.set(py, false);
+    #[cfg(Py_3_14)]
+    if awaited_by::is_visible(&awaited) {
+        awaited_by::begins(&awaited, task)?;
+    }
     if this.await_by(py, Waiter::Task(task.clone().unbind())).is_some() {
         // It was done meanwhile.
         resume_soon(task)?;
     }
     waits(task, awaited)
+}
+
+/// Whether what a task has awaited was told so.
+#[cfg(Py_3_14)]
+#[inline]
+fn tells_outside(awaited: &Bound<'_, PyAny>) -> bool {
+    awaited_by::is_visible(awaited) || as_ours(awaited).is_none()
 }
 
 /// Remember what the task waits for, and cancel it if the task is to be cancelled.
@@ -297,6 +329,8 @@ fn wait_for_foreign(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResu
         return refuse(task, &awaited);
     }
     awaited.setattr(intern!(py, "_asyncio_future_blocking"), false)?;
+    #[cfg(Py_3_14)]
+    awaited_by::begins(&awaited, task)?;
     let kwargs = PyDict::new(py);
     kwargs.set_item(intern!(py, "context"), &task.get().context)?;
     let wakeup = task.getattr(intern!(py, "_wakeup"))?;

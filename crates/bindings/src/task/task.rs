@@ -13,6 +13,8 @@ use pyo3::types::{PyDict, PyString, PyType};
 use threadlets_core::takeover::RunnerId;
 
 use super::future::Future;
+#[cfg(Py_3_14)]
+use super::visible::{self, VisibleTask};
 use super::{names, showing, slots, step};
 use crate::callback::current_context;
 use crate::dispatcher::Dispatcher;
@@ -23,9 +25,11 @@ use crate::scope::members::Members;
 static N_MADE: AtomicU64 = AtomicU64::new(0);
 
 /// A task of a threadlets loop: all that `asyncio.Task` is, and it passes for one.
+///
+/// Some fields have places that are asyncio's own (`asyncio_state::at`).
 #[pyclass(frozen, subclass, extends = Future, module = "threadlets._core")]
+#[repr(C)]
 pub(crate) struct Task {
-    pub(super) coroutine: GilSlot<Option<Py<PyAny>>>,
     pub(crate) context: Py<PyAny>,
     /// What the coroutine awaits; for a moment longer than it is not done.
     pub(super) waits_for: GilSlot<Option<Py<PyAny>>>,
@@ -33,6 +37,8 @@ pub(crate) struct Task {
     n_cancels: GilSlot<u32>,
     /// The thread that it belongs to, or nobody's.
     bound_to: GilSlot<RunnerId>,
+    #[cfg(Py_3_14)]
+    as_asyncio: AsAsyncio,
     /// How many things tie it to that: greenlets, and stays.
     n_ties: GilSlot<u16>,
     n_stays: GilSlot<u8>,
@@ -45,6 +51,35 @@ pub(crate) struct Task {
     has_begun: GilSlot<bool>,
     /// Nobody need be told when it goes before it has ended.
     goes_silently: GilSlot<bool>,
+    pub(super) coroutine: GilSlot<Option<Py<PyAny>>>,
+}
+
+/// Where a task's fields begin, in bytes: `slots::fill` checks it.
+#[cfg(Py_3_14)]
+pub(super) const FIELDS_AT: usize = 64;
+
+#[cfg(Py_3_14)]
+const _: () = {
+    use crate::asyncio_state::at;
+    use std::mem::offset_of;
+    let at = FIELDS_AT + offset_of!(Task, as_asyncio);
+    assert!(at + offset_of!(AsAsyncio, awaited_by) == at::AWAITED_BY);
+    assert!(at + offset_of!(AsAsyncio, state) == at::STATE);
+    assert!(at + offset_of!(AsAsyncio, is_task) == at::IS_TASK);
+    assert!(at + offset_of!(AsAsyncio, awaited_by_is_set) == at::AWAITED_BY_IS_SET);
+    assert!(FIELDS_AT + size_of::<Task>() == at::COROUTINE);
+};
+
+/// What asyncio's own tasks have at this place; see `awaited_by.rs`.
+#[cfg(Py_3_14)]
+#[derive(Debug)]
+#[repr(C)]
+struct AsAsyncio {
+    awaited_by: GilSlot<Option<Py<PyAny>>>,
+    /// Always zero: a task in asyncio's lists has not ended.
+    state: u32,
+    is_task: u8,
+    awaited_by_is_set: GilSlot<u8>,
 }
 
 /// Whether cancelling its scope reaches a task.
@@ -77,7 +112,15 @@ impl Task {
     ) -> PyResult<Bound<'py, Self>> {
         let py = dispatcher.py();
         check_coroutine(&coroutine)?;
-        let task = Bound::new(py, Self::prepare(dispatcher, coroutine, context)?)?;
+        let task = Self::prepare(dispatcher, coroutine, context)?;
+        #[cfg(Py_3_14)]
+        let task = if dispatcher.get().is_debug() && visible::is_possible(py) {
+            VisibleTask::prepare(py, task)?
+        } else {
+            Bound::new(py, task)?
+        };
+        #[cfg(not(Py_3_14))]
+        let task = Bound::new(py, task)?;
         Self::begin(&task, name, start)?;
         Ok(task)
     }
@@ -95,6 +138,13 @@ impl Task {
         let future = Future::new(dispatcher.clone().unbind());
         let task = Self {
             coroutine: GilSlot::new(Some(coroutine.unbind())),
+            #[cfg(Py_3_14)]
+            as_asyncio: AsAsyncio {
+                awaited_by: GilSlot::default(),
+                state: 0,
+                is_task: 1,
+                awaited_by_is_set: GilSlot::new(0),
+            },
             context: context.unbind(),
             waits_for: GilSlot::default(),
             number: N_MADE.fetch_add(1, Relaxed) + 1,
@@ -124,6 +174,8 @@ impl Task {
         this.requests.with(py, |requests| requests.join_root(slf));
         slf.get().has_begun.set(py, true);
         slf.get().goes_silently.set(py, false);
+        #[cfg(Py_3_14)]
+        VisibleTask::enter(slf);
         if start == Start::Eager && this.thread().is_some() {
             return step::start_eagerly(dispatcher, slf);
         }
@@ -212,7 +264,7 @@ impl Task {
                 this.waits_for.with(py, |it| it.as_ref().map(|it| it.clone_ref(py).into_bound(py)));
             let is_cancelled = match awaited {
                 None => false,
-                Some(awaited) => match awaited.cast_into_exact::<Task>() {
+                Some(awaited) => match into_task(awaited) {
                     Ok(next) if next.as_super().get().is_done(py) => false,
                     Ok(next) => {
                         let is_shielded = by_scope && next.get().shield.get(py) != Shield::Down;
@@ -229,7 +281,7 @@ impl Task {
                             continue;
                         }
                     }
-                    Err(other) => Self::cancel_awaited(&other.into_inner(), message())?,
+                    Err(other) => Self::cancel_awaited(&other, message())?,
                 },
             };
             if !is_cancelled {
@@ -270,6 +322,22 @@ impl Task {
     pub(super) fn is_missed(slf: &Bound<'_, Self>) -> bool {
         let py = slf.py();
         !slf.as_super().get().is_done(py) && !slf.get().goes_silently.get(py)
+    }
+}
+
+#[cfg(Py_3_14)]
+impl AsAsyncio {
+    fn clear(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.awaited_by_is_set.set(py, 0);
+        self.awaited_by.take(py)
+    }
+}
+
+fn into_task(object: Bound<'_, PyAny>) -> Result<Bound<'_, Task>, Bound<'_, PyAny>> {
+    if step::is_task(&object) {
+        object.cast_into().map_err(|error| error.into_inner())
+    } else {
+        Err(object)
     }
 }
 
@@ -376,7 +444,7 @@ impl Task {
         self.context.clone_ref(py)
     }
 
-    fn get_name<'py>(slf: &Bound<'py, Self>) -> Bound<'py, PyAny> {
+    pub(super) fn get_name<'py>(slf: &Bound<'py, Self>) -> Bound<'py, PyAny> {
         let py = slf.py();
         let named = slf.as_super().get();
         match named.peek_extras(py, |it| it.name.as_ref().map(|it| it.clone_ref(py))) {
@@ -387,7 +455,10 @@ impl Task {
 
     #[pyo3(signature = (value, /))]
     fn set_name(slf: &Bound<'_, Self>, value: Bound<'_, PyAny>) -> PyResult<()> {
-        slf.get().rename(slf.as_super().get(), value)
+        slf.get().rename(slf.as_super().get(), value)?;
+        #[cfg(Py_3_14)]
+        VisibleTask::show(slf);
+        Ok(())
     }
 
     /// The frames of the coroutine: where it is suspended, or the traceback with which it ended.
@@ -460,9 +531,11 @@ impl Task {
 
     /// Have another coroutine resumed from the next step on.
     #[setter(_coro)]
-    fn set_coro(&self, coro: Bound<'_, PyAny>) {
-        let py = coro.py();
-        drop(self.coroutine.replace(py, Some(coro.unbind())));
+    fn set_coro(slf: &Bound<'_, Self>, coro: Bound<'_, PyAny>) {
+        let before = slf.get().coroutine.replace(slf.py(), Some(coro.unbind()));
+        #[cfg(Py_3_14)]
+        VisibleTask::show(slf);
+        drop(before);
     }
 
     #[getter]
@@ -489,12 +562,16 @@ impl Task {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.coroutine.traverse(&visit, |it| visit.call(it))?;
         visit.call(&self.context)?;
+        #[cfg(Py_3_14)]
+        self.as_asyncio.awaited_by.traverse(&visit, |it| visit.call(it))?;
         self.waits_for.traverse(&visit, |it| visit.call(it))
     }
 
     fn __clear__(&self, py: Python<'_>) {
         let coroutine = self.coroutine.take(py);
         let waits_for = self.waits_for.take(py);
+        #[cfg(Py_3_14)]
+        drop(self.as_asyncio.clear(py));
         drop((coroutine, waits_for));
     }
 }

@@ -1,0 +1,240 @@
+"""Who awaits whom, as asyncio's tools show it: in the process, and from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import pytest
+
+from .harness import Run, Script
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="call graphs came with Python 3.14"
+)
+
+
+def _names(graph: Any) -> dict[str, Any]:
+    """The names of the tasks that await a future, each with those that await it in turn."""
+    return {
+        getattr(it.future, "get_name", lambda: "a future")(): _names(it) for it in graph.awaited_by
+    }
+
+
+def _graph(future: asyncio.Future[Any]) -> dict[str, Any]:
+    graph = asyncio.capture_call_graph(future)  # type: ignore[attr-defined]
+    assert graph is not None
+    return _names(graph)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_tasks_that_await_a_task_are_in_its_call_graph(run: Run, debug: bool) -> None:
+    async def main() -> list[dict[str, Any]]:
+        asyncio.current_task().set_name("main")  # type: ignore[union-attr]
+        leaf = asyncio.create_task(asyncio.sleep(10), name="leaf")
+
+        async def wait() -> None:
+            await leaf
+
+        graphs = [_graph(leaf)]
+        one = asyncio.create_task(wait(), name="one")
+        await asyncio.sleep(0)
+        graphs.append(_graph(leaf))
+        two = asyncio.create_task(wait(), name="two")
+        await asyncio.sleep(0)
+        graphs.append(_graph(leaf))
+        leaf.cancel()
+        await asyncio.gather(one, two, return_exceptions=True)
+        assert not leaf._asyncio_awaited_by  # type: ignore[attr-defined]
+        return graphs
+
+    assert [{}, {"one": {}}, {"one": {}, "two": {}}] == run(main(), debug=debug)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_who_awaits_by_a_group_or_a_gathering_is_in_the_call_graph(run: Run, debug: bool) -> None:
+    async def main() -> list[dict[str, Any]]:
+        asyncio.current_task().set_name("main")  # type: ignore[union-attr]
+        loop = asyncio.get_running_loop()
+        gate = loop.create_future()
+
+        async def leaf() -> None:
+            await gate
+
+        async def gather() -> None:
+            await asyncio.gather(asyncio.create_task(leaf(), name="gathered"), leaf())
+
+        async def shield() -> None:
+            await asyncio.shield(gate)
+
+        graphs = []
+
+        async def look() -> None:
+            await asyncio.sleep(0.01)
+            tasks = {it.get_name(): it for it in asyncio.all_tasks()}
+            graphs.extend(_graph(tasks[name]) for name in ("grouped", "gathered"))
+            graphs.append(_graph(gate))
+            gate.set_result(None)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(leaf(), name="grouped")
+            group.create_task(gather(), name="gathering")
+            group.create_task(shield(), name="shielding")
+            group.create_task(look(), name="looking")
+        return graphs
+
+    grouped, gathered, gate = run(main(), debug=debug)
+    assert {"main": {}} == grouped
+    assert {"gathering": {"main": {}}} == gathered
+    assert {"grouped", "gathered", "shielding"} <= set(gate)
+    assert {"main": {}} == gate["shielding"]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_nobody_awaits_what_was_awaited(run: Run, debug: bool) -> None:
+    async def main() -> Any:
+        me = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        stock: asyncio.Future[None] = asyncio.Future(loop=loop)
+        for future in (loop.create_future(), stock):
+            loop.call_later(0.001, future.set_result, None)
+            await future
+            assert not future._asyncio_awaited_by
+        task = asyncio.create_task(asyncio.sleep(10))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(task), 0.001)
+        async with asyncio.TaskGroup() as group:
+            inner = group.create_task(asyncio.sleep(0))
+        task.cancel()
+        await asyncio.wait([task])
+        return [it._asyncio_awaited_by for it in (task, inner, me)]
+
+    assert [None, None, None] == [it or None for it in run(main(), debug=debug)]
+
+
+def test_a_task_that_awaits_goes_with_what_it_awaits(run: Run) -> None:
+    import gc
+    import weakref
+
+    async def main() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        gone = []
+        for future in (loop.create_future(), asyncio.Future(loop=loop)):
+
+            async def wait(future: Any = future) -> None:
+                await future
+
+            task = asyncio.create_task(wait())
+            await asyncio.sleep(0)
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            gone.append(weakref.ref(task))
+            del task, future, wait
+        gc.collect()
+        return [it() for it in gone]
+
+    assert [None, None] == run(main(), debug=True)
+
+
+LOOKED_AT = """
+import json, subprocess
+
+LOOK = '''
+import json, sys
+from asyncio.tools import build_task_table, get_all_awaited_by
+rows = build_task_table(get_all_awaited_by(int(sys.argv[1])))
+print(json.dumps([[name, stack, awaiter] for _, _, name, stack, _, awaiter, *_ in rows]))
+'''
+
+def look():
+    # A look at a process that goes on may fail.
+    for _ in range(20):
+        seen = subprocess.run([sys.executable, "-c", LOOK, str(os.getpid())], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if seen.returncode == 0:
+            return sorted(map(tuple, json.loads(seen.stdout)))
+    raise SystemExit(seen.stderr)
+
+async def leaf():
+    await asyncio.Event().wait()
+
+async def wait(task):
+    await task
+
+async def gather():
+    await asyncio.gather(asyncio.create_task(leaf(), name="gathered"))
+
+async def main():
+    asyncio.current_task().set_name("main")
+    done = asyncio.create_task(asyncio.sleep(0), name="done")
+    await done
+    renamed = asyncio.create_task(leaf(), name="?")
+    renamed.set_name("renamed")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(wait(renamed), name="one")
+        group.create_task(wait(renamed), name="two")
+        group.create_task(gather(), name="gathering")
+        await asyncio.sleep(0.01)
+        for row in await asyncio.to_thread(look):
+            print(*row, sep="|")
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+with asyncio.Runner(loop_factory=new_loop, debug=True) as runner:
+    runner.run(main())
+print("over")
+"""
+
+
+def test_tasks_are_seen_from_outside_in_debug_mode(script: Script) -> None:
+    status, out, err = script(LOOKED_AT)
+    assert 0 == status, err
+    rows = {tuple(it.split("|")) for it in out.splitlines()}
+    assert ("over",) in rows
+    assert ("main", "to_thread -> main", "") in rows
+    assert {
+        ("renamed", "Event.wait -> leaf", "one"),
+        ("renamed", "Event.wait -> leaf", "two"),
+        ("one", "wait", "main"),
+        ("two", "wait", "main"),
+        ("gathering", "gather", "main"),
+        ("gathered", "Event.wait -> leaf", "gathering"),
+    } <= rows
+    assert "done" not in {name for name, *_ in rows}
+
+
+def test_many_tasks_join_and_leave_the_lists_that_are_seen(script: Script) -> None:
+    """From several threads, cancelled, destroyed and collected: the lists hold no task that is gone."""
+    status, out, err = script(
+        """
+        import random, threading
+
+        async def work(n):
+            if n % 3:
+                await asyncio.sleep(random.random() / 100)
+
+        async def main():
+            for turn in range(5):
+                tasks = [asyncio.create_task(work(n), name=str(n)) for n in range(500)]
+                for task in tasks[::7]:
+                    task.cancel()
+                await asyncio.wait(tasks[::2])
+                for task in tasks[1::14]:
+                    task._log_destroy_pending = False
+                del task, tasks
+                gc.collect()
+                assert all(not it.done() for it in asyncio.all_tasks())
+            return len(asyncio.all_tasks())
+
+        def run():
+            with asyncio.Runner(loop_factory=new_loop, debug=True) as runner:
+                assert 1 <= runner.run(main()) <= 501
+
+        threads = [threading.Thread(target=run) for _ in range(3)]
+        for it in threads: it.start()
+        for it in threads: it.join()
+        run()
+        gc.collect()
+        print("over")
+        """
+    )
+    assert (0, "over") == (status, out.strip()), err
