@@ -6,6 +6,8 @@ use std::ptr::NonNull;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+#[cfg(Py_3_14)]
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 unsafe extern "C" {
@@ -120,6 +122,19 @@ pub(crate) fn set_context_variable(
 /// Whether the interpreter ends: no other thread gets the GIL any more.
 pub(crate) fn is_finalizing(_py: Python<'_>) -> bool {
     threadlets_is_finalizing() != 0
+}
+
+/// Whether another process may have this one run a script (PEP 768). It writes to memory, and wakes nobody.
+#[cfg(Py_3_14)]
+pub(crate) fn obeys_debuggers(py: Python<'_>) -> bool {
+    static OBEYS: PyOnceLock<bool> = PyOnceLock::new();
+    let ask = || py.import("sys")?.call_method0("is_remote_debug_enabled")?.extract();
+    OBEYS.get_or_try_init(py, ask).is_ok_and(|&obeys: &bool| obeys)
+}
+
+#[cfg(not(Py_3_14))]
+pub(crate) fn obeys_debuggers(_py: Python<'_>) -> bool {
+    false
 }
 
 /// The interpreter to which new threads are to belong.

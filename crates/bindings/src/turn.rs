@@ -17,6 +17,7 @@ use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
 use crate::greenlets;
 use crate::internals::{self, Internals};
+use crate::interpreter;
 use crate::request::Request;
 use crate::runner::Runner;
 use crate::scope::members::Members;
@@ -29,6 +30,8 @@ use crate::watches::Watches;
 
 /// How soon the kernel is asked again to watch a descriptor, when it has refused to.
 const REARM: Duration = Duration::from_millis(50);
+/// How long an idle loop waits at most, where a debugger may want something of it.
+const DEBUGGER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a runner stopped running bursts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +131,12 @@ impl Dispatcher {
             Some(Duration::ZERO)
         } else {
             this.queues.with(py, |queues| queues.patience(clock::now_ns))
+        };
+        // What a debugger wants is seen to by `check_signals`.
+        let patience = if runner.is_home() && interpreter::obeys_debuggers(py) {
+            Some(patience.map_or(DEBUGGER_PATIENCE, |it| it.min(DEBUGGER_PATIENCE)))
+        } else {
+            patience
         };
         let is_held = Self::wait_and_deliver(slf, runner, patience, |_, _| ())?.is_held;
         if is_held {
