@@ -202,6 +202,44 @@ def test_tasks_are_seen_from_outside_in_debug_mode(script: Script) -> None:
     assert "done" not in {name for name, *_ in rows}
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 15), reason="the sampling profiler came with Python 3.15"
+)
+def test_the_sampling_profiler_sees_tasks_in_debug_mode(script: Script) -> None:
+    status, out, err = script(
+        """
+        import subprocess, threading
+
+        async def leaf():
+            await asyncio.Event().wait()
+
+        async def branch():
+            await asyncio.create_task(leaf(), name="the leaf")
+
+        def look():
+            command = ["-m", "profiling.sampling", "dump", "--async-aware", "--async-mode", "all"]
+            for _ in range(20):
+                seen = subprocess.run([sys.executable, *command, str(os.getpid())], stdout=subprocess.PIPE, text=True)
+                if "in leaf" in seen.stdout:
+                    break
+            return seen.stdout
+
+        async def main():
+            task = asyncio.create_task(branch(), name="the branch")
+            seen = await asyncio.to_thread(look)
+            task.cancel()
+            return seen
+
+        with asyncio.Runner(loop_factory=new_loop, debug=True) as runner:
+            print(runner.run(main()))
+        """
+    )
+    assert 0 == status, err
+    stack = [it.rpartition(", in ")[2] for it in out.splitlines() if ", in " in it]
+    at = stack.index("the branch")
+    assert ["the branch", "branch", "the leaf", "leaf"] == stack[at : at + 4]
+
+
 def test_many_tasks_join_and_leave_the_lists_that_are_seen(script: Script) -> None:
     """From several threads, cancelled, destroyed and collected: the lists hold no task that is gone."""
     status, out, err = script(
