@@ -85,6 +85,36 @@ def test_coroutine_continues_on_the_functions_thread_as_the_same_task(run: Any) 
     run(main())
 
 
+def test_another_thread_is_told_of_the_task_whose_step_the_loop_takes(run: Any) -> None:
+    """And not of one that awaits a function, although that has begun before."""
+
+    def ask(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+        told: list[asyncio.Task[Any] | None] = []
+        thread = threading.Thread(target=lambda: told.append(asyncio.current_task(loop)))
+        thread.start()
+        thread.join()
+        return told[0]
+
+    async def main() -> None:
+        loop, gate = asyncio.get_running_loop(), Gate()
+
+        async def caller() -> bool:
+            await threadlets.call(gate)
+            return ask(loop) is asyncio.current_task()
+
+        task = asyncio.create_task(caller())
+        await gate.entered.wait()
+        assert ask(loop) is asyncio.current_task() is not task
+        loop.call_soon(lambda: told.append(ask(loop)))
+        told: list[Any] = []
+        await asyncio.sleep(0)
+        gate.open()
+        assert await task
+        assert told == [None]
+
+    run(main())
+
+
 def test_exception_passes_with_its_traceback(run: Any) -> None:
     """Before and after a takeover alike."""
 
