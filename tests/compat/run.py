@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stale exception: module {entry} is left out but exists on no interpreter here")
     if options.json is not None:
         options.json.write_text(json.dumps(as_json(reports), indent=1) + "\n")
-    print(final_line(reports))
+    for report in reports:
+        print(final_line(report))
     return 0 if all(report.is_good for report in reports) and not gone else 1
 
 

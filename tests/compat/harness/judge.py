@@ -49,7 +49,14 @@ def judge(
     )
     troubles = list(_troubles(stock, ours))
     return InterpreterReport(
-        str(interpreter.path), loop, verdict, reruns, troubles, stock.seconds, ours.seconds
+        str(interpreter.path),
+        interpreter.release,
+        loop,
+        verdict,
+        reruns,
+        troubles,
+        stock.seconds,
+        ours.seconds,
     )
 
 

@@ -33,7 +33,8 @@ package = tests.__path__[0] if tests else ""
 files = os.listdir(package) if tests else []
 modules = sorted(f[:-3] for f in files if f.startswith("test_") and f.endswith(".py"))
 python = "{}.{}".format(*sys.version_info)
-facts = {"python": python, "package": package, "absent": absent, "modules": modules}
+release = "{}.{}.{}".format(*sys.version_info) + sys.abiflags
+facts = {"python": python, "release": release, "package": package, "absent": absent, "modules": modules}
 print(json.dumps(facts))
 """
 
@@ -51,6 +52,8 @@ class Interpreter:
     """Where its test_asyncio lives."""
     modules: tuple[str, ...]
     """The test modules its test_asyncio has."""
+    release: str = ""
+    """Its version to the last digit, such as '3.12.1'; a build with assertions has a d, '3.14.10d'."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def probe(path: Path, loop: str) -> Interpreter:
             "its environment (test.test_asyncio comes with a CPython built with its tests)"
         )
     package = Path(facts["package"])
-    return Interpreter(path, facts["python"], package, tuple(facts["modules"]))
+    return Interpreter(path, facts["python"], package, tuple(facts["modules"]), facts["release"])
 
 
 def run_modules(
@@ -132,9 +135,10 @@ def _run(
     scratch.mkdir(parents=True)
     cwd = scratch / "cwd"
     cwd.mkdir()
-    # An empty file of our own, lest pytest finds the settings of some project above.
+    # A file of our own, lest pytest finds the settings of some project above. What is a test is as
+    # unittest has it: some mixins are named as pytest has classes of tests named.
     ini, record, log = scratch / "pytest.ini", scratch / "record.jsonl", scratch / "log.txt"
-    ini.write_text("[pytest]\n")
+    ini.write_text("[pytest]\npython_classes =\npython_functions =\n")
     record.touch()
     command: list[str | Path] = [interpreter.path, "-m", "pytest", "-q", "--tb=short"]
     # Node ids are relative to the root; outside of it they would lack their module.
