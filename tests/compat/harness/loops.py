@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 STOCK: Final = "asyncio"
+_TASKS_FUNCTIONS: Final = (
+    *("all_tasks", "current_task", "_register_task", "_unregister_task", "_enter_task"),
+    *("_leave_task", "_swap_current_task", "_register_eager_task", "_unregister_eager_task"),
+)
 StockLoop: Final[type[asyncio.AbstractEventLoop]] = asyncio.SelectorEventLoop
 
 
@@ -139,6 +143,18 @@ def adapt_close_loop() -> None:
         loop.close()
 
     utils.TestCase.close_loop = staticmethod(close_loop)
+
+
+def adapt_names() -> None:
+    """Have an older asyncio know the names by which the tests of a newer one call its functions."""
+    events: Any = asyncio.events
+    tasks: Any = asyncio.tasks
+    for namespace, newer, name in (
+        (events, "_set_event_loop_policy", "set_event_loop_policy"),
+        *((tasks, f"_{kind}_{name}", name) for kind in ("py", "c") for name in _TASKS_FUNCTIONS),
+    ):
+        if not hasattr(namespace, newer) and hasattr(namespace, name):
+            setattr(namespace, newer, getattr(namespace, name))
 
 
 def _count_stock(census: Census, *, as_judged: bool) -> None:
