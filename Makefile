@@ -65,7 +65,8 @@ OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call f
 # One folder serves the builds for all of them: most of what the core stands on is the same for each. The
 # headers of those in .pythons are not where those interpreters say.
 .venv-%/.built: pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
-	$(call find-python,$*) -m venv --without-pip .venv-$*
+	$(or $(call find-python,$*),$(error no CPython $* with its own tests is here; `make pythons` sets the newer ones up)) \
+		-m venv --without-pip .venv-$*
 	$(BIN)/python -m pip --python .venv-$*/bin/python install --group tests --group thirdparty
 	VIRTUAL_ENV=$(CURDIR)/.venv-$* CPATH=$(CURDIR)/.pythons/include/python$*:$(CURDIR)/.pythons/include \
 		$(BIN)/maturin develop --profile compat --quiet --pip-path $(BIN)/pip --extras serve
@@ -84,9 +85,11 @@ sanitize: ## Run the core's tests under the address and the thread sanitizer (ne
 compat: build $(VENV)/.dev ## Run our tests, and CPython's own on our loop, for each CPython here
 	set -- $(OTHER_VENVS); $(MAKE) --no-print-directory build $${@/%//.built} && .ci/compat --main $(VENV) $$@
 
+DEBUG_MINOR ?= 3.14d
+
 .PHONY: debug-python
-debug-python: .venv-3.14d/.built ## The same for a CPython with assertions, 3.14d, which `make pythons` sets up
-	.ci/compat .venv-3.14d
+debug-python: .venv-$(DEBUG_MINOR)/.built ## The same for the CPython with assertions that `make pythons` sets up
+	.ci/compat .venv-$(DEBUG_MINOR)
 
 .PHONY: suites
 suites: build ## Run other projects' test suites on our loop and on the stock one (an hour; takes their sdists)
