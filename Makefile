@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(BIN)/maturin:
 	$(PYTHON) -m venv $(VENV)
@@ -50,18 +50,26 @@ test: build $(VENV)/.dev ## Run the tests: core, then Python
 	cargo test --workspace --quiet
 	$(BIN)/python -m pytest -n 2
 
+.PHONY: pythons
+pythons: ## Set CPython 3.14 and 3.15 up in .pythons, for compat and debug-python (on Debian, as root)
+	.ci/pythons
+
 # Every CPython here that has its own tests; those other than $(PYTHON) get environments of their own.
-MINORS := 3.11 3.12 3.13
+MINORS := 3.11 3.12 3.13 3.14 3.15
 OUR_MINOR := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-find-python = $(shell for python in python$(1) $(HOME)/.pyenv/versions/$(1).*/bin/python$(1); do \
+find-python = $(shell \
+	for python in $(CURDIR)/.pythons/bin/python$(1) python$(1) $(HOME)/.pyenv/versions/$(1).*/bin/python$(1); do \
 	$$python -c 'import test.test_asyncio' 2>/dev/null && command -v $$python && break; done)
 OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call find-python,$(minor)),.venv-$(minor)))
 
-# One folder serves the builds for all of them: most of what the core stands on is the same for each.
+# One folder serves the builds for all of them: most of what the core stands on is the same for each. The
+# headers of those in .pythons are not where those interpreters say.
 .venv-%/.built: pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
-	$(call find-python,$*) -m venv --without-pip .venv-$*
+	$(or $(call find-python,$*),$(error no CPython $* with its own tests is here; `make pythons` sets the newer ones up)) \
+		-m venv --without-pip .venv-$*
 	$(BIN)/python -m pip --python .venv-$*/bin/python install --group tests --group thirdparty
-	VIRTUAL_ENV=$(CURDIR)/.venv-$* $(BIN)/maturin develop --release --quiet --pip-path $(BIN)/pip
+	VIRTUAL_ENV=$(CURDIR)/.venv-$* CPATH=$(CURDIR)/.pythons/include/python$*:$(CURDIR)/.pythons/include \
+		$(BIN)/maturin develop --profile compat --quiet --pip-path $(BIN)/pip --extras serve
 	@touch $@
 
 # In a folder of its own: the checker replaces the atomics of the whole crate.
@@ -74,12 +82,14 @@ sanitize: ## Run the core's tests under the address and the thread sanitizer (ne
 	.ci/sanitize
 
 .PHONY: compat
-compat: build $(VENV)/.dev ## Run our tests of the loop, and CPython's own on our loop, for each CPython here
-	set -- $(OTHER_VENVS); for venv; do \
-		$(MAKE) --no-print-directory $$venv/.built && \
-		$$venv/bin/python -m pytest -q -n 2 tests/{loop,calls,tasks,fp,thirdparty} || exit; \
-	done; \
-	$(BIN)/python tests/compat/run.py -n 4 --python $(BIN)/python $${@/%//bin/python}
+compat: build $(VENV)/.dev ## Run our tests, and CPython's own on our loop, for each CPython here
+	set -- $(OTHER_VENVS); $(MAKE) --no-print-directory build $${@/%//.built} && .ci/compat --main $(VENV) $$@
+
+DEBUG_MINOR ?= 3.14d
+
+.PHONY: debug-python
+debug-python: .venv-$(DEBUG_MINOR)/.built ## The same for the CPython with assertions that `make pythons` sets up
+	.ci/compat .venv-$(DEBUG_MINOR)
 
 .PHONY: suites
 suites: build ## Run other projects' test suites on our loop and on the stock one (an hour; takes their sdists)
@@ -122,4 +132,4 @@ docs: ## Build the documentation of the core
 .PHONY: clean
 clean: ## Remove what was built
 	cargo clean
-	rm -rf .venv .venv-3* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-3* .pythons .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,7 @@
 """Run CPython's own asyncio tests on our loop and hold it to the stock loop's results.
 
     python tests/compat/run.py [--python PATH ...] [--modules events streams ...]
+    python tests/compat/run.py --evil --tests-from .venv-3.15/bin/python --python .venv-3.12/bin/python
 
 Exit status 0: whatever the stock loop passes ours passes, or exceptions.toml
 says why not.  1: something unexplained, stale, unproven, or lost.  2: the run
@@ -20,29 +21,48 @@ from pathlib import Path
 
 from harness.exceptions import Exceptions, ExceptionsFileError, read_exceptions
 from harness.judge import judge
+from harness.loops import STOCK
 from harness.report import as_json, final_line, table
-from harness.session import Interpreter, InterpreterUnusableError, Limits, probe
+from harness.session import Interpreter, InterpreterUnusableError, Limits, lend_tests, probe
 
 QUICK = ("events", "streams", "sock_lowlevel", "server", "buffered_proto", "unix_events")
+# What breaks native futures and tasks that let Python code run while they change: callbacks, loops and
+# results whose methods change the future, the task or the heap under them.
+EVIL = (
+    "test_futures.*.test_*list_mutation*",
+    "test_futures.*.test_*list_clear",
+    "test_futures.*.test_*evil*",
+    "test_futures.*.test_*segfault",
+    "test_futures.*.test_*no_crash",
+    "test_futures.*.test_*del_collect",
+    "test_futures.*.test_*uninitialized*",
+    "test_futures.*.test_*multiple_initialization",
+    "test_tasks.*.test_*del_collect",
+    "test_tasks.*.test_*segfault",
+    "test_tasks.*.test_*not_crash*",
+    "test_tasks.*.test_*resurrection",
+    "test_tasks.*.test_task_created_during_thread_state_clear",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     # Ended by a signal, still end the sessions: they live in process groups of their own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        exceptions = read_exceptions(options.exceptions)
-        interpreters = [probe(path, options.loop) for path in options.python]
-        wanted = _wanted(options, interpreters, exceptions)
-    except (ExceptionsFileError, InterpreterUnusableError, UnknownModuleError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    # The file explains our loop; any other is judged bare.
-    judged_by = exceptions if options.loop == "threadlets" else exceptions.without_explained()
-    limits = Limits(options.workers, options.timeout, options.session_timeout)
-
-    reports = []
     with _scratch(options.logs) as scratch:
+        try:
+            exceptions = read_exceptions(options.exceptions)
+            interpreters = _interpreters(options, scratch)
+            wanted = _wanted(options, interpreters, exceptions)
+        except (ExceptionsFileError, InterpreterUnusableError, UnknownModuleError) as error:
+            print(error, file=sys.stderr)
+            return 2
+        # The file explains our loop; any other is judged bare.
+        judged_by = exceptions if options.loop == "threadlets" else exceptions.without_explained()
+        patterns = EVIL if options.evil else ()
+        limits = Limits(options.workers, options.timeout, options.session_timeout, patterns)
+
+        reports = []
         for idx, interpreter in enumerate(interpreters):
             modules = [m for m in interpreter.modules if m in wanted]
             place = scratch / f"{idx}-{interpreter.python}"
@@ -54,8 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stale exception: module {entry} is left out but exists on no interpreter here")
     if options.json is not None:
         options.json.write_text(json.dumps(as_json(reports), indent=1) + "\n")
-    print(final_line(reports))
+    for report in reports:
+        print(final_line(report))
     return 0 if all(report.is_good for report in reports) and not gone else 1
+
+
+def _interpreters(options: argparse.Namespace, scratch: Path) -> list[Interpreter]:
+    interpreters = [probe(path, options.loop) for path in options.python]
+    if options.tests_from is None:
+        return interpreters
+    return lend_tests(probe(options.tests_from, STOCK), interpreters, scratch)
 
 
 def modules_gone(exceptions: Exceptions, interpreters: Sequence[Interpreter]) -> list[str]:
@@ -74,6 +102,8 @@ def _wanted(
     existing = {module for interpreter in interpreters for module in interpreter.modules}
     judging = existing - exceptions.modules_left_out
     names = QUICK if options.quick else options.modules
+    if options.evil:
+        names = {pattern.partition(".")[0] for pattern in EVIL} & existing
     if not names:
         return judging
     asked = {f"test_{name.removeprefix('test_')}" for name in names}
@@ -104,6 +134,15 @@ def _parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--modules", nargs="+", default=(), metavar="NAME", help="such as events")
     which.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
+    which.add_argument(
+        "--evil", action="store_true", help="only what once broke native futures and tasks"
+    )
+    add(
+        "--tests-from",
+        type=_absolute,
+        metavar="PATH",
+        help="run the tests that this interpreter ships, on the others too",
+    )
     add("-n", dest="workers", type=int, default=2, help="parallel workers (default: 2)")
     add("--json", type=Path, metavar="OUT", help="write everything judged to this file")
     add("--timeout", type=float, default=60, help="seconds a test may take (default: 60)")

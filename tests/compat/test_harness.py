@@ -7,15 +7,20 @@ import json
 import selectors
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import threadlets
 from harness import judge
 from harness.exceptions import Exceptions, ExceptionsFileError, parse_exceptions, read_exceptions
 from harness.loops import StandIn
-from harness.outcomes import Kind, LoopCount, Outcome, fold
-from harness.session import Interpreter, Limits, run_alone, run_modules
+from harness.natives import adapt_evil_loop
+from harness.outcomes import PROCESS_ENDED, Kind, LoopCount, Outcome, fold
+from harness.session import Interpreter, Limits, lend_tests, probe, run_alone, run_modules
 from harness.verdict import Verdict, compare
+from threadlets import _core
 
 A, B = "test_events.Epoll.test_a", "test_events.Epoll.test_b"
 MADE = {"test_events": LoopCount(n_judged=5)}
@@ -69,6 +74,19 @@ def test_what_stock_fails_is_not_owed() -> None:
     verdict = verdict_of({A: Kind.FAILED, B: Kind.PASSED}, {A: Kind.FAILED, B: Kind.PASSED})
     assert verdict.is_good
     assert [failure.test for failure in verdict.modules[0].failed_on_both] == [A]
+
+
+@pytest.mark.parametrize(
+    "last_line",
+    ["worker 'gw0' crashed while running 'test_events.py::Epoll::test_a'", PROCESS_ENDED],
+)
+def test_a_crash_is_owed_even_if_stock_crashes(last_line: str) -> None:
+    """No test excuses native code that ends the process."""
+    crash = Outcome(Kind.FAILED, f"Fatal Python error: Segmentation fault\n{last_line}")
+    passed = Outcome(Kind.PASSED)
+    stock, ours = {A: crash, B: passed}, {A: crash, B: passed}
+    verdict = compare("3.12", ["test_events"], stock, ours, Exceptions(), MADE, MADE)
+    assert [failure.test for failure in verdict.unexplained] == [A]
 
 
 def test_failing_what_stock_skips_counts() -> None:
@@ -129,6 +147,14 @@ def test_exceptions_of_modules_not_run_are_not_stale() -> None:
     """A partial run says nothing about the other modules."""
     entry = explained("test_streams.StreamTests.test_gone")
     assert verdict_of({A: Kind.PASSED}, {A: Kind.PASSED}, entry).is_good
+
+
+def test_a_selection_says_nothing_of_other_exceptions() -> None:
+    """Where some tests of a module run, an entry for another is not stale."""
+    passed = {A: Outcome(Kind.PASSED)}
+    entry = parse_exceptions(explained(B))
+    verdict = compare("3.12", ["test_events"], passed, passed, entry, MADE, MADE, is_selection=True)
+    assert verdict.is_good
 
 
 def test_a_run_without_our_loops_proves_nothing() -> None:
@@ -281,6 +307,70 @@ def test_a_dying_worker_fails_its_test_only(tmp_path: Path) -> None:
         "test_lives": Kind.PASSED,
     }
     assert session.trouble is None, session.log.read_text()
+
+
+MIXIN = """
+import unittest
+
+class TestMixin:
+    def test_mixed_in(self):
+        pass
+
+class Whole(TestMixin, unittest.TestCase):
+    def test_own(self):
+        pass
+
+def test_function():
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("patterns", "tests"),
+    [
+        ((), {"test_mixin.Whole.test_mixed_in", "test_mixin.Whole.test_own"}),
+        (("test_other.*", "test_mixin.*.test_o*"), {"test_mixin.Whole.test_own"}),
+    ],
+)
+def test_tests_are_what_unittest_takes_for_such(
+    patterns: tuple[str, ...], tests: set[str], tmp_path: Path
+) -> None:
+    """A mixin is none, whatever its name; and of a selection, only what it names runs."""
+    (tmp_path / "test_mixin.py").write_text(MIXIN)
+    interpreter = Interpreter(Path(sys.executable), "3.12", tmp_path, ("test_mixin",))
+    limits = replace(LIMITS, patterns=patterns)
+    session = run_modules(interpreter, "asyncio", ["test_mixin"], limits, tmp_path / "session")
+    assert session.folded.outcomes.keys() == tests
+
+
+def test_lent_tests_use_the_helpers_of_who_runs_them(tmp_path: Path) -> None:
+    """Tests of another interpreter are copied, without its helpers, and run."""
+    donor = probe(Path(sys.executable), "asyncio")
+    (interpreter,) = lend_tests(donor, [INTERPRETER], tmp_path / "lent")
+    assert interpreter.tests_from == donor.release
+    assert not (interpreter.package / "utils.py").exists()
+    limits = Limits(1, 60.0, 120.0, ("test_futures.*.test_remove_done_callbacks_list_mutation",))
+    session = run_modules(interpreter, "threadlets", ["test_futures"], limits, tmp_path / "run")
+    assert {outcome.kind for outcome in session.folded.outcomes.values()} == {Kind.PASSED}
+    assert session.trouble is None
+
+
+def test_an_evil_loop_is_of_the_judged_kind() -> None:
+    """Loops that the tests break futures with reach native futures, and keep their ways."""
+
+    class SimpleEvilEventLoop(asyncio.base_events.BaseEventLoop):
+        def get_debug(self) -> bool:
+            return True
+
+    tests = SimpleNamespace(SimpleEvilEventLoop=SimpleEvilEventLoop)
+    adapt_evil_loop("threadlets", tests)
+    loop = tests.SimpleEvilEventLoop()
+    try:
+        assert isinstance(loop, threadlets.Loop)
+        assert loop.get_debug()
+        assert _core.Future(loop=loop).get_loop() is loop
+    finally:
+        loop.close()
 
 
 def test_a_process_that_dies_alone_has_failed(tmp_path: Path) -> None:

@@ -46,10 +46,18 @@ def judge(
         exceptions,
         stock.folded.loops,
         ours.folded.loops,
+        is_selection=bool(limits.patterns) or interpreter.tests_from is not None,
     )
     troubles = list(_troubles(stock, ours))
     return InterpreterReport(
-        str(interpreter.path), loop, verdict, reruns, troubles, stock.seconds, ours.seconds
+        str(interpreter.path),
+        _name(interpreter),
+        loop,
+        verdict,
+        reruns,
+        troubles,
+        stock.seconds,
+        ours.seconds,
     )
 
 
@@ -89,6 +97,12 @@ def unexplained_failures(
         if is_failure(stock.outcomes.get(test, Outcome()), ours.outcomes.get(test, Outcome()))
         and explain(exceptions, test, python) is None
     ]
+
+
+def _name(interpreter: Interpreter) -> str:
+    if interpreter.tests_from is None:
+        return interpreter.release
+    return f"{interpreter.release} with the tests of {interpreter.tests_from}"
 
 
 def _troubles(stock: Session, ours: Session) -> Iterator[str]:

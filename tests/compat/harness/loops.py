@@ -1,8 +1,8 @@
 """Put a judged loop in the place of the stock one, and count who is made.
 
-Knows nothing of pytest or of results.  A policy alone is no judge: the stock
-tests reset it at the end of every module, and their mixins call
-``asyncio.SelectorEventLoop`` by name.
+Knows nothing of pytest or of results.  A policy alone is no judge, where there
+are policies (until 3.15): the stock tests reset it at the end of every module,
+and their mixins call ``asyncio.SelectorEventLoop`` by name.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import sys
 from asyncio import unix_events
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 STOCK: Final = "asyncio"
+_TASKS_FUNCTIONS: Final = (
+    *("all_tasks", "current_task", "_register_task", "_unregister_task", "_enter_task"),
+    *("_leave_task", "_swap_current_task", "_register_eager_task", "_unregister_eager_task"),
+)
 StockLoop: Final[type[asyncio.AbstractEventLoop]] = asyncio.SelectorEventLoop
 
 
@@ -93,14 +98,32 @@ def install(name: str) -> Census:
         for door in ("SelectorEventLoop", "EventLoop"):
             if hasattr(namespace, door):
                 setattr(namespace, door, stand_in)
-    # Policies made before and after, and their subclasses, all read this attribute.
-    policy_type: Any = asyncio.DefaultEventLoopPolicy
-    policy_type._loop_factory = staticmethod(make)
+    policy_type = _default_policy()
+    if policy_type is not None:
+        # Policies made before and after, and their subclasses, all read this attribute.
+        policy_type._loop_factory = staticmethod(make)
     _check_doors(judged)
     census.take()
     # A runner has told the policy that this thread has no loop; a program's first one is made for it.
-    asyncio.set_event_loop_policy(None)
+    _reset_policy()
     return census
+
+
+def _default_policy() -> Any:
+    """Return the class of policies that make stock loops, or None if there are no policies."""
+    if sys.version_info >= (3, 16):
+        return None
+    # Its public name is deprecated.
+    public = sys.version_info < (3, 14)
+    return getattr(unix_events, "DefaultEventLoopPolicy" if public else "_DefaultEventLoopPolicy")
+
+
+def _reset_policy() -> None:
+    if sys.version_info < (3, 14):
+        asyncio.set_event_loop_policy(None)
+    elif sys.version_info < (3, 16):
+        events: Any = asyncio.events
+        events._set_event_loop_policy(None)
 
 
 def adapt_close_loop() -> None:
@@ -120,6 +143,18 @@ def adapt_close_loop() -> None:
         loop.close()
 
     utils.TestCase.close_loop = staticmethod(close_loop)
+
+
+def adapt_names() -> None:
+    """Have an older asyncio know the names by which the tests of a newer one call its functions."""
+    events: Any = asyncio.events
+    tasks: Any = asyncio.tasks
+    for namespace, newer, name in (
+        (events, "_set_event_loop_policy", "set_event_loop_policy"),
+        *((tasks, f"_{kind}_{name}", name) for kind in ("py", "c") for name in _TASKS_FUNCTIONS),
+    ):
+        if not hasattr(namespace, newer) and hasattr(namespace, name):
+            setattr(namespace, newer, getattr(namespace, name))
 
 
 def _count_stock(census: Census, *, as_judged: bool) -> None:
@@ -143,11 +178,11 @@ def _check_doors(judged: type) -> None:
     doors: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
         "asyncio.SelectorEventLoop()": lambda: asyncio.SelectorEventLoop(),
         "asyncio.new_event_loop()": asyncio.new_event_loop,
-        "DefaultEventLoopPolicy().new_event_loop()": lambda: (
-            asyncio.DefaultEventLoopPolicy().new_event_loop()
-        ),
         "Runner().get_loop()": _loop_of_runner,
     }
+    policy_type = _default_policy()
+    if policy_type is not None:
+        doors["DefaultEventLoopPolicy().new_event_loop()"] = lambda: policy_type().new_event_loop()
     for door, open_door in doors.items():
         loop = open_door()
         loop.close()

@@ -33,6 +33,18 @@ def adapt_classes(name: str) -> None:
     _adapt_new_test_loop(simulated(module.Loop))
 
 
+def adapt_evil_loop(name: str, tests: Any) -> None:
+    """Have the loops that are evil to futures, in a module of tests, be loops of module `name`.
+
+    A class of futures that serves its own loops only is not reached by others.
+    """
+    module = importlib.import_module(name)
+    evil = getattr(tests, "SimpleEvilEventLoop", None)
+    if evil is not None and hasattr(getattr(module, "_core", None), "Future"):
+        methods = {key: value for key, value in vars(evil).items() if callable(value)}
+        tests.SimpleEvilEventLoop = type("SimpleEvilEventLoop", (module.Loop,), methods)
+
+
 def _adapt_new_test_loop(loop_type: Callable[[Any], asyncio.AbstractEventLoop]) -> None:
     utils: Any = importlib.import_module("test.test_asyncio.utils")
     stock_new = utils.TestCase.new_test_loop

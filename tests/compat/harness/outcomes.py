@@ -12,6 +12,10 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
+PROCESS_ENDED = "the process ended during the test"
+# As xdist puts it: "worker 'gw0' crashed while running '...'".
+_WORKER_ENDED = "' crashed while running '"
+
 
 class Kind(StrEnum):
     PASSED = "passed"
@@ -27,6 +31,13 @@ class Outcome:
     kind: Kind = Kind.ABSENT
     detail: str = ""
     duration_s: float = 0.0
+
+    @property
+    def is_crash(self) -> bool:
+        """Whether the test's process ended with it, as the last line says."""
+        return self.kind is Kind.FAILED and (
+            self.headline == PROCESS_ENDED or _WORKER_ENDED in self.headline
+        )
 
     @property
     def headline(self) -> str:

@@ -1,7 +1,8 @@
 """The pytest plugin of a compat session: install the loop, record each outcome.
 
 Knows nothing of comparison.  Settings arrive by environment, because xdist
-workers inherit it: COMPAT_LOOP, COMPAT_RECORD, COMPAT_STUCK_S.
+workers inherit it: COMPAT_LOOP, COMPAT_RECORD, COMPAT_STUCK_S, COMPAT_TESTS
+and COMPAT_TESTS_FROM.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import json
 import os
 import sys
 from collections.abc import Generator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.loops import STOCK, adapt_close_loop, install
-from harness.natives import adapt_classes
+from harness.loops import STOCK, adapt_close_loop, adapt_names, install
+from harness.natives import adapt_classes, adapt_evil_loop
+from harness.outcomes import test_id
 
 LOOPS_PROPERTY = "compat_loops"
 
@@ -26,6 +29,8 @@ LOOPS_PROPERTY = "compat_loops"
 def pytest_configure(config: pytest.Config) -> None:
     loop = os.environ["COMPAT_LOOP"]
     census = install(loop)
+    if os.environ["COMPAT_TESTS_FROM"]:
+        adapt_names()
     if loop != STOCK:
         adapt_close_loop()
         adapt_classes(loop)
@@ -37,6 +42,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         recorder = _Recorder(Path(os.environ["COMPAT_RECORD"]))
         config.pluginmanager.register(recorder, "compat-recorder")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    loop = os.environ["COMPAT_LOOP"]
+    if loop != STOCK:
+        for module in {item.getparent(pytest.Module) for item in items}:
+            if module is not None:
+                adapt_evil_loop(loop, module.obj)
+    patterns = os.environ["COMPAT_TESTS"].split()
+    if patterns:
+        items[:] = [
+            item for item in items if any(fnmatchcase(test_id(item.nodeid), it) for it in patterns)
+        ]
 
 
 @pytest.hookimpl(tryfirst=True)

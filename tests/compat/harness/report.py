@@ -24,6 +24,7 @@ class Rerun:
 @dataclass
 class InterpreterReport:
     path: str
+    release: str
     loop: str
     verdict: Verdict
     reruns: list[Rerun]
@@ -43,7 +44,7 @@ def table(report: InterpreterReport) -> str:
     rows = [_row(module) for module in verdict.modules]
     total = tuple(str(sum(int(row[column]) for row in rows)) for column in range(1, len(head)))
     lines = [
-        f"Python {verdict.python} ({report.path}), loop {report.loop}: "
+        f"Python {report.release} ({report.path}), loop {report.loop}: "
         f"stock {report.stock_s:.0f} s, ours {report.ours_s:.0f} s",
         *_aligned([head, *rows, ("total", *total)]),
     ]
@@ -60,11 +61,20 @@ def table(report: InterpreterReport) -> str:
     return "\n".join(lines)
 
 
-def final_line(reports: Iterable[InterpreterReport]) -> str:
-    verdicts = [report.verdict for report in reports]
-    n_passed = sum(verdict.n_passed for verdict in verdicts)
-    n_failed = sum(len(verdict.unexplained) for verdict in verdicts)
-    return f"{n_passed} passed, {n_failed} failed"
+def final_line(report: InterpreterReport) -> str:
+    """Return what one interpreter's tests came to; `.ci/compat` repeats it."""
+    verdict = report.verdict
+    n_explained = sum(len(module.explained) for module in verdict.modules)
+    counts = (
+        f"{verdict.n_passed} passed, {len(verdict.unexplained)} failed, {n_explained} explained"
+    )
+    flaws = {
+        "stale exceptions": verdict.stale,
+        "modules that judged nothing": verdict.unproven,
+        "troubles": report.troubles,
+    }
+    counts += "".join(f", {len(found)} {flaw}" for flaw, found in flaws.items() if found)
+    return f"CPython {report.release}: {counts}"
 
 
 def as_json(reports: Iterable[InterpreterReport]) -> list[dict[str, Any]]:

@@ -12,11 +12,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final
 
-from harness.outcomes import Folded, Kind, Outcome, fold
+from harness.outcomes import PROCESS_ENDED, Folded, Kind, Outcome, fold
 
 _HARNESS_ROOT: Final = Path(__file__).resolve().parent.parent
 _PROBE: Final = """
@@ -33,8 +33,16 @@ package = tests.__path__[0] if tests else ""
 files = os.listdir(package) if tests else []
 modules = sorted(f[:-3] for f in files if f.startswith("test_") and f.endswith(".py"))
 python = "{}.{}".format(*sys.version_info)
-facts = {"python": python, "package": package, "absent": absent, "modules": modules}
+release = "{}.{}.{}".format(*sys.version_info) + sys.abiflags
+facts = {"python": python, "release": release, "package": package, "absent": absent, "modules": modules}
 print(json.dumps(facts))
+"""
+
+
+_COPY: Final = """
+import shutil, sys, test.test_asyncio
+helpers = shutil.ignore_patterns("__init__.py", "__main__.py", "utils.py", "functional.py", "__pycache__")
+shutil.copytree(test.test_asyncio.__path__[0], sys.argv[1], ignore=helpers)
 """
 
 
@@ -48,9 +56,13 @@ class Interpreter:
     python: str
     """Its version, such as '3.12'."""
     package: Path
-    """Where its test_asyncio lives."""
+    """Where the tests for it live."""
     modules: tuple[str, ...]
-    """The test modules its test_asyncio has."""
+    """The test modules that there are."""
+    release: str = ""
+    """Its version to the last digit, such as '3.12.1'; a build with assertions has a d, '3.14.10d'."""
+    tests_from: str | None = None
+    """The version that the tests are of, if they are not its own."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,8 @@ class Limits:
     n_workers: int
     test_s: float
     session_s: float
+    patterns: tuple[str, ...] = ()
+    """Run those tests only, such as 'test_tasks.*.test_evil*'; none means all."""
 
 
 @dataclass
@@ -99,7 +113,23 @@ def probe(path: Path, loop: str) -> Interpreter:
             "its environment (test.test_asyncio comes with a CPython built with its tests)"
         )
     package = Path(facts["package"])
-    return Interpreter(path, facts["python"], package, tuple(facts["modules"]))
+    return Interpreter(path, facts["python"], package, tuple(facts["modules"]), facts["release"])
+
+
+def lend_tests(
+    donor: Interpreter, interpreters: Sequence[Interpreter], place: Path
+) -> list[Interpreter]:
+    """Return the interpreters with the tests of another, which may live in a root of its own.
+
+    The copies are modules of no package: their helpers, `test.test_asyncio.utils` and `test.support`, are
+    those of the interpreter that runs them.
+    """
+    package = place / "test_asyncio"
+    subprocess.run([donor.path, "-c", _COPY, package], check=True, cwd="/")
+    return [
+        replace(it, package=package, modules=donor.modules, tests_from=donor.release)
+        for it in interpreters
+    ]
 
 
 def run_modules(
@@ -118,11 +148,13 @@ def run_alone(
     """Run one test in a process of its own and return its outcome."""
     module, *names = test.split(".")
     target = "::".join([str(interpreter.package / f"{module}.py"), *names])
+    # A limit of its own: what a test leaves may keep the process from ending.
+    limits = replace(limits, session_s=min(limits.session_s, 4 * limits.test_s))
     session = _run(interpreter, loop, [target], limits, scratch)
     outcome = session.folded.outcomes.get(test, Outcome())
     if outcome.kind is Kind.ABSENT:
         tail = session.log.read_text(errors="replace")[-4000:]
-        return Outcome(Kind.FAILED, f"{tail}\nthe process ended during the test", session.seconds)
+        return Outcome(Kind.FAILED, f"{tail}\n{PROCESS_ENDED}", session.seconds)
     return outcome
 
 
@@ -132,9 +164,10 @@ def _run(
     scratch.mkdir(parents=True)
     cwd = scratch / "cwd"
     cwd.mkdir()
-    # An empty file of our own, lest pytest finds the settings of some project above.
+    # A file of our own, lest pytest finds the settings of some project above. What is a test is as
+    # unittest has it: some mixins are named as pytest has classes of tests named.
     ini, record, log = scratch / "pytest.ini", scratch / "record.jsonl", scratch / "log.txt"
-    ini.write_text("[pytest]\n")
+    ini.write_text("[pytest]\npython_classes =\npython_functions =\n")
     record.touch()
     command: list[str | Path] = [interpreter.path, "-m", "pytest", "-q", "--tb=short"]
     # Node ids are relative to the root; outside of it they would lack their module.
@@ -144,7 +177,9 @@ def _run(
     command += ["--timeout-method=thread", *arguments]
     started = time.monotonic()
     with log.open("wb") as sink:
-        status = _run_group(command, _environment(loop, record, limits), cwd, sink, limits)
+        status = _run_group(
+            command, _environment(interpreter, loop, record, limits), cwd, sink, limits
+        )
     seconds = time.monotonic() - started
     with record.open(encoding="utf-8") as lines:
         return Session(fold(lines), status, seconds, log)
@@ -179,7 +214,9 @@ def _kill_group(pid: int) -> None:
         pass
 
 
-def _environment(loop: str, record: Path, limits: Limits) -> dict[str, str]:
+def _environment(
+    interpreter: Interpreter, loop: str, record: Path, limits: Limits
+) -> dict[str, str]:
     foreign = ("PYTEST_", "PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONWARNINGS")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env |= {
@@ -189,5 +226,7 @@ def _environment(loop: str, record: Path, limits: Limits) -> dict[str, str]:
         "COMPAT_RECORD": str(record),
         # Later than pytest-timeout, whose report is the better one.
         "COMPAT_STUCK_S": str(limits.test_s * 1.25),
+        "COMPAT_TESTS": " ".join(limits.patterns),
+        "COMPAT_TESTS_FROM": interpreter.tests_from or "",
     }
     return env

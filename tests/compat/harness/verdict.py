@@ -66,8 +66,13 @@ def compare(
     exceptions: Exceptions,
     stock_loops: Mapping[str, LoopCount],
     our_loops: Mapping[str, LoopCount],
+    *,
+    is_selection: bool = False,
 ) -> Verdict:
-    """Return what one interpreter's two sessions say about our loop."""
+    """Return what one interpreter's two sessions say about our loop.
+
+    A selection of a module's tests says nothing of the exceptions for the others.
+    """
     verdicts = {module: ModuleVerdict(module) for module in modules}
     for test in sorted(stock.keys() | ours.keys()):
         if (verdict := verdicts.get(module_of(test))) is None:
@@ -79,7 +84,7 @@ def compare(
         made_by_stock = stock_loops.get(module, LoopCount()).n_judged
         made_no_loop = made_by_stock > 0 and count.n_judged == 0
         verdict.is_unproven = verdict.n_stock_passed == 0 or made_no_loop
-    stale = find_stale(python, modules, stock, ours, exceptions)
+    stale = [] if is_selection else find_stale(python, modules, stock, ours, exceptions)
     return Verdict(python, list(verdicts.values()), stale)
 
 
@@ -108,8 +113,11 @@ def is_failure(expected: Outcome, actual: Outcome) -> bool:
     """Return whether our loop owes this test better.
 
     A test that the stock loop passes counts when ours skips or loses it, too;
-    one that the stock loop skips counts only when ours fails it.
+    one that the stock loop skips counts only when ours fails it.  One that ends our
+    process counts whatever the stock loop does.
     """
+    if actual.is_crash:
+        return True
     if expected.kind is Kind.PASSED:
         return actual.kind is not Kind.PASSED
     return actual.kind is Kind.FAILED and expected.kind is not Kind.FAILED
