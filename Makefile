@@ -30,6 +30,10 @@ $(VENV)/.bench: pyproject.toml | $(BIN)/maturin
 	$(BIN)/python -m pip install --group bench
 	@touch $@
 
+$(VENV)/.wheels: pyproject.toml | $(BIN)/maturin
+	$(BIN)/python -m pip install --group wheels
+	@touch $@
+
 $(BUILT): pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet --extras serve
 	@touch $@
@@ -90,6 +94,7 @@ lint: build $(VENV)/.dev ## Check format, lints and types
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo fmt --check --manifest-path benches/loadgen/Cargo.toml
+	$(BIN)/python wheels/licences.py --check
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
@@ -101,6 +106,19 @@ format: $(VENV)/.dev ## Format everything
 	cargo fmt --manifest-path benches/loadgen/Cargo.toml
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix --quiet .
+
+.PHONY: wheels
+wheels: $(VENV)/.wheels ## Build wheels for CPython 3.11 to 3.15 and the sdist into dist/, and try each where nothing else is
+	$(BIN)/python wheels/build.py
+	$(BIN)/python wheels/smoke.py
+
+.PHONY: reproduce
+reproduce: $(VENV)/.wheels ## Build a wheel of dist/ again from the sdist, elsewhere, and compare it byte by byte
+	$(BIN)/python wheels/reproduce.py
+
+.PHONY: licences
+licences: ## Write LICENSE-THIRD-PARTY from Cargo.lock
+	$(PYTHON) wheels/licences.py
 
 .PHONY: bench
 bench: build $(VENV)/.bench ## Measure against other loops; raw results in benches/results/local
@@ -122,4 +140,4 @@ docs: ## Build the documentation of the core
 .PHONY: clean
 clean: ## Remove what was built
 	cargo clean
-	rm -rf .venv .venv-3* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf dist .venv .venv-3* .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,90 @@
+"""The interpreters that wheels are built for, wherever this machine has them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+#: What is made on the way to the wheels.
+WORK = ROOT / "target" / "wheels"
+MINORS = ("3.11", "3.12", "3.13", "3.14", "3.15")
+
+_ABOUT = """
+import json, os, sys, sysconfig
+include = sysconfig.get_path("include")
+print(json.dumps({
+    "version": "%d.%d" % sys.version_info[:2],
+    "include": include,
+    "has_headers": os.path.exists(os.path.join(include, "Python.h")),
+    "is_free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Python:
+    """One interpreter."""
+
+    minor: str
+    #: A program that can be run as it is.
+    executable: Path
+    #: Where the compiler looks for its headers beside the place that it names itself.
+    headers: Path | None = None
+    #: What enters the file system that it lives in.
+    enter: Path | None = None
+
+    def run_in_place(self, *argv: str | Path) -> list[str]:
+        """Return the command that runs a program of this interpreter's file system."""
+        return [*([str(self.enter)] if self.enter else []), *map(str, argv)]
+
+
+def find(minor: str) -> Python | None:
+    """Return the interpreter of a version, if there is one that has its headers."""
+    return _here(minor) or _entered(minor)
+
+
+def _here(minor: str) -> Python | None:
+    on_path = shutil.which(f"python{minor}")
+    candidates = [on_path] if on_path else []
+    candidates += sorted(Path.home().glob(f".pyenv/versions/{minor}.*/bin/python{minor}"))
+    for candidate in candidates:
+        if _suits(minor, [str(candidate)]):
+            return Python(minor, Path(candidate))
+    return None
+
+
+def _entered(minor: str) -> Python | None:
+    """Return an interpreter of `make pythons`, which lives in a file system of its own."""
+    enter, root = ROOT / ".pythons" / "enter", ROOT / ".pythons" / "root"
+    inside = f"/usr/bin/python{minor}"
+    if not (root / inside[1:]).exists() or not _suits(minor, [str(enter), inside]):
+        return None
+    folder = WORK / "pythons" / minor
+    executable = folder / f"python{minor}"
+    folder.mkdir(parents=True, exist_ok=True)
+    # It enters by running itself there, so that `sys.executable` is a program that can be run here.
+    executable.write_text(
+        f'#!/bin/bash\nif [ -x {inside} ]; then exec -a "$0" {inside} "$@"; fi\nexec "{enter}" "$0" "$@"\n'
+    )
+    executable.chmod(0o755)
+    # Its own headers only, beside the C library's that belong to the compiler.
+    headers = folder / "include"
+    for found in (root / "usr/include").glob(f"**/python{minor}"):
+        link = headers / found.relative_to(root / "usr/include")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(found)
+    return Python(minor, executable, headers / f"python{minor}", enter)
+
+
+def _suits(minor: str, command: list[str]) -> bool:
+    try:
+        done = subprocess.run([*command, "-c", _ABOUT], capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    about = json.loads(done.stdout)
+    return about["version"] == minor and about["has_headers"] and not about["is_free_threaded"]
