@@ -1,6 +1,7 @@
 //! Compile the C part against the headers of the interpreter that the extension is for, and have the
 //! linker put its guarded calls in the place of the interpreter's.
 
+use std::env;
 use std::process::Command;
 
 fn main() {
@@ -23,9 +24,19 @@ fn main() {
         .force_frame_pointer(false)
         .flag_if_supported("-fno-plt")
         .compile("threadlets_interpreter");
+    println!("cargo:rustc-env=THREADLETS_BUILD={}", build());
     for name in guarded() {
         println!("cargo:rustc-link-arg-cdylib=-Wl,--wrap={name}");
     }
+}
+
+/// The profile, the target and the compiler, as `threadlets --version` shows them.
+fn build() -> String {
+    let [profile, target, rustc] =
+        ["PROFILE", "TARGET", "RUSTC"].map(|name| env::var(name).expect("cargo sets it"));
+    let version = Command::new(rustc).arg("--version").output().expect("the compiler runs");
+    let version = String::from_utf8(version.stdout).expect("a version that is text");
+    format!("{profile} build for {target} by {}", version.trim())
 }
 
 /// The names of the functions that have a guarded one in their place. The linker does not mind those
