@@ -45,8 +45,8 @@ def main() -> None:
     for python in pythons:
         assert python is not None
         wheel = build_wheel(ROOT, python, options.out)
-        check_wheel(wheel)
-        print(f"{wheel.name}: {wheel.stat().st_size:,} bytes", flush=True)
+        n_bytes = check_wheel(wheel)
+        print(f"{wheel.name}: {wheel.stat().st_size:,} bytes, library {n_bytes:,}", flush=True)
     if not options.no_sdist:
         run("maturin", "sdist", "--out", options.out, env=environment(ROOT))
         (sdist,) = options.out.glob("*.tar.gz")
@@ -98,8 +98,11 @@ def _last_change() -> str:
     return output("git", "-C", ROOT, "log", "-1", "--format=%ct").strip()
 
 
-def check_wheel(wheel: Path) -> None:
-    """Refuse a wheel that brings an unwinder, exports more than it should, or needs a newer glibc."""
+def check_wheel(wheel: Path) -> int:
+    """Refuse a wheel that brings an unwinder, exports more than it should, or needs a newer glibc.
+
+    Return the size of its library in bytes.
+    """
     folder = WORK / "unpacked"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.unpack_archive(wheel, folder, "zip")
@@ -121,6 +124,7 @@ def check_wheel(wheel: Path) -> None:
     shown = " ".join(output(TOOLS / "auditwheel", "show", wheel).split())
     if f'consistent with the following platform tag: "{PLATFORM}"' not in shown:
         raise SystemExit(f"{wheel.name} is not {PLATFORM}: {shown}")
+    return library.stat().st_size
 
 
 def run(program: str, *arguments: object, **options: object) -> None:

@@ -7,8 +7,13 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-changed=src/interpreter.c");
     println!("cargo:rerun-if-changed=src/python_calls.h");
+    println!("cargo:rustc-env=THREADLETS_BUILD={}", build());
     let config = pyo3_build_config::get();
-    let python = config.executable().unwrap_or("python3");
+    let Some(python) = config.executable() else {
+        // Without an interpreter there are no headers: this can be checked, and not be linked.
+        println!("cargo:rustc-link-lib=threadlets_interpreter");
+        return;
+    };
     let code = "import sysconfig; print(sysconfig.get_path('include'))";
     let include = Command::new(python).args(["-c", code]).output().unwrap_or_else(|error| {
         panic!("{python} does not run, so its headers are not found: {error}")
@@ -24,7 +29,6 @@ fn main() {
         .force_frame_pointer(false)
         .flag_if_supported("-fno-plt")
         .compile("threadlets_interpreter");
-    println!("cargo:rustc-env=THREADLETS_BUILD={}", build());
     for name in guarded() {
         println!("cargo:rustc-link-arg-cdylib=-Wl,--wrap={name}");
     }
