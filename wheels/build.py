@@ -1,6 +1,7 @@
 """Build the wheels for every CPython, and the sdist: ``python wheels/build.py [--minor 3.13 …]``.
 
-The wheels run on any x86_64 Linux with glibc 2.17 or newer. The same sources, compilers and interpreters'
+The wheels run on any x86_64 Linux with glibc 2.17 or newer; with ``--machine aarch64``, on any such Linux of
+that kind (which takes its standard library of Rust, and its C compiler). The same sources, compilers and interpreters'
 headers give the same bytes: `wheels/reproduce.py` tries it.
 """
 
@@ -17,8 +18,8 @@ from pathlib import Path
 from pythons import MINORS, ROOT, WORK, Python, find
 
 GLIBC_MAX = "2.17"
-TARGET = "x86_64-unknown-linux-gnu"
-PLATFORM = f"manylinux_{GLIBC_MAX.replace('.', '_')}_x86_64"
+#: The C compilers, by the machine that wheels are for.
+COMPILERS = {"x86_64": "cc", "aarch64": "aarch64-linux-gnu-gcc"}
 TOOLS = Path(sys.executable).parent
 #: What the process's unwinder has to be asked for, and not one of the wheel's own.
 _UNWINDER = ("_Unwind_Resume", "_Unwind_RaiseException", "__gcc_personality_v0")
@@ -30,6 +31,7 @@ def main() -> None:
     """Build, check, and say what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minor", action="append", choices=MINORS, help="all, if left out")
+    parser.add_argument("--machine", choices=COMPILERS, default="x86_64")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--no-sdist", action="store_true")
     options = parser.parse_args()
@@ -41,64 +43,79 @@ def main() -> None:
             f"CPython {', '.join(missing)} was not found with its headers, on the PATH, under pyenv or in "
             ".pythons: `make pythons` installs the newest, and --minor builds for some only"
         )
-    shutil.rmtree(options.out, ignore_errors=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for old in options.out.glob("threadlets-*"):
+        old.unlink()
     for python in pythons:
         assert python is not None
-        wheel = build_wheel(ROOT, python, options.out)
-        n_bytes = check_wheel(wheel)
+        wheel = build_wheel(ROOT, python, options.out, machine=options.machine)
+        n_bytes = check_wheel(wheel, options.machine)
         print(f"{wheel.name}: {wheel.stat().st_size:,} bytes, library {n_bytes:,}", flush=True)
     if not options.no_sdist:
         run("maturin", "sdist", "--out", options.out, env=environment(ROOT))
         (sdist,) = options.out.glob("*.tar.gz")
         print(f"{sdist.name}: {sdist.stat().st_size:,} bytes", flush=True)
-    run("twine", "check", "--strict", *sorted(options.out.iterdir()))
+    run("twine", "check", "--strict", *sorted(options.out.glob("threadlets-*")))
 
 
-def build_wheel(sources: Path, python: Python, out: Path, work: Path = WORK) -> Path:
+def build_wheel(
+    sources: Path, python: Python, out: Path, work: Path = WORK, machine: str = "x86_64"
+) -> Path:
     """Build one wheel of a source tree; return where it is."""
     before = set(out.glob("*.whl"))
+    # Of an interpreter for another machine the name is enough: maturin knows what it is like.
+    interpreter = python.executable if machine == "x86_64" else f"python{python.minor}"
     argv = [
-        *("maturin", "build", "--quiet", "--release", "--strip", "--target", TARGET),
-        *("--compatibility", PLATFORM, "--auditwheel", "check"),
-        *("--interpreter", python.executable, "--out", out),
+        *("maturin", "build", "--quiet", "--release", "--strip", "--target", _triple(machine)),
+        *("--compatibility", _platform(machine), "--auditwheel", "check"),
+        *("--interpreter", interpreter, "--out", out),
         *("--manifest-path", sources / "crates/bindings/Cargo.toml"),
     ]
-    run(*argv, env=environment(sources, python, work), cwd=sources)
+    env = environment(sources, work, machine)
+    # CPython's headers are the same for all machines of 64 bits, but for what its own files know of them.
+    env["THREADLETS_HEADERS"] = ":".join(map(str, python.headers))
+    run(*argv, env=env, cwd=sources)
     (wheel,) = set(out.glob("*.whl")) - before
     return wheel
 
 
-def environment(sources: Path, python: Python | None = None, work: Path = WORK) -> dict[str, str]:
+def _triple(machine: str) -> str:
+    return f"{machine}-unknown-linux-gnu"
+
+
+def _platform(machine: str) -> str:
+    return f"manylinux_{GLIBC_MAX.replace('.', '_')}_{machine}"
+
+
+def environment(sources: Path, work: Path = WORK, machine: str = "x86_64") -> dict[str, str]:
     """Return what a build sees: the linker, and no path or time of this machine in what it writes."""
     cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
     sysroot = output("rustc", "--print", "sysroot").strip()
     places = {sources: "threadlets", cargo_home: "cargo", sysroot: "rust", work: "target"}
     remaps = " ".join(f"--remap-path-prefix={place}=/{name}" for place, name in places.items())
-    triple = TARGET.replace("-", "_")
-    result = {
-        **os.environ,
+    target = _triple(machine).replace("-", "_")
+    return {
+        **{name: value for name, value in os.environ.items() if name != "CPATH"},
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH") or _last_change(),
         "CARGO_TARGET_DIR": str(work),
         "RUSTFLAGS": remaps,
-        f"CFLAGS_{triple}": f"-ffile-prefix-map={sources}=/threadlets",
-        f"CARGO_TARGET_{triple.upper()}_LINKER": str(ROOT / "wheels" / "linker"),
+        f"CC_{target}": COMPILERS[machine],
+        f"CFLAGS_{target}": f"-ffile-prefix-map={sources}=/threadlets",
+        f"CARGO_TARGET_{target.upper()}_LINKER": str(ROOT / "wheels" / "linker"),
         "GLIBC_MAX": GLIBC_MAX,
-        "WHEEL_TARGET": TARGET,
+        "WHEEL_TARGET": _triple(machine),
+        "WHEEL_CC": COMPILERS[machine],
         "WHEEL_PYTHON": sys.executable,
         "ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig"),
         "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig"),
     }
-    result.pop("CPATH", None)
-    if python is not None and python.headers is not None:
-        result["CPATH"] = f"{python.headers}:{python.headers.parent}"
-    return result
 
 
 def _last_change() -> str:
     return output("git", "-C", ROOT, "log", "-1", "--format=%ct").strip()
 
 
-def check_wheel(wheel: Path) -> int:
+def check_wheel(wheel: Path, machine: str = "x86_64") -> int:
     """Refuse a wheel that brings an unwinder, exports more than it should, or needs a newer glibc.
 
     Return the size of its library in bytes.
@@ -122,8 +139,8 @@ def check_wheel(wheel: Path) -> int:
         raise SystemExit(f"{wheel.name} has these licences: {sorted(licences)}")
     # It has nothing to add: what it shows is that the wheel stands alone.
     shown = " ".join(output(TOOLS / "auditwheel", "show", wheel).split())
-    if f'consistent with the following platform tag: "{PLATFORM}"' not in shown:
-        raise SystemExit(f"{wheel.name} is not {PLATFORM}: {shown}")
+    if f'consistent with the following platform tag: "{_platform(machine)}"' not in shown:
+        raise SystemExit(f"{wheel.name} is not {_platform(machine)}: {shown}")
     return library.stat().st_size
 
 

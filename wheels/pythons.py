@@ -32,8 +32,8 @@ class Python:
     minor: str
     #: A program that can be run as it is.
     executable: Path
-    #: Where the compiler looks for its headers beside the place that it names itself.
-    headers: Path | None = None
+    #: Where its headers are, seen from here.
+    headers: tuple[Path, ...]
     #: What enters the file system that it lives in.
     enter: Path | None = None
 
@@ -52,8 +52,9 @@ def _here(minor: str) -> Python | None:
     candidates = [on_path] if on_path else []
     candidates += sorted(Path.home().glob(f".pyenv/versions/{minor}.*/bin/python{minor}"))
     for candidate in candidates:
-        if _suits(minor, [str(candidate)]):
-            return Python(minor, Path(candidate))
+        include = _include_of(minor, [str(candidate)])
+        if include is not None:
+            return Python(minor, Path(candidate), (include,))
     return None
 
 
@@ -61,7 +62,7 @@ def _entered(minor: str) -> Python | None:
     """Return an interpreter of `make pythons`, which lives in a file system of its own."""
     enter, root = ROOT / ".pythons" / "enter", ROOT / ".pythons" / "root"
     inside = f"/usr/bin/python{minor}"
-    if not (root / inside[1:]).exists() or not _suits(minor, [str(enter), inside]):
+    if not (root / inside[1:]).exists() or not _include_of(minor, [str(enter), inside]):
         return None
     folder = WORK / "pythons" / minor
     executable = folder / f"python{minor}"
@@ -78,13 +79,15 @@ def _entered(minor: str) -> Python | None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(found)
-    return Python(minor, executable, headers / f"python{minor}", enter)
+    return Python(minor, executable, (headers / f"python{minor}", headers), enter)
 
 
-def _suits(minor: str, command: list[str]) -> bool:
+def _include_of(minor: str, command: list[str]) -> Path | None:
+    """Return where an interpreter has its headers, if it has, and is of this version."""
     try:
         done = subprocess.run([*command, "-c", _ABOUT], capture_output=True, check=True, text=True)
     except (OSError, subprocess.CalledProcessError):
-        return False
+        return None
     about = json.loads(done.stdout)
-    return about["version"] == minor and about["has_headers"] and not about["is_free_threaded"]
+    suits = about["version"] == minor and about["has_headers"] and not about["is_free_threaded"]
+    return Path(about["include"]) if suits else None

@@ -2,26 +2,21 @@
 //! linker put its guarded calls in the place of the interpreter's.
 
 use std::env;
+use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=src/interpreter.c");
     println!("cargo:rerun-if-changed=src/python_calls.h");
     println!("cargo:rustc-env=THREADLETS_BUILD={}", build());
-    let config = pyo3_build_config::get();
-    let Some(python) = config.executable() else {
-        // Without an interpreter there are no headers: this can be checked, and not be linked.
+    let Some(headers) = headers() else {
+        // This can be checked, and not be linked.
         println!("cargo:rustc-link-lib=threadlets_interpreter");
         return;
     };
-    let code = "import sysconfig; print(sysconfig.get_path('include'))";
-    let include = Command::new(python).args(["-c", code]).output().unwrap_or_else(|error| {
-        panic!("{python} does not run, so its headers are not found: {error}")
-    });
-    let include = String::from_utf8(include.stdout).expect("a path that is text");
     cc::Build::new()
         .file("src/interpreter.c")
-        .include(include.trim())
+        .includes(headers)
         .flag("-fexceptions")
         .warnings(true)
         // A guarded call is to cost a frame and no more.
@@ -32,6 +27,22 @@ fn main() {
     for name in guarded() {
         println!("cargo:rustc-link-arg-cdylib=-Wl,--wrap={name}");
     }
+}
+
+/// Where the interpreter's headers are: where THREADLETS_HEADERS says, for an interpreter that does not
+/// run here, or where it says itself. `None`: there is no interpreter.
+fn headers() -> Option<Vec<PathBuf>> {
+    println!("cargo:rerun-if-env-changed=THREADLETS_HEADERS");
+    if let Some(headers) = env::var_os("THREADLETS_HEADERS") {
+        return Some(env::split_paths(&headers).collect());
+    }
+    let python = pyo3_build_config::get().executable()?;
+    let code = "import sysconfig; print(sysconfig.get_path('include'))";
+    let include = Command::new(python).args(["-c", code]).output().unwrap_or_else(|error| {
+        panic!("{python} does not run, so its headers are not found: {error}")
+    });
+    let include = String::from_utf8(include.stdout).expect("a path that is text");
+    Some(vec![include.trim().into()])
 }
 
 /// The profile, the target and the compiler, as `threadlets --version` shows them.
