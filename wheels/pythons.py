@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 #: What is made on the way to the wheels.
@@ -17,6 +18,8 @@ _ABOUT = """
 import json, os, sys, sysconfig
 include = sysconfig.get_path("include")
 print(json.dumps({
+    # Not the script of a version manager, nor a virtual environment's.
+    "executable": sys._base_executable,
     "version": "%d.%d" % sys.version_info[:2],
     "include": include,
     "has_headers": os.path.exists(os.path.join(include, "Python.h")),
@@ -52,9 +55,9 @@ def _here(minor: str) -> Python | None:
     candidates = [on_path] if on_path else []
     candidates += sorted(Path.home().glob(f".pyenv/versions/{minor}.*/bin/python{minor}"))
     for candidate in candidates:
-        include = _include_of(minor, [str(candidate)])
-        if include is not None:
-            return Python(minor, Path(candidate), (include,))
+        about = _about(minor, [str(candidate)])
+        if about is not None:
+            return Python(minor, Path(about["executable"]), (Path(about["include"]),))
     return None
 
 
@@ -62,7 +65,7 @@ def _entered(minor: str) -> Python | None:
     """Return an interpreter of `make pythons`, which lives in a file system of its own."""
     enter, root = ROOT / ".pythons" / "enter", ROOT / ".pythons" / "root"
     inside = f"/usr/bin/python{minor}"
-    if not (root / inside[1:]).exists() or not _include_of(minor, [str(enter), inside]):
+    if not (root / inside[1:]).exists() or _about(minor, [str(enter), inside]) is None:
         return None
     folder = WORK / "pythons" / minor
     executable = folder / f"python{minor}"
@@ -82,12 +85,12 @@ def _entered(minor: str) -> Python | None:
     return Python(minor, executable, (headers / f"python{minor}", headers), enter)
 
 
-def _include_of(minor: str, command: list[str]) -> Path | None:
-    """Return where an interpreter has its headers, if it has, and is of this version."""
+def _about(minor: str, command: list[str]) -> dict[str, Any] | None:
+    """Return what an interpreter says of itself, if it is of this version and has its headers."""
     try:
         done = subprocess.run([*command, "-c", _ABOUT], capture_output=True, check=True, text=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    about = json.loads(done.stdout)
+    about: dict[str, Any] = json.loads(done.stdout)
     suits = about["version"] == minor and about["has_headers"] and not about["is_free_threaded"]
-    return Path(about["include"]) if suits else None
+    return about if suits else None
