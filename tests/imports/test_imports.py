@@ -104,7 +104,11 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
 
 def test_an_interpreter_without_a_gil_is_refused() -> None:
     """With -X gil=0 nothing would guard the state of loops; the error says what to leave out."""
-    argv = [sys.executable, "-c", "import sys; sys._is_gil_enabled = lambda: False; import threadlets"]
+    argv = [
+        sys.executable,
+        "-c",
+        "import sys; sys._is_gil_enabled = lambda: False; import threadlets",
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert 1 == done.returncode
     assert done.stderr.splitlines()[-1].startswith("ImportError: threadlets was imported where")
