@@ -19,7 +19,7 @@ help: ## List the targets
 $(BIN)/maturin:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install 'maturin>=1.8,<2'
+	$(BIN)/python -m pip install 'maturin>=1.16,<2'
 
 # Tools and the programs that the tests drive.
 $(VENV)/.dev: pyproject.toml | $(BIN)/maturin
