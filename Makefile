@@ -19,7 +19,7 @@ help: ## List the targets
 $(BIN)/maturin:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install 'maturin>=1.8,<2'
+	$(BIN)/python -m pip install 'maturin>=1.16,<2'
 
 # Tools and the programs that the tests drive.
 $(VENV)/.dev: pyproject.toml | $(BIN)/maturin
@@ -28,6 +28,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/maturin
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/maturin
 	$(BIN)/python -m pip install --group bench
+	@touch $@
+
+$(VENV)/.wheels: pyproject.toml | $(BIN)/maturin
+	$(BIN)/python -m pip install --group wheels
 	@touch $@
 
 $(BUILT): pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
@@ -99,7 +103,10 @@ suites: build ## Run other projects' test suites on our loop and on the stock on
 lint: build $(VENV)/.dev ## Check format, lints and types
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	PYO3_CONFIG_FILE=$(CURDIR)/crates/bindings/free-threaded.cfg CARGO_TARGET_DIR=target/free-threaded \
+		cargo check --package threadlets-bindings --quiet
 	cargo fmt --check --manifest-path benches/loadgen/Cargo.toml
+	$(BIN)/python wheels/licences.py --check
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
@@ -111,6 +118,19 @@ format: $(VENV)/.dev ## Format everything
 	cargo fmt --manifest-path benches/loadgen/Cargo.toml
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix --quiet .
+
+.PHONY: wheels
+wheels: $(VENV)/.wheels ## Build wheels for CPython 3.11 to 3.15 and the sdist into dist/, and try each where nothing else is
+	$(BIN)/python wheels/build.py
+	$(BIN)/python wheels/smoke.py
+
+.PHONY: reproduce
+reproduce: $(VENV)/.wheels ## Build a wheel of dist/ again from the sdist, elsewhere, and compare it byte by byte
+	$(BIN)/python wheels/reproduce.py
+
+.PHONY: licences
+licences: ## Write LICENSE-THIRD-PARTY from Cargo.lock
+	$(PYTHON) wheels/licences.py
 
 .PHONY: bench
 bench: build $(VENV)/.bench ## Measure against other loops; raw results in benches/results/local
@@ -132,4 +152,4 @@ docs: ## Build the documentation of the core
 .PHONY: clean
 clean: ## Remove what was built
 	cargo clean
-	rm -rf .venv .venv-3* .pythons .mypy_cache .ruff_cache .pytest_cache
+	rm -rf dist .venv .venv-3* .pythons .mypy_cache .ruff_cache .pytest_cache

@@ -17,6 +17,7 @@ _ROOT = Path(__file__).parent.parent
 # in this list, never from what is below.
 _LAYERS = (
     "threadlets._core",
+    "threadlets._lazy",
     "threadlets.exceptions",
     "threadlets.fp",
     "threadlets.running",

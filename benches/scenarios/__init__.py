@@ -10,6 +10,7 @@ from benches.scenarios import (
     files,
     fp,
     parked,
+    start,
     syslet,
     transition,
 )
@@ -27,4 +28,5 @@ ALL = (
     parked.SCENARIO,
     cancel.SCENARIO,
     fp.SCENARIO,
+    start.SCENARIO,
 )

@@ -1,22 +1,23 @@
 //! Compile the C part against the headers of the interpreter that the extension is for, and have the
 //! linker put its guarded calls in the place of the interpreter's.
 
+use std::env;
+use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
     pyo3_build_config::use_pyo3_cfgs();
     println!("cargo:rerun-if-changed=src/interpreter.c");
     println!("cargo:rerun-if-changed=src/python_calls.h");
-    let config = pyo3_build_config::get();
-    let python = config.executable().unwrap_or("python3");
-    let code = "import sysconfig; print(sysconfig.get_path('include'))";
-    let include = Command::new(python).args(["-c", code]).output().unwrap_or_else(|error| {
-        panic!("{python} does not run, so its headers are not found: {error}")
-    });
-    let include = String::from_utf8(include.stdout).expect("a path that is text");
+    println!("cargo:rustc-env=THREADLETS_BUILD={}", build());
+    let Some(headers) = headers() else {
+        // This can be checked, and not be linked.
+        println!("cargo:rustc-link-lib=threadlets_interpreter");
+        return;
+    };
     cc::Build::new()
         .file("src/interpreter.c")
-        .include(include.trim())
+        .includes(headers)
         .flag("-fexceptions")
         .warnings(true)
         // A guarded call is to cost a frame and no more.
@@ -27,6 +28,31 @@ fn main() {
     for name in guarded() {
         println!("cargo:rustc-link-arg-cdylib=-Wl,--wrap={name}");
     }
+}
+
+/// Where the interpreter's headers are: where THREADLETS_HEADERS says, for an interpreter that does not
+/// run here, or where it says itself. `None`: there is no interpreter.
+fn headers() -> Option<Vec<PathBuf>> {
+    println!("cargo:rerun-if-env-changed=THREADLETS_HEADERS");
+    if let Some(headers) = env::var_os("THREADLETS_HEADERS") {
+        return Some(env::split_paths(&headers).collect());
+    }
+    let python = pyo3_build_config::get().executable()?;
+    let code = "import sysconfig; print(sysconfig.get_path('include'))";
+    let include = Command::new(python).args(["-c", code]).output().unwrap_or_else(|error| {
+        panic!("{python} does not run, so its headers are not found: {error}")
+    });
+    let include = String::from_utf8(include.stdout).expect("a path that is text");
+    Some(vec![include.trim().into()])
+}
+
+/// The profile, the target and the compiler, as `threadlets --version` shows them.
+fn build() -> String {
+    let [profile, target, rustc] =
+        ["PROFILE", "TARGET", "RUSTC"].map(|name| env::var(name).expect("cargo sets it"));
+    let version = Command::new(rustc).arg("--version").output().expect("the compiler runs");
+    let version = String::from_utf8(version.stdout).expect("a version that is text");
+    format!("{profile} build for {target} by {}", version.trim())
 }
 
 /// The names of the functions that have a guarded one in their place. The linker does not mind those

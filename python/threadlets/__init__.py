@@ -5,34 +5,80 @@ Run any asyncio program on it: `threadlets.run(main())`, or
 `await threadlets.call(function, …)`.
 """
 
+from typing import TYPE_CHECKING
+
 from threadlets import (
     _interpreter,  # noqa: F401 - first: it refuses to go on where nothing would work
     fp,
 )
-from threadlets._core import BufferPool, Call, Lease, Result, Stay, __version__, call, sleep, stay
+from threadlets._core import (
+    BufferPool,
+    Call,
+    Lease,
+    Result,
+    Stay,
+    __build__,
+    __version__,
+    call,
+    sleep,
+    stay,
+)
+from threadlets._lazy import load_on_demand
 from threadlets.aio import Loop, new_event_loop, run, stats
 from threadlets.calls import BATCH, INTERACTIVE, NORMAL, Pool, Priority, threadlet
 from threadlets.executor import ThreadletExecutor
-from threadlets.files import (
-    AsyncFile,
-    Path,
-    copy_file,
-    open,  # noqa: A004 - it is what the builtin is
-    read_file,
-    walk,
-    write_file,
-)
-from threadlets.scopes import BlockedFunction, DrainTimeoutError, Ledger, Scope, ledger
-from threadlets.syslets import (
-    Completion,
-    CompletionRing,
-    Engine,
-    Sweep,
-    Syslet,
-    engine,
-    sweep,
-    syslet,
-)
+from threadlets.scopes import BlockedFunction, DrainTimeoutError, Ledger, ledger
+
+if TYPE_CHECKING:
+    from threadlets.files import (
+        AsyncFile,
+        Path,
+        copy_file,
+        open,  # noqa: A004 - it is what the builtin is
+        read_file,
+        walk,
+        write_file,
+    )
+    from threadlets.scopes import Scope
+    from threadlets.syslets import (
+        Completion,
+        CompletionRing,
+        Engine,
+        Sweep,
+        Syslet,
+        engine,
+        sweep,
+        syslet,
+    )
+else:
+    _HOMES = {
+        "threadlets.atoms": ("atoms",),
+        "threadlets.files": (
+            "AsyncFile",
+            "Path",
+            "copy_file",
+            "files",
+            "open",
+            "read_file",
+            "walk",
+            "write_file",
+        ),
+        "threadlets.scopes": ("Scope",),
+        "threadlets.syslets": (
+            "Completion",
+            "CompletionRing",
+            "Engine",
+            "Sweep",
+            "Syslet",
+            "engine",
+            "sweep",
+            "syslet",
+            "syslets",
+        ),
+    }
+    __getattr__ = load_on_demand(
+        __name__, {name: home for home, names in _HOMES.items() for name in names}
+    )
 
 __all__ = [
     "BATCH",
@@ -58,6 +104,7 @@ __all__ = [
     "Sweep",
     "Syslet",
     "ThreadletExecutor",
+    "__build__",
     "__version__",
     "call",
     "copy_file",
@@ -77,3 +124,8 @@ __all__ = [
     "walk",
     "write_file",
 ]
+
+
+def __dir__() -> list[str]:
+    """Also what is not loaded yet."""
+    return sorted({*globals(), *__all__})

@@ -37,6 +37,7 @@ __all__ = [
     "Sweep",
     "Task",
     "TimerHandle",
+    "__build__",
     "__version__",
     "call",
     "checkpoint",
@@ -50,9 +51,11 @@ __all__ = [
     "stay",
     "stop_engine",
     "take_passed",
+    "uring_features",
     "use_engine",
 ]
 
+__build__: Final[str]
 __version__: Final[str]
 
 _P = ParamSpec("_P")
@@ -607,6 +610,7 @@ class Completions:
     def _counts(self) -> tuple[int, int]: ...
 
 def engine_info() -> tuple[Any, int, int, str | None]: ...
+def uring_features() -> list[str]: ...
 def use_engine(
     kind: str | None,
     threads: int | None = None,

@@ -1,12 +1,17 @@
-"""Refuses to be imported into a subinterpreter, before anything native is loaded there.
+"""Refuses to be imported where nothing would work: into a subinterpreter, and where there is no GIL.
 
 Threads that take over, engines and the floating-point contract belong to the process, and are tied to the
 interpreter that loads the native half first. A second one would crash, or keep the first from working.
+That is found out before anything native is loaded.
+
+All state of the native half is guarded by the GIL, and the module says so: a free-threaded interpreter
+enables the GIL when it loads it, and warns of that itself. It does neither if it was told to do without.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 
 
 def _is_main() -> bool:
@@ -26,3 +31,19 @@ if not _is_main():
         "asyncio.run()",
         name="threadlets",
     )
+
+
+def _check_lock() -> None:
+    """Load the native half, and see to it that there is a lock for its state."""
+    importlib.import_module("threadlets._core")
+    is_gil_enabled = getattr(sys, "_is_gil_enabled", None)
+    if is_gil_enabled is not None and not is_gil_enabled():
+        raise ImportError(
+            "threadlets was imported where the GIL is switched off for good; it is what guards the state "
+            "of its loops: leave out PYTHON_GIL=0 and -X gil=0, and the interpreter enables the GIL when "
+            "threadlets is imported",
+            name="threadlets",
+        )
+
+
+_check_lock()

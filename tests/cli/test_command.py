@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import subprocess
 import sys
+from importlib import metadata
+
+import threadlets
 
 from .conftest import RunCommand
 
@@ -22,12 +28,29 @@ def _without(missing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_version_names_package_and_python(command: RunCommand) -> None:
-    """The version line is what a bug report needs."""
+def test_version_says_what_a_bug_report_needs(command: RunCommand) -> None:
+    """Version, build, interpreter and kernel, and engine, a line for each."""
     done = command("--version")
     assert done.returncode == 0
-    assert done.stdout.startswith("threadlets ")
-    assert f"{sys.version_info.major}.{sys.version_info.minor}" in done.stdout
+    version, core, runs_on, engine = done.stdout.splitlines()
+    assert f"threadlets {metadata.version('threadlets')}" == version
+    assert re.fullmatch(
+        r"core: (release|debug) build for [\w-]+ by rustc .+, with(out)? assertions", core
+    )
+    expected = f"runs on: CPython {platform.python_version()}, Linux {platform.release()} "
+    assert runs_on.startswith(expected)
+    assert engine.startswith(f"engine: {threadlets.engine().kind}: ")
+
+
+def test_version_says_why_the_engine_is_another(command: RunCommand) -> None:
+    """The engine that was asked for, and one that does not exist, are named with the reason."""
+    for wanted, expected in (
+        ("workers", "engine: workers: THREADLETS_ENGINE asks for it"),
+        ("steam", 'engine: none: THREADLETS_ENGINE is "steam"; '),
+    ):
+        done = command("--version", env={**os.environ, "THREADLETS_ENGINE": wanted})
+        assert done.returncode == 0
+        assert done.stdout.splitlines()[-1].startswith(expected)
 
 
 def test_help_lists_the_commands(command: RunCommand) -> None:

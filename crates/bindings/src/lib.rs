@@ -82,7 +82,7 @@ mod _core {
     use super::syslet::completions::Completions;
     #[pymodule_export]
     use super::syslet::engine::{
-        Pool as BufferPool, engine_info, forget_engine, stop_engine, use_engine,
+        Pool as BufferPool, engine_info, forget_engine, stop_engine, uring_features, use_engine,
     };
     #[pymodule_export]
     use super::syslet::lease::LeasedMemory;
@@ -120,4 +120,13 @@ mod _core {
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// How the native core was built, for reports: profile, target, compiler, assertions.
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const __build__: &str = if cfg!(debug_assertions) {
+        concat!(env!("THREADLETS_BUILD"), ", with assertions")
+    } else {
+        concat!(env!("THREADLETS_BUILD"), ", without assertions")
+    };
 }

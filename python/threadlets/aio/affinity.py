@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sqlite3
 import sys
 import threading
 import types
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadlets import _core
 from threadlets.aio.reports import Report
 from threadlets.scopes.blocked import thread_name
+
+if TYPE_CHECKING:
+    import sqlite3
 
 
 class Affinity:
@@ -117,6 +119,9 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 def _connections_of(thread: int) -> list[tuple[sqlite3.Connection, str]]:
     if not any(made_by == thread for _, made_by in _made_at.values()):
         return []
+    # There are connections, so it is loaded; not everybody who uses a loop needs it.
+    import sqlite3
+
     alive = [found for found in gc.get_objects() if _is_a(found, sqlite3.Connection)]
     for gone in _made_at.keys() - {id(connection) for connection in alive}:
         del _made_at[gone]

@@ -7,14 +7,16 @@ one's, whoever that is: this names who left it.
 
 from __future__ import annotations
 
-import decimal
 import locale
 import signal
 from contextvars import Context, ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadlets.aio.reports import Report
 from threadlets.fp import ledger
+
+if TYPE_CHECKING:
+    import decimal
 
 #: A context, and the decimal context that it began with and therefore shares, both as numbers.
 _began_with: ContextVar[tuple[int, int]] = ContextVar("threadlets.decimal")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 
+import threadlets
 from threadlets.cli._doctor import doctor
 from threadlets.cli._run import RunCommand, run
 from threadlets.cli._serve import serve
@@ -37,7 +37,7 @@ def build_command() -> Any:
 
 def _show_version(is_wanted: bool) -> None:
     if is_wanted:
-        typer.echo(_version_line())
+        typer.echo("\n".join(_version_lines()))
         raise typer.Exit
 
 
@@ -47,7 +47,7 @@ def _global_options(
         typer.Option(
             "--version",
             "-V",
-            help="Show the version and exit.",
+            help="Show version, build and engine, and exit.",
             # Eager, so that it comes before the complaint about a missing command.
             callback=_show_version,
             is_eager=True,
@@ -57,10 +57,21 @@ def _global_options(
     """Hold the options that stand in front of the command."""
 
 
-def _version_line() -> str:
+def _version_lines() -> list[str]:
+    """Say what a bug report needs: what it is, how it was built, and what it runs on."""
+    return [
+        f"threadlets {threadlets.__version__}",
+        f"core: {threadlets.__build__}",
+        f"runs on: {platform.python_implementation()} {platform.python_version()}, "
+        f"{platform.system()} {platform.release()} {platform.machine()}",
+        f"engine: {_engine()}",
+    ]
+
+
+def _engine() -> str:
     try:
-        version = metadata.version("threadlets")
-    except metadata.PackageNotFoundError:
-        version = "(not installed)"
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"threadlets {version} ({python}, {platform.system()} {platform.machine()})"
+        engine = threadlets.engine()
+    except (OSError, ValueError) as error:
+        return f"none: {error}"
+    details = [", ".join(engine.features), engine.note or ""]
+    return ": ".join([engine.kind, "; ".join(filter(None, details)) or "the least that suffices"])

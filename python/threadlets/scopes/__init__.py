@@ -1,7 +1,15 @@
 """Scopes: requests that are cancelled, awaited and accounted for together."""
 
+from typing import TYPE_CHECKING
+
+from threadlets._lazy import load_on_demand
 from threadlets.scopes.blocked import BlockedFunction, DrainTimeoutError
 from threadlets.scopes.ledger import Ledger, ledger
-from threadlets.scopes.scope import Scope
+
+if TYPE_CHECKING:
+    from threadlets.scopes.scope import Scope
+else:
+    # It can start all that there is, and so it knows all of it.
+    __getattr__ = load_on_demand(__name__, {"Scope": "threadlets.scopes.scope"})
 
 __all__ = ["BlockedFunction", "DrainTimeoutError", "Ledger", "Scope", "ledger"]

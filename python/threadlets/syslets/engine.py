@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal, NamedTuple
 
-from threadlets._core import engine_info, forget_engine
+from threadlets._core import engine_info, forget_engine, uring_features
 
 
 class Engine(NamedTuple):
@@ -20,6 +20,9 @@ class Engine(NamedTuple):
     note: str | None
     """Why it is not io_uring, and what can be done about that; how many of its threads have failed.
     None if it is, and none has."""
+    features: tuple[str, ...] = ()
+    """What io_uring is used with beside the least that suffices, by the kernel's names; nothing before
+    Linux 6.1."""
 
 
 def engine() -> Engine:
@@ -33,7 +36,9 @@ def engine() -> Engine:
         ValueError: THREADLETS_ENGINE is something else.
         OSError: it is `uring`, which does not work here; the message says why, and what helps.
     """
-    return Engine(*engine_info())
+    kind, threads, in_flight, note = engine_info()
+    features = tuple(uring_features()) if kind == "uring" else ()
+    return Engine(kind, threads, in_flight, note, features)
 
 
 os.register_at_fork(after_in_child=forget_engine)

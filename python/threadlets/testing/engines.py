@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from threadlets import _core
+from threadlets.syslets import engine  # noqa: F401 - it tells the engine of forks
 
 
 @contextlib.contextmanager

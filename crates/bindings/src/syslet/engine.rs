@@ -120,6 +120,12 @@ pub(crate) fn engine_info() -> PyResult<(&'static str, usize, usize, Option<Stri
     Ok((engine.kind().name(), engine.n_threads(), engine.n_in_flight(), note))
 }
 
+/// What rings are used with on this kernel, by the kernel's names.
+#[pyfunction]
+pub(crate) fn uring_features() -> Vec<&'static str> {
+    engine::uring_features()
+}
+
 /// Stop the engine, and have another one take its place: `uring`, `workers`, `sim`, or None for what
 /// the environment says. Runs in its hands end as cancelled.
 #[pyfunction]

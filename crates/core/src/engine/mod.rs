@@ -65,6 +65,11 @@ pub fn uring_refusal() -> Option<Error> {
     uring::refusal()
 }
 
+/// What the rings of this kernel are used with; nothing is before Linux 6.1.
+pub fn uring_features() -> Vec<&'static str> {
+    uring::features()
+}
+
 /// What to do about a refusal.
 pub fn uring_remedy(refusal: Error) -> &'static str {
     match refusal.errno {

@@ -48,6 +48,30 @@ pub(crate) fn refusal() -> Option<Error> {
     }
 }
 
+/// What this kernel's rings are used with beside the least that suffices, by the kernel's names.
+pub(crate) fn features() -> Vec<&'static str> {
+    match set_up(2, 4) {
+        // It is taken with all that is asked for, or without any of it.
+        Ok(ring) if ring.params().is_setup_single_issuer() => {
+            vec!["single_issuer", "defer_taskrun", "taskrun_flag", "submit_all"]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn set_up(entries: u32, completions: u32) -> io::Result<IoUring> {
+    IoUring::builder()
+        .dontfork()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_cqsize(completions)
+        .build(entries)
+        // Kernels before 6.1 do not know these.
+        .or_else(|_| IoUring::builder().dontfork().setup_cqsize(completions).build(entries))
+}
+
 /// A ring, and hands for what it does not know.
 pub(crate) struct Ring {
     ring: IoUring,
@@ -61,17 +85,7 @@ impl Ring {
     /// A ring of this thread.
     pub(crate) fn new(inbox: &Arc<Inbox>) -> Result<Self> {
         let setup = |error: io::Error| Error::from_io("io_uring_setup", &error);
-        let ring = IoUring::builder()
-            .dontfork()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_cqsize(COMPLETIONS)
-            .build(ENTRIES)
-            // Kernels before 6.1 do not know these.
-            .or_else(|_| IoUring::builder().dontfork().setup_cqsize(COMPLETIONS).build(ENTRIES))
-            .map_err(setup)?;
+        let ring = set_up(ENTRIES, COMPLETIONS).map_err(setup)?;
         let mut probe = Probe::new();
         // Without an answer nothing is supported, and the hands do all.
         let _ = ring.submitter().register_probe(&mut probe);

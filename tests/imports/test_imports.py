@@ -1,0 +1,115 @@
+"""What `import threadlets` loads, and what is loaded when somebody asks for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import threadlets
+
+#: Modules that a loop does not need, and that take long to load or much memory.
+_NOT_NEEDED = {
+    "_bz2",
+    "_lzma",
+    "bz2",
+    "ctypes",
+    "datetime",
+    "decimal",
+    "glob",
+    "hashlib",
+    "importlib.metadata",
+    "json",
+    "lzma",
+    "multiprocessing",
+    "pathlib",
+    "pickle",
+    "random",
+    "rich",
+    "secrets",
+    "shutil",
+    "sqlite3",
+    "tempfile",
+    "threadlets.atoms",
+    "threadlets.cli",
+    "threadlets.files",
+    "threadlets.frameworks",
+    "threadlets.scopes.scope",
+    "threadlets.syslets",
+    "threadlets.testing",
+    "typer",
+    "urllib",
+    "uvicorn",
+    "zlib",
+}
+
+
+def _run(code: str) -> str:
+    argv = [sys.executable, "-I", "-c", code]
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def _loaded(code: str) -> set[str]:
+    """Return the modules that code loads beside asyncio's."""
+    printed = _run(
+        "import asyncio, sys; before = set(sys.modules)\n"
+        f"{code}\nprint(*sorted(sys.modules.keys() - before))"
+    )
+    return set(printed.split())
+
+
+def test_import_loads_the_loop_alone() -> None:
+    """Whoever wants a loop does not wait for files, syslets, databases or compressors."""
+    loaded = _loaded("import threadlets")
+    assert {"threadlets.aio.loop", "threadlets._core"} <= loaded
+    assert set() == loaded & _NOT_NEEDED
+
+
+def test_running_a_coroutine_loads_no_more() -> None:
+    """Nothing is loaded in the middle of a program that only uses the loop and calls functions."""
+    code = """
+import threadlets
+async def main():
+    await threadlets.call(int)
+    await threadlets.sleep(0)
+threadlets.run(main())
+"""
+    assert set() == _loaded(code) & _NOT_NEEDED
+
+
+@pytest.mark.parametrize("name", threadlets.__all__)
+def test_each_public_name_is_there_when_asked_for(name: str) -> None:
+    """Every public name comes with a fresh import, as the same object each time."""
+    printed = _run(
+        f"import threadlets; first = threadlets.{name}; from threadlets import {name}\n"
+        f"print(first is {name}, {name!r} in dir(threadlets), {name!r} in vars(threadlets))"
+    )
+    assert "True True True" == printed.strip()
+
+
+@pytest.mark.parametrize("name", ["atoms", "files", "fp", "scopes", "syslets"])
+def test_subpackages_are_attributes(name: str) -> None:
+    """A subpackage need not be imported by itself."""
+    assert (
+        f"threadlets.{name}"
+        == _run(f"import threadlets; print(threadlets.{name}.__name__)").strip()
+    )
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    """The message is Python's own."""
+    with pytest.raises(AttributeError, match="module 'threadlets' has no attribute 'nothing'"):
+        threadlets.nothing  # noqa: B018 - asking is what it is about
+
+
+def test_an_interpreter_without_a_gil_is_refused() -> None:
+    """With -X gil=0 nothing would guard the state of loops; the error says what to leave out."""
+    argv = [
+        sys.executable,
+        "-c",
+        "import sys; sys._is_gil_enabled = lambda: False; import threadlets",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert 1 == done.returncode
+    assert done.stderr.splitlines()[-1].startswith("ImportError: threadlets was imported where")
+    assert "-X gil=0" in done.stderr

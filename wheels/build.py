@@ -1,0 +1,158 @@
+"""Build the wheels for every CPython, and the sdist: ``python wheels/build.py [--minor 3.13 …]``.
+
+The wheels run on any x86_64 Linux with glibc 2.17 or newer; with ``--machine aarch64``, on any such Linux of
+that kind (which takes its standard library of Rust, and its C compiler). The same sources, compilers and interpreters'
+headers give the same bytes: `wheels/reproduce.py` tries it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pythons import MINORS, ROOT, WORK, Python, find
+
+GLIBC_MAX = "2.17"
+#: The C compilers, by the machine that wheels are for.
+COMPILERS = {"x86_64": "cc", "aarch64": "aarch64-linux-gnu-gcc"}
+TOOLS = Path(sys.executable).parent
+#: What the process's unwinder has to be asked for, and not one of the wheel's own.
+_UNWINDER = ("_Unwind_Resume", "_Unwind_RaiseException", "__gcc_personality_v0")
+#: Since CPython 3.15 a module has two entry points.
+_EXPORTED = {"PyInit__core", "PyModExport__core", "threadlets_free_call"}
+
+
+def main() -> None:
+    """Build, check, and say what came out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minor", action="append", choices=MINORS, help="all, if left out")
+    parser.add_argument("--machine", choices=COMPILERS, default="x86_64")
+    parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    parser.add_argument("--no-sdist", action="store_true")
+    options = parser.parse_args()
+    minors = options.minor or MINORS
+    pythons = [find(minor) for minor in minors]
+    missing = [minor for minor, python in zip(minors, pythons, strict=True) if python is None]
+    if missing:
+        raise SystemExit(
+            f"CPython {', '.join(missing)} was not found with its headers, on the PATH, under pyenv or in "
+            ".pythons: `make pythons` installs the newest, and --minor builds for some only"
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    for old in options.out.glob("threadlets-*"):
+        old.unlink()
+    for python in pythons:
+        assert python is not None
+        wheel = build_wheel(ROOT, python, options.out, machine=options.machine)
+        n_bytes = check_wheel(wheel, options.machine)
+        print(f"{wheel.name}: {wheel.stat().st_size:,} bytes, library {n_bytes:,}", flush=True)
+    if not options.no_sdist:
+        run("maturin", "sdist", "--out", options.out, env=environment(ROOT))
+        (sdist,) = options.out.glob("*.tar.gz")
+        print(f"{sdist.name}: {sdist.stat().st_size:,} bytes", flush=True)
+    run("twine", "check", "--strict", *sorted(options.out.glob("threadlets-*")))
+
+
+def build_wheel(
+    sources: Path, python: Python, out: Path, work: Path = WORK, machine: str = "x86_64"
+) -> Path:
+    """Build one wheel of a source tree; return where it is."""
+    before = set(out.glob("*.whl"))
+    # Of an interpreter for another machine the name is enough: maturin knows what it is like.
+    interpreter = python.executable if machine == "x86_64" else f"python{python.minor}"
+    argv = [
+        *("maturin", "build", "--quiet", "--release", "--strip", "--target", _triple(machine)),
+        *("--compatibility", _platform(machine), "--auditwheel", "check"),
+        *("--interpreter", interpreter, "--out", out),
+        *("--manifest-path", sources / "crates/bindings/Cargo.toml"),
+    ]
+    env = environment(sources, work, machine)
+    # CPython's headers are the same for all machines of 64 bits, but for what its own files know of them.
+    env["THREADLETS_HEADERS"] = ":".join(map(str, python.headers))
+    run(*argv, env=env, cwd=sources)
+    (wheel,) = set(out.glob("*.whl")) - before
+    return wheel
+
+
+def _triple(machine: str) -> str:
+    return f"{machine}-unknown-linux-gnu"
+
+
+def _platform(machine: str) -> str:
+    return f"manylinux_{GLIBC_MAX.replace('.', '_')}_{machine}"
+
+
+def environment(sources: Path, work: Path = WORK, machine: str = "x86_64") -> dict[str, str]:
+    """Return what a build sees: the linker, and no path or time of this machine in what it writes."""
+    cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
+    sysroot = output("rustc", "--print", "sysroot").strip()
+    places = {sources: "threadlets", cargo_home: "cargo", sysroot: "rust", work: "target"}
+    remaps = " ".join(f"--remap-path-prefix={place}=/{name}" for place, name in places.items())
+    target = _triple(machine).replace("-", "_")
+    return {
+        **{name: value for name, value in os.environ.items() if name != "CPATH"},
+        "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH") or _last_change(),
+        "CARGO_TARGET_DIR": str(work),
+        "RUSTFLAGS": remaps,
+        f"CC_{target}": COMPILERS[machine],
+        f"CFLAGS_{target}": f"-ffile-prefix-map={sources}=/threadlets",
+        f"CARGO_TARGET_{target.upper()}_LINKER": str(ROOT / "wheels" / "linker"),
+        "GLIBC_MAX": GLIBC_MAX,
+        "WHEEL_TARGET": _triple(machine),
+        "WHEEL_CC": COMPILERS[machine],
+        "WHEEL_PYTHON": sys.executable,
+        "ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig"),
+        "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig"),
+    }
+
+
+def _last_change() -> str:
+    return output("git", "-C", ROOT, "log", "-1", "--format=%ct").strip()
+
+
+def check_wheel(wheel: Path, machine: str = "x86_64") -> int:
+    """Refuse a wheel that brings an unwinder, exports more than it should, or needs a newer glibc.
+
+    Return the size of its library in bytes.
+    """
+    folder = WORK / "unpacked"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.unpack_archive(wheel, folder, "zip")
+    (library,) = folder.glob("threadlets/_core.*.so")
+    symbols = output("nm", "--dynamic", "--with-symbol-versions", library)
+    for name in _UNWINDER:
+        if not re.search(rf" U {name}@GCC_", symbols):
+            raise SystemExit(f"{wheel.name}: {name} is not libgcc_s's: see wheels/linker")
+    exported = set(re.findall(r"^[0-9a-f]+ \w (\w+)", symbols, re.MULTILINE))
+    if not exported <= _EXPORTED:
+        raise SystemExit(f"{wheel.name} exports {sorted(exported - _EXPORTED)}, too")
+    for place in (ROOT, Path.home()):
+        if str(place).encode() in library.read_bytes():
+            raise SystemExit(f"{wheel.name}: the path {place} is in it")
+    licences = {path.name for path in folder.glob("*.dist-info/licenses/*")}
+    if licences != {"LICENSE", "LICENSE-THIRD-PARTY"}:
+        raise SystemExit(f"{wheel.name} has these licences: {sorted(licences)}")
+    # It has nothing to add: what it shows is that the wheel stands alone.
+    shown = " ".join(output(TOOLS / "auditwheel", "show", wheel).split())
+    if f'consistent with the following platform tag: "{_platform(machine)}"' not in shown:
+        raise SystemExit(f"{wheel.name} is not {_platform(machine)}: {shown}")
+    return library.stat().st_size
+
+
+def run(program: str, *arguments: object, **options: object) -> None:
+    """Run one of the tools beside this interpreter."""
+    subprocess.run([TOOLS / program, *map(str, arguments)], check=True, **options)  # type: ignore[call-overload]
+
+
+def output(*argv: object) -> str:
+    """Return what a command prints."""
+    return subprocess.run([*map(str, argv)], check=True, capture_output=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()

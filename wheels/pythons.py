@@ -1,0 +1,96 @@
+"""The interpreters that wheels are built for, wherever this machine has them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+#: What is made on the way to the wheels.
+WORK = ROOT / "target" / "wheels"
+MINORS = ("3.11", "3.12", "3.13", "3.14", "3.15")
+
+_ABOUT = """
+import json, os, sys, sysconfig
+include = sysconfig.get_path("include")
+print(json.dumps({
+    # Not the script of a version manager, nor a virtual environment's.
+    "executable": sys._base_executable,
+    "version": "%d.%d" % sys.version_info[:2],
+    "include": include,
+    "has_headers": os.path.exists(os.path.join(include, "Python.h")),
+    "is_free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Python:
+    """One interpreter."""
+
+    minor: str
+    #: A program that can be run as it is.
+    executable: Path
+    #: Where its headers are, seen from here.
+    headers: tuple[Path, ...]
+    #: What enters the file system that it lives in.
+    enter: Path | None = None
+
+    def run_in_place(self, *argv: str | Path) -> list[str]:
+        """Return the command that runs a program of this interpreter's file system."""
+        return [*([str(self.enter)] if self.enter else []), *map(str, argv)]
+
+
+def find(minor: str) -> Python | None:
+    """Return the interpreter of a version, if there is one that has its headers."""
+    return _here(minor) or _entered(minor)
+
+
+def _here(minor: str) -> Python | None:
+    on_path = shutil.which(f"python{minor}")
+    candidates = [on_path] if on_path else []
+    candidates += sorted(Path.home().glob(f".pyenv/versions/{minor}.*/bin/python{minor}"))
+    for candidate in candidates:
+        about = _about(minor, [str(candidate)])
+        if about is not None:
+            return Python(minor, Path(about["executable"]), (Path(about["include"]),))
+    return None
+
+
+def _entered(minor: str) -> Python | None:
+    """Return an interpreter of `make pythons`, which lives in a file system of its own."""
+    enter, root = ROOT / ".pythons" / "enter", ROOT / ".pythons" / "root"
+    inside = f"/usr/bin/python{minor}"
+    if not (root / inside[1:]).exists() or _about(minor, [str(enter), inside]) is None:
+        return None
+    folder = WORK / "pythons" / minor
+    executable = folder / f"python{minor}"
+    folder.mkdir(parents=True, exist_ok=True)
+    # It enters by running itself there, so that `sys.executable` is a program that can be run here.
+    executable.write_text(
+        f'#!/bin/bash\nif [ -x {inside} ]; then exec -a "$0" {inside} "$@"; fi\nexec "{enter}" "$0" "$@"\n'
+    )
+    executable.chmod(0o755)
+    # Its own headers only, beside the C library's that belong to the compiler.
+    headers = folder / "include"
+    for found in (root / "usr/include").glob(f"**/python{minor}"):
+        link = headers / found.relative_to(root / "usr/include")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(found)
+    return Python(minor, executable, (headers / f"python{minor}", headers), enter)
+
+
+def _about(minor: str, command: list[str]) -> dict[str, Any] | None:
+    """Return what an interpreter says of itself, if it is of this version and has its headers."""
+    try:
+        done = subprocess.run([*command, "-c", _ABOUT], capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    about: dict[str, Any] = json.loads(done.stdout)
+    suits = about["version"] == minor and about["has_headers"] and not about["is_free_threaded"]
+    return about if suits else None
