@@ -29,6 +29,7 @@ mod pool;
 mod queued_call;
 mod request;
 mod runner;
+mod running;
 mod scope;
 mod signals;
 mod sock_ops;

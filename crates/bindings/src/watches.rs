@@ -426,12 +426,8 @@ impl Dispatcher {
 }
 
 /// What `asyncio.Handle` is made of: callback, arguments, loop, context.
-type HandleArgs<'a, 'py> = (
-    Bound<'py, PyAny>,
-    Bound<'py, PyTuple>,
-    &'a Bound<'py, Dispatcher>,
-    Option<Bound<'py, PyAny>>,
-);
+type HandleArgs<'a, 'py> =
+    (Bound<'py, PyAny>, Bound<'py, PyTuple>, &'a Bound<'py, Dispatcher>, Option<Bound<'py, PyAny>>);
 
 fn add_handler<'py>(
     slf: &Bound<'py, Dispatcher>,

@@ -195,7 +195,10 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
             self._check_thread()
         self._check_callback(callback, method)
         handle: asyncio.Handle
-        if when is None:
+        if method == "call_soon_threadsafe" and sys.version_info >= (3, 14):
+            # Cancelling it waits for a callback that runs in another thread.
+            handle = events._ThreadSafeHandle(callback, args, self, context)
+        elif when is None:
             handle = asyncio.Handle(callback, args, self, context)
         else:
             handle = _DebugTimerHandle(when, callback, args, self, context)
