@@ -104,7 +104,7 @@ lint: build $(VENV)/.dev ## Check format, lints and types
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	PYO3_CONFIG_FILE=$(CURDIR)/crates/bindings/free-threaded.cfg CARGO_TARGET_DIR=target/free-threaded \
-		cargo check --package threadlets-bindings --quiet
+		cargo clippy --package threadlets-bindings --quiet -- -D warnings
 	cargo fmt --check --manifest-path benches/loadgen/Cargo.toml
 	$(BIN)/python wheels/licences.py --check
 	$(BIN)/ruff format --check --quiet .

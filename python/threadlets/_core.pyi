@@ -363,16 +363,25 @@ class Dispatcher:
     def _check_closed(self) -> None: ...
     def _counts(self) -> tuple[int, int, int]: ...
     def _add_reader(
-        self, fd: Any, callback: Callable[..., object], *args: Any
+        self,
+        fd: Any,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
     ) -> asyncio.Handle: ...
     def _add_writer(
-        self, fd: Any, callback: Callable[..., object], *args: Any
+        self,
+        fd: Any,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
     ) -> asyncio.Handle: ...
     def _add_acceptor(
         self,
         fd: Any,
         on_connection: Callable[[Stream], object],
         on_error: Callable[[OSError], object],
+        context: Context | None = None,
     ) -> None: ...
     def _add_datagrams(self, fd: Any, protocol: asyncio.BaseProtocol) -> Datagrams: ...
     def _look_inside(self) -> None: ...
@@ -427,7 +436,14 @@ class Datagrams:
 class Stream:
     """The native half of a socket transport."""
 
-    def __new__(cls, dispatcher: Dispatcher, fd: int, transport: object) -> Stream: ...
+    def __new__(
+        cls,
+        dispatcher: Dispatcher,
+        fd: int,
+        transport: object,
+        context: Context | None = None,
+    ) -> Stream: ...
+    def context(self) -> Context | None: ...
     def fileno(self) -> int: ...
     def peername(self) -> Any: ...
     def set_transport(self, transport: object) -> None: ...

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def test_thread_without_children_ends_with_the_loop(run: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="this Python has no child watchers")
 @pytest.mark.parametrize(
     "name",
     ["SafeChildWatcher", "FastChildWatcher", "ThreadedChildWatcher", "PidfdChildWatcher"],
@@ -190,6 +192,14 @@ def test_subprocesses_answer_and_end(run: Any) -> None:
     run(main())
 
 
+@pytest.fixture
+def no_servers() -> Iterator[None]:
+    """End the processes that `multiprocessing` keeps to start others: they hold the pipes of the tests."""
+    yield
+    for server in (forkserver._forkserver, resource_tracker._resource_tracker):  # type: ignore[attr-defined]
+        server._stop()
+
+
 def run_a_loop(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """Be a child process with a loop of its own, whose main thread it is."""
 
@@ -204,6 +214,7 @@ def run_a_loop(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.usefixtures("no_servers")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_processes_are_started_and_waited_for(run: Any, method: str) -> None:
     """Those of `multiprocessing`, which may run loops, and a pool of them."""

@@ -10,6 +10,7 @@ use threadlets_core::backlog::Connection;
 use threadlets_core::op::{self, Address, SocketFd};
 
 use crate::callback::{copy_context, current_context, in_context};
+use crate::connection_context::ConnectionContext;
 use crate::dispatcher::Dispatcher;
 use crate::error::to_python;
 use crate::gil_cell::GilCell;
@@ -46,8 +47,10 @@ struct State {
 pub struct Acceptor {
     on_connection: Py<PyAny>,
     on_error: Py<PyAny>,
-    /// The context in which the server was started; its connections are made in copies of it.
+    /// Connections are made in copies of this context: the server's, or the one in which it was started.
     context: Py<PyAny>,
+    /// It is the server's: whatever is called for a connection is called in the same copy.
+    is_servers: bool,
     state: GilCell<State>,
 }
 
@@ -57,11 +60,13 @@ impl Acceptor {
         fd: i32,
         on_connection: Py<PyAny>,
         on_error: Py<PyAny>,
+        context: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let context = current_context(py)?.unbind();
+        let is_servers = context.is_some();
+        let context = context.map_or_else(|| current_context(py).map(Bound::unbind), Ok)?;
         let backlog = Backlog::new(SocketFd::new(fd));
         let state = GilCell::new(State { backlog, is_queued: false, is_retired: false });
-        Ok(Self { on_connection, on_error, context, state })
+        Ok(Self { on_connection, on_error, context, is_servers, state })
     }
 
     /// The request to accept, unless it is queued already.
@@ -79,7 +84,12 @@ impl Acceptor {
             let _ = op::set_nodelay(SocketFd::new(fd.as_raw_fd()));
         }
         let context = copy_context(py, &self.context)?;
-        let stream = Stream::accepted(dispatcher, &fd, peer, &self.context)?;
+        let its_own = if self.is_servers {
+            ConnectionContext::given(context.clone_ref(py))
+        } else {
+            ConnectionContext::copy_of(self.context.clone_ref(py))
+        };
+        let stream = Stream::accepted(dispatcher, &fd, peer, its_own)?;
         // From here on it is the transport's.
         let _ = fd.into_raw_fd();
         in_context(py, &context, || self.on_connection.call1(py, (stream,)).map(drop))

@@ -20,6 +20,7 @@ use crate::dispatcher::Dispatcher;
 use crate::gil_cell::{GilCell, GilSlot};
 use crate::internals;
 use crate::request::Request;
+use crate::running::Running;
 use crate::task::future::Future;
 use crate::task::names;
 
@@ -115,17 +116,20 @@ pub(crate) fn can_enter(py: Python<'_>, context: &Bound<'_, PyAny>) -> bool {
     !PyErr::fetch(py).is_instance_of::<pyo3::exceptions::PyRuntimeError>(py)
 }
 
-/// A callback queued by `call_soon`.
+/// A callback queued by `call_soon` or `call_soon_threadsafe`.
 #[pyclass(frozen, module = "threadlets._core", weakref)]
 #[derive(Debug)]
 pub(crate) struct Handle {
     callback: GilCell<Option<Callback>>,
     cancelled: AtomicBool,
+    pub(crate) running: Running,
 }
 
 impl Handle {
-    pub(crate) fn new(callback: Callback) -> Self {
-        Self { callback: GilCell::new(Some(callback)), cancelled: AtomicBool::new(false) }
+    /// The handle of a callback; other threads may wait for one that is shared.
+    pub(crate) fn new(callback: Callback, is_shared: bool) -> Self {
+        let callback = GilCell::new(Some(callback));
+        Self { callback, cancelled: AtomicBool::new(false), running: Running::new(is_shared) }
     }
 
     /// The callback, unless it was cancelled; it is the caller's to run, once.
@@ -141,15 +145,19 @@ impl Handle {
 
 #[pymethods]
 impl Handle {
-    /// Do not run the callback; without effect once it has run.
-    fn cancel(&self, py: Python<'_>) {
+    /// Do not run the callback; without effect once it has run. One of `call_soon_threadsafe` that runs in another
+    /// thread is waited for, since CPython 3.14.
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        self.running.wait(py)?;
         self.cancelled.store(true, Relaxed);
         drop(self.take(py));
+        Ok(())
     }
 
-    /// Whether `cancel()` was called.
-    fn cancelled(&self) -> bool {
-        self.cancelled.load(Relaxed)
+    /// Whether `cancel()` was called; waits likewise.
+    fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
+        self.running.wait(py)?;
+        Ok(self._cancelled())
     }
 
     /// The context in which the callback will run; None once it has run or was cancelled.
@@ -174,12 +182,12 @@ impl Handle {
 
     #[getter]
     fn _cancelled(&self) -> bool {
-        self.cancelled()
+        self.cancelled.load(Relaxed)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let callback = self.callback.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)));
-        let state = describe(py, callback, self.cancelled())?;
+        let state = describe(py, callback, self._cancelled())?;
         Ok(format!("<Handle {state}>"))
     }
 

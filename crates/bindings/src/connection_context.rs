@@ -13,6 +13,8 @@ use crate::gil_cell::GilCell;
 #[derive(Debug)]
 enum Context {
     Own(Py<PyAny>),
+    /// Chosen by whoever made the connection; whatever asyncio calls for it runs in it, since CPython 3.15.
+    Given(Py<PyAny>),
     /// To be copied: other connections begin with the same.
     Shared(Py<PyAny>),
 }
@@ -32,10 +34,23 @@ impl ConnectionContext {
         Self(GilCell::new(Context::Shared(context)))
     }
 
+    /// This one, which nobody else enters.
+    pub(crate) fn given(context: Py<PyAny>) -> Self {
+        Self(GilCell::new(Context::Given(context)))
+    }
+
+    /// The one that was given, if one was.
+    pub(crate) fn as_given(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.0.with(py, |context| match context {
+            Context::Given(given) => Some(given.clone_ref(py)),
+            Context::Own(_) | Context::Shared(_) => None,
+        })
+    }
+
     /// The context of this connection alone.
     pub(crate) fn own(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let own = self.0.with(py, |context| match context {
-            Context::Own(own) => Ok(own.clone_ref(py)),
+            Context::Own(own) | Context::Given(own) => Ok(own.clone_ref(py)),
             Context::Shared(shared) => Err(shared.clone_ref(py)),
         });
         let shared = match own {
@@ -51,7 +66,9 @@ impl ConnectionContext {
     /// Visit what this refers to, for the cycle collector.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.0.traverse(visit, |context| match context {
-            Context::Own(context) | Context::Shared(context) => visit.call(context),
+            Context::Own(context) | Context::Given(context) | Context::Shared(context) => {
+                visit.call(context)
+            }
         })
     }
 }

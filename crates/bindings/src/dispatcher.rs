@@ -290,7 +290,9 @@ impl Dispatcher {
             let request = Request::Foreign(handle.clone().unbind());
             (handle, request)
         } else {
-            let handle = Bound::new(py, Handle::new(Callback::new(callback, args, context)?))?;
+            let callback = Callback::new(callback, args, context)?;
+            let is_shared = cfg!(Py_3_14) && method == "call_soon_threadsafe";
+            let handle = Bound::new(py, Handle::new(callback, is_shared))?;
             let request = Request::Callback(handle.clone().unbind());
             (handle.into_any(), request)
         };

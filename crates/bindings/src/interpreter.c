@@ -27,6 +27,12 @@ int threadlets_is_finalizing(void)
 #endif
 }
 
+/* Whether it ends or has ended. */
+int threadlets_has_ended(void)
+{
+    return threadlets_is_finalizing() || !Py_IsInitialized();
+}
+
 /* The present context, borrowed; null where no variable was ever set. */
 PyObject *threadlets_context(void)
 {

@@ -13,6 +13,7 @@ use pyo3::types::PyDict;
 unsafe extern "C" {
     fn threadlets_holds_gil(state: *mut ffi::PyThreadState) -> c_int;
     fn PyThread_get_stacksize() -> usize;
+    safe fn threadlets_has_ended() -> c_int;
     fn threadlets_context() -> *mut ffi::PyObject;
     safe fn threadlets_is_finalizing() -> c_int;
     /// `get(object, name)`, guarded as all calls into the interpreter are.
@@ -170,7 +171,7 @@ impl NativeThread {
     /// Do something with the GIL.
     pub(crate) fn with_gil<R>(&mut self, work: impl FnOnce(Python<'_>) -> R) -> R {
         // SAFETY: the thread state is this thread's, and not in use: `&mut` keeps `work` from here.
-        unsafe { ffi::PyEval_RestoreThread(self.state.as_ptr()) };
+        unsafe { take_gil(self.state) };
         let result = Python::attach(work);
         // SAFETY: the GIL is held, by the thread state restored above.
         unsafe { ffi::PyEval_SaveThread() };
@@ -182,10 +183,29 @@ impl NativeThread {
         // SAFETY: as in `with_gil`. Clearing may run Python code and needs the GIL; deleting
         // releases it.
         unsafe {
-            ffi::PyEval_RestoreThread(self.state.as_ptr());
+            take_gil(self.state);
             Python::attach(work);
             ffi::PyThreadState_Clear(self.state.as_ptr());
             ffi::PyThreadState_DeleteCurrent();
+        }
+    }
+}
+
+/// Take the GIL. A thread that would get it while the interpreter ends, or after that, hangs.
+///
+/// CPython sees to that itself. But since 3.14 it only knows the threads whose states existed when it began to end.
+///
+/// # Safety
+/// The thread state is this thread's, and not in use.
+unsafe fn take_gil(state: NonNull<ffi::PyThreadState>) {
+    // SAFETY: the caller's; given back, it is not in use again.
+    unsafe {
+        ffi::PyEval_RestoreThread(state.as_ptr());
+        if threadlets_has_ended() != 0 {
+            ffi::PyEval_SaveThread();
+            loop {
+                std::thread::park();
+            }
         }
     }
 }

@@ -31,6 +31,7 @@ mod pool;
 mod queued_call;
 mod request;
 mod runner;
+mod running;
 mod scope;
 mod signals;
 mod sock_ops;

@@ -26,6 +26,7 @@ use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
 use crate::greenlets::{self, GreenletTrace};
 use crate::interpreter::{self, Interpreter, NativeThread};
+use crate::task::current;
 use crate::turn::Ended;
 
 /// How long a dispatcher that cannot end the loop waits after a failure of it: the next one may be the same.
@@ -220,6 +221,7 @@ impl Joined {
         let (id, presence) = (self.runner.id, &mut self.presence);
         let began = Presence::begin(py, &slf.get().crew.role, id).and_then(|it| {
             *presence = Some(it);
+            current::begin_thread(slf)?;
             slf.call_method1(intern!(py, "_runner_joined"), (id.index(),)).map(drop)
         });
         if let Err(error) = began {

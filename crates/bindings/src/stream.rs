@@ -57,16 +57,13 @@ const WRITE_FAILED: &str = "Fatal write error on socket transport";
 
 impl Stream {
     /// A connection that a server has accepted; a transport is to take it, and its descriptor.
-    ///
-    /// Its protocol is called in a copy of `context`.
     pub(crate) fn accepted(
         dispatcher: &Bound<'_, Dispatcher>,
         fd: &impl AsRawFd,
         peer: Address,
-        context: &Py<PyAny>,
+        context: ConnectionContext,
     ) -> PyResult<Py<Self>> {
         let py = dispatcher.py();
-        let context = ConnectionContext::copy_of(context.clone_ref(py));
         let state = State::new(SocketFd::new(fd.as_raw_fd()));
         Py::new(py, Self::from_parts(dispatcher.clone().unbind(), context, Some(peer), state))
     }
@@ -385,13 +382,27 @@ impl Stream {
 #[pymethods]
 impl Stream {
     #[new]
-    fn new(dispatcher: Py<Dispatcher>, fd: i32, transport: Bound<'_, PyAny>) -> PyResult<Self> {
+    #[pyo3(signature = (dispatcher, fd, transport, context=None))]
+    fn new(
+        dispatcher: Py<Dispatcher>,
+        fd: i32,
+        transport: Bound<'_, PyAny>,
+        context: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         if fd < 0 {
             return Err(to_python(Error::bad_descriptor("fileno")));
         }
-        let context = ConnectionContext::present(transport.py())?;
+        let context = match context {
+            Some(context) => ConnectionContext::given(context),
+            None => ConnectionContext::present(transport.py())?,
+        };
         let state = State { transport: Some(transport.unbind()), ..State::new(SocketFd::new(fd)) };
         Ok(Self::from_parts(dispatcher, context, None, state))
+    }
+
+    /// The context that was given to the connection; None: its callbacks run in copies of others.
+    fn context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.context.as_given(py)
     }
 
     /// The number of the descriptor.

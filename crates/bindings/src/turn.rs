@@ -251,9 +251,11 @@ impl Dispatcher {
                 })
             }
             Request::Callback(handle) => match handle.get().take(py) {
-                Some(callback) => Self::run_callback(slf, callback, |callback| {
-                    handle.get().put_back(py, callback);
-                    Request::Callback(handle.clone_ref(py))
+                Some(callback) => handle.get().running.during(slf, || {
+                    Self::run_callback(slf, callback, |callback| {
+                        handle.get().put_back(py, callback);
+                        Request::Callback(handle.clone_ref(py))
+                    })
                 }),
                 None => Ok(()),
             },

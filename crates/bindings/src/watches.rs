@@ -346,39 +346,43 @@ type Handlers = (i32, Option<Py<PyAny>>, Option<Py<PyAny>>);
 #[pymethods]
 impl Dispatcher {
     /// Call `callback(*args)` for as long as `fd` has something to read.
-    #[pyo3(signature = (fd, callback, *args))]
+    #[pyo3(signature = (fd, callback, *args, context=None))]
     fn _add_reader<'py>(
         slf: &Bound<'py, Self>,
         fd: &Bound<'py, PyAny>,
         callback: Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        add_handler(slf, fd, Direction::Read, &callback, &args)
+        add_handler(slf, fd, Direction::Read, (callback, args, slf, context))
     }
 
     /// Call `callback(*args)` for as long as `fd` has room to write.
-    #[pyo3(signature = (fd, callback, *args))]
+    #[pyo3(signature = (fd, callback, *args, context=None))]
     fn _add_writer<'py>(
         slf: &Bound<'py, Self>,
         fd: &Bound<'py, PyAny>,
         callback: Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        add_handler(slf, fd, Direction::Write, &callback, &args)
+        add_handler(slf, fd, Direction::Write, (callback, args, slf, context))
     }
 
     /// Call `on_connection(stream)` for every connection that the listening socket `fd` accepts, and
-    /// `on_error(exception)` when it cannot; `_remove_reader(fd)` ends it.
+    /// `on_error(exception)` when it cannot; `_remove_reader(fd)` ends it. Each connection gets a copy of `context`.
+    #[pyo3(signature = (fd, on_connection, on_error, context=None))]
     fn _add_acceptor(
         slf: &Bound<'_, Self>,
         fd: &Bound<'_, PyAny>,
         on_connection: Py<PyAny>,
         on_error: Py<PyAny>,
+        context: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         let py = slf.py();
         slf.get().check_closed()?;
         let fd = fileno(fd)?;
-        let acceptor = Py::new(py, Acceptor::new(py, fd, on_connection, on_error)?)?;
+        let acceptor = Py::new(py, Acceptor::new(py, fd, on_connection, on_error, context)?)?;
         replace_handler(slf, fd, Direction::Read, Handler::Acceptor(acceptor))
     }
 
@@ -421,12 +425,15 @@ impl Dispatcher {
     }
 }
 
+/// What `asyncio.Handle` is made of: callback, arguments, loop, context.
+type HandleArgs<'a, 'py> =
+    (Bound<'py, PyAny>, Bound<'py, PyTuple>, &'a Bound<'py, Dispatcher>, Option<Bound<'py, PyAny>>);
+
 fn add_handler<'py>(
     slf: &Bound<'py, Dispatcher>,
     fd: &Bound<'py, PyAny>,
     direction: Direction,
-    callback: &Bound<'py, PyAny>,
-    args: &Bound<'py, PyTuple>,
+    handle: HandleArgs<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     static HANDLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = slf.py();
@@ -434,7 +441,7 @@ fn add_handler<'py>(
     Dispatcher::check_thread(slf)?;
     let file = (!fd.is_instance_of::<PyInt>()).then(|| fd.clone().unbind());
     let fd = fileno(fd)?;
-    let handle = HANDLE.import(py, "asyncio", "Handle")?.call1((callback, args, slf, py.None()))?;
+    let handle = HANDLE.import(py, "asyncio", "Handle")?.call1(handle)?;
     let handler = Handler::Callback(handle.clone().unbind());
     replace_handler(slf, fd, direction, handler)?;
     let previous = slf.get().watches.with(py, |watches| {

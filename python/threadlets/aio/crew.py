@@ -130,7 +130,6 @@ class LoopCrew(CrewDispatcher):
 
     def _runner_joined(self, number: int) -> None:
         super()._runner_joined(number)
-        events._set_running_loop(self)  # type: ignore[arg-type]
         sys.set_asyncgen_hooks(
             firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
         )

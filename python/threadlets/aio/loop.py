@@ -195,7 +195,10 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
             self._check_thread()
         self._check_callback(callback, method)
         handle: asyncio.Handle
-        if when is None:
+        if method == "call_soon_threadsafe" and sys.version_info >= (3, 14):
+            # Cancelling it waits for a callback that runs in another thread.
+            handle = events._ThreadSafeHandle(callback, args, self, context)
+        elif when is None:
             handle = asyncio.Handle(callback, args, self, context)
         else:
             handle = _DebugTimerHandle(when, callback, args, self, context)
@@ -261,9 +264,10 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
         *,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        context: Context | None = None,
     ) -> SocketTransport:
         self._ensure_fd_no_transport(sock)
-        return SocketTransport.connected(self, sock, protocol, waiter, extra, server)
+        return SocketTransport.connected(self, sock, protocol, waiter, extra, server, context)
 
     def _make_ssl_transport(
         self,
@@ -278,6 +282,7 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
         server: Any = None,
         ssl_handshake_timeout: Any = constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout: Any = constants.SSL_SHUTDOWN_TIMEOUT,
+        context: Context | None = None,
     ) -> asyncio.Transport:
         self._ensure_fd_no_transport(rawsock)
         tls = sslproto.SSLProtocol(
@@ -290,7 +295,9 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        SocketTransport.connected(self, rawsock, tls, extra=extra, server=server)
+        SocketTransport.connected(
+            self, rawsock, tls, extra=extra, server=server, context=context
+        )
         return tls._app_transport
 
     def _make_datagram_transport(
@@ -313,9 +320,10 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
         backlog: int = 100,
         ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        context: Context | None = None,
     ) -> None:
         timeouts = (ssl_handshake_timeout, ssl_shutdown_timeout)
-        Serving(self, protocol_factory, sock, sslcontext, server, timeouts).start()
+        Serving(self, protocol_factory, sock, sslcontext, server, timeouts, context).start()
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         """Refuse a descriptor that belongs to a transport."""

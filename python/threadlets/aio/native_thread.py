@@ -6,6 +6,9 @@ import _thread
 import sys
 import threading
 
+#: What `threading` calls the system's thread of its own.
+_HANDLE = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
+
 
 class NativeThread(threading.Thread):
     """A running thread that `threading` has not started.
@@ -25,7 +28,7 @@ class NativeThread(threading.Thread):
         self._set_ident()
         self._set_native_id()
         if sys.version_info >= (3, 13):
-            self._handle = _thread._make_thread_handle(self.ident)
+            setattr(self, _HANDLE, _thread._make_thread_handle(self.ident))
         else:
             self._set_tstate_lock()
         self._started.set()
@@ -41,4 +44,4 @@ class NativeThread(threading.Thread):
             self = threading._active.pop(threading.get_ident(), None)
         has_begun = isinstance(self, NativeThread) and self._started.is_set()
         if sys.version_info >= (3, 13) and has_begun:
-            self._handle._set_done()
+            getattr(self, _HANDLE)._set_done()

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from threadlets.aio.transports import SocketTransport, counting
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from threadlets import _core
     from threadlets.aio.loop import Loop
 
@@ -32,6 +34,7 @@ class Serving:
         sslcontext: Any,
         server: Any,
         ssl_timeouts: tuple[float | None, float | None],
+        context: Context | None,
     ) -> None:
         self._loop = loop
         self._protocol_factory = protocol_factory
@@ -39,6 +42,7 @@ class Serving:
         self._sslcontext = sslcontext
         self._server = server
         self._ssl_timeouts = ssl_timeouts
+        self._context = context
         self._fd = -1
         self._sockname: Any = None
 
@@ -49,7 +53,7 @@ class Serving:
         self._fd = self._sock.fileno()
         self._sockname = _fixed_sockname(self._sock)
         accepted = self._accepted if self._sslcontext is None else self._accepted_tls
-        self._loop._add_acceptor(self._sock, accepted, self._refused)
+        self._loop._add_acceptor(self._sock, accepted, self._refused, self._context)
 
     def _accepted(self, stream: _core.Stream) -> None:
         if self._loop._debug:
@@ -68,6 +72,9 @@ class Serving:
     def _accepted_tls(self, stream: _core.Stream) -> None:
         conn = socket.socket(fileno=stream.fileno())
         conn.setblocking(False)
+        # Before CPython 3.15 none is given, and `_accept_connection2` takes none.
+        context = stream.context()
+        given: Any = {} if context is None else {"context": context}
         self._loop.create_task(
             self._loop._accept_connection2(
                 self._protocol_factory,
@@ -76,7 +83,9 @@ class Serving:
                 self._sslcontext,
                 counting(self._server),
                 *self._ssl_timeouts,
-            )
+                **given,
+            ),
+            **given,
         )
 
     def _refused(self, exc: OSError) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import inspect
 import signal
+import sys
 import threading
 from asyncio import coroutines, events
 from collections.abc import Callable, Iterator
@@ -17,6 +19,15 @@ from types import FrameType
 from typing import Any
 
 from threadlets import _core
+
+#: asyncio's own test; its public name warns since CPython 3.14.
+_is_coroutine_function: Callable[[Any], bool]
+if sys.version_info < (3, 14):
+    _is_coroutine_function = coroutines.iscoroutinefunction
+else:
+    _is_coroutine_function = getattr(
+        coroutines, "_iscoroutinefunction", inspect.iscoroutinefunction
+    )
 
 
 class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
@@ -43,7 +54,7 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
             if sig == signal.SIGINT:
                 self._tell_interpreter(sig)
             return
-        if coroutines.iscoroutine(callback) or coroutines.iscoroutinefunction(callback):
+        if coroutines.iscoroutine(callback) or _is_coroutine_function(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         self._check_signal(sig)
         self._check_closed()

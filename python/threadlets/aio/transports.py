@@ -14,6 +14,7 @@ from threadlets import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from threadlets.aio.loop import Loop
 
@@ -50,6 +51,7 @@ class SocketTransport(transports._FlowControlMixin):
         protocol: asyncio.BaseProtocol,
         extra: dict[str, Any] | None,
         server: Any = None,
+        context: Context | None = None,
     ) -> None:
         # The socket stays the caller's until nothing can fail any more.
         self._socket: socket.socket | None = None
@@ -65,7 +67,7 @@ class SocketTransport(transports._FlowControlMixin):
             self._stream = sock
             sock.set_transport(self)
         else:
-            self._stream = _core.Stream(loop, fd, self)
+            self._stream = _core.Stream(loop, fd, self, context)
         self.write = self._stream.write  # type: ignore[method-assign]
         self._empty_waiter: asyncio.Future[None] | None = None
         self.set_protocol(protocol)
@@ -86,19 +88,23 @@ class SocketTransport(transports._FlowControlMixin):
         waiter: asyncio.Future[None] | None = None,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        context: Context | None = None,
     ) -> SocketTransport:
-        """Make a transport of a socket object; the protocol hears of it in the next burst."""
+        """Make a transport of a socket object; the protocol hears of it in the next burst.
+
+        It is called in `context`, or where that is None in copies of the present one.
+        """
         extra = {"sockname": _address(sock.getsockname)} | (extra or {})
         if "peername" not in extra:
             extra["peername"] = _address(sock.getpeername)
         # Small messages are sent at once, without waiting for an acknowledgement.
         base_events._set_nodelay(sock)
-        transport = cls(loop, sock, protocol, extra, server)
-        loop.call_soon(protocol.connection_made, transport)
+        transport = cls(loop, sock, protocol, extra, server, context)
+        loop.call_soon(protocol.connection_made, transport, context=context)
         # Only now: data must not arrive before connection_made.
-        loop.call_soon(transport._stream.start)
+        loop.call_soon(transport._stream.start, context=context)
         if waiter is not None:
-            loop.call_soon(futures._set_result_unless_cancelled, waiter, None)
+            loop.call_soon(futures._set_result_unless_cancelled, waiter, None, context=context)
         return transport
 
     @classmethod
@@ -198,6 +204,10 @@ class SocketTransport(transports._FlowControlMixin):
     @property
     def _closing(self) -> bool:
         return self._stream.is_closing()
+
+    @property
+    def _context(self) -> Context | None:
+        return self._stream.context()
 
     @property
     def _protocol_connected(self) -> bool:
@@ -363,7 +373,7 @@ class SocketTransport(transports._FlowControlMixin):
         """Close once everything is sent."""
         if self._stream.close():
             assert self._loop is not None
-            self._loop.call_soon(self._lose, None)
+            self._loop.call_soon(self._lose, None, context=self._stream.context())
 
     def abort(self) -> None:
         """Close now; what is unsent is lost."""
@@ -372,7 +382,7 @@ class SocketTransport(transports._FlowControlMixin):
     def _force_close(self, exc: BaseException | None) -> None:
         if self._stream.abort():
             assert self._loop is not None
-            self._loop.call_soon(self._lose, exc)
+            self._loop.call_soon(self._lose, exc, context=self._stream.context())
 
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
         """End the connection; a peer's doing is logged, anything else reported."""

@@ -17,6 +17,12 @@ use super::task::Task;
 use crate::dispatcher::Dispatcher;
 pub(crate) use place::{get, leave, load, named, park, unpark};
 
+/// Say that the loop runs in this thread too. Where it does not, asyncio has no current task, since CPython 3.14.
+pub(crate) fn begin_thread(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
+    static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    SET.import(slf.py(), "asyncio.events", "_set_running_loop")?.call1((slf,)).map(drop)
+}
+
 /// Say that a task's step begins.
 #[inline]
 pub(crate) fn enter(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {

@@ -2,6 +2,8 @@
 //!
 //! A function that is blocked, or was begun beside the dispatcher, keeps its task in its own thread.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -19,6 +21,10 @@ pub(crate) fn get<'py>(slf: &Bound<'py, Dispatcher>) -> PyResult<Option<Bound<'p
 #[inline]
 pub(super) fn set(slf: &Bound<'_, Dispatcher>, task: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
     if asyncio_state::set_task(slf, task) || task.is_none() {
+        return Ok(());
+    }
+    if slf.get().crew.is_forked.load(Relaxed) {
+        // As before CPython 3.14, the child takes steps until one asks for the running loop.
         return Ok(());
     }
     Err(PyRuntimeError::new_err(format!("loop {} is not the running loop", slf.repr()?)))

@@ -7,6 +7,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
+#[cfg(Py_3_14)]
+use pyo3::types::PyString;
 
 use super::future::Future;
 use super::task::{Start, Task};
@@ -34,6 +36,54 @@ fn is_eager_factory(factory: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(eager.is_some_and(|eager| eager.is(factory)))
 }
 
+/// Whether native tasks start at once unless they are told otherwise; None: asyncio makes the tasks of this loop.
+fn makes_eager_tasks(slf: &Bound<'_, Dispatcher>) -> PyResult<Option<bool>> {
+    let py = slf.py();
+    let this = slf.get();
+    this.check_closed()?;
+    Dispatcher::check_thread(slf)?;
+    let factory = this.task_factory.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)));
+    let starts_eagerly = match &factory {
+        Some(factory) => is_eager_factory(factory.bind(py))?,
+        None => false,
+    };
+    let is_ours = factory.is_none() || starts_eagerly;
+    Ok((is_ours && !this.uses_asyncio_tasks.load(Relaxed)).then_some(starts_eagerly))
+}
+
+#[cfg(Py_3_14)]
+#[pymethods]
+impl Dispatcher {
+    /// Make a task of a coroutine. The arguments are the task's; a task factory gets those that were given.
+    #[pyo3(signature = (coro, **kwargs))]
+    fn create_task<'py>(
+        slf: &Bound<'py, Self>,
+        coro: Bound<'py, PyAny>,
+        kwargs: Option<Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let Some(mut is_eager) = makes_eager_tasks(slf)? else {
+            let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));
+            return as_asyncio(slf, "create_task", &[&coro], &kwargs);
+        };
+        let (mut name, mut context) = (None, None);
+        for (key, value) in kwargs.iter().flatten() {
+            let key = key.cast::<PyString>()?;
+            match key.to_str()? {
+                "name" => name = Some(value),
+                "context" => context = Some(value).filter(|it| !it.is_none()),
+                "eager_start" => is_eager = value.is_truthy()?,
+                other => {
+                    let message = format!("Task() got an unexpected keyword argument '{other}'");
+                    return Err(PyTypeError::new_err(message));
+                }
+            }
+        }
+        Task::start(slf, coro, name, context, Start::eager_if(is_eager)).map(Bound::into_any)
+    }
+}
+
+#[cfg(not(Py_3_14))]
 #[pymethods]
 impl Dispatcher {
     /// Make a task of a coroutine.
@@ -46,16 +96,7 @@ impl Dispatcher {
         eager_start: Option<bool>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let this = slf.get();
-        this.check_closed()?;
-        Self::check_thread(slf)?;
-        let factory = this.task_factory.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)));
-        let starts_eagerly = match &factory {
-            Some(factory) => is_eager_factory(factory.bind(py))?,
-            None => false,
-        };
-        let is_ours = factory.is_none() || starts_eagerly;
-        if !is_ours || this.uses_asyncio_tasks.load(Relaxed) {
+        let Some(starts_eagerly) = makes_eager_tasks(slf)? else {
             let kwargs = PyDict::new(py);
             kwargs.set_item(intern!(py, "name"), name)?;
             kwargs.set_item(intern!(py, "context"), context)?;
@@ -63,12 +104,14 @@ impl Dispatcher {
                 kwargs.set_item(intern!(py, "eager_start"), eager_start)?;
             }
             return as_asyncio(slf, "create_task", &[&coro], &kwargs);
-        }
-        let is_eager = eager_start.unwrap_or(starts_eagerly);
-        let start = if is_eager { Start::Eager } else { Start::Soon };
+        };
+        let start = Start::eager_if(eager_start.unwrap_or(starts_eagerly));
         Task::start(slf, coro, name, context, start).map(Bound::into_any)
     }
+}
 
+#[pymethods]
+impl Dispatcher {
     /// Make a future of this loop.
     fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();

@@ -101,6 +101,12 @@ pub(crate) enum Start {
     Eager,
 }
 
+impl Start {
+    pub(super) fn eager_if(is_eager: bool) -> Self {
+        if is_eager { Self::Eager } else { Self::Soon }
+    }
+}
+
 impl Task {
     /// A task of a coroutine, on its way.
     pub(crate) fn start<'py>(
@@ -132,7 +138,7 @@ impl Task {
         context: Option<Bound<'_, PyAny>>,
     ) -> PyResult<PyClassInitializer<Self>> {
         let context = match context {
-            Some(context) => context,
+            Some(context) => check_context(context)?,
             None => current_context(dispatcher.py())?,
         };
         let future = Future::new(dispatcher.clone().unbind());
@@ -349,6 +355,15 @@ fn check_coroutine(object: &Bound<'_, PyAny>) -> PyResult<()> {
     Err(PyTypeError::new_err(format!("a coroutine was expected, got {object}")))
 }
 
+fn check_context(object: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: looks at the type.
+    if unsafe { ffi::PyContext_CheckExact(object.as_ptr()) } != 0 {
+        return Ok(object);
+    }
+    let name = object.get_type().name()?;
+    Err(PyTypeError::new_err(format!("a contextvars.Context was expected, got {name}")))
+}
+
 /// Whether an object can be run by a task, as asyncio decides it.
 fn is_coroutine(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     static IS_COROUTINE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -376,20 +391,21 @@ impl Task {
     }
 
     /// Send the task that `__new__` has made on its way.
-    #[pyo3(signature = (_coro, *, r#loop=None, name=None, context=None, eager_start=false))]
+    #[pyo3(signature = (_coro, *, r#loop=None, name=None, context=None, eager_start=None))]
     fn __init__(
         slf: &Bound<'_, Self>,
         _coro: &Bound<'_, PyAny>,
         r#loop: Option<&Bound<'_, PyAny>>,
         name: Option<Bound<'_, PyAny>>,
         context: Option<&Bound<'_, PyAny>>,
-        eager_start: bool,
+        eager_start: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let _ = (r#loop, context);
         if slf.get().has_begun.get(slf.py()) {
             return Err(PyRuntimeError::new_err("a task runs one coroutine; make another task"));
         }
-        Self::begin(slf, name, if eager_start { Start::Eager } else { Start::Soon })
+        let is_eager = eager_start.map_or(Ok(false), |it| it.is_truthy())?;
+        Self::begin(slf, name, Start::eager_if(is_eager))
     }
 
     /// What the task passes for: `isinstance(task, asyncio.Task)` holds.
