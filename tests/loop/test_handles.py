@@ -21,6 +21,21 @@ def test_callback_is_called_with_its_arguments(run: Run) -> None:
     run(main())
 
 
+def test_handles_are_instances_of_asyncios(run: Run) -> None:
+    """Whoever asks with `isinstance` takes a handle for one."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop.call_soon(print), asyncio.Handle)
+        assert not isinstance(loop.call_soon(print), asyncio.TimerHandle)
+        assert isinstance(loop.call_later(9, print), asyncio.TimerHandle)
+        thread_safe = loop.call_soon_threadsafe(print)
+        kind = getattr(asyncio.events, "_ThreadSafeHandle", asyncio.Handle)
+        assert isinstance(thread_safe, kind)
+
+    run(main())
+
+
 def test_cancelled_callback_is_not_called(run: Run) -> None:
     """A handle that is cancelled before its burst never calls."""
 

@@ -11,7 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pyclass::CompareOp;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyTuple};
+use pyo3::types::{PyBool, PyTuple, PyType};
 use pyo3::{PyTraverseError, ffi};
 use threadlets_core::TimerKey;
 
@@ -145,6 +145,17 @@ impl Handle {
 
 #[pymethods]
 impl Handle {
+    /// What the handle passes for: `isinstance(handle, asyncio.Handle)` holds.
+    #[getter]
+    fn __class__<'py>(&self, py: Python<'py>) -> PyResult<&'py Bound<'py, PyType>> {
+        static HANDLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        static THREAD_SAFE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        if self.running.is_shared() {
+            return THREAD_SAFE.import(py, "asyncio.events", "_ThreadSafeHandle");
+        }
+        HANDLE.import(py, "asyncio.events", "Handle")
+    }
+
     /// Do not run the callback; without effect once it has run. One of `call_soon_threadsafe` that runs in another
     /// thread is waited for, since CPython 3.14.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
@@ -323,6 +334,13 @@ impl TimerHandle {
 
 #[pymethods]
 impl TimerHandle {
+    /// What the handle passes for: `isinstance(handle, asyncio.TimerHandle)` holds.
+    #[getter]
+    fn __class__<'py>(&self, py: Python<'py>) -> PyResult<&'py Bound<'py, PyType>> {
+        static TIMER_HANDLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        TIMER_HANDLE.import(py, "asyncio.events", "TimerHandle")
+    }
+
     /// Do not run the callback; the timer is forgotten at once. Without effect once it has run.
     fn cancel(&self, py: Python<'_>) {
         self.cancelled.store(true, Relaxed);

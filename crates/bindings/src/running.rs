@@ -39,6 +39,11 @@ impl Running {
         }
     }
 
+    /// Whether others may wait.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
     /// Run the callback.
     #[inline]
     pub(crate) fn during<R>(&self, slf: &Bound<'_, Dispatcher>, run: impl FnOnce() -> R) -> R {
