@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,9 +31,14 @@ def write(tmp_path: Path) -> WriteScript:
 _WAYS_TO_A_LOOP = {
     "asyncio.run": "asyncio.run(main())",
     "Runner": "with asyncio.Runner() as runner: runner.run(main())",
-    "new_event_loop": "asyncio.new_event_loop().run_until_complete(main())",
-    "get_event_loop": "asyncio.get_event_loop().run_until_complete(main())",
+    "new_event_loop": "loop = asyncio.new_event_loop(); loop.run_until_complete(main()); loop.close()",
+    "get_event_loop": "loop = asyncio.get_event_loop(); loop.run_until_complete(main()); loop.close()",
 }
+
+
+if sys.version_info >= (3, 14):
+    # It makes none any more.
+    del _WAYS_TO_A_LOOP["get_event_loop"]
 
 
 @pytest.mark.parametrize("way", _WAYS_TO_A_LOOP)
@@ -42,8 +49,67 @@ def test_every_way_to_a_loop_gives_ours(command: RunCommand, write: WriteScript,
         "async def main(): print(isinstance(asyncio.get_running_loop(), threadlets.Loop))\n"
         f"{_WAYS_TO_A_LOOP[way]}\n"
     )
+    done = command("run", script, env=os.environ | {"PYTHONWARNINGS": "error"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+# What is left of asyncio without policies: each thread has a loop, or none.
+_WITHOUT_POLICIES = """
+import asyncio, threading
+from asyncio import events, unix_events
+
+for module in (asyncio, events, unix_events):
+    for name in [name for name in vars(module) if "policy" in name.lower()]:
+        delattr(module, name)
+asyncio.__getattr__ = None
+
+local = threading.local()
+def set_event_loop(loop): local.loop = loop
+def get_event_loop(): return events._get_running_loop() or local.loop
+def new_event_loop(): return asyncio.EventLoop()
+for function in (set_event_loop, get_event_loop, new_event_loop):
+    for module in (asyncio, events):
+        setattr(module, function.__name__, function)
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="policies are deprecated since CPython 3.14")
+@pytest.mark.parametrize("way", _WAYS_TO_A_LOOP)
+def test_asyncio_without_policies_gives_ours(
+    command: RunCommand, write: WriteScript, tmp_path: Path, way: str
+) -> None:
+    """As it will be in CPython 3.16."""
+    (tmp_path / "sitecustomize.py").write_text(_WITHOUT_POLICIES)
+    script = write(
+        "import asyncio, threadlets\n"
+        "async def main(): print(isinstance(asyncio.get_running_loop(), threadlets.Loop))\n"
+        "assert not hasattr(asyncio.events, '_event_loop_policy')\n"
+        f"{_WAYS_TO_A_LOOP[way]}\n"
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "error"}
+    done = command("run", script, env=os.environ | environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+@pytest.mark.parametrize("way", ["a factory", "a policy"])
+def test_loop_that_the_program_names_is_its_loop(
+    command: RunCommand, write: WriteScript, way: str
+) -> None:
+    """`loop_factory=`, or a policy of its own."""
+    named = {
+        "a factory": "with asyncio.Runner(loop_factory=Named) as runner: runner.run(main())",
+        "a policy": "asyncio.set_event_loop_policy(Policy()); asyncio.run(main())",
+    }
+    script = write(
+        "import asyncio, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "class Named(asyncio.SelectorEventLoop): pass\n"
+        "class Policy(asyncio.DefaultEventLoopPolicy): _loop_factory = Named\n"
+        "async def main(): print(type(asyncio.get_running_loop()).__name__)\n"
+        f"{named[way]}\n"
+    )
     done = command("run", script)
-    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "Named\n"), done.stderr
 
 
 def test_script_sees_what_python_shows_it(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar
@@ -18,6 +19,9 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Script = Callable[..., Any]
+
+# For TLS: a server's, and a client's that trusts it.
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 
 DEADLINE_S = 10.0
 

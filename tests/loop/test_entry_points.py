@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -56,11 +58,28 @@ def test_run_inside_a_running_loop_is_refused() -> None:
     threadlets.run(main())
 
 
-def test_run_refuses_what_is_no_coroutine() -> None:
-    """Only coroutines can be run."""
-    wrong: Any = turns
-    with pytest.raises(ValueError, match="coroutine"):
-        threadlets.run(wrong)
+@pytest.mark.parametrize("entry_point", [asyncio.run, threadlets.run])
+def test_run_refuses_what_is_no_coroutine(entry_point: Callable[..., Any]) -> None:
+    """Only coroutines can be run; since CPython 3.14 whatever can be awaited."""
+    error = ValueError if sys.version_info < (3, 14) else TypeError
+    for wrong in (turns, None):
+        with pytest.raises(error, match="coroutine"):
+            entry_point(wrong)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="this Python runs only coroutines")
+@pytest.mark.parametrize("entry_point", [asyncio.run, threadlets.run])
+def test_whatever_can_be_awaited_is_run(entry_point: Callable[..., Any]) -> None:
+    """It is awaited in a task, and its result returned."""
+
+    class Awaitable:
+        def __await__(self) -> Generator[Any, None, Any]:
+            yield from asyncio.sleep(0).__await__()
+            return asyncio.current_task()
+
+    task = entry_point(Awaitable())
+    assert isinstance(task, asyncio.Task)
+    assert task.done()
 
 
 def test_tasks_that_are_left_are_cancelled(run: Run) -> None:

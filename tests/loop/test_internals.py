@@ -10,6 +10,7 @@ import itertools
 import os
 import random
 import selectors
+import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator
@@ -529,12 +530,21 @@ def nested_turn(loop: Any) -> None:
             break
         handle = ready.popleft()
         if not handle._cancelled:
-            current = asyncio.tasks._current_tasks.pop(loop, None)
+            current = _replace_current_task(loop, None)
             try:
                 handle._run()
             finally:
-                if current is not None:
-                    asyncio.tasks._current_tasks[loop] = current
+                _replace_current_task(loop, current)
+
+
+def _replace_current_task(loop: Any, task: Any) -> Any:
+    """Name another current task, or none; the one before is returned."""
+    if sys.version_info >= (3, 12):
+        return asyncio.tasks._swap_current_task(loop, task)
+    before = asyncio.tasks._current_tasks.pop(loop, None)
+    if task is not None:
+        asyncio.tasks._current_tasks[loop] = task
+    return before
 
 
 @pytest.mark.parametrize("debug", [False, True])

@@ -7,11 +7,12 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from typing import Any
 
 import pytest
 
-from .harness import Connection, Recorder, Run, connected, threadlets_only, turns
+from .harness import Connection, LoopFactory, Recorder, Run, connected, threadlets_only, turns
 
 LARGE = 4 << 20
 
@@ -134,6 +135,19 @@ def test_what_is_not_bytes_like_is_refused(run: Run) -> None:
             for wrong in ("text", 5, None, [b"x"]):
                 with pytest.raises(TypeError):
                     connection.transport.write(wrong)
+            connection.transport.write(b"fine")
+            assert b"fine" == await connection.take(4)
+
+    run(main())
+
+
+def test_lines_that_are_not_bytes_like_are_refused(run: Run, loop_factory: LoopFactory) -> None:
+    """None of them is sent, and the connection goes on."""
+    if loop_factory is asyncio.SelectorEventLoop and sys.version_info >= (3, 15):
+        pytest.skip("asyncio keeps the lines before the wrong one, and sends nothing more")
+
+    async def main() -> None:
+        async with connected(Recorder) as connection:
             with pytest.raises(TypeError):
                 connection.transport.writelines([b"a", "text"])
             connection.transport.write(b"fine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -195,3 +196,101 @@ def test_waiting_loop_leaves_the_interpreter_to_other_threads(run: Run) -> None:
         assert sum(range(100_000)) == await done
 
     run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="this Python does not wait for callbacks")
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("ask", ["cancel", "cancelled"])
+def test_handle_waits_for_a_callback_that_runs_in_another_thread(
+    run: Run, ask: str, debug: bool
+) -> None:
+    """When `cancel()` returns, a callback of `call_soon_threadsafe` has run, or will not."""
+    n_threads = 3
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_debug(debug)
+        running, ending = threading.Event(), threading.Event()
+        ended: list[str] = []
+        answers: list[bool] = []
+
+        def callback() -> None:
+            running.set()
+            # For as long as others could get the GIL: nobody has an answer.
+            ending.wait(0.05)
+            assert not answers
+            ended.append("callback")
+
+        def asks() -> None:
+            running.wait(DEADLINE_S)
+            getattr(handle, ask)()
+            answers.append(bool(ended))
+
+        threads = [threading.Thread(target=asks) for _ in range(n_threads)]
+        for thread in threads:
+            thread.start()
+        handle = loop.call_soon_threadsafe(callback)
+        while len(answers) < n_threads:
+            await asyncio.sleep(0.001)
+        for thread in threads:
+            thread.join()
+        assert answers == [True] * n_threads
+        assert handle.cancelled() is (ask == "cancel")
+
+    run(main())
+
+
+def test_callback_may_cancel_its_own_handle(run: Run) -> None:
+    """It does not wait for itself; nor does anybody once it has run, or before."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        called: list[bool] = []
+
+        def callback() -> None:
+            called.append(handle.cancelled())
+            handle.cancel()
+            called.append(handle.cancelled())
+
+        handle = loop.call_soon_threadsafe(callback)
+        cancelled = loop.call_soon_threadsafe(called.append, False)
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        assert called == [False, True]
+        assert cancelled.cancelled()
+        handle.cancel()
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="this Python does not wait for callbacks")
+def test_signals_are_handled_while_a_callback_is_waited_for(run: Run) -> None:
+    """The main thread waits for another thread's loop, and hears of a signal meanwhile."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    running, heard = threading.Event(), threading.Event()
+
+    async def other() -> None:
+        loops.append(asyncio.get_running_loop())
+        running.set()
+        while not heard.is_set():
+            await asyncio.sleep(0.001)
+
+    thread = threading.Thread(target=run, args=(other(),))
+    thread.start()
+    assert running.wait(DEADLINE_S)
+    running.clear()
+
+    def callback() -> None:
+        running.set()
+        signal.raise_signal(signal.SIGUSR1)
+        assert heard.wait(DEADLINE_S)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.set())
+    try:
+        handle = loops[0].call_soon_threadsafe(callback)
+        assert running.wait(DEADLINE_S)
+        handle.cancel()
+        assert heard.is_set()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        thread.join()

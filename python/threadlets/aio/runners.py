@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from asyncio import events
-from collections.abc import Coroutine
-from typing import Any, Literal, TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from threadlets.aio.loop import PREEMPT_MS, FpPolicy, Loop
 from threadlets.running import running_dispatcher
 from threadlets.scopes.leaks import LeakPolicy
 
 T = TypeVar("T")
+
+# What a program can be.
+if sys.version_info < (3, 14):
+    _Main: TypeAlias = Coroutine[Any, Any, T]
+else:
+    _Main: TypeAlias = Awaitable[T]
 
 
 def new_event_loop(
@@ -56,7 +63,7 @@ def new_event_loop(
 
 
 def run(
-    main: Coroutine[Any, Any, T],
+    main: _Main[T],
     *,
     debug: bool | None = None,
     executor: Literal["threads", "threadlets"] = "threads",
@@ -75,7 +82,8 @@ def run(
 
     Raises:
         RuntimeError: a loop is running in this thread already.
-        ValueError: `main` is not a coroutine.
+        ValueError: `main` is not a coroutine. Since CPython 3.14 whatever can be awaited is run, and
+            anything else a TypeError.
         LeakError: something was left when the loop was closed, and `leaks` is "raise".
         BaseException: whatever `main` raises.
     """

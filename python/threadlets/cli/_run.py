@@ -5,7 +5,7 @@ The program sees sys.argv, sys.path[0] and __main__ as ``python script.py`` sets
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import importlib.util
 import os
 import runpy
@@ -17,8 +17,10 @@ from typing import Annotated, Any, ClassVar
 import typer
 import typer.core
 
+import threadlets
+
+from threadlets.cli._default_loop import make_loops_by
 from threadlets.cli._errors import STATUS_INTERRUPTED, STATUS_USAGE, UserError
-from threadlets.cli._policy import ThreadletsPolicy
 from threadlets.cli._traceback import without_our_frames
 
 
@@ -54,8 +56,8 @@ def run(
 ) -> None:
     """Run an asyncio program, unedited, on the threadlets event loop.
 
-    asyncio.run, asyncio.Runner, asyncio.new_event_loop and asyncio.get_event_loop all give the
-    threadlets loop. The exit status is the program's own: 1 after an uncaught exception, 130 after
+    asyncio.run, asyncio.Runner and asyncio.new_event_loop all give the threadlets loop, and before
+    CPython 3.14 so does asyncio.get_event_loop. The exit status is the program's own: 1 after an uncaught exception, 130 after
     Ctrl-C.
     """
     if module is not None:
@@ -76,8 +78,15 @@ def run(
             remedy="threadlets run script.py, or threadlets run -m package.module",
             status=STATUS_USAGE,
         )
-    asyncio.set_event_loop_policy(ThreadletsPolicy(debug=debug))
+    make_loops_by(functools.partial(_new_event_loop, debug=debug))
     raise SystemExit(_status_of(execute))
+
+
+def _new_event_loop(*, debug: bool) -> threadlets.Loop:
+    loop = threadlets.new_event_loop()
+    if debug:
+        loop.set_debug(True)
+    return loop
 
 
 def _end_options_after_module(args: list[str]) -> list[str]:
