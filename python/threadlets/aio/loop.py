@@ -203,7 +203,9 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
         else:
             handle = _DebugTimerHandle(when, callback, args, self, context)
         if handle._source_traceback:
-            del handle._source_traceback[-1]
+            # This frame, and the one of a derived class's `__init__` if that leaves it in.
+            n_ours = 2 if type(handle).__name__ == "_ThreadSafeHandle" else 1
+            del handle._source_traceback[-n_ours:]
         return handle
 
     def _callback_failed(

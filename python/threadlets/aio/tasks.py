@@ -74,6 +74,9 @@ _extend_the_set()
 
 
 asyncio.current_task = asyncio.tasks.current_task = current_task
+if sys.version_info >= (3, 14):
+    # Where asyncio keeps the one of its two that it has from C.
+    asyncio.tasks._c_current_task = current_task
 
 
 def _tell_who_awaits() -> None:
@@ -81,8 +84,11 @@ def _tell_who_awaits() -> None:
     if sys.version_info < (3, 14):
         return
     for name in ("future_add_to_awaited_by", "future_discard_from_awaited_by"):
-        for module in (asyncio, asyncio.futures):
-            setattr(module, name, getattr(_core, name))
+        ours = getattr(_core, name)
+        setattr(asyncio, name, ours)
+        setattr(asyncio.futures, name, ours)
+        # Where asyncio keeps the one of its two that it has from C.
+        setattr(asyncio.futures, f"_c_{name}", ours)
 
 
 _tell_who_awaits()
