@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +46,11 @@ def _builtin(path: Path, calls: list[Call], **options: Any) -> list[Any]:
         outcomes = [file.name, file.mode]
         for name, args in calls:
             own_args = tuple(bytearray(arg) if name == "readinto" else arg for arg in args)
-            outcomes.append(_outcome_of(lambda: getattr(file, name)(*own_args)))  # noqa: B023
-            outcomes.append(own_args)
+            outcome = _outcome_of(lambda: getattr(file, name)(*own_args))  # noqa: B023
+            if name == "seek" and isinstance(outcome, int) and "b" in file.mode:
+                # After one that has failed, the builtin goes where it is to go, and returns another number.
+                outcome = file.tell()
+            outcomes += [outcome, own_args]
     return [*outcomes, path.read_bytes()]
 
 
@@ -143,6 +147,9 @@ def test_text_calls_give_what_the_builtin_gives(
     is `readline(0)`, which reads ahead there.
     """
     calls = _with_flushes(calls)
+    if "+" in mode and sys.version_info >= (3, 15):
+        # Where it stops in the middle, the builtin goes on with what it has read ahead, written over or not.
+        calls = [(name, () if name == "readlines" else args) for name, args in calls]
     options = {"mode": mode, "newline": newline, "encoding": encoding}
     with tempfile.TemporaryDirectory() as folder:
         _assert_alike(run, Path(folder), content.encode(encoding), calls, **options)

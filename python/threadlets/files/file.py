@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from types import TracebackType
@@ -56,7 +57,7 @@ class AsyncFile(Generic[AnyStr]):
 
         A file without a buffer gives what one call of the kernel's gives.
         """
-        self._check_readable()
+        self._check_readable(size)
         n = size_or_all(size)
         async with self._turn:
             return cast(AnyStr, await self._open_layer().read(n))
@@ -68,7 +69,7 @@ class AsyncFile(Generic[AnyStr]):
 
     async def read1(self, size: int = -1) -> bytes:
         """Read up to `size` bytes with at most one call of the kernel's; not for text."""
-        self._check_readable()
+        self._check_readable(size)
         n = size_of(size)
         async with self._turn:
             return await self._open_binary().read1(n)
@@ -323,9 +324,14 @@ class AsyncFile(Generic[AnyStr]):
     def _is_text(self) -> bool:
         return self._layer is not self._binary
 
-    def _check_readable(self) -> None:
-        """Refuse to read from a buffered file that is only written, whatever the arguments are."""
+    def _check_readable(self, size: Any = 0) -> None:
+        """Refuse to read from a buffered file that is only written, whatever the arguments are.
+
+        Since CPython 3.14 the builtin looks whether a size is an integer first, and one of C's.
+        """
         if self._binary.size and not self._binary.readable and not self._is_text:
+            if sys.version_info >= (3, 14):
+                int_of(size)
             raise unsupported("read")
 
     def _data(self, data: Any) -> Any:

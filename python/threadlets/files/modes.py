@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 
 
@@ -49,7 +50,10 @@ class Mode:
             return self.text
         if self.action in "xa":
             return f"{self.action}b+" if self.is_updating else f"{self.action}b"
-        return "rb+" if self.is_updating else f"{self.action}b"
+        if not self.is_updating:
+            return f"{self.action}b"
+        # The builtin says of both that they are read, before CPython 3.15.
+        return "rb+" if sys.version_info < (3, 15) else f"{self.action}b+"
 
 
 def parse_mode(mode: str) -> Mode:

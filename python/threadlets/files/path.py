@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import sys
 import stat as stat_module
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Self, TypeAlias
@@ -12,6 +13,7 @@ from typing import Any, Self, TypeAlias
 from threadlets import _core
 from threadlets.atoms import (
     AT_REMOVEDIR,
+    AT_SYMLINK_FOLLOW,
     AT_SYMLINK_NOFOLLOW,
     linkat,
     mkdirat,
@@ -45,6 +47,10 @@ def _mkdir(path: Any, mode: Any) -> Any:
     yield mkdirat(path, mode)
 
 
+# Since CPython 3.14 `os.link` follows a symbolic link, unless it is told not to.
+_LINK_FLAGS = 0 if sys.version_info < (3, 14) else AT_SYMLINK_FOLLOW
+
+
 @syslet
 def _remove(path: Any, flags: Any) -> Any:
     yield unlinkat(path, flags=flags)
@@ -62,7 +68,7 @@ def _symlink(text: Any, path: Any) -> Any:
 
 @syslet
 def _hardlink(target: Any, path: Any) -> Any:
-    yield linkat(target, path)
+    yield linkat(target, path, flags=_LINK_FLAGS)
 
 
 class Path(pathlib.PurePosixPath):
@@ -208,7 +214,7 @@ class Path(pathlib.PurePosixPath):
         await _done_with_two(_symlink, target, self)
 
     async def hardlink_to(self, target: PathLike) -> None:
-        """Make this another name of the file `target`."""
+        """Make this another name of the file `target`; of a symbolic link's own, before CPython 3.14."""
         await _done_with_two(_hardlink, target, self)
 
     async def copy(self, target: Text, *, follow_symlinks: bool = True) -> Self:
@@ -312,7 +318,7 @@ class Path(pathlib.PurePosixPath):
         try:
             return (await self.stat(follow_symlinks=follow_symlinks)).st_mode
         except OSError as error:
-            if not is_missing(error):
+            if sys.version_info < (3, 14) and not is_missing(error):
                 raise
         except ValueError:
             # No file has such a name.

@@ -110,7 +110,7 @@ fn stat(py: Python<'_>, run: &Run, first: u16) -> PyResult<Py<PyAny>> {
         return Ok(py.None());
     }
     let [mode, nlink, uid, gid, ino, size] = [0, 1, 2, 3, 4, 5].map(field);
-    let [atime_ns, mtime_ns, ctime_ns, btime_ns] = [8, 9, 10, 11].map(field);
+    let [atime_ns, mtime_ns, ctime_ns] = [8, 9, 10].map(field);
     let seconds = |time_ns: i64| time_ns.div_euclid(1_000_000_000);
     // As the interpreter computes it, to the last bit.
     let float =
@@ -136,7 +136,9 @@ fn stat(py: Python<'_>, run: &Run, first: u16) -> PyResult<Py<PyAny>> {
     for (name, idx) in [("st_blksize", 7), ("st_blocks", 6), ("st_rdev", 13)] {
         more.set_item(name, field(idx))?;
     }
-    more.set_item("st_birthtime", float(btime_ns))?;
+    // It takes no names any more that it does not have on this system.
+    #[cfg(not(Py_3_14))]
+    more.set_item("st_birthtime", float(field(11)))?;
     its_type.bind(py).call1((base, more)).map(Bound::unbind)
 }
 
