@@ -126,8 +126,6 @@ pub(crate) struct Crew {
     pub(crate) is_stopped: AtomicBool,
     /// This process is the child of a fork that a thread of the crew made: there is no home thread.
     pub(crate) is_orphaned: AtomicBool,
-    /// ... or of one that a step or a function made: no loop runs here, in asyncio's eyes.
-    pub(crate) is_forked: AtomicBool,
     /// Of which signals the kernel knows, and the interpreter does not; see `signals.rs`.
     pub(crate) interim_signals: AtomicU64,
     counts: Counts,
@@ -155,7 +153,6 @@ impl Crew {
             farewell: Arc::default(),
             is_stopped: AtomicBool::new(false),
             is_orphaned: AtomicBool::new(false),
-            is_forked: AtomicBool::new(false),
             interim_signals: AtomicU64::new(0),
             counts: Counts::default(),
         }

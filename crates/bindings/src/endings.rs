@@ -68,7 +68,6 @@ impl Crew {
         crew.watcher.reset();
         slf.get().part_from_parent(py);
         if let Some(runner) = runner {
-            crew.is_forked.store(true, Relaxed);
             Self::gained(slf, runner, None);
             crew.is_orphaned.store(!runner.is_home(), Relaxed);
         }

@@ -2,9 +2,6 @@
 //!
 //! A function that is blocked, or was begun beside the dispatcher, keeps its task in its own thread.
 
-use std::sync::atomic::Ordering::Relaxed;
-
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use threadlets_core::takeover::RunnerId;
@@ -20,14 +17,10 @@ pub(crate) fn get<'py>(slf: &Bound<'py, Dispatcher>) -> PyResult<Option<Bound<'p
 
 #[inline]
 pub(super) fn set(slf: &Bound<'_, Dispatcher>, task: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-    if asyncio_state::set_task(slf, task) || task.is_none() {
-        return Ok(());
-    }
-    if slf.get().crew.is_forked.load(Relaxed) {
-        // As before CPython 3.14, the child takes steps until one asks for the running loop.
-        return Ok(());
-    }
-    Err(PyRuntimeError::new_err(format!("loop {} is not the running loop", slf.repr()?)))
+    // Where no loop runs, in asyncio's eyes, no task can be the current one: in the child of a fork, and where somebody
+    // has told asyncio that another loop runs, or none.
+    asyncio_state::set_task(slf, task);
+    Ok(())
 }
 
 /// The role was taken from a function that is blocked on another thread: the task that awaits it.
