@@ -43,12 +43,14 @@ def loops() -> list[Dispatcher]:
     return list(_loops)
 
 
-def _registry() -> object:
-    """Return the set in which asyncio registers tasks of other makes."""
+def _registries() -> Iterator[object]:
+    """Yield the sets in which asyncio registers tasks of other makes: one that its C code goes through, and one in Python."""
     if sys.version_info < (3, 12):
-        return asyncio.tasks._all_tasks
+        yield asyncio.tasks._all_tasks
+        return
+    yield asyncio.tasks._scheduled_tasks
     if sys.version_info < (3, 14):
-        return asyncio.tasks._scheduled_tasks
+        return
 
     class Probe:
         """Something to register."""
@@ -58,19 +60,19 @@ def _registry() -> object:
     asyncio.tasks._register_task(probe)
     try:
         (reference,) = weakref.getweakrefs(probe)
-        return reference.__callback__.__defaults__[0]()
+        yield reference.__callback__.__defaults__[0]()
     finally:
         asyncio.tasks._unregister_task(probe)
 
 
-def _extend_the_set() -> None:
-    tasks = _registry()
-    # The object stays: asyncio's C code and others hold it.
-    if type(tasks) is weakref.WeakSet:
-        tasks.__class__ = _AllTasks
+def _extend_the_sets() -> None:
+    for tasks in _registries():
+        # The object stays: asyncio's C code and others hold it.
+        if type(tasks) is weakref.WeakSet:
+            tasks.__class__ = _AllTasks
 
 
-_extend_the_set()
+_extend_the_sets()
 
 
 asyncio.current_task = asyncio.tasks.current_task = current_task

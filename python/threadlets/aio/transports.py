@@ -145,6 +145,11 @@ class SocketTransport(transports._FlowControlMixin):
         return self._known
 
     @property
+    def _read_ready_cb(self) -> Any:
+        """What reads from the socket, for those who ask a transport of asyncio's own."""
+        return self._stream
+
+    @property
     def _sock(self) -> socket.socket | None:
         """The socket object, made when somebody asks for it; None once it is closed."""
         if self._socket is None and self._sock_fd != -1:
