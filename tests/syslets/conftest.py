@@ -141,7 +141,8 @@ def script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def start(source: str, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-u", "-c", prelude + textwrap.dedent(source)],
+            # Some fork, and have threads.
+            [sys.executable, "-uWignore:This process:DeprecationWarning", "-c", prelude + textwrap.dedent(source)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

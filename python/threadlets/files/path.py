@@ -169,7 +169,7 @@ class Path(pathlib.PurePosixPath):
         text = io.TextIOWrapper(encoded, encoding, errors, newline)
         text.write(data)
         text.flush()
-        await write_file(self, encoded.getbuffer())
+        await write_file(self, encoded.getvalue())
         return len(data)
 
     async def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:

@@ -288,7 +288,8 @@ class _Parts:
 
     def end(self) -> None:
         """Say that no part follows; on the loop."""
-        self._waiting.put_nowait(None)
+        # Behind the parts: the stock loop may have ended the call before it has looked for them.
+        self._loop.call_soon(self._waiting.put_nowait, None)
 
     def close(self) -> None:
         """Refuse further parts, and wake who waits for room."""
