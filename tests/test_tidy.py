@@ -207,6 +207,7 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/bindings/src/memory.rs",
         "crates/bindings/src/queued_call.rs",
         "crates/bindings/src/runner.rs",
+        "crates/bindings/src/running.rs",
         "crates/bindings/src/scope/requests.rs",
         "crates/bindings/src/syslet/argument.rs",
         "crates/bindings/src/syslet/lease.rs",

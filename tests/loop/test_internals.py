@@ -587,22 +587,3 @@ def test_closed_loops_insides_are_empty(loop_factory: LoopFactory) -> None:
     loop.close()
     assert not loop._ready
     assert not loop._scheduled
-
-
-def test_functions_begin_on_other_threads_though_another_selector_waits() -> None:
-    """The loop calls a thread when it begins to wait, whoever does the waiting."""
-
-    def wait_alone(timeout: float | None) -> list[Any]:
-        time.sleep(0.001 if timeout is None else min(timeout, 0.001))
-        return []
-
-    async def main() -> list[int]:
-        loop: Any = asyncio.get_running_loop()
-        with mock.patch.object(loop._selector, "select", wait_alone):
-            # The first starts a thread, the second calls one that stands by.
-            return [await threadlets.Pool(start="beside").call(int, number) for number in "12"]
-
-    async def within_deadline() -> list[int]:
-        return await asyncio.wait_for(main(), 10)
-
-    assert threadlets.run(within_deadline()) == [1, 2]
