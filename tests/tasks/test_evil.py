@@ -50,6 +50,12 @@ def churn() -> None:
         [bytearray(size) for _ in range(50)]
 
 
+def _initialise(future: Any) -> None:
+    # Refused from CPython 3.15 on.
+    with contextlib.suppress(RuntimeError):
+        future.__init__(loop=future.get_loop())
+
+
 @pytest.mark.parametrize("n_callbacks", [1, 2, 64])
 @pytest.mark.parametrize(
     "harm",
@@ -59,7 +65,7 @@ def churn() -> None:
         lambda future, other: [future.add_done_callback(id) for _ in range(10)],
         lambda future, other: future.set_result(None) if not future.done() else None,
         lambda future, other: future.cancel(),
-        lambda future, other: future.__init__(loop=future.get_loop()),
+        lambda future, other: _initialise(future),
     ],
     ids=["removes it", "removes others", "adds", "sets the result", "cancels", "initialises"],
 )
@@ -189,8 +195,11 @@ def test_future_cannot_be_initialised_anew(loop: asyncio.AbstractEventLoop) -> N
     called: list[Any] = []
     waiting.add_done_callback(called.append)
     for future in (done, waiting):
-        with contextlib.suppress(RuntimeError):
-            future.__init__(loop=loop)  # type: ignore[misc]
+        if sys.version_info >= (3, 15):
+            with pytest.raises(RuntimeError, match="already initialized"):
+                future.__init__(loop=loop)  # type: ignore[misc]
+        else:
+            _initialise(future)
         churn()
     assert done.result() is result
     waiting.set_result(None)

@@ -67,6 +67,9 @@ pub(crate) struct Future {
     pub(crate) is_blocking: GilSlot<bool>,
     /// Nobody has asked for the exception yet.
     pub(super) log_traceback: GilSlot<bool>,
+    /// Not if a class derived from this one is yet to call `__init__`.
+    #[cfg(Py_3_15)]
+    is_initialised: GilSlot<bool>,
 }
 
 /// What a done future gives.
@@ -84,6 +87,8 @@ impl Future {
             member: GilSlot::new(MemberKey::NOBODY),
             is_blocking: GilSlot::new(false),
             log_traceback: GilSlot::new(false),
+            #[cfg(Py_3_15)]
+            is_initialised: GilSlot::new(true),
         }
     }
 
@@ -379,12 +384,26 @@ impl Future {
     fn py_new<'py>(py: Python<'py>, r#loop: Option<Bound<'py, PyAny>>) -> PyResult<Self> {
         let future = Self::new(Self::its_loop(py, r#loop)?.unbind());
         future.remember_source(py)?;
+        #[cfg(Py_3_15)]
+        future.is_initialised.set(py, false);
         Ok(future)
     }
 
     /// What there is to do `__new__` has done; for classes derived from this one.
     #[pyo3(signature = (*_args, **_kwargs))]
-    fn __init__(&self, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) {}
+    fn __init__(
+        slf: &Bound<'_, Self>,
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<()> {
+        #[cfg(Py_3_15)]
+        if slf.get().is_initialised.replace(slf.py(), true) {
+            let what = format!("{} is already initialized; make another future", slf.repr()?);
+            return Err(pyo3::exceptions::PyRuntimeError::new_err(what));
+        }
+        let _ = slf;
+        Ok(())
+    }
 
     #[classmethod]
     #[pyo3(signature = (item, /))]
