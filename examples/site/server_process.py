@@ -53,7 +53,7 @@ class ServerProcess:
         try:
             self.port = self._wait_for_port()
         except BaseException:
-            self._kill()
+            self._end()
             raise
         return self
 
@@ -63,6 +63,9 @@ class ServerProcess:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._kill()
         self._log.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,9 +54,11 @@ def thread_of_asgiref(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def policy(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every new loop made by the way: asgiref makes its own by `asyncio.run`."""
-    monkeypatch.setattr(
-        asyncio.DefaultEventLoopPolicy, "new_event_loop", lambda _: way.loop_factory()
-    )
+    if sys.version_info < (3, 14):
+        policy = asyncio.DefaultEventLoopPolicy
+    else:
+        policy = asyncio.unix_events._DefaultEventLoopPolicy
+    monkeypatch.setattr(policy, "new_event_loop", lambda _: way.loop_factory())
 
 
 # -- functions that are awaited --------------------------------------------------------------------

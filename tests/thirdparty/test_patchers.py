@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 PRELUDE = """
-import asyncio, time, warnings
+import asyncio, sys, time, warnings
 import threadlets
 """
 
@@ -19,7 +19,11 @@ def run(script: str, package: str) -> None:
     pytest.importorskip(package)
     source = PRELUDE + textwrap.dedent(script)
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", source], capture_output=True, text=True, timeout=60
+        # nest_asyncio asks for policies, which CPython 3.14 says will go.
+        [sys.executable, *("-W", "error", "-W", "ignore::DeprecationWarning:nest_asyncio"), "-c", source],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (ran.returncode, ran.stdout.strip()) == (0, "done"), ran.stderr
 
@@ -71,10 +75,12 @@ NESTED = """
     for it in (loop, other):
         it.run_until_complete(it.shutdown_default_executor())
         it.close()
-    stock = asyncio.SelectorEventLoop()
-    assert stock.run_until_complete(inner()) == 42
-    stock.run_until_complete(stock.shutdown_default_executor())
-    stock.close()
+    # Since CPython 3.14 asyncio does not find the current task of the class that it is given here.
+    if sys.version_info < (3, 14):
+        stock = asyncio.SelectorEventLoop()
+        assert stock.run_until_complete(inner()) == 42
+        stock.run_until_complete(stock.shutdown_default_executor())
+        stock.close()
 """
 
 
