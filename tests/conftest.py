@@ -15,9 +15,10 @@ import threadlets
 from threadlets.aio.crew import CrewDispatcher
 
 # It asks the collector who refers to its plugins and its generator, which does not show what is frozen below.
-with contextlib.suppress(ImportError), importlib.import_module(
-    "hypothesis.internal.entropy"
-).deterministic_PRNG():
+with (
+    contextlib.suppress(ImportError),
+    importlib.import_module("hypothesis.internal.entropy").deterministic_PRNG(),
+):
     pass
 
 _DEADLINE_S = 20.0

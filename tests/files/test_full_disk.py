@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import contextlib
+import ctypes
 import errno
 import gc
 import inspect

@@ -255,9 +255,7 @@ def test_datagrams_are_received_in_the_context_of_their_endpoint(run: Run) -> No
     async def main() -> None:
         loop = asyncio.get_running_loop()
         name.set("main's")
-        transport, names = await loop.create_datagram_endpoint(
-            Names, local_addr=("127.0.0.1", 0)
-        )
+        transport, names = await loop.create_datagram_endpoint(Names, local_addr=("127.0.0.1", 0))
         name.set("another")
         with socket.socket(type=socket.SOCK_DGRAM) as peer:
             peer.sendto(b"x", transport.get_extra_info("sockname"))

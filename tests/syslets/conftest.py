@@ -142,7 +142,12 @@ def script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(source: str, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             # Some fork, and have threads.
-            [sys.executable, "-uWignore:This process:DeprecationWarning", "-c", prelude + textwrap.dedent(source)],
+            [
+                sys.executable,
+                "-uWignore:This process:DeprecationWarning",
+                "-c",
+                prelude + textwrap.dedent(source),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -278,7 +278,7 @@ def test_task_that_was_not_initialised_has_every_method(loop: asyncio.AbstractEv
             answers[name] = attribute() if callable(attribute) else attribute
         except Exception as error:
             answers[name] = type(error)
-        repr(task), hash(task), task == task  # noqa: B018
+        repr(task), hash(task), task == task
         del task
         churn()
     assert answers["done"] is False
@@ -346,15 +346,15 @@ def test_finalizer_of_a_subclass_replaces_ours(run: Any) -> None:
         def __del__(self) -> None: ...
 
     async def main() -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
 
         async def waits() -> None:
-            await future
+            await loop.create_future()
 
-        task: Any = Mine(waits(), loop=asyncio.get_running_loop())
+        task: Any = Mine(waits(), loop=loop)
         task._log_destroy_pending = False
         await asyncio.sleep(0)
-        del task, waits, future
+        del task
         churn()
         await asyncio.sleep(0)
 

@@ -20,7 +20,12 @@ def run(script: str, package: str) -> None:
     source = PRELUDE + textwrap.dedent(script)
     ran = subprocess.run(
         # nest_asyncio asks for policies, which CPython 3.14 says will go.
-        [sys.executable, *("-W", "error", "-W", "ignore::DeprecationWarning:nest_asyncio"), "-c", source],
+        [
+            sys.executable,
+            *("-W", "error", "-W", "ignore::DeprecationWarning:nest_asyncio"),
+            "-c",
+            source,
+        ],
         capture_output=True,
         text=True,
         timeout=60,

@@ -54,13 +54,11 @@ pub(crate) struct Runner {
 
 impl Runner {
     fn new(slf: &Bound<'_, Dispatcher>, id: RunnerId) -> Self {
-        // SAFETY: asks for the number of this thread.
-        let thread_id = unsafe { ffi::PyThread_get_thread_ident() };
         let ctypes_errno = CtypesErrno::of_this_thread(slf.py());
         Self {
             dispatcher: slf.clone().unbind(),
             id,
-            thread_id: thread_id as u64,
+            thread_id: interpreter::this_thread(),
             ctypes_errno,
             greenlets: GilSlot::default(),
         }

@@ -15,7 +15,7 @@ import threading
 import time
 import types
 import weakref
-from asyncio import base_events, events
+from asyncio import base_events
 from collections.abc import Callable
 from typing import Any, Literal, Self
 

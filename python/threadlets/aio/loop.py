@@ -295,9 +295,7 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        SocketTransport.connected(
-            self, rawsock, tls, extra=extra, server=server, context=context
-        )
+        SocketTransport.connected(self, rawsock, tls, extra=extra, server=server, context=context)
         return tls._app_transport
 
     def _make_datagram_transport(

@@ -18,7 +18,6 @@ import typer
 import typer.core
 
 import threadlets
-
 from threadlets.cli._default_loop import make_loops_by
 from threadlets.cli._errors import STATUS_INTERRUPTED, STATUS_USAGE, UserError
 from threadlets.cli._traceback import without_our_frames

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 import pathlib
-import sys
 import stat as stat_module
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Self, TypeAlias
 
