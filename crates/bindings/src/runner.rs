@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use pyo3::{ffi, intern};
 use threadlets_core::takeover::{
     self, Bell, Candidate, Ring, Role, RunnerId, ThreadTraits, Watched, Watcher,
 };
