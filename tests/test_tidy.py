@@ -211,7 +211,10 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/bindings/src/scope/requests.rs",
         "crates/bindings/src/syslet/argument.rs",
         "crates/bindings/src/syslet/lease.rs",
+<<<<<<< HEAD
         "crates/bindings/src/task/awaited_by.rs",
+=======
+>>>>>>> wt-api
         "crates/bindings/src/task/current_by_thread.rs",
         "crates/bindings/src/task/showing.rs",
         "crates/bindings/src/task/slots.rs",

@@ -46,6 +46,12 @@ pub(crate) fn thread_state(_py: Python<'_>) -> NonNull<c_void> {
     unsafe { NonNull::new_unchecked(ffi::PyThreadState_Get().cast()) }
 }
 
+/// The number of this thread, as `threading.get_ident()` gives it.
+pub(crate) fn this_thread() -> u64 {
+    // SAFETY: asks for a number.
+    unsafe { ffi::PyThread_get_thread_ident() as u64 }
+}
+
 /// How much stack a thread gets that runs Python code: what `threading.stack_size()` says, or as
 /// much as the interpreter's own recursion limits count on.
 pub(crate) fn stack_size_bytes() -> usize {

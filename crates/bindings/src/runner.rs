@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use pyo3::{ffi, intern};
 use threadlets_core::takeover::{
     self, Bell, Candidate, Ring, Role, RunnerId, ThreadTraits, Watched, Watcher,
 };
@@ -54,13 +54,11 @@ pub(crate) struct Runner {
 
 impl Runner {
     fn new(slf: &Bound<'_, Dispatcher>, id: RunnerId) -> Self {
-        // SAFETY: asks for the number of this thread.
-        let thread_id = unsafe { ffi::PyThread_get_thread_ident() };
         let ctypes_errno = CtypesErrno::of_this_thread(slf.py());
         Self {
             dispatcher: slf.clone().unbind(),
             id,
-            thread_id: thread_id as u64,
+            thread_id: interpreter::this_thread(),
             ctypes_errno,
             greenlets: GilSlot::default(),
         }

@@ -9,6 +9,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::dispatcher::Dispatcher;
+use crate::interpreter::this_thread;
 use crate::runner::Runner;
 
 /// How often the main thread looks at signals while it waits.
@@ -85,9 +86,4 @@ impl Running {
             py.check_signals()?;
         }
     }
-}
-
-fn this_thread() -> u64 {
-    // SAFETY: asks for the number of this thread.
-    unsafe { ffi::PyThread_get_thread_ident() as u64 }
 }
