@@ -207,14 +207,10 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/bindings/src/memory.rs",
         "crates/bindings/src/queued_call.rs",
         "crates/bindings/src/runner.rs",
-        "crates/bindings/src/running.rs",
         "crates/bindings/src/scope/requests.rs",
         "crates/bindings/src/syslet/argument.rs",
         "crates/bindings/src/syslet/lease.rs",
-<<<<<<< HEAD
         "crates/bindings/src/task/awaited_by.rs",
-=======
->>>>>>> wt-api
         "crates/bindings/src/task/current_by_thread.rs",
         "crates/bindings/src/task/showing.rs",
         "crates/bindings/src/task/slots.rs",

@@ -357,17 +357,10 @@ def test_finalizer_of_a_subclass_replaces_ours(run: Any) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
 
-<<<<<<< HEAD
-        async def waits(future: asyncio.Future[None]) -> None:
-            await future
-
-        task: Any = Mine(waits(future), loop=asyncio.get_running_loop())
-=======
         async def waits() -> None:
             await loop.create_future()
 
         task: Any = Mine(waits(), loop=loop)
->>>>>>> wt-api
         task._log_destroy_pending = False
         await asyncio.sleep(0)
         del task
