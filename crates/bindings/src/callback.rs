@@ -122,14 +122,30 @@ pub(crate) fn can_enter(py: Python<'_>, context: &Bound<'_, PyAny>) -> bool {
 pub(crate) struct Handle {
     callback: GilCell<Option<Callback>>,
     cancelled: AtomicBool,
-    pub(crate) running: Running,
+    /// Of one that other threads may wait for.
+    running: Option<Box<Running>>,
 }
 
 impl Handle {
     /// The handle of a callback; other threads may wait for one that is shared.
     pub(crate) fn new(callback: Callback, is_shared: bool) -> Self {
         let callback = GilCell::new(Some(callback));
-        Self { callback, cancelled: AtomicBool::new(false), running: Running::new(is_shared) }
+        let running = is_shared.then(Box::default);
+        Self { callback, cancelled: AtomicBool::new(false), running }
+    }
+
+    /// Run what was taken out; meanwhile others may wait for it.
+    #[inline]
+    pub(crate) fn during<R>(&self, slf: &Bound<'_, Dispatcher>, run: impl FnOnce() -> R) -> R {
+        match &self.running {
+            Some(running) => running.during(slf, run),
+            None => run(),
+        }
+    }
+
+    /// Wait while the callback runs in another thread, if that is what it is for.
+    fn wait(&self, py: Python<'_>) -> PyResult<()> {
+        self.running.as_ref().map_or(Ok(()), |it| it.wait(py))
     }
 
     /// The callback, unless it was cancelled; it is the caller's to run, once.
@@ -150,7 +166,7 @@ impl Handle {
     fn __class__<'py>(&self, py: Python<'py>) -> PyResult<&'py Bound<'py, PyType>> {
         static HANDLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         static THREAD_SAFE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        if self.running.is_shared() {
+        if self.running.is_some() {
             return THREAD_SAFE.import(py, "asyncio.events", "_ThreadSafeHandle");
         }
         HANDLE.import(py, "asyncio.events", "Handle")
@@ -159,7 +175,7 @@ impl Handle {
     /// Do not run the callback; without effect once it has run. One of `call_soon_threadsafe` that runs in another
     /// thread is waited for, since CPython 3.14.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
-        self.running.wait(py)?;
+        self.wait(py)?;
         self.cancelled.store(true, Relaxed);
         drop(self.take(py));
         Ok(())
@@ -167,7 +183,7 @@ impl Handle {
 
     /// Whether `cancel()` was called; waits likewise.
     fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
-        self.running.wait(py)?;
+        self.wait(py)?;
         Ok(self._cancelled())
     }
 

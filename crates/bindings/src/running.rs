@@ -15,42 +15,22 @@ use crate::runner::Runner;
 /// How often the main thread looks at signals while it waits.
 const LOOK: Duration = Duration::from_millis(50);
 
-// One for all: who waits here looks for itself whether it was meant.
+// One for all callbacks: a thread that wakes looks whether its own has ended.
 static ENDED: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
 
 /// Whether a callback runs, and where. All but waiting is done with the GIL.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Running {
     /// The loop that runs the callback; null: none does.
     dispatcher: AtomicPtr<ffi::PyObject>,
     /// The thread in which it began.
     thread: AtomicU64,
     is_waited_for: AtomicBool,
-    /// Others may wait.
-    is_shared: bool,
 }
 
 impl Running {
-    pub(crate) fn new(is_shared: bool) -> Self {
-        Self {
-            dispatcher: AtomicPtr::new(null_mut()),
-            thread: AtomicU64::new(0),
-            is_waited_for: AtomicBool::new(false),
-            is_shared,
-        }
-    }
-
-    /// Whether others may wait.
-    pub(crate) fn is_shared(&self) -> bool {
-        self.is_shared
-    }
-
     /// Run the callback.
-    #[inline]
     pub(crate) fn during<R>(&self, slf: &Bound<'_, Dispatcher>, run: impl FnOnce() -> R) -> R {
-        if !self.is_shared {
-            return run();
-        }
         self.thread.store(this_thread(), Relaxed);
         self.dispatcher.store(slf.as_ptr(), Relaxed);
         let result = run();
@@ -64,8 +44,8 @@ impl Running {
 
     /// Wait until the callback does not run any more, without the GIL.
     ///
-    /// Whoever it runs for does not wait: code in the callback, and code of the same loop. That goes on in another
-    /// thread while a function blocks the callback.
+    /// Code in the callback does not wait, nor does other code of the same loop, which goes on in another thread
+    /// while a function blocks the callback.
     pub(crate) fn wait(&self, py: Python<'_>) -> PyResult<()> {
         loop {
             let dispatcher = self.dispatcher.load(Relaxed);

@@ -251,7 +251,7 @@ impl Dispatcher {
                 })
             }
             Request::Callback(handle) => match handle.get().take(py) {
-                Some(callback) => handle.get().running.during(slf, || {
+                Some(callback) => handle.get().during(slf, || {
                     Self::run_callback(slf, callback, |callback| {
                         handle.get().put_back(py, callback);
                         Request::Callback(handle.clone_ref(py))
