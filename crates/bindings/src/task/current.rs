@@ -64,11 +64,7 @@ pub(crate) fn kept<R>(slf: &Bound<'_, Dispatcher>, run: impl FnOnce() -> R) -> R
     let named = slf.get().names_task.load(Relaxed);
     let before = get(slf);
     let result = run();
-    clear(slf);
-    let restored = before.and_then(|before| match before {
-        Some(before) => place::set(slf, Some(&before)),
-        None => Ok(()),
-    });
+    let restored = before.and_then(|before| place::set(slf, before.as_ref()));
     slf.get().names_task.store(named, Relaxed);
     if let Err(error) = restored {
         error.write_unraisable(slf.py(), Some(slf));
@@ -82,13 +78,10 @@ pub(super) fn replaced<R>(
     task: &Bound<'_, Task>,
     run: impl FnOnce() -> R,
 ) -> PyResult<R> {
-    let before = get(slf)?;
-    let named = slf.get().names_task.load(Relaxed);
-    place::set(slf, Some(task.as_any()))?;
-    let result = run();
-    place::set(slf, before.as_ref())?;
-    slf.get().names_task.store(named, Relaxed);
-    Ok(result)
+    kept(slf, || {
+        place::set(slf, Some(task.as_any()))?;
+        Ok(run())
+    })
 }
 
 /// The task that runs in this thread, or that awaits the function which does; with a loop that does not run in
