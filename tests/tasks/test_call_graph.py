@@ -7,8 +7,9 @@ import sys
 from typing import Any
 
 import pytest
+import threadlets
 
-from .harness import Run, Script
+from .harness import Run, Script, turns
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 14), reason="call graphs came with Python 3.14"
@@ -71,7 +72,8 @@ def test_who_awaits_by_a_group_or_a_gathering_is_in_the_call_graph(run: Run, deb
         graphs = []
 
         async def look() -> None:
-            await asyncio.sleep(0.01)
+            # Until all others wait.
+            await turns(5)
             tasks = {it.get_name(): it for it in asyncio.all_tasks()}
             graphs.extend(_graph(tasks[name]) for name in ("grouped", "gathered"))
             graphs.append(_graph(gate))
@@ -111,6 +113,35 @@ def test_nobody_awaits_what_was_awaited(run: Run, debug: bool) -> None:
         return [it._asyncio_awaited_by for it in (task, inner, me)]
 
     assert [None, None, None] == [it or None for it in run(main(), debug=debug)]
+
+
+def test_nobody_awaits_what_a_cancelled_scope_leaves_behind() -> None:
+    """A shielded task goes on, and the task that was cancelled awaits it no more."""
+
+    async def main() -> list[Any]:
+        gate, in_shield = asyncio.Event(), asyncio.Event()
+
+        async def shielded() -> None:
+            async with threadlets.Scope(shield=True):
+                in_shield.set()
+                await gate.wait()
+
+        async def waits() -> None:
+            await inner
+
+        async with threadlets.Scope() as scope:
+            inner = asyncio.create_task(shielded())
+            outer = scope.start(waits())
+            await in_shield.wait()
+            awaited_by = [inner._asyncio_awaited_by]  # type: ignore[attr-defined]
+            scope.cancel()
+        assert outer.cancelled()
+        awaited_by.append(inner._asyncio_awaited_by)  # type: ignore[attr-defined]
+        gate.set()
+        await inner
+        return [awaited_by[0] == {outer}, awaited_by[1]]
+
+    assert [True, None] == threadlets.run(main(), debug=True)
 
 
 def test_a_task_that_awaits_goes_with_what_it_awaits(run: Run) -> None:
@@ -173,7 +204,8 @@ async def main():
         group.create_task(wait(renamed), name="one")
         group.create_task(wait(renamed), name="two")
         group.create_task(gather(), name="gathering")
-        await asyncio.sleep(0.01)
+        for _ in range(5):
+            await asyncio.sleep(0)
         for row in await asyncio.to_thread(look):
             print(*row, sep="|")
         for task in asyncio.all_tasks() - {asyncio.current_task()}:

@@ -1,13 +1,15 @@
 //! Who awaits a future: what `asyncio.capture_call_graph` shows, from CPython 3.14 on.
 //!
-//! Whoever awaits a future of ours is among its waiters. Others have to be told of: a task group awaits its tasks by
-//! a callback. And asyncio's own futures have to be told of tasks of ours.
+//! A task that awaits a future of ours is among its waiters. Of others a future has to be told: a task group awaits
+//! its tasks by a callback. And asyncio's own futures have to be told of tasks of ours.
 
+use std::mem::offset_of;
 use std::ptr::null_mut;
 
+use pyo3::PyTraverseError;
 use pyo3::ffi;
+use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyFrozenSet, PySet};
 
 use super::future::Future;
@@ -15,6 +17,53 @@ use super::task::Task;
 use super::visible::VisibleTask;
 use super::waiters::Waiter;
 use crate::asyncio_state::{at, is_stock_future};
+use crate::gil_cell::GilSlot;
+
+/// Where a task's fields begin, in bytes: `slots::fill` checks it.
+pub(super) const FIELDS_AT: usize = 64;
+
+const _: () = {
+    let at = FIELDS_AT + offset_of!(Task, as_asyncio);
+    assert!(at + offset_of!(AsAsyncio, awaited_by) == at::AWAITED_BY);
+    assert!(at + offset_of!(AsAsyncio, state) == at::STATE);
+    assert!(at + offset_of!(AsAsyncio, is_task) == at::IS_TASK);
+    assert!(at + offset_of!(AsAsyncio, awaited_by_is_set) == at::AWAITED_BY_IS_SET);
+    assert!(FIELDS_AT + size_of::<Task>() == at::COROUTINE);
+};
+
+/// What a task has where asyncio's own have the same.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct AsAsyncio {
+    awaited_by: GilSlot<Option<Py<PyAny>>>,
+    /// Always zero: a task in asyncio's lists has not ended.
+    state: u32,
+    is_task: u8,
+    awaited_by_is_set: GilSlot<u8>,
+    /// Ours: what the task waits for was told so. Nothing of asyncio's own is looked at here.
+    has_told: GilSlot<bool>,
+}
+
+impl AsAsyncio {
+    pub(super) fn new() -> Self {
+        Self {
+            awaited_by: GilSlot::default(),
+            state: 0,
+            is_task: 1,
+            awaited_by_is_set: GilSlot::new(0),
+            has_told: GilSlot::new(false),
+        }
+    }
+
+    pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.awaited_by.traverse(visit, |it| visit.call(it))
+    }
+
+    pub(super) fn clear(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.awaited_by_is_set.set(py, 0);
+        self.awaited_by.take(py)
+    }
+}
 
 /// The field of a task of ours, or of any future of asyncio's own: one that awaits it, or a set of several.
 struct AwaitedBy<'a, 'py>(&'a Bound<'py, PyAny>);
@@ -81,17 +130,22 @@ impl<'a, 'py> AwaitedBy<'a, 'py> {
     }
 }
 
-/// A task of ours awaits something that does not tell by itself.
+/// A task of ours awaits something that shows it, or that does not know it by itself.
 pub(super) fn begins(awaited: &Bound<'_, PyAny>, task: &Bound<'_, Task>) -> PyResult<()> {
-    match AwaitedBy::of(awaited) {
-        Some(field) => field.add(task.as_any()),
-        None => Ok(()),
-    }
+    let Some(field) = AwaitedBy::of(awaited) else { return Ok(()) };
+    field.add(task.as_any())?;
+    task.get().as_asyncio.has_told.set(task.py(), true);
+    Ok(())
 }
 
-/// It does no more.
-pub(super) fn ends(awaited: &Bound<'_, PyAny>, task: &Bound<'_, Task>) -> PyResult<()> {
-    match AwaitedBy::of(awaited) {
+/// A task of ours awaits something no more.
+#[inline]
+pub(super) fn ends(awaited: Option<&Py<PyAny>>, task: &Bound<'_, Task>) -> PyResult<()> {
+    if !task.get().as_asyncio.has_told.replace(task.py(), false) {
+        return Ok(());
+    }
+    let awaited = awaited.map(|it| it.bind(task.py()));
+    match awaited.and_then(AwaitedBy::of) {
         Some(field) => field.discard(task.as_any()),
         None => Ok(()),
     }
@@ -114,23 +168,29 @@ pub(super) fn of<'py>(future: &Bound<'py, Future>) -> PyResult<Option<Bound<'py,
         .collect();
     match AwaitedBy::of(future) {
         Some(field) => all.extend(field.all()?),
-        None => all.extend(told_of(future)?.iter().flat_map(|it| it.iter())),
+        None => all.extend(told_of(future).iter().flat_map(|it| it.iter())),
     }
     if all.is_empty() { Ok(None) } else { PyFrozenSet::new(py, all).map(Some) }
 }
 
 /// Those of which a future was told that is no task.
-fn told_of<'py>(future: &Bound<'py, Future>) -> PyResult<Option<Bound<'py, PySet>>> {
+fn told_of<'py>(future: &Bound<'py, Future>) -> Option<Bound<'py, PySet>> {
     let py = future.py();
     let told = |it: &mut super::future::Extras| it.awaited_by.as_ref().map(|it| it.clone_ref(py));
-    Ok(future.get().peek_extras(py, told).map(|it| it.into_bound(py)))
+    future.get().peek_extras(py, told).map(|it| it.into_bound(py))
 }
 
 fn is_future(object: &Bound<'_, PyAny>) -> bool {
     object.is_instance_of::<Future>() || is_stock_future(object)
 }
 
-/// Record that a future is awaited by another, in asyncio's words; other objects are not futures of asyncio's making.
+/// Call asyncio's own function: these are not both futures of ours or of its own.
+#[cold]
+fn as_asyncio(name: &str, fut: &Bound<'_, PyAny>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
+    fut.py().import("_asyncio")?.getattr(name)?.call1((fut, waiter)).map(drop)
+}
+
+/// Record that a future is awaited by another, in asyncio's words.
 #[pyfunction]
 #[pyo3(signature = (fut, waiter, /))]
 pub(crate) fn future_add_to_awaited_by(
@@ -138,15 +198,13 @@ pub(crate) fn future_add_to_awaited_by(
     waiter: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     if !is_future(fut) || !is_future(waiter) {
-        static STOCK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let stock = STOCK.import(fut.py(), "_asyncio", "future_add_to_awaited_by")?;
-        return stock.call1((fut, waiter)).map(drop);
+        return as_asyncio("future_add_to_awaited_by", fut, waiter);
     }
     if let Some(field) = AwaitedBy::of(fut) {
         return field.add(waiter);
     }
     let future = fut.cast::<Future>()?;
-    let set = match told_of(future)? {
+    let set = match told_of(future) {
         Some(set) => set,
         None => {
             let set = PySet::empty(fut.py())?;
@@ -165,14 +223,14 @@ pub(crate) fn future_discard_from_awaited_by(
     fut: &Bound<'_, PyAny>,
     waiter: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
+    if !is_future(fut) || !is_future(waiter) {
+        return as_asyncio("future_discard_from_awaited_by", fut, waiter);
+    }
     if let Some(field) = AwaitedBy::of(fut) {
         return field.discard(waiter);
     }
-    match fut.cast::<Future>() {
-        Ok(future) => match told_of(future)? {
-            Some(set) => set.discard(waiter).map(drop),
-            None => Ok(()),
-        },
-        Err(_) => Ok(()),
+    match told_of(fut.cast::<Future>()?) {
+        Some(set) => set.discard(waiter).map(drop),
+        None => Ok(()),
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn fill(py: Python<'_>) {
         // SAFETY: a type that is alive.
         let size = unsafe { (*future).tp_basicsize };
         assert_eq!(
-            super::task::FIELDS_AT as isize,
+            super::awaited_by::FIELDS_AT as isize,
             size,
             "a task's fields follow those of a future"
         );

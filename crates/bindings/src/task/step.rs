@@ -97,13 +97,7 @@ pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>)
 #[inline]
 fn go_on<'py>(py: Python<'py>, task: &Bound<'py, Task>) -> PyResult<Reached<'py>> {
     let this = task.get();
-    let waited_for = this.waits_for.replace(py, None);
-    #[cfg(Py_3_14)]
-    if let Some(awaited) = &waited_for
-        && tells_outside(awaited.bind(py))
-    {
-        awaited_by::ends(awaited.bind(py), task)?;
-    }
+    let waited_for = Task::take_awaited(task)?;
     if task.as_super().get().is_done(py) {
         return Err(already_done(task));
     }
@@ -271,22 +265,15 @@ fn wait(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
         return refuse(task, &awaited);
     }
     this.is_blocking.set(py, false);
-    #[cfg(Py_3_14)]
-    if awaited_by::is_visible(&awaited) {
-        awaited_by::begins(&awaited, task)?;
-    }
     if this.await_by(py, Waiter::Task(task.clone().unbind())).is_some() {
         // It was done meanwhile.
         resume_soon(task)?;
     }
+    #[cfg(Py_3_14)]
+    if awaited_by::is_visible(&awaited) {
+        awaited_by::begins(&awaited, task)?;
+    }
     waits(task, awaited)
-}
-
-/// Whether what a task has awaited was told so.
-#[cfg(Py_3_14)]
-#[inline]
-fn tells_outside(awaited: &Bound<'_, PyAny>) -> bool {
-    awaited_by::is_visible(awaited) || as_ours(awaited).is_none()
 }
 
 /// Remember what the task waits for, and cancel it if the task is to be cancelled.
@@ -329,12 +316,12 @@ fn wait_for_foreign(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResu
         return refuse(task, &awaited);
     }
     awaited.setattr(intern!(py, "_asyncio_future_blocking"), false)?;
-    #[cfg(Py_3_14)]
-    awaited_by::begins(&awaited, task)?;
     let kwargs = PyDict::new(py);
     kwargs.set_item(intern!(py, "context"), &task.get().context)?;
     let wakeup = task.getattr(intern!(py, "_wakeup"))?;
     awaited.call_method(intern!(py, "add_done_callback"), (wakeup,), Some(&kwargs))?;
+    #[cfg(Py_3_14)]
+    awaited_by::begins(&awaited, task)?;
     waits(task, awaited)
 }
 

@@ -12,6 +12,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyType};
 use threadlets_core::takeover::RunnerId;
 
+#[cfg(Py_3_14)]
+use super::awaited_by::{self, AsAsyncio};
 use super::future::Future;
 #[cfg(Py_3_14)]
 use super::visible::{self, VisibleTask};
@@ -38,7 +40,7 @@ pub(crate) struct Task {
     /// The thread that it belongs to, or nobody's.
     bound_to: GilSlot<RunnerId>,
     #[cfg(Py_3_14)]
-    as_asyncio: AsAsyncio,
+    pub(super) as_asyncio: AsAsyncio,
     /// How many things tie it to that: greenlets, and stays.
     n_ties: GilSlot<u16>,
     n_stays: GilSlot<u8>,
@@ -52,34 +54,6 @@ pub(crate) struct Task {
     /// Nobody need be told when it goes before it has ended.
     goes_silently: GilSlot<bool>,
     pub(super) coroutine: GilSlot<Option<Py<PyAny>>>,
-}
-
-/// Where a task's fields begin, in bytes: `slots::fill` checks it.
-#[cfg(Py_3_14)]
-pub(super) const FIELDS_AT: usize = 64;
-
-#[cfg(Py_3_14)]
-const _: () = {
-    use crate::asyncio_state::at;
-    use std::mem::offset_of;
-    let at = FIELDS_AT + offset_of!(Task, as_asyncio);
-    assert!(at + offset_of!(AsAsyncio, awaited_by) == at::AWAITED_BY);
-    assert!(at + offset_of!(AsAsyncio, state) == at::STATE);
-    assert!(at + offset_of!(AsAsyncio, is_task) == at::IS_TASK);
-    assert!(at + offset_of!(AsAsyncio, awaited_by_is_set) == at::AWAITED_BY_IS_SET);
-    assert!(FIELDS_AT + size_of::<Task>() == at::COROUTINE);
-};
-
-/// What asyncio's own tasks have at this place; see `awaited_by.rs`.
-#[cfg(Py_3_14)]
-#[derive(Debug)]
-#[repr(C)]
-struct AsAsyncio {
-    awaited_by: GilSlot<Option<Py<PyAny>>>,
-    /// Always zero: a task in asyncio's lists has not ended.
-    state: u32,
-    is_task: u8,
-    awaited_by_is_set: GilSlot<u8>,
 }
 
 /// Whether cancelling its scope reaches a task.
@@ -145,12 +119,7 @@ impl Task {
         let task = Self {
             coroutine: GilSlot::new(Some(coroutine.unbind())),
             #[cfg(Py_3_14)]
-            as_asyncio: AsAsyncio {
-                awaited_by: GilSlot::default(),
-                state: 0,
-                is_task: 1,
-                awaited_by_is_set: GilSlot::new(0),
-            },
+            as_asyncio: AsAsyncio::new(),
             context: context.unbind(),
             waits_for: GilSlot::default(),
             number: N_MADE.fetch_add(1, Relaxed) + 1,
@@ -316,11 +285,21 @@ impl Task {
         awaited.call_method(intern!(py, "cancel"), (), Some(&kwargs))?.is_truthy()
     }
 
+    /// What the task waits for; it does no more.
+    #[inline]
+    pub(super) fn take_awaited(slf: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
+        let py = slf.py();
+        let awaited = slf.get().waits_for.replace(py, None);
+        #[cfg(Py_3_14)]
+        awaited_by::ends(awaited.as_ref(), slf)?;
+        Ok(awaited)
+    }
+
     /// Have a task go on in the next burst although what it awaits is not done.
     fn stop_waiting(slf: &Bound<'_, Self>, awaited: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let forgotten = awaited.as_super().get().forget_waiter(py, slf);
-        drop((forgotten, slf.get().waits_for.take(py)));
+        drop((forgotten, Self::take_awaited(slf)?));
         step::resume_soon(slf)
     }
 
@@ -328,14 +307,6 @@ impl Task {
     pub(super) fn is_missed(slf: &Bound<'_, Self>) -> bool {
         let py = slf.py();
         !slf.as_super().get().is_done(py) && !slf.get().goes_silently.get(py)
-    }
-}
-
-#[cfg(Py_3_14)]
-impl AsAsyncio {
-    fn clear(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.awaited_by_is_set.set(py, 0);
-        self.awaited_by.take(py)
     }
 }
 
@@ -579,7 +550,7 @@ impl Task {
         self.coroutine.traverse(&visit, |it| visit.call(it))?;
         visit.call(&self.context)?;
         #[cfg(Py_3_14)]
-        self.as_asyncio.awaited_by.traverse(&visit, |it| visit.call(it))?;
+        self.as_asyncio.traverse(&visit)?;
         self.waits_for.traverse(&visit, |it| visit.call(it))
     }
 
