@@ -44,10 +44,21 @@ class Python:
         """Return the command that runs a program of this interpreter's file system."""
         return [*([str(self.enter)] if self.enter else []), *map(str, argv)]
 
+    @property
+    def in_place(self) -> Path:
+        """The interpreter's path in its own file system, for `run_in_place`."""
+        return Path(f"/usr/bin/python{self.minor}") if self.enter else self.executable
 
-def find(minor: str) -> Python | None:
-    """Return the interpreter of a version, if there is one that has its headers."""
-    return _here(minor) or _entered(minor)
+
+def find(minor: str) -> Python:
+    """Return the interpreter of a version that has its headers; end the program if there is none."""
+    found = _here(minor) or _entered(minor)
+    if found is None:
+        raise SystemExit(
+            f"CPython {minor} was not found with its headers, on the PATH, under pyenv or in .pythons: "
+            "`make pythons` installs the newest, and --minor takes some versions only"
+        )
+    return found
 
 
 def _here(minor: str) -> Python | None:
@@ -63,26 +74,12 @@ def _here(minor: str) -> Python | None:
 
 def _entered(minor: str) -> Python | None:
     """Return an interpreter of `make pythons`, which lives in a file system of its own."""
-    enter, root = ROOT / ".pythons" / "enter", ROOT / ".pythons" / "root"
-    inside = f"/usr/bin/python{minor}"
-    if not (root / inside[1:]).exists() or _about(minor, [str(enter), inside]) is None:
+    home = ROOT / ".pythons"
+    executable = home / "bin" / f"python{minor}"
+    if not executable.exists() or _about(minor, [str(executable)]) is None:
         return None
-    folder = WORK / "pythons" / minor
-    executable = folder / f"python{minor}"
-    folder.mkdir(parents=True, exist_ok=True)
-    # It enters by running itself there, so that `sys.executable` is a program that can be run here.
-    executable.write_text(
-        f'#!/bin/bash\nif [ -x {inside} ]; then exec -a "$0" {inside} "$@"; fi\nexec "{enter}" "$0" "$@"\n'
-    )
-    executable.chmod(0o755)
-    # Its own headers only, beside the C library's that belong to the compiler.
-    headers = folder / "include"
-    for found in (root / "usr/include").glob(f"**/python{minor}"):
-        link = headers / found.relative_to(root / "usr/include")
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(found)
-    return Python(minor, executable, (headers / f"python{minor}", headers), enter)
+    headers = home / "include"
+    return Python(minor, executable, (headers / f"python{minor}", headers), home / "enter")
 
 
 def _about(minor: str, command: list[str]) -> dict[str, Any] | None:

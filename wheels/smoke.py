@@ -49,14 +49,18 @@ class Environment:
 
     def run(self, *argv: object, status: int = 0) -> str:
         """Run a program that says nothing on standard error; return what it prints."""
-        done = subprocess.run(
-            self.command(*argv), cwd=self.folder, capture_output=True, text=True, timeout=_TIMEOUT_S
-        )
+        done = self.complete(*argv)
         said = " ".join(map(str, argv))
         assert (status, "") == (done.returncode, done.stderr), (
             f"{said} ended with status {done.returncode}, and said: {done.stderr}"
         )
         return done.stdout
+
+    def complete(self, *argv: object) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end, whatever that is."""
+        return subprocess.run(
+            self.command(*argv), cwd=self.folder, capture_output=True, text=True, timeout=_TIMEOUT_S
+        )
 
     def python(self, *argv: object, status: int = 0) -> str:
         """Run the environment's interpreter."""
@@ -75,17 +79,10 @@ def main() -> None:
     options = parser.parse_args()
     minors = options.minor or MINORS
     for minor in minors:
-        download(_python(minor), _wheel(minor, options.dist))
+        download(find(minor), _wheel(minor, options.dist))
     go_offline()
     n_failed = sum(_smoke(minor, options.dist) for minor in minors)
     raise SystemExit(min(n_failed, 1))
-
-
-def _python(minor: str) -> Python:
-    python = find(minor)
-    if python is None:
-        raise SystemExit(f"CPython {minor} was not found: `make pythons` installs the newest")
-    return python
 
 
 def _wheel(minor: str, dist: Path) -> Path:
@@ -106,8 +103,7 @@ def download(python: Python, wheel: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(packages, ignore_errors=True)
     in_place = python.run_in_place
-    base = f"/usr/bin/python{python.minor}" if python.enter else python.executable
-    subprocess.run(in_place(base, "-m", "venv", folder), check=True)
+    subprocess.run(in_place(python.in_place, "-m", "venv", folder), check=True)
     pip = in_place(folder / "bin" / "python", "-m", "pip", "--quiet")
     requirement = f"threadlets[serve] @ {wheel.as_uri()}"
     subprocess.run([*pip, "wheel", "--wheel-dir", str(packages), requirement], check=True)
@@ -130,7 +126,7 @@ def go_offline() -> None:
 
 def _smoke(minor: str, dist: Path) -> bool:
     """Try everything with one wheel, and say what came out; whether something failed."""
-    python = _python(minor)
+    python = find(minor)
     failures = 0
     for make in (_with_pip, _with_uv):
         with tempfile.TemporaryDirectory() as folder:
@@ -154,32 +150,20 @@ def _sources(minor: str, dist: Path) -> list[str]:
 
 def _with_pip(environment: Environment, python: Python, dist: Path) -> None:
     """Make the environment, and install the loop alone, then the server."""
-    base = f"/usr/bin/python{python.minor}" if python.enter else python.executable
-    environment.run(base, "-m", "venv", environment.folder / "venv")
+    environment.run(python.in_place, "-m", "venv", environment.folder / "venv")
     install = ("-m", "pip", "install", "--quiet", *_sources(python.minor, dist))
     environment.python(*install, "threadlets")
-    assert "threadlets[cli]" in _stderr(environment, "-m", "threadlets", "--help", status=2)
+    refused = environment.complete(environment.bin / "python", "-m", "threadlets", "--help")
+    assert refused.returncode == 2, refused
+    assert "threadlets[cli]" in refused.stderr, refused
     environment.python(*install, "threadlets[serve]")
     environment.python("-m", "pip", "check")
 
 
-def _stderr(environment: Environment, *argv: str, status: int) -> str:
-    done = subprocess.run(
-        environment.command(environment.bin / "python", *argv),
-        cwd=environment.folder,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-    )
-    assert status == done.returncode, str(done)
-    return done.stderr
-
-
 def _with_uv(environment: Environment, python: Python, dist: Path) -> None:
     """As with pip."""
-    base = f"/usr/bin/python{python.minor}" if python.enter else python.executable
     uv = [TOOLS / "uv", "--quiet", "--offline", "--no-cache", "--no-config"]
-    environment.run(*uv, "venv", "--python", base, environment.folder / "venv")
+    environment.run(*uv, "venv", "--python", python.in_place, environment.folder / "venv")
     where = ("--python", environment.bin / "python")
     sources = _sources(python.minor, dist)
     environment.run(*uv, "pip", "install", *where, *sources, "threadlets[serve]")

@@ -195,16 +195,17 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
             self._check_thread()
         self._check_callback(callback, method)
         handle: asyncio.Handle
+        # Frames at the end of its traceback that are not the caller's: this one.
+        n_ours = 1
         if method == "call_soon_threadsafe" and sys.version_info >= (3, 14):
             # Cancelling it waits for a callback that runs in another thread.
             handle = events._ThreadSafeHandle(callback, args, self, context)
+            n_ours = 2  # And its `__init__`, which a Handle leaves out only where it is its own.
         elif when is None:
             handle = asyncio.Handle(callback, args, self, context)
         else:
             handle = _DebugTimerHandle(when, callback, args, self, context)
         if handle._source_traceback:
-            # This frame, and the one of a derived class's `__init__` if that leaves it in.
-            n_ours = 2 if type(handle).__name__ == "_ThreadSafeHandle" else 1
             del handle._source_traceback[-n_ours:]
         return handle
 
