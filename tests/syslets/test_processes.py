@@ -260,6 +260,45 @@ else:
 
 
 @_knows_numbers
+@pytest.mark.parametrize("verdict", [errno.EPERM, errno.ENOSYS], ids=errno.errorcode.get)
+def test_where_attempts_are_unknown_files_are_read_and_written(script: Any, verdict: int) -> None:
+    """Old sandboxes and emulators know neither preadv2 nor pwritev2: worker threads do without."""
+    process = script(
+        _FORBID
+        + f"""
+import tempfile
+from threadlets.atoms import *
+
+@syslet
+def rewrite(path):
+    fd = yield openat(path, os.O_RDWR)
+    data, more = buffer(3), buffer(3)
+    n = yield read(fd, data)
+    yield readv(fd, [more])
+    yield write(fd, b"ghi")
+    yield writev(fd, [b"jkl", b"mno"])
+    yield pwrite(fd, b"ABC", 0)
+    yield close(fd)
+    return n, data, more
+
+forbid(*RING, 327, 328, verdict=0x00050000 | {verdict})
+with tempfile.NamedTemporaryFile() as file:
+    file.write(b"abcdef")
+    file.flush()
+    print(rewrite.run(file.name).value)
+    print([bytes(it) for it in list(sweep(rewrite, [file.name]))[0].value[1:]])
+    print(open(file.name, "rb").read())
+""",
+        THREADLETS_ENGINE="workers",
+    )
+    expected = """(3, b'abc', b'def')
+[b'ABC', b'def']
+b'ABCdefghijklmno'
+"""
+    assert (0, expected, "") == outcome(process)
+
+
+@_knows_numbers
 def test_where_rings_are_deadly_workers_are_asked_for(script: Any) -> None:
     """With THREADLETS_ENGINE=workers no ring is tried; without it the process is killed."""
     source = (

@@ -4,7 +4,7 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use libc::{EAGAIN, EINTR, EOPNOTSUPP, c_int, c_long};
+use libc::{EAGAIN, EINTR, ENOSYS, EOPNOTSUPP, EPERM, c_int, c_long};
 
 use super::call::Call;
 use super::op::Op;
@@ -107,11 +107,12 @@ fn unless_blocked(mut call: impl FnMut() -> i64) -> Attempt {
     }
 }
 
-/// The same for `RWF_NOWAIT`, which not everything knows.
+/// The same for `RWF_NOWAIT`, which some files do not support; sandboxes and emulators may lack the whole
+/// system call.
 #[inline]
 fn unless_unknown(call: impl FnMut() -> i64) -> Attempt {
     match unless_blocked(call) {
-        Done(value) if value == -i64::from(EOPNOTSUPP) => WouldBlock,
+        Done(value) if matches!(-value as c_int, EOPNOTSUPP | ENOSYS | EPERM) => WouldBlock,
         attempt => attempt,
     }
 }
@@ -150,7 +151,7 @@ unsafe fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Atte
             value => match -value as c_int {
                 EINTR => {}
                 // What openat2 does not take, openat may; ENXIO is a pipe without a reader.
-                EAGAIN | libc::EINVAL | libc::E2BIG | libc::ENXIO | libc::ENOSYS | libc::EPERM => {
+                EAGAIN | libc::EINVAL | libc::E2BIG | libc::ENXIO | ENOSYS | EPERM => {
                     return WouldBlock;
                 }
                 _ => return Done(value),
@@ -364,9 +365,14 @@ unsafe fn perform_once(call: &Call) -> i64 {
             sys!(libc::SYS_pwrite64, int(0), call.at::<u8>(1), call.len(2), call.offset(3))
         }
         Op::Readv | Op::Writev => {
-            let is_read = call.op == Op::Readv;
-            let number = if is_read { libc::SYS_preadv2 } else { libc::SYS_pwritev2 };
-            sys!(number, int(0), call.at::<libc::iovec>(1), call.len(2), call.offset(3), 0, 0)
+            let (pieces, offset) = (call.at::<libc::iovec>(1), call.offset(3));
+            let number = match (call.op, offset) {
+                (Op::Readv, -1) => libc::SYS_readv,
+                (Op::Readv, _) => libc::SYS_preadv,
+                (_, -1) => libc::SYS_writev,
+                _ => libc::SYS_pwritev,
+            };
+            sys!(number, int(0), pieces, call.len(2), offset, 0)
         }
         Op::Fsync => sys!(libc::SYS_fsync, int(0)),
         Op::Fdatasync => sys!(libc::SYS_fdatasync, int(0)),
