@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import threadlets
-from threadlets.aio.crew import CrewDispatcher
+from threadlets.aio.workers import ThreadedDispatcher
 
 # It asks the collector who refers to its plugins and its generator, which does not show what is frozen below.
 with (
@@ -25,14 +25,14 @@ _DEADLINE_S = 20.0
 
 # Has dispatchers that are made from now on start calls so, except in pools that say otherwise.
 _FORCED = """
-from threadlets.aio.crew import CrewDispatcher
+from threadlets.aio.workers import ThreadedDispatcher
 
-def _make(cls, *args, _make=CrewDispatcher.__new__, **kwargs):
+def _make(cls, *args, _make=ThreadedDispatcher.__new__, **kwargs):
     self = _make(cls, *args, **kwargs)
     self._start = {start!r}
     return self
 
-CrewDispatcher.__new__ = staticmethod(_make)
+ThreadedDispatcher.__new__ = staticmethod(_make)
 """
 
 
@@ -64,7 +64,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[str]:
     start = getattr(request, "param", "auto")
     with pytest.MonkeyPatch.context() as patch:
         if start != "auto":
-            patch.setattr(CrewDispatcher, "__new__", CrewDispatcher.__new__)
+            patch.setattr(ThreadedDispatcher, "__new__", ThreadedDispatcher.__new__)
             exec(_FORCED.format(start=start), {})
         yield start
 

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from threadlets.aio.crew import CrewDispatcher
+from threadlets.aio.workers import ThreadedDispatcher
 from threadlets.calls import Pool
 
 P = ParamSpec("P")
@@ -64,14 +64,14 @@ class ThreadletExecutor(concurrent.futures.Executor):
 
     def stats(self) -> dict[str, Any]:
         """Count calls and threads, as `threadlets.stats()` does for a loop."""
-        return self._work.dispatcher._crew_stats()
+        return self._work.dispatcher._worker_stats()
 
 
 class _Work:
     """What the threads of an executor share; it ends when it is closed and nothing is left."""
 
     def __init__(self, name: str, threads_max: int | None) -> None:
-        self.dispatcher = CrewDispatcher(threads_max=threads_max)
+        self.dispatcher = ThreadedDispatcher(threads_max=threads_max)
         self._name = name
         self._home: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -127,11 +127,11 @@ class _Work:
         """The home thread's life."""
         while not self._is_over():
             try:
-                self.dispatcher._run_bursts()
+                self.dispatcher._run_ticks()
             except BaseException as exc:
                 # SystemExit in a future's callback, for instance: there is no program here to end.
                 self.dispatcher._request_failed(exc)
-        self.dispatcher._stop_crew()
+        self.dispatcher._stop_workers()
         self.dispatcher._release()
 
 

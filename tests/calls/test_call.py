@@ -350,7 +350,7 @@ def test_other_loops_are_refused() -> None:
 
 
 def test_recursion_ends_with_an_error_not_a_crash(run: Any) -> None:
-    """On a thread of the crew."""
+    """On a thread of the workers."""
 
     def recurse(depth: int) -> int:
         return recurse(depth + 1)

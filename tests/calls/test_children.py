@@ -79,14 +79,14 @@ def n_crew_threads() -> int:
 
 
 def test_child_outlives_the_idle_thread_that_started_it(run: Any) -> None:
-    """The thread leaves the crew, and stays as a thread for as long as the child lives."""
+    """The thread leaves the workers, and stays as a thread for as long as the child lives."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
         before = n_crew_threads()
         async with home_blocked():
             child = start_child()
-        await until(lambda: loop._crew_stats()["threads"] == 0)
+        await until(lambda: loop._worker_stats()["threads"] == 0)
         assert answers(child)
         assert n_crew_threads() > before
         end(child)
@@ -102,7 +102,7 @@ def test_child_of_a_function_outlives_its_thread(run: Any) -> None:
         loop: Any = asyncio.get_running_loop()
         async with home_blocked():
             child = await threadlets.call(start_child)
-        await until(lambda: loop._crew_stats()["threads"] == 0)
+        await until(lambda: loop._worker_stats()["threads"] == 0)
         assert answers(child)
         end(child)
 

@@ -148,7 +148,7 @@ def test_calls_from_a_blocked_functions_thread_are_refused(run: Any) -> None:
     run(main(), debug=True)
 
 
-@pytest.mark.parametrize("hook", ["_runner_joined", "_runner_left", "_role_moved"])
+@pytest.mark.parametrize("hook", ["_worker_joined", "_worker_left", "_role_moved"])
 def test_failing_hook_does_not_stop_the_loop(
     run: Any, start: str, hook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

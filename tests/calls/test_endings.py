@@ -31,7 +31,7 @@ def test_stop_waits_for_home_and_for_nobody_else(run: Any) -> None:
         return threading.current_thread().name
 
     async def stop() -> None:
-        # Home is blocked in the first function, a thread of the crew in the second.
+        # Home is blocked in the first function, a thread of the workers in the second.
         first = loop.create_task(block())
         await until(lambda: len(gates) == 1)
         await gates[0].entered.wait()
@@ -83,7 +83,7 @@ def test_closing_names_the_functions_that_are_blocked() -> None:
 
     async def main() -> None:
         nonlocal gate
-        # Home is blocked in this one, so that the other is blocked on a thread of the crew.
+        # Home is blocked in this one, so that the other is blocked on a thread of the workers.
         first = Gate()
         home = asyncio.create_task(threadlets.call(first))
         await first.entered.wait()
@@ -95,7 +95,7 @@ def test_closing_names_the_functions_that_are_blocked() -> None:
         await home
 
     loop.run_until_complete(main())
-    assert loop._crew_stats()["blocked"] == 1
+    assert loop._worker_stats()["blocked"] == 1
     with pytest.warns(ResourceWarning, match=r"Gate.*in thread 'threadlets-\d+'"):
         loop.close()
     assert gate is not None
@@ -110,10 +110,10 @@ def test_closed_loop_leaves_no_thread_and_can_be_collected(run: Any) -> None:
         await block_once()
 
     loop.run_until_complete(main())
-    before = loop._crew_stats()["threads"]
+    before = loop._worker_stats()["threads"]
     loop.close()
     assert before >= 1
-    assert loop._crew_stats()["threads"] == 0
+    assert loop._worker_stats()["threads"] == 0
     reference = weakref.ref(loop)
     del loop
     gc.collect()
@@ -231,7 +231,7 @@ def test_child_of_a_fork_within_a_threadlet_is_told_apart(script: Any) -> None:
         async def main():
             await threadlets.call(time.sleep, 0.01)
             print(await child("exits"), await child("awaits"))
-            # Home is blocked meanwhile, so a thread of the crew forks.
+            # Home is blocked meanwhile, so a thread of the workers forks.
             gate = threading.Event()
             home = asyncio.create_task(threadlets.call(gate.wait))
             await asyncio.sleep(0.01)
@@ -357,7 +357,7 @@ def test_descriptors_and_threads_are_given_back(run: Any) -> None:
     for _ in range(1000):
         if count()[1] <= before[1]:
             break
-        # A thread that has said farewell still has to be taken off the kernel's list.
+        # A thread that has said exits still has to be taken off the kernel's list.
         threading.Event().wait(0.005)
     assert count() <= before
 

@@ -134,7 +134,7 @@ def test_python_handler_runs_while_home_waits_for_the_role(script: Any) -> None:
 
 @pytest.mark.starts("inline")
 def test_exception_that_ends_the_loop_reaches_home_from_another_thread(script: Any) -> None:
-    """SystemExit in a task on a thread of the crew ends the program, once home has returned."""
+    """SystemExit in a task on a thread of the workers ends the program, once home has returned."""
     process = script(
         """
         gate = threading.Event()

@@ -15,7 +15,7 @@ import threadlets
 
 from .harness import Gate, until
 
-# A thread of the crew that has nothing to do ends after a second.
+# A worker that has nothing to do ends after a second.
 IDLE_S = 1.5
 
 

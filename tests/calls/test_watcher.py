@@ -144,7 +144,7 @@ def test_busy_machine_does_not_starve_the_watch(run: Any) -> None:
 
 
 def test_stack_size_of_the_threading_module_is_honoured(script: Any) -> None:
-    """Threads of the crew get what `threading.stack_size()` says."""
+    """Threads of the workers get what `threading.stack_size()` says."""
     process = script(
         """
         import ctypes

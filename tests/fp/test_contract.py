@@ -17,7 +17,7 @@ from .harness import NEAREST, Gate, rounding, set_rounding, third
 pytestmark = pytest.mark.starts("inline", "beside")
 
 
-def _offences(name: str) -> list[fp.Offence]:
+def _offences(name: str) -> list[fp.Violation]:
     """Return what is counted of a name that ends so."""
     return [it for found, all_ in fp.report().items() if found.endswith(name) for it in all_]
 
@@ -40,9 +40,9 @@ def test_task_that_changes_the_rounding_is_named_where_it_is_suspended(run: Any)
 
     run(main())
     assert [NEAREST, NEAREST] == seen
-    [offence] = _offences("careless_task")
-    assert (1, "rounding upward") == (offence.count, offence.changes)
-    where, _, line = offence.where.rpartition(":")
+    [violation] = _offences("careless_task")
+    assert (1, "rounding upward") == (violation.count, violation.changes)
+    where, _, line = violation.where.rpartition(":")
     # The innermost frame that is suspended: that of asyncio.sleep.
     assert where.endswith("tasks.py")
     assert int(line) > 0
@@ -91,9 +91,9 @@ def test_callbacks_timers_and_readers_are_named(run: Any, debug: bool) -> None:
     before = sum(it.count for it in _offences("careless_callback"))
     run(main(), debug=debug)
     assert ["nearest", "nearest"] == results
-    [offence] = _offences("careless_callback")
-    assert before + 2 == offence.count
-    assert "test_contract.py:" in offence.where
+    [violation] = _offences("careless_callback")
+    assert before + 2 == violation.count
+    assert "test_contract.py:" in violation.where
 
 
 def test_protocol_that_changes_the_rounding_is_named_by_its_type(run: Any) -> None:

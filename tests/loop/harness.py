@@ -172,7 +172,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 async def turns(n_turns: int) -> None:
-    """Let the loop run so many bursts."""
+    """Let the loop run so many ticks."""
     for _ in range(n_turns):
         await asyncio.sleep(0)
 

@@ -36,7 +36,7 @@ def test_open_generator_is_closed_at_the_end_of_the_run(run: Run) -> None:
 
 
 def test_forgotten_generator_is_closed_by_the_loop(run: Run) -> None:
-    """A generator that nobody refers to is closed in a later burst."""
+    """A generator that nobody refers to is closed in a later tick."""
 
     async def main() -> None:
         closed: list[str] = []

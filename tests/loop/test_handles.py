@@ -37,7 +37,7 @@ def test_handles_are_instances_of_asyncios(run: Run) -> None:
 
 
 def test_cancelled_callback_is_not_called(run: Run) -> None:
-    """A handle that is cancelled before its burst never calls."""
+    """A handle that is cancelled before its tick never calls."""
 
     async def main() -> None:
         calls: list[str] = []
@@ -52,7 +52,7 @@ def test_cancelled_callback_is_not_called(run: Run) -> None:
 
 
 def test_callback_can_be_cancelled_by_one_of_its_own_burst(run: Run) -> None:
-    """A handle is cancelled even when its burst has begun."""
+    """A handle is cancelled even when its tick has begun."""
 
     async def main() -> None:
         calls: list[str] = []

@@ -83,7 +83,7 @@ def test_cancelled_timer_does_not_fire(run: Run) -> None:
 
 
 def test_timer_cancelled_by_one_that_is_due_with_it_does_not_fire(run: Run) -> None:
-    """Of two timers that are due in one burst, the first can cancel the second."""
+    """Of two timers that are due in one tick, the first can cancel the second."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Turns: poll, then one burst of what is ready; nothing overtakes and nothing starves."""
+"""Turns: poll, then one tick of what is ready; nothing overtakes and nothing starves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_callbacks_run_in_the_order_of_asking(run: Run) -> None:
 
 
 def test_burst_does_not_grow_while_it_runs(run: Run) -> None:
-    """What a callback asks for runs in the next burst, after everything of this one."""
+    """What a callback asks for runs in the next tick, after everything of this one."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -74,7 +74,7 @@ def test_endless_callbacks_do_not_starve_events(run: Run) -> None:
 
 
 def test_ready_callbacks_run_before_timers_that_are_due(run: Run) -> None:
-    """Within a burst what was ready comes first, then the timers."""
+    """Within a tick what was ready comes first, then the timers."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -89,16 +89,16 @@ def test_ready_callbacks_run_before_timers_that_are_due(run: Run) -> None:
 
 
 def test_stop_lets_the_burst_finish(loop: asyncio.AbstractEventLoop) -> None:
-    """`stop()` ends the loop after the burst in which it was called."""
+    """`stop()` ends the loop after the tick in which it was called."""
     order: list[str] = []
     loop.call_soon(loop.stop)
-    loop.call_soon(order.append, "same burst")
-    loop.call_soon(loop.call_soon, order.append, "next burst")
+    loop.call_soon(order.append, "same tick")
+    loop.call_soon(loop.call_soon, order.append, "next tick")
     loop.run_forever()
-    assert ["same burst"] == order
+    assert ["same tick"] == order
     loop.call_soon(loop.stop)
     loop.run_forever()
-    assert ["same burst", "next burst"] == order
+    assert ["same tick", "next tick"] == order
 
 
 def test_stop_before_running_runs_one_burst(loop: asyncio.AbstractEventLoop) -> None:

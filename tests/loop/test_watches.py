@@ -153,7 +153,7 @@ def test_second_reader_replaces_the_first(run: Run) -> None:
 
 
 def test_reader_removed_while_its_call_is_queued_is_not_called(run: Run) -> None:
-    """Two readers ready in one burst: the first removes the second, which is not called."""
+    """Two readers ready in one tick: the first removes the second, which is not called."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

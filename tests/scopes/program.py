@@ -326,7 +326,7 @@ class Program:
         elif self._records:
             scope = self._records[number % len(self._records)].scope
             if kind == "late cancel":
-                # In the burst in which futures are settled.
+                # In the tick in which futures are settled.
                 self._loop.call_soon(scope.cancel)
                 for future in self._futures:
                     if not future.done():

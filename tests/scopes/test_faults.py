@@ -219,7 +219,7 @@ def test_a_future_of_another_loop_is_refused(run: Run) -> None:
 
 
 def test_a_block_that_is_thrown_away_cancels_all_members(run: Run) -> None:
-    """More than one burst's worth of them, although nobody is there to go on with it."""
+    """More than one tick's worth of them, although nobody is there to go on with it."""
 
     async def main() -> tuple[int, int]:
         tasks: list[asyncio.Task[Any]] = []
@@ -296,7 +296,7 @@ def test_closing_an_async_generator_waits_for_its_scope(run: Run) -> None:
 
 
 def test_a_cancellation_from_outside_is_not_taken_back_with_the_scopes_own(run: Run) -> None:
-    """It comes in the burst in which the scope forgets a cancellation that its block did not see."""
+    """It comes in the tick in which the scope forgets a cancellation that its block did not see."""
 
     async def main() -> list[str]:
         log: list[str] = []

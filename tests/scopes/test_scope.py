@@ -239,7 +239,7 @@ def test_a_scope_is_cancelled_from_wherever_the_loop_calls(run: Run, way: str) -
 
 
 def test_a_hundred_thousand_members_are_cancelled_while_the_loop_goes_on(run: Run) -> None:
-    """No burst takes long; all of them have ended when the scope has."""
+    """No tick takes long; all of them have ended when the scope has."""
 
     async def main() -> tuple[int, float]:
         gaps: list[float] = []

@@ -289,7 +289,7 @@ def _long() -> Syslet[...]:
 
 
 def test_long_programs_run_to_their_end(carry: Carry) -> None:
-    """More atoms than a burst has."""
+    """More atoms than a tick has."""
     assert 600 == carry(_long()).unwrap()
 
 

@@ -20,7 +20,7 @@ native_only = pytest.mark.parametrize("kind", ["native"], indirect=True)
 
 
 async def turns(n_turns: int) -> None:
-    """Let the loop run so many bursts."""
+    """Let the loop run so many ticks."""
     for _ in range(n_turns):
         await asyncio.sleep(0)
 

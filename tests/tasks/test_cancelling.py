@@ -314,7 +314,7 @@ def test_time_limits_nest(run: Run, inner_s: float) -> None:
 
 
 def test_a_limit_and_a_request_at_once(run: Run) -> None:
-    """A task cancelled from outside in the burst in which its limit passes is cancelled."""
+    """A task cancelled from outside in the tick in which its limit passes is cancelled."""
 
     async def main() -> bool:
         async def body() -> None:

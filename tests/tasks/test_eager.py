@@ -36,7 +36,7 @@ def test_an_eager_task_ends_at_once(run: Run) -> None:
 
 
 def test_an_eager_task_waits(run: Run) -> None:
-    """One that waits goes on in bursts like any other."""
+    """One that waits goes on in ticks like any other."""
 
     async def main() -> list[Any]:
         loop = asyncio.get_running_loop()

@@ -44,7 +44,7 @@ def test_it_passes_for_asyncios(run: Run) -> None:
 
 
 def test_callbacks_run_in_order_and_later(run: Run) -> None:
-    """Callbacks run in the burst after the one in which the future became done, in order."""
+    """Callbacks run in the tick after the one in which the future became done, in order."""
 
     async def main() -> list[Any]:
         called: list[Any] = []
@@ -62,7 +62,7 @@ def test_callbacks_run_in_order_and_later(run: Run) -> None:
 
 
 def test_a_callback_added_late_runs_too(run: Run) -> None:
-    """A done future calls a new callback in the next burst, not at once."""
+    """A done future calls a new callback in the next tick, not at once."""
 
     async def main() -> list[int]:
         called: list[int] = []

@@ -25,7 +25,7 @@ from blocking import (
 from greenlet_tasks import Session, greenlet, spawn, wait
 
 N_TASKS = 20
-# A thread of the crew that has nothing to do ends after a second.
+# A worker that has nothing to do ends after a second.
 IDLE_S = 1.5
 
 

@@ -25,16 +25,16 @@ use crate::stream::Stream;
 /// in 22,000 requests the collector ran 39 times with 4, 114 times with 8, and 588 times with 32.
 const SERVED_MIN: usize = 8;
 
-/// ... and at most: larger bursts keep everybody else waiting.
+/// ... and at most: larger ticks keep everybody else waiting.
 const SERVED_MAX: usize = 256;
 
-/// In a burst of very many requests, which part of them may be connections. A loop that takes long
+/// In a tick of very many requests, which part of them may be connections. A loop that takes long
 /// to come round would otherwise serve too few, and one that serves connections alone would go from
 /// few to many: each of them makes several requests later.
 const SERVED_SHARE: usize = 16;
 
 #[derive(Debug)]
-struct State {
+struct AcceptorState {
     backlog: Backlog,
     /// The request is in the ready queue: one is enough, however many edges there are.
     is_queued: bool,
@@ -51,7 +51,7 @@ pub struct Acceptor {
     context: Py<PyAny>,
     /// It is the server's: whatever is called for a connection is called in the same copy.
     is_servers: bool,
-    state: GilCell<State>,
+    state: GilCell<AcceptorState>,
 }
 
 impl Acceptor {
@@ -65,7 +65,7 @@ impl Acceptor {
         let is_servers = context.is_some();
         let context = context.map_or_else(|| current_context(py).map(Bound::unbind), Ok)?;
         let backlog = Backlog::new(SocketFd::new(fd));
-        let state = GilCell::new(State { backlog, is_queued: false, is_retired: false });
+        let state = GilCell::new(AcceptorState { backlog, is_queued: false, is_retired: false });
         Ok(Self { on_connection, on_error, context, is_servers, state })
     }
 
@@ -121,8 +121,8 @@ impl Acceptor {
 pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Acceptor>) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
-    let burst_size = dispatcher.get().queues.with(py, |queues| queues.burst_size());
-    let n_served_max = (burst_size / SERVED_SHARE).clamp(SERVED_MIN, SERVED_MAX);
+    let tick_size = dispatcher.get().queues.with(py, |queues| queues.tick_size());
+    let n_served_max = (tick_size / SERVED_SHARE).clamp(SERVED_MIN, SERVED_MAX);
     let accepted = this.state.with(py, |state| {
         state.is_queued = false;
         let may_be_more = !state.is_retired && state.backlog.accept()?;

@@ -1,4 +1,4 @@
-//! Calls beside the dispatcher: on another thread of its crew from the start, while the role stays where it is.
+//! Calls beside the dispatcher: on another thread of its workers from the start, while the role stays where it is.
 //!
 //! Where a call starts, the history of its function says (`threadlets_core::history`); who comes for it, the core
 //! says too (`takeover::Beside`). A call does not notice where it runs: it is called in its awaiter's context, the
@@ -12,20 +12,20 @@ use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 use pyo3::{PyTraverseError, intern};
-use threadlets_core::takeover::{Ring, RunnerId, SLOW_NS, Summons, Usage};
+use threadlets_core::takeover::{SLOW_NS, Summons, ThreadUsage, WakeReason, WorkerId};
 use threadlets_core::{EntryPoint, Poller, Priority, Start, clock, fp};
 
 use crate::call::CallObject;
-use crate::crew::{Crew, Parked};
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
 use crate::pool::Pool;
 use crate::queued_call::QueuedCall;
 use crate::request::Request;
-use crate::runner::Runner;
 use crate::task::current;
 use crate::task::future::Future;
 use crate::task::task::Task;
+use crate::worker::Worker;
+use crate::workers::{Parked, Workers};
 
 /// When a thread is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,10 +97,10 @@ impl Job {
     }
 
     /// Do it, on this thread. An error is a fault of ours.
-    fn run(self, slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<Ran> {
+    fn run(self, slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<Ran> {
         match self {
-            Self::Awaited(call) => CallBeside::run(call.bind(slf.py()), slf, runner),
-            Self::Queued(call) => call.get().run_beside(slf, &call, runner),
+            Self::Awaited(call) => CallBeside::run(call.bind(slf.py()), slf, worker),
+            Self::Queued(call) => call.get().run_beside(slf, &call, worker),
         }
     }
 
@@ -178,7 +178,7 @@ impl CallBeside {
             function,
         };
         let beside = Bound::new(py, PyClassInitializer::from(future).add_subclass(beside))?;
-        Crew::submit_beside(slf, Job::Awaited(beside.clone().unbind()));
+        Workers::submit_beside(slf, Job::Awaited(beside.clone().unbind()));
         Ok(beside)
     }
 
@@ -218,7 +218,7 @@ impl CallBeside {
     fn run(
         beside: &Bound<'_, Self>,
         slf: &Bound<'_, Dispatcher>,
-        runner: &Runner,
+        worker: &Worker,
     ) -> PyResult<Ran> {
         let py = slf.py();
         let this = beside.get();
@@ -240,14 +240,14 @@ impl CallBeside {
             this.pool.as_ref().and_then(|it| it.get().key(py)),
             this.task.as_ref().map(|it| it.clone_ref(py)),
             None,
-            runner.thread_id,
+            worker.thread_id,
         );
-        slf.get().crew.keep_parked(py, runner.id, parked);
+        slf.get().workers.keep_parked(py, worker.id, parked);
         let outcome = current::named(slf, this.task.as_ref(), || match &this.context {
             Some(context) => crate::callback::in_context(py, context, || object.call_function(slf)),
             None => object.call_function(slf),
         });
-        drop(Crew::unpark(slf, runner));
+        drop(Workers::unpark(slf, worker));
         this.leave_pool(slf);
         drop(call);
         if slf.get().check_closed().is_err() {
@@ -280,12 +280,12 @@ impl CallBeside {
     }
 }
 
-impl Crew {
+impl Workers {
     /// Queue work for a thread beside the dispatcher, and see to it that one comes.
     pub(crate) fn submit_beside(slf: &Bound<'_, Dispatcher>, job: Job) {
         let py = slf.py();
         let priority = job.priority(py);
-        slf.get().crew.beside.with(py, |beside| beside.submit(priority, job));
+        slf.get().workers.beside.with(py, |beside| beside.submit(priority, job));
         Self::summon_when(slf, When::GilIsFree);
     }
 
@@ -296,34 +296,35 @@ impl Crew {
 
     fn summon_when(slf: &Bound<'_, Dispatcher>, when: When) {
         let py = slf.py();
-        let crew = &slf.get().crew;
-        let summons =
-            crew.roster.with(py, |roster| crew.beside.with(py, |beside| beside.summon(roster)));
+        let workers = &slf.get().workers;
+        let summons = workers
+            .registry
+            .with(py, |registry| workers.beside.with(py, |beside| beside.summon(registry)));
         match summons {
             Summons::Nobody => {}
-            Summons::Ring(id) if when == When::GilIsFree => {
+            Summons::Unpark(id) if when == When::GilIsFree => {
                 // Another thread may have come for the work for which one is to be called: that one is called, too.
-                if let Some(earlier) = crew.called.replace(py, Some(id)) {
-                    crew.role.record(earlier).bell.ring(Ring::WORK);
+                if let Some(earlier) = workers.called.replace(py, Some(id)) {
+                    workers.role.slot(earlier).parker.unpark(WakeReason::WORK);
                 }
             }
-            Summons::Ring(id) => crew.role.record(id).bell.ring(Ring::WORK),
+            Summons::Unpark(id) => workers.role.slot(id).parker.unpark(WakeReason::WORK),
             Summons::Spawn(id) => {
-                if !Runner::spawn(slf, id, Ring::WORK) {
-                    crew.roster.with(py, |roster| roster.ended(id));
-                    crew.beside.with(py, |beside| beside.arrived());
+                if !Worker::spawn(slf, id, WakeReason::WORK) {
+                    workers.registry.with(py, |registry| registry.ended(id));
+                    workers.beside.with(py, |beside| beside.arrived());
                     Self::not_spawned(slf);
                 }
             }
-            Summons::Full => crew.summon_from_watch(py),
+            Summons::Full => workers.summon_from_watch(py),
         }
     }
 
     /// Have the thread on watch, if there is one, come for the work: it has nothing to watch now, or soon.
     fn summon_from_watch(&self, py: Python<'_>) {
-        if let Some(duty) = self.role.on_duty() {
+        if let Some(monitor) = self.role.monitor() {
             self.beside.with(py, |beside| beside.summon_from_watch());
-            self.role.record(duty).bell.ring(Ring::WORK);
+            self.role.slot(monitor).parker.unpark(WakeReason::WORK);
         }
     }
 
@@ -331,30 +332,30 @@ impl Crew {
     #[cold]
     fn not_spawned(slf: &Bound<'_, Dispatcher>) {
         let py = slf.py();
-        let crew = &slf.get().crew;
-        crew.count_refused();
-        while let Err(error) = crew.check_threads(py) {
-            let Some(job) = crew.beside.with(py, |beside| beside.take()) else { return };
+        let workers = &slf.get().workers;
+        workers.count_refused();
+        while let Err(error) = workers.check_threads(py) {
+            let Some(job) = workers.beside.with(py, |beside| beside.take()) else { return };
             if let Err(error) = job.fail(slf, error) {
                 error.write_unraisable(py, Some(slf));
             }
         }
         // The watch may be all that there is.
-        crew.summon_from_watch(py);
+        workers.summon_from_watch(py);
     }
 
     /// Do what waits, one after the other.
-    pub(crate) fn work(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> Worked {
+    pub(crate) fn work(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> Worked {
         let py = slf.py();
         let this = slf.get();
-        let crew = &this.crew;
-        let cpu_ns = |id: RunnerId| crew.role.record(id).traces.cpu_ns();
+        let workers = &this.workers;
+        let cpu_ns = |id: WorkerId| workers.role.slot(id).traces.cpu_ns();
         let mut sleeps_at: Option<Arc<Poller>> = None;
         loop {
-            if crew.is_stopped.load(Relaxed) {
+            if workers.is_stopped.load(Relaxed) {
                 return Worked { is_done: true, sleeps_at };
             }
-            if crew.beside.with(py, |beside| !beside.is_empty())
+            if workers.beside.with(py, |beside| !beside.is_empty())
                 && let Some(poller) = sleeps_at.take()
             {
                 // What was done before is not to wait for what comes now. From here to the call the GIL stays here,
@@ -362,10 +363,10 @@ impl Crew {
                 let _ = py.detach(|| poller.wake());
             }
             let now_ns = clock::now_ns();
-            if !crew.beside.with(py, |beside| beside.may_begin(now_ns, cpu_ns)) {
+            if !workers.beside.with(py, |beside| beside.may_begin(now_ns, cpu_ns)) {
                 return Worked { is_done: false, sleeps_at };
             }
-            let job = crew.beside.with(py, |beside| {
+            let job = workers.beside.with(py, |beside| {
                 beside.arrived();
                 beside.take()
             });
@@ -375,16 +376,16 @@ impl Crew {
             if fp::State::read() != fp::State::DEFAULT {
                 fp::State::DEFAULT.restore();
             }
-            let before = Usage::of_this_thread();
+            let before = ThreadUsage::of_this_thread();
             let began_ns = clock::now_ns();
-            crew.beside.with(py, |beside| beside.begins(runner.id, began_ns, before.cpu_ns));
-            let ran = job.run(slf, runner);
-            crew.beside.with(py, |beside| beside.ends(runner.id));
-            let has_waited = Usage::of_this_thread().n_waits > before.n_waits;
+            workers.beside.with(py, |beside| beside.begins(worker.id, began_ns, before.cpu_ns));
+            let ran = job.run(slf, worker);
+            workers.beside.with(py, |beside| beside.ends(worker.id));
+            let has_waited = ThreadUsage::of_this_thread().n_waits > before.n_waits;
             let is_slow = clock::now_ns() - began_ns >= SLOW_NS;
             let ran = ran.unwrap_or_else(|error| {
                 if let Err(error) = Dispatcher::outlive(slf, Err(error)) {
-                    crew.set_pending(py, error);
+                    workers.set_pending(py, error);
                 }
                 Ran { function: None, wakes: true }
             });
@@ -449,7 +450,7 @@ impl Dispatcher {
     #[inline]
     pub(crate) fn choose_start(
         slf: &Bound<'_, Self>,
-        runner: &Runner,
+        worker: &Worker,
         function: EntryPoint,
         pool: Option<&Bound<'_, Pool>>,
         name: impl FnOnce() -> Option<Py<PyString>>,
@@ -459,7 +460,7 @@ impl Dispatcher {
         let must = pool
             .and_then(|it| it.get().start())
             .or_else(|| this.start.get(py))
-            .or_else(|| (!this.crew.may_block(py, runner.id)).then_some(Start::Beside));
+            .or_else(|| (!this.workers.may_block(py, worker.id)).then_some(Start::Beside));
         let start = this.histories.with(py, |histories| histories.start(function, must));
         start.unwrap_or_else(|| this.meet(py, function, must, name()))
     }

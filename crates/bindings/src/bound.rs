@@ -9,99 +9,99 @@ use pyo3::PyTraverseError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use threadlets_core::takeover::{Ring, RunnerId};
+use threadlets_core::takeover::{WakeReason, WorkerId};
 
-use crate::crew::Crew;
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
 use crate::greenlets;
 use crate::request::Request;
-use crate::runner::Runner;
 use crate::task::current;
 use crate::task::task::Task;
+use crate::worker::Worker;
+use crate::workers::Workers;
 
-impl Crew {
+impl Workers {
     /// Something more belongs to a thread, and with it the task, if it is one's.
-    pub(crate) fn tie(&self, py: Python<'_>, runner: RunnerId, task: Option<&Task>) {
-        self.bound.with(py, |bound| bound.tie(runner));
+    pub(crate) fn tie(&self, py: Python<'_>, worker: WorkerId, task: Option<&Task>) {
+        self.bound.with(py, |bound| bound.tie(worker));
         self.n_ties.fetch_add(1, Relaxed);
         if let Some(task) = task {
-            task.tie(py, runner);
+            task.tie(py, worker);
         }
     }
 
     /// It is over.
-    pub(crate) fn untie(&self, py: Python<'_>, runner: RunnerId, task: Option<&Task>) {
+    pub(crate) fn untie(&self, py: Python<'_>, worker: WorkerId, task: Option<&Task>) {
         if let Some(task) = task {
             task.untie(py);
         }
         self.n_ties.fetch_sub(1, Relaxed);
-        let is_free = self.bound.with(py, |bound| bound.untie(runner));
-        if is_free && runner != RunnerId::HOME {
+        let is_free = self.bound.with(py, |bound| bound.untie(worker));
+        if is_free && worker != WorkerId::HOME {
             // It may stand by again.
-            self.role.record(runner).bell.ring(Ring::ASK);
+            self.role.slot(worker).parker.unpark(WakeReason::ASK);
         }
     }
 
     /// Whether something belongs to a thread: it stays, and is called for nothing else.
     #[inline]
-    pub(crate) fn is_tied(&self, py: Python<'_>, runner: RunnerId) -> bool {
-        self.n_ties.load(Relaxed) > 0 && self.bound.with(py, |bound| bound.is_tied(runner))
+    pub(crate) fn is_tied(&self, py: Python<'_>, worker: WorkerId) -> bool {
+        self.n_ties.load(Relaxed) > 0 && self.bound.with(py, |bound| bound.is_tied(worker))
     }
 
     /// Whether a function may block this thread, so that the role moves.
     #[inline]
-    pub(crate) fn may_block(&self, py: Python<'_>, runner: RunnerId) -> bool {
-        if !self.is_tied(py, runner) {
+    pub(crate) fn may_block(&self, py: Python<'_>, worker: WorkerId) -> bool {
+        if !self.is_tied(py, worker) {
             return true;
         }
         greenlets::reap(py);
-        !self.is_tied(py, runner)
+        !self.is_tied(py, worker)
     }
 
     /// A step's turn has come, and its task belongs to another thread: it goes on there.
     #[cold]
-    pub(crate) fn hand_over(&self, task: &Bound<'_, Task>, runner: RunnerId) {
+    pub(crate) fn hand_over(&self, task: &Bound<'_, Task>, worker: WorkerId) {
         let py = task.py();
         let step = Request::Step(task.clone().unbind());
-        self.bound.with(py, |bound| bound.hand_over(runner, step));
+        self.bound.with(py, |bound| bound.hand_over(worker, step));
         self.n_handed_over.fetch_add(1, Relaxed);
-        if runner != RunnerId::HOME {
-            self.role.record(runner).bell.ring(Ring::ASK);
+        if worker != WorkerId::HOME {
+            self.role.slot(worker).parker.unpark(WakeReason::ASK);
         }
     }
 
     /// Take the steps that were handed over to this thread, which has the role; whether it still has.
     #[inline]
-    pub(crate) fn take_steps(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<bool> {
-        if slf.get().crew.n_handed_over.load(Relaxed) == 0 {
+    pub(crate) fn take_steps(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<bool> {
+        if slf.get().workers.n_handed_over.load(Relaxed) == 0 {
             return Ok(true);
         }
-        Self::take_own_steps(slf, runner)
+        Self::take_own_steps(slf, worker)
     }
 
     #[cold]
-    fn take_own_steps(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<bool> {
+    fn take_own_steps(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<bool> {
         let py = slf.py();
-        let crew = &slf.get().crew;
-        let steps = crew.bound.with(py, |bound| bound.take_steps(runner.id));
-        crew.n_handed_over.fetch_sub(steps.len(), Relaxed);
+        let workers = &slf.get().workers;
+        let steps = workers.bound.with(py, |bound| bound.take_steps(worker.id));
+        workers.n_handed_over.fetch_sub(steps.len(), Relaxed);
         let mut steps = steps.into_iter();
         let mut outcome = Ok(());
-        while outcome.is_ok() && crew.role.is_held_by(runner.id) {
+        while outcome.is_ok() && workers.role.is_held_by(worker.id) {
             let Some(step) = steps.next() else { return Ok(true) };
             outcome = Dispatcher::run(slf, step).and_then(|()| Self::end_if_over(slf));
         }
         // The role went to another thread meanwhile, or the loop ends: the others wait for the next time.
         let left = steps.len();
-        crew.bound.with(py, |bound| bound.put_back(runner.id, steps));
-        crew.n_handed_over.fetch_add(left, Relaxed);
-        outcome.map(|()| crew.role.is_held_by(runner.id))
+        workers.bound.with(py, |bound| bound.put_back(worker.id, steps));
+        workers.n_handed_over.fetch_add(left, Relaxed);
+        outcome.map(|()| workers.role.is_held_by(worker.id))
     }
 
     /// Whether steps wait for this thread.
-    pub(crate) fn has_steps(&self, py: Python<'_>, runner: RunnerId) -> bool {
-        self.n_handed_over.load(Relaxed) > 0 && self.bound.with(py, |it| it.has_steps(runner))
+    pub(crate) fn has_steps(&self, py: Python<'_>, worker: WorkerId) -> bool {
+        self.n_handed_over.load(Relaxed) > 0 && self.bound.with(py, |it| it.has_steps(worker))
     }
 
     /// A closed loop takes no more steps, and nothing belongs to its threads.
@@ -122,15 +122,15 @@ impl Crew {
 pub(crate) struct Stay {
     /// None once it has ended.
     task: GilSlot<Option<Py<Task>>>,
-    runner: RunnerId,
+    worker: WorkerId,
 }
 
 impl Stay {
     fn end(&self, py: Python<'_>) {
         if let Some(task) = self.task.take(py) {
-            let crew = &task.bind(py).as_super().get().dispatcher.get().crew;
+            let workers = &task.bind(py).as_super().get().dispatcher.get().workers;
             if task.get().leaves(py) {
-                crew.untie(py, self.runner, Some(task.get()));
+                workers.untie(py, self.worker, Some(task.get()));
             }
         }
     }
@@ -159,15 +159,15 @@ impl Stay {
 /// Keep the current task in this thread, until it ends or the with-block does around what this returns.
 #[pyfunction]
 pub(crate) fn stay(py: Python<'_>) -> PyResult<Stay> {
-    Runner::with_current(|runner| {
-        let runner = runner.ok_or_else(|| {
+    Worker::with_current(|worker| {
+        let worker = worker.ok_or_else(|| {
             PyRuntimeError::new_err(
                 "threadlets.stay() was called where no threadlets loop runs; call it in a task, \
                  within threadlets.run(main())",
             )
         })?;
-        let slf = runner.dispatcher(py);
-        let is_dispatcher = slf.get().crew.role.is_held_by(runner.id);
+        let slf = worker.dispatcher(py);
+        let is_dispatcher = slf.get().workers.role.is_held_by(worker.id);
         let current = current::get(slf)?.filter(|_| is_dispatcher);
         let Some(task) = current else {
             return Err(PyRuntimeError::new_err(
@@ -182,7 +182,7 @@ pub(crate) fn stay(py: Python<'_>) -> PyResult<Stay> {
             )
         })?;
         task.get().stays(py)?;
-        slf.get().crew.tie(py, runner.id, Some(task.get()));
-        Ok(Stay { task: GilSlot::new(Some(task.unbind())), runner: runner.id })
+        slf.get().workers.tie(py, worker.id, Some(task.get()));
+        Ok(Stay { task: GilSlot::new(Some(task.unbind())), worker: worker.id })
     })
 }

@@ -18,18 +18,18 @@ use threadlets_core::{EntryPoint, Start};
 use crate::beside::CallBeside;
 use crate::checkpoint;
 use crate::contract::{self, Environment};
-use crate::crew::{Crew, Protected};
 use crate::dispatcher::Dispatcher;
 use crate::entry_point;
 use crate::pool::Pool;
-use crate::runner::Runner;
 use crate::task::future::Outcome;
 use crate::task::names;
+use crate::worker::Worker;
+use crate::workers::{Protected, Workers};
 
 /// Where a call stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum State {
+pub(crate) enum CallState {
     /// Nobody has awaited it yet.
     Fresh,
     /// Nobody has awaited it yet; cancelling is not to wait for the function.
@@ -60,7 +60,7 @@ pub(crate) struct CallObject {
     pub(crate) delegate: Cell<*mut ffi::PyObject>,
     /// The result, should no cancellation come after all; or null.
     pub(crate) held: Cell<*mut ffi::PyObject>,
-    pub(crate) state: Cell<State>,
+    pub(crate) state: Cell<CallState>,
     /// The function, its positional arguments, the values of its named arguments: behind this, in the same
     /// memory. A pointer, since a reference to the object reaches no further than its fields, and since
     /// the item before the arguments is written to by who is called.
@@ -111,16 +111,16 @@ impl CallObject {
     pub(crate) fn send(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
         match self.state.get() {
             // The step that goes on after a yield begins its slice here, as any other does.
-            state @ (State::Fresh | State::HasYielded) => {
-                if checkpoint::is_due(py) && state == State::Fresh {
+            state @ (CallState::Fresh | CallState::HasYielded) => {
+                if checkpoint::is_due(py) && state == CallState::Fresh {
                     // A cancellation meanwhile loses nothing.
-                    self.state.set(State::HasYielded);
+                    self.state.set(CallState::HasYielded);
                     return Ok(Step::Yielded(py.None()));
                 }
                 self.begin(py)
             }
-            State::FreshAbandonable => self.delegate_result(py),
-            State::AwaitsTurn | State::AwaitsResult | State::AwaitsBeside => {
+            CallState::FreshAbandonable => self.delegate_result(py),
+            CallState::AwaitsTurn | CallState::AwaitsResult | CallState::AwaitsBeside => {
                 let mut result = null_mut();
                 // SAFETY: all three are alive; the result is a new reference unless an error is set.
                 let (sent, result) = unsafe {
@@ -134,29 +134,29 @@ impl CallObject {
                     _ => self.fail(PyErr::fetch(py)),
                 }
             }
-            State::AwaitsCancellation => {
-                self.state.set(State::Done);
+            CallState::AwaitsCancellation => {
+                self.state.set(CallState::Done);
                 // SAFETY: the reference is ours, and given away.
                 let held = unsafe { Bound::from_owned_ptr(py, self.held.replace(null_mut())) };
                 Ok(Step::Returned(held.unbind()))
             }
-            State::Done => Err(PyRuntimeError::new_err(
+            CallState::Done => Err(PyRuntimeError::new_err(
                 "cannot await a threadlet call twice; make another with threadlets.call()",
             )),
         }
     }
 
     fn fail(&self, error: PyErr) -> PyResult<Step> {
-        self.state.set(State::Done);
+        self.state.set(CallState::Done);
         Err(error)
     }
 
     /// Call the function here and now, unless it has to wait for its turn.
     fn begin(&self, py: Python<'_>) -> PyResult<Step> {
-        let may_start = Runner::with_current(|runner| {
+        let may_start = Worker::with_current(|worker| {
             let Some(pool) = self.pool(py) else { return Ok(true) };
-            let runner = runner.ok_or_else(no_loop)?;
-            pool.get().try_start(runner.dispatcher(py))
+            let worker = worker.ok_or_else(no_loop)?;
+            pool.get().try_start(worker.dispatcher(py))
         });
         match may_start {
             Ok(true) => self.start(py),
@@ -168,9 +168,9 @@ impl CallObject {
     /// Call the function, here or beside the dispatcher; its turn has come.
     #[inline]
     fn start(&self, py: Python<'_>) -> PyResult<Step> {
-        Runner::with_current(|runner| {
-            let Some(runner) = runner else { return self.fail(no_loop()) };
-            let slf = runner.dispatcher(py);
+        Worker::with_current(|worker| {
+            let Some(worker) = worker else { return self.fail(no_loop()) };
+            let slf = worker.dispatcher(py);
             let pool = self.pool(py);
             // SAFETY: the call keeps its function and its arguments alive, of which the first follows.
             let item = |idx: usize| unsafe { Bound::from_borrowed_ptr(py, *self.items.add(idx)) };
@@ -178,14 +178,14 @@ impl CallObject {
             let first_arg = || (self.n_items() > 1).then(|| item(1));
             let code = entry_point::number(&callable, first_arg);
             let function = Pool::entry_point(pool.as_ref(), code);
-            let start = Dispatcher::choose_start(slf, runner, function, pool.as_ref(), || {
+            let start = Dispatcher::choose_start(slf, worker, function, pool.as_ref(), || {
                 entry_point::name(&entry_point::innermost(&callable, first_arg())).ok()
             });
             // Inside of a function nothing can wait for another.
-            if start == Start::Inline || !slf.get().crew.role.may_enter(runner.id) {
-                return self.run(py, slf, runner, pool, function);
+            if start == Start::Inline || !slf.get().workers.role.may_enter(worker.id) {
+                return self.run(py, slf, worker, pool, function);
             }
-            self.delegate(py, State::AwaitsBeside, |this, slf| {
+            self.delegate(py, CallState::AwaitsBeside, |this, slf| {
                 let pool = pool.map(Bound::unbind);
                 let beside = CallBeside::submit(slf, this.as_object(py), pool, function)?;
                 Ok(beside.into_any().unbind())
@@ -227,15 +227,15 @@ impl CallObject {
         &self,
         py: Python<'_>,
         slf: &Bound<'_, Dispatcher>,
-        runner: &Runner,
+        worker: &Worker,
         pool: Option<Bound<'_, Pool>>,
         function: EntryPoint,
     ) -> PyResult<Step> {
         let key = pool.as_ref().and_then(|it| it.get().key(py));
         let callable = self.callable();
-        self.state.set(State::Done);
+        self.state.set(CallState::Done);
         let environment = self.environment(py);
-        let protected = Crew::protect(slf, runner, callable, key, null_mut(), || {
+        let protected = Workers::protect(slf, worker, callable, key, null_mut(), || {
             self.call_as_threadlet(slf, environment)
         });
         if let Some(pool) = pool {
@@ -251,19 +251,19 @@ impl CallObject {
                 slf.get().was_mistaken(py, function);
                 // Before anything else: the error indicator is the function's.
                 let outcome = returned(py, result);
-                Crew::get_role_back(slf, runner)?;
+                Workers::get_role_back(slf, worker)?;
                 let result = outcome?;
-                if !Crew::is_cancelled(slf)? {
+                if !Workers::is_cancelled(slf)? {
                     return Ok(Step::Returned(result));
                 }
                 // The task throws it in at its next step, which is asked for by yielding None.
                 self.held.set(result.into_ptr());
-                self.state.set(State::AwaitsCancellation);
+                self.state.set(CallState::AwaitsCancellation);
                 Ok(Step::Yielded(py.None()))
             }
             Protected::Full => {
                 slf.get().did_not_start(py, function);
-                match slf.get().crew.check_threads(py) {
+                match slf.get().workers.check_threads(py) {
                     Ok(()) => self.delegate_turn(py),
                     Err(error) => self.fail(error),
                 }
@@ -275,11 +275,11 @@ impl CallObject {
     fn delegate(
         &self,
         py: Python<'_>,
-        state: State,
+        state: CallState,
         make: impl FnOnce(&Self, &Bound<'_, Dispatcher>) -> PyResult<Py<PyAny>>,
     ) -> PyResult<Step> {
         let coroutine =
-            Runner::with_current(|runner| make(self, runner.ok_or_else(no_loop)?.dispatcher(py)));
+            Worker::with_current(|worker| make(self, worker.ok_or_else(no_loop)?.dispatcher(py)));
         match coroutine {
             Ok(coroutine) => {
                 let before = self.delegate.replace(coroutine.into_ptr());
@@ -293,13 +293,13 @@ impl CallObject {
     }
 
     fn delegate_turn(&self, py: Python<'_>) -> PyResult<Step> {
-        self.delegate(py, State::AwaitsTurn, |this, slf| {
+        self.delegate(py, CallState::AwaitsTurn, |this, slf| {
             slf.call_method1(intern!(py, "_turn"), (this.pool(py),)).map(Bound::unbind)
         })
     }
 
     fn delegate_result(&self, py: Python<'_>) -> PyResult<Step> {
-        self.delegate(py, State::AwaitsResult, |this, slf| {
+        self.delegate(py, CallState::AwaitsResult, |this, slf| {
             // SAFETY: the items are alive, and so are the names.
             let (positional, named) = unsafe {
                 let item = |&it: &*mut ffi::PyObject| Bound::from_borrowed_ptr(py, it);
@@ -319,22 +319,25 @@ impl CallObject {
     }
 
     fn delegate_returned(&self, py: Python<'_>, result: Py<PyAny>) -> PyResult<Step> {
-        if self.state.get() == State::AwaitsTurn {
+        if self.state.get() == CallState::AwaitsTurn {
             return self.start(py);
         }
-        self.state.set(State::Done);
+        self.state.set(CallState::Done);
         Ok(Step::Returned(result))
     }
 
     /// Take a step with an exception thrown in.
     pub(crate) fn throw(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<Step> {
         let state = self.state.get();
-        if !matches!(state, State::AwaitsTurn | State::AwaitsResult | State::AwaitsBeside) {
+        if !matches!(
+            state,
+            CallState::AwaitsTurn | CallState::AwaitsResult | CallState::AwaitsBeside
+        ) {
             return self.fail(thrown(args)?);
         }
         // SAFETY: a delegate is set while one is awaited.
         let delegate = unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()) };
-        if state == State::AwaitsBeside {
+        if state == CallState::AwaitsBeside {
             let thrown = thrown(args)?;
             return self.fail(self.beside_error(&delegate, &thrown)?.unwrap_or(thrown));
         }
@@ -367,7 +370,7 @@ impl CallObject {
     }
 
     pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.state.set(State::Done);
+        self.state.set(CallState::Done);
         if self.delegate.get().is_null() {
             return Ok(());
         }
@@ -380,7 +383,7 @@ impl CallObject {
 fn no_loop() -> PyErr {
     PyRuntimeError::new_err(
         "threadlets.call() was awaited on a loop that is not threadlets': its functions need a \
-         dispatcher to come back to; use threadlets.run(main()), or asyncio.Runner(loop_factory=\
+         dispatcher to come back to; use threadlets.run(main()), or asyncio.Worker(loop_factory=\
          threadlets.new_event_loop)",
     )
 }

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple, PyType};
 
-use crate::call::{CallObject, State, Step};
+use crate::call::{CallObject, CallState, Step};
 use crate::contract::Environment;
 use crate::memory;
 use crate::pool::Pool;
@@ -54,7 +54,7 @@ pub(crate) fn with_options<'py>(
         object.pool = pool.map_or(null_mut(), |it| it.clone().into_ptr());
         object.environment = environment.map_or(null_mut(), Bound::into_ptr);
         if abandons {
-            object.state.set(State::FreshAbandonable);
+            object.state.set(CallState::FreshAbandonable);
         }
         Ok(call)
     }
@@ -152,7 +152,7 @@ unsafe fn make(args: &[*mut ffi::PyObject], names: *mut ffi::PyObject) -> *mut C
         let object = object.cast::<CallObject>();
         let Some(call) = object.as_mut() else { return object };
         // Memory comes zeroed: every reference is null.
-        call.state.set(State::Fresh);
+        call.state.set(CallState::Fresh);
         call.items = object.add(1).cast();
         for (idx, &arg) in args.iter().enumerate() {
             call.items.add(idx).write(ffi::Py_NewRef(arg));
@@ -416,7 +416,7 @@ unsafe extern "C" fn threadlets_free_call(slf: *mut ffi::PyObject) {
     // SAFETY: the caller's; the type, on which the object had a reference, is released last.
     unsafe {
         let call = &*slf.cast::<CallObject>();
-        if matches!(call.state.get(), State::Fresh | State::FreshAbandonable)
+        if matches!(call.state.get(), CallState::Fresh | CallState::FreshAbandonable)
             && !call.callable().is_null()
         {
             warn_never_awaited(Python::assume_attached(), call);

@@ -1,4 +1,4 @@
-//! Handles: a callback that waits for its burst, and can be cancelled until then.
+//! Handles: a callback that waits for its tick, and can be cancelled until then.
 //!
 //! A handle gives up its callback when it runs or is cancelled, so that a finished one keeps
 //! nothing alive.
@@ -238,7 +238,7 @@ impl Handle {
 #[pyclass(frozen, module = "threadlets._core", weakref)]
 pub(crate) struct TimerHandle {
     when: f64,
-    pending: GilSlot<Option<Pending>>,
+    pending: GilSlot<Option<Scheduled>>,
     cancelled: AtomicBool,
 }
 
@@ -252,7 +252,7 @@ pub(crate) enum Due {
 }
 
 #[derive(Debug)]
-struct Pending {
+struct Scheduled {
     due: Due,
     dispatcher: Py<Dispatcher>,
     /// Set once the timer was started, at once after the handle was made.
@@ -307,7 +307,7 @@ impl Due {
 
 impl TimerHandle {
     pub(crate) fn new(when: f64, due: Due, dispatcher: Py<Dispatcher>) -> Self {
-        let pending = Pending { due, dispatcher, key: TimerKey::NOBODY };
+        let pending = Scheduled { due, dispatcher, key: TimerKey::NOBODY };
         let cancelled = AtomicBool::new(false);
         Self { when, pending: GilSlot::new(Some(pending)), cancelled }
     }
@@ -334,7 +334,7 @@ impl TimerHandle {
     /// Give a callback back that could not run yet; its time has come already.
     pub(crate) fn put_back(&self, py: Python<'_>, callback: Callback, dispatcher: Py<Dispatcher>) {
         let due = Due::Callback(callback);
-        let pending = Pending { due, dispatcher, key: TimerKey::NOBODY };
+        let pending = Scheduled { due, dispatcher, key: TimerKey::NOBODY };
         drop(self.pending.replace(py, Some(pending)));
     }
 
@@ -444,7 +444,7 @@ impl TimerHandle {
         let Some(pending) = this.pending.take(py) else { return Ok(()) };
         let dispatcher = pending.dispatcher.clone_ref(py);
         dispatcher.get().forget_timer(py, pending.key);
-        drop(this.pending.replace(py, Some(Pending { key: TimerKey::NOBODY, ..pending })));
+        drop(this.pending.replace(py, Some(Scheduled { key: TimerKey::NOBODY, ..pending })));
         internals::run_by_hand(dispatcher.bind(py), Request::Timer(slf.clone().unbind()))
     }
 

@@ -7,16 +7,16 @@
 use pyo3::prelude::*;
 use threadlets_core::clock;
 
-use crate::runner::Runner;
+use crate::worker::Worker;
 
 /// Whether an await that begins here has to let others run first.
 #[inline]
 pub(crate) fn is_due(py: Python<'_>) -> bool {
-    Runner::with_current(|runner| {
-        let Some(runner) = runner else { return false };
-        let this = runner.dispatcher(py).get();
+    Worker::with_current(|worker| {
+        let Some(worker) = worker else { return false };
+        let this = worker.dispatcher(py).get();
         // Inside of a function nobody else could run, whatever is yielded there.
-        if !this.crew.role.may_enter(runner.id) {
+        if !this.workers.role.may_enter(worker.id) {
             return false;
         }
         let mut slice = this.slice.get(py);

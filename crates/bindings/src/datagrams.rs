@@ -1,4 +1,4 @@
-//! Receiving datagrams: in bursts, until no more are waiting.
+//! Receiving datagrams: in ticks, until no more are waiting.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -17,7 +17,7 @@ use crate::memory;
 use crate::request::Request;
 
 /// How many datagrams are received before other requests get their turn.
-const DATAGRAM_BURST_MAX: usize = 64;
+const DATAGRAMS_PER_TICK_MAX: usize = 64;
 
 /// A datagram socket that is read, and the protocol that hears of what comes.
 #[pyclass(frozen, module = "threadlets._core")]
@@ -101,13 +101,13 @@ impl Datagrams {
     }
 }
 
-/// Receive what is waiting, at most one burst of it; the rest is queued behind other requests.
+/// Receive what is waiting, at most one tick of it; the rest is queued behind other requests.
 pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Datagrams>) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
     this.queued.store(false, Relaxed);
     let received = in_context(py, &this.context, || {
-        for _ in 0..DATAGRAM_BURST_MAX {
+        for _ in 0..DATAGRAMS_PER_TICK_MAX {
             if this.retired.load(Relaxed) || !this.receive(dispatcher)? {
                 return Ok(false);
             }

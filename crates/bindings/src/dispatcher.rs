@@ -1,6 +1,6 @@
 //! The dispatcher as Python sees it: the native base class of `threadlets.Loop`.
 //!
-//! Ready queue → burst → timers → poll. All state is guarded by the GIL and names no thread but
+//! Ready queue → tick → timers → poll. All state is guarded by the GIL and names no thread but
 //! `_thread_id`, so that the role can pass from thread to thread between two requests.
 
 use std::collections::HashMap;
@@ -21,23 +21,23 @@ use threadlets_core::{
 
 use crate::callback::{Callback, Due, Handle, TimerHandle};
 use crate::contract::Contract;
-use crate::crew::Crew;
-use crate::endings::FAREWELL;
+use crate::descriptors::Descriptors;
 use crate::error::to_python;
 use crate::gil_cell::{GilCell, GilSlot};
 use crate::internals::{self, Internals};
 use crate::memory;
 use crate::request::Request;
 use crate::scope::requests::Requests;
+use crate::shutdown::EXIT_WAIT;
 use crate::stream::Stream;
-use crate::syslet::mailbox::Mailbox;
+use crate::syslet::completion_queue::CompletionQueue;
 use crate::syslet::pending::Awaited;
-use crate::watches::Watches;
+use crate::workers::Workers;
 
 /// The most that one receive takes, in bytes.
 const RECEIVE_MAX_BYTES: usize = 256 * 1024;
 
-/// How many threads a crew may have unless the loop says otherwise.
+/// How many threads a workers may have unless the loop says otherwise.
 const THREADS_MAX: usize = 4096;
 
 /// How many threads there can be at all (the kernel's PID_MAX_LIMIT).
@@ -53,19 +53,19 @@ const CLOSED: &str = "Event loop is closed: its close() was called, or the run()
 #[derive(Debug)]
 pub(crate) enum Source {
     Stream(Py<Stream>),
-    Watch(i32),
+    Descriptor(i32),
 }
 
-/// Queues, timers and poller of one loop, and the burst that runs what is ready.
+/// Queues, timers and poller of one loop, and the tick that runs what is ready.
 ///
 /// `threadlets.Loop` adds to it what asyncio expects of a loop.
 #[pyclass(subclass, frozen, module = "threadlets._core")]
 pub struct Dispatcher {
-    pub(crate) queues: GilCell<threadlets_core::Dispatcher<Request>>,
+    pub(crate) queues: GilCell<threadlets_core::Scheduler<Request>>,
     pub(crate) sources: GilCell<Sources<Source>>,
-    pub(crate) watches: GilCell<Watches>,
+    pub(crate) watches: GilCell<Descriptors>,
     /// Where engines put runs that have ended.
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) completions: Arc<CompletionQueue>,
     /// The futures that they settle, by the tokens of the runs.
     pub(crate) awaited: GilCell<Slab<Awaited>>,
     /// None once the loop is closed: its descriptors go then, not with the last reference. The child of
@@ -82,7 +82,7 @@ pub struct Dispatcher {
     /// Tasks and futures are asyncio's own.
     pub(crate) uses_asyncio_tasks: AtomicBool,
     /// The threads that can hold the role, and who does.
-    pub(crate) crew: Crew,
+    pub(crate) workers: Workers,
     /// What requests have to leave behind as they found it.
     pub(crate) contract: Contract,
     /// The pools of calls that no user's pool holds, by the code they run.
@@ -132,7 +132,7 @@ impl Dispatcher {
         }
         self.check_closed()?;
         let poller = Arc::new(Poller::new().map_err(to_python)?);
-        self.mailbox.wake_by(&poller);
+        self.completions.wake_by(&poller);
         self.poller.with(py, |it| *it = Some(Arc::clone(&poller)));
         Ok(poller)
     }
@@ -145,7 +145,7 @@ impl Dispatcher {
         source: Source,
     ) -> PyResult<SourceKey> {
         let poller = self.poller(py)?;
-        Watches::evict(self, py, fd)?;
+        Descriptors::evict(self, py, fd)?;
         let key = self.sources.with(py, |sources| sources.insert(source));
         match poller.register(fd, key, Interest::READABLE_OR_URGENT) {
             Ok(()) => Ok(key),
@@ -351,10 +351,10 @@ impl Dispatcher {
         }
         let poller = Arc::new(Poller::new().map_err(to_python)?);
         Ok(Self {
-            queues: GilCell::new(threadlets_core::Dispatcher::default()),
+            queues: GilCell::new(threadlets_core::Scheduler::default()),
             sources: GilCell::new(Sources::default()),
-            watches: GilCell::new(Watches::default()),
-            mailbox: Arc::new(Mailbox::new(Arc::clone(&poller))),
+            watches: GilCell::new(Descriptors::default()),
+            completions: Arc::new(CompletionQueue::new(Arc::clone(&poller))),
             awaited: GilCell::default(),
             poller: GilCell::new(Some(poller)),
             receive_buffer: GilCell::new(None),
@@ -362,7 +362,7 @@ impl Dispatcher {
             names_task: AtomicBool::new(false),
             task_factory: GilSlot::default(),
             uses_asyncio_tasks: AtomicBool::new(false),
-            crew: Crew::new(n_threads_max),
+            workers: Workers::new(n_threads_max),
             contract: Contract::default(),
             entry_points: GilCell::default(),
             histories: GilCell::default(),
@@ -385,7 +385,7 @@ impl Dispatcher {
         clock::to_seconds(clock::now_ns())
     }
 
-    /// Call `callback(*args)` in the next burst.
+    /// Call `callback(*args)` in the next tick.
     #[pyo3(signature = (callback, *args, context=None))]
     fn call_soon<'py>(
         slf: &Bound<'py, Self>,
@@ -396,7 +396,7 @@ impl Dispatcher {
         Self::submit_callback(slf, callback, args, context, "call_soon")
     }
 
-    /// Call `callback(*args)` in the next burst; any thread may ask for it.
+    /// Call `callback(*args)` in the next tick; any thread may ask for it.
     #[pyo3(signature = (callback, *args, context=None))]
     fn call_soon_threadsafe<'py>(
         slf: &Bound<'py, Self>,
@@ -466,13 +466,13 @@ impl Dispatcher {
     /// their own end.
     fn _end_runs(&self, py: Python<'_>) {
         self.awaited.with(py, |awaited| awaited.iter().for_each(|(_, it)| it.give_up(py)));
-        py.detach(|| self.mailbox.wait_until_quiet(FAREWELL));
+        py.detach(|| self.completions.wait_until_quiet(EXIT_WAIT));
     }
 
     /// Drop everything that is queued or registered, and the poller, at closing.
     fn _release(&self, py: Python<'_>) {
         self.closed.store(true, Relaxed);
-        let requests = self.queues.with(py, threadlets_core::Dispatcher::take_all);
+        let requests = self.queues.with(py, threadlets_core::Scheduler::take_all);
         for request in requests {
             // Callbacks of what is cancelled now cannot be called any more, which is a RuntimeError.
             if let Err(error) = request.abandon(py)
@@ -481,14 +481,14 @@ impl Dispatcher {
                 error.write_unraisable(py, None);
             }
         }
-        self.crew.abandon_beside(py);
-        self.crew.release_bound(py);
-        self.crew.release(py);
+        self.workers.abandon_beside(py);
+        self.workers.release_bound(py);
+        self.workers.release(py);
         drop(self.task_factory.take(py));
         let sources = self.sources.with(py, std::mem::take);
         let watches = self.watches.with(py, std::mem::take);
         watches.refuse_connections(py);
-        drop(self.mailbox.close());
+        drop(self.completions.close());
         let awaited = self.awaited.with(py, std::mem::take);
         awaited.iter().for_each(|(_, it)| it.give_up(py));
         let poller = self.poller.with(py, Option::take);
@@ -555,7 +555,7 @@ impl Dispatcher {
         self.sources.traverse(&visit, |sources| {
             sources.owners().try_for_each(|source| match source {
                 Source::Stream(stream) => visit.call(stream),
-                Source::Watch(_) => Ok(()),
+                Source::Descriptor(_) => Ok(()),
             })
         })?;
         self.watches.traverse(&visit, |watches| watches.traverse(&visit))?;
@@ -563,7 +563,7 @@ impl Dispatcher {
             .traverse(&visit, |awaited| awaited.iter().try_for_each(|(_, it)| it.visit(&visit)))?;
         self.requests.traverse(&visit, |requests| requests.traverse(&visit))?;
         self.task_factory.traverse(&visit, |factory| visit.call(factory))?;
-        self.crew.traverse(&visit)
+        self.workers.traverse(&visit)
     }
 
     fn __clear__(&self, py: Python<'_>) {

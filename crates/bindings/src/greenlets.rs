@@ -12,13 +12,13 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCapsule, PyDict, PyTuple};
 use pyo3::{PyTraverseError, ffi, intern};
-use threadlets_core::takeover::RunnerId;
+use threadlets_core::takeover::WorkerId;
 
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::{GilCell, GilSlot};
-use crate::runner::Runner;
 use crate::task::current;
 use crate::task::task::Task;
+use crate::worker::Worker;
 
 /// A function of greenlet's C API that looks at a greenlet.
 type Look = unsafe extern "C" fn(*mut ffi::PyObject) -> std::ffi::c_int;
@@ -108,7 +108,7 @@ impl Greenlets {
 #[pyclass(frozen, module = "threadlets._core")]
 pub(crate) struct GreenletTrace {
     dispatcher: GilSlot<Option<Py<Dispatcher>>>,
-    runner: RunnerId,
+    worker: WorkerId,
     /// Greenlets that have begun and have not ended, and whose they are. By their places in memory, which
     /// none of them leaves without the end being traced.
     live: GilCell<HashMap<usize, Option<Py<Task>>>>,
@@ -123,7 +123,7 @@ impl GreenletTrace {
         if self.live.with(py, |live| live.contains_key(&place)) {
             return;
         }
-        slf.get().crew.tie(py, self.runner, task.as_ref().map(|it| it.get()));
+        slf.get().workers.tie(py, self.worker, task.as_ref().map(|it| it.get()));
         let task = task.map(Bound::unbind);
         drop(self.live.with(py, |live| live.insert(place, task)));
     }
@@ -131,7 +131,7 @@ impl GreenletTrace {
     fn ends(&self, slf: &Bound<'_, Dispatcher>, place: usize) {
         let py = slf.py();
         if let Some(task) = self.live.with(py, |live| live.remove(&place)) {
-            slf.get().crew.untie(py, self.runner, task.as_ref().map(|it| it.get()));
+            slf.get().workers.untie(py, self.worker, task.as_ref().map(|it| it.get()));
         }
     }
 
@@ -140,7 +140,7 @@ impl GreenletTrace {
         let Some(dispatcher) = self.dispatcher.take(py) else { return };
         let slf = dispatcher.bind(py);
         for (_, task) in self.live.with(py, std::mem::take) {
-            slf.get().crew.untie(py, self.runner, task.as_ref().map(|it| it.get()));
+            slf.get().workers.untie(py, self.worker, task.as_ref().map(|it| it.get()));
         }
     }
 }
@@ -160,7 +160,7 @@ impl GreenletTrace {
             let (origin, target) =
                 (greenlets.get_borrowed_item(0)?, greenlets.get_borrowed_item(1)?);
             if !module.is_main(&target) && module.is_active(&target) {
-                let task = if slf.get().crew.role.is_held_by(self.runner) {
+                let task = if slf.get().workers.role.is_held_by(self.worker) {
                     current::get(slf)?.and_then(|it| it.cast_into::<Task>().ok())
                 } else {
                     None
@@ -189,14 +189,14 @@ impl GreenletTrace {
     }
 }
 
-/// Trace the greenlets of this thread, which is `runner` and has the role, from now on, if the program uses any.
+/// Trace the greenlets of this thread, which is `worker` and has the role, from now on, if the program uses any.
 /// After each request in which a module was imported, and when a thread gets the role.
 #[inline]
-pub(crate) fn look(slf: &Bound<'_, Dispatcher>, runner: &Runner) {
+pub(crate) fn look(slf: &Bound<'_, Dispatcher>, worker: &Worker) {
     let py = slf.py();
     let was_known = GREENLETS.get(py).is_some();
     if let Some(module) = Greenlets::get(py)
-        && let Err(error) = trace(slf, runner, module, !was_known)
+        && let Err(error) = trace(slf, worker, module, !was_known)
     {
         error.write_unraisable(py, Some(slf));
     }
@@ -207,26 +207,26 @@ pub(crate) fn look(slf: &Bound<'_, Dispatcher>, runner: &Runner) {
 #[cold]
 fn trace(
     slf: &Bound<'_, Dispatcher>,
-    runner: &Runner,
+    worker: &Worker,
     module: &'static Greenlets,
     is_new: bool,
 ) -> PyResult<()> {
     let py = slf.py();
     let greenlet = module.module.bind(py);
-    if runner.greenlets.with(py, |it| it.is_some()) {
+    if worker.greenlets.with(py, |it| it.is_some()) {
         return Ok(());
     }
     let now = greenlet.call_method0(intern!(py, "gettrace"))?;
     let before = (!now.is_none()).then(|| now.unbind());
     let trace = GreenletTrace {
         dispatcher: GilSlot::new(Some(slf.clone().unbind())),
-        runner: runner.id,
+        worker: worker.id,
         live: GilCell::default(),
         before,
     };
     let trace = Bound::new(py, trace)?;
     greenlet.call_method1(intern!(py, "settrace"), (&trace,))?;
-    drop(runner.greenlets.replace(py, Some(trace.clone().unbind())));
+    drop(worker.greenlets.replace(py, Some(trace.clone().unbind())));
     // The loop may run in a greenlet itself.
     let mut current = greenlet.call_method0(intern!(py, "getcurrent"))?;
     while !module.is_main(&current) {
@@ -272,8 +272,8 @@ pub(crate) fn reap(py: Python<'_>) {
 }
 
 /// This thread traces no greenlets for this loop any more.
-pub(crate) fn end_trace(py: Python<'_>, runner: &Runner) {
-    let Some(trace) = runner.greenlets.take(py) else { return };
+pub(crate) fn end_trace(py: Python<'_>, worker: &Worker) {
+    let Some(trace) = worker.greenlets.take(py) else { return };
     let trace = trace.bind(py);
     trace.get().end(py);
     let outcome = GREENLETS.get(py).map_or(Ok(()), |module| {

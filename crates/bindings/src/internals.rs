@@ -14,18 +14,18 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use threadlets_core::takeover::Ring;
+use threadlets_core::takeover::WakeReason;
 use threadlets_core::{TimerKey, clock, fp};
 
 use crate::callback::{Handle, TimerHandle};
-use crate::crew::Crew;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::gil_cell::GilCell;
 use crate::interpreter;
 use crate::request::Request;
-use crate::runner::Runner;
 use crate::scope::sleep::Sleep;
 use crate::task::current;
+use crate::worker::Worker;
+use crate::workers::Workers;
 
 /// The most that a poll waits, as asyncio has it.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -127,7 +127,7 @@ pub(crate) fn call_later<'py>(
 
 /// Poll through what was replaced; whether the role is still here.
 #[cold]
-pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<bool> {
+pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<bool> {
     let py = slf.py();
     let this = slf.get();
     // For the same reason as in the dispatcher's own poll.
@@ -142,7 +142,7 @@ pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<boo
         this.queues.with(py, |queues| queues.patience(|| now_ns))
     };
     if !this.internals.has(POLL) {
-        return Ok(Dispatcher::wait_and_deliver(slf, runner, patience, |_, _| ())?.is_held);
+        return Ok(Dispatcher::wait_and_deliver(slf, worker, patience, |_, _| ())?.is_held);
     }
     let timeout = match patience {
         // In floats, as asyncio reckons: a virtual clock that goes on by it is to be where the timer is.
@@ -154,14 +154,14 @@ pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<boo
         patience => patience.map(|it| it.as_secs_f64()),
     };
     // It may wait without ours.
-    if let Some(called) = this.crew.called.take(py) {
-        this.crew.role.record(called).bell.ring(Ring::WORK);
+    if let Some(called) = this.workers.called.take(py) {
+        this.workers.role.slot(called).parker.unpark(WakeReason::WORK);
     }
     let selector = slf.getattr(intern!(py, "_selector"))?;
     let events = selector.call_method1(intern!(py, "select"), (timeout,))?;
     slf.call_method1(intern!(py, "_process_events"), (events,))?;
     py.check_signals()?;
-    Ok(this.crew.role.is_held_by(runner.id))
+    Ok(this.workers.role.is_held_by(worker.id))
 }
 
 /// When the first timer is due, in seconds of the loop's time, as precisely as it was said.
@@ -183,15 +183,15 @@ fn first_deadline(slf: &Bound<'_, Dispatcher>) -> PyResult<Option<f64>> {
 pub(crate) fn run_by_hand(slf: &Bound<'_, Dispatcher>, request: Request) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
-    Runner::at_home(slf, |runner| {
+    Worker::at_home(slf, |worker| {
         let outside = fp::State::read();
         fp::State::DEFAULT.restore();
         this.n_requests.store(this.n_requests() + 1, Relaxed);
         let ran = current::kept(slf, || {
             let ran = Dispatcher::run(slf, request);
-            Crew::end_if_over(slf)?;
-            if !this.crew.keeps_role(py, runner) {
-                Crew::get_role_back(slf, runner)?;
+            Workers::end_if_over(slf)?;
+            if !this.workers.keeps_role(py, worker) {
+                Workers::get_role_back(slf, worker)?;
             }
             ran
         });
@@ -384,7 +384,7 @@ impl Dispatcher {
         let this = slf.get();
         let mut ready = Vec::new();
         let mut is_woken = false;
-        Runner::at_home(slf, |runner| {
+        Worker::at_home(slf, |worker| {
             let patience = match timeout {
                 // Not a number, or more than there is time.
                 Some(timeout) => Duration::try_from_secs_f64(timeout.max(0.0)).ok(),
@@ -395,16 +395,16 @@ impl Dispatcher {
             is_woken = has_work && patience != Some(Duration::ZERO);
             let patience = if has_work { Some(Duration::ZERO) } else { patience };
             let waited =
-                Dispatcher::wait_and_deliver(slf, runner, patience, |source, readiness| {
+                Dispatcher::wait_and_deliver(slf, worker, patience, |source, readiness| {
                     let fd = match source {
                         Source::Stream(stream) => stream.get().fd(py),
-                        Source::Watch(fd) => *fd,
+                        Source::Descriptor(fd) => *fd,
                     };
                     ready.push((fd, readiness.readable, readiness.writable));
                 })?;
             is_woken |= waited.is_woken;
             if !waited.is_held {
-                Crew::get_role_back(slf, runner)?;
+                Workers::get_role_back(slf, worker)?;
             }
             py.check_signals()
         })?;

@@ -16,10 +16,9 @@ mod callback;
 mod checkpoint;
 mod connection_context;
 mod contract;
-mod crew;
 mod datagrams;
+mod descriptors;
 mod dispatcher;
-mod endings;
 mod entry_point;
 mod error;
 mod gil_cell;
@@ -30,9 +29,9 @@ mod memory;
 mod pool;
 mod queued_call;
 mod request;
-mod runner;
 mod running;
 mod scope;
+mod shutdown;
 mod signals;
 mod sock_ops;
 mod stream;
@@ -40,9 +39,10 @@ mod stream_state;
 mod stream_view;
 mod syslet;
 mod task;
-mod turn;
+mod tick;
 mod wake;
-mod watches;
+mod worker;
+mod workers;
 
 /// The native half of threadlets.
 ///

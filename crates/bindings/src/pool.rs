@@ -16,7 +16,7 @@ use crate::memory;
 use crate::request::Request;
 
 #[derive(Debug)]
-struct State {
+struct PoolState {
     limit: Option<usize>,
     priority: Priority,
     /// The dispatcher (by number) in which calls of the pool run or wait, or ran last.
@@ -30,7 +30,7 @@ struct State {
 #[pyclass(subclass, frozen, module = "threadlets._core")]
 #[derive(Debug)]
 pub(crate) struct Pool {
-    state: GilCell<State>,
+    state: GilCell<PoolState>,
     /// In which the pool's calls compute.
     environment: Option<Py<Environment>>,
     /// Where its calls start, whatever is known of their functions.
@@ -188,7 +188,7 @@ impl Pool {
         environment: Option<Py<Environment>>,
         start: &str,
     ) -> PyResult<Self> {
-        let state = State {
+        let state = PoolState {
             limit: parse_limit(limit)?,
             priority: parse_priority(priority)?,
             home: None,
@@ -257,7 +257,7 @@ impl Pool {
         self.tell_home(dispatcher, py, |pools, key| pools.set_priority(key, priority))?;
         self.state.with(py, |state| state.priority = priority);
         if let Some(slf) = dispatcher {
-            slf.get().crew.sort_beside(py);
+            slf.get().workers.sort_beside(py);
         }
         Ok(())
     }
@@ -279,9 +279,9 @@ impl Pool {
             request.abandon(py)?;
         }
         if let Some(key) = this.key(py) {
-            let crew = &dispatcher.get().crew;
+            let workers = &dispatcher.get().workers;
             let n_called =
-                crew.cancel_beside(slf, message)? + crew.cancel_blocked(py, key, message)?;
+                workers.cancel_beside(slf, message)? + workers.cancel_blocked(py, key, message)?;
             this.state.with(py, |state| state.n_cancelled += n_called as u64);
             n_cancelled += n_called;
         }

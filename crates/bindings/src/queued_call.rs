@@ -14,13 +14,13 @@ use threadlets_core::{EntryPoint, PoolKey, Start};
 use crate::beside::{Job, Ran};
 use crate::call::not_stop_iteration;
 use crate::contract::{self, Environment};
-use crate::crew::{Crew, Parked, Protected};
 use crate::dispatcher::Dispatcher;
 use crate::entry_point;
 use crate::pool::Pool;
 use crate::request::Request;
-use crate::runner::Runner;
 use crate::task::any_future;
+use crate::worker::Worker;
+use crate::workers::{Parked, Protected, Workers};
 
 /// The code of calls that are not known yet: turns outside all pools.
 const ANY_CODE: usize = 0;
@@ -83,18 +83,18 @@ impl QueuedCall {
         let call = || self.call(slf);
         // Only a future of the loop's own can be cancelled while the function runs.
         let future = if self.any_thread_settles { null_mut() } else { self.future.as_ptr() };
-        Runner::with_current(|runner| {
-            let runner = runner.expect("requests run on a runner");
+        Worker::with_current(|worker| {
+            let worker = worker.expect("requests run on a worker");
             let pool = self.pool().map(|it| it.bind(py));
-            let start = Dispatcher::choose_start(slf, runner, self.function, pool, || {
+            let start = Dispatcher::choose_start(slf, worker, self.function, pool, || {
                 entry_point::name(innermost.bind(py)).ok()
             });
             if start == Start::Beside {
-                Crew::submit_beside(slf, Job::Queued(this.clone_ref(py)));
+                Workers::submit_beside(slf, Job::Queued(this.clone_ref(py)));
                 return Ok(());
             }
             let key = Some(self.key);
-            let protected = Crew::protect(slf, runner, innermost.as_ptr(), key, future, call);
+            let protected = Workers::protect(slf, worker, innermost.as_ptr(), key, future, call);
             match protected {
                 Protected::Kept(outcome) => {
                     self.end(slf);
@@ -108,12 +108,12 @@ impl QueuedCall {
                 Protected::Lost(outcome) => {
                     slf.get().was_mistaken(py, self.function);
                     // The role need not come back for this: the result is sent.
-                    drop(Crew::unpark(slf, runner));
+                    drop(Workers::unpark(slf, worker));
                     self.finish_beside(slf, this, outcome)
                 }
                 Protected::Full => {
                     slf.get().did_not_start(py, self.function);
-                    if let Err(error) = slf.get().crew.check_threads(py) {
+                    if let Err(error) = slf.get().workers.check_threads(py) {
                         self.end(slf);
                         return self.settle(py, Err(error));
                     }
@@ -140,7 +140,7 @@ impl QueuedCall {
         let kwargs = kwargs.as_ref().map(|it| it.bind(py));
         let environment = self.environment(py);
         let result = contract::call_threadlet(slf, callable.as_ptr(), environment.as_ref(), || {
-            Runner::hidden(|| {
+            Worker::hidden(|| {
                 let called = callable.bind(py).call(args.bind(py), kwargs);
                 called.map_or_else(
                     |error| {
@@ -162,7 +162,7 @@ impl QueuedCall {
         &self,
         slf: &Bound<'_, Dispatcher>,
         this: &Py<Self>,
-        runner: &Runner,
+        worker: &Worker,
     ) -> PyResult<Ran> {
         let py = slf.py();
         let begins = self.begins(py);
@@ -173,11 +173,11 @@ impl QueuedCall {
         if let Work::Function { innermost, .. } = &self.work {
             let future = (!self.any_thread_settles).then(|| self.future.clone_ref(py));
             let (innermost, key) = (innermost.clone_ref(py), Some(self.key));
-            let parked = Parked::new(innermost, key, None, future, runner.thread_id);
-            slf.get().crew.keep_parked(py, runner.id, parked);
+            let parked = Parked::new(innermost, key, None, future, worker.thread_id);
+            slf.get().workers.keep_parked(py, worker.id, parked);
         }
         let outcome = self.call(slf);
-        drop(Crew::unpark(slf, runner));
+        drop(Workers::unpark(slf, worker));
         // Callbacks of a future that any thread settles run here, and may wait for the loop: what they queue has to
         // wake it.
         let wakes = !self.any_thread_settles && slf.get().claim_wake();
@@ -296,17 +296,17 @@ impl QueuedCall {
     }
 }
 
-struct Running<'py> {
+struct RunningCall<'py> {
     now: Bound<'py, PyAny>,
     set: &'py Bound<'py, PyAny>,
 }
 
 /// asyncio's word for which loop runs in this thread, and how to change it.
-fn running_loop(py: Python<'_>) -> PyResult<Running<'_>> {
+fn running_loop(py: Python<'_>) -> PyResult<RunningCall<'_>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let now = GET.import(py, "asyncio", "_get_running_loop")?.call0()?;
-    Ok(Running { now, set: SET.import(py, "asyncio", "_set_running_loop")? })
+    Ok(RunningCall { now, set: SET.import(py, "asyncio", "_set_running_loop")? })
 }
 
 #[pymethods]

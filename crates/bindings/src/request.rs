@@ -15,11 +15,11 @@ use crate::scope::members::Members;
 use crate::scope::sleep::Sleep;
 use crate::sock_ops::Direction;
 use crate::stream::Stream;
-use crate::syslet::mailbox::Letter;
+use crate::syslet::completion_queue::Message;
 use crate::task::task::Task;
 use crate::task::waiters::DoneCallback;
 
-/// One thing for a burst to run.
+/// One thing for a tick to run.
 #[derive(Debug)]
 pub(crate) enum Request {
     /// A task whose coroutine goes on.
@@ -48,10 +48,10 @@ pub(crate) enum Request {
     Call(Py<QueuedCall>),
     /// A call that could not begin beside the dispatcher when its turn came.
     Beside(Py<CallBeside>),
-    /// What a call of a pool came to, on a runner without the role.
+    /// What a call of a pool came to, on a worker without the role.
     Settle(Box<(Py<QueuedCall>, Outcome)>),
     /// News of a syslet.
-    Letter(Letter),
+    Message(Message),
     /// Any of those without a handle of its own, once somebody has looked at the ready queue.
     Held(Py<RequestHandle>),
 }
@@ -101,7 +101,7 @@ impl Request {
             Self::Stream(stream) => visit.call(stream),
             Self::Accept(acceptor) => visit.call(acceptor),
             Self::Datagrams(datagrams) => visit.call(datagrams),
-            Self::Operations(..) | Self::Letter(_) => Ok(()),
+            Self::Operations(..) | Self::Message(_) => Ok(()),
             Self::Call(call) => visit.call(call),
             Self::Beside(call) => visit.call(call),
             Self::Held(handle) => visit.call(handle),

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 
 use crate::dispatcher::Dispatcher;
 use crate::interpreter::this_thread;
-use crate::runner::Runner;
+use crate::worker::Worker;
 
 /// How often the main thread looks at signals while it waits.
 const LOOK: Duration = Duration::from_millis(50);
@@ -52,8 +52,8 @@ impl Running {
             if dispatcher.is_null() || self.thread.load(Relaxed) == this_thread() {
                 return Ok(());
             }
-            let is_its = |runner: &Runner| runner.dispatcher(py).as_ptr() == dispatcher;
-            if Runner::with_current(|runner| runner.is_some_and(is_its)) {
+            let is_its = |worker: &Worker| worker.dispatcher(py).as_ptr() == dispatcher;
+            if Worker::with_current(|worker| worker.is_some_and(is_its)) {
                 return Ok(());
             }
             self.is_waited_for.store(true, Relaxed);

@@ -7,15 +7,15 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use threadlets_core::signals;
 
-use crate::crew::Crew;
 use crate::dispatcher::Dispatcher;
 use crate::error::to_python;
-use crate::runner::Runner;
+use crate::worker::Worker;
+use crate::workers::Workers;
 
-impl Crew {
+impl Workers {
     /// The home thread has the role again: let it tell the interpreter of signal handlers.
-    pub(crate) fn settle_signals(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<()> {
-        if !runner.is_home() || slf.get().crew.interim_signals.load(Relaxed) == 0 {
+    pub(crate) fn settle_signals(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<()> {
+        if !worker.is_home() || slf.get().workers.interim_signals.load(Relaxed) == 0 {
             return Ok(());
         }
         slf.call_method0(intern!(slf.py(), "_settle_signals")).map(drop)
@@ -37,27 +37,27 @@ impl Dispatcher {
     /// Have a signal write its number to a descriptor.
     fn _write_signal(&self, number: i32, fd: i32) -> PyResult<()> {
         signals::write_number(number, fd).map_err(to_python)?;
-        self.crew.owe_signal(number);
+        self.workers.owe_signal(number);
         Ok(())
     }
 
     /// Have a signal do what it does without a handler.
     fn _default_signal(&self, number: i32) -> PyResult<()> {
         signals::use_default(number).map_err(to_python)?;
-        self.crew.owe_signal(number);
+        self.workers.owe_signal(number);
         Ok(())
     }
 
     /// Have the interpreter's handler called again, which can ask `take_passed`.
     fn _pass_signal(&self, number: i32) -> PyResult<()> {
         signals::pass_to_host(number).map_err(to_python)?;
-        self.crew.owe_signal(number);
+        self.workers.owe_signal(number);
         Ok(())
     }
 
     /// The signals of which the interpreter is to be told.
     fn _interim_signals(&self) -> Vec<i32> {
-        let set = self.crew.interim_signals.load(Relaxed);
+        let set = self.workers.interim_signals.load(Relaxed);
         (1..=64).filter(|&it| set & bit(it) != 0).collect()
     }
 
@@ -68,7 +68,7 @@ impl Dispatcher {
 
     /// The interpreter has been told of a signal, or need not be.
     fn _end_interim(&self, number: i32) {
-        self.crew.interim_signals.fetch_and(!bit(number), Relaxed);
+        self.workers.interim_signals.fetch_and(!bit(number), Relaxed);
         signals::end(number);
     }
 

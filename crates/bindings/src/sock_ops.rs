@@ -10,11 +10,11 @@ use pyo3::prelude::*;
 use threadlets_core::op::{self, SocketFd};
 
 use crate::byte_buffer::ByteBuffer;
+use crate::descriptors::Descriptors;
 use crate::dispatcher::Dispatcher;
 use crate::error::to_python;
 use crate::memory;
 use crate::task::any_future;
-use crate::watches::Watches;
 
 /// Which readiness an operation waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(crate) enum Direction {
 
 /// What an operation does, and with which memory.
 #[derive(Debug)]
-enum Kind {
+enum SockOpKind {
     Receive { n_bytes_max: usize },
     ReceiveInto { buffer: ByteBuffer },
     SendAll { buffer: ByteBuffer, n_sent: usize },
@@ -33,14 +33,14 @@ enum Kind {
 
 /// An operation that waits for its socket.
 #[derive(Debug)]
-pub(crate) struct Operation {
-    kind: Kind,
+pub(crate) struct SockOp {
+    kind: SockOpKind,
     future: Py<PyAny>,
     /// Keeps the socket object, and with it the descriptor, while the operation waits.
     sock: Py<PyAny>,
 }
 
-impl Operation {
+impl SockOp {
     /// Whether its socket still has the descriptor `fd`.
     pub(crate) fn is_open(&self, py: Python<'_>, fd: i32) -> PyResult<bool> {
         Ok(self.sock.bind(py).call_method0(intern!(py, "fileno"))?.extract::<i32>()? == fd)
@@ -59,7 +59,7 @@ impl Operation {
     }
 }
 
-impl Kind {
+impl SockOpKind {
     fn direction(&self) -> Direction {
         match self {
             Self::Receive { .. } | Self::ReceiveInto { .. } => Direction::Read,
@@ -106,7 +106,7 @@ impl Kind {
 fn start<'py>(
     slf: &Bound<'py, Dispatcher>,
     sock: &Bound<'py, PyAny>,
-    mut kind: Kind,
+    mut kind: SockOpKind,
 ) -> PyResult<(bool, Bound<'py, PyAny>)> {
     let py = slf.py();
     let this = slf.get();
@@ -124,10 +124,9 @@ fn start<'py>(
         return Ok((true, result));
     }
     slf.call_method1(intern!(py, "_ensure_fd_no_transport"), (fd,))?;
-    Watches::register_for_operations(this, sock, fd)?;
+    Descriptors::register_for_operations(this, sock, fd)?;
     let future = any_future::make(slf)?;
-    let operation =
-        Operation { kind, future: future.clone().unbind(), sock: sock.clone().unbind() };
+    let operation = SockOp { kind, future: future.clone().unbind(), sock: sock.clone().unbind() };
     this.watches.with(py, |watches| {
         if let Some(waiting) = watches.operations(fd, direction) {
             waiting.push_back(operation);
@@ -178,7 +177,7 @@ impl Dispatcher {
     ) -> PyResult<(bool, Bound<'py, PyAny>)> {
         let n_bytes_max = usize::try_from(n_bytes_max)
             .map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
-        start(slf, sock, Kind::Receive { n_bytes_max })
+        start(slf, sock, SockOpKind::Receive { n_bytes_max })
     }
 
     /// Receive into a writable buffer: `(True, n_bytes)`, or `(False, future)`.
@@ -188,7 +187,7 @@ impl Dispatcher {
         buffer: &Bound<'py, PyAny>,
     ) -> PyResult<(bool, Bound<'py, PyAny>)> {
         let buffer = ByteBuffer::writable(buffer)?;
-        start(slf, sock, Kind::ReceiveInto { buffer })
+        start(slf, sock, SockOpKind::ReceiveInto { buffer })
     }
 
     /// Send all of `data`: `(True, None)`, or `(False, future)`.
@@ -198,7 +197,7 @@ impl Dispatcher {
         data: &Bound<'py, PyAny>,
     ) -> PyResult<(bool, Bound<'py, PyAny>)> {
         let buffer = ByteBuffer::readable(data)?;
-        start(slf, sock, Kind::SendAll { buffer, n_sent: 0 })
+        start(slf, sock, SockOpKind::SendAll { buffer, n_sent: 0 })
     }
 
     /// Forget the operation of a future that was cancelled, and release its buffer.

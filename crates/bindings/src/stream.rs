@@ -11,8 +11,8 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use threadlets_core::connection::Received;
 use threadlets_core::op::{Address, SocketFd, is_readable};
-use threadlets_core::stream::Received;
 use threadlets_core::{Error, Interest, Readiness};
 
 use crate::address;
@@ -24,7 +24,7 @@ use crate::error::{ends_the_loop, to_python};
 use crate::gil_cell::GilCell;
 use crate::memory;
 use crate::request::Request;
-use crate::stream_state::State;
+use crate::stream_state::StreamState;
 
 /// The native half of a socket transport.
 #[pyclass(frozen, module = "threadlets._core")]
@@ -35,7 +35,7 @@ pub struct Stream {
     context: ConnectionContext,
     /// The other end of an accepted connection: a name is made of it when somebody asks for one.
     peer: Option<Address>,
-    pub(crate) state: GilCell<State>,
+    pub(crate) state: GilCell<StreamState>,
 }
 
 /// What a write asks its transport to do.
@@ -64,7 +64,7 @@ impl Stream {
         context: ConnectionContext,
     ) -> PyResult<Py<Self>> {
         let py = dispatcher.py();
-        let state = State::new(SocketFd::new(fd.as_raw_fd()));
+        let state = StreamState::new(SocketFd::new(fd.as_raw_fd()));
         Py::new(py, Self::from_parts(dispatcher.clone().unbind(), context, Some(peer), state))
     }
 
@@ -72,7 +72,7 @@ impl Stream {
         dispatcher: Py<Dispatcher>,
         context: ConnectionContext,
         peer: Option<Address>,
-        state: State,
+        state: StreamState,
     ) -> Self {
         Self { dispatcher, context, peer, state: GilCell::new(state) }
     }
@@ -396,7 +396,10 @@ impl Stream {
             Some(context) => ConnectionContext::given(context),
             None => ConnectionContext::present(transport.py())?,
         };
-        let state = State { transport: Some(transport.unbind()), ..State::new(SocketFd::new(fd)) };
+        let state = StreamState {
+            transport: Some(transport.unbind()),
+            ..StreamState::new(SocketFd::new(fd))
+        };
         Ok(Self::from_parts(dispatcher, context, None, state))
     }
 

@@ -8,8 +8,8 @@ use threadlets_core::{Readiness, SourceKey};
 use crate::byte_buffer::Chunk;
 
 #[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) io: threadlets_core::Stream<Chunk>,
+pub(crate) struct StreamState {
+    pub(crate) io: threadlets_core::Connection<Chunk>,
     /// Set from the start of reading until the connection is released.
     pub(crate) key: Option<SourceKey>,
     /// The transport that users see; None before it took the connection, and once it is released.
@@ -18,7 +18,7 @@ pub(crate) struct State {
     /// The protocol lends its own buffers (`asyncio.BufferedProtocol`).
     pub(crate) protocol_lends: bool,
     /// What the stream is queued to be served for; None when it is not queued. It is served once
-    /// in a burst, however often it is noted: callbacks keep their pace with what is received.
+    /// in a tick, however often it is noted: callbacks keep their pace with what is received.
     pub(crate) noted: Option<Readiness>,
     /// Its protocol is being called. Only a threadlet that lost the role inside that call lets
     /// anybody else see this set.
@@ -33,10 +33,10 @@ pub(crate) struct State {
     pub(crate) n_writes_lost: u32,
 }
 
-impl State {
+impl StreamState {
     pub(crate) fn new(fd: SocketFd) -> Self {
         Self {
-            io: threadlets_core::Stream::new(fd),
+            io: threadlets_core::Connection::new(fd),
             key: None,
             transport: None,
             protocol: None,

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use threadlets_core::takeover::{Attendance, Called, Role, Roster, RunnerId};
+use threadlets_core::takeover::{Attendance, Called, Role, WorkerId, WorkerRegistry};
 
 const N_CALLS: u32 = 100_000;
 const N_LAPS: usize = 201;
@@ -28,12 +28,12 @@ fn median_ns(mut lap: impl FnMut()) -> f64 {
 }
 
 fn main() {
-    let (role, mut roster) = (Role::new(1), Roster::new(1));
-    role.take(&mut roster, RunnerId::HOME);
+    let (role, mut registry) = (Role::new(1), WorkerRegistry::new(1));
+    role.take(&mut registry, WorkerId::HOME);
     // Somebody watches from here on: nothing clears the bits.
-    if let Called::Unwatched(seq) = role.enter(RunnerId::HOME) {
-        assert!(matches!(role.attend(&mut roster), Attendance::Spawn(_)));
-        role.leave(RunnerId::HOME, seq);
+    if let Called::Unmonitored(seq) = role.enter(WorkerId::HOME) {
+        assert!(matches!(role.attend(&mut registry), Attendance::Spawn(_)));
+        role.leave(WorkerId::HOME, seq);
     }
     let direct_ns = median_ns(|| {
         for argument in 0..u64::from(N_CALLS) {
@@ -42,9 +42,9 @@ fn main() {
     });
     let protected_ns = median_ns(|| {
         for argument in 0..u64::from(N_CALLS) {
-            let Called::Watched(seq) = role.enter(RunnerId::HOME) else { unreachable!() };
+            let Called::Monitored(seq) = role.enter(WorkerId::HOME) else { unreachable!() };
             black_box(function(black_box(argument)));
-            assert!(role.leave(RunnerId::HOME, seq));
+            assert!(role.leave(WorkerId::HOME, seq));
         }
     });
     println!(

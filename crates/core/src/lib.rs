@@ -3,10 +3,10 @@
 //! It knows nothing of Python. A request, a timer's value, and a source's owner are type
 //! parameters here; the bindings crate fills them in with Python objects.
 //!
-//! Reading order: [`dispatcher`] (ready queue → burst → timers), [`timers`], [`time_slice`], [`pools`], [`scopes`], [`poller`]
+//! Reading order: [`dispatcher`] (ready queue → tick → timers), [`timers`], [`time_slice`], [`pools`], [`scopes`], [`poller`]
 //! and [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
 //! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
-//! (how the dispatcher's role moves between threads), [`letterbox`] (how threads reach each other),
+//! (how the dispatcher's role moves between threads), [`queue`] (how threads reach each other),
 //! [`fp`] (how a thread computes), [`errno`] (what its last failure left), [`signals`] (what one does while the
 //! host cannot be told).
 
@@ -15,40 +15,40 @@
 pub mod backlog;
 pub mod buffers;
 pub mod clock;
-pub mod dispatcher;
-// It has letterboxes that are constants, which the checker's are not.
+pub mod scheduler;
+// It has queues that are constants, which the checker's are not.
+pub mod connection;
+pub mod descriptor;
 #[cfg(not(feature = "model"))]
 pub mod engine;
 pub mod errno;
 pub mod error;
 pub mod fp;
 pub mod history;
-pub mod letterbox;
+pub mod mpsc_queue;
 pub mod op;
 pub mod poller;
 pub mod pools;
 pub mod scopes;
 pub mod signals;
 pub mod sources;
-pub mod stream;
 mod sync;
 pub mod syslet;
 pub mod takeover;
 pub mod time_slice;
 pub mod timers;
-pub mod watch;
 pub mod write_queue;
 
 pub use backlog::Backlog;
-pub use dispatcher::Dispatcher;
+pub use connection::Connection;
 pub use error::{Error, Result};
 pub use history::{EntryPoint, Histories, History, Start, Totals};
-pub use letterbox::Letterbox;
+pub use mpsc_queue::MpscQueue;
 pub use poller::{Interest, Poller, Readiness};
 pub use pools::{PoolKey, Pools, Priority};
+pub use scheduler::Scheduler;
 pub use scopes::{MemberKey, ScopeKey, Scopes};
 pub use sources::{SourceKey, Sources};
-pub use stream::Stream;
 pub use time_slice::TimeSlice;
 pub use timers::{TimerKey, Timers};
 pub use write_queue::WriteQueue;

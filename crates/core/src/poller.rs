@@ -96,7 +96,7 @@ impl BitOr for Readiness {
 pub struct Poller {
     registry: Registry,
     waker: Waker,
-    usage: Mutex<Usage>,
+    usage: Mutex<PollerThreads>,
     changed: Condvar,
     // Held by whoever waits or delivers.
     waiting: Mutex<(Poll, Events)>,
@@ -104,7 +104,7 @@ pub struct Poller {
 
 /// Who is at the poller.
 #[derive(Debug, Default)]
-struct Usage {
+struct PollerThreads {
     /// Somebody waits: the dispatcher, or one that was until the role was taken from it.
     is_in_use: bool,
     /// How many wait for that one to return. Telling nobody would be a system call all the same.
@@ -203,7 +203,7 @@ impl Poller {
         outcome
     }
 
-    fn usage(&self) -> MutexGuard<'_, Usage> {
+    fn usage(&self) -> MutexGuard<'_, PollerThreads> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

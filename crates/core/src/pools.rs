@@ -43,7 +43,7 @@ impl PoolKey {
 }
 
 #[derive(Debug)]
-struct Pool<C> {
+struct PoolQueue<C> {
     queue: VecDeque<C>,
     priority: Priority,
     n_running: usize,
@@ -53,7 +53,7 @@ struct Pool<C> {
 }
 
 #[derive(Debug, Default)]
-struct Ring {
+struct PriorityQueue {
     pools: VecDeque<usize>,
     /// How many calls the first pool has started in a row.
     n_in_a_row: u32,
@@ -64,8 +64,8 @@ struct Ring {
 /// The pools of one dispatcher; `C` is a waiting call.
 #[derive(Debug)]
 pub struct Pools<C> {
-    pools: Slab<Pool<C>>,
-    rings: [Ring; 3],
+    pools: Slab<PoolQueue<C>>,
+    rings: [PriorityQueue; 3],
     n_queued: usize,
 }
 
@@ -78,7 +78,7 @@ impl<C> Default for Pools<C> {
 impl<C> Pools<C> {
     /// Open a pool that runs at most `n_running_max` calls at a time (`None`: any number).
     pub fn open(&mut self, priority: Priority, n_running_max: Option<usize>) -> PoolKey {
-        let pool = Pool {
+        let pool = PoolQueue {
             queue: VecDeque::new(),
             priority,
             n_running: 0,
@@ -251,7 +251,7 @@ impl<C> Pools<C> {
     }
 }
 
-impl<C> Pool<C> {
+impl<C> PoolQueue<C> {
     fn may_start(&self) -> bool {
         !self.queue.is_empty() && self.n_running < self.n_running_max
     }

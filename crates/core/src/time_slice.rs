@@ -3,7 +3,7 @@
 //! A step is known by a number that no other has: the dispatcher counts its requests. So a step that never
 //! begins such an await costs nothing, and one that begins a single one costs a look at the clock.
 
-/// How long the steps of a burst, together, may begin awaits that are done at once, in nanoseconds from the
+/// How long the steps of a tick, together, may begin awaits that are done at once, in nanoseconds from the
 /// first of them on; then the poll and timers have their turn.
 ///
 /// Figures are in docs/threadlets.md: throughput does not tell slices of 50 us to 5 ms apart, a neighbour is late
@@ -13,11 +13,11 @@ pub const SLICE_NS: u64 = 1_000_000;
 /// How long each step may at least: to switch costs less than a hundredth of that.
 pub const STEP_MIN_NS: u64 = 100_000;
 
-/// What the steps of a burst have had of it.
+/// What the steps of a tick have had of it.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeSlice {
-    /// When the burst's first await began; zero: none has.
-    burst_began_ns: u64,
+    /// When the tick's first await began; zero: none has.
+    tick_began_ns: u64,
     /// The step that has last begun one, and when its first one began.
     step: u64,
     step_began_ns: u64,
@@ -26,28 +26,28 @@ pub struct TimeSlice {
 impl Default for TimeSlice {
     fn default() -> Self {
         // No step has this number.
-        Self { burst_began_ns: 0, step: u64::MAX, step_began_ns: 0 }
+        Self { tick_began_ns: 0, step: u64::MAX, step_began_ns: 0 }
     }
 }
 
 impl TimeSlice {
-    /// A burst begins: all that waited have had their turn.
+    /// A tick begins: all that waited have had their turn.
     #[inline]
-    pub fn begin_burst(&mut self) {
-        self.burst_began_ns = 0;
+    pub fn begin_tick(&mut self) {
+        self.tick_began_ns = 0;
     }
 
     /// Whether others have to run before an await begins in this step. Who goes on in the same step all the
     /// same, because a coroutine is driven by hand, is not told again at once.
     #[inline]
     pub fn is_used_up(&mut self, step: u64, now_ns: u64) -> bool {
-        if self.burst_began_ns == 0 {
-            self.burst_began_ns = now_ns;
+        if self.tick_began_ns == 0 {
+            self.tick_began_ns = now_ns;
         }
         let is_first = self.step != step;
         let is_used_up = !is_first
             && now_ns.saturating_sub(self.step_began_ns) >= STEP_MIN_NS
-            && now_ns.saturating_sub(self.burst_began_ns) >= SLICE_NS;
+            && now_ns.saturating_sub(self.tick_began_ns) >= SLICE_NS;
         if is_first || is_used_up {
             (self.step, self.step_began_ns) = (step, now_ns);
         }
@@ -81,7 +81,7 @@ mod tests {
     fn another_burst_has_another_slice() {
         let mut slice = TimeSlice::default();
         assert!(!slice.is_used_up(0, 5));
-        slice.begin_burst();
+        slice.begin_tick();
         assert!(!slice.is_used_up(1, 10 * SLICE_NS));
         assert!(!slice.is_used_up(1, 11 * SLICE_NS - 1));
         assert!(slice.is_used_up(1, 11 * SLICE_NS));

@@ -59,7 +59,7 @@ impl PartialOrd for Node {
 }
 
 #[derive(Debug)]
-enum State<T> {
+enum TimerState<T> {
     Waiting(T),
     Free { next: u32 },
 }
@@ -67,7 +67,7 @@ enum State<T> {
 #[derive(Debug)]
 struct Slot<T> {
     started: u32,
-    state: State<T>,
+    state: TimerState<T>,
 }
 
 /// The outstanding timers of one dispatcher, each with a value of type `T`.
@@ -107,15 +107,15 @@ impl<T> Timers<T> {
     /// The values of all outstanding timers, in no particular order.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(|slot| match &slot.state {
-            State::Waiting(value) => Some(value),
-            State::Free { .. } => None,
+            TimerState::Waiting(value) => Some(value),
+            TimerState::Free { .. } => None,
         })
     }
 
     /// The outstanding timers, each with its time and its key, in no particular order.
     pub fn entries(&self) -> impl Iterator<Item = (u64, TimerKey, &T)> {
         self.heap.iter().filter_map(|node| match &self.slots.get(node.key.slot as usize)?.state {
-            State::Waiting(value) if is_waiting(&self.slots, node.key) => {
+            TimerState::Waiting(value) if is_waiting(&self.slots, node.key) => {
                 Some((node.deadline_ns, node.key, value))
             }
             _ => None,
@@ -126,7 +126,7 @@ impl<T> Timers<T> {
     pub fn start(&mut self, deadline_ns: u64, value: T) -> TimerKey {
         let key = TimerKey { slot: self.free_slot(), started: self.n_started };
         self.n_started = self.n_started.wrapping_add(1);
-        let filled = Slot { started: key.started, state: State::Waiting(value) };
+        let filled = Slot { started: key.started, state: TimerState::Waiting(value) };
         match self.slots.get_mut(key.slot as usize) {
             Some(slot) => *slot = filled,
             None => self.slots.push(filled),
@@ -164,7 +164,7 @@ impl<T> Timers<T> {
             return self.slots.len() as u32;
         }
         let slot_idx = self.free;
-        let State::Free { next } = self.slots[slot_idx as usize].state else {
+        let TimerState::Free { next } = self.slots[slot_idx as usize].state else {
             unreachable!("the free list holds free slots")
         };
         self.free = next;
@@ -176,10 +176,10 @@ impl<T> Timers<T> {
         if !is_waiting(&self.slots, key) {
             return None;
         }
-        let free = State::Free { next: std::mem::replace(&mut self.free, key.slot) };
+        let free = TimerState::Free { next: std::mem::replace(&mut self.free, key.slot) };
         match std::mem::replace(&mut self.slots[key.slot as usize].state, free) {
-            State::Waiting(value) => Some(value),
-            State::Free { .. } => unreachable!("looked at above"),
+            TimerState::Waiting(value) => Some(value),
+            TimerState::Free { .. } => unreachable!("looked at above"),
         }
     }
 
@@ -201,7 +201,7 @@ impl<T> Timers<T> {
 fn is_waiting<T>(slots: &[Slot<T>], key: TimerKey) -> bool {
     slots
         .get(key.slot as usize)
-        .is_some_and(|it| it.started == key.started && matches!(it.state, State::Waiting(_)))
+        .is_some_and(|it| it.started == key.started && matches!(it.state, TimerState::Waiting(_)))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-/// How many chunks one system call sends. More than a burst of small writes needs.
+/// How many chunks one system call sends. More than a tick of small writes needs.
 const SLICES_MAX: usize = 64;
 
 /// A queue of chunks of bytes; `C` owns or shares the bytes of one chunk.

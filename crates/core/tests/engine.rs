@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use kit::*;
 use threadlets_core::syslet::program::NONE;
-use threadlets_core::syslet::{Flags, Object, Op, Span};
+use threadlets_core::syslet::{AtomFlags, Object, Op, Span};
 
 #[test]
 fn a_loop_copies_a_file() {
@@ -274,8 +274,8 @@ fn errors_can_lead_on() {
         let world = World::new(&kind);
         let mut it = Builder::default();
         let (fd, n) = (it.slot(-1), it.slot(0));
-        it.atom(Op::Close, &[fd], n, Flags::default());
-        it.atom(Op::Nop, &[], NONE, Flags::default());
+        it.atom(Op::Close, &[fd], n, AtomFlags::default());
+        it.atom(Op::Nop, &[], NONE, AtomFlags::default());
         let run = world.run(&it.build());
         let end = run.end().unwrap();
         assert_eq!((0, false, 1), (end.value, end.is_failure, end.atom), "{kind}");

@@ -1,5 +1,5 @@
 //! The take-over protocol, in beside.rs and bound.rs work for threads without the role and tasks that belong to a
-//! thread, and in letters.rs letterboxes, under a model checker, which tries every interleaving of their threads in
+//! thread, and in items.rs queues, under a model checker, which tries every interleaving of their threads in
 //! which no more than a few are preempted.
 //!
 //! Some tests make a fault again that was mended, and expect that the model finds it.
@@ -13,31 +13,31 @@
 mod beside;
 #[path = "model/bound.rs"]
 mod bound;
-#[path = "model/letters.rs"]
-mod letters;
 #[path = "model/life.rs"]
 mod life;
+#[path = "model/queues.rs"]
+mod queues;
 #[path = "model/world.rs"]
 mod world;
 
 use std::rc::Rc;
 
 use loom::thread;
-use threadlets_core::takeover::{Bell, Ring, Role, RunnerId, Taken, Watching};
+use threadlets_core::takeover::{Awake, Parker, Role, Taken, WakeReason, WorkerId};
 
 use world::{HOME, Held, Outcome, Way, World, check};
 
 /// Wait without the lock until somebody rings.
-fn wait_for(bell: &Rc<Bell>) -> impl FnOnce(&mut Held<'_>) + use<> {
-    let bell = Rc::clone(bell);
+fn wait_for(parker: &Rc<Parker>) -> impl FnOnce(&mut Held<'_>) + use<> {
+    let parker = Rc::clone(parker);
     move |held| {
-        held.release(|| bell.wait(Ring::WAKE, None));
+        held.release(|| parker.park(WakeReason::WAKE, None));
     }
 }
 
 /// Call a function that blocks until the next request has run; home's loop is to stop then.
 fn submit_a_blocking_call(world: &World) {
-    let opened = Rc::new(Bell::default());
+    let opened = Rc::new(Parker::default());
     let function = wait_for(&opened);
     world.submit(|held| {
         held.work();
@@ -47,7 +47,7 @@ fn submit_a_blocking_call(world: &World) {
     });
     world.submit(move |held| {
         held.work();
-        opened.ring(Ring::WAKE);
+        opened.unpark(WakeReason::WAKE);
         held.work();
     });
 }
@@ -66,21 +66,22 @@ fn a_blocked_call_is_taken_over_and_the_role_returns() {
     });
 }
 
-/// Two calls, each of which blocks until this watcher has noticed it. `dozes` is asked when the
-/// watcher sees no call, `has_seen_enough` after it has noticed this one.
+/// Two calls, each of which blocks until this monitor has noticed it. `dozes` is asked when the
+/// monitor sees no call, `has_seen_enough` after it has noticed this one.
 fn two_calls_wait_to_be_noticed(
-    watcher: Watching,
+    monitor: Awake,
     dozes: fn(&Role) -> bool,
     has_seen_enough: fn(&Role, u64) -> bool,
 ) {
     check(5, move || {
         let world = Rc::new(World::new(1));
-        let duty = world.appoint(&mut world.lock.lock().unwrap());
-        let noticed = Rc::new(Bell::default());
+        let monitor = world.appoint(&mut world.lock.lock().unwrap());
+        let noticed = Rc::new(Parker::default());
         let notices = Rc::clone(&noticed);
         world.spawn(move |world| {
-            let is_sentinel = watcher == Watching::SENTINEL;
-            let bell = if is_sentinel { &world.role.sentinel } else { world.bell(duty) };
+            let is_idle_monitor = monitor == Awake::IDLE_MONITOR;
+            let parker =
+                if is_idle_monitor { &world.role.idle_monitor } else { world.parker(monitor) };
             let mut last_seq = 0;
             let mut n_noticed = 0;
             while n_noticed < 2 {
@@ -88,13 +89,13 @@ fn two_calls_wait_to_be_noticed(
                     Some((seq, _)) if seq != last_seq => {
                         last_seq = seq;
                         n_noticed += 1;
-                        notices.ring(Ring::WAKE);
+                        notices.unpark(WakeReason::WAKE);
                         if n_noticed < 2 && has_seen_enough(&world.role, seq) {
-                            bell.wait(Ring::WAKE, None);
+                            parker.park(WakeReason::WAKE, None);
                         }
                     }
                     Some(_) => thread::yield_now(),
-                    None if dozes(&world.role) => _ = bell.wait(Ring::WAKE, None),
+                    None if dozes(&world.role) => _ = parker.park(WakeReason::WAKE, None),
                     None => {}
                 }
             }
@@ -106,50 +107,50 @@ fn two_calls_wait_to_be_noticed(
     });
 }
 
-/// Whenever a call begins, the runner on watch is awake or is woken.
+/// Whenever a call begins, the worker on watch is awake or is woken.
 #[test]
 fn no_call_begins_unnoticed_by_the_runner_on_watch() {
-    let dozes = |role: &Role| role.doze(Watching::DUTY);
-    two_calls_wait_to_be_noticed(Watching::DUTY, dozes, |_, _| false);
+    let dozes = |role: &Role| role.doze(Awake::MONITOR);
+    two_calls_wait_to_be_noticed(Awake::MONITOR, dozes, |_, _| false);
 }
 
-/// The model can fail: it catches the watcher that once dozed off without looking again whether a
+/// The model can fail: it catches the monitor that once dozed off without looking again whether a
 /// threadlet runs.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn dozing_off_without_a_last_look_loses_a_wake_up() {
     let dozes = |role: &Role| {
-        role.doze_until_next_call(Watching::DUTY);
+        role.doze_until_next_call(Awake::MONITOR);
         true
     };
-    two_calls_wait_to_be_noticed(Watching::DUTY, dozes, |_, _| false);
+    two_calls_wait_to_be_noticed(Awake::MONITOR, dozes, |_, _| false);
 }
 
-/// A sentinel that dozes off when it has seen enough of a call, but looks again whether it is still
+/// A idle_monitor that dozes off when it has seen enough of a call, but looks again whether it is still
 /// the same call, is awake or is woken whenever a call begins.
 #[test]
 fn no_call_begins_unnoticed_by_the_sentinel() {
-    let dozes = |role: &Role| role.doze(Watching::SENTINEL);
-    two_calls_wait_to_be_noticed(Watching::SENTINEL, dozes, |role, seq| {
-        role.doze_until_next_call(Watching::SENTINEL);
+    let dozes = |role: &Role| role.doze(Awake::IDLE_MONITOR);
+    two_calls_wait_to_be_noticed(Awake::IDLE_MONITOR, dozes, |role, seq| {
+        role.doze_until_next_call(Awake::IDLE_MONITOR);
         role.seq() == seq
     });
 }
 
-/// A sentinel that does not look again may sleep through the next call, which has begun before it
+/// A idle_monitor that does not look again may sleep through the next call, which has begun before it
 /// said that it dozes off.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn having_seen_enough_without_a_last_look_loses_a_wake_up() {
-    let dozes = |role: &Role| role.doze(Watching::SENTINEL);
-    two_calls_wait_to_be_noticed(Watching::SENTINEL, dozes, |role, _| {
-        role.doze_until_next_call(Watching::SENTINEL);
+    let dozes = |role: &Role| role.doze(Awake::IDLE_MONITOR);
+    two_calls_wait_to_be_noticed(Awake::IDLE_MONITOR, dozes, |role, _| {
+        role.doze_until_next_call(Awake::IDLE_MONITOR);
         true
     });
 }
 
 /// The role is taken from inside a call of `from`.
-fn lose_in_call(world: &World, from: RunnerId, to: RunnerId) -> u64 {
+fn lose_in_call(world: &World, from: WorkerId, to: WorkerId) -> u64 {
     let seq = world.enter(from);
     let taken = world.role.take(&mut world.lock.lock().unwrap(), to);
     assert_eq!(Some(Taken::FromThreadlet(from)), taken);
@@ -164,8 +165,8 @@ fn go_on_after_call(held: &mut Held<'_>, seq: u64) {
     assert_eq!(Some(held.me), held.world.working.take());
 }
 
-/// A runner's function has returned; then run requests until the role is lost.
-fn return_to_runner(world: &Rc<World>, me: RunnerId, seq: u64) {
+/// A worker's function has returned; then run requests until the role is lost.
+fn return_to_worker(world: &Rc<World>, me: WorkerId, seq: u64) {
     let mut held = world.hold(me);
     go_on_after_call(&mut held, seq);
     if held.keeps_role() {
@@ -184,7 +185,7 @@ fn return_to_home(world: &Rc<World>, seq: u64) {
     held.stop();
 }
 
-/// Home and a runner return at once while a third works, and then polls: each gets the role once
+/// Home and a worker return at once while a third works, and then polls: each gets the role once
 /// for it.
 #[test]
 fn all_who_return_at_once_get_the_role() {
@@ -198,14 +199,14 @@ fn all_who_return_at_once_get_the_role() {
         world.spawn(move |world| {
             world.hold(second).dispatch();
         });
-        world.spawn(move |world| return_to_runner(world, first, first_seq));
+        world.spawn(move |world| return_to_worker(world, first, first_seq));
         return_to_home(&world, home_seq);
         assert_eq!(vec![1, 1, 0], *world.n_returned.borrow());
     });
     assert_eq!(vec![Way::FromPoll, Way::Granted], Vec::from_iter(seen));
 }
 
-/// Home returns while a runner is inside a function itself, which returns as well: home takes the
+/// Home returns while a worker is inside a function itself, which returns as well: home takes the
 /// role from inside that function, or from a poll, or is granted it.
 #[test]
 fn a_return_takes_the_role_from_inside_a_threadlet_or_waits() {
@@ -233,7 +234,7 @@ fn a_return_takes_the_role_from_inside_a_threadlet_or_waits() {
     assert_eq!(ways.as_slice(), Vec::from_iter(seen));
 }
 
-/// Two runners return while home polls, and home gets the role back in between.
+/// Two workers return while home polls, and home gets the role back in between.
 fn two_return_to_a_home_that_polls(is_forgetful: bool) {
     check(2, move || {
         let world = Rc::new(World::new(2));
@@ -244,7 +245,7 @@ fn two_return_to_a_home_that_polls(is_forgetful: bool) {
         let first_seq = lose_in_call(&world, first, second);
         let second_seq = lose_in_call(&world, second, HOME);
         for (me, seq) in [(first, first_seq), (second, second_seq)] {
-            world.spawn(move |world| return_to_runner(world, me, seq));
+            world.spawn(move |world| return_to_worker(world, me, seq));
         }
         let mut held = world.hold(HOME);
         held.run_home();
@@ -278,16 +279,16 @@ fn a_return_to_a_vacant_role_waits_for_home() {
         lose_in_call(&world, HOME, first);
         let seq = lose_in_call(&world, first, HOME);
         world.role.vacate(&mut world.lock.lock().unwrap());
-        world.spawn(move |world| return_to_runner(world, first, seq));
+        world.spawn(move |world| return_to_worker(world, first, seq));
         let mut held = world.hold(HOME);
-        assert_eq!(Some(Taken::Vacant), world.role.take(held.roster(), HOME));
+        assert_eq!(Some(Taken::Vacant), world.role.take(held.registry(), HOME));
         held.run_home();
         assert_eq!(vec![0, 1], *world.n_returned.borrow());
         held.stop();
     });
 }
 
-/// When a function returns just as the watcher takes over, the role is either kept or taken.
+/// When a function returns just as the monitor takes over, the role is either kept or taken.
 #[test]
 fn a_role_is_kept_or_taken_never_both() {
     let seen = check(4, || {
@@ -308,27 +309,27 @@ fn a_role_is_kept_or_taken_never_both() {
 }
 
 /// A thread that is on watch, and goes off watch when it has waited for a call long enough.
-fn watch_for_a_while(world: &Rc<World>, me: RunnerId) {
-    let bell = world.bell(me);
+fn watch_for_a_while(world: &Rc<World>, me: WorkerId) {
+    let parker = world.parker(me);
     if world.look().is_none()
-        && world.role.doze(Watching::DUTY)
-        && !bell.hear(Ring::WAKE).has(Ring::WAKE)
+        && world.role.doze(Awake::MONITOR)
+        && !parker.take(WakeReason::WAKE).has(WakeReason::WAKE)
         && !world.hold(me).stays_after_watch()
     {
         return world.end(me);
     }
-    bell.ring(Ring::WATCH);
+    parker.unpark(WakeReason::MONITOR);
     world.live(me);
 }
 
-/// A call that begins while the runner on watch gives its watch up is watched, by that runner or by
+/// A call that begins while the worker on watch gives its watch up is watched, by that worker or by
 /// a new one, and never by two.
 #[test]
 fn a_call_is_watched_though_the_watcher_leaves() {
     check(4, || {
         let world = Rc::new(World::new(2));
-        let duty = world.appoint(&mut world.lock.lock().unwrap());
-        world.spawn(move |world| watch_for_a_while(world, duty));
+        let monitor = world.appoint(&mut world.lock.lock().unwrap());
+        world.spawn(move |world| watch_for_a_while(world, monitor));
         submit_a_blocking_call(&world);
         let mut held = world.hold(HOME);
         held.run_home();
@@ -347,10 +348,10 @@ fn a_call_is_watched_though_an_idle_thread_ends() {
         world.lock.lock().unwrap().stand_by(idle);
         world.spawn(move |world| {
             // Its patience ends: it looks, once, whether it was appointed meanwhile.
-            if !world.bell(idle).hear(Ring::NONE).has(Ring::WATCH) {
+            if !world.parker(idle).take(WakeReason::NONE).has(WakeReason::MONITOR) {
                 let mut held = world.hold(idle);
-                if held.roster().retire(idle) {
-                    return held.roster().ended(idle);
+                if held.registry().retire(idle) {
+                    return held.registry().ended(idle);
                 }
             }
             world.live(idle);
@@ -362,22 +363,22 @@ fn a_call_is_watched_though_an_idle_thread_ends() {
     });
 }
 
-/// A runner that took over calls a function that blocks too: another goes on watch, never a second
+/// A worker that took over calls a function that blocks too: another goes on watch, never a second
 /// one with it, and both functions return.
 #[test]
 fn a_call_of_a_runner_that_took_over_is_watched_by_one_other() {
     check(2, || {
         let world = Rc::new(World::new(2));
         world.n_to_go_on.set(2);
-        let opened = [(); 2].map(|()| Rc::new(Bell::default()));
-        for bell in &opened {
-            let function = wait_for(bell);
+        let opened = [(); 2].map(|()| Rc::new(Parker::default()));
+        for parker in &opened {
+            let function = wait_for(parker);
             world.submit(|held| {
                 assert_eq!(Outcome::Lost, held.call(function));
                 held.world.went_on();
             });
         }
-        world.submit(move |_| opened.iter().for_each(|it| it.ring(Ring::WAKE)));
+        world.submit(move |_| opened.iter().for_each(|it| it.unpark(WakeReason::WAKE)));
         let mut held = world.hold(HOME);
         held.run_home();
         assert_eq!((1, 2), (world.n_returned.borrow()[0], world.n_taken_over.get()));
@@ -386,19 +387,19 @@ fn a_call_of_a_runner_that_took_over_is_watched_by_one_other() {
 }
 
 /// A function whose result is sent leaves the role where it is, but for home, which asks for it; a
-/// runner that returns at the same time is not forgotten.
+/// worker that returns at the same time is not forgotten.
 #[test]
 fn a_function_whose_result_is_sent_leaves_the_role_to_others() {
     check(2, || {
         let world = Rc::new(World::new(2));
-        let opened = [(); 2].map(|()| Rc::new(Bell::default()));
+        let opened = [(); 2].map(|()| Rc::new(Parker::default()));
         let [sends, returns] = [0, 1].map(|idx| wait_for(&opened[idx]));
         world.submit(|held| assert_eq!(Outcome::Lost, held.call_and_send(sends)));
         world.submit(|held| {
             assert_eq!(Outcome::Lost, held.call(returns));
             held.world.went_on();
         });
-        world.submit(move |_| opened.iter().for_each(|it| it.ring(Ring::WAKE)));
+        world.submit(move |_| opened.iter().for_each(|it| it.unpark(WakeReason::WAKE)));
         let mut held = world.hold(HOME);
         held.run_home();
         held.stop();
@@ -411,15 +412,17 @@ fn the_end_wakes_everyone() {
     check(3, || {
         let world = Rc::new(World::new(3));
         world.spawn(|world| {
-            assert_eq!(Ring::STOP, world.role.sentinel.wait(Ring::WAKE, None));
+            assert_eq!(WakeReason::STOP, world.role.idle_monitor.park(WakeReason::WAKE, None));
         });
         for (number, ring) in
-            [Ring::WATCH, Ring::ALARM | Ring::WAKE, Ring::GRANT].into_iter().enumerate()
+            [WakeReason::MONITOR, WakeReason::BLOCKED | WakeReason::WAKE, WakeReason::GRANT]
+                .into_iter()
+                .enumerate()
         {
             let me = world.ids[number + 1];
             world.spawn(move |world| {
                 for _ in 0..2 {
-                    assert_eq!(Ring::STOP, world.bell(me).wait(ring, None));
+                    assert_eq!(WakeReason::STOP, world.parker(me).wait(ring, None));
                 }
             });
         }

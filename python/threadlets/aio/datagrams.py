@@ -20,7 +20,7 @@ class DatagramTransport(_Stock, transports.DatagramTransport):
     """A UDP or Unix datagram socket.
 
     Sending tries at once and queues what finds no room, as asyncio has it. Datagrams that arrive
-    are received in bursts, natively.
+    are received in ticks, natively.
     """
 
     _datagrams: _core.Datagrams | None = None

@@ -70,13 +70,13 @@ class InternalsMixin(_core.Dispatcher):
         self._uses_asyncio_tasks = self._wants_asyncio_tasks or calls_soon
 
     def _turn_until_stopped(self) -> None:
-        """Run bursts until the loop is to stop, natively or by whatever `_run_once` there is now."""
+        """Run ticks until the loop is to stop, natively or by whatever `_run_once` there is now."""
         while True:
             if self._replaced & TURN:
                 self._run_once()
                 self._look_inside()
             else:
-                self._run_bursts()
+                self._run_ticks()
             if self._stopping:
                 break
 

@@ -17,7 +17,7 @@ from contextvars import Context
 from typing import Any, Literal
 
 from threadlets._core import checkpoint
-from threadlets.aio.crew import LoopCrew
+from threadlets.aio.workers import LoopDispatcher
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.internals import InternalsMixin, Selector, remember_ours
 from threadlets.aio.serving import Serving
@@ -36,7 +36,7 @@ PREEMPT_MS = 5.0
 FpPolicy = Literal["restore", "warn", "raise", "off"]
 
 
-class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
+class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
     """An asyncio event loop on the native dispatcher.
 
     It is a full `asyncio.AbstractEventLoop`; programs need not know that it is not the stock one.
@@ -84,7 +84,7 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
     # -- running -----------------------------------------------------------------------------
 
     def run_forever(self) -> None:
-        """Run bursts until `stop()` is called."""
+        """Run ticks until `stop()` is called."""
         self._check_closed()
         self._check_running()
         self._set_coroutine_origin_tracking(self._debug)
@@ -125,7 +125,7 @@ class Loop(LoopCrew, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
         finally:
             # Whatever was raised, by an executor or for a signal: a closed loop holds nothing.
             if self._closed:
-                blocked = self._describe_blocked(self._stop_crew())
+                blocked = self._describe_blocked(self._stop_workers())
                 self._end_runs()
                 self._release()
                 self._socket_transports.clear()

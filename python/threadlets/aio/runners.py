@@ -126,4 +126,4 @@ def stats() -> dict[str, Any]:
         RuntimeError: no threadlets loop runs in this thread.
     """
     loop = running_dispatcher("which has no threadlets; use threadlets.run(main())")
-    return loop._crew_stats()
+    return loop._worker_stats()

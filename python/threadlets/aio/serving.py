@@ -47,7 +47,7 @@ class Serving:
         self._sockname: Any = None
 
     def start(self) -> None:
-        """Accept connections, in bursts, until none is waiting."""
+        """Accept connections, in ticks, until none is waiting."""
         if self._sock.fileno() == -1:
             return  # The server was closed while it waited for descriptors.
         self._fd = self._sock.fileno()

@@ -90,7 +90,7 @@ class SocketTransport(transports._FlowControlMixin):
         server: Any = None,
         context: Context | None = None,
     ) -> SocketTransport:
-        """Make a transport of a socket object; the protocol hears of it in the next burst.
+        """Make a transport of a socket object; the protocol hears of it in the next tick.
 
         It is called in `context`, or where that is None in copies of the present one.
         """

@@ -53,17 +53,17 @@ def _installed() -> list[str]:
 
 def _tell(name: str, found: dict[str, Any]) -> bool:
     """Say what was found; whether all is well."""
-    offences = found.get("offences", [])
-    for offence in offences:
-        typer.echo(f"{name}: changes the floating-point state: {offence['changes']}")
-        typer.echo(f"  at the import of {offence['module']} ({offence['file']})")
-        for library in _culprits(offence["libraries"]):
+    violations = found.get("violations", [])
+    for violation in violations:
+        typer.echo(f"{name}: changes the floating-point state: {violation['changes']}")
+        typer.echo(f"  at the import of {violation['module']} ({violation['file']})")
+        for library in _culprits(violation["libraries"]):
             typer.echo(f"  by the shared library {library}")
     if "error" in found:
         typer.echo(f"{name}: cannot be imported: {found['error']}")
-    elif not offences:
+    elif not violations:
         typer.echo(f"{name}: leaves the floating-point state alone")
-    return not offences and "error" not in found
+    return not violations and "error" not in found
 
 
 def _culprits(libraries: list[str]) -> list[str]:

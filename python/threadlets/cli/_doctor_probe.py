@@ -22,7 +22,7 @@ class _Watch(importlib.abc.MetaPathFinder):
     """Stands before the other finders, and has their modules loaded by `_Loader`."""
 
     def __init__(self) -> None:
-        self.offences: list[dict[str, Any]] = []
+        self.violations: list[dict[str, Any]] = []
 
     def find_spec(
         self, fullname: str, path: Any, target: ModuleType | None = None
@@ -70,7 +70,7 @@ class _Loader(importlib.abc.Loader):
     def note(self, changes: str) -> None:
         """Remember that the module has changed the state."""
         libraries = sorted(_libraries() - self._before)
-        self._watch.offences.append(
+        self._watch.violations.append(
             {"module": self._name, "file": self._file, "changes": changes, "libraries": libraries}
         )
 
@@ -103,7 +103,7 @@ def _libraries() -> set[str]:
 def _import(name: str) -> dict[str, Any]:
     watch = _Watch()
     sys.meta_path.insert(0, watch)
-    found: dict[str, Any] = {"offences": watch.offences}
+    found: dict[str, Any] = {"violations": watch.violations}
     try:
         importlib.import_module(name)
     except BaseException as error:

@@ -5,13 +5,13 @@ raised; `report` names whoever changed what was not theirs. See docs/floating-po
 """
 
 from threadlets._core import Environment, Flags
-from threadlets.fp.ledger import Offence, report
+from threadlets.fp.ledger import Violation, report
 from threadlets.fp.state import State, environment, flags, state
 
 __all__ = [
     "Environment",
     "Flags",
-    "Offence",
+    "Violation",
     "State",
     "environment",
     "flags",

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Offence:
+class Violation:
     """One way in which one piece of code left the floating-point state changed."""
 
     #: The qualified name of the coroutine, function, or protocol.
@@ -26,23 +26,23 @@ class Offence:
 _counts: dict[tuple[str, str], tuple[str, int]] = {}
 
 
-def report() -> dict[str, list[Offence]]:
+def report() -> dict[str, list[Violation]]:
     """List who changed the floating-point state in this process so far, by qualified name.
 
     Each name has an entry for every way in which it changed it, with the place where it did last.
     """
-    found: dict[str, list[Offence]] = {}
+    found: dict[str, list[Violation]] = {}
     for (name, changes), (where, count) in _counts.items():
-        found.setdefault(name, []).append(Offence(name, where, changes, count))
+        found.setdefault(name, []).append(Violation(name, where, changes, count))
     return found
 
 
-def record(subject: Any, changes: str) -> Offence:
-    """Count an offence of what ran: a callable, a protocol, or None for a request of the loop's own."""
+def record(subject: Any, changes: str) -> Violation:
+    """Count a violation of what ran: a callable, a protocol, or None for a request of the loop's own."""
     name, where = name_of(subject)
     _, count = _counts.get((name, changes), ("", 0))
     _counts[name, changes] = (where, count + 1)
-    return Offence(name, where, changes, count + 1)
+    return Violation(name, where, changes, count + 1)
 
 
 def task_of(subject: Any) -> asyncio.Task[Any] | None:

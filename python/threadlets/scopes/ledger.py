@@ -39,7 +39,7 @@ class Ledger:
     timers: int = 0
     """Sleeps, time-outs and callbacks that wait for their time."""
     ready: int = 0
-    """Callbacks and steps of tasks that the next burst runs."""
+    """Callbacks and steps of tasks that the next tick runs."""
 
     def __bool__(self) -> bool:
         return any(

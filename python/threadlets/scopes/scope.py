@@ -166,7 +166,7 @@ class Scope:
         """Start a request and return it: it can be awaited, cancelled, and asked for its result.
 
         `what` is a coroutine; a coroutine function, a function or a `Syslet`, with its arguments; or
-        something else that can be awaited. A function is called as a threadlet, in the next burst. A
+        something else that can be awaited. A function is called as a threadlet, in the next tick. A
         future or a `threadlets.sleep` costs no task. What computes does so in the floating-point
         environment `fp`, if there is one (`threadlets.fp.environment`).
 
@@ -195,7 +195,7 @@ class Scope:
         """Cancel the block, all requests of the scope, and those of the scopes within.
 
         Each gets `asyncio.CancelledError` with the reason where it waits; of many, some in this
-        burst and the others in those that follow. Cancelling again interrupts again what still goes
+        tick and the others in those that follow. Cancelling again interrupts again what still goes
         on. Only the loop's own thread may call it. Without effect once the scope has ended.
         """
         if self._members is None:

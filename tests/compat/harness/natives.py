@@ -116,14 +116,14 @@ def simulated(base: type) -> Callable[[Any], asyncio.AbstractEventLoop]:
                     return
                 raise AssertionError("Time generator is not finished")
 
-        def _run_bursts(self) -> None:
+        def _run_ticks(self) -> None:
             while True:
                 self._run_once()
                 if self._stopping:
                     return
 
         def _run_once(self) -> None:
-            # Something is always ready: no burst waits for real time.
+            # Something is always ready: no tick waits for real time.
             empty = contextvars.Context()
             super().call_soon(_nothing, context=empty)
             while self._due and self._due[0][0] <= self._now + 1e-9:

@@ -1,4 +1,4 @@
-//! What a request carries from thread to thread: its environment, who records its flags, its `errno`.
+//! What a request carries from thread to thread: its environment, who slots its flags, its `errno`.
 //!
 //! They are in its `contextvars.Context`, in two variables: whoever enters a context puts this thread
 //! into the state that was carried, and whoever leaves it puts away what is to be carried on. What
@@ -16,7 +16,7 @@ use pyo3::sync::PyOnceLock;
 use threadlets_core::fp::{self, State};
 
 use crate::contract::flags::Flags;
-use crate::contract::{OFFENCE, errno};
+use crate::contract::{VIOLATION, errno};
 use crate::interpreter;
 
 /// How many things are carried in the process.
@@ -59,7 +59,7 @@ pub(crate) struct Block {
     pub(super) before: State,
     /// Flags that were raised before.
     pub(super) flags_before: fp::Flags,
-    /// Who records flags, within the context where the block was opened.
+    /// Who slots flags, within the context where the block was opened.
     pub(super) recorder: Option<Py<Flags>>,
     pub(super) outer: Option<Py<Self>>,
     pub(super) _counted: Counted,
@@ -75,7 +75,7 @@ impl Block {
 }
 
 impl Block {
-    /// Who records what this context raises.
+    /// Who slots what this context raises.
     pub(super) fn recorder_of(&self, context: usize) -> Option<&Py<Flags>> {
         self.recorder.as_ref().filter(|_| self.context == context)
     }
@@ -236,7 +236,7 @@ fn put_away<'py>(
         errno::put_away(variable, context, carried, number, errno)
     })();
     if found != expected {
-        OFFENCE.set(Some((found, expected)));
+        VIOLATION.set(Some((found, expected)));
     }
     if found != before {
         before.restore();

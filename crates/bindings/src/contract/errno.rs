@@ -15,9 +15,9 @@ use pyo3::prelude::*;
 
 use crate::contract::carry::Counted;
 use crate::interpreter;
-use crate::runner::Runner;
+use crate::worker::Worker;
 
-/// Where to find ctypes' `errno` of one thread; part of what a runner knows of its thread.
+/// Where to find ctypes' `errno` of one thread; part of what a worker knows of its thread.
 #[derive(Debug)]
 pub(crate) struct CtypesErrno {
     thread_dict: *mut ffi::PyObject,
@@ -38,7 +38,7 @@ impl CtypesErrno {
         if !self.number.get().is_null() || self.thread_dict.is_null() {
             return self.number.get();
         }
-        // SAFETY: the dictionary lives as long as the thread's state, and the runner no longer.
+        // SAFETY: the dictionary lives as long as the thread's state, and the worker no longer.
         let n_entries = unsafe { (*self.thread_dict.cast::<ffi::PyDictObject>()).ma_used };
         if n_entries != self.n_entries.get() {
             self.n_entries.set(n_entries);
@@ -71,8 +71,8 @@ impl CtypesErrno {
 /// Take this thread's number away, for the next request to find zero; `None`: it was zero.
 #[inline]
 pub(super) fn take() -> Option<i32> {
-    Runner::with_current(|runner| {
-        let number = runner?.ctypes_errno.find();
+    Worker::with_current(|worker| {
+        let number = worker?.ctypes_errno.find();
         if number.is_null() {
             return None;
         }
@@ -99,7 +99,7 @@ pub(super) fn bring(carried: &Bound<'_, PyAny>, context: usize) -> PyResult<()> 
     if carried.context != context || value == 0 {
         return Ok(());
     }
-    let number = Runner::with_current(|it| it.map_or(null_mut(), |it| it.ctypes_errno.find()));
+    let number = Worker::with_current(|it| it.map_or(null_mut(), |it| it.ctypes_errno.find()));
     if number.is_null() {
         // This thread has none yet.
         py.import(intern!(py, "ctypes"))?.call_method1(intern!(py, "set_errno"), (value,))?;

@@ -76,7 +76,7 @@ impl Contract {
 thread_local! {
     /// What was found instead of what was expected when a request left its context; whoever runs the
     /// request takes it out.
-    static OFFENCE: Cell<Option<(State, State)>> = const { Cell::new(None) };
+    static VIOLATION: Cell<Option<(State, State)>> = const { Cell::new(None) };
 }
 
 /// A request has run: compare, and name `subject` should the state not be what it was to be.
@@ -111,8 +111,8 @@ fn check_closely<'py>(
     subject: impl FnOnce() -> Option<Bound<'py, PyAny>>,
 ) -> PyResult<()> {
     let found = State::read();
-    let offence = OFFENCE.take().or((found != outside).then_some((found, outside)));
-    let Some((found, expected)) = offence else { return Ok(()) };
+    let violation = VIOLATION.take().or((found != outside).then_some((found, outside)));
+    let Some((found, expected)) = violation else { return Ok(()) };
     outside.restore();
     match report(slf, subject(), found, expected, false) {
         Err(error) if !ends_the_loop(slf.py(), &error) => {
@@ -140,7 +140,7 @@ fn report(
 }
 
 /// Call a function as a threadlet, in an environment if it is given one, and compare: whoever awaits it
-/// goes on in the state that it was in. An offence is an error where the policy is to raise.
+/// goes on in the state that it was in. An violation is an error where the policy is to raise.
 #[inline]
 pub(crate) fn call_threadlet(
     slf: &Bound<'_, Dispatcher>,

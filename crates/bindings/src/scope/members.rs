@@ -9,17 +9,17 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use threadlets_core::{MemberKey, ScopeKey, clock};
 
-use super::requests::{Kind, Left};
+use super::requests::{Left, RequestKind};
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
 use crate::request::Request;
 use crate::task::any_future;
 use crate::task::future::Future;
-use crate::task::task::{Shield, Start, Task};
+use crate::task::task::{FirstStep, Shield, Task};
 
 /// How long one request goes on telling members to end, in nanoseconds.
 const BUDGET_NS: u64 = 1_000_000;
-/// How many tasks it tells at most: each of them takes a step in the next burst.
+/// How many tasks it tells at most: each of them takes a step in the next tick.
 const N_TASKS_MAX: usize = 512;
 /// How many members are told between two looks at the clock.
 const N_BETWEEN_LOOKS: usize = 64;
@@ -85,7 +85,7 @@ impl Members {
         self.scope.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
     }
 
-    /// Tell members to end, as many as there is time for; the others in the next burst.
+    /// Tell members to end, as many as there is time for; the others in the next tick.
     pub(crate) fn tell_some(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         this.tells_more.set(slf.py(), false);
@@ -136,7 +136,7 @@ impl Members {
         Ok(false)
     }
 
-    fn join(slf: &Bound<'_, Self>, kind: Kind, request: &Bound<'_, Future>) -> PyResult<()> {
+    fn join(slf: &Bound<'_, Self>, kind: RequestKind, request: &Bound<'_, Future>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let key = this.key(py)?;
@@ -177,7 +177,7 @@ impl Members {
         Ok(members)
     }
 
-    /// Start a task of a coroutine, of the kind `"task"`, `"call"` or `"syslet"`, in a context, or in a
+    /// FirstStep a task of a coroutine, of the kind `"task"`, `"call"` or `"syslet"`, in a context, or in a
     /// copy of the present one.
     #[pyo3(signature = (coroutine, kind, context))]
     fn start_task<'py>(
@@ -188,9 +188,9 @@ impl Members {
     ) -> PyResult<Bound<'py, Task>> {
         slf.get().key(slf.py())?;
         let kind = match kind {
-            "task" => Kind::Task,
-            "call" => Kind::Call,
-            "syslet" => Kind::Syslet,
+            "task" => RequestKind::Task,
+            "call" => RequestKind::Call,
+            "syslet" => RequestKind::Syslet,
             _ => {
                 return Err(PyValueError::new_err(format!(
                     "there is no kind {kind:?} of requests; it is 'task', 'call' or 'syslet'"
@@ -198,7 +198,7 @@ impl Members {
             }
         };
         let dispatcher = slf.get().dispatcher.bind(slf.py());
-        let task = Task::start(dispatcher, coroutine, None, context, Start::Soon)?;
+        let task = Task::start(dispatcher, coroutine, None, context, FirstStep::Soon)?;
         Self::join(slf, kind, task.as_super())?;
         Ok(task)
     }
@@ -223,7 +223,7 @@ impl Members {
                 wait.repr()?
             )));
         }
-        Self::join(slf, Kind::Wait, wait)
+        Self::join(slf, RequestKind::Wait, wait)
     }
 
     /// Tell all members to end, now and those that will join; `again`: also those that were told.
@@ -261,7 +261,7 @@ impl Members {
     /// How many members there are, by kind.
     fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let key = self.key.get(py);
-        let n_requests = key.map_or([0; Kind::NAMES.len()], |key| {
+        let n_requests = key.map_or([0; RequestKind::NAMES.len()], |key| {
             self.dispatcher.get().requests.with(py, |it| it.n_requests(Some(key)))
         });
         counts_by_name(py, n_requests)
@@ -300,10 +300,10 @@ impl Members {
 /// Counts of requests by what their kinds are called.
 pub(crate) fn counts_by_name(
     py: Python<'_>,
-    n_requests: [usize; Kind::NAMES.len()],
+    n_requests: [usize; RequestKind::NAMES.len()],
 ) -> PyResult<Bound<'_, PyDict>> {
     let counts = PyDict::new(py);
-    for (name, n) in Kind::NAMES.into_iter().zip(n_requests) {
+    for (name, n) in RequestKind::NAMES.into_iter().zip(n_requests) {
         counts.set_item(name, n)?;
     }
     Ok(counts)

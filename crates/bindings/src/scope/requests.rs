@@ -19,14 +19,14 @@ use crate::task::task::Task;
 
 /// What a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum RequestKind {
     Task = 0,
     Call = 1,
     Syslet = 2,
     Wait = 3,
 }
 
-impl Kind {
+impl RequestKind {
     /// What the kinds are called in a ledger.
     pub(crate) const NAMES: [&str; N_KINDS] = ["tasks", "calls", "syslets", "waits"];
 }
@@ -66,12 +66,12 @@ impl Requests {
 
     /// Have a task, which nobody has seen yet, belong to the root.
     pub(crate) fn join_root(&mut self, task: &Bound<'_, Task>) {
-        let key = self.0.join(ScopeKey::ROOT, Kind::Task as usize, pointer(task.as_any()));
+        let key = self.0.join(ScopeKey::ROOT, RequestKind::Task as usize, pointer(task.as_any()));
         task.as_super().get().member.set(task.py(), key);
     }
 
     /// Have a request, which is in no scope, belong to one, and be kept alive by it.
-    pub(crate) fn join(&mut self, scope: ScopeKey, kind: Kind, request: &Bound<'_, Future>) {
+    pub(crate) fn join(&mut self, scope: ScopeKey, kind: RequestKind, request: &Bound<'_, Future>) {
         let value = pointer(request.clone().into_any().as_any());
         // SAFETY: the object is alive; `leave` and `close` give the reference back.
         unsafe { ffi::Py_INCREF(value.as_ptr()) };

@@ -8,8 +8,8 @@ use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
 use crate::internals;
 use crate::request::Request;
-use crate::runner::Runner;
 use crate::task::future::Future;
+use crate::worker::Worker;
 
 /// What `threadlets.sleep` gives.
 #[pyclass(frozen, extends = Future, module = "threadlets._core")]
@@ -41,14 +41,14 @@ pub(crate) fn sleep<'py>(py: Python<'py>, delay: f64) -> PyResult<Bound<'py, Sle
     if delay.is_nan() {
         return Err(PyValueError::new_err("delay is NaN; it is a time in seconds"));
     }
-    Runner::with_current(|runner| {
-        let runner = runner.ok_or_else(|| {
+    Worker::with_current(|worker| {
+        let worker = worker.ok_or_else(|| {
             PyRuntimeError::new_err(
                 "threadlets.sleep() needs a running threadlets loop, whose timer it is; use \
                  threadlets.run(main())",
             )
         })?;
-        let dispatcher = runner.dispatcher(py);
+        let dispatcher = worker.dispatcher(py);
         let this = dispatcher.get();
         this.check_closed()?;
         let future = Future::new(dispatcher.clone().unbind());

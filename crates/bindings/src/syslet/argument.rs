@@ -9,7 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 use threadlets_core::clock;
-use threadlets_core::letterbox::Letterbox;
+use threadlets_core::mpsc_queue::MpscQueue;
 use threadlets_core::syslet::{Lent, Memory, Run, SocketAddress};
 
 use crate::byte_buffer::ByteBuffer;
@@ -17,7 +17,7 @@ use crate::memory;
 
 /// What kind of thing a parameter takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ParameterKind {
     Int,
     Fd,
     Seconds,
@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     Address,
 }
 
-impl Kind {
+impl ParameterKind {
     pub(crate) fn by_name(name: &str) -> Option<Self> {
         Some(match name {
             "int" => Self::Int,
@@ -51,7 +51,7 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Parameter {
     pub(crate) name: Py<PyString>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ParameterKind,
     pub(crate) index: u16,
     pub(crate) default: Option<Py<PyAny>>,
 }
@@ -61,13 +61,17 @@ impl Parameter {
     pub(crate) fn fill(&self, run: &mut Run, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = value.py();
         let filled = match self.kind {
-            Kind::Int => integer(value).map(|it| run.set_slot(self.index, it)),
-            Kind::Fd => descriptor(value).map(|it| run.set_slot(self.index, i64::from(it))),
-            Kind::Seconds => seconds(value).map(|it| run.set_slot(self.index, it)),
-            Kind::Path => path(value).map(|it| run.set_object(self.index, Memory::Path(it))),
-            Kind::Readable => lend(value, false).map(|it| run.set_object(self.index, it)),
-            Kind::Writable => lend(value, true).map(|it| run.set_object(self.index, it)),
-            Kind::Address => {
+            ParameterKind::Int => integer(value).map(|it| run.set_slot(self.index, it)),
+            ParameterKind::Fd => {
+                descriptor(value).map(|it| run.set_slot(self.index, i64::from(it)))
+            }
+            ParameterKind::Seconds => seconds(value).map(|it| run.set_slot(self.index, it)),
+            ParameterKind::Path => {
+                path(value).map(|it| run.set_object(self.index, Memory::Path(it)))
+            }
+            ParameterKind::Readable => lend(value, false).map(|it| run.set_object(self.index, it)),
+            ParameterKind::Writable => lend(value, true).map(|it| run.set_object(self.index, it)),
+            ParameterKind::Address => {
                 address(value).map(|it| run.set_object(self.index, Memory::Address(Box::new(it))))
             }
         };
@@ -187,7 +191,7 @@ fn has_buffer(value: &Bound<'_, PyAny>) -> bool {
 struct Kept(Option<ByteBuffer>);
 
 /// A thread that puts something in may be missing in the child of a fork: no lock must be.
-static LEFT_BEHIND: Letterbox<ByteBuffer> = Letterbox::new();
+static LEFT_BEHIND: MpscQueue<ByteBuffer> = MpscQueue::new();
 
 impl Drop for Kept {
     fn drop(&mut self) {
@@ -196,7 +200,7 @@ impl Drop for Kept {
             && let Some(buffer) = self.0.take()
         {
             // It is never closed.
-            let _ = LEFT_BEHIND.put(buffer);
+            let _ = LEFT_BEHIND.push(buffer);
         }
     }
 }

@@ -6,31 +6,31 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use threadlets_core::clock;
-use threadlets_core::syslet::{Outlet, Run};
-use threadlets_core::takeover::{Bell, Ring};
+use threadlets_core::syslet::{CompletionSink, Run};
+use threadlets_core::takeover::{Parker, WakeReason};
 
-use super::mailbox::Mailbox;
+use super::completion_queue::CompletionQueue;
 
 #[derive(Default)]
-struct State {
+struct ChannelState {
     ended: VecDeque<Box<Run>>,
     /// Loops that are told when so many runs are there, and the tokens by which they know what for.
-    told: Vec<(usize, Arc<Mailbox>, u64)>,
+    told: Vec<(usize, Arc<CompletionQueue>, u64)>,
     /// The fewest runs that a waiting thread wants to see.
     n_wanted: usize,
     /// How many threads wait.
     n_waiting: usize,
     /// How many runs found more than `room` others that nobody had taken.
     n_overflowed: u64,
-    /// Nobody takes runs any more: they are dropped as they come, and what they have opened closed.
+    /// Nobody takes runs any more: they are dropped as they come, and what they have delivered closed.
     is_closed: bool,
 }
 
 /// Runs that have ended, in the order in which they did.
 #[derive(Default)]
 pub(crate) struct Channel {
-    state: Mutex<State>,
-    bell: Bell,
+    state: Mutex<ChannelState>,
+    parker: Parker,
     room: usize,
 }
 
@@ -45,7 +45,7 @@ impl Channel {
         self.with(|state| state.n_overflowed)
     }
 
-    fn with<R>(&self, use_state: impl FnOnce(&mut State) -> R) -> R {
+    fn with<R>(&self, use_state: impl FnOnce(&mut ChannelState) -> R) -> R {
         use_state(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -66,10 +66,10 @@ impl Channel {
             (std::mem::take(&mut state.ended), std::mem::take(&mut state.told))
         });
         // A waiter finds that there is nothing to wait for.
-        for (_, mailbox, token) in told {
-            mailbox.notify(token);
+        for (_, completions, token) in told {
+            completions.notify(token);
         }
-        self.bell.ring(Ring::WAKE);
+        self.parker.unpark(WakeReason::WAKE);
         runs
     }
 
@@ -89,8 +89,8 @@ impl Channel {
             state.n_waiting > 0
         });
         if is_shared {
-            // One bell for all: whoever has heard it passes it on.
-            self.bell.ring(Ring::WAKE);
+            // One parker for all: whoever has heard it passes it on.
+            self.parker.unpark(WakeReason::WAKE);
         }
         waited
     }
@@ -116,23 +116,28 @@ impl Channel {
                 Some(0) => return Ok(false),
                 patience => patience.map(Duration::from_nanos),
             };
-            py.detach(|| self.bell.wait(Ring::WAKE, patience));
+            py.detach(|| self.parker.park(WakeReason::WAKE, patience));
         }
     }
 
     /// Have a loop told when there are so many runs; `false`: there are already.
-    pub(crate) fn tell(&self, mailbox: &Arc<Mailbox>, token: u64, n_wanted: usize) -> bool {
+    pub(crate) fn tell(
+        &self,
+        completions: &Arc<CompletionQueue>,
+        token: u64,
+        n_wanted: usize,
+    ) -> bool {
         self.with(|state| {
             if state.is_closed || state.ended.len() >= n_wanted {
                 return false;
             }
-            state.told.push((n_wanted, Arc::clone(mailbox), token));
+            state.told.push((n_wanted, Arc::clone(completions), token));
             true
         })
     }
 }
 
-impl Outlet for Channel {
+impl CompletionSink for Channel {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
         let (has_enough, told) = self.with(|state| {
             if state.is_closed {
@@ -146,11 +151,11 @@ impl Outlet for Channel {
             let told: Vec<_> = state.told.extract_if(.., |(n, ..)| *n <= n_ended).collect();
             (state.n_waiting > 0 && n_ended >= state.n_wanted, told)
         });
-        for (_, mailbox, token) in told {
-            mailbox.notify(token);
+        for (_, completions, token) in told {
+            completions.notify(token);
         }
         if has_enough {
-            self.bell.ring(Ring::WAKE);
+            self.parker.unpark(WakeReason::WAKE);
         }
     }
 }

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use threadlets_core::clock;
 use threadlets_core::engine::Engine;
-use threadlets_core::syslet::{Flags, Outlet, Run};
+use threadlets_core::syslet::{AtomFlags, CompletionSink, Run};
 
 use super::argument;
 use super::channel::Channel;
@@ -29,7 +29,7 @@ struct Submitted {
 }
 
 #[derive(Default)]
-struct State {
+struct CompletionsState {
     submitted: HashMap<u64, Submitted>,
     n_submitted: u64,
 }
@@ -40,7 +40,7 @@ pub(crate) struct Completions {
     engine: Arc<Engine>,
     channel: Arc<Channel>,
     group: u64,
-    state: GilCell<State>,
+    state: GilCell<CompletionsState>,
 }
 
 impl Completions {
@@ -82,7 +82,7 @@ impl Completions {
 fn ends_silently(run: &Run) -> bool {
     run.end().is_some_and(|end| {
         let atom = &run.program().atoms()[usize::from(end.atom)];
-        atom.flags.has(Flags::NO_COMPLETE)
+        atom.flags.has(AtomFlags::NO_COMPLETE)
     })
 }
 
@@ -112,14 +112,14 @@ impl Completions {
         timeout: Option<f64>,
         pool: Option<&Pool>,
     ) -> PyResult<Option<SysletResult>> {
-        let flags = Flags::from_bits(flags);
+        let flags = AtomFlags::from_bits(flags);
         let timeout_ns = timeout_ns(timeout)?;
         let args: Vec<_> = args.iter().collect();
         let run = program.get().run_with(py, &args, kwargs, pool_or_default(pool))?;
-        let mut run = if flags.has(Flags::SYNC) {
+        let mut run = if flags.has(AtomFlags::SYNC) {
             return program.get().perform(py, run).map(Some);
         } else {
-            let tries_first = self.engine.tries_first() && !flags.has(Flags::ASYNC);
+            let tries_first = self.engine.tries_first() && !flags.has(AtomFlags::ASYNC);
             match SysletProgram::start_here(py, run, tries_first)? {
                 Started::Ended(mut run) => {
                     return program.get().result(py, &mut run, None).map(Some);
@@ -132,7 +132,7 @@ impl Completions {
             let submitted = Submitted {
                 program: program.clone().unbind(),
                 tag,
-                is_silent: flags.has(Flags::NO_COMPLETE),
+                is_silent: flags.has(AtomFlags::NO_COMPLETE),
             };
             state.submitted.insert(state.n_submitted, submitted);
             state.n_submitted
@@ -140,7 +140,7 @@ impl Completions {
         run.token = token;
         run.group = self.group;
         run.timeout_ns = timeout_ns;
-        run.outlet = Some(Arc::clone(&self.channel) as Arc<dyn Outlet>);
+        run.sink = Some(Arc::clone(&self.channel) as Arc<dyn CompletionSink>);
         match engine::submit(&self.engine, run) {
             Ok(_) => Ok(None),
             Err((error, _)) => {

@@ -6,22 +6,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use threadlets_core::buffers::BufferPool;
-use threadlets_core::engine::{self, Engine, Kind, Simulation};
+use threadlets_core::engine::{self, Engine, EngineKind, Simulation};
 use threadlets_core::syslet::Run;
 
 /// What the default pool lends at a time, at most, in bytes.
 const MEMORY_MAX_BYTES: usize = 1024 * 1024 * 1024;
 
-struct Shared {
+struct DefaultEngine {
     engine: Option<Arc<Engine>>,
     /// Why it is not the engine that one would expect.
     note: Option<String>,
     pool: Option<Arc<BufferPool>>,
 }
 
-static SHARED: Mutex<Shared> = Mutex::new(Shared { engine: None, note: None, pool: None });
+static SHARED: Mutex<DefaultEngine> =
+    Mutex::new(DefaultEngine { engine: None, note: None, pool: None });
 
-fn shared<R>(use_it: impl FnOnce(&mut Shared) -> R) -> R {
+fn shared<R>(use_it: impl FnOnce(&mut DefaultEngine) -> R) -> R {
     use_it(&mut SHARED.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -54,12 +55,14 @@ fn n_threads() -> usize {
 /// What the environment asks for, or what works here.
 ///
 /// The environment is read before io_uring is tried: a seccomp filter may kill whoever tries.
-fn kind_for_process() -> PyResult<(Kind, Option<String>)> {
+fn kind_for_process() -> PyResult<(EngineKind, Option<String>)> {
     let wanted = std::env::var_os("THREADLETS_ENGINE");
     match wanted.as_ref().and_then(|it| it.to_str()) {
-        Some("workers") => Ok((Kind::Workers, Some("THREADLETS_ENGINE asks for it".to_owned()))),
+        Some("workers") => {
+            Ok((EngineKind::Workers, Some("THREADLETS_ENGINE asks for it".to_owned())))
+        }
         Some("uring") => match engine::uring_refusal() {
-            None => Ok((Kind::Uring, None)),
+            None => Ok((EngineKind::Uring, None)),
             Some(error) => Err(PyOSError::new_err((
                 error.errno.raw_os_error(),
                 format!("THREADLETS_ENGINE is uring, but {}", why_no_uring(error)),
@@ -78,10 +81,10 @@ fn unknown_engine(name: &OsString) -> PyErr {
     ))
 }
 
-fn kind_that_works() -> (Kind, Option<String>) {
+fn kind_that_works() -> (EngineKind, Option<String>) {
     match engine::uring_refusal() {
-        None => (Kind::Uring, None),
-        Some(error) => (Kind::Workers, Some(why_no_uring(error))),
+        None => (EngineKind::Uring, None),
+        Some(error) => (EngineKind::Workers, Some(why_no_uring(error))),
     }
 }
 
@@ -140,16 +143,16 @@ pub(crate) fn use_engine(
 ) -> PyResult<()> {
     let engine_kind = match kind {
         None => None,
-        Some("uring") => Some(Kind::Uring),
-        Some("workers") => Some(Kind::Workers),
-        Some("sim") => Some(Kind::Simulated(Simulation { seed, error_rate, short_rate })),
+        Some("uring") => Some(EngineKind::Uring),
+        Some("workers") => Some(EngineKind::Workers),
+        Some("sim") => Some(EngineKind::Simulated(Simulation { seed, error_rate, short_rate })),
         Some(other) => {
             return Err(PyValueError::new_err(format!(
                 "there is no engine '{other}'; use 'uring', 'workers' or 'sim'"
             )));
         }
     };
-    if let Some(Kind::Uring) = engine_kind
+    if let Some(EngineKind::Uring) = engine_kind
         && let Some(error) = engine::uring_refusal()
     {
         let message = why_no_uring(error);

@@ -1,4 +1,4 @@
-//! Memory that a run filled, handed to Python as it is.
+//! LentMemory that a run filled, handed to Python as it is.
 
 use std::ffi::{c_int, c_void};
 
@@ -9,18 +9,18 @@ use threadlets_core::buffers::Lease;
 
 use crate::gil_cell::GilCell;
 
-enum Memory {
+enum LentMemory {
     Pooled(Lease),
     Grown(Vec<u8>),
 }
 
-/// Memory on loan from a pool of buffers, filled by a syslet; it goes back when nobody uses it any
+/// LentMemory on loan from a pool of buffers, filled by a syslet; it goes back when nobody uses it any
 /// more, or when it is released.
 ///
 /// It has the buffer protocol: `memoryview(lease)`, `numpy.frombuffer(lease, …)`, `bytes(lease)`.
 #[pyclass(frozen, module = "threadlets._core", name = "Lease")]
 pub(crate) struct LeasedMemory {
-    memory: GilCell<Option<Memory>>,
+    memory: GilCell<Option<LentMemory>>,
     start: usize,
     len: usize,
     n_exports: GilCell<usize>,
@@ -29,15 +29,15 @@ pub(crate) struct LeasedMemory {
 impl LeasedMemory {
     pub(crate) fn pooled(lease: Lease, start: usize, len: usize) -> Self {
         let room = lease.len().saturating_sub(start);
-        Self::new(Memory::Pooled(lease), start, len.min(room))
+        Self::new(LentMemory::Pooled(lease), start, len.min(room))
     }
 
     pub(crate) fn grown(bytes: Vec<u8>, start: usize, len: usize) -> Self {
         let room = bytes.len().saturating_sub(start);
-        Self::new(Memory::Grown(bytes), start, len.min(room))
+        Self::new(LentMemory::Grown(bytes), start, len.min(room))
     }
 
-    fn new(memory: Memory, start: usize, len: usize) -> Self {
+    fn new(memory: LentMemory, start: usize, len: usize) -> Self {
         Self { memory: GilCell::new(Some(memory)), start, len, n_exports: GilCell::new(0) }
     }
 }
@@ -88,8 +88,8 @@ impl LeasedMemory {
         let py = slf.py();
         let this = slf.get();
         let start = this.memory.with(py, |memory| match memory {
-            Some(Memory::Pooled(lease)) => Some(lease.as_mut_ptr()),
-            Some(Memory::Grown(bytes)) => Some(bytes.as_mut_ptr()),
+            Some(LentMemory::Pooled(lease)) => Some(lease.as_mut_ptr()),
+            Some(LentMemory::Grown(bytes)) => Some(bytes.as_mut_ptr()),
             None => None,
         });
         let start = start.ok_or_else(|| PyBufferError::new_err("the lease was released"))?;

@@ -3,10 +3,10 @@
 
 pub(crate) mod argument;
 pub(crate) mod channel;
+pub(crate) mod completion_queue;
 pub(crate) mod completions;
 pub(crate) mod engine;
 pub(crate) mod lease;
-pub(crate) mod mailbox;
 pub(crate) mod outcome;
 pub(crate) mod pending;
 pub(crate) mod program;

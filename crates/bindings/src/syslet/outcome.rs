@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use threadlets_core::buffers::Refusal;
-use threadlets_core::syslet::{Memory, Outcome, Run, Span};
+use threadlets_core::syslet::{Memory, ResultSpec, Run, Span};
 
 use super::lease::LeasedMemory;
 use super::result::SysletResult;
@@ -42,25 +42,25 @@ pub(crate) fn result(
 fn convert(
     py: Python<'_>,
     run: &mut Run,
-    outcome: &Outcome,
+    outcome: &ResultSpec,
     value: i64,
     constants: &[Py<PyAny>],
 ) -> PyResult<Py<PyAny>> {
     Ok(match outcome {
-        Outcome::Atom => value.into_pyobject(py)?.into_any().unbind(),
-        Outcome::Int(slot) | Outcome::Fd(slot) => {
+        ResultSpec::Atom => value.into_pyobject(py)?.into_any().unbind(),
+        ResultSpec::Int(slot) | ResultSpec::Fd(slot) => {
             run.slot(*slot).into_pyobject(py)?.into_any().unbind()
         }
-        Outcome::Nothing => py.None(),
-        Outcome::Constant(idx) => constants[*idx].clone_ref(py),
-        Outcome::Bytes(span) => memory::bytes(py, run.bytes(*span))?.into_any().unbind(),
-        Outcome::Lease(span) => lease(py, run, *span)?,
-        Outcome::Stat(first) => stat(py, run, *first)?,
-        Outcome::Address(object) => match run.object(*object) {
+        ResultSpec::Nothing => py.None(),
+        ResultSpec::Constant(idx) => constants[*idx].clone_ref(py),
+        ResultSpec::Bytes(span) => memory::bytes(py, run.bytes(*span))?.into_any().unbind(),
+        ResultSpec::Lease(span) => lease(py, run, *span)?,
+        ResultSpec::Stat(first) => stat(py, run, *first)?,
+        ResultSpec::Address(object) => match run.object(*object) {
             Memory::Address(it) => address::to_python(py, &it.to_address())?.unbind(),
             _ => py.None(),
         },
-        Outcome::Tuple(parts) => {
+        ResultSpec::Tuple(parts) => {
             let parts: PyResult<Vec<_>> =
                 parts.iter().map(|part| convert(py, run, part, value, constants)).collect();
             PyTuple::new(py, parts?)?.into_any().unbind()
@@ -92,10 +92,10 @@ fn lease(py: Python<'_>, run: &mut Run, span: Span) -> PyResult<Py<PyAny>> {
 }
 
 /// How often an outcome shows an object.
-fn n_uses(outcome: &Outcome, object: u16) -> usize {
+fn n_uses(outcome: &ResultSpec, object: u16) -> usize {
     match outcome {
-        Outcome::Bytes(span) | Outcome::Lease(span) => usize::from(span.object == object),
-        Outcome::Tuple(parts) => parts.iter().map(|part| n_uses(part, object)).sum(),
+        ResultSpec::Bytes(span) | ResultSpec::Lease(span) => usize::from(span.object == object),
+        ResultSpec::Tuple(parts) => parts.iter().map(|part| n_uses(part, object)).sum(),
         _ => 0,
     }
 }
@@ -146,31 +146,31 @@ fn stat(py: Python<'_>, run: &Run, first: u16) -> PyResult<Py<PyAny>> {
 pub(crate) fn parse(
     outcome: &Bound<'_, PyTuple>,
     constants: &mut Vec<Py<PyAny>>,
-) -> PyResult<Outcome> {
+) -> PyResult<ResultSpec> {
     let name: String = outcome.get_item(0)?.extract()?;
     let index = |idx: usize| -> PyResult<u16> { super::program::index(&outcome.get_item(idx)?) };
     let span = || -> PyResult<Span> {
         Ok(Span { object: index(1)?, start: index(2)?, length: index(3)? })
     };
     Ok(match name.as_str() {
-        "atom" => Outcome::Atom,
-        "int" => Outcome::Int(index(1)?),
-        "fd" => Outcome::Fd(index(1)?),
-        "none" => Outcome::Nothing,
+        "atom" => ResultSpec::Atom,
+        "int" => ResultSpec::Int(index(1)?),
+        "fd" => ResultSpec::Fd(index(1)?),
+        "none" => ResultSpec::Nothing,
         "const" => {
             constants.push(outcome.get_item(1)?.unbind());
-            Outcome::Constant(constants.len() - 1)
+            ResultSpec::Constant(constants.len() - 1)
         }
-        "bytes" => Outcome::Bytes(span()?),
-        "lease" => Outcome::Lease(span()?),
-        "stat" => Outcome::Stat(index(1)?),
-        "address" => Outcome::Address(index(1)?),
+        "bytes" => ResultSpec::Bytes(span()?),
+        "lease" => ResultSpec::Lease(span()?),
+        "stat" => ResultSpec::Stat(index(1)?),
+        "address" => ResultSpec::Address(index(1)?),
         "tuple" => {
             let parts = outcome.get_item(1)?;
             let parts = parts.cast::<PyTuple>()?.iter();
-            let parts: PyResult<Vec<Outcome>> =
+            let parts: PyResult<Vec<ResultSpec>> =
                 parts.map(|part| parse(part.cast::<PyTuple>()?, constants)).collect();
-            Outcome::Tuple(parts?.into())
+            ResultSpec::Tuple(parts?.into())
         }
         other => return Err(PyTypeError::new_err(format!("there is no outcome '{other}'"))),
     })

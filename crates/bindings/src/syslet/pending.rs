@@ -10,8 +10,8 @@ use threadlets_core::engine::Engine;
 use threadlets_core::syslet::Run;
 
 use super::argument;
+use super::completion_queue::Message;
 use super::engine;
-use super::mailbox::Letter;
 use super::program::SysletProgram;
 use super::result::SysletResult;
 use crate::dispatcher::Dispatcher;
@@ -63,7 +63,7 @@ impl Landed {
         self.program.get().result(py, &mut run, None)
     }
 
-    /// Nobody wants the result: close what it has opened, give back what it was lent.
+    /// Nobody wants the result: close what it has delivered, give back what it was lent.
     fn discard(&self, py: Python<'_>) {
         drop(self.run.with(py, Option::take));
     }
@@ -105,12 +105,12 @@ impl Pending {
             Awaited::Run { program: program.clone().unbind(), pending: pending.clone().unbind() };
         let token = this.awaited.with(py, |it| it.insert(awaited));
         run.token = token as u64;
-        run.outlet = Some(this.mailbox.outlet());
+        run.sink = Some(this.completions.sink());
         match engine::submit(engine, run) {
             Ok(id) => pending.get().id.set(py, id),
             Err((error, mut run)) => {
-                this.mailbox.forget_one();
-                run.outlet = None;
+                this.completions.forget_one();
+                run.sink = None;
                 drop(this.awaited.with(py, |awaited| awaited.remove(token)));
                 return Err((error, run));
             }
@@ -176,13 +176,13 @@ impl Dispatcher {
         drop(self.awaited.with(py, |awaited| awaited.try_remove(token as usize)));
     }
 
-    /// Settle what a letter is about.
-    pub(crate) fn open_letter(slf: &Bound<'_, Self>, letter: Letter) -> PyResult<()> {
+    /// Settle what a message is about.
+    pub(crate) fn deliver(slf: &Bound<'_, Self>, message: Message) -> PyResult<()> {
         let py = slf.py();
         argument::bury_what_was_left(py);
-        let (token, run) = match letter {
-            Letter::Ended(run) => (run.token as usize, Some(run)),
-            Letter::Notified(token) => (token as usize, None),
+        let (token, run) = match message {
+            Message::Ended(run) => (run.token as usize, Some(run)),
+            Message::Notified(token) => (token as usize, None),
         };
         let awaited = slf.get().awaited.with(py, |awaited| awaited.try_remove(token));
         match (awaited, run) {

@@ -10,9 +10,9 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use threadlets_core::buffers::BufferPool;
 use threadlets_core::syslet::inline::{self, Budget};
 use threadlets_core::syslet::program::NONE;
-use threadlets_core::syslet::{Atom, Flags, Flow, Object, Op, Program, Run, Span, Stopped};
+use threadlets_core::syslet::{Atom, AtomFlags, Flow, Object, Op, Program, Run, Span, Stopped};
 
-use super::argument::{self, Kind, Parameter};
+use super::argument::{self, Parameter, ParameterKind};
 use super::engine::{self, Pool};
 use super::outcome;
 use super::pending::Pending;
@@ -217,7 +217,7 @@ fn parse_atom(atom: &Bound<'_, PyTuple>) -> PyResult<Atom> {
     }
     let index = |value: i64| index(value.into_pyobject(py)?.as_any());
     let (result, next, outcome) = (index(result)?, index(next)?, index(outcome)?);
-    Ok(Atom { op, words, result, next, flags: Flags::from_bits(flags), outcome })
+    Ok(Atom { op, words, result, next, flags: AtomFlags::from_bits(flags), outcome })
 }
 
 fn parse_object(object: &Bound<'_, PyTuple>) -> PyResult<Object> {
@@ -255,7 +255,7 @@ fn parse_parameter(
 ) -> PyResult<Parameter> {
     type Fields<'py> = (Bound<'py, PyString>, String, Bound<'py, PyAny>, Bound<'py, PyAny>);
     let (name, kind_name, at, default): Fields<'_> = parameter.extract()?;
-    let kind = Kind::by_name(&kind_name)
+    let kind = ParameterKind::by_name(&kind_name)
         .ok_or_else(|| PyValueError::new_err(format!("there is no kind '{kind_name}'")))?;
     let at = index(&at)?;
     let n_places = if kind.is_object() { n_objects } else { n_slots };
@@ -391,10 +391,14 @@ fn check_memory(program: &Program, parameters: &PyResult<Vec<Parameter>>) -> PyR
             .find(|it| it.kind.is_object() && usize::from(it.index) == idx)
             .map(|it| it.kind);
         let is_right = match object {
-            Object::PathGiven => filling == Some(Kind::Path),
-            Object::AddressGiven => filling.is_none_or(|it| it == Kind::Address),
-            Object::Lent if program.writes_to(idx as u16) => filling == Some(Kind::Writable),
-            Object::Lent => matches!(filling, Some(Kind::Readable | Kind::Writable)),
+            Object::PathGiven => filling == Some(ParameterKind::Path),
+            Object::AddressGiven => filling.is_none_or(|it| it == ParameterKind::Address),
+            Object::Lent if program.writes_to(idx as u16) => {
+                filling == Some(ParameterKind::Writable)
+            }
+            Object::Lent => {
+                matches!(filling, Some(ParameterKind::Readable | ParameterKind::Writable))
+            }
             _ => filling.is_none(),
         };
         if !is_right {

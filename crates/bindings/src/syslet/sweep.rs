@@ -17,7 +17,7 @@ use slab::Slab;
 use threadlets_core::buffers::BufferPool;
 use threadlets_core::clock;
 use threadlets_core::engine::Engine;
-use threadlets_core::syslet::{Outlet, Run};
+use threadlets_core::syslet::{CompletionSink, Run};
 use threadlets_core::time_slice::SLICE_NS;
 
 use super::argument;
@@ -47,7 +47,7 @@ pub(crate) fn new_group() -> u64 {
     N_GROUPS.fetch_add(1, Relaxed)
 }
 
-struct State {
+struct SweepState {
     /// None once it is exhausted, or the sweep closed.
     inputs: Option<Py<PyIterator>>,
     n_taken: u64,
@@ -79,7 +79,7 @@ pub(crate) struct Sweep {
     depth: usize,
     is_ordered: bool,
     timeout_ns: u64,
-    state: GilCell<State>,
+    state: GilCell<SweepState>,
 }
 
 impl Sweep {
@@ -119,7 +119,7 @@ impl Sweep {
     }
 
     /// How many inputs may be taken now.
-    fn room(&self, state: &State) -> usize {
+    fn room(&self, state: &SweepState) -> usize {
         // Results that wait for an earlier one take memory, too: they are bounded like the depth.
         let n_early_max = self.depth.max(CHUNK).saturating_mul(4);
         if state.early.len() >= n_early_max {
@@ -184,7 +184,7 @@ impl Sweep {
             return Ok(());
         }
         for run in &mut blocked {
-            run.outlet = Some(Arc::clone(&self.channel) as Arc<dyn Outlet>);
+            run.sink = Some(Arc::clone(&self.channel) as Arc<dyn CompletionSink>);
         }
         engine::submit_many(&self.engine, blocked).map_err(|(error, n_left)| {
             // None of them is in flight if the sweep was closed meanwhile.
@@ -257,28 +257,28 @@ impl Sweep {
 
     /// What is ready; None when all is given.
     fn take_ready<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
-        enum Taken {
+        enum SweepResults {
             Ready(VecDeque<Py<SysletResult>>),
             Failed(PyErr),
             Over,
         }
         let taken = self.state.with(py, |state| {
             if state.is_closed {
-                return Taken::Over;
+                return SweepResults::Over;
             }
             if !state.ready.is_empty() || state.n_in_flight > 0 {
-                return Taken::Ready(std::mem::take(&mut state.ready));
+                return SweepResults::Ready(std::mem::take(&mut state.ready));
             }
             match state.failure.take() {
-                Some(error) => Taken::Failed(error),
-                None if state.inputs.is_none() => Taken::Over,
-                None => Taken::Ready(VecDeque::new()),
+                Some(error) => SweepResults::Failed(error),
+                None if state.inputs.is_none() => SweepResults::Over,
+                None => SweepResults::Ready(VecDeque::new()),
             }
         });
         match taken {
-            Taken::Ready(ready) => memory::list(py, ready).map(Some),
-            Taken::Failed(error) => Err(error),
-            Taken::Over => Ok(None),
+            SweepResults::Ready(ready) => memory::list(py, ready).map(Some),
+            SweepResults::Failed(error) => Err(error),
+            SweepResults::Over => Ok(None),
         }
     }
 }
@@ -296,7 +296,7 @@ impl Sweep {
         pool: Option<&Pool>,
     ) -> PyResult<Self> {
         assert!(depth > 0, "a sweep has at least one run under way");
-        let state = State {
+        let state = SweepState {
             inputs: Some(inputs.try_iter()?.unbind()),
             n_taken: 0,
             n_given: 0,
@@ -447,7 +447,7 @@ pub(crate) fn readiness<'py>(
     this.check_closed()?;
     let future = any_future::make(dispatcher)?;
     let token = this.await_channel(py, future.clone().unbind());
-    if !channel.tell(&this.mailbox, token, n_wanted) {
+    if !channel.tell(&this.completions, token, n_wanted) {
         this.forget_channel(py, token);
         any_future::settle(&future, Ok(py.None()))?;
     }

@@ -3,7 +3,7 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::future::{Future, State};
+use super::future::{Future, FutureState};
 use crate::dispatcher::Dispatcher;
 
 /// A new future of a loop, of the make that the loop is to use.
@@ -29,7 +29,7 @@ pub(crate) fn settle(future: &Bound<'_, PyAny>, outcome: PyResult<Py<PyAny>>) ->
 pub(crate) fn put(future: &Bound<'_, PyAny>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> {
     let py = future.py();
     match (outcome, future.cast_exact::<Future>()) {
-        (Ok(result), Ok(native)) => Future::settle(native, State::Result(result)),
+        (Ok(result), Ok(native)) => Future::settle(native, FutureState::Result(result)),
         (Err(error), Ok(native)) => Future::fail(native, error.into_value(py).into_bound(py)),
         (Ok(result), _) => future.call_method1(intern!(py, "set_result"), (result,)).map(drop),
         (Err(error), _) => future.call_method1(intern!(py, "set_exception"), (error,)).map(drop),

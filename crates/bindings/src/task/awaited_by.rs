@@ -190,7 +190,7 @@ fn as_asyncio(name: &str, fut: &Bound<'_, PyAny>, waiter: &Bound<'_, PyAny>) -> 
     fut.py().import("_asyncio")?.getattr(name)?.call1((fut, waiter)).map(drop)
 }
 
-/// Record that a future is awaited by another, in asyncio's words.
+/// WorkerSlot that a future is awaited by another, in asyncio's words.
 #[pyfunction]
 #[pyo3(signature = (fut, waiter, /))]
 pub(crate) fn future_add_to_awaited_by(
@@ -216,7 +216,7 @@ pub(crate) fn future_add_to_awaited_by(
     set.add(waiter)
 }
 
-/// Record that a future is awaited by another no more.
+/// WorkerSlot that a future is awaited by another no more.
 #[pyfunction]
 #[pyo3(signature = (fut, waiter, /))]
 pub(crate) fn future_discard_from_awaited_by(

@@ -1,7 +1,7 @@
 //! Which task runs: what `asyncio.current_task` reads.
 //!
 //! From one step to the next it is replaced rather than removed and set. Whatever else runs clears it first, and
-//! so does the end of a burst.
+//! so does the end of a tick.
 
 use std::sync::atomic::Ordering::Relaxed;
 

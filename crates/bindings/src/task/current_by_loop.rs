@@ -6,10 +6,10 @@
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
-use threadlets_core::takeover::RunnerId;
+use threadlets_core::takeover::WorkerId;
 
 use crate::dispatcher::Dispatcher;
-use crate::runner::Runner;
+use crate::worker::Worker;
 
 fn table(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
     static TABLE: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
@@ -42,7 +42,7 @@ pub(super) fn set(slf: &Bound<'_, Dispatcher>, task: Option<&Bound<'_, PyAny>>) 
 
 /// The role was taken from a function that is blocked on another thread: the task that awaits it, which is the
 /// loop's current one no more.
-pub(crate) fn park(slf: &Bound<'_, Dispatcher>, _victim: RunnerId) -> PyResult<Option<Py<PyAny>>> {
+pub(crate) fn park(slf: &Bound<'_, Dispatcher>, _victim: WorkerId) -> PyResult<Option<Py<PyAny>>> {
     let task = get(slf)?.map(Bound::unbind);
     set(slf, None)?;
     Ok(task)
@@ -67,15 +67,15 @@ pub(crate) fn named<R>(
 
 pub(super) fn of_loop<'py>(its_loop: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = its_loop.py();
-    let awaiting = Runner::with_current(|runner| {
-        let runner = runner.filter(|it| it.dispatcher(py).is(its_loop))?;
-        let crew = &runner.dispatcher(py).get().crew;
-        if crew.role.is_held_by(runner.id) {
+    let awaiting = Worker::with_current(|worker| {
+        let worker = worker.filter(|it| it.dispatcher(py).is(its_loop))?;
+        let workers = &worker.dispatcher(py).get().workers;
+        if workers.role.is_held_by(worker.id) {
             return None;
         }
         // The task that awaits the function in which this thread is.
-        Some(crew.parked.with(py, |parked| {
-            parked.get(&runner.id.index())?.task.as_ref().map(|it| it.clone_ref(py))
+        Some(workers.parked.with(py, |parked| {
+            parked.get(&worker.id.index())?.task.as_ref().map(|it| it.clone_ref(py))
         }))
     });
     match awaiting {

@@ -4,7 +4,7 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use threadlets_core::takeover::RunnerId;
+use threadlets_core::takeover::WorkerId;
 
 use crate::asyncio_state;
 pub(crate) use crate::asyncio_state::load;
@@ -24,8 +24,8 @@ pub(super) fn set(slf: &Bound<'_, Dispatcher>, task: Option<&Bound<'_, PyAny>>) 
 }
 
 /// The role was taken from a function that is blocked on another thread: the task that awaits it.
-pub(crate) fn park(slf: &Bound<'_, Dispatcher>, victim: RunnerId) -> PyResult<Option<Py<PyAny>>> {
-    let traces = &slf.get().crew.role.record(victim).traces;
+pub(crate) fn park(slf: &Bound<'_, Dispatcher>, victim: WorkerId) -> PyResult<Option<Py<PyAny>>> {
+    let traces = &slf.get().workers.role.record(victim).traces;
     // SAFETY: a thread that leaves traces has a thread state.
     let task = traces.with_host(|state| unsafe { asyncio_state::task_of(slf, state) });
     Ok(task.flatten().map(Bound::unbind))
@@ -59,7 +59,7 @@ pub(super) fn of_loop<'py>(its_loop: &Bound<'py, PyAny>) -> PyResult<Option<Boun
     match its_loop.cast::<Dispatcher>() {
         // Several threads run this loop, in asyncio's eyes. The one that is asked for has the role.
         Ok(slf) if !asyncio_state::is_running(slf) => {
-            let Some(owner) = slf.get().crew.role.owner() else { return Ok(None) };
+            let Some(owner) = slf.get().workers.role.owner() else { return Ok(None) };
             Ok(park(slf, owner)?.map(|it| it.into_bound(py)))
         }
         Ok(slf) => get(slf),

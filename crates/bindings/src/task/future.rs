@@ -12,7 +12,7 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 use threadlets_core::{MemberKey, fp};
 
 use super::iter::FutureIter;
-pub(crate) use super::state::State;
+pub(crate) use super::state::FutureState;
 use super::task::Task;
 use super::waiters::Waiter;
 use super::{names, slots};
@@ -59,7 +59,7 @@ impl Extras {
 #[pyclass(frozen, subclass, weakref, module = "threadlets._core")]
 pub(crate) struct Future {
     pub(crate) dispatcher: Py<Dispatcher>,
-    pub(super) state: GilSlot<State>,
+    pub(super) state: GilSlot<FutureState>,
     extras: GilSlot<Option<Box<Extras>>>,
     /// What it is in its scope.
     pub(crate) member: GilSlot<MemberKey>,
@@ -110,12 +110,12 @@ impl Future {
     /// Whether it was cancelled or has an exception.
     #[inline]
     pub(crate) fn is_failed(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| matches!(state, State::Error(_) | State::Cancelled))
+        self.state.with(py, |state| matches!(state, FutureState::Error(_) | FutureState::Cancelled))
     }
 
     /// Whether somebody waits for it.
     pub(crate) fn is_awaited(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |it| matches!(it, State::Awaited(_) | State::AwaitedBy(_)))
+        self.state.with(py, |it| matches!(it, FutureState::Awaited(_) | FutureState::AwaitedBy(_)))
     }
 
     /// Nobody need be told of the exception.
@@ -124,7 +124,7 @@ impl Future {
     }
 
     pub(crate) fn is_cancelled(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| matches!(state, State::Cancelled))
+        self.state.with(py, |state| matches!(state, FutureState::Cancelled))
     }
 
     /// Change what few futures have; `change` may drop nothing that runs Python code.
@@ -149,7 +149,7 @@ impl Future {
     #[inline]
     pub(crate) fn outcome(&self, py: Python<'_>) -> Option<Outcome> {
         let result = self.state.with(py, |state| match state {
-            State::Result(result) => Some(result.clone_ref(py)),
+            FutureState::Result(result) => Some(result.clone_ref(py)),
             _ => None,
         });
         match result {
@@ -161,8 +161,8 @@ impl Future {
     #[inline(never)]
     fn error_outcome(&self, py: Python<'_>) -> Option<Outcome> {
         let error = self.state.with(py, |state| match state {
-            State::Error(error) => Some(Some(error.clone_ref(py))),
-            State::Cancelled => Some(None),
+            FutureState::Error(error) => Some(Some(error.clone_ref(py))),
+            FutureState::Cancelled => Some(None),
             _ => None,
         })?;
         let error = match error {
@@ -199,16 +199,16 @@ impl Future {
     /// is done already.
     pub(crate) fn await_by(&self, py: Python<'_>, waiter: Waiter) -> Option<Waiter> {
         self.state.with(py, |state| match state {
-            State::Pending => {
-                *state = State::Awaited(waiter);
+            FutureState::Pending => {
+                *state = FutureState::Awaited(waiter);
                 None
             }
-            State::Awaited(_) => {
-                let State::Awaited(first) = std::mem::take(state) else { unreachable!() };
-                *state = State::AwaitedBy(Box::new(vec![first, waiter]));
+            FutureState::Awaited(_) => {
+                let FutureState::Awaited(first) = std::mem::take(state) else { unreachable!() };
+                *state = FutureState::AwaitedBy(Box::new(vec![first, waiter]));
                 None
             }
-            State::AwaitedBy(waiters) => {
+            FutureState::AwaitedBy(waiters) => {
                 waiters.push(waiter);
                 None
             }
@@ -221,11 +221,11 @@ impl Future {
     pub(super) fn forget_waiter(&self, py: Python<'_>, task: &Bound<'_, Task>) -> Option<Waiter> {
         let is_its = |it: &Waiter| matches!(it, Waiter::Task(waiting) if waiting.is(task));
         self.state.with(py, |state| match state {
-            State::Awaited(waiter) if is_its(waiter) => match std::mem::take(state) {
-                State::Awaited(waiter) => Some(waiter),
+            FutureState::Awaited(waiter) if is_its(waiter) => match std::mem::take(state) {
+                FutureState::Awaited(waiter) => Some(waiter),
                 _ => unreachable!("looked at above"),
             },
-            State::AwaitedBy(waiters) => {
+            FutureState::AwaitedBy(waiters) => {
                 let at = waiters.iter().position(is_its)?;
                 Some(waiters.remove(at))
             }
@@ -236,20 +236,20 @@ impl Future {
     /// Who waits, in order.
     pub(super) fn waiters(&self, py: Python<'_>) -> Vec<Waiter> {
         self.state.with(py, |state| match state {
-            State::Awaited(waiter) => vec![waiter.clone_ref(py)],
-            State::AwaitedBy(waiters) => waiters.iter().map(|it| it.clone_ref(py)).collect(),
+            FutureState::Awaited(waiter) => vec![waiter.clone_ref(py)],
+            FutureState::AwaitedBy(waiters) => waiters.iter().map(|it| it.clone_ref(py)).collect(),
             _ => Vec::new(),
         })
     }
 
     /// The future is done: tell whoever waits. It was pending.
-    pub(crate) fn settle(slf: &Bound<'_, Self>, state: State) -> PyResult<()> {
+    pub(crate) fn settle(slf: &Bound<'_, Self>, state: FutureState) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let dispatcher = this.dispatcher.get();
         match this.state.replace(py, state) {
-            State::Awaited(waiter) => waiter.wake(dispatcher, slf)?,
-            State::AwaitedBy(waiters) => {
+            FutureState::Awaited(waiter) => waiter.wake(dispatcher, slf)?,
+            FutureState::AwaitedBy(waiters) => {
                 waiters.into_iter().try_for_each(|it| it.wake(dispatcher, slf))?;
             }
             _ => {}
@@ -266,7 +266,7 @@ impl Future {
     }
 
     /// As `settle`; but who waits cannot be told any more once the loop is closed, which is an error.
-    fn settle_if_open(slf: &Bound<'_, Self>, state: State) -> PyResult<()> {
+    fn settle_if_open(slf: &Bound<'_, Self>, state: FutureState) -> PyResult<()> {
         let this = slf.get();
         match this.dispatcher.get().check_closed() {
             Ok(()) => Self::settle(slf, state),
@@ -274,7 +274,7 @@ impl Future {
                 let waited = this.state.take(slf.py());
                 Self::settle(slf, state)?;
                 match waited {
-                    State::Awaited(_) | State::AwaitedBy(_) => Err(closed),
+                    FutureState::Awaited(_) | FutureState::AwaitedBy(_) => Err(closed),
                     _ => Ok(()),
                 }
             }
@@ -286,7 +286,7 @@ impl Future {
         if slf.get().is_done(slf.py()) {
             return Ok(());
         }
-        Self::settle(slf, State::Result(result))
+        Self::settle(slf, FutureState::Result(result))
     }
 
     /// Give the future an exception unless it is done; somebody must ask for it.
@@ -302,7 +302,7 @@ impl Future {
             this.with_extras(py, |it| it.traceback = Some(traceback));
         }
         this.log_traceback.set(py, true);
-        Self::settle_if_open(slf, State::Error(error.unbind()))
+        Self::settle_if_open(slf, FutureState::Error(error.unbind()))
     }
 
     /// Cancel the future itself; `false`: it was done.
@@ -316,7 +316,7 @@ impl Future {
         if let Some(message) = message {
             this.with_extras(py, |it| it.cancel_message = Some(message));
         }
-        Self::settle_if_open(slf, State::Cancelled)?;
+        Self::settle_if_open(slf, FutureState::Cancelled)?;
         Ok(true)
     }
 
@@ -331,9 +331,9 @@ impl Future {
 
     pub(super) fn state_name(&self, py: Python<'_>) -> &'static str {
         self.state.with(py, |state| match state {
-            State::Pending | State::Awaited(_) | State::AwaitedBy(_) => "PENDING",
-            State::Cancelled => "CANCELLED",
-            State::Result(_) | State::Error(_) => "FINISHED",
+            FutureState::Pending | FutureState::Awaited(_) | FutureState::AwaitedBy(_) => "PENDING",
+            FutureState::Cancelled => "CANCELLED",
+            FutureState::Result(_) | FutureState::Error(_) => "FINISHED",
         })
     }
 
@@ -357,7 +357,7 @@ impl Future {
     /// The exception, which has been seen herewith.
     pub(crate) fn seen_error(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
         let error = self.state.with(py, |state| match state {
-            State::Error(error) => Some(error.clone_ref(py)),
+            FutureState::Error(error) => Some(error.clone_ref(py)),
             _ => None,
         })?;
         self.log_traceback.set(py, false);
@@ -371,7 +371,7 @@ impl Future {
         }
         self.log_traceback.set(py, false);
         self.state.with(py, |state| match state {
-            State::Error(error) => Some(error.clone_ref(py)),
+            FutureState::Error(error) => Some(error.clone_ref(py)),
             _ => None,
         })
     }
@@ -453,7 +453,7 @@ impl Future {
             _ => self.log_traceback.set(py, false),
         }
         Ok(self.state.with(py, |state| match state {
-            State::Error(error) => Some(error.clone_ref(py)),
+            FutureState::Error(error) => Some(error.clone_ref(py)),
             _ => None,
         }))
     }
@@ -502,11 +502,11 @@ impl Future {
             Waiter::Task(_) => false,
         };
         let removed: Vec<Waiter> = this.state.with(py, |state| match state {
-            State::Awaited(waiter) if is_equal(waiter) => match std::mem::take(state) {
-                State::Awaited(waiter) => vec![waiter],
+            FutureState::Awaited(waiter) if is_equal(waiter) => match std::mem::take(state) {
+                FutureState::Awaited(waiter) => vec![waiter],
                 _ => unreachable!(),
             },
-            State::AwaitedBy(waiters) => {
+            FutureState::AwaitedBy(waiters) => {
                 let (out, kept) =
                     std::mem::take(&mut **waiters).into_iter().partition(|it| is_equal(it));
                 **waiters = kept;
@@ -521,7 +521,7 @@ impl Future {
     #[pyo3(signature = (result, /))]
     fn set_result(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
         Self::check_pending(slf)?;
-        Self::settle_if_open(slf, State::Result(result))
+        Self::settle_if_open(slf, FutureState::Result(result))
     }
 
     /// Give the future an exception: an instance, or a class to be instantiated.

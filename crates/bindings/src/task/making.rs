@@ -11,7 +11,7 @@ use pyo3::types::PyDict;
 use pyo3::types::PyString;
 
 use super::future::Future;
-use super::task::{Start, Task};
+use super::task::{FirstStep, Task};
 use crate::dispatcher::Dispatcher;
 use crate::scope::members::counts_by_name;
 
@@ -79,7 +79,7 @@ impl Dispatcher {
                 }
             }
         }
-        Task::start(slf, coro, name, context, Start::eager_if(is_eager)).map(Bound::into_any)
+        Task::start(slf, coro, name, context, FirstStep::eager_if(is_eager)).map(Bound::into_any)
     }
 }
 
@@ -105,7 +105,7 @@ impl Dispatcher {
             }
             return as_asyncio(slf, "create_task", &[&coro], &kwargs);
         };
-        let start = Start::eager_if(eager_start.unwrap_or(starts_eagerly));
+        let start = FirstStep::eager_if(eager_start.unwrap_or(starts_eagerly));
         Task::start(slf, coro, name, context, start).map(Bound::into_any)
     }
 }
@@ -186,8 +186,8 @@ impl Dispatcher {
         counts.set_item("runs", self.awaited.with(py, |it| it.len()))?;
         let n_unused = self.watches.with(py, |it| it.n_unused());
         counts.set_item("descriptors", self.sources.with(py, |it| it.len()) - n_unused)?;
-        counts.set_item("blocked", self.crew.n_parked.load(Relaxed))?;
-        let n_threads = self.crew.roster.with(py, |it| it.n_threads() - it.n_standby());
+        counts.set_item("blocked", self.workers.n_parked.load(Relaxed))?;
+        let n_threads = self.workers.registry.with(py, |it| it.n_threads() - it.n_standby());
         counts.set_item("threads", n_threads)?;
         Ok(counts)
     }

@@ -9,7 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
-use super::future::{Future, State};
+use super::future::{Future, FutureState};
 use super::names;
 use super::waiters::Waiter;
 use crate::dispatcher::Dispatcher;
@@ -92,7 +92,7 @@ impl Future {
     #[getter]
     fn _result(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.state.with(py, |state| match state {
-            State::Result(result) => Some(result.clone_ref(py)),
+            FutureState::Result(result) => Some(result.clone_ref(py)),
             _ => None,
         })
     }
@@ -100,7 +100,7 @@ impl Future {
     #[getter]
     fn _exception(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
         self.state.with(py, |state| match state {
-            State::Error(error) => Some(error.clone_ref(py)),
+            FutureState::Error(error) => Some(error.clone_ref(py)),
             _ => None,
         })
     }

@@ -13,7 +13,7 @@ use crate::interpreter;
 
 /// Where a future stands.
 #[derive(Debug, Default)]
-pub(crate) enum State {
+pub(crate) enum FutureState {
     /// Not done; nobody waits.
     #[default]
     Pending,
@@ -27,7 +27,7 @@ pub(crate) enum State {
     Cancelled,
 }
 
-impl State {
+impl FutureState {
     pub(crate) fn is_done(&self) -> bool {
         matches!(self, Self::Result(_) | Self::Error(_) | Self::Cancelled)
     }

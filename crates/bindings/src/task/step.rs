@@ -13,7 +13,7 @@ use threadlets_core::fp;
 #[cfg(Py_3_14)]
 use super::awaited_by;
 use super::current;
-use super::future::{Future, Outcome, State};
+use super::future::{Future, FutureState, Outcome};
 use super::names;
 use super::task::Task;
 use super::waiters::Waiter;
@@ -33,13 +33,13 @@ enum Reached<'py> {
     Error(PyErr),
 }
 
-/// Take a step, from the burst.
+/// Take a step, from the tick.
 #[inline]
 pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {
     let py = slf.py();
     let this = task.get();
-    if slf.get().crew.holds_context(this.context.bind(py)) {
-        slf.get().crew.defer(py, Request::Step(task.clone().unbind()));
+    if slf.get().workers.holds_context(this.context.bind(py)) {
+        slf.get().workers.defer(py, Request::Step(task.clone().unbind()));
         return Ok(());
     }
     if is_elsewhere(slf, task) {
@@ -53,10 +53,10 @@ pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyRes
 /// Whether a task belongs to another thread: its step goes on there.
 #[inline]
 fn is_elsewhere(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> bool {
-    let crew = &slf.get().crew;
-    let elsewhere = task.get().bound_to(task.py()).filter(|&it| !crew.role.is_held_by(it));
-    if let Some(runner) = elsewhere {
-        crew.hand_over(task, runner);
+    let workers = &slf.get().workers;
+    let elsewhere = task.get().bound_to(task.py()).filter(|&it| !workers.role.is_held_by(it));
+    if let Some(worker) = elsewhere {
+        workers.hand_over(task, worker);
     }
     elsewhere.is_some()
 }
@@ -228,9 +228,9 @@ fn end(task: &Bound<'_, Task>, result: Py<PyAny>) -> PyResult<()> {
     if task.get().must_cancel.get(py) {
         // It was cancelled before it could notice.
         task.get().must_cancel.set(py, false);
-        return Future::settle(task.as_super(), State::Cancelled);
+        return Future::settle(task.as_super(), FutureState::Cancelled);
     }
-    Future::settle(task.as_super(), State::Result(result))
+    Future::settle(task.as_super(), FutureState::Result(result))
 }
 
 fn fail(task: &Bound<'_, Task>, error: PyErr) -> PyResult<()> {
@@ -240,7 +240,7 @@ fn fail(task: &Bound<'_, Task>, error: PyErr) -> PyResult<()> {
     if names::is_cancelled_error(py, &error)? {
         let error = error.into_value(py);
         drop(future.get().with_extras(py, |it| it.cancelled_error.replace(error)));
-        return Future::settle(task.as_super(), State::Cancelled);
+        return Future::settle(task.as_super(), FutureState::Cancelled);
     }
     let ends_the_loop =
         error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py);
@@ -296,7 +296,7 @@ fn waits(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-/// Have a task take a step in the next burst.
+/// Have a task take a step in the next tick.
 pub(super) fn resume_soon(task: &Bound<'_, Task>) -> PyResult<()> {
     let dispatcher = task.as_super().get().dispatcher.get();
     dispatcher.submit(task.py(), Request::Step(task.clone().unbind()))

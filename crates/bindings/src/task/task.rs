@@ -1,4 +1,4 @@
-//! `Task`: a coroutine that the burst resumes, like `asyncio.Task`.
+//! `Task`: a coroutine that the tick resumes, like `asyncio.Task`.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -10,7 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyType};
-use threadlets_core::takeover::RunnerId;
+use threadlets_core::takeover::WorkerId;
 
 #[cfg(Py_3_14)]
 use super::awaited_by::{self, AsAsyncio};
@@ -38,7 +38,7 @@ pub(crate) struct Task {
     number: u64,
     n_cancels: GilSlot<u32>,
     /// The thread that it belongs to, or nobody's.
-    bound_to: GilSlot<RunnerId>,
+    bound_to: GilSlot<WorkerId>,
     #[cfg(Py_3_14)]
     pub(super) as_asyncio: AsAsyncio,
     /// How many things tie it to that: greenlets, and stays.
@@ -68,14 +68,14 @@ pub(crate) enum Shield {
 
 /// When a new task takes its first step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// In the next burst.
+pub(crate) enum FirstStep {
+    /// In the next tick.
     Soon,
     /// At once, in the stack of whoever makes it, if the loop runs.
     Eager,
 }
 
-impl Start {
+impl FirstStep {
     pub(super) fn eager_if(is_eager: bool) -> Self {
         if is_eager { Self::Eager } else { Self::Soon }
     }
@@ -88,7 +88,7 @@ impl Task {
         coroutine: Bound<'py, PyAny>,
         name: Option<Bound<'py, PyAny>>,
         context: Option<Bound<'py, PyAny>>,
-        start: Start,
+        start: FirstStep,
     ) -> PyResult<Bound<'py, Self>> {
         let py = dispatcher.py();
         check_coroutine(&coroutine)?;
@@ -124,7 +124,7 @@ impl Task {
             waits_for: GilSlot::default(),
             number: N_MADE.fetch_add(1, Relaxed) + 1,
             n_cancels: GilSlot::new(0),
-            bound_to: GilSlot::new(RunnerId::NOBODY),
+            bound_to: GilSlot::new(WorkerId::NOBODY),
             n_ties: GilSlot::new(0),
             n_stays: GilSlot::new(0),
             must_cancel: GilSlot::new(false),
@@ -137,7 +137,11 @@ impl Task {
     }
 
     /// Send a task on its way.
-    fn begin(slf: &Bound<'_, Self>, name: Option<Bound<'_, PyAny>>, start: Start) -> PyResult<()> {
+    fn begin(
+        slf: &Bound<'_, Self>,
+        name: Option<Bound<'_, PyAny>>,
+        start: FirstStep,
+    ) -> PyResult<()> {
         let py = slf.py();
         let future = slf.as_super().get();
         future.remember_source(py)?;
@@ -151,7 +155,7 @@ impl Task {
         slf.get().goes_silently.set(py, false);
         #[cfg(Py_3_14)]
         VisibleTask::enter(slf);
-        if start == Start::Eager && this.thread().is_some() {
+        if start == FirstStep::Eager && this.thread().is_some() {
             return step::start_eagerly(dispatcher, slf);
         }
         step::resume_soon(slf)
@@ -159,13 +163,13 @@ impl Task {
 
     /// The thread that the task belongs to, unless it may go on in any.
     #[inline]
-    pub(crate) fn bound_to(&self, py: Python<'_>) -> Option<RunnerId> {
-        Some(self.bound_to.get(py)).filter(|&it| it != RunnerId::NOBODY)
+    pub(crate) fn bound_to(&self, py: Python<'_>) -> Option<WorkerId> {
+        Some(self.bound_to.get(py)).filter(|&it| it != WorkerId::NOBODY)
     }
 
     /// Something more ties the task to a thread.
-    pub(crate) fn tie(&self, py: Python<'_>, runner: RunnerId) {
-        self.bound_to.set(py, runner);
+    pub(crate) fn tie(&self, py: Python<'_>, worker: WorkerId) {
+        self.bound_to.set(py, worker);
         self.n_ties.set(py, self.n_ties.get(py).saturating_add(1));
     }
 
@@ -174,7 +178,7 @@ impl Task {
         let n_left = self.n_ties.get(py).saturating_sub(1);
         self.n_ties.set(py, n_left);
         if n_left == 0 {
-            self.bound_to.set(py, RunnerId::NOBODY);
+            self.bound_to.set(py, WorkerId::NOBODY);
         }
     }
 
@@ -199,9 +203,9 @@ impl Task {
     /// The task has ended, and with it its stays.
     #[inline]
     pub(super) fn stays_no_more(&self, py: Python<'_>, dispatcher: &Dispatcher) {
-        if let Some(runner) = self.bound_to(py) {
+        if let Some(worker) = self.bound_to(py) {
             while self.leaves(py) {
-                dispatcher.crew.untie(py, runner, Some(self));
+                dispatcher.workers.untie(py, worker, Some(self));
             }
         }
     }
@@ -295,7 +299,7 @@ impl Task {
         Ok(awaited)
     }
 
-    /// Have a task go on in the next burst although what it awaits is not done.
+    /// Have a task go on in the next tick although what it awaits is not done.
     fn stop_waiting(slf: &Bound<'_, Self>, awaited: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let forgotten = awaited.as_super().get().forget_waiter(py, slf);
@@ -376,7 +380,7 @@ impl Task {
             return Err(PyRuntimeError::new_err("a task runs one coroutine; make another task"));
         }
         let is_eager = eager_start.map_or(Ok(false), |it| it.is_truthy())?;
-        Self::begin(slf, name, Start::eager_if(is_eager))
+        Self::begin(slf, name, FirstStep::eager_if(is_eager))
     }
 
     /// What the task passes for: `isinstance(task, asyncio.Task)` holds.

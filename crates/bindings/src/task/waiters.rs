@@ -13,7 +13,7 @@ use crate::request::Request;
 /// One that waits for a future.
 #[derive(Debug)]
 pub(crate) enum Waiter {
-    /// A task that awaits it: resumed from the burst.
+    /// A task that awaits it: resumed from the tick.
     Task(Py<Task>),
     /// A callback of `add_done_callback`, with its context.
     Callback(Box<(Py<PyAny>, Py<PyAny>)>),

@@ -74,13 +74,13 @@ impl Waker {
     }
 
     /// Wake the thread, now or when it next waits.
-    pub(crate) fn ring(&self) {
+    pub(crate) fn wake(&self) {
         // It can only fail when the counter is full: then the thread is woken anyway.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
     /// Forget all rings so far.
-    pub(crate) fn hush(&self) {
+    pub(crate) fn reset(&self) {
         let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
     }
 }

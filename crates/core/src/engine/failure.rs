@@ -9,35 +9,35 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::backend::{Backend, Completion};
-use super::inbox::Message;
-use super::thread::{Thread, Waits};
-use crate::letterbox::Letterbox;
+use super::command_queue::Command;
+use super::thread::{EngineThread, Waits};
+use crate::mpsc_queue::MpscQueue;
 use crate::syslet::{Op, Run, syscall};
 
 /// How long operations may take to come back.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait before they are cancelled again, in nanoseconds.
-const INSISTENCE_NS: u64 = 10_000_000;
+const RESEND_CANCEL_NS: u64 = 10_000_000;
 
 /// How runs end that the thread could not carry on.
 const ERRNO: i32 = libc::EIO;
 
 /// Runs whose memory may be written to at any time: here they stay.
-static LOST: Letterbox<Box<Run>> = Letterbox::new();
+static LOST: MpscQueue<Box<Run>> = MpscQueue::new();
 
-impl<B: Backend> Thread<B> {
+impl<B: Backend> EngineThread<B> {
     /// Give everything back, ended. Nothing is taken for granted but that what is in flight is known.
     pub(super) fn fail(mut self) {
         // Whoever sends something from now on is told that we are gone.
-        self.messages.extend(self.inbox.messages.close());
+        self.queue.extend(self.commands.queue.close());
         let _ = catch_unwind(AssertUnwindSafe(|| self.call_back()));
         let mut runs: Vec<_> = self.arrivals.drain(..).collect();
-        for message in self.messages.drain(..) {
+        for message in self.queue.drain(..) {
             match message {
-                Message::Run(run) => runs.push(run),
-                Message::Runs(more) => runs.extend(more),
-                Message::Cancel(_) | Message::CancelGroup(_) | Message::Stop => {}
+                Command::Run(run) => runs.push(run),
+                Command::Runs(more) => runs.extend(more),
+                Command::Cancel(_) | Command::CancelGroup(_) | Command::Stop => {}
             }
         }
         runs.iter_mut().for_each(end);
@@ -75,7 +75,7 @@ impl<B: Backend> Thread<B> {
                 return;
             }
             keys.into_iter().for_each(|key| self.backend.cancel(key));
-            let deadline_ns = self.backend.now_ns() + INSISTENCE_NS;
+            let deadline_ns = self.backend.now_ns() + RESEND_CANCEL_NS;
             self.backend.wait(Some(deadline_ns), &mut self.completions);
         }
     }
@@ -120,7 +120,7 @@ fn end(run: &mut Box<Run>) {
 fn lose(run: &mut Box<Run>) {
     let stand_in = run.stand_in(ERRNO);
     // It is never closed.
-    let _ = LOST.put(std::mem::replace(run, stand_in));
+    let _ = LOST.push(std::mem::replace(run, stand_in));
 }
 
 impl Waits {
@@ -139,9 +139,9 @@ mod tests {
     use crate::clock;
     use crate::engine::Tally;
     use crate::engine::backend::Key;
-    use crate::engine::inbox::Inbox;
-    use crate::syslet::program::{Atom, Flags, NONE, Object, Outcome, Program};
-    use crate::syslet::{Call, Outlet};
+    use crate::engine::command_queue::CommandQueue;
+    use crate::syslet::program::{Atom, AtomFlags, NONE, Object, Program, ResultSpec};
+    use crate::syslet::{Call, CompletionSink};
 
     /// Starts everything, and gives back only what is cancelled; fails when it is told to.
     struct Faulty {
@@ -188,7 +188,7 @@ mod tests {
         ended: Mutex<Vec<(u64, i64, bool)>>,
     }
 
-    impl Outlet for Noted {
+    impl CompletionSink for Noted {
         fn deliver(&self, runs: &mut Vec<Box<Run>>) {
             let n_in_flight = self.in_flight.lock().unwrap().len();
             for run in runs.drain(..) {
@@ -200,32 +200,32 @@ mod tests {
 
     /// A thread that fails, and has these operations to carry on; what came of it.
     fn fail_with(ops: &[Op], fails_for_good: bool, pool: &Arc<BufferPool>) -> Arc<Noted> {
-        let outlet = Arc::new(Noted::default());
-        let inbox = Arc::new(Inbox::new().unwrap());
+        let sink = Arc::new(Noted::default());
+        let commands = Arc::new(CommandQueue::new().unwrap());
         let runs = ops.iter().enumerate().map(|(idx, &op)| {
             let words = if op == Op::Recv { [0, 0, NONE, NONE, 2] } else { [0; 5] };
             let mut atom = Atom { op, words: [NONE; 6], result: NONE, next: NONE, ..ATOM };
             let n_words: usize = op.operands().iter().map(|it| it.n_words()).sum();
             atom.words[..n_words].copy_from_slice(&words[..n_words]);
             let (slots, objects) = (vec![-1, 100, 0], vec![Object::Buffer(1)]);
-            let program = Program::new(vec![atom], slots, objects, vec![Outcome::Atom]).unwrap();
+            let program = Program::new(vec![atom], slots, objects, vec![ResultSpec::Atom]).unwrap();
             let mut run = Box::new(Run::new(Arc::new(program), Arc::clone(pool)));
             run.token = idx as u64;
-            run.outlet = Some(Arc::clone(&outlet) as Arc<dyn Outlet>);
+            run.sink = Some(Arc::clone(&sink) as Arc<dyn CompletionSink>);
             run
         });
         let mut runs: Vec<_> = runs.collect();
         let tally = Arc::new(Tally::default());
         tally.n_in_flight.store(runs.len(), Relaxed);
         let last = runs.pop().unwrap();
-        inbox.send(Message::Runs(runs)).unwrap();
-        inbox.send(Message::Run(last)).unwrap();
-        let in_flight = Arc::clone(&outlet.in_flight);
+        commands.send(Command::Runs(runs)).unwrap();
+        commands.send(Command::Run(last)).unwrap();
+        let in_flight = Arc::clone(&sink.in_flight);
         let backend = Faulty { in_flight, cancelled: Vec::new(), fails_for_good };
-        Thread::new(Arc::clone(&inbox), backend, Arc::clone(&tally)).run();
-        assert!(inbox.send(Message::Stop).is_err());
+        EngineThread::new(Arc::clone(&commands), backend, Arc::clone(&tally)).run();
+        assert!(commands.send(Command::Stop).is_err());
         assert_eq!((0, 1), (tally.n_in_flight.load(Relaxed), tally.n_failures.load(Relaxed)));
-        outlet
+        sink
     }
 
     const ATOM: Atom = Atom {
@@ -233,15 +233,15 @@ mod tests {
         words: [NONE; 6],
         result: NONE,
         next: NONE,
-        flags: Flags::STOP_ON_NEGATIVE,
+        flags: AtomFlags::STOP_ON_NEGATIVE,
         outcome: 0,
     };
 
     #[test]
     fn what_a_failing_thread_has_in_flight_is_called_back_before_its_runs_come_out() {
         let pool = Arc::new(BufferPool::new(1 << 20));
-        let outlet = fail_with(&[Op::Recv, Op::Fsync, Op::Recv], false, &pool);
-        let mut ended = std::mem::take(&mut *outlet.ended.lock().unwrap());
+        let sink = fail_with(&[Op::Recv, Op::Fsync, Op::Recv], false, &pool);
+        let mut ended = std::mem::take(&mut *sink.ended.lock().unwrap());
         ended.sort();
         let errno = -i64::from(ERRNO);
         assert_eq!(vec![(0, errno, false), (1, errno, false), (2, errno, false)], ended);
@@ -251,8 +251,8 @@ mod tests {
     #[test]
     fn what_does_not_come_back_keeps_its_memory_and_its_run_ends_all_the_same() {
         let pool = Arc::new(BufferPool::new(1 << 20));
-        let outlet = fail_with(&[Op::Recv, Op::Recv], true, &pool);
-        let mut ended = std::mem::take(&mut *outlet.ended.lock().unwrap());
+        let sink = fail_with(&[Op::Recv, Op::Recv], true, &pool);
+        let mut ended = std::mem::take(&mut *sink.ended.lock().unwrap());
         ended.sort();
         let errno = -i64::from(ERRNO);
         assert_eq!(vec![(0, errno, true), (1, errno, true)], ended);

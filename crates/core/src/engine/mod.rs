@@ -5,15 +5,15 @@
 //! differ; what a program does, and when it ends, is the same on all of them.
 
 mod backend;
+mod blocking;
+mod blocking_pool;
+mod command_queue;
+mod epoll;
+mod epoll_set;
 mod failure;
-mod hands;
-mod inbox;
-mod patient;
 mod sim;
 mod thread;
 mod uring;
-mod watches;
-mod workers;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -26,15 +26,15 @@ use crate::error::{Error, Result};
 use crate::fp;
 use crate::syslet::Run;
 use backend::Backend;
-use inbox::{Inbox, Message};
-use patient::Borders;
-use thread::Thread;
+use blocking::DescriptorLocks;
+use command_queue::{Command, CommandQueue};
+use thread::EngineThread;
 
 pub use sim::Simulation;
 
 /// What makes an engine's system calls.
 #[derive(Debug, Clone)]
-pub enum Kind {
+pub enum EngineKind {
     /// An io_uring for each thread.
     Uring,
     /// Worker threads and epoll.
@@ -43,7 +43,7 @@ pub enum Kind {
     Simulated(Simulation),
 }
 
-impl Kind {
+impl EngineKind {
     /// The kind's name: `uring`, `workers`, `sim`.
     pub fn name(&self) -> &'static str {
         match self {
@@ -54,7 +54,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -97,9 +97,9 @@ const LIGHT_LOAD: usize = 64;
 ///
 /// Dropping it is stopping it.
 pub struct Engine {
-    kind: Kind,
+    kind: EngineKind,
     lanes: Box<[Lane]>,
-    borders: Arc<Borders>,
+    locks: Arc<DescriptorLocks>,
     n_named: AtomicU64,
     is_stopped: AtomicBool,
     is_abandoned: AtomicBool,
@@ -115,12 +115,12 @@ impl fmt::Debug for Engine {
 #[derive(Default)]
 struct Lane {
     /// The last one takes runs. Any before it have failed, and are about to end.
-    threads: Mutex<Vec<Started>>,
+    threads: Mutex<Vec<RunningEngine>>,
     tally: Arc<Tally>,
 }
 
-struct Started {
-    inbox: Arc<Inbox>,
+struct RunningEngine {
+    commands: Arc<CommandQueue>,
     thread: JoinHandle<()>,
 }
 
@@ -132,7 +132,7 @@ pub(crate) struct Tally {
 }
 
 impl Lane {
-    fn threads(&self) -> MutexGuard<'_, Vec<Started>> {
+    fn threads(&self) -> MutexGuard<'_, Vec<RunningEngine>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,13 +143,13 @@ impl Engine {
     /// # Panics
     ///
     /// Without threads.
-    pub fn new(kind: Kind, n_threads: usize) -> Self {
+    pub fn new(kind: EngineKind, n_threads: usize) -> Self {
         assert!(n_threads > 0, "an engine has at least one thread");
-        let n_threads = if matches!(kind, Kind::Simulated(_)) { 1 } else { n_threads };
+        let n_threads = if matches!(kind, EngineKind::Simulated(_)) { 1 } else { n_threads };
         Self {
             kind,
             lanes: (0..n_threads).map(|_| Lane::default()).collect(),
-            borders: Arc::default(),
+            locks: Arc::default(),
             n_named: AtomicU64::new(1),
             is_stopped: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
@@ -157,7 +157,7 @@ impl Engine {
     }
 
     /// What makes the system calls.
-    pub fn kind(&self) -> &Kind {
+    pub fn kind(&self) -> &EngineKind {
         &self.kind
     }
 
@@ -168,34 +168,34 @@ impl Engine {
 
     /// Whether runs are to be tried where they stand before they are submitted.
     pub fn tries_first(&self) -> bool {
-        !matches!(self.kind, Kind::Simulated(_))
+        !matches!(self.kind, EngineKind::Simulated(_))
     }
 
     /// Whether many runs are better tried by the engine than where they stand: its system calls take
     /// many at a time.
     pub fn tries_in_bulk(&self) -> bool {
-        !matches!(self.kind, Kind::Workers)
+        !matches!(self.kind, EngineKind::Workers)
     }
 
-    /// How many runs the engine has in its hands.
+    /// How many runs the engine has in its pool.
     pub fn n_in_flight(&self) -> usize {
         self.lanes.iter().map(|lane| lane.tally.n_in_flight.load(Relaxed)).sum()
     }
 
     /// How many of the engine's threads have failed, and were replaced. The runs that they had in their
-    /// hands have ended with `EIO`.
+    /// pool have ended with `EIO`.
     pub fn n_failures(&self) -> usize {
         self.lanes.iter().map(|lane| lane.tally.n_failures.load(Relaxed)).sum()
     }
 
-    /// Have a run carried on, and name it for `cancel`. Its outlet is given it when it has ended.
+    /// Have a run carried on, and name it for `cancel`. Its sink is given it when it has ended.
     pub fn submit(&self, mut run: Box<Run>) -> std::result::Result<u64, (Error, Box<Run>)> {
         let lane_idx = self.lightest_lane();
         let n_lanes = self.lanes.len() as u64;
         let id = self.n_named.fetch_add(1, Relaxed) * n_lanes + lane_idx as u64;
         run.id = id;
-        match self.send(lane_idx, Message::Run(run), 1) {
-            Err((error, Message::Run(run))) => Err((error, run)),
+        match self.send(lane_idx, Command::Run(run), 1) {
+            Err((error, Command::Run(run))) => Err((error, run)),
             _ => Ok(id),
         }
     }
@@ -211,8 +211,8 @@ impl Engine {
         while !runs.is_empty() {
             let part = runs.split_off(runs.len().saturating_sub(share));
             let n_runs = part.len();
-            if let Err((error, Message::Runs(part))) =
-                self.send(lane_idx, Message::Runs(part), n_runs)
+            if let Err((error, Command::Runs(part))) =
+                self.send(lane_idx, Command::Runs(part), n_runs)
             {
                 runs.extend(part);
                 return Err((error, runs));
@@ -230,7 +230,7 @@ impl Engine {
         let lane = &self.lanes[(id % self.lanes.len() as u64) as usize];
         if let Some(it) = lane.threads().last() {
             // Whoever has ended has nothing to cancel.
-            let _ = it.inbox.send(Message::Cancel(id));
+            let _ = it.commands.send(Command::Cancel(id));
         }
     }
 
@@ -241,14 +241,14 @@ impl Engine {
         }
         for lane in &self.lanes {
             if let Some(it) = lane.threads().last() {
-                let _ = it.inbox.send(Message::CancelGroup(group));
+                let _ = it.commands.send(Command::CancelGroup(group));
             }
         }
     }
 
     /// End all runs, and the threads; returns when the last one has ended.
     ///
-    /// A thread of the engine's own, in an outlet, does not wait for itself.
+    /// A thread of the engine's own, in an sink, does not wait for itself.
     pub fn stop(&self) {
         self.is_stopped.store(true, Relaxed);
         if self.is_abandoned.load(Relaxed) {
@@ -259,7 +259,7 @@ impl Engine {
             threads.append(&mut lane.threads());
         }
         for it in &threads {
-            let _ = it.inbox.send(Message::Stop);
+            let _ = it.commands.send(Command::Stop);
         }
         for it in threads {
             if it.thread.thread().id() != std::thread::current().id() {
@@ -288,9 +288,9 @@ impl Engine {
     fn send(
         &self,
         lane_idx: usize,
-        mut message: Message,
+        mut message: Command,
         n_runs: usize,
-    ) -> std::result::Result<(), (Error, Message)> {
+    ) -> std::result::Result<(), (Error, Command)> {
         if self.is_stopped.load(Relaxed) {
             return Err((stopped(), message));
         }
@@ -303,7 +303,7 @@ impl Engine {
         let n_in_flight = &lane.tally.n_in_flight;
         n_in_flight.fetch_add(n_runs, Relaxed);
         if let Some(it) = threads.last() {
-            match it.inbox.send(message) {
+            match it.commands.send(message) {
                 Ok(()) => return Ok(()),
                 Err(returned) => message = returned,
             }
@@ -312,7 +312,7 @@ impl Engine {
         let error = match self.start_thread(lane_idx) {
             Ok(started) => {
                 threads.push(started);
-                match threads[threads.len() - 1].inbox.send(message) {
+                match threads[threads.len() - 1].commands.send(message) {
                     Ok(()) => return Ok(()),
                     Err(returned) => message = returned,
                 }
@@ -325,23 +325,25 @@ impl Engine {
         Err((error, message))
     }
 
-    fn start_thread(&self, lane_idx: usize) -> Result<Started> {
-        let inbox = Arc::new(Inbox::new()?);
-        let (kind, its_inbox) = (self.kind.clone(), Arc::clone(&inbox));
-        let borders = Arc::clone(&self.borders);
+    fn start_thread(&self, lane_idx: usize) -> Result<RunningEngine> {
+        let commands = Arc::new(CommandQueue::new()?);
+        let (kind, its_queue) = (self.kind.clone(), Arc::clone(&commands));
+        let locks = Arc::clone(&self.locks);
         let tally = Arc::clone(&self.lanes[lane_idx].tally);
         let (sender, receiver) = mpsc::channel();
         let body = move || {
             ignore_signals();
             match kind {
-                Kind::Uring => serve(uring::Ring::new(&its_inbox), its_inbox, tally, &sender),
-                Kind::Workers => {
-                    let backend = workers::Workers::new(&its_inbox, &borders);
-                    serve(backend, its_inbox, tally, &sender);
+                EngineKind::Uring => {
+                    serve(uring::UringBackend::new(&its_queue), its_queue, tally, &sender)
                 }
-                Kind::Simulated(simulation) => {
-                    let backend = sim::Simulated::new(&its_inbox, simulation);
-                    serve(backend, its_inbox, tally, &sender);
+                EngineKind::Workers => {
+                    let backend = epoll::EpollBackend::new(&its_queue, &locks);
+                    serve(backend, its_queue, tally, &sender);
+                }
+                EngineKind::Simulated(simulation) => {
+                    let backend = sim::Simulated::new(&its_queue, simulation);
+                    serve(backend, its_queue, tally, &sender);
                 }
             }
         };
@@ -354,7 +356,7 @@ impl Engine {
             .map_err(|error| Error::from_io("clone", &error))?;
         // A thread that ended without a word has panicked.
         receiver.recv().unwrap_or(Err(Error::new("engine", Errno::IO)))?;
-        Ok(Started { inbox, thread })
+        Ok(RunningEngine { commands, thread })
     }
 }
 
@@ -376,7 +378,7 @@ fn stopped() -> Error {
 
 fn serve<B: Backend>(
     backend: Result<B>,
-    inbox: Arc<Inbox>,
+    commands: Arc<CommandQueue>,
     tally: Arc<Tally>,
     sender: &mpsc::Sender<Result<()>>,
 ) {
@@ -384,7 +386,7 @@ fn serve<B: Backend>(
         Ok(backend) => {
             // Whoever waits for this is there until it comes.
             let _ = sender.send(Ok(()));
-            Thread::new(inbox, backend, tally).run();
+            EngineThread::new(commands, backend, tally).run();
         }
         Err(error) => {
             let _ = sender.send(Err(error));

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::backend::{Backend, Completion, Key};
-use super::inbox::Inbox;
-use super::patient::{self, Borders, NOT_YET};
-use super::workers::RETRY_NS;
+use super::blocking::{self, DescriptorLocks, NOT_YET};
+use super::command_queue::CommandQueue;
+use super::epoll::RETRY_NS;
 use crate::clock;
 use crate::error::Result;
 use crate::syslet::{Call, Op, readiness, syscall};
@@ -54,7 +54,7 @@ impl Random {
 }
 
 #[derive(Debug)]
-struct Operation {
+struct SimulatedOperation {
     key: Key,
     call: Call,
     is_cancelled: bool,
@@ -72,21 +72,21 @@ pub(crate) struct Simulated {
     random: Random,
     now_ns: u64,
     /// In the order in which they were started.
-    operations: Vec<Operation>,
-    borders: Borders,
-    inbox: Arc<Inbox>,
+    operations: Vec<SimulatedOperation>,
+    locks: DescriptorLocks,
+    commands: Arc<CommandQueue>,
 }
 
 impl Simulated {
     /// For this thread.
-    pub(crate) fn new(inbox: &Arc<Inbox>, simulation: Simulation) -> Result<Self> {
+    pub(crate) fn new(commands: &Arc<CommandQueue>, simulation: Simulation) -> Result<Self> {
         Ok(Self {
             random: Random(simulation.seed),
             simulation,
             now_ns: clock::now_ns(),
             operations: Vec::new(),
-            borders: Borders::default(),
-            inbox: Arc::clone(inbox),
+            locks: DescriptorLocks::default(),
+            commands: Arc::clone(commands),
         })
     }
 
@@ -111,11 +111,11 @@ impl Simulated {
             let value = match (operation.is_cancelled, self.random.next() % 2) {
                 (true, 0) => -i64::from(libc::ECANCELED),
                 // Sometimes it is too late to cancel.
-                (true, _) => match operation.make(&self.borders) {
+                (true, _) => match operation.make(&self.locks) {
                     NOT_YET => -i64::from(libc::ECANCELED),
                     value => value,
                 },
-                _ => operation.make(&self.borders),
+                _ => operation.make(&self.locks),
             };
             if value != NOT_YET {
                 is_back[idx] = true;
@@ -134,7 +134,7 @@ impl Simulated {
     /// Wait in earnest, until somebody outside does something.
     fn wait_in_earnest(&mut self) {
         let pollfd = |fd, events| libc::pollfd { fd, events, revents: 0 };
-        let mut polled = vec![pollfd(self.inbox.waker.as_fd().as_raw_fd(), libc::POLLIN)];
+        let mut polled = vec![pollfd(self.commands.waker.as_fd().as_raw_fd(), libc::POLLIN)];
         let mut patience_ms = -1;
         for operation in &self.operations {
             match operation.awaited() {
@@ -145,20 +145,20 @@ impl Simulated {
         // SAFETY: the address and the length are those of a vector that lives here.
         unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, patience_ms) };
         if polled[0].revents != 0 {
-            self.inbox.waker.hush();
+            self.commands.waker.reset();
         }
     }
 }
 
-impl Operation {
+impl SimulatedOperation {
     /// Make the call, unless it has to wait.
-    fn make(&mut self, borders: &Borders) -> i64 {
+    fn make(&mut self, locks: &DescriptorLocks) -> i64 {
         let call = match self.errno {
             0 => self.call,
             // What close(2) was given is gone, whatever it says.
             errno if self.call.op() == Op::Close => {
                 // SAFETY: a call without addresses.
-                return match unsafe { patient::perform(&self.call, borders) } {
+                return match unsafe { blocking::perform(&self.call, locks) } {
                     0 => errno,
                     value => value,
                 };
@@ -176,13 +176,13 @@ impl Operation {
             // SAFETY: whoever started the operation vouches for its addresses until it comes back.
             unsafe {
                 let call = if self.shortage > 0 { shortened(&call, self.shortage) } else { call };
-                value = patient::perform(&call, borders);
+                value = blocking::perform(&call, locks);
             }
             self.opens_pipe = value == NOT_YET && matches!(call.op(), Op::Openat | Op::Openat2);
         }
         if self.opens_pipe {
             // SAFETY: see above.
-            value = unsafe { patient::open_pipe(&call, &mut self.half) };
+            value = unsafe { blocking::open_pipe(&call, &mut self.half) };
         }
         value
     }
@@ -282,7 +282,7 @@ impl Backend for Simulated {
             n_errors => -i64::from(errors[self.random.below(n_errors)]),
         };
         let shortage = if falls_short { self.random.next() } else { 0 };
-        self.operations.push(Operation {
+        self.operations.push(SimulatedOperation {
             key,
             call,
             is_cancelled: false,

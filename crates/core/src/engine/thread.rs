@@ -1,6 +1,6 @@
 //! An engine's thread: takes runs in, carries them on, and gives back those that have ended.
 //!
-//! Inbox → burst of runs that can go on → timers → wait. A run is tried where it stands before the
+//! CommandQueue → tick of runs that can go on → timers → wait. A run is tried where it stands before the
 //! backend is asked; what the backend holds stays in the table of runs until it has come back.
 
 use std::collections::{HashMap, VecDeque};
@@ -13,17 +13,17 @@ use slab::Slab;
 
 use super::Tally;
 use super::backend::{Backend, Completion, Key};
-use super::inbox::{Inbox, Message};
-use super::patient::leads_to_pipe;
+use super::blocking::leads_to_pipe;
+use super::command_queue::{Command, CommandQueue};
 use crate::syslet::inline::{self, Budget, Stopped};
-use crate::syslet::{Call, Flow, Op, Outlet, Run, readiness, syscall};
+use crate::syslet::{Call, CompletionSink, Flow, Op, Run, readiness, syscall};
 use crate::timers::{TimerKey, Timers};
 
 /// How often somebody at the other end of a named pipe is looked for, in nanoseconds.
 const PARTNER_NS: u64 = 10_000_000;
 
 /// How long a cancelled operation may take to come back before it is cancelled again, in nanoseconds.
-const INSISTENCE_NS: u64 = 10_000_000;
+const RESEND_CANCEL_NS: u64 = 10_000_000;
 
 /// What a run waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ enum Alarm {
     /// Perhaps somebody has opened the other end of a named pipe.
     Partner(Key),
     /// A cancelled operation has not come back.
-    Insistence(Key),
+    ResendCancel(Key),
 }
 
 #[derive(Debug)]
@@ -68,10 +68,10 @@ pub(super) struct Entry {
 }
 
 /// The runs of one thread.
-pub(crate) struct Thread<B> {
-    pub(super) inbox: Arc<Inbox>,
-    /// What was taken out of the inbox and is still to be looked at.
-    pub(super) messages: VecDeque<Message>,
+pub(crate) struct EngineThread<B> {
+    pub(super) commands: Arc<CommandQueue>,
+    /// What was taken out of the commands and is still to be looked at.
+    pub(super) queue: VecDeque<Command>,
     pub(super) arrivals: VecDeque<Box<Run>>,
     pub(super) backend: B,
     /// What came back and is still to be looked at, the oldest last.
@@ -85,11 +85,11 @@ pub(crate) struct Thread<B> {
     is_stopping: bool,
 }
 
-impl<B: Backend> Thread<B> {
-    pub(crate) fn new(inbox: Arc<Inbox>, backend: B, tally: Arc<Tally>) -> Self {
+impl<B: Backend> EngineThread<B> {
+    pub(crate) fn new(commands: Arc<CommandQueue>, backend: B, tally: Arc<Tally>) -> Self {
         Self {
-            inbox,
-            messages: VecDeque::new(),
+            commands,
+            queue: VecDeque::new(),
             arrivals: VecDeque::new(),
             backend,
             completions: Vec::new(),
@@ -113,20 +113,20 @@ impl<B: Backend> Thread<B> {
     fn serve(&mut self) {
         loop {
             self.take_in();
-            self.burst();
+            self.tick();
             self.expire();
             self.give_back();
-            if self.is_stopping && self.entries.is_empty() && self.inbox.messages.close_if_empty() {
+            if self.is_stopping && self.entries.is_empty() && self.commands.queue.close_if_empty() {
                 break;
             }
             // Say that we sleep before looking a last time: whoever sends a message looks after.
-            let deadline_ns = if !self.turns.is_empty() || self.inbox.messages.starts_waiting() {
+            let deadline_ns = if !self.turns.is_empty() || self.commands.queue.starts_waiting() {
                 Some(0)
             } else {
                 self.timers.next_deadline_ns()
             };
             self.backend.wait(deadline_ns, &mut self.completions);
-            self.inbox.messages.stops_waiting();
+            self.commands.queue.stops_waiting();
             self.completions.reverse();
             while let Some(completion) = self.completions.pop() {
                 self.come_back(completion);
@@ -135,23 +135,23 @@ impl<B: Backend> Thread<B> {
     }
 
     fn take_in(&mut self) {
-        self.messages.extend(self.inbox.messages.take());
-        while let Some(message) = self.messages.pop_front() {
+        self.queue.extend(self.commands.queue.take());
+        while let Some(message) = self.queue.pop_front() {
             match message {
-                Message::Run(run) => self.admit(run),
-                Message::Runs(runs) => {
+                Command::Run(run) => self.admit(run),
+                Command::Runs(runs) => {
                     self.arrivals.extend(runs);
                     while let Some(run) = self.arrivals.pop_front() {
                         self.admit(run);
                     }
                 }
-                Message::Cancel(id) => {
+                Command::Cancel(id) => {
                     if let Some(&key) = self.by_id.get(&id) {
                         self.cut_short(key, libc::ECANCELED);
                     }
                 }
-                Message::CancelGroup(group) => self.cancel_where(|run| run.group == group),
-                Message::Stop => {
+                Command::CancelGroup(group) => self.cancel_where(|run| run.group == group),
+                Command::Stop => {
                     self.is_stopping = true;
                     self.cancel_where(|_| true);
                 }
@@ -204,23 +204,23 @@ impl<B: Backend> Thread<B> {
                 half.into_iter().for_each(syscall::close);
                 self.end(key);
             }
-            Waits::Operation | Waits::Readiness | Waits::Connection => self.insist(key),
+            Waits::Operation | Waits::Readiness | Waits::Connection => self.resend_cancel(key),
         }
     }
 
     /// Cancel an operation, and again until it has come back: the kernel can miss a worker that is
     /// about to block.
-    fn insist(&mut self, key: Key) {
+    fn resend_cancel(&mut self, key: Key) {
         self.backend.cancel(key);
         let timer =
-            self.timers.start(self.backend.now_ns() + INSISTENCE_NS, Alarm::Insistence(key));
+            self.timers.start(self.backend.now_ns() + RESEND_CANCEL_NS, Alarm::ResendCancel(key));
         if let Some(before) = self.entries[key as usize].deadline.replace(timer) {
             self.timers.cancel(before);
         }
     }
 
     /// Give each run that can go on one turn.
-    fn burst(&mut self) {
+    fn tick(&mut self) {
         for _ in 0..self.turns.len() {
             let Some(key) = self.turns.pop_front() else { break };
             self.turn(key);
@@ -399,11 +399,11 @@ impl<B: Backend> Thread<B> {
             match alarm {
                 Alarm::Timeout(key) => self.go_on(key, 0),
                 Alarm::Partner(key) => self.look_for_partner(key),
-                Alarm::Insistence(key) => {
+                Alarm::ResendCancel(key) => {
                     let entry = &mut self.entries[key as usize];
                     entry.deadline = None;
                     if !matches!(entry.waits, Waits::Turn) {
-                        self.insist(key);
+                        self.resend_cancel(key);
                     }
                 }
                 Alarm::Deadline(key) => {
@@ -434,32 +434,32 @@ impl<B: Backend> Thread<B> {
         }
     }
 
-    /// Deliver what has ended: neighbours with the same outlet together.
+    /// Deliver what has ended: neighbours with the same sink together.
     pub(super) fn give_back(&mut self) {
         let mut batch: Vec<Box<Run>> = Vec::new();
-        let mut outlet: Option<Arc<dyn Outlet>> = None;
+        let mut sink: Option<Arc<dyn CompletionSink>> = None;
         for mut run in self.ended.drain(..) {
-            let its_outlet = run.outlet.take();
-            let is_same = match (&outlet, &its_outlet) {
+            let its_sink = run.sink.take();
+            let is_same = match (&sink, &its_sink) {
                 (Some(one), Some(other)) => Arc::ptr_eq(one, other),
                 _ => false,
             };
             if !is_same {
-                deliver(outlet.take(), &mut batch);
-                outlet = its_outlet;
+                deliver(sink.take(), &mut batch);
+                sink = its_sink;
             }
             batch.push(run);
         }
-        deliver(outlet, &mut batch);
+        deliver(sink, &mut batch);
     }
 }
 
-fn deliver(outlet: Option<Arc<dyn Outlet>>, batch: &mut Vec<Box<Run>>) {
-    if let Some(outlet) = outlet
+fn deliver(sink: Option<Arc<dyn CompletionSink>>, batch: &mut Vec<Box<Run>>) {
+    if let Some(sink) = sink
         && !batch.is_empty()
     {
-        // An outlet that fails has said so, and has had its runs. The others still get theirs.
-        let _ = catch_unwind(AssertUnwindSafe(|| outlet.deliver(batch)));
+        // An sink that fails has said so, and has had its runs. The others still get theirs.
+        let _ = catch_unwind(AssertUnwindSafe(|| sink.deliver(batch)));
     }
     batch.clear();
 }

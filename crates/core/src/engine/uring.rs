@@ -1,7 +1,7 @@
 //! The backend on io_uring: a ring of the thread's own, entered by nobody else.
 //!
 //! Completions are run when the thread asks for them (`DEFER_TASKRUN`), not when they interrupt it.
-//! What the kernel's ring does not know (folders are not read there) is for the hands. Time-outs are
+//! What the kernel's ring does not know (folders are not read there) is for the pool. Time-outs are
 //! the thread's own: one deadline goes along with each wait.
 
 use std::io;
@@ -15,8 +15,8 @@ use io_uring::{IoUring, Probe, opcode, squeue};
 use rustix::io::Errno;
 
 use super::backend::{Backend, Completion, Key};
-use super::hands::Hands;
-use super::inbox::Inbox;
+use super::blocking_pool::BlockingPool;
+use super::command_queue::CommandQueue;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::syslet::{Call, Op, syscall};
@@ -31,7 +31,7 @@ const COMPLETIONS: u32 = 4096;
 /// in the cache takes one each.
 const BOUNDED_WORKERS: u32 = 64;
 
-const RUNG: u64 = u64::MAX;
+const WOKEN: u64 = u64::MAX;
 const CANCELLED: u64 = u64::MAX - 1;
 
 /// Why there can be no ring; `None`: there can be one.
@@ -72,31 +72,31 @@ fn set_up(entries: u32, completions: u32) -> io::Result<IoUring> {
         .or_else(|_| IoUring::builder().dontfork().setup_cqsize(completions).build(entries))
 }
 
-/// A ring, and hands for what it does not know.
-pub(crate) struct Ring {
+/// A ring, and pool for what it does not know.
+pub(crate) struct UringBackend {
     ring: IoUring,
     probe: Probe,
-    hands: Hands,
-    inbox: Arc<Inbox>,
+    pool: BlockingPool,
+    commands: Arc<CommandQueue>,
     is_listening: bool,
 }
 
-impl Ring {
+impl UringBackend {
     /// A ring of this thread.
-    pub(crate) fn new(inbox: &Arc<Inbox>) -> Result<Self> {
+    pub(crate) fn new(commands: &Arc<CommandQueue>) -> Result<Self> {
         let setup = |error: io::Error| Error::from_io("io_uring_setup", &error);
         let ring = set_up(ENTRIES, COMPLETIONS).map_err(setup)?;
         let mut probe = Probe::new();
-        // Without an answer nothing is supported, and the hands do all.
+        // Without an answer nothing is supported, and the pool do all.
         let _ = ring.submitter().register_probe(&mut probe);
         // A kernel that cannot be told has its own bound.
         let _ = ring.submitter().register_iowq_max_workers(&mut [BOUNDED_WORKERS, 0]);
-        let inbox = Arc::clone(inbox);
-        let hands = Hands::new(&inbox, |call| {
+        let commands = Arc::clone(commands);
+        let pool = BlockingPool::new(&commands, |call| {
             // SAFETY: whoever started the operation vouches for its addresses until it comes back.
             unsafe { syscall::perform_unless_non_blocking(call) }
         });
-        Ok(Self { ring, probe, hands, inbox, is_listening: false })
+        Ok(Self { ring, probe, pool, commands, is_listening: false })
     }
 
     /// Begin an operation, on the ring if it has it.
@@ -109,7 +109,7 @@ impl Ring {
         unsafe {
             match known.filter(|_| !needs_system_call(&call)) {
                 Some((_, entry)) => self.push(&entry.flags(flags).user_data(u64::from(key))),
-                None => self.hands.start(key, call),
+                None => self.pool.start(key, call),
             }
         }
     }
@@ -152,10 +152,10 @@ impl Ring {
 
     fn listen(&mut self) {
         if !self.is_listening {
-            let fd = Fd(self.inbox.waker.as_fd().as_raw_fd());
+            let fd = Fd(self.commands.waker.as_fd().as_raw_fd());
             let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
             // SAFETY: it has no addresses.
-            unsafe { self.push(&entry.user_data(RUNG)) };
+            unsafe { self.push(&entry.user_data(WOKEN)) };
             self.is_listening = true;
         }
     }
@@ -164,7 +164,7 @@ impl Ring {
         let mut has_rung = false;
         for entry in self.ring.completion() {
             match entry.user_data() {
-                RUNG => {
+                WOKEN => {
                     has_rung = true;
                     self.is_listening = false;
                 }
@@ -181,12 +181,12 @@ impl Ring {
             }
         }
         if has_rung {
-            self.inbox.waker.hush();
+            self.commands.waker.reset();
         }
     }
 }
 
-impl Backend for Ring {
+impl Backend for UringBackend {
     unsafe fn start(&mut self, key: Key, call: Call) {
         // SAFETY: the caller's.
         unsafe { self.start_with(key, call, squeue::Flags::empty()) }
@@ -203,7 +203,7 @@ impl Backend for Ring {
     }
 
     fn cancel(&mut self, key: Key) {
-        self.hands.cancel(key);
+        self.pool.cancel(key);
         // SAFETY: it has no addresses.
         unsafe {
             self.push(&opcode::AsyncCancel::new(u64::from(key)).build().user_data(CANCELLED))
@@ -212,7 +212,7 @@ impl Backend for Ring {
 
     fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {
         self.listen();
-        self.hands.collect(completions);
+        self.pool.collect(completions);
         let patience = match deadline_ns {
             _ if !completions.is_empty() => None,
             Some(0) => None,
@@ -224,7 +224,7 @@ impl Backend for Ring {
         };
         self.enter(patience);
         self.reap(completions);
-        self.hands.collect(completions);
+        self.pool.collect(completions);
     }
 
     fn now_ns(&self) -> u64 {
@@ -389,8 +389,8 @@ mod tests {
         if super::super::uring_refusal().is_some() {
             return;
         }
-        let inbox = Arc::new(Inbox::new().unwrap());
-        let mut ring = Ring::new(&inbox).unwrap();
+        let commands = Arc::new(CommandQueue::new().unwrap());
+        let mut ring = UringBackend::new(&commands).unwrap();
         // SAFETY: calls without addresses.
         unsafe {
             ring.start(1, Call::new(Op::Nop, []));

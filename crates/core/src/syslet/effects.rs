@@ -208,7 +208,7 @@ mod tests {
 
     use super::*;
     use crate::buffers::BufferPool;
-    use crate::syslet::program::{Atom, Flags, Object, Outcome, Program};
+    use crate::syslet::program::{Atom, AtomFlags, Object, Program, ResultSpec};
     use crate::syslet::run::Opened;
 
     /// A run of one atom, which has opened these, and believes them to stand there.
@@ -216,10 +216,10 @@ mod tests {
         let mut words = [NONE; 6];
         words[..operands.len()].copy_from_slice(operands);
         let atom =
-            Atom { op, words, result: NONE, next: NONE, flags: Flags::default(), outcome: 0 };
+            Atom { op, words, result: NONE, next: NONE, flags: AtomFlags::default(), outcome: 0 };
         let piece = Span { object: 0, start: NONE, length: NONE };
         let objects = vec![Object::Data([7; 10].into()), Object::Vector([piece].into())];
-        let program = Program::new(vec![atom], slots.to_vec(), objects, vec![Outcome::Atom]);
+        let program = Program::new(vec![atom], slots.to_vec(), objects, vec![ResultSpec::Atom]);
         let mut run = Run::new(Arc::new(program.unwrap()), Arc::new(BufferPool::new(1 << 20)));
         let opened = opened.iter().map(|&(fd, position)| Opened {
             fd,

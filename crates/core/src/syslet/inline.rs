@@ -1,7 +1,7 @@
 //! The inline executor: a run goes on where it stands, for as long as nothing blocks.
 
 use super::op::Op;
-use super::program::Flags;
+use super::program::AtomFlags;
 use super::run::{Flow, Run};
 use super::syscall::{self, Attempt};
 
@@ -54,7 +54,7 @@ pub fn advance(run: &mut Run, budget: Budget) -> Stopped {
 
 /// Try the current atom.
 fn attempt(run: &mut Run, tries: bool, bytes_left: &mut usize) -> Result<Flow, Stopped> {
-    if run.flags().has(Flags::SYNC) {
+    if run.flags().has(AtomFlags::SYNC) {
         return Ok(perform(run, false));
     }
     if !run.is_to_be_tried(tries) {

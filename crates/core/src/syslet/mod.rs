@@ -20,5 +20,5 @@ pub use call::Call;
 pub use inline::Stopped;
 pub use memory::{Lent, Memory, SocketAddress};
 pub use op::{Op, Operand};
-pub use program::{Atom, Flags, Malformed, Object, Outcome, Program, Span};
-pub use run::{End, Flow, Outlet, Run};
+pub use program::{Atom, AtomFlags, Malformed, Object, Program, ResultSpec, Span};
+pub use run::{CompletionSink, End, Flow, Run};

@@ -12,9 +12,9 @@ pub const NONE: u16 = u16::MAX;
 /// The conditions look at the atom's own value. A stop ends the program, or goes on with the adjacent
 /// atom if `SKIP_TO_NEXT_ON_STOP` says so; otherwise the flow follows `next`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Flags(u8);
+pub struct AtomFlags(u8);
 
-impl Flags {
+impl AtomFlags {
     /// Queue at once, without trying first.
     pub const ASYNC: Self = Self(1);
     /// Never queue, even if it blocks. Not together with `ASYNC`.
@@ -67,7 +67,7 @@ pub struct Atom {
     /// The atom to go on with, or `NONE`: the program ends.
     pub next: u16,
     /// How to execute, where to go.
-    pub flags: Flags,
+    pub flags: AtomFlags,
     /// What the program gives when it ends here, by its index among the outcomes.
     pub outcome: u16,
 }
@@ -113,7 +113,7 @@ pub enum Object {
 
 /// What a program gives when it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ResultSpec {
     /// The value of its last atom.
     Atom,
     /// A variable.
@@ -133,7 +133,7 @@ pub enum Outcome {
     /// A socket address.
     Address(u16),
     /// Several of these.
-    Tuple(Box<[Outcome]>),
+    Tuple(Box<[ResultSpec]>),
 }
 
 /// A table that cannot be a program: which atom, object or outcome, and why.
@@ -152,7 +152,7 @@ pub struct Program {
     pub(crate) atoms: Box<[Atom]>,
     pub(crate) slots: Box<[i64]>,
     pub(crate) objects: Box<[Object]>,
-    pub(crate) outcomes: Box<[Outcome]>,
+    pub(crate) outcomes: Box<[ResultSpec]>,
 }
 
 impl Program {
@@ -161,7 +161,7 @@ impl Program {
         atoms: Vec<Atom>,
         slots: Vec<i64>,
         objects: Vec<Object>,
-        outcomes: Vec<Outcome>,
+        outcomes: Vec<ResultSpec>,
     ) -> Result<Self, Malformed> {
         let program = Self {
             atoms: atoms.into(),
@@ -179,13 +179,13 @@ impl Program {
     }
 
     /// What the program gives when it ends at this atom.
-    pub fn outcome_at(&self, atom: u16) -> &Outcome {
+    pub fn outcome_at(&self, atom: u16) -> &ResultSpec {
         &self.outcomes[usize::from(self.atoms[usize::from(atom)].outcome)]
     }
 
     /// Whether an atom may block whoever runs it, because the program says so.
     pub fn may_block(&self) -> bool {
-        self.atoms.iter().any(|atom| atom.flags.has(Flags::SYNC))
+        self.atoms.iter().any(|atom| atom.flags.has(AtomFlags::SYNC))
     }
 
     /// The objects, as they are before a run.
@@ -305,7 +305,7 @@ impl Program {
         if usize::from(atom.outcome) >= self.outcomes.len() {
             return Err(format!("outcome {} does not exist", atom.outcome));
         }
-        if atom.flags.has(Flags::ASYNC) && atom.flags.has(Flags::SYNC) {
+        if atom.flags.has(AtomFlags::ASYNC) && atom.flags.has(AtomFlags::SYNC) {
             return Err("is to be queued at once and never; leave out ASYNC or SYNC".to_owned());
         }
         Ok(())
@@ -367,19 +367,19 @@ impl Program {
         }
     }
 
-    fn check_outcome(&self, outcome: &Outcome) -> Result<(), String> {
+    fn check_outcome(&self, outcome: &ResultSpec) -> Result<(), String> {
         match outcome {
-            Outcome::Atom | Outcome::Nothing | Outcome::Constant(_) => Ok(()),
-            Outcome::Int(slot) | Outcome::Fd(slot) => self.check_slot(*slot),
-            Outcome::Bytes(span) | Outcome::Lease(span) => self.check_span(*span, false),
-            Outcome::Stat(first) => {
+            ResultSpec::Atom | ResultSpec::Nothing | ResultSpec::Constant(_) => Ok(()),
+            ResultSpec::Int(slot) | ResultSpec::Fd(slot) => self.check_slot(*slot),
+            ResultSpec::Bytes(span) | ResultSpec::Lease(span) => self.check_span(*span, false),
+            ResultSpec::Stat(first) => {
                 if usize::from(*first) + 16 > self.slots.len() {
                     return Err(format!("there are no 16 slots from {first} on"));
                 }
                 Ok(())
             }
-            Outcome::Address(object) => self.check_address(*object),
-            Outcome::Tuple(parts) => parts.iter().try_for_each(|part| self.check_outcome(part)),
+            ResultSpec::Address(object) => self.check_address(*object),
+            ResultSpec::Tuple(parts) => parts.iter().try_for_each(|part| self.check_outcome(part)),
         }
     }
 
@@ -415,7 +415,7 @@ impl Program {
         let atom = &self.atoms[idx];
         let next = (atom.next != NONE).then_some(usize::from(atom.next));
         let adjacent = Some(idx + 1)
-            .filter(|&it| atom.flags.has(Flags::SKIP_TO_NEXT_ON_STOP) && it < self.atoms.len());
+            .filter(|&it| atom.flags.has(AtomFlags::SKIP_TO_NEXT_ON_STOP) && it < self.atoms.len());
         next.into_iter().chain(adjacent)
     }
 }
@@ -428,22 +428,22 @@ fn malformed(place: &str, reason: &str) -> Malformed {
 mod tests {
     use super::*;
 
-    fn nop(next: u16, flags: Flags) -> Atom {
+    fn nop(next: u16, flags: AtomFlags) -> Atom {
         Atom { op: Op::Nop, words: [NONE; 6], result: NONE, next, flags, outcome: 0 }
     }
 
     fn build(atoms: Vec<Atom>) -> Result<Program, Malformed> {
-        Program::new(atoms, vec![0], vec![], vec![Outcome::Atom])
+        Program::new(atoms, vec![0], vec![], vec![ResultSpec::Atom])
     }
 
     #[test]
     fn stops_follow_the_sign_of_the_value() {
         let cases = [
-            (Flags::STOP_ON_NONZERO, [true, false, true]),
-            (Flags::STOP_ON_ZERO, [false, true, false]),
-            (Flags::STOP_ON_NEGATIVE, [true, false, false]),
-            (Flags::STOP_ON_NON_POSITIVE, [true, true, false]),
-            (Flags::default(), [false, false, false]),
+            (AtomFlags::STOP_ON_NONZERO, [true, false, true]),
+            (AtomFlags::STOP_ON_ZERO, [false, true, false]),
+            (AtomFlags::STOP_ON_NEGATIVE, [true, false, false]),
+            (AtomFlags::STOP_ON_NON_POSITIVE, [true, true, false]),
+            (AtomFlags::default(), [false, false, false]),
         ];
         for (flags, expected) in cases {
             assert_eq!(expected, [-1, 0, 1].map(|value| flags.stop_at(value)), "{flags:?}");
@@ -452,16 +452,17 @@ mod tests {
 
     #[test]
     fn a_loop_without_io_is_refused() {
-        let error = build(vec![nop(1, Flags::default()), nop(0, Flags::default())]).unwrap_err();
+        let error =
+            build(vec![nop(1, AtomFlags::default()), nop(0, AtomFlags::default())]).unwrap_err();
         assert_eq!("atom 0 (nop): leads into a loop that does no I/O", error.to_string());
-        let branch = Flags::SKIP_TO_NEXT_ON_STOP;
-        assert!(build(vec![nop(NONE, branch), nop(0, Flags::default())]).is_err());
-        assert!(build(vec![nop(1, branch), nop(NONE, Flags::default())]).is_ok());
+        let branch = AtomFlags::SKIP_TO_NEXT_ON_STOP;
+        assert!(build(vec![nop(NONE, branch), nop(0, AtomFlags::default())]).is_err());
+        assert!(build(vec![nop(1, branch), nop(NONE, AtomFlags::default())]).is_ok());
     }
 
     #[test]
     fn what_does_not_exist_is_named() {
-        let mut atom = nop(NONE, Flags::default());
+        let mut atom = nop(NONE, AtomFlags::default());
         atom.result = 1;
         assert_eq!(
             "atom 0 (nop): slot 1 does not exist",
@@ -469,7 +470,7 @@ mod tests {
         );
         assert_eq!(
             "atom 0 (nop): the next atom, 7, does not exist",
-            build(vec![nop(7, Flags::default())]).unwrap_err().to_string()
+            build(vec![nop(7, AtomFlags::default())]).unwrap_err().to_string()
         );
     }
 }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use super::memory::{Access, Frame, Memory};
 use super::op::Op;
 use super::prepare::Details;
-use super::program::{Atom, Flags, NONE, Outcome, Program, Span};
+use super::program::{Atom, AtomFlags, NONE, Program, ResultSpec, Span};
 use super::syscall;
 use crate::buffers::BufferPool;
 
 /// Who is given runs that have ended.
-pub trait Outlet: Send + Sync {
+pub trait CompletionSink: Send + Sync {
     /// Take these runs; called by an engine's thread.
     fn deliver(&self, runs: &mut Vec<Box<Run>>);
 }
@@ -100,7 +100,7 @@ pub struct Run {
     /// The owner's own, untouched.
     pub token: u64,
     /// Who is given the run when it has ended.
-    pub outlet: Option<Arc<dyn Outlet>>,
+    pub sink: Option<Arc<dyn CompletionSink>>,
 }
 
 // SAFETY: the pointers in the details lead into the run's own memory, which moves along with it.
@@ -133,7 +133,7 @@ impl Run {
             group: 0,
             timeout_ns: 0,
             token: 0,
-            outlet: None,
+            sink: None,
         }
     }
 
@@ -147,7 +147,7 @@ impl Run {
         (self.at, self.progress, self.failed_after, self.deadline_ns) = (0, 0, 0, 0);
         (self.id, self.group, self.token, self.timeout_ns) = (0, 0, 0, 0);
         (self.prospect, self.end) = (Prospect::Open, None);
-        self.outlet = None;
+        self.sink = None;
     }
 
     /// Give a variable its value, before the run begins.
@@ -204,14 +204,14 @@ impl Run {
     #[inline]
     pub(crate) fn is_to_be_tried(&self, tries: bool) -> bool {
         match self.prospect {
-            Prospect::Open => tries && !self.flags().has(Flags::ASYNC),
+            Prospect::Open => tries && !self.flags().has(AtomFlags::ASYNC),
             Prospect::Ready => true,
             Prospect::Blocked => false,
         }
     }
 
     #[inline]
-    pub(crate) fn flags(&self) -> Flags {
+    pub(crate) fn flags(&self) -> AtomFlags {
         self.program.atoms[usize::from(self.at)].flags
     }
 
@@ -344,7 +344,7 @@ impl Run {
         }
         if atom.flags.stop_at(value) {
             let adjacent = self.at + 1;
-            if atom.flags.has(Flags::SKIP_TO_NEXT_ON_STOP) {
+            if atom.flags.has(AtomFlags::SKIP_TO_NEXT_ON_STOP) {
                 if usize::from(adjacent) < self.program.atoms.len() {
                     self.at = adjacent;
                     return Flow::On;
@@ -449,13 +449,13 @@ impl Run {
         self.finish(-i64::from(errno), true);
     }
 
-    /// A run that has ended with this errno in this one's place, and goes to its outlet. It has none of
+    /// A run that has ended with this errno in this one's place, and goes to its sink. It has none of
     /// this one's memory: the kernel may be using that.
     pub(crate) fn stand_in(&mut self, errno: i32) -> Box<Self> {
         let mut it = Box::new(Self::new(Arc::clone(&self.program), Arc::clone(&self.pool)));
         (it.id, it.group, it.token) = (self.id, self.group, self.token);
         (it.at, it.timeout_ns) = (self.at, self.timeout_ns);
-        it.outlet = self.outlet.take();
+        it.sink = self.sink.take();
         let (atom, value, progress) = (self.at, -i64::from(errno), self.progress);
         it.end = Some(End { atom, value, is_failure: true, progress });
         it
@@ -463,7 +463,9 @@ impl Run {
 
     fn finish(&mut self, value: i64, is_failure: bool) -> Flow {
         let is_failure = is_failure
-            || value < 0 && self.op().is_io() && *self.program.outcome_at(self.at) == Outcome::Atom;
+            || value < 0
+                && self.op().is_io()
+                && *self.program.outcome_at(self.at) == ResultSpec::Atom;
         self.end = Some(End { atom: self.at, value, is_failure, progress: self.failed_after });
         self.close_conduit();
         if !self.opened.is_empty() {
@@ -478,7 +480,7 @@ impl Run {
         if !is_failure {
             let program = Arc::clone(&self.program);
             match program.outcome_at(self.at) {
-                Outcome::Atom if self.op().opens() => handed_over.push(value as i32),
+                ResultSpec::Atom if self.op().opens() => handed_over.push(value as i32),
                 outcome => self.collect_descriptors(outcome, &mut handed_over),
             }
         }
@@ -494,10 +496,10 @@ impl Run {
         self.settle_descriptors();
     }
 
-    fn collect_descriptors(&self, outcome: &Outcome, into: &mut Vec<i32>) {
+    fn collect_descriptors(&self, outcome: &ResultSpec, into: &mut Vec<i32>) {
         match outcome {
-            Outcome::Fd(slot) => into.push(self.frame.slot(*slot) as i32),
-            Outcome::Tuple(parts) => {
+            ResultSpec::Fd(slot) => into.push(self.frame.slot(*slot) as i32),
+            ResultSpec::Tuple(parts) => {
                 parts.iter().for_each(|part| self.collect_descriptors(part, into));
             }
             _ => {}

@@ -1,6 +1,6 @@
 //! Work for threads beside the dispatcher: functions that may block, and so do not start in its stack.
 //!
-//! Guarded by the host lock, as the roster is. While work waits, one thread is on its way to it and no more:
+//! Guarded by the host lock, as the registry is. While work waits, one thread is on its way to it and no more:
 //! it takes the first piece, has another thread called for the rest, and begins. A thread that does not block
 //! therefore does all of the work by itself, one piece after the other, and one that blocks holds up nothing.
 //!
@@ -9,8 +9,8 @@
 
 use std::collections::VecDeque;
 
-use super::role::RunnerId;
-use super::roster::Roster;
+use super::registry::WorkerRegistry;
+use super::role::WorkerId;
 use crate::pools::{IN_A_ROW_MAX, Priority};
 
 /// How long a look at who computes stays good, in nanoseconds.
@@ -25,10 +25,10 @@ const LATELY_NS: u64 = 50_000_000;
 pub enum Summons {
     /// No work waits, or a thread is on its way.
     Nobody,
-    /// Ring this thread's bell: it stands by.
-    Ring(RunnerId),
+    /// WakeReason this thread's parker: it stands by.
+    Unpark(WorkerId),
     /// Start this thread.
-    Spawn(RunnerId),
+    Spawn(WorkerId),
     /// There is no thread left. One that is through with its work takes what waits.
     Full,
 }
@@ -36,7 +36,7 @@ pub enum Summons {
 /// A thread that is at work.
 #[derive(Debug)]
 struct AtWork {
-    runner: RunnerId,
+    worker: WorkerId,
     began_ns: u64,
     /// How much of a CPU the thread had used when its piece of work began, and at the last look.
     cpu_before_ns: u64,
@@ -108,15 +108,15 @@ impl<J> Beside<J> {
     }
 
     /// Which thread to call, so that what waits is done. It is on its way then.
-    pub fn summon(&mut self, roster: &mut Roster) -> Summons {
+    pub fn summon(&mut self, registry: &mut WorkerRegistry) -> Summons {
         if self.is_empty() || self.is_summoned {
             return Summons::Nobody;
         }
-        match roster.appoint() {
+        match registry.appoint() {
             None => Summons::Full,
-            Some((runner, is_new)) => {
+            Some((worker, is_new)) => {
                 self.is_summoned = true;
-                if is_new { Summons::Spawn(runner) } else { Summons::Ring(runner) }
+                if is_new { Summons::Spawn(worker) } else { Summons::Unpark(worker) }
             }
         }
     }
@@ -132,7 +132,7 @@ impl<J> Beside<J> {
     }
 
     /// Whether one more may begin; `cpu_ns` tells how much of a CPU a thread has used.
-    pub fn may_begin(&mut self, now_ns: u64, cpu_ns: impl Fn(RunnerId) -> Option<u64>) -> bool {
+    pub fn may_begin(&mut self, now_ns: u64, cpu_ns: impl Fn(WorkerId) -> Option<u64>) -> bool {
         if self.at_work.len() < self.n_computing_max {
             return true;
         }
@@ -141,7 +141,7 @@ impl<J> Beside<J> {
             self.n_computing = self
                 .at_work
                 .iter_mut()
-                .filter_map(|it| it.computes(now_ns, cpu_ns(it.runner)?).then_some(()))
+                .filter_map(|it| it.computes(now_ns, cpu_ns(it.worker)?).then_some(()))
                 .count();
         }
         self.n_computing < self.n_computing_max
@@ -161,9 +161,9 @@ impl<J> Beside<J> {
     }
 
     /// A thread begins a piece of work, having used so much of a CPU before.
-    pub fn begins(&mut self, runner: RunnerId, now_ns: u64, cpu_before_ns: u64) {
+    pub fn begins(&mut self, worker: WorkerId, now_ns: u64, cpu_before_ns: u64) {
         self.at_work.push(AtWork {
-            runner,
+            worker,
             began_ns: now_ns,
             cpu_before_ns,
             cpu_ns: cpu_before_ns,
@@ -172,8 +172,8 @@ impl<J> Beside<J> {
     }
 
     /// It is through with it; when it began.
-    pub fn ends(&mut self, runner: RunnerId) -> Option<u64> {
-        let at = self.at_work.iter().rposition(|it| it.runner == runner)?;
+    pub fn ends(&mut self, worker: WorkerId) -> Option<u64> {
+        let at = self.at_work.iter().rposition(|it| it.worker == worker)?;
         Some(self.at_work.swap_remove(at).began_ns)
     }
 
@@ -202,51 +202,51 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn summoned(beside: &mut Beside<u32>, roster: &mut Roster) -> RunnerId {
-        match beside.summon(roster) {
-            Summons::Ring(runner) | Summons::Spawn(runner) => runner,
+    fn summoned(beside: &mut Beside<u32>, registry: &mut WorkerRegistry) -> WorkerId {
+        match beside.summon(registry) {
+            Summons::Unpark(worker) | Summons::Spawn(worker) => worker,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn one_thread_is_on_its_way_while_work_waits() {
-        let (mut beside, mut roster) = (Beside::new(2), Roster::new(4));
-        assert_eq!(Summons::Nobody, beside.summon(&mut roster));
+        let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(4));
+        assert_eq!(Summons::Nobody, beside.summon(&mut registry));
         beside.submit(Priority::Normal, 1);
         beside.submit(Priority::Normal, 2);
-        summoned(&mut beside, &mut roster);
-        assert_eq!(Summons::Nobody, beside.summon(&mut roster));
+        summoned(&mut beside, &mut registry);
+        assert_eq!(Summons::Nobody, beside.summon(&mut registry));
         beside.arrived();
         assert_eq!(Some(1), beside.take());
         // For the rest.
-        summoned(&mut beside, &mut roster);
+        summoned(&mut beside, &mut registry);
         beside.arrived();
         assert_eq!(Some(2), beside.take());
-        assert_eq!(Summons::Nobody, beside.summon(&mut roster));
+        assert_eq!(Summons::Nobody, beside.summon(&mut registry));
     }
 
     #[test]
     fn a_thread_that_stands_by_is_called_before_one_is_started() {
-        let (mut beside, mut roster) = (Beside::new(2), Roster::new(4));
+        let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(4));
         beside.submit(Priority::Normal, 1);
-        let first = summoned(&mut beside, &mut roster);
+        let first = summoned(&mut beside, &mut registry);
         beside.arrived();
         beside.take();
-        roster.stand_by(first);
+        registry.stand_by(first);
         beside.submit(Priority::Normal, 2);
-        assert_eq!(Summons::Ring(first), beside.summon(&mut roster));
+        assert_eq!(Summons::Unpark(first), beside.summon(&mut registry));
     }
 
     #[test]
     fn without_threads_work_waits_for_one_that_is_through() {
-        let (mut beside, mut roster) = (Beside::new(2), Roster::new(1));
+        let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(1));
         beside.submit(Priority::Normal, 1);
         beside.submit(Priority::Normal, 2);
-        summoned(&mut beside, &mut roster);
+        summoned(&mut beside, &mut registry);
         beside.arrived();
         assert_eq!(Some(1), beside.take());
-        assert_eq!(Summons::Full, beside.summon(&mut roster));
+        assert_eq!(Summons::Full, beside.summon(&mut registry));
         assert_eq!(Some(2), beside.take());
     }
 
@@ -269,25 +269,25 @@ mod tests {
     #[test]
     fn few_threads_compute_at_once_and_any_number_is_blocked() {
         let mut beside = Beside::<u32>::new(2);
-        let runners: Vec<_> = (1..10).map(RunnerId::new).collect();
+        let workers: Vec<_> = (1..10).map(WorkerId::new).collect();
         // Blocked ones use no CPU.
-        for (now, &runner) in runners[..4].iter().enumerate() {
+        for (now, &worker) in workers[..4].iter().enumerate() {
             assert!(beside.may_begin(now as u64 * 10 * MS, |_| Some(0)));
-            beside.begins(runner, now as u64 * 10 * MS, 0);
+            beside.begins(worker, now as u64 * 10 * MS, 0);
         }
         // Two of them compute, and are seen to by the second look.
-        let computing = |it: RunnerId| Some(if it.index() <= 2 { 3 * MS } else { 0 });
+        let computing = |it: WorkerId| Some(if it.index() <= 2 { 3 * MS } else { 0 });
         assert!(!beside.may_begin(100 * MS, computing));
         // A look stays good for a while.
         assert!(!beside.may_begin(101 * MS, |_| Some(0)));
         // They block: nothing has changed for long.
         assert!(beside.may_begin(200 * MS, computing));
         // One goes on.
-        let one = |it: RunnerId| Some(if it.index() == 1 { 9 * MS } else { 0 });
+        let one = |it: WorkerId| Some(if it.index() == 1 { 9 * MS } else { 0 });
         assert!(beside.may_begin(300 * MS, one));
-        beside.begins(runners[8], 300 * MS, 0);
-        assert_eq!(Some(300 * MS), beside.ends(runners[8]));
-        assert_eq!(None, beside.ends(runners[8]));
+        beside.begins(workers[8], 300 * MS, 0);
+        assert_eq!(Some(300 * MS), beside.ends(workers[8]));
+        assert_eq!(None, beside.ends(workers[8]));
         assert_eq!(4, beside.n_at_work());
     }
 }

@@ -6,16 +6,16 @@
 
 use std::collections::BTreeMap;
 
-use super::role::RunnerId;
+use super::role::WorkerId;
 
 /// What belongs to threads; `S` is a step of a task.
 #[derive(Debug)]
 pub struct Bound<S> {
-    threads: BTreeMap<usize, Thread<S>>,
+    threads: BTreeMap<usize, BoundThread<S>>,
 }
 
 #[derive(Debug)]
-struct Thread<S> {
+struct BoundThread<S> {
     /// How many things belong to it.
     n_ties: usize,
     /// What is to go on there.
@@ -30,44 +30,44 @@ impl<S> Default for Bound<S> {
 
 impl<S> Bound<S> {
     /// Something more belongs to a thread.
-    pub fn tie(&mut self, runner: RunnerId) {
-        self.thread(runner).n_ties += 1;
+    pub fn tie(&mut self, worker: WorkerId) {
+        self.thread(worker).n_ties += 1;
     }
 
     /// Something belongs to it no more; whether that was the last.
-    pub fn untie(&mut self, runner: RunnerId) -> bool {
-        let thread = self.thread(runner);
+    pub fn untie(&mut self, worker: WorkerId) -> bool {
+        let thread = self.thread(worker);
         thread.n_ties = thread.n_ties.saturating_sub(1);
-        self.tidy(runner);
-        !self.is_tied(runner)
+        self.tidy(worker);
+        !self.is_tied(worker)
     }
 
     /// Whether something belongs to a thread: it has to stay.
-    pub fn is_tied(&self, runner: RunnerId) -> bool {
-        self.threads.get(&runner.index()).is_some_and(|it| it.n_ties > 0)
+    pub fn is_tied(&self, worker: WorkerId) -> bool {
+        self.threads.get(&worker.index()).is_some_and(|it| it.n_ties > 0)
     }
 
     /// Have a thread take a step when it next has the role.
-    pub fn hand_over(&mut self, runner: RunnerId, step: S) {
-        self.thread(runner).steps.push(step);
+    pub fn hand_over(&mut self, worker: WorkerId, step: S) {
+        self.thread(worker).steps.push(step);
     }
 
     /// Whether a thread has steps to take.
-    pub fn has_steps(&self, runner: RunnerId) -> bool {
-        self.threads.get(&runner.index()).is_some_and(|it| !it.steps.is_empty())
+    pub fn has_steps(&self, worker: WorkerId) -> bool {
+        self.threads.get(&worker.index()).is_some_and(|it| !it.steps.is_empty())
     }
 
     /// The steps that a thread has to take, in order. It has the role.
-    pub fn take_steps(&mut self, runner: RunnerId) -> Vec<S> {
-        let steps = self.threads.get_mut(&runner.index()).map(|it| std::mem::take(&mut it.steps));
-        self.tidy(runner);
+    pub fn take_steps(&mut self, worker: WorkerId) -> Vec<S> {
+        let steps = self.threads.get_mut(&worker.index()).map(|it| std::mem::take(&mut it.steps));
+        self.tidy(worker);
         steps.unwrap_or_default()
     }
 
     /// Give back steps that could not be taken: they are the first again.
-    pub fn put_back(&mut self, runner: RunnerId, steps: impl IntoIterator<Item = S>) {
-        self.thread(runner).steps.splice(0..0, steps);
-        self.tidy(runner);
+    pub fn put_back(&mut self, worker: WorkerId, steps: impl IntoIterator<Item = S>) {
+        self.thread(worker).steps.splice(0..0, steps);
+        self.tidy(worker);
     }
 
     /// Every step that is to be taken.
@@ -80,16 +80,16 @@ impl<S> Bound<S> {
         std::mem::take(&mut self.threads).into_values().flat_map(|it| it.steps).collect()
     }
 
-    fn thread(&mut self, runner: RunnerId) -> &mut Thread<S> {
+    fn thread(&mut self, worker: WorkerId) -> &mut BoundThread<S> {
         self.threads
-            .entry(runner.index())
-            .or_insert_with(|| Thread { n_ties: 0, steps: Vec::new() })
+            .entry(worker.index())
+            .or_insert_with(|| BoundThread { n_ties: 0, steps: Vec::new() })
     }
 
-    fn tidy(&mut self, runner: RunnerId) {
-        let is_over = |it: &Thread<S>| it.n_ties == 0 && it.steps.is_empty();
-        if self.threads.get(&runner.index()).is_some_and(is_over) {
-            self.threads.remove(&runner.index());
+    fn tidy(&mut self, worker: WorkerId) {
+        let is_over = |it: &BoundThread<S>| it.n_ties == 0 && it.steps.is_empty();
+        if self.threads.get(&worker.index()).is_some_and(is_over) {
+            self.threads.remove(&worker.index());
         }
     }
 }
@@ -101,19 +101,19 @@ mod tests {
     #[test]
     fn a_thread_is_free_when_nothing_belongs_to_it_any_more() {
         let mut bound = Bound::<u32>::default();
-        let runner = RunnerId::new(3);
-        assert!(!bound.is_tied(runner));
-        bound.tie(runner);
-        bound.tie(runner);
-        assert!(!bound.untie(runner));
-        assert!(bound.is_tied(runner) && !bound.is_tied(RunnerId::HOME));
-        assert!(bound.untie(runner));
+        let worker = WorkerId::new(3);
+        assert!(!bound.is_tied(worker));
+        bound.tie(worker);
+        bound.tie(worker);
+        assert!(!bound.untie(worker));
+        assert!(bound.is_tied(worker) && !bound.is_tied(WorkerId::HOME));
+        assert!(bound.untie(worker));
     }
 
     #[test]
     fn steps_wait_for_their_own_thread_in_order() {
         let mut bound = Bound::default();
-        let (home, other) = (RunnerId::HOME, RunnerId::new(1));
+        let (home, other) = (WorkerId::HOME, WorkerId::new(1));
         for step in [1, 2, 3] {
             bound.hand_over(home, step);
         }

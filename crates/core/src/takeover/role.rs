@@ -1,31 +1,31 @@
 //! The role and the protocol by which it moves: call, take over, return, doze and wake.
 //!
-//! Whoever changes the role holds the host lock; who merely looks (the watcher) does not. A number
+//! Whoever changes the role holds the host lock; who merely looks (the monitor) does not. A number
 //! says what the dispatcher does: odd while it is inside a threadlet, and never the same twice.
 
 use std::fmt;
 use std::sync::OnceLock;
 
-use super::bell::{Bell, Ring};
-use super::record::Record;
-use super::roster::{Attendance, Boundary, Roster, Taken};
+use super::parker::{Parker, WakeReason};
+use super::registry::{Attendance, Boundary, Taken, WorkerRegistry};
+use super::slot::WorkerSlot;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Names a thread that can hold the role. Numbers are used again after a thread has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RunnerId(u32);
+pub struct WorkerId(u32);
 
-impl RunnerId {
+impl WorkerId {
     /// The thread that runs the loop: the role begins and ends there.
     pub const HOME: Self = Self(0);
-    /// No runner.
+    /// No worker.
     pub const NOBODY: Self = Self(u32::MAX);
 
     pub(super) fn new(number: usize) -> Self {
         Self(number as u32)
     }
 
-    /// The position among all runners; home is 0.
+    /// The position among all workers; home is 0.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -33,16 +33,16 @@ impl RunnerId {
 
 /// Which watchers are awake.
 ///
-/// A bit is cleared by its watcher alone, before it looks whether the dispatcher is inside a
+/// A bit is cleared by its monitor alone, before it looks whether the dispatcher is inside a
 /// threadlet; it is set by the dispatcher alone, after it has said that it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Watching(u32);
+pub struct Awake(u32);
 
-impl Watching {
-    /// The runner on watch. Cannot be set while nobody is on watch.
-    pub const DUTY: Self = Self(1);
-    /// The sentinel. Stays set where there is none.
-    pub const SENTINEL: Self = Self(1 << 1);
+impl Awake {
+    /// The worker on watch. Cannot be set while nobody is on watch.
+    pub const MONITOR: Self = Self(1);
+    /// The idle_monitor. Stays set where there is none.
+    pub const IDLE_MONITOR: Self = Self(1 << 1);
     const ALL: Self = Self(3);
 
     fn lacks(self, other: Self) -> bool {
@@ -50,9 +50,9 @@ impl Watching {
     }
 }
 
-impl fmt::Debug for Watching {
+impl fmt::Debug for Awake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [(Self::DUTY, "DUTY"), (Self::SENTINEL, "SENTINEL")];
+        let names = [(Self::MONITOR, "MONITOR"), (Self::IDLE_MONITOR, "IDLE_MONITOR")];
         let set = names.iter().filter(|(it, _)| !self.lacks(*it)).map(|it| it.1);
         f.debug_set().entries(set).finish()
     }
@@ -62,9 +62,9 @@ impl fmt::Debug for Watching {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Called {
     /// Call the function, then `leave` with this number.
-    Watched(u64),
+    Monitored(u64),
     /// The same, once `attend` has seen to it that somebody watches.
-    Unwatched(u64),
+    Unmonitored(u64),
     /// This thread does not hold the role, or is inside a threadlet already: nothing to protect.
     Inside,
 }
@@ -77,10 +77,10 @@ pub struct Role {
     owner: AtomicU32,
     watching: AtomicU32,
     /// Who is on watch. Written with the host lock held.
-    duty: AtomicU32,
-    /// The sentinel's bell.
-    pub sentinel: Bell,
-    records: Box<[OnceLock<Box<Record>>]>,
+    monitor: AtomicU32,
+    /// The idle_monitor's parker.
+    pub idle_monitor: Parker,
+    slots: Box<[OnceLock<Box<WorkerSlot>>]>,
 }
 
 impl fmt::Debug for Role {
@@ -88,7 +88,7 @@ impl fmt::Debug for Role {
         f.debug_struct("Role")
             .field("seq", &self.seq.load(Ordering::Relaxed))
             .field("owner", &self.owner())
-            .field("watching", &Watching(self.watching.load(Ordering::Relaxed)))
+            .field("watching", &Awake(self.watching.load(Ordering::Relaxed)))
             .finish_non_exhaustive()
     }
 }
@@ -98,32 +98,32 @@ impl Role {
     pub fn new(n_threads_max: usize) -> Self {
         Self {
             seq: AtomicU64::new(0),
-            owner: AtomicU32::new(RunnerId::NOBODY.0),
+            owner: AtomicU32::new(WorkerId::NOBODY.0),
             watching: AtomicU32::new(0),
-            duty: AtomicU32::new(RunnerId::NOBODY.0),
-            sentinel: Bell::default(),
-            records: (0..=n_threads_max).map(|_| OnceLock::new()).collect(),
+            monitor: AtomicU32::new(WorkerId::NOBODY.0),
+            idle_monitor: Parker::default(),
+            slots: (0..=n_threads_max).map(|_| OnceLock::new()).collect(),
         }
     }
 
-    /// What can be seen of a runner's thread from outside.
-    pub fn record(&self, runner: RunnerId) -> &Record {
-        self.records[runner.index()].get_or_init(Box::default)
+    /// What can be seen of a worker's thread from outside.
+    pub fn slot(&self, worker: WorkerId) -> &WorkerSlot {
+        self.slots[worker.index()].get_or_init(Box::default)
     }
 
     /// Who holds the role; `None` while the loop does not run.
-    pub fn owner(&self) -> Option<RunnerId> {
+    pub fn owner(&self) -> Option<WorkerId> {
         named(self.owner.load(Ordering::SeqCst))
     }
 
     /// Whether `me` holds the role.
-    pub fn is_held_by(&self, me: RunnerId) -> bool {
+    pub fn is_held_by(&self, me: WorkerId) -> bool {
         self.owner.load(Ordering::Relaxed) == me.0
     }
 
     /// Who is on watch.
-    pub fn on_duty(&self) -> Option<RunnerId> {
-        named(self.duty.load(Ordering::SeqCst))
+    pub fn monitor(&self) -> Option<WorkerId> {
+        named(self.monitor.load(Ordering::SeqCst))
     }
 
     /// What the dispatcher does: odd while it is inside a threadlet.
@@ -133,29 +133,29 @@ impl Role {
 
     // -- the dispatcher: host lock held ----------------------------------------------------------
 
-    /// Whether this runner dispatches, and is in no threadlet.
-    pub fn may_enter(&self, me: RunnerId) -> bool {
+    /// Whether this worker dispatches, and is in no threadlet.
+    pub fn may_enter(&self, me: WorkerId) -> bool {
         !is_inside(self.seq.load(Ordering::Relaxed)) && self.is_held_by(me)
     }
 
     /// Begin a call.
-    pub fn enter(&self, me: RunnerId) -> Called {
+    pub fn enter(&self, me: WorkerId) -> Called {
         let seq = self.seq.load(Ordering::Relaxed);
         if !self.may_enter(me) {
             return Called::Inside;
         }
-        // First say that a threadlet runs, then look who watches: a watcher that dozes off does the
+        // First say that a threadlet runs, then look who watches: a monitor that dozes off does the
         // reverse, so that at least one of the two sees the other.
         self.seq.store(seq + 1, Ordering::SeqCst);
-        if self.watching.load(Ordering::SeqCst) == Watching::ALL.0 {
-            Called::Watched(seq + 1)
+        if self.watching.load(Ordering::SeqCst) == Awake::ALL.0 {
+            Called::Monitored(seq + 1)
         } else {
-            Called::Unwatched(seq + 1)
+            Called::Unmonitored(seq + 1)
         }
     }
 
     /// End a call; whether the role is still ours. If not, `ask` for it.
-    pub fn leave(&self, me: RunnerId, seq: u64) -> bool {
+    pub fn leave(&self, me: WorkerId, seq: u64) -> bool {
         let kept = self.is_held_by(me) && self.seq.load(Ordering::Relaxed) == seq;
         if kept {
             self.seq.store(seq + 1, Ordering::Release);
@@ -164,57 +164,57 @@ impl Role {
     }
 
     /// See to it that somebody watches. After `Full` nobody does: `leave` without calling.
-    pub fn attend(&self, roster: &mut Roster) -> Attendance {
-        let mut attendance = Attendance::Watched;
-        if self.on_duty().is_none() {
-            let Some((runner, is_new)) = roster.appoint() else { return Attendance::Full };
-            self.duty.store(runner.0, Ordering::SeqCst);
+    pub fn attend(&self, registry: &mut WorkerRegistry) -> Attendance {
+        let mut attendance = Attendance::Monitored;
+        if self.monitor().is_none() {
+            let Some((worker, is_new)) = registry.appoint() else { return Attendance::Full };
+            self.monitor.store(worker.0, Ordering::SeqCst);
             if is_new {
-                attendance = Attendance::Spawn(runner);
+                attendance = Attendance::Spawn(worker);
             } else {
-                self.record(runner).bell.ring(Ring::WATCH);
+                self.slot(worker).parker.unpark(WakeReason::MONITOR);
             }
         }
-        let watching = Watching(self.watching.swap(Watching::ALL.0, Ordering::SeqCst));
-        if watching.lacks(Watching::DUTY)
-            && let Some(duty) = self.on_duty()
+        let watching = Awake(self.watching.swap(Awake::ALL.0, Ordering::SeqCst));
+        if watching.lacks(Awake::MONITOR)
+            && let Some(monitor) = self.monitor()
         {
-            self.record(duty).bell.ring(Ring::WAKE);
+            self.slot(monitor).parker.unpark(WakeReason::WAKE);
         }
-        if watching.lacks(Watching::SENTINEL) {
-            self.sentinel.ring(Ring::WAKE);
+        if watching.lacks(Awake::IDLE_MONITOR) {
+            self.idle_monitor.unpark(WakeReason::WAKE);
         }
         attendance
     }
 
     /// The thread that `attend` asked for could not be started.
-    pub fn not_spawned(&self, roster: &mut Roster, runner: RunnerId) {
+    pub fn not_spawned(&self, registry: &mut WorkerRegistry, worker: WorkerId) {
         self.relieve();
-        roster.not_spawned(runner);
+        registry.not_spawned(worker);
     }
 
     /// Between two requests: hand the role to the first who waits for it.
-    pub fn boundary(&self, roster: &mut Roster, me: RunnerId) -> Boundary {
+    pub fn boundary(&self, registry: &mut WorkerRegistry, me: WorkerId) -> Boundary {
         if !self.is_held_by(me) {
             return Boundary::Lost;
         }
-        let Some(next) = roster.next_grant() else { return Boundary::Kept };
+        let Some(next) = registry.next_grant() else { return Boundary::Kept };
         self.owner.store(next.0, Ordering::SeqCst);
-        self.record(next).bell.ring(Ring::GRANT);
+        self.slot(next).parker.unpark(WakeReason::GRANT);
         Boundary::Lost
     }
 
     /// Give the role up: the loop stops.
-    pub fn vacate(&self, roster: &mut Roster) {
-        roster.stop_polling();
-        self.owner.store(RunnerId::NOBODY.0, Ordering::SeqCst);
+    pub fn vacate(&self, registry: &mut WorkerRegistry) {
+        registry.stop_polling();
+        self.owner.store(WorkerId::NOBODY.0, Ordering::SeqCst);
     }
 
     // -- everybody else: host lock held ----------------------------------------------------------
 
     /// Take the role if the dispatcher can do without it: it is inside a threadlet, or waits for
     /// events, or there is none (then only home may). With the host lock held nobody races for it.
-    pub fn take(&self, roster: &mut Roster, me: RunnerId) -> Option<Taken> {
+    pub fn take(&self, registry: &mut WorkerRegistry, me: WorkerId) -> Option<Taken> {
         let seq = self.seq.load(Ordering::Relaxed);
         let taken = match self.owner() {
             Some(owner) if owner == me => return Some(Taken::Vacant),
@@ -222,8 +222,8 @@ impl Role {
                 self.seq.store(seq + 1, Ordering::SeqCst);
                 Taken::FromThreadlet(owner)
             }
-            Some(_) if roster.stop_polling() => Taken::FromPoll,
-            None if me == RunnerId::HOME => Taken::Vacant,
+            Some(_) if registry.stop_polling() => Taken::FromPoll,
+            None if me == WorkerId::HOME => Taken::Vacant,
             _ => return None,
         };
         self.owner.store(me.0, Ordering::SeqCst);
@@ -231,60 +231,65 @@ impl Role {
     }
 
     /// Take the role, or queue for it: then it comes with a `GRANT`.
-    pub fn ask(&self, roster: &mut Roster, me: RunnerId) -> Option<Taken> {
-        let taken = self.take(roster, me);
+    pub fn ask(&self, registry: &mut WorkerRegistry, me: WorkerId) -> Option<Taken> {
+        let taken = self.take(registry, me);
         if taken.is_none() {
-            roster.queue_for_grant(me);
+            registry.queue_for_grant(me);
         }
         taken
     }
 
     /// On watch: take the role from inside call `seq`, unless that is over. The watch is vacant
     /// then.
-    pub fn take_over(&self, roster: &mut Roster, me: RunnerId, seq: u64) -> Option<Taken> {
+    pub fn take_over(
+        &self,
+        registry: &mut WorkerRegistry,
+        me: WorkerId,
+        seq: u64,
+    ) -> Option<Taken> {
         if self.seq.load(Ordering::Relaxed) != seq || self.owner().is_none() {
             return None;
         }
-        let taken = self.take(roster, me)?;
+        let taken = self.take(registry, me)?;
         self.relieve();
         Some(taken)
     }
 
     /// Leave the watch vacant.
     pub fn relieve(&self) {
-        self.watching.fetch_and(!Watching::DUTY.0, Ordering::SeqCst);
-        self.duty.store(RunnerId::NOBODY.0, Ordering::SeqCst);
+        self.watching.fetch_and(!Awake::MONITOR.0, Ordering::SeqCst);
+        self.monitor.store(WorkerId::NOBODY.0, Ordering::SeqCst);
     }
 
     // -- watchers: no lock -----------------------------------------------------------------------
 
     /// The call that the dispatcher is inside, and who the dispatcher is.
-    pub fn inside(&self) -> Option<(u64, RunnerId)> {
+    pub fn inside(&self) -> Option<(u64, WorkerId)> {
         let seq = self.seq();
         let owner = self.owner()?;
         is_inside(seq).then_some((seq, owner))
     }
 
-    /// Say that this watcher dozes off; `false`: it must not, a threadlet has begun.
-    pub fn doze(&self, watcher: Watching) -> bool {
-        self.watching.fetch_and(!watcher.0, Ordering::SeqCst);
+    /// Say that this monitor dozes off; `false`: it must not, a threadlet has begun.
+    pub fn doze(&self, monitor: Awake) -> bool {
+        self.watching.fetch_and(!monitor.0, Ordering::SeqCst);
         if !is_inside(self.seq()) {
             return true;
         }
-        self.watching.fetch_or(watcher.0, Ordering::SeqCst);
+        self.watching.fetch_or(monitor.0, Ordering::SeqCst);
         false
     }
 
-    /// Say that this watcher dozes off although a threadlet runs: it has seen enough of it.
-    pub fn doze_until_next_call(&self, watcher: Watching) {
-        self.watching.fetch_and(!watcher.0, Ordering::SeqCst);
+    /// Say that this monitor dozes off although a threadlet runs: it has seen enough of it.
+    pub fn doze_until_next_call(&self, monitor: Awake) {
+        self.watching.fetch_and(!monitor.0, Ordering::SeqCst);
     }
 
-    /// Ring the end for every thread, the sentinel included.
+    /// WakeReason the end for every thread, the idle_monitor included.
     pub fn stop_all(&self) {
-        self.sentinel.ring(Ring::STOP);
-        for record in self.records.iter().filter_map(OnceLock::get) {
-            record.bell.ring(Ring::STOP);
+        self.idle_monitor.unpark(WakeReason::STOP);
+        for slot in self.slots.iter().filter_map(OnceLock::get) {
+            slot.parker.unpark(WakeReason::STOP);
         }
     }
 
@@ -292,22 +297,22 @@ impl Role {
 
     /// In the child of a fork only the thread that forked goes on: forget the others. `me` is that
     /// thread if it is one of ours; it holds the role then.
-    pub fn reset(&self, roster: &mut Roster, me: Option<RunnerId>) {
+    pub fn reset(&self, registry: &mut WorkerRegistry, me: Option<WorkerId>) {
         let seq = self.seq.load(Ordering::Relaxed);
         if is_inside(seq) && self.owner() != me {
             // The one inside is not here to leave.
             self.seq.store(seq + 1, Ordering::SeqCst);
         }
-        self.owner.store(me.unwrap_or(RunnerId::NOBODY).0, Ordering::SeqCst);
+        self.owner.store(me.unwrap_or(WorkerId::NOBODY).0, Ordering::SeqCst);
         self.relieve();
         self.watching.store(0, Ordering::SeqCst);
-        self.sentinel.reset();
-        for (idx, record) in self.records.iter().enumerate() {
-            if let Some(record) = record.get() {
-                record.reset(me == Some(RunnerId::new(idx)));
+        self.idle_monitor.reset();
+        for (idx, slot) in self.slots.iter().enumerate() {
+            if let Some(slot) = slot.get() {
+                slot.reset(me == Some(WorkerId::new(idx)));
             }
         }
-        roster.reset(me);
+        registry.reset(me);
     }
 }
 
@@ -315,25 +320,25 @@ fn is_inside(seq: u64) -> bool {
     seq & 1 == 1
 }
 
-fn named(owner: u32) -> Option<RunnerId> {
-    Some(RunnerId(owner)).filter(|&it| it != RunnerId::NOBODY)
+fn named(owner: u32) -> Option<WorkerId> {
+    Some(WorkerId(owner)).filter(|&it| it != WorkerId::NOBODY)
 }
 
 #[cfg(all(test, not(feature = "model")))]
 mod tests {
     use super::*;
 
-    const RUNNER: RunnerId = RunnerId(1);
+    const WORKER: WorkerId = WorkerId(1);
 
-    fn held_by_home() -> (Role, Roster) {
-        let (role, mut roster) = (Role::new(2), Roster::new(2));
-        assert_eq!(Some(Taken::Vacant), role.take(&mut roster, RunnerId::HOME));
-        (role, roster)
+    fn held_by_home() -> (Role, WorkerRegistry) {
+        let (role, mut registry) = (Role::new(2), WorkerRegistry::new(2));
+        assert_eq!(Some(Taken::Vacant), role.take(&mut registry, WorkerId::HOME));
+        (role, registry)
     }
 
-    fn enter(role: &Role, me: RunnerId) -> u64 {
+    fn enter(role: &Role, me: WorkerId) -> u64 {
         match role.enter(me) {
-            Called::Watched(seq) | Called::Unwatched(seq) => seq,
+            Called::Monitored(seq) | Called::Unmonitored(seq) => seq,
             Called::Inside => panic!("{me:?} does not hold the role, or is inside already"),
         }
     }
@@ -341,92 +346,96 @@ mod tests {
     #[test]
     fn a_call_that_is_not_taken_over_keeps_the_role() {
         let (role, _) = held_by_home();
-        let seq = enter(&role, RunnerId::HOME);
-        assert_eq!(Some((seq, RunnerId::HOME)), role.inside());
-        assert!(role.leave(RunnerId::HOME, seq));
+        let seq = enter(&role, WorkerId::HOME);
+        assert_eq!(Some((seq, WorkerId::HOME)), role.inside());
+        assert!(role.leave(WorkerId::HOME, seq));
         assert_eq!(None, role.inside());
     }
 
     #[test]
     fn a_call_inside_a_call_needs_no_protection() {
         let (role, _) = held_by_home();
-        let seq = enter(&role, RunnerId::HOME);
-        assert_eq!(Called::Inside, role.enter(RunnerId::HOME));
-        assert!(role.leave(RunnerId::HOME, seq));
+        let seq = enter(&role, WorkerId::HOME);
+        assert_eq!(Called::Inside, role.enter(WorkerId::HOME));
+        assert!(role.leave(WorkerId::HOME, seq));
     }
 
     #[test]
     fn the_role_is_taken_from_inside_a_threadlet_and_comes_back_at_a_boundary() {
-        let (role, mut roster) = held_by_home();
-        let seq = enter(&role, RunnerId::HOME);
-        let taken = role.take_over(&mut roster, RUNNER, seq);
-        assert_eq!(Some(Taken::FromThreadlet(RunnerId::HOME)), taken);
-        assert!(!role.leave(RunnerId::HOME, seq));
-        assert_eq!(None, role.ask(&mut roster, RunnerId::HOME));
-        assert_eq!(Boundary::Lost, role.boundary(&mut roster, RUNNER));
-        assert_eq!(Ring::GRANT, role.record(RunnerId::HOME).bell.hear(Ring::GRANT));
-        assert!(role.is_held_by(RunnerId::HOME));
-        assert_eq!(Boundary::Kept, role.boundary(&mut roster, RunnerId::HOME));
+        let (role, mut registry) = held_by_home();
+        let seq = enter(&role, WorkerId::HOME);
+        let taken = role.take_over(&mut registry, WORKER, seq);
+        assert_eq!(Some(Taken::FromThreadlet(WorkerId::HOME)), taken);
+        assert!(!role.leave(WorkerId::HOME, seq));
+        assert_eq!(None, role.ask(&mut registry, WorkerId::HOME));
+        assert_eq!(Boundary::Lost, role.boundary(&mut registry, WORKER));
+        assert_eq!(WakeReason::GRANT, role.slot(WorkerId::HOME).parker.take(WakeReason::GRANT));
+        assert!(role.is_held_by(WorkerId::HOME));
+        assert_eq!(Boundary::Kept, role.boundary(&mut registry, WorkerId::HOME));
     }
 
     #[test]
     fn a_call_that_is_over_cannot_be_taken_over() {
-        let (role, mut roster) = held_by_home();
-        let seq = enter(&role, RunnerId::HOME);
-        assert!(role.leave(RunnerId::HOME, seq));
-        assert_eq!(None, role.take_over(&mut roster, RUNNER, seq));
-        let _ = enter(&role, RunnerId::HOME);
-        assert_eq!(None, role.take_over(&mut roster, RUNNER, seq));
+        let (role, mut registry) = held_by_home();
+        let seq = enter(&role, WorkerId::HOME);
+        assert!(role.leave(WorkerId::HOME, seq));
+        assert_eq!(None, role.take_over(&mut registry, WORKER, seq));
+        let _ = enter(&role, WorkerId::HOME);
+        assert_eq!(None, role.take_over(&mut registry, WORKER, seq));
     }
 
     #[test]
     fn the_role_is_taken_from_a_dispatcher_that_waits_for_events_and_not_from_one_that_works() {
-        let (role, mut roster) = held_by_home();
-        assert_eq!(None, role.take(&mut roster, RUNNER));
-        roster.start_polling();
-        assert_eq!(Some(Taken::FromPoll), role.take(&mut roster, RUNNER));
-        assert_eq!(None, role.take(&mut roster, RunnerId::HOME));
+        let (role, mut registry) = held_by_home();
+        assert_eq!(None, role.take(&mut registry, WORKER));
+        registry.start_polling();
+        assert_eq!(Some(Taken::FromPoll), role.take(&mut registry, WORKER));
+        assert_eq!(None, role.take(&mut registry, WorkerId::HOME));
     }
 
     #[test]
     fn a_vacant_role_is_for_the_home_thread() {
-        let (role, mut roster) = held_by_home();
-        role.vacate(&mut roster);
-        assert_eq!(None, role.take(&mut roster, RUNNER));
-        assert_eq!(Some(Taken::Vacant), role.take(&mut roster, RunnerId::HOME));
+        let (role, mut registry) = held_by_home();
+        role.vacate(&mut registry);
+        assert_eq!(None, role.take(&mut registry, WORKER));
+        assert_eq!(Some(Taken::Vacant), role.take(&mut registry, WorkerId::HOME));
     }
 
     #[test]
     fn a_call_is_watched_by_a_new_thread_then_by_one_that_stands_by() {
-        let (role, mut roster) = held_by_home();
-        let Called::Unwatched(seq) = role.enter(RunnerId::HOME) else { panic!("nobody watches") };
-        let Attendance::Spawn(first) = role.attend(&mut roster) else { panic!("nobody is there") };
-        assert!(role.take_over(&mut roster, first, seq).is_some());
-        roster.stand_by(RUNNER);
-        let Called::Unwatched(_) = role.enter(first) else { panic!("nobody watches") };
-        assert_eq!(Attendance::Watched, role.attend(&mut roster));
-        assert_eq!(Ring::WATCH, role.record(RUNNER).bell.hear(Ring::WATCH));
+        let (role, mut registry) = held_by_home();
+        let Called::Unmonitored(seq) = role.enter(WorkerId::HOME) else { panic!("nobody watches") };
+        let Attendance::Spawn(first) = role.attend(&mut registry) else {
+            panic!("nobody is there")
+        };
+        assert!(role.take_over(&mut registry, first, seq).is_some());
+        registry.stand_by(WORKER);
+        let Called::Unmonitored(_) = role.enter(first) else { panic!("nobody watches") };
+        assert_eq!(Attendance::Monitored, role.attend(&mut registry));
+        assert_eq!(WakeReason::MONITOR, role.slot(WORKER).parker.take(WakeReason::MONITOR));
     }
 
     #[test]
     fn without_a_thread_to_watch_no_call_begins() {
-        let (role, mut roster) = (Role::new(1), Roster::new(1));
-        role.take(&mut roster, RunnerId::HOME);
-        let seq = enter(&role, RunnerId::HOME);
-        let Attendance::Spawn(first) = role.attend(&mut roster) else { panic!("nobody is there") };
-        role.take_over(&mut roster, first, seq);
-        let Called::Unwatched(seq) = role.enter(first) else { panic!("nobody watches") };
-        assert_eq!(Attendance::Full, role.attend(&mut roster));
+        let (role, mut registry) = (Role::new(1), WorkerRegistry::new(1));
+        role.take(&mut registry, WorkerId::HOME);
+        let seq = enter(&role, WorkerId::HOME);
+        let Attendance::Spawn(first) = role.attend(&mut registry) else {
+            panic!("nobody is there")
+        };
+        role.take_over(&mut registry, first, seq);
+        let Called::Unmonitored(seq) = role.enter(first) else { panic!("nobody watches") };
+        assert_eq!(Attendance::Full, role.attend(&mut registry));
         assert!(role.leave(first, seq));
     }
 
     #[test]
     fn nobody_dozes_while_a_threadlet_runs() {
         let (role, _) = held_by_home();
-        assert!(role.doze(Watching::DUTY));
-        let seq = enter(&role, RunnerId::HOME);
-        assert!(!role.doze(Watching::DUTY));
-        role.leave(RunnerId::HOME, seq);
-        assert!(role.doze(Watching::DUTY));
+        assert!(role.doze(Awake::MONITOR));
+        let seq = enter(&role, WorkerId::HOME);
+        assert!(!role.doze(Awake::MONITOR));
+        role.leave(WorkerId::HOME, seq);
+        assert!(role.doze(Awake::MONITOR));
     }
 }

@@ -38,7 +38,7 @@ pub struct Traces {
 
 impl Traces {
     /// Leave traces; called by the thread itself.
-    pub fn appear(&self, host: NonNull<c_void>) {
+    pub fn attach(&self, host: NonNull<c_void>) {
         self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), SeqCst);
         self.pid.store(std::process::id(), SeqCst);
         self.cpu.store(rseq::cpu_of_this_thread(), SeqCst);
@@ -46,7 +46,7 @@ impl Traces {
     }
 
     /// Wipe the traces, before the thread or its host's thread state ends.
-    pub fn vanish(&self) {
+    pub fn detach(&self) {
         self.wipe();
         // A reader needs some nanoseconds, unless it was preempted. In the child of a fork there is none.
         while self.n_readers.load(SeqCst) != 0 && self.pid.load(SeqCst) == std::process::id() {
@@ -119,14 +119,14 @@ impl Traces {
 
 /// What a thread has used of the machine since it began.
 #[derive(Debug, Clone, Copy)]
-pub struct Usage {
+pub struct ThreadUsage {
     /// Its time on a CPU.
     pub cpu_ns: u64,
     /// How often it has waited for something.
     pub n_waits: u64,
 }
 
-impl Usage {
+impl ThreadUsage {
     /// What this thread has used.
     pub fn of_this_thread() -> Self {
         // SAFETY: a plain structure, which the call fills.
@@ -268,13 +268,13 @@ mod tests {
     fn traces_are_there_until_they_are_wiped() {
         let traces = Traces::default();
         assert_eq!(None, traces.holds_lock(says_yes));
-        traces.appear(NonNull::dangling());
+        traces.attach(NonNull::dangling());
         assert_eq!(Some(true), traces.holds_lock(says_yes));
         assert_eq!(Some(true), traces.is_running());
         if let Some(cpu) = traces.cpu() {
             assert!(cpu < 4096, "{cpu} is no CPU");
         }
-        traces.vanish();
+        traces.detach();
         assert_eq!((None, None), (traces.holds_lock(says_yes), traces.cpu()));
     }
 
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn in_the_child_of_a_fork_only_the_thread_that_forked_leaves_traces() {
         let traces = Traces::default();
-        traces.appear(NonNull::dangling());
+        traces.attach(NonNull::dangling());
         traces.reset(true);
         assert_eq!(Some(true), traces.holds_lock(says_yes));
         traces.reset(false);
@@ -308,24 +308,24 @@ mod tests {
     #[test]
     fn wiping_in_the_child_of_a_fork_does_not_wait_for_the_readers_of_the_parent() {
         let traces = Traces::default();
-        traces.appear(NonNull::dangling());
+        traces.attach(NonNull::dangling());
         traces.n_readers.store(1, SeqCst);
         // What `appear` has written is the parent's.
         traces.pid.store(0, SeqCst);
-        traces.vanish();
+        traces.detach();
         assert_eq!(None, traces.holds_lock(says_yes));
     }
 
     #[test]
     fn a_thread_that_computes_uses_its_cpu_and_one_that_sleeps_waits() {
         let traces = Traces::default();
-        traces.appear(NonNull::dangling());
-        let (before, cpu_before) = (Usage::of_this_thread(), traces.cpu_ns().unwrap());
-        while Usage::of_this_thread().cpu_ns < before.cpu_ns + 3_000_000 {}
+        traces.attach(NonNull::dangling());
+        let (before, cpu_before) = (ThreadUsage::of_this_thread(), traces.cpu_ns().unwrap());
+        while ThreadUsage::of_this_thread().cpu_ns < before.cpu_ns + 3_000_000 {}
         assert!(traces.cpu_ns().unwrap() >= cpu_before + 2_000_000);
-        let before = Usage::of_this_thread();
+        let before = ThreadUsage::of_this_thread();
         std::thread::sleep(std::time::Duration::from_millis(1));
-        assert!(Usage::of_this_thread().n_waits > before.n_waits);
+        assert!(ThreadUsage::of_this_thread().n_waits > before.n_waits);
     }
 
     #[test]
@@ -348,10 +348,10 @@ mod tests {
         let asleep = std::sync::Barrier::new(2);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                traces.appear(NonNull::dangling());
+                traces.attach(NonNull::dangling());
                 asleep.wait();
                 asleep.wait();
-                traces.vanish();
+                traces.detach();
             });
             asleep.wait();
             // It goes to sleep within its second wait.

@@ -7,16 +7,16 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use threadlets_core::engine::{Engine, Kind};
-use threadlets_core::syslet::{Outlet, Run};
+use threadlets_core::engine::{Engine, EngineKind};
+use threadlets_core::syslet::{CompletionSink, Run};
 
 use crate::kit::*;
 
 struct Failing;
 
-impl Outlet for Failing {
+impl CompletionSink for Failing {
     fn deliver(&self, _runs: &mut Vec<Box<Run>>) {
-        panic!("the outlet fails, as it is told to");
+        panic!("the sink fails, as it is told to");
     }
 }
 
@@ -28,7 +28,7 @@ fn an_outlet_that_fails_keeps_no_other_from_its_runs() {
         let (one, mut other) = UnixStream::pair().unwrap();
         let mut runs: Vec<_> = (0..4).map(|_| world.prepare(&receiving(&one, 1))).collect();
         for idx in [0, 2] {
-            runs[idx].outlet = Some(Arc::new(Failing));
+            runs[idx].sink = Some(Arc::new(Failing));
         }
         world.engine.submit_many(runs).map_err(|(error, _)| error).unwrap();
         other.write_all(b"1234").unwrap();
@@ -45,7 +45,7 @@ fn the_runs_of_a_broken_ring_end_and_the_next_ones_get_another() {
     if real_kinds().iter().all(|it| it.name() != "uring") {
         return;
     }
-    let world = World::new(&Kind::Uring);
+    let world = World::new(&EngineKind::Uring);
     let (one, _other) = UnixStream::pair().unwrap();
     world.submit(&polling(one.as_raw_fd(), libc::POLLIN), 1);
     world.sync();

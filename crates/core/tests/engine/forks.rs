@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::fd::AsRawFd;
 
-use threadlets_core::engine::Kind;
+use threadlets_core::engine::EngineKind;
 use threadlets_core::syslet::Op;
 use threadlets_core::syslet::program::NONE;
 
@@ -28,7 +28,7 @@ fn in_a_child(claim: impl FnOnce() -> bool) -> i32 {
 #[test]
 fn an_engine_of_the_childs_own_waits_for_no_thread_of_the_parents() {
     let _alone = alone();
-    let world = World::new(&Kind::Workers);
+    let world = World::new(&EngineKind::Workers);
     let (one, other) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
     // There and back again, for ever: a thread is hardly ever not about to make such a call.
     let mut it = Builder::default();
@@ -42,7 +42,7 @@ fn an_engine_of_the_childs_own_waits_for_no_thread_of_the_parents() {
     world.submit(&it.build_as_led(), 0);
     let outcomes = (0..60).map(|_| {
         in_a_child(|| {
-            let world = World::new(&Kind::Workers);
+            let world = World::new(&EngineKind::Workers);
             // Every number that may be locked, whichever it is.
             (0..64).all(|_| {
                 let (reader, writer) = std::io::pipe().unwrap();

@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use threadlets_core::buffers::BufferPool;
-use threadlets_core::engine::{Engine, Kind, Simulation, uring_refusal};
+use threadlets_core::engine::{Engine, EngineKind, Simulation, uring_refusal};
 use threadlets_core::syslet::program::NONE;
-use threadlets_core::syslet::{Atom, Flags, Object, Op, Outcome, Outlet, Program, Run};
+use threadlets_core::syslet::{
+    Atom, AtomFlags, CompletionSink, Object, Op, Program, ResultSpec, Run,
+};
 
 /// Longer than anything takes that is not broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,7 +27,7 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// Every kind of engine that there is here.
-pub(crate) fn kinds() -> Vec<Kind> {
+pub(crate) fn kinds() -> Vec<EngineKind> {
     let mut kinds = real_kinds();
     kinds.push(simulated(1, 0.0, 0.0));
     kinds.push(simulated(2, 0.0, 0.7));
@@ -33,16 +35,16 @@ pub(crate) fn kinds() -> Vec<Kind> {
 }
 
 /// Those whose clock is the real one.
-pub(crate) fn real_kinds() -> Vec<Kind> {
-    let mut kinds = vec![Kind::Workers];
+pub(crate) fn real_kinds() -> Vec<EngineKind> {
+    let mut kinds = vec![EngineKind::Workers];
     if uring_refusal().is_none() {
-        kinds.push(Kind::Uring);
+        kinds.push(EngineKind::Uring);
     }
     kinds
 }
 
-pub(crate) fn simulated(seed: u64, error_rate: f64, short_rate: f64) -> Kind {
-    Kind::Simulated(Simulation { seed, error_rate, short_rate })
+pub(crate) fn simulated(seed: u64, error_rate: f64, short_rate: f64) -> EngineKind {
+    EngineKind::Simulated(Simulation { seed, error_rate, short_rate })
 }
 
 /// What the process has open.
@@ -87,7 +89,7 @@ pub(crate) struct Builder {
     objects: Vec<Object>,
 }
 
-pub(crate) const STOP: Flags = Flags::STOP_ON_NEGATIVE;
+pub(crate) const STOP: AtomFlags = AtomFlags::STOP_ON_NEGATIVE;
 
 impl Builder {
     pub(crate) fn slot(&mut self, value: i64) -> u16 {
@@ -124,7 +126,7 @@ impl Builder {
     }
 
     /// An atom that goes on with the adjacent one; its index.
-    pub(crate) fn atom(&mut self, op: Op, operands: &[u16], result: u16, flags: Flags) -> u16 {
+    pub(crate) fn atom(&mut self, op: Op, operands: &[u16], result: u16, flags: AtomFlags) -> u16 {
         let mut words = [NONE; 6];
         words[..operands.len()].copy_from_slice(operands);
         let at = self.atoms.len() as u16;
@@ -151,7 +153,7 @@ impl Builder {
     }
 
     pub(crate) fn build_as_led(self) -> Arc<Program> {
-        let outcomes = vec![Outcome::Atom];
+        let outcomes = vec![ResultSpec::Atom];
         Arc::new(Program::new(self.atoms, self.slots, self.objects, outcomes).unwrap())
     }
 }
@@ -162,10 +164,12 @@ pub(crate) fn copying(from: &Path, to: &Path, size: usize) -> Arc<Program> {
     let source = it.open(from, libc::O_RDONLY);
     let target = it.open(to, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC);
     let (buffer, n_read) = (it.buffer(size), it.slot(0));
-    let branch = Flags::from_bits(0b1100_0000);
-    assert!(branch.has(Flags::STOP_ON_NON_POSITIVE) && branch.has(Flags::SKIP_TO_NEXT_ON_STOP));
+    let branch = AtomFlags::from_bits(0b1100_0000);
+    assert!(
+        branch.has(AtomFlags::STOP_ON_NON_POSITIVE) && branch.has(AtomFlags::SKIP_TO_NEXT_ON_STOP)
+    );
     let read = it.atom(Op::Read, &[source, buffer, NONE, NONE], n_read, branch);
-    let close = it.atom(Op::Close, &[target], NONE, Flags::default());
+    let close = it.atom(Op::Close, &[target], NONE, AtomFlags::default());
     let write = it.atom(Op::Write, &[target, buffer, NONE, n_read], NONE, STOP);
     it.lead(read, write);
     it.lead(write, read);
@@ -175,7 +179,7 @@ pub(crate) fn copying(from: &Path, to: &Path, size: usize) -> Arc<Program> {
 
 struct Ended(Mutex<Sender<Box<Run>>>);
 
-impl Outlet for Ended {
+impl CompletionSink for Ended {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
         let sender = self.0.lock().unwrap();
         for run in runs.drain(..) {
@@ -190,18 +194,18 @@ pub(crate) struct World {
     pub(crate) engine: Engine,
     pub(crate) pool: Arc<BufferPool>,
     ended: Receiver<Box<Run>>,
-    outlet: Arc<Ended>,
+    sink: Arc<Ended>,
 }
 
 impl World {
     /// The engine's threads are running.
-    pub(crate) fn new(kind: &Kind) -> Self {
+    pub(crate) fn new(kind: &EngineKind) -> Self {
         let (sender, ended) = channel();
         let world = Self {
             engine: Engine::new(kind.clone(), 1),
             pool: Arc::new(BufferPool::new(1 << 30)),
             ended,
-            outlet: Arc::new(Ended(Mutex::new(sender))),
+            sink: Arc::new(Ended(Mutex::new(sender))),
         };
         world.sync();
         world
@@ -210,7 +214,7 @@ impl World {
     /// What was submitted before has had its first turn.
     pub(crate) fn sync(&self) {
         let mut it = Builder::default();
-        it.atom(Op::Nop, &[], NONE, Flags::default());
+        it.atom(Op::Nop, &[], NONE, AtomFlags::default());
         let mut run = self.prepare(&it.build());
         run.token = u64::MAX;
         self.engine.submit(run).map_err(|(error, _)| error).unwrap();
@@ -220,7 +224,7 @@ impl World {
 
     pub(crate) fn prepare(&self, program: &Arc<Program>) -> Box<Run> {
         let mut run = Box::new(Run::new(Arc::clone(program), Arc::clone(&self.pool)));
-        run.outlet = Some(Arc::clone(&self.outlet) as Arc<dyn Outlet>);
+        run.sink = Some(Arc::clone(&self.sink) as Arc<dyn CompletionSink>);
         run
     }
 

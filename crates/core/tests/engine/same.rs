@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use threadlets_core::syslet::inline::perform_one;
 use threadlets_core::syslet::program::NONE;
-use threadlets_core::syslet::{End, Flags, Flow, Object, Op, Program, Run, Span};
+use threadlets_core::syslet::{AtomFlags, End, Flow, Object, Op, Program, Run, Span};
 
 use crate::kit::*;
 
@@ -41,7 +41,7 @@ const MEMORY_BYTES: usize = 10_000;
 fn deeds() -> impl Strategy<Value = Vec<(Deed, bool, bool)>> {
     let (file, name) = (0..3usize, 0..3usize);
     let len = 0..MEMORY_BYTES;
-    // At the borders more often than chance has it.
+    // At the locks more often than chance has it.
     let offset = prop_oneof![1 => -1..2i64, 4 => -1..20_000i64].boxed();
     let flags = prop::sample::select(vec![
         libc::O_RDONLY,
@@ -103,15 +103,15 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
     for (deed, stops, is_async) in deeds {
         let result = it.slot(0);
         let flags = match (stops, is_async) {
-            (true, _) => Flags::STOP_ON_NEGATIVE,
-            (_, true) => Flags::ASYNC,
-            _ => Flags::default(),
+            (true, _) => AtomFlags::STOP_ON_NEGATIVE,
+            (_, true) => AtomFlags::ASYNC,
+            _ => AtomFlags::default(),
         };
         let mut is_open = false;
         match *deed {
             Deed::Open { file, name, flags: open_flags } => {
                 // Whatever it was, it is not lost.
-                it.atom(Op::Close, &[files[file]], NONE, Flags::default());
+                it.atom(Op::Close, &[files[file]], NONE, AtomFlags::default());
                 let open_flags = it.slot(open_flags.into());
                 let operands = [here, names[name], open_flags, mode];
                 it.atom(Op::Openat, &operands, files[file], flags);
@@ -157,9 +157,9 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
                 it.atom(Op::Fdatasync, &[files[file]], result, flags);
             }
             Deed::Close { file } => {
-                it.atom(Op::Close, &[files[file]], result, Flags::default());
+                it.atom(Op::Close, &[files[file]], result, AtomFlags::default());
                 // The number is somebody else's soon.
-                it.atom(Op::Add, &[nothing, zero, one], files[file], Flags::default());
+                it.atom(Op::Add, &[nothing, zero, one], files[file], AtomFlags::default());
             }
             Deed::Send { from, to, offset, count } => {
                 let (offset, count) = (it.slot(offset), it.slot(count));
@@ -189,7 +189,7 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
             results.push(result);
         }
     }
-    it.atom(Op::Nop, &[], NONE, Flags::default());
+    it.atom(Op::Nop, &[], NONE, AtomFlags::default());
     Made { program: it.build(), results, files, memory }
 }
 
@@ -241,7 +241,7 @@ fn where_it_stands(world: &World, deeds: &[(Deed, bool, bool)]) -> Traces {
     fs::write(folder.path("name-0"), [9; 9000]).unwrap();
     let made = make(deeds, &folder.path("."));
     let mut run = world.prepare(&made.program);
-    run.outlet = None;
+    run.sink = None;
     while perform_one(&mut run) == Flow::On {}
     traces(&made, &mut run, &folder.path("."))
 }

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use threadlets_core::takeover::{Bell, Ring};
+use threadlets_core::takeover::{Parker, WakeReason};
 
 use crate::life::{Job, Slip};
 use crate::world::{HOME, Outcome, Request, World, check};
@@ -14,18 +14,18 @@ pub(crate) fn release() -> Request {
 }
 
 /// Block until somebody rings.
-fn wait_for(opened: &Rc<Bell>) -> Request {
+fn wait_for(opened: &Rc<Parker>) -> Request {
     let opened = Rc::clone(opened);
     Box::new(move |held| {
-        held.release(|| opened.wait(Ring::WAKE, None));
+        held.release(|| opened.park(WakeReason::WAKE, None));
     })
 }
 
-/// Ring, and count a request that was to go on.
-fn open(opened: &Rc<Bell>) -> Request {
+/// WakeReason, and count a request that was to go on.
+fn open(opened: &Rc<Parker>) -> Request {
     let opened = Rc::clone(opened);
     Box::new(move |held| {
-        opened.ring(Ring::WAKE);
+        opened.unpark(WakeReason::WAKE);
         held.world.went_on();
     })
 }
@@ -54,13 +54,13 @@ fn call(function: Request, then: Request) -> Request {
 /// One loop runs until so many requests have gone on.
 pub(crate) fn run(
     n_preemptions_max: usize,
-    n_runners: usize,
+    n_workers: usize,
     n_to_go_on: u32,
     slip: Option<Slip>,
     begin: impl Fn(&Rc<World>) + Send + Sync + 'static,
 ) {
     check(n_preemptions_max, move || {
-        let world = Rc::new(World::new(n_runners));
+        let world = Rc::new(World::new(n_workers));
         world.slip.set(slip);
         world.n_to_go_on.set(n_to_go_on);
         begin(&world);
@@ -89,7 +89,7 @@ fn work_is_done_once_and_its_results_wake_the_dispatcher() {
 #[test]
 fn work_that_blocks_holds_up_nothing() {
     run(3, 2, 2, None, |world| {
-        let opened = Rc::new(Bell::default());
+        let opened = Rc::new(Parker::default());
         let (blocks, opens) = (wait_for(&opened), open(&opened));
         world.submit(|held| {
             held.submit_beside(job(blocks, go_on()));
@@ -121,7 +121,7 @@ fn two_are_to_be_called(slip: Option<Slip>) {
         world.spawn_idle(2);
         world.spawn(move |world| {
             if world.hold(worker).come_to_work() {
-                world.poller.ring(Ring::WAKE);
+                world.poller.unpark(WakeReason::WAKE);
             }
             world.end(worker);
         });
@@ -147,11 +147,11 @@ fn who_takes_the_place_of_another_one_makes_it_wait_for_ever() {
 /// A callback of a future that any thread settles waits for the loop.
 fn a_callback_waits_for_the_loop(slip: Option<Slip>) {
     run(3, 1, 1, slip, |world| {
-        let opened = Rc::new(Bell::default());
+        let opened = Rc::new(Parker::default());
         let callback: Request = Box::new(move |held| {
             let opens = Rc::clone(&opened);
-            held.submit(move |_| opens.ring(Ring::WAKE));
-            held.release(|| opened.wait(Ring::WAKE, None));
+            held.submit(move |_| opens.unpark(WakeReason::WAKE));
+            held.release(|| opened.park(WakeReason::WAKE, None));
         });
         world.submit(|held| {
             held.submit_beside(Job {
@@ -178,7 +178,7 @@ fn who_is_to_wake_the_dispatcher_and_waits_for_it_waits_for_ever() {
 /// works while another takes over.
 fn a_call_blocks_while_others_work(slip: Option<Slip>) {
     run(2, 2, 3, slip, |world| {
-        let opened = Rc::new(Bell::default());
+        let opened = Rc::new(Parker::default());
         let (blocks, opens) = (wait_for(&opened), open(&opened));
         world.submit(|held| {
             held.submit_beside(job(release(), opens));
@@ -206,7 +206,7 @@ fn who_is_woken_in_place_of_the_dispatcher_and_relies_on_others_makes_it_sleep_f
 /// With one thread for all, a call that blocks and a piece of work are both done, whichever comes first.
 fn a_call_and_work_share_one_thread(slip: Option<Slip>) {
     run(3, 1, 2, slip, |world| {
-        let opened = Rc::new(Bell::default());
+        let opened = Rc::new(Parker::default());
         let opens = Rc::clone(&opened);
         // From now on one is on watch.
         world.submit(call(Box::new(|_| ()), Box::new(|_| ())));
@@ -215,7 +215,7 @@ fn a_call_and_work_share_one_thread(slip: Option<Slip>) {
             held.release(|| ());
         });
         world.submit(call(wait_for(&opened), go_on()));
-        world.submit(move |_| opens.ring(Ring::WAKE));
+        world.submit(move |_| opens.unpark(WakeReason::WAKE));
     });
 }
 
@@ -235,9 +235,9 @@ fn work_comes_when_the_last_thread_ends(is_on_watch: bool, slip: Option<Slip>) {
     run(3, 1, 1, slip, move |world| {
         if is_on_watch {
             world.n_impatient_watches.set(1);
-            let duty = world.appoint(&mut world.lock.lock().unwrap());
-            world.bell(duty).ring(Ring::WATCH);
-            world.spawn(move |world| world.live(duty));
+            let monitor = world.appoint(&mut world.lock.lock().unwrap());
+            world.parker(monitor).unpark(WakeReason::MONITOR);
+            world.spawn(move |world| world.live(monitor));
         } else {
             world.n_impatient.set(1);
             world.spawn_idle(1);

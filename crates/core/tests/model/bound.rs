@@ -1,16 +1,16 @@
-//! Tasks that belong to a thread, and letters of engines, under the model checker, while the role changes hands.
+//! Tasks that belong to a thread, and items of engines, under the model checker, while the role changes hands.
 
 use std::rc::Rc;
 
-use threadlets_core::letterbox::Letterbox;
-use threadlets_core::takeover::{Bell, Ring, RunnerId};
+use threadlets_core::mpsc_queue::MpscQueue;
+use threadlets_core::takeover::{Parker, WakeReason, WorkerId};
 
 use crate::beside::{go_on, job, release, run};
-use crate::life::{Doing, Letter, Slip};
+use crate::life::{Doing, Item, Slip};
 use crate::world::{HOME, Held, Outcome, Request, World};
 
 /// Take a step of a task that belongs to this thread.
-fn step(owner: RunnerId, then: impl FnOnce(&mut Held<'_>) + 'static) -> Request {
+fn step(owner: WorkerId, then: impl FnOnce(&mut Held<'_>) + 'static) -> Request {
     Box::new(move |held| {
         assert_eq!(owner, held.me);
         held.work();
@@ -20,7 +20,7 @@ fn step(owner: RunnerId, then: impl FnOnce(&mut Held<'_>) + 'static) -> Request 
 }
 
 /// A thread to which something belongs, and that waits.
-fn spawn_tied(world: &Rc<World>) -> RunnerId {
+fn spawn_tied(world: &Rc<World>) -> WorkerId {
     let id = world.appoint(&mut world.lock.lock().unwrap());
     world.role.relieve();
     world.does(id, Doing::Tied);
@@ -44,17 +44,17 @@ fn steps_are_taken_by_the_thread_to_which_their_tasks_belong() {
 #[test]
 fn a_step_waits_for_home_while_home_is_blocked() {
     run(3, 1, 2, None, |world| {
-        let opened = Rc::new(Bell::default());
+        let opened = Rc::new(Parker::default());
         let opens = Rc::clone(&opened);
         world.submit(move |held| {
             let outcome = held.call(move |held| {
-                held.release(|| opened.wait(Ring::WAKE, None));
+                held.release(|| opened.park(WakeReason::WAKE, None));
             });
             assert_eq!(Outcome::Lost, outcome);
             held.world.went_on();
         });
         world.submit_step(HOME, step(HOME, |_| ()));
-        world.submit(move |_| opens.ring(Ring::WAKE));
+        world.submit(move |_| opens.unpark(WakeReason::WAKE));
     });
 }
 
@@ -152,21 +152,21 @@ fn who_waits_with_steps_to_take_waits_for_ever() {
     a_step_fails(Some(Slip::WaitsWithStepsToTake));
 }
 
-/// An engine sends letters while a function returns and takes the role from a dispatcher that waits for them.
+/// An engine sends items while a function returns and takes the role from a dispatcher that waits for them.
 #[test]
 fn letters_are_opened_once_while_the_role_changes_hands() {
     run(2, 1, 3, None, |world| {
-        let letters = Rc::new(Letterbox::default());
-        world.mailbox.replace(Some(Rc::clone(&letters)));
+        let items = Rc::new(MpscQueue::default());
+        world.completions.replace(Some(Rc::clone(&items)));
         let first = world.ids[1];
         crate::lose_in_call(world, HOME, first);
         let seq = crate::lose_in_call(world, first, HOME);
-        world.spawn(move |world| crate::return_to_runner(world, first, seq));
+        world.spawn(move |world| crate::return_to_worker(world, first, seq));
         world.spawn(move |world| {
             for _ in 0..2 {
-                let letter = Letter(Box::new(|held| held.world.went_on()));
-                if letters.put(letter).is_ok_and(|wakes| wakes) {
-                    world.poller.ring(Ring::WAKE);
+                let item = Item(Box::new(|held| held.world.went_on()));
+                if items.push(item).is_ok_and(|wakes| wakes) {
+                    world.poller.unpark(WakeReason::WAKE);
                 }
             }
         });

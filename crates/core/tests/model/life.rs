@@ -1,4 +1,4 @@
-//! A thread's life, as in the bindings' runner.rs, with what it does beside the dispatcher (beside.rs) and for
+//! A thread's life, as in the bindings' worker.rs, with what it does beside the dispatcher (beside.rs) and for
 //! tasks that belong to it (bound.rs).
 
 use std::cell::Cell;
@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use loom::thread;
 use threadlets_core::Priority;
-use threadlets_core::takeover::{Ring, Role, RunnerId, Summons, Taken, Watching};
+use threadlets_core::takeover::{Awake, Role, Summons, Taken, WakeReason, WorkerId};
 
 use crate::world::{HOME, Held, Request, World};
 
@@ -21,9 +21,9 @@ pub(crate) struct Job {
 }
 
 /// What an engine sends; the dispatcher runs it.
-pub(crate) struct Letter(pub(crate) Box<dyn FnOnce(&mut Held<'_>)>);
+pub(crate) struct Item(pub(crate) Box<dyn FnOnce(&mut Held<'_>)>);
 
-impl Letter {
+impl Item {
     pub(crate) fn open(self) -> Request {
         self.0
     }
@@ -64,7 +64,7 @@ pub(crate) enum Slip {
 
 /// How a watch ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Watched {
+pub(crate) enum Noticed {
     Found(u64),
     Work,
     Nothing,
@@ -76,20 +76,20 @@ impl World {
     }
 
     /// A thread is to do something else than to stand by.
-    pub(crate) fn calls(&self, id: RunnerId) {
+    pub(crate) fn calls(&self, id: WorkerId) {
         let before = self.doing.borrow_mut().insert(id.index(), Doing::Called);
         let is_free = matches!(before, None | Some(Doing::Called));
         assert!(is_free, "{id:?} is called and does {before:?}");
     }
 
-    /// The same, with the bell rung already.
-    pub(crate) fn calls_to_watch(&self, id: RunnerId) {
+    /// The same, with the parker rung already.
+    pub(crate) fn calls_to_watch(&self, id: WorkerId) {
         if self.doing.borrow().get(&id.index()) != Some(&Doing::Watch) {
             self.calls(id);
         }
     }
 
-    pub(crate) fn does(&self, me: RunnerId, what: Doing) {
+    pub(crate) fn does(&self, me: WorkerId, what: Doing) {
         self.doing.borrow_mut().insert(me.index(), what);
     }
 
@@ -114,37 +114,37 @@ impl World {
         }
     }
 
-    pub(crate) fn live(self: &Rc<Self>, me: RunnerId) {
-        let bell = self.bell(me);
+    pub(crate) fn live(self: &Rc<Self>, me: WorkerId) {
+        let parker = self.parker(me);
         loop {
-            let wanted = Ring::WATCH | Ring::WORK | Ring::ASK;
+            let wanted = WakeReason::MONITOR | WakeReason::WORK | WakeReason::ASK;
             let heard = if Self::is_impatient(&self.n_impatient) {
-                bell.hear(wanted)
+                parker.take(wanted)
             } else {
-                bell.wait(wanted, None)
+                parker.park(wanted, None)
             };
-            if heard.has(Ring::STOP) {
+            if heard.has(WakeReason::STOP) {
                 self.assert_not_forgotten(me, heard);
                 break;
             }
-            let stays = if heard.has(Ring::WATCH) {
+            let stays = if heard.has(WakeReason::MONITOR) {
                 self.does(me, Doing::Watch);
-                bell.ring(heard & (Ring::WORK | Ring::ASK));
-                match self.watch(me, |role| role.doze(Watching::DUTY)) {
-                    Watched::Found(seq) => self.hold(me).take_over(seq),
-                    Watched::Work => self.hold(me).leave_watch(),
-                    Watched::Nothing => self.hold(me).stays_after_watch(),
+                parker.unpark(heard & (WakeReason::WORK | WakeReason::ASK));
+                match self.watch(me, |role| role.doze(Awake::MONITOR)) {
+                    Noticed::Found(seq) => self.hold(me).take_over(seq),
+                    Noticed::Work => self.hold(me).leave_watch(),
+                    Noticed::Nothing => self.hold(me).stays_after_watch(),
                 }
-            } else if heard.has(Ring::ASK) {
-                bell.ring(heard & Ring::WORK);
+            } else if heard.has(WakeReason::ASK) {
+                parker.unpark(heard & WakeReason::WORK);
                 self.hold(me).serve()
-            } else if heard.has(Ring::WORK) {
+            } else if heard.has(WakeReason::WORK) {
                 if self.hold(me).come_to_work() {
-                    self.poller.ring(Ring::WAKE);
+                    self.poller.unpark(WakeReason::WAKE);
                 }
                 true
             } else {
-                !self.hold(me).roster().retire(me)
+                !self.hold(me).registry().retire(me)
             };
             if !stays {
                 break;
@@ -154,29 +154,32 @@ impl World {
     }
 
     /// The end has come: who does nothing stands by, and who was called has heard of it.
-    fn assert_not_forgotten(self: &Rc<Self>, me: RunnerId, heard: Ring) {
-        let stands_by = self.hold(me).roster().stands_by(me);
+    fn assert_not_forgotten(self: &Rc<Self>, me: WorkerId, heard: WakeReason) {
+        let stands_by = self.hold(me).registry().stands_by(me);
         let doing = self.doing.borrow().get(&me.index()).copied();
         assert!(stands_by || doing.is_some(), "{me:?} is forgotten");
         if doing == Some(Doing::Called) && self.called.get() != Some(me) {
-            let heard = heard | self.bell(me).hear(Ring::WATCH | Ring::WORK);
-            assert!(heard.has(Ring::WATCH | Ring::WORK), "{me:?} was called and does not know");
+            let heard = heard | self.parker(me).take(WakeReason::MONITOR | WakeReason::WORK);
+            assert!(
+                heard.has(WakeReason::MONITOR | WakeReason::WORK),
+                "{me:?} was called and does not know"
+            );
         }
     }
 
-    /// The end of a runner's life.
-    pub(crate) fn end(self: &Rc<Self>, me: RunnerId) {
+    /// The end of a worker's life.
+    pub(crate) fn end(self: &Rc<Self>, me: WorkerId) {
         let mut held = self.hold(me);
-        if self.role.on_duty() == Some(me) {
+        if self.role.monitor() == Some(me) {
             held.relieve();
         }
-        held.roster().retire(me);
-        held.roster().ended(me);
+        held.registry().retire(me);
+        held.registry().ended(me);
         self.doing.borrow_mut().remove(&me.index());
         if !self.is_stopped.get() {
             held.let_calls_go();
-            let heard = self.bell(me).hear(Ring::WORK);
-            if heard.has(Ring::WORK) && !self.slips(Slip::EndsThoughCalledToWork) {
+            let heard = self.parker(me).take(WakeReason::WORK);
+            if heard.has(WakeReason::WORK) && !self.slips(Slip::EndsThoughCalledToWork) {
                 self.beside.borrow_mut().arrived();
             }
             if !self.slips(Slip::EndsAndCallsNobody) {
@@ -185,48 +188,49 @@ impl World {
         }
     }
 
-    /// On watch, as in the core's watcher.rs, but for the ticks: a look that shows nothing is
+    /// On watch, as in the core's monitor.rs, but for the periods: a look that shows nothing is
     /// repeated once others have run.
-    pub(crate) fn watch(&self, me: RunnerId, dozes: impl Fn(&Role) -> bool) -> Watched {
+    pub(crate) fn watch(&self, me: WorkerId, dozes: impl Fn(&Role) -> bool) -> Noticed {
         let mut has_work = false;
         let watched = self.watch_for(me, dozes, &mut has_work);
-        if has_work && watched != Watched::Work && !self.slips(Slip::TakesOverAndForgetsWork) {
-            self.bell(me).ring(Ring::WORK);
+        if has_work && watched != Noticed::Work && !self.slips(Slip::TakesOverAndForgetsWork) {
+            self.parker(me).unpark(WakeReason::WORK);
         }
         watched
     }
 
     fn watch_for(
         &self,
-        me: RunnerId,
+        me: WorkerId,
         dozes: impl Fn(&Role) -> bool,
         has_work: &mut bool,
-    ) -> Watched {
-        let bell = self.bell(me);
+    ) -> Noticed {
+        let parker = self.parker(me);
         let before = self.on_watch.replace(Some(me));
         assert!(before.is_none_or(|it| it == me), "{before:?} and {me:?} are on watch");
         loop {
             let is_inside = self.role.inside().is_some();
             if let Some(seq) = self.look() {
-                return Watched::Found(seq);
+                return Noticed::Found(seq);
             }
             if *has_work && !is_inside {
-                return Watched::Work;
+                return Noticed::Work;
             }
-            let wanted = Ring::ALARM | Ring::WAKE | Ring::WORK;
+            let wanted = WakeReason::BLOCKED | WakeReason::WAKE | WakeReason::WORK;
             if self.role.inside().is_none() && dozes(&self.role) {
                 let is_impatient = Self::is_impatient(&self.n_impatient_watches);
-                let heard = if is_impatient { bell.hear(wanted) } else { bell.wait(wanted, None) };
-                if heard == Ring::NONE || heard.has(Ring::STOP) {
-                    return Watched::Nothing;
+                let heard =
+                    if is_impatient { parker.take(wanted) } else { parker.park(wanted, None) };
+                if heard == WakeReason::NONE || heard.has(WakeReason::STOP) {
+                    return Noticed::Nothing;
                 }
-                *has_work |= heard.has(Ring::WORK);
+                *has_work |= heard.has(WakeReason::WORK);
             } else {
-                let heard = bell.hear(wanted);
-                if heard.has(Ring::STOP) {
-                    return Watched::Nothing;
+                let heard = parker.take(wanted);
+                if heard.has(WakeReason::STOP) {
+                    return Noticed::Nothing;
                 }
-                *has_work |= heard.has(Ring::WORK);
+                *has_work |= heard.has(WakeReason::WORK);
                 thread::yield_now();
             }
         }
@@ -237,19 +241,19 @@ impl Held<'_> {
     /// Take over, run requests until the role is lost, stand by.
     fn take_over(&mut self, seq: u64) -> bool {
         let (world, me) = (self.world, self.me);
-        let Some(taken) = world.role.take_over(self.roster(), me, seq) else {
-            world.bell(me).ring(Ring::WATCH);
+        let Some(taken) = world.role.take_over(self.registry(), me, seq) else {
+            world.parker(me).unpark(WakeReason::MONITOR);
             return true;
         };
         assert!(matches!(taken, Taken::FromThreadlet(_)));
         assert_eq!(seq + 1, world.role.seq(), "it was to be taken from this call");
-        assert!(!self.roster().stands_by(me), "{me:?} takes over and stands by");
+        assert!(!self.registry().stands_by(me), "{me:?} takes over and stands by");
         world.does(me, Doing::Role);
         world.on_watch.set(None);
         world.n_taken_over.set(world.n_taken_over.get() + 1);
         self.gained(Some(taken));
         if !world.slips(Slip::TakesOverAndForgetsWork)
-            && world.bell(me).hear(Ring::WORK).has(Ring::WORK)
+            && world.parker(me).take(WakeReason::WORK).has(WakeReason::WORK)
         {
             world.beside.borrow_mut().arrived();
             self.summon();
@@ -265,8 +269,8 @@ impl Held<'_> {
     /// Do the work that waits beside the dispatcher, and stand by; whether the dispatcher is to be woken then.
     pub(crate) fn come_to_work(&mut self) -> bool {
         let (world, me) = (self.world, self.me);
-        if world.role.on_duty() == Some(me) {
-            world.bell(me).ring(Ring::WORK);
+        if world.role.monitor() == Some(me) {
+            world.parker(me).unpark(WakeReason::WORK);
             return false;
         }
         if world.bound.borrow().is_tied(me) {
@@ -275,7 +279,7 @@ impl Held<'_> {
             return false;
         }
         if !world.slips(Slip::StandsByThoughCalled) {
-            self.roster().retire(me);
+            self.registry().retire(me);
         }
         world.does(me, Doing::Work);
         let wakes = self.work_beside();
@@ -285,13 +289,13 @@ impl Held<'_> {
 
     /// Leave the watch for the work that waits, unless a threadlet has begun.
     fn leave_watch(&mut self) -> bool {
-        let (world, bell) = (self.world, self.world.bell(self.me));
+        let (world, parker) = (self.world, self.world.parker(self.me));
         if world.role.inside().is_none() {
             self.relieve();
         } else {
-            bell.ring(Ring::WATCH);
+            parker.unpark(WakeReason::MONITOR);
         }
-        bell.ring(Ring::WORK);
+        parker.unpark(WakeReason::WORK);
         true
     }
 
@@ -310,22 +314,22 @@ impl Held<'_> {
     /// Wait to be called; for what waits already, at once.
     pub(crate) fn stand_by(&mut self) {
         let (world, me) = (self.world, self.me);
-        if world.role.on_duty() == Some(me) && !world.slips(Slip::StandsByThoughCalled) {
+        if world.role.monitor() == Some(me) && !world.slips(Slip::StandsByThoughCalled) {
             return;
         }
         if world.bound.borrow().has_steps(me) && !world.slips(Slip::WaitsWithStepsToTake) {
-            world.bell(me).ring(Ring::ASK);
+            world.parker(me).unpark(WakeReason::ASK);
         }
         if world.bound.borrow().is_tied(me) || world.bound.borrow().has_steps(me) {
             return world.does(me, Doing::Tied);
         }
-        if !self.roster().stands_by(me) {
+        if !self.registry().stands_by(me) {
             let mut doing = world.doing.borrow_mut();
             if doing.get(&me.index()) != Some(&Doing::Called) {
                 doing.remove(&me.index());
             }
             drop(doing);
-            self.roster().stand_by(me);
+            self.registry().stand_by(me);
         }
         self.let_calls_go();
         self.summon();
@@ -334,7 +338,7 @@ impl Held<'_> {
     pub(crate) fn stays_after_watch(&mut self) -> bool {
         let (world, me) = (self.world, self.me);
         if world.role.inside().is_some() && !world.is_stopped.get() {
-            world.bell(me).ring(Ring::WATCH);
+            world.parker(me).unpark(WakeReason::MONITOR);
             return true;
         }
         self.relieve();
@@ -363,7 +367,7 @@ impl Held<'_> {
 
     // -- beside ----------------------------------------------------------------------------------
 
-    /// Queue work, and see to it that a thread comes for it when the lock is free: `Crew::submit_beside`.
+    /// Queue work, and see to it that a thread comes for it when the lock is free: `Workers::submit_beside`.
     pub(crate) fn submit_beside(&mut self, job: Job) {
         self.world.beside.borrow_mut().submit(Priority::Normal, job);
         self.summon_when(true);
@@ -375,29 +379,29 @@ impl Held<'_> {
 
     fn summon_when(&mut self, lock_is_free: bool) {
         let world = self.world;
-        let summons = world.beside.borrow_mut().summon(self.roster());
+        let summons = world.beside.borrow_mut().summon(self.registry());
         match summons {
             Summons::Nobody => {}
-            Summons::Ring(id) => {
+            Summons::Unpark(id) => {
                 world.calls(id);
                 if !lock_is_free {
-                    return world.bell(id).ring(Ring::WORK);
+                    return world.parker(id).unpark(WakeReason::WORK);
                 }
                 if let Some(before) = world.called.replace(Some(id))
                     && !world.slips(Slip::CallsOneOfTwo)
                 {
-                    world.bell(before).ring(Ring::WORK);
+                    world.parker(before).unpark(WakeReason::WORK);
                 }
             }
             Summons::Spawn(id) => {
                 world.calls(id);
-                world.bell(id).ring(Ring::WORK);
+                world.parker(id).unpark(WakeReason::WORK);
                 world.spawn(move |world| world.live(id));
             }
             Summons::Full => {
-                if let Some(duty) = world.role.on_duty() {
+                if let Some(monitor) = world.role.monitor() {
                     world.beside.borrow_mut().summon_from_watch();
-                    world.bell(duty).ring(Ring::WORK);
+                    world.parker(monitor).unpark(WakeReason::WORK);
                 }
             }
         }
@@ -416,10 +420,10 @@ impl Held<'_> {
             let Some(job) = job else { return wakes };
             self.summon();
             if std::mem::take(&mut wakes) {
-                self.release(|| world.poller.ring(Ring::WAKE));
+                self.release(|| world.poller.unpark(WakeReason::WAKE));
             }
-            assert!(!self.roster().stands_by(me), "{me:?} works and stands by");
-            assert!(world.role.on_duty() != Some(me), "{me:?} works and is on watch");
+            assert!(!self.registry().stands_by(me), "{me:?} works and stands by");
+            assert!(world.role.monitor() != Some(me), "{me:?} works and is on watch");
             assert!(!world.bound.borrow().is_tied(me), "{me:?} works and is tied");
             world.beside.borrow_mut().begins(me, 0, 0);
             (job.function)(self);
@@ -456,24 +460,24 @@ impl Held<'_> {
     }
 
     /// Something belongs to a thread no more.
-    pub(crate) fn untie(&mut self, runner: RunnerId) {
-        if self.world.bound.borrow_mut().untie(runner) && runner != HOME {
-            self.world.bell(runner).ring(Ring::ASK);
+    pub(crate) fn untie(&mut self, worker: WorkerId) {
+        if self.world.bound.borrow_mut().untie(worker) && worker != HOME {
+            self.world.parker(worker).unpark(WakeReason::ASK);
         }
     }
 }
 
 impl World {
     /// Queue a step of a task that belongs to a thread.
-    pub(crate) fn submit_step(&self, runner: RunnerId, step: Request) {
+    pub(crate) fn submit_step(&self, worker: WorkerId, step: Request) {
         self.submit(move |held| {
             let world = held.world;
-            if held.me == runner {
+            if held.me == worker {
                 return step(held);
             }
-            world.bound.borrow_mut().hand_over(runner, step);
-            if runner != HOME {
-                world.bell(runner).ring(Ring::ASK);
+            world.bound.borrow_mut().hand_over(worker, step);
+            if worker != HOME {
+                world.parker(worker).unpark(WakeReason::ASK);
             }
         });
     }

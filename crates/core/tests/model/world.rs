@@ -1,4 +1,4 @@
-//! What the bindings do around the take-over protocol, in small: one loop, its crew, and a mutex
+//! What the bindings do around the take-over protocol, in small: one loop, its workers, and a mutex
 //! for the GIL. It knows nothing of what is claimed about them.
 
 use std::cell::{Cell, RefCell};
@@ -11,53 +11,54 @@ use std::time::Instant;
 use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex, MutexGuard};
 use loom::thread::{self, JoinHandle};
-use threadlets_core::letterbox::Letterbox;
+use threadlets_core::mpsc_queue::MpscQueue;
 use threadlets_core::takeover::{
-    Attendance, Bell, Beside, Bound, Boundary, Called, Ring, Role, Roster, RunnerId, Taken,
+    Attendance, Beside, Bound, Boundary, Called, Parker, Role, Taken, WakeReason, WorkerId,
+    WorkerRegistry,
 };
 
-use crate::life::{Doing, Job, Letter, Slip};
+use crate::life::{Doing, Item, Job, Slip};
 
-pub(crate) const HOME: RunnerId = RunnerId::HOME;
-/// Where the probe finds no runner's index: nobody holds the lock.
+pub(crate) const HOME: WorkerId = WorkerId::HOME;
+/// Where the probe finds no worker's index: nobody holds the lock.
 const NOBODY: usize = usize::MAX;
 
 /// What the dispatcher runs.
 pub(crate) type Request = Box<dyn FnOnce(&mut Held<'_>)>;
 
-/// One loop with its crew. The checker's threads take turns on one thread of the machine, so plain
+/// One loop with its workers. The checker's threads take turns on one thread of the machine, so plain
 /// cells do for what the GIL guards; the checker sees the mutex that stands for it.
 pub(crate) struct World {
     pub(crate) role: Role,
-    pub(crate) lock: Mutex<Roster>,
+    pub(crate) lock: Mutex<WorkerRegistry>,
     /// Who holds the lock, for the probe.
     holder: loom::sync::atomic::AtomicUsize,
     /// What ends a wait for events.
-    pub(crate) poller: Bell,
+    pub(crate) poller: Parker,
     /// Somebody waits for events.
     is_in_use: Mutex<bool>,
     changed: Condvar,
     /// Touched by the dispatcher alone, between two requests or outside of threadlets, without the
     /// lock: the checker reports two at once, and an unordered hand-over.
     dispatched: UnsafeCell<()>,
-    pub(crate) ids: Vec<RunnerId>,
+    pub(crate) ids: Vec<WorkerId>,
     pub(crate) requests: RefCell<VecDeque<Request>>,
     threads: RefCell<Vec<JoinHandle<()>>>,
     /// Who runs a request outside of threadlets.
-    pub(crate) working: Cell<Option<RunnerId>>,
+    pub(crate) working: Cell<Option<WorkerId>>,
     /// Whose function was called last, unless it has returned: what it was called with is its own.
-    calling: Cell<Option<RunnerId>>,
-    pub(crate) on_watch: Cell<Option<RunnerId>>,
-    /// How often each runner got the role back after a call.
+    calling: Cell<Option<WorkerId>>,
+    pub(crate) on_watch: Cell<Option<WorkerId>>,
+    /// How often each worker got the role back after a call.
     pub(crate) n_returned: RefCell<Vec<u32>>,
     pub(crate) is_sleeping: Cell<bool>,
     /// A thread without the lock is about to end this wait, or has done so.
     is_being_woken: Cell<bool>,
     /// What engines, which do not hold the lock, have sent; only in some models.
-    pub(crate) mailbox: RefCell<Option<Rc<Letterbox<Letter>>>>,
+    pub(crate) completions: RefCell<Option<Rc<MpscQueue<Item>>>>,
     pub(crate) beside: RefCell<Beside<Job>>,
     /// The thread that is to come for work when the dispatcher next gives the lock up.
-    pub(crate) called: Cell<Option<RunnerId>>,
+    pub(crate) called: Cell<Option<WorkerId>>,
     pub(crate) bound: RefCell<Bound<Request>>,
     /// Calls for which no thread was left.
     pub(crate) held_calls: RefCell<Vec<Request>>,
@@ -89,7 +90,7 @@ pub(crate) enum Outcome {
     Lost,
 }
 
-/// How the role came to a runner, or stayed there.
+/// How the role came to a worker, or stayed there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Way {
     Kept,
@@ -109,14 +110,14 @@ fn see(way: Way) {
 }
 
 impl World {
-    /// Home holds the role; every other runner is known, and none has a thread.
-    pub(crate) fn new(n_runners: usize) -> Self {
-        let mut roster = Roster::new(n_runners);
+    /// Home holds the role; every other worker is known, and none has a thread.
+    pub(crate) fn new(n_workers: usize) -> Self {
+        let mut registry = WorkerRegistry::new(n_workers);
         let mut world = Self {
-            role: Role::new(n_runners),
-            lock: Mutex::new(Roster::new(n_runners)),
+            role: Role::new(n_workers),
+            lock: Mutex::new(WorkerRegistry::new(n_workers)),
             holder: loom::sync::atomic::AtomicUsize::new(NOBODY),
-            poller: Bell::default(),
+            poller: Parker::default(),
             is_in_use: Mutex::new(false),
             changed: Condvar::new(),
             dispatched: UnsafeCell::new(()),
@@ -126,11 +127,11 @@ impl World {
             working: Cell::default(),
             calling: Cell::default(),
             on_watch: Cell::default(),
-            n_returned: RefCell::new(vec![0; n_runners + 1]),
+            n_returned: RefCell::new(vec![0; n_workers + 1]),
             n_taken_over: Cell::default(),
             is_sleeping: Cell::default(),
             is_being_woken: Cell::default(),
-            mailbox: RefCell::default(),
+            completions: RefCell::default(),
             beside: RefCell::new(Beside::new(usize::MAX)),
             called: Cell::default(),
             bound: RefCell::default(),
@@ -146,36 +147,36 @@ impl World {
             takes_any_call: Cell::default(),
             is_forgetful: Cell::default(),
         };
-        world.role.take(&mut roster, HOME);
+        world.role.take(&mut registry, HOME);
         world.role.record(HOME);
-        for _ in 0..n_runners {
-            let id = world.appoint(&mut roster);
+        for _ in 0..n_workers {
+            let id = world.appoint(&mut registry);
             world.role.relieve();
             world.ids.push(id);
         }
         // The last to end is the first to be appointed.
-        world.ids[1..].iter().rev().for_each(|&id| roster.ended(id));
+        world.ids[1..].iter().rev().for_each(|&id| registry.ended(id));
         world.doing.take();
-        *world.lock.get_mut().unwrap() = roster;
+        *world.lock.get_mut().unwrap() = registry;
         world
     }
 
-    /// The runner that is to watch; the caller sees to its thread.
-    pub(crate) fn appoint(&self, roster: &mut Roster) -> RunnerId {
+    /// The worker that is to watch; the caller sees to its thread.
+    pub(crate) fn appoint(&self, registry: &mut WorkerRegistry) -> WorkerId {
         let seq = self.enter(HOME);
-        let Attendance::Spawn(id) = self.role.attend(roster) else {
+        let Attendance::Spawn(id) = self.role.attend(registry) else {
             unreachable!("nobody is on watch or stands by")
         };
         self.calls_to_watch(id);
-        self.bell(id).hear(Ring::WAKE);
-        self.role.sentinel.hear(Ring::WAKE);
+        self.parker(id).take(WakeReason::WAKE);
+        self.role.idle_monitor.take(WakeReason::WAKE);
         self.role.leave(HOME, seq);
         id
     }
 
     /// Begin a call that nobody watches.
-    pub(crate) fn enter(&self, me: RunnerId) -> u64 {
-        let (Called::Watched(seq) | Called::Unwatched(seq)) = self.role.enter(me) else {
+    pub(crate) fn enter(&self, me: WorkerId) -> u64 {
+        let (Called::Monitored(seq) | Called::Unmonitored(seq)) = self.role.enter(me) else {
             unreachable!("{me:?} holds the role, and is in no call")
         };
         self.calling.set(Some(me));
@@ -188,15 +189,15 @@ impl World {
         self.is_stopping.set(self.n_to_go_on.get() == 0);
     }
 
-    pub(crate) fn bell(&self, runner: RunnerId) -> &Bell {
-        &self.role.record(runner).bell
+    pub(crate) fn parker(&self, worker: WorkerId) -> &Parker {
+        &self.role.slot(worker).parker
     }
 
     /// Take the lock.
-    pub(crate) fn hold<'a>(self: &'a Rc<Self>, me: RunnerId) -> Held<'a> {
-        let roster = self.lock.lock().unwrap();
+    pub(crate) fn hold<'a>(self: &'a Rc<Self>, me: WorkerId) -> Held<'a> {
+        let registry = self.lock.lock().unwrap();
         self.holder.store(me.index(), Relaxed);
-        Held { world: self, roster: Some(roster), me }
+        Held { world: self, registry: Some(registry), me }
     }
 
     pub(crate) fn spawn(self: &Rc<Self>, live: impl FnOnce(&Rc<Self>) + 'static) {
@@ -222,13 +223,13 @@ impl World {
             self.changed.notify_all();
         }
         if self.is_sleeping.get() {
-            self.poller.ring(Ring::WAKE);
+            self.poller.unpark(WakeReason::WAKE);
         }
         self.is_sleeping.set(false);
     }
 
     /// Wait for events, one thread at a time: `Poller::wait`.
-    fn wait_for_events(&self, me: RunnerId, sleeps: bool) {
+    fn wait_for_events(&self, me: WorkerId, sleeps: bool) {
         let mut in_use = self.is_in_use.lock().unwrap();
         while *in_use && self.role.is_held_by(me) {
             in_use = self.changed.wait(in_use).unwrap();
@@ -239,9 +240,9 @@ impl World {
         *in_use = true;
         drop(in_use);
         if sleeps {
-            self.poller.wait(Ring::WAKE, None);
+            self.poller.park(WakeReason::WAKE, None);
         } else {
-            self.poller.hear(Ring::WAKE);
+            self.poller.take(WakeReason::WAKE);
         }
         *self.is_in_use.lock().unwrap() = false;
         self.changed.notify_all();
@@ -250,7 +251,7 @@ impl World {
     /// Whoever waits for events is to look for requests.
     pub(crate) fn wake_if_sleeping(&self) {
         if self.is_sleeping.get() && !self.is_being_woken.get() {
-            self.poller.ring(Ring::WAKE);
+            self.poller.unpark(WakeReason::WAKE);
         }
     }
 
@@ -260,32 +261,32 @@ impl World {
     }
 }
 
-/// The lock, held by a runner's thread.
+/// The lock, held by a worker's thread.
 pub(crate) struct Held<'a> {
     pub(crate) world: &'a Rc<World>,
-    roster: Option<MutexGuard<'a, Roster>>,
-    pub(crate) me: RunnerId,
+    registry: Option<MutexGuard<'a, WorkerRegistry>>,
+    pub(crate) me: WorkerId,
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if self.roster.is_some() && !std::thread::panicking() {
+        if self.registry.is_some() && !std::thread::panicking() {
             self.world.holder.store(NOBODY, Relaxed);
         }
     }
 }
 
 impl Held<'_> {
-    pub(crate) fn roster(&mut self) -> &mut Roster {
-        self.roster.as_mut().expect("the lock is held")
+    pub(crate) fn registry(&mut self) -> &mut WorkerRegistry {
+        self.registry.as_mut().expect("the lock is held")
     }
 
     /// Do something without the lock.
     pub(crate) fn release<R>(&mut self, work: impl FnOnce() -> R) -> R {
         self.world.holder.store(NOBODY, Relaxed);
-        self.roster = None;
+        self.registry = None;
         let result = work();
-        self.roster = Some(self.world.lock.lock().unwrap());
+        self.registry = Some(self.world.lock.lock().unwrap());
         self.world.holder.store(self.me.index(), Relaxed);
         result
     }
@@ -298,7 +299,7 @@ impl Held<'_> {
         assert_eq!(Some(self.me), world.working.get());
     }
 
-    /// Call a function as a threadlet: `Crew::protect`, and what its callers do after it.
+    /// Call a function as a threadlet: `Workers::protect`, and what its callers do after it.
     pub(crate) fn call(&mut self, function: impl FnOnce(&mut Self)) -> Outcome {
         let seq = self.begin_call();
         function(self);
@@ -306,26 +307,26 @@ impl Held<'_> {
     }
 
     fn begin_call(&mut self) -> u64 {
-        self.try_call().expect("the models have runners enough")
+        self.try_call().expect("the models have workers enough")
     }
 
     /// Begin a call, unless no thread is left that could take over.
     pub(crate) fn try_call(&mut self) -> Option<u64> {
         let world = self.world;
         let seq = match world.role.enter(self.me) {
-            Called::Watched(seq) => seq,
-            Called::Unwatched(seq) => {
-                let before = world.role.on_duty();
-                let attendance = world.role.attend(self.roster());
-                if let Some(duty) = world.role.on_duty().filter(|_| before.is_none()) {
-                    world.calls_to_watch(duty);
+            Called::Monitored(seq) => seq,
+            Called::Unmonitored(seq) => {
+                let before = world.role.monitor();
+                let attendance = world.role.attend(self.registry());
+                if let Some(monitor) = world.role.monitor().filter(|_| before.is_none()) {
+                    world.calls_to_watch(monitor);
                 }
                 match attendance {
                     Attendance::Spawn(id) => {
-                        world.bell(id).ring(Ring::WATCH);
+                        world.parker(id).unpark(WakeReason::MONITOR);
                         world.spawn(move |world| world.live(id));
                     }
-                    Attendance::Watched => {}
+                    Attendance::Monitored => {}
                     Attendance::Full => {
                         assert!(world.role.leave(self.me, seq));
                         return None;
@@ -370,10 +371,10 @@ impl Held<'_> {
 
     pub(crate) fn get_role_back(&mut self) {
         let (world, me) = (self.world, self.me);
-        let taken = world.role.ask(self.roster(), me);
+        let taken = world.role.ask(self.registry(), me);
         if taken.is_none() {
-            let heard = self.release(|| world.bell(me).wait(Ring::GRANT, None));
-            assert_eq!(Ring::GRANT, heard);
+            let heard = self.release(|| world.parker(me).park(WakeReason::GRANT, None));
+            assert_eq!(WakeReason::GRANT, heard);
         }
         self.gained(taken);
     }
@@ -400,7 +401,7 @@ impl Held<'_> {
 
     pub(crate) fn keeps_role(&mut self) -> bool {
         let (role, me) = (&self.world.role, self.me);
-        role.boundary(self.roster(), me) == Boundary::Kept
+        role.boundary(self.registry(), me) == Boundary::Kept
     }
 
     /// The home thread's life: run requests until the loop is to stop.
@@ -450,30 +451,30 @@ impl Held<'_> {
         }
         let is_over = me == HOME && world.is_stopping.get();
         let mut sleeps = world.requests.borrow().is_empty() && !is_over;
-        self.roster().start_polling();
+        self.registry().start_polling();
         world.is_sleeping.set(sleeps);
         world.is_being_woken.set(false);
-        let mailbox = world.mailbox.borrow().clone();
-        if mailbox.as_ref().is_some_and(|it| it.starts_waiting()) {
+        let completions = world.completions.borrow().clone();
+        if completions.as_ref().is_some_and(|it| it.starts_waiting()) {
             sleeps = false;
         }
         let called = world.called.take();
         self.release(|| {
             if let Some(called) = called {
-                world.bell(called).ring(Ring::WORK);
+                world.parker(called).unpark(WakeReason::WORK);
             }
             world.wait_for_events(me, sleeps);
         });
         let is_held = world.role.is_held_by(me);
         if is_held {
             world.is_sleeping.set(false);
-            if let Some(mailbox) = &mailbox {
-                mailbox.stops_waiting();
+            if let Some(completions) = &completions {
+                completions.stops_waiting();
             }
-            self.roster().stop_polling();
+            self.registry().stop_polling();
         }
-        let letters = mailbox.map(|it| it.take()).unwrap_or_default();
-        world.requests.borrow_mut().extend(letters.into_iter().map(Letter::open));
+        let items = completions.map(|it| it.take()).unwrap_or_default();
+        world.requests.borrow_mut().extend(items.into_iter().map(Item::open));
         if !is_held {
             if !world.slips(Slip::LeavesWakingToOthers) {
                 world.is_being_woken.set(false);
@@ -487,8 +488,8 @@ impl Held<'_> {
     pub(crate) fn stop(mut self) {
         let world = self.world;
         assert!(world.role.is_held_by(HOME));
-        assert_eq!((None, 0), (world.working.get(), self.roster().n_waiting()));
-        world.role.vacate(self.roster());
+        assert_eq!((None, 0), (world.working.get(), self.registry().n_waiting()));
+        world.role.vacate(self.registry());
         world.is_stopped.set(true);
         world.role.stop_all();
         self.release(|| {
@@ -496,7 +497,7 @@ impl Held<'_> {
                 thread.join().unwrap();
             }
         });
-        assert_eq!((0, None), (self.roster().n_threads(), world.role.on_duty()));
+        assert_eq!((0, None), (self.registry().n_threads(), world.role.monitor()));
     }
 }
 

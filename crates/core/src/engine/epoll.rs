@@ -12,10 +12,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::backend::{Backend, Completion, Key};
-use super::hands::Hands;
-use super::inbox::Inbox;
-use super::patient::{self, Borders, NOT_YET};
-use super::watches::{Fired, Watches};
+use super::blocking::{self, DescriptorLocks, NOT_YET};
+use super::blocking_pool::BlockingPool;
+use super::command_queue::CommandQueue;
+use super::epoll_set::{EpollSet, Fired};
 use crate::clock;
 use crate::error::Result;
 use crate::syslet::{Call, Op, readiness, syscall};
@@ -39,7 +39,7 @@ enum Place {
 }
 
 #[derive(Debug)]
-struct Operation {
+struct EpollOperation {
     call: Call,
     place: Place,
     is_cancelled: bool,
@@ -51,35 +51,35 @@ struct Operation {
 }
 
 /// The operations of one engine thread.
-pub(crate) struct Workers {
-    hands: Hands,
-    watches: Watches,
-    operations: HashMap<Key, Operation>,
+pub(crate) struct EpollBackend {
+    pool: BlockingPool,
+    watches: EpollSet,
+    operations: HashMap<Key, EpollOperation>,
     pauses: Timers<Key>,
     fired: Vec<Fired>,
     made: Vec<Completion>,
     done: Vec<Completion>,
-    borders: Arc<Borders>,
-    inbox: Arc<Inbox>,
+    locks: Arc<DescriptorLocks>,
+    commands: Arc<CommandQueue>,
 }
 
-impl Workers {
-    /// For this thread, of an engine with these borders.
-    pub(crate) fn new(inbox: &Arc<Inbox>, borders: &Arc<Borders>) -> Result<Self> {
-        let at_hand = Arc::clone(borders);
+impl EpollBackend {
+    /// For this thread, of an engine with these locks.
+    pub(crate) fn new(commands: &Arc<CommandQueue>, locks: &Arc<DescriptorLocks>) -> Result<Self> {
+        let at_hand = Arc::clone(locks);
         Ok(Self {
-            hands: Hands::new(inbox, move |call| {
+            pool: BlockingPool::new(commands, move |call| {
                 // SAFETY: whoever started the operation vouches for its addresses until it comes back.
-                unsafe { patient::perform(call, &at_hand) }
+                unsafe { blocking::perform(call, &at_hand) }
             }),
-            watches: Watches::new(inbox.waker.as_fd())?,
+            watches: EpollSet::new(commands.waker.as_fd())?,
             operations: HashMap::new(),
             pauses: Timers::default(),
             fired: Vec::new(),
             made: Vec::new(),
             done: Vec::new(),
-            borders: Arc::clone(borders),
-            inbox: Arc::clone(inbox),
+            locks: Arc::clone(locks),
+            commands: Arc::clone(commands),
         })
     }
 
@@ -90,15 +90,15 @@ impl Workers {
         operation.place = Place::Here;
         let value = match call.op() {
             // SAFETY: whoever started the operation vouches for its addresses until it comes back.
-            _ if operation.opens_pipe => unsafe { patient::open_pipe(&call, &mut operation.half) },
+            _ if operation.opens_pipe => unsafe { blocking::open_pipe(&call, &mut operation.half) },
             Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg | Op::Connect | Op::Waitid => {
                 // SAFETY: see above.
-                unsafe { patient::perform(&call, &self.borders) }
+                unsafe { blocking::perform(&call, &self.locks) }
             }
             _ => {
                 operation.place = Place::Hand;
                 // SAFETY: see above.
-                return unsafe { self.hands.start(key, call) };
+                return unsafe { self.pool.start(key, call) };
             }
         };
         self.note_made(key, value);
@@ -145,7 +145,7 @@ impl Workers {
 
     /// Carry on with everything that has come back to us.
     fn carry_on(&mut self) {
-        self.hands.collect(&mut self.made);
+        self.pool.collect(&mut self.made);
         for Completion { key, value } in std::mem::take(&mut self.made) {
             self.note_made(key, value);
         }
@@ -167,7 +167,7 @@ impl Workers {
     }
 }
 
-impl Operation {
+impl EpollOperation {
     /// Which descriptor it waits for; `None`: nothing tells.
     fn awaited(&mut self) -> Option<(RawFd, i16)> {
         if self.call.op() != Op::Waitid {
@@ -192,9 +192,9 @@ impl Operation {
     }
 }
 
-impl Backend for Workers {
+impl Backend for EpollBackend {
     unsafe fn start(&mut self, key: Key, call: Call) {
-        let operation = Operation {
+        let operation = EpollOperation {
             call,
             place: Place::Here,
             is_cancelled: false,
@@ -216,7 +216,7 @@ impl Backend for Workers {
         match operation.place {
             // It has fired, and comes back soon.
             Place::Here => {}
-            Place::Hand => self.hands.cancel(key),
+            Place::Hand => self.pool.cancel(key),
             Place::Watch(fd) => {
                 if !self.fired.iter().any(|it| it.0 == key) {
                     self.watches.remove(key, fd);
@@ -243,7 +243,7 @@ impl Backend for Workers {
             None => None,
         };
         if self.watches.wait(patience_ns, &mut self.fired) {
-            self.inbox.waker.hush();
+            self.commands.waker.reset();
         }
         self.carry_on();
         completions.append(&mut self.done);

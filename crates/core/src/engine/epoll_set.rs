@@ -1,4 +1,4 @@
-//! Watches: which operations wait for which descriptor, by epoll.
+//! EpollSet: which operations wait for which descriptor, by epoll.
 //!
 //! Descriptors are named by their numbers, which may be closed, and used again, while somebody waits
 //! for them. The kernel forgets a closed one by itself, and then does not know the number any more:
@@ -40,34 +40,34 @@ const BAD_DESCRIPTOR: i64 = -(libc::EBADF as i64);
 pub(crate) type Fired = (Key, i64);
 
 #[derive(Debug)]
-struct Waiter {
+struct EpollWaiter {
     key: Key,
     events: u16,
 }
 
 #[derive(Debug)]
-struct Watched {
+struct EpollEntry {
     /// Tells the registration from earlier ones of the same number, which may still be there: the
     /// kernel forgets what was closed when its last duplicate is.
     generation: u32,
-    waiters: Vec<Waiter>,
+    waiters: Vec<EpollWaiter>,
 }
 
-impl Watched {
+impl EpollEntry {
     fn events(&self) -> u16 {
         self.waiters.iter().fold(0, |events, it| events | it.events)
     }
 }
 
 /// The operations that wait for descriptors.
-pub(crate) struct Watches {
+pub(crate) struct EpollSet {
     epoll: OwnedFd,
-    watched: HashMap<RawFd, Watched>,
+    watched: HashMap<RawFd, EpollEntry>,
     n_registered: u32,
     occurred: Vec<epoll::Event>,
 }
 
-impl Watches {
+impl EpollSet {
     pub(crate) fn new(waker: BorrowedFd<'_>) -> Result<Self> {
         let error = |errno| Error::new("epoll_create", errno);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(error)?;
@@ -81,7 +81,7 @@ impl Watches {
     /// Wait for events of a descriptor, once.
     pub(crate) fn add(&mut self, key: Key, fd: RawFd, events: u16, fired: &mut Vec<Fired>) {
         let events = events & EVENTS_KNOWN;
-        let waiter = Waiter { key, events };
+        let waiter = EpollWaiter { key, events };
         if let Some(watched) = self.watched.get_mut(&fd) {
             watched.waiters.push(waiter);
             match control(&self.epoll, Control::Modify, fd, watched.generation, watched.events()) {
@@ -102,8 +102,8 @@ impl Watches {
         }
         match outcome {
             Ok(()) => {
-                let waiters = vec![Waiter { key, events }];
-                self.watched.insert(fd, Watched { generation, waiters });
+                let waiters = vec![EpollWaiter { key, events }];
+                self.watched.insert(fd, EpollEntry { generation, waiters });
             }
             // Files are always ready; for anything else than reading and writing, never.
             Err(Errno::PERM) if events & EVENTS_OF_FILES == 0 => {}
@@ -252,9 +252,9 @@ mod tests {
     const READABLE: u16 = libc::POLLIN as u16;
     const WRITABLE: u16 = libc::POLLOUT as u16;
 
-    fn watches() -> (Watches, OwnedFd) {
+    fn watches() -> (EpollSet, OwnedFd) {
         let waker = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
-        (Watches::new(waker.as_fd()).unwrap(), waker)
+        (EpollSet::new(waker.as_fd()).unwrap(), waker)
     }
 
     fn close(fd: RawFd) {

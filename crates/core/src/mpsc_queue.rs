@@ -1,7 +1,7 @@
-//! A letterbox: threads put letters in, and one takes out all that are there.
+//! A queue: threads put items in, and one takes out all that are there.
 //!
-//! It knows nothing of how its taker sleeps: whoever puts a letter in is told whether to wake him.
-//! There is no lock. A thread that a fork leaves behind in the middle of putting a letter in, or that
+//! It knows nothing of how its taker sleeps: whoever puts a node in is told whether to wake him.
+//! There is no lock. A thread that a fork leaves behind in the middle of putting a node in, or that
 //! dies there, has not put it in; nobody waits for it.
 
 use std::marker::PhantomData;
@@ -11,40 +11,40 @@ use std::sync::Mutex;
 use crate::sync::{AtomicBool, AtomicPtr, Ordering::SeqCst};
 
 #[derive(Debug)]
-struct Letter<T> {
+struct Node<T> {
     content: T,
     /// The one that was put in before it.
-    older: *mut Letter<T>,
+    older: *mut Node<T>,
 }
 
-/// Letters that nobody has taken out yet.
+/// Items that nobody has taken out yet.
 #[derive(Debug)]
-pub struct Letterbox<T> {
-    /// The newest letter, which leads to the others; null: there is none. See also [`Self::CLOSED`].
-    newest: AtomicPtr<Letter<T>>,
+pub struct MpscQueue<T> {
+    /// The newest node, which leads to the others; null: there is none. See also [`Self::CLOSED`].
+    newest: AtomicPtr<Node<T>>,
     /// The taker waits, or is about to.
     is_awaited: AtomicBool,
-    /// Letters pass between threads: the letterbox is as good as a lock around them.
-    _letters: PhantomData<Mutex<T>>,
+    /// Items pass between threads: the queue is as good as a lock around them.
+    _items: PhantomData<Mutex<T>>,
 }
 
-impl<T> Default for Letterbox<T> {
+impl<T> Default for MpscQueue<T> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<T> Letterbox<T> {
-    /// In place of the newest letter: nobody takes any more. No letter lies at this address.
-    const CLOSED: *mut Letter<T> = ptr::dangling_mut();
+impl<T> MpscQueue<T> {
+    /// In place of the newest node: nobody takes any more. No node lies at this address.
+    const CLOSED: *mut Node<T> = ptr::dangling_mut();
 
-    /// An open letterbox, with nothing in it.
+    /// An open queue, with nothing in it.
     #[cfg(not(feature = "model"))]
     pub const fn new() -> Self {
         Self {
             newest: AtomicPtr::new(ptr::null_mut()),
             is_awaited: AtomicBool::new(false),
-            _letters: PhantomData,
+            _items: PhantomData,
         }
     }
 
@@ -54,23 +54,23 @@ impl<T> Letterbox<T> {
         Self {
             newest: AtomicPtr::new(ptr::null_mut()),
             is_awaited: AtomicBool::new(false),
-            _letters: PhantomData,
+            _items: PhantomData,
         }
     }
 
-    /// Put a letter in; whether the taker is to be woken now. The letter comes back if nobody takes
+    /// Put a node in; whether the taker is to be woken now. The node comes back if nobody takes
     /// any more.
-    pub fn put(&self, content: T) -> Result<bool, T> {
+    pub fn push(&self, content: T) -> Result<bool, T> {
         let mut older = self.newest.load(SeqCst);
-        let letter = Box::into_raw(Box::new(Letter { content, older }));
+        let node = Box::into_raw(Box::new(Node { content, older }));
         loop {
             if older == Self::CLOSED {
                 // SAFETY: made above, and nobody else has seen it.
-                return Err(unsafe { Box::from_raw(letter) }.content);
+                return Err(unsafe { Box::from_raw(node) }.content);
             }
             // SAFETY: as above.
-            unsafe { (*letter).older = older };
-            match self.newest.compare_exchange_weak(older, letter, SeqCst, SeqCst) {
+            unsafe { (*node).older = older };
+            match self.newest.compare_exchange_weak(older, node, SeqCst, SeqCst) {
                 Ok(_) => break,
                 Err(newest) => older = newest,
             }
@@ -80,7 +80,7 @@ impl<T> Letterbox<T> {
         Ok(self.is_awaited.swap(false, SeqCst))
     }
 
-    /// Take all letters out, the oldest first.
+    /// Take all items out, the oldest first.
     pub fn take(&self) -> Vec<T> {
         let mut newest = self.newest.load(SeqCst);
         loop {
@@ -95,7 +95,7 @@ impl<T> Letterbox<T> {
         }
     }
 
-    /// Take no more letters, unless there are some; whether there were none.
+    /// Take no more items, unless there are some; whether there were none.
     pub fn close_if_empty(&self) -> bool {
         match self.newest.compare_exchange(ptr::null_mut(), Self::CLOSED, SeqCst, SeqCst) {
             Ok(_) => true,
@@ -103,7 +103,7 @@ impl<T> Letterbox<T> {
         }
     }
 
-    /// Take no more letters but those that are there.
+    /// Take no more items but those that are there.
     pub fn close(&self) -> Vec<T> {
         let newest = self.newest.swap(Self::CLOSED, SeqCst);
         if newest == Self::CLOSED {
@@ -113,7 +113,7 @@ impl<T> Letterbox<T> {
         unsafe { unfold(newest) }
     }
 
-    /// The taker is about to wait; whether there are letters already.
+    /// The taker is about to wait; whether there are items already.
     pub fn starts_waiting(&self) -> bool {
         self.is_awaited.swap(true, SeqCst);
         let newest = self.newest.load(SeqCst);
@@ -126,23 +126,23 @@ impl<T> Letterbox<T> {
     }
 }
 
-impl<T> Drop for Letterbox<T> {
+impl<T> Drop for MpscQueue<T> {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-/// The contents of a letter and of all older ones, the oldest first.
+/// The contents of a node and of all older ones, the oldest first.
 ///
 /// # Safety
-/// The letters were taken out, or there is none; nobody else has them.
-unsafe fn unfold<T>(mut newest: *mut Letter<T>) -> Vec<T> {
+/// The items were taken out, or there is none; nobody else has them.
+unsafe fn unfold<T>(mut newest: *mut Node<T>) -> Vec<T> {
     let mut contents = Vec::new();
     while !newest.is_null() {
         // SAFETY: each was a box when it was put in, and is one again.
-        let letter = unsafe { Box::from_raw(newest) };
-        newest = letter.older;
-        contents.push(letter.content);
+        let node = unsafe { Box::from_raw(newest) };
+        newest = node.older;
+        contents.push(node.content);
     }
     contents.reverse();
     contents
@@ -157,60 +157,60 @@ mod tests {
 
     #[test]
     fn letters_come_out_once_and_in_order() {
-        let letterbox = Letterbox::new();
-        assert!(letterbox.take().is_empty());
-        (0..3).for_each(|it| assert_eq!(Ok(false), letterbox.put(it)));
-        assert_eq!(vec![0, 1, 2], letterbox.take());
-        assert!(letterbox.take().is_empty());
+        let queue = MpscQueue::new();
+        assert!(queue.take().is_empty());
+        (0..3).for_each(|it| assert_eq!(Ok(false), queue.push(it)));
+        assert_eq!(vec![0, 1, 2], queue.take());
+        assert!(queue.take().is_empty());
     }
 
     #[test]
     fn who_waits_is_woken_once() {
-        let letterbox = Letterbox::new();
-        assert!(!letterbox.starts_waiting());
-        assert_eq!([Ok(true), Ok(false)], [letterbox.put(1), letterbox.put(2)]);
-        assert!(letterbox.starts_waiting());
-        letterbox.stops_waiting();
-        assert_eq!(Ok(false), letterbox.put(3));
+        let queue = MpscQueue::new();
+        assert!(!queue.starts_waiting());
+        assert_eq!([Ok(true), Ok(false)], [queue.push(1), queue.push(2)]);
+        assert!(queue.starts_waiting());
+        queue.stops_waiting();
+        assert_eq!(Ok(false), queue.push(3));
     }
 
     #[test]
     fn a_closed_letterbox_gives_letters_back() {
-        let letterbox = Letterbox::new();
-        letterbox.put(1).unwrap();
-        assert!(!letterbox.close_if_empty());
-        assert_eq!(vec![1], letterbox.take());
-        assert!(letterbox.close_if_empty() && letterbox.close_if_empty());
-        assert_eq!(Err(2), letterbox.put(2));
-        assert!(letterbox.take().is_empty() && !letterbox.starts_waiting());
-        let letterbox = Letterbox::new();
-        letterbox.put(3).unwrap();
-        assert_eq!(vec![3], letterbox.close());
-        assert_eq!(Err(4), letterbox.put(4));
+        let queue = MpscQueue::new();
+        queue.push(1).unwrap();
+        assert!(!queue.close_if_empty());
+        assert_eq!(vec![1], queue.take());
+        assert!(queue.close_if_empty() && queue.close_if_empty());
+        assert_eq!(Err(2), queue.push(2));
+        assert!(queue.take().is_empty() && !queue.starts_waiting());
+        let queue = MpscQueue::new();
+        queue.push(3).unwrap();
+        assert_eq!(vec![3], queue.close());
+        assert_eq!(Err(4), queue.push(4));
     }
 
     #[test]
     fn what_nobody_took_is_dropped_with_the_letterbox() {
         let content = Arc::new(());
-        let letterbox = Letterbox::new();
-        (0..3).for_each(|_| drop(letterbox.put(Arc::clone(&content))));
-        drop(letterbox);
+        let queue = MpscQueue::new();
+        (0..3).for_each(|_| drop(queue.push(Arc::clone(&content))));
+        drop(queue);
         assert_eq!(1, Arc::strong_count(&content));
     }
 
     #[test]
     fn nothing_is_lost_and_nobody_sleeps_on_between_threads() {
         const N_SENDERS: usize = 3;
-        const N_LETTERS: usize = 2000;
-        let (letterbox, n_refused) = (Letterbox::new(), AtomicUsize::new(0));
+        const N_ITEMS: usize = 2000;
+        let (queue, n_refused) = (MpscQueue::new(), AtomicUsize::new(0));
         let taker = std::thread::current();
         let mut taken: Vec<(usize, usize)> = Vec::new();
         std::thread::scope(|scope| {
             for sender in 0..N_SENDERS {
-                let (letterbox, n_refused, taker) = (&letterbox, &n_refused, &taker);
+                let (queue, n_refused, taker) = (&queue, &n_refused, &taker);
                 scope.spawn(move || {
-                    for number in 0..N_LETTERS {
-                        match letterbox.put((sender, number)) {
+                    for number in 0..N_ITEMS {
+                        match queue.push((sender, number)) {
                             Ok(true) => taker.unpark(),
                             Ok(false) => {}
                             Err(_) => _ = n_refused.fetch_add(1, SeqCst),
@@ -219,16 +219,16 @@ mod tests {
                 });
             }
             // The last ones are refused.
-            while taken.len() < N_SENDERS * N_LETTERS - 100 {
-                if !letterbox.starts_waiting() {
+            while taken.len() < N_SENDERS * N_ITEMS - 100 {
+                if !queue.starts_waiting() {
                     std::thread::park();
                 }
-                letterbox.stops_waiting();
-                taken.extend(letterbox.take());
+                queue.stops_waiting();
+                taken.extend(queue.take());
             }
-            taken.extend(letterbox.close());
+            taken.extend(queue.close());
         });
-        assert_eq!(N_SENDERS * N_LETTERS, taken.len() + n_refused.load(SeqCst));
+        assert_eq!(N_SENDERS * N_ITEMS, taken.len() + n_refused.load(SeqCst));
         for sender in 0..N_SENDERS {
             let numbers: Vec<_> = taken.iter().filter(|it| it.0 == sender).map(|it| it.1).collect();
             assert!(numbers.iter().copied().eq(0..numbers.len()));
@@ -237,21 +237,21 @@ mod tests {
 
     #[test]
     fn a_child_of_a_fork_finds_it_usable_whatever_the_parents_threads_are_doing() {
-        let (letterbox, is_over) = (Letterbox::new(), AtomicBool::new(false));
+        let (queue, is_over) = (MpscQueue::new(), AtomicBool::new(false));
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !is_over.load(SeqCst) {
-                        letterbox.put(1).unwrap();
-                        letterbox.take();
+                        queue.push(1).unwrap();
+                        queue.take();
                     }
                 });
             }
             let outcomes: Vec<_> = (0..100)
                 .map(|_| {
                     in_a_child(|| {
-                        letterbox.take();
-                        letterbox.put(2) == Ok(false) && letterbox.take() == vec![2]
+                        queue.take();
+                        queue.push(2) == Ok(false) && queue.take() == vec![2]
                     })
                 })
                 .collect();

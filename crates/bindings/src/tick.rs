@@ -1,4 +1,4 @@
-//! The dispatcher's turn: poll, then one burst of what is ready, with a boundary after each
+//! The dispatcher's turn: poll, then one tick of what is ready, with a boundary after each
 //! request at which the role may pass to another thread.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,39 +6,39 @@ use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use threadlets_core::takeover::Ring;
+use threadlets_core::takeover::WakeReason;
 use threadlets_core::{Readiness, clock, fp};
 
 use crate::beside::Job;
 use crate::callback::{Callback, Due};
 use crate::contract;
-use crate::crew::Crew;
+use crate::descriptors::Descriptors;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::{ends_the_loop, to_python};
 use crate::greenlets;
 use crate::internals::{self, Internals};
 use crate::interpreter;
 use crate::request::Request;
-use crate::runner::Runner;
 use crate::scope::members::Members;
 use crate::scope::sleep::Sleep;
 use crate::stream::Stream;
 use crate::task::future::Future;
 use crate::task::waiters::DoneCallback;
 use crate::task::{current, step};
-use crate::watches::Watches;
+use crate::worker::Worker;
+use crate::workers::Workers;
 
 /// How soon the kernel is asked again to watch a descriptor, when it has refused to.
 const REARM: Duration = Duration::from_millis(50);
 /// How long an idle loop waits at most, where a debugger may want something of it.
 const DEBUGGER_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Why a runner stopped running bursts.
+/// Why a worker stopped running ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// The loop is to stop, or to go on by turns of somebody else's; on the home thread alone.
     Stopped,
-    /// Another runner has the role.
+    /// Another worker has the role.
     RoleLost,
 }
 
@@ -52,28 +52,28 @@ pub(crate) struct Waited {
 }
 
 impl Dispatcher {
-    /// Run bursts until the loop is to stop or the role is lost.
+    /// Run ticks until the loop is to stop or the role is lost.
     ///
     /// Only the home thread stops the loop. While it is blocked in a function, the others go on: what
     /// the function waits for may need the loop.
-    pub(crate) fn dispatch(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<Ended> {
+    pub(crate) fn dispatch(slf: &Bound<'_, Self>, worker: &Worker) -> PyResult<Ended> {
         let this = slf.get();
         loop {
-            if !Self::turn(slf, runner)? {
+            if !Self::tick(slf, worker)? {
                 return Ok(Ended::RoleLost);
             }
             let ends = this.stopping.load(Relaxed)
-                || this.crew.has_pending(slf.py())
+                || this.workers.has_pending(slf.py())
                 || this.internals.has_other_turns();
-            if runner.is_home() && ends {
+            if worker.is_home() && ends {
                 return Ok(Ended::Stopped);
             }
         }
     }
 
     /// One turn; whether the role is still here.
-    pub(crate) fn turn(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
-        let outcome = Self::poll_and_burst(slf, runner);
+    pub(crate) fn tick(slf: &Bound<'_, Self>, worker: &Worker) -> PyResult<bool> {
+        let outcome = Self::poll_and_run(slf, worker);
         match outcome {
             Ok(false) => current::leave(slf),
             _ => current::clear(slf),
@@ -81,16 +81,16 @@ impl Dispatcher {
         outcome
     }
 
-    fn poll_and_burst(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
+    fn poll_and_run(slf: &Bound<'_, Self>, worker: &Worker) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
-        if !Crew::take_steps(slf, runner)? {
+        if !Workers::take_steps(slf, worker)? {
             return Ok(false);
         }
         let is_held = if Internals::has_other_poll(slf)? {
-            internals::poll(slf, runner)?
+            internals::poll(slf, worker)?
         } else {
-            Self::poll(slf, runner)?
+            Self::poll(slf, worker)?
         };
         if !is_held {
             return Ok(false);
@@ -100,20 +100,20 @@ impl Dispatcher {
             fp::State::DEFAULT.restore();
         }
         let due_ns = internals::due_ns(slf)?;
-        this.queues.with(py, |queues| queues.begin_burst(|| due_ns.unwrap_or_else(clock::now_ns)));
+        this.queues.with(py, |queues| queues.begin_tick(|| due_ns.unwrap_or_else(clock::now_ns)));
         let mut slice = this.slice.get(py);
-        slice.begin_burst();
+        slice.begin_tick();
         this.slice.set(py, slice);
-        // A callback may have closed down the queue, or have been taken over: then the burst is
-        // another runner's.
+        // A callback may have closed down the queue, or have been taken over: then the tick is
+        // another worker's.
         while let Some(request) = this.queues.with(py, |queues| queues.next(clock::now_ns)) {
             this.n_requests.store(this.n_requests() + 1, Relaxed);
             Self::run(slf, request)?;
-            Crew::end_if_over(slf)?;
+            Workers::end_if_over(slf)?;
             if greenlets::may_be_new(py) {
-                greenlets::look(slf, runner);
+                greenlets::look(slf, worker);
             }
-            if !this.crew.keeps_role(py, runner) {
+            if !this.workers.keeps_role(py, worker) {
                 return Ok(false);
             }
         }
@@ -121,24 +121,24 @@ impl Dispatcher {
     }
 
     /// Poll for as long as nothing is ready; whether the role is still here.
-    fn poll(slf: &Bound<'_, Self>, runner: &Runner) -> PyResult<bool> {
+    fn poll(slf: &Bound<'_, Self>, worker: &Worker) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
-        // The byte that a signal sends ends a wait only once: another runner may have read it while this
+        // The byte that a signal sends ends a wait only once: another worker may have read it while this
         // thread was inside a function. What handlers do must be known before it is asked how long to wait.
         py.check_signals()?;
-        let patience = if runner.is_home() && this.stopping.load(Relaxed) {
+        let patience = if worker.is_home() && this.stopping.load(Relaxed) {
             Some(Duration::ZERO)
         } else {
             this.queues.with(py, |queues| queues.patience(clock::now_ns))
         };
         // What a debugger wants is seen to by `check_signals`.
-        let patience = if runner.is_home() && interpreter::obeys_debuggers(py) {
+        let patience = if worker.is_home() && interpreter::obeys_debuggers(py) {
             Some(patience.map_or(DEBUGGER_PATIENCE, |it| it.min(DEBUGGER_PATIENCE)))
         } else {
             patience
         };
-        let is_held = Self::wait_and_deliver(slf, runner, patience, |_, _| ())?.is_held;
+        let is_held = Self::wait_and_deliver(slf, worker, patience, |_, _| ())?.is_held;
         if is_held {
             // Last: a signal handler may raise.
             py.check_signals()?;
@@ -150,40 +150,41 @@ impl Dispatcher {
     /// Meanwhile the role can be taken.
     pub(crate) fn wait_and_deliver(
         slf: &Bound<'_, Self>,
-        runner: &Runner,
+        worker: &Worker,
         patience: Option<Duration>,
         mut tell: impl FnMut(&Source, Readiness),
     ) -> PyResult<Waited> {
         let py = slf.py();
         let this = slf.get();
         let poller = this.poller(py)?;
-        let is_armed = Watches::rearm(slf, py, &poller)?;
+        let is_armed = Descriptors::rearm(slf, py, &poller)?;
         let patience =
             if is_armed { patience } else { Some(patience.map_or(REARM, |it| it.min(REARM))) };
         // Nobody may wait for the role while we wait for events. Requests end at a boundary, but Python
         // code runs between requests, too: signal handlers, what a new thread is told.
-        if !this.crew.keeps_role(py, runner) {
+        if !this.workers.keeps_role(py, worker) {
             return Ok(Waited { is_held: false, is_woken: false });
         }
-        this.crew.roster.with(py, |roster| roster.start_polling());
+        this.workers.registry.with(py, |registry| registry.start_polling());
         // Say so while the GIL is still held: whoever takes it next must know to wake us.
         this.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
         this.is_being_woken.store(false, Relaxed);
         // Engines hold no GIL: look once more for what they sent before they knew that we wait.
-        let patience = if this.mailbox.starts_waiting() { Some(Duration::ZERO) } else { patience };
-        let (role, id) = (&this.crew.role, runner.id);
-        let called = this.crew.called.take(py);
+        let patience =
+            if this.completions.starts_waiting() { Some(Duration::ZERO) } else { patience };
+        let (role, id) = (&this.workers.role, worker.id);
+        let called = this.workers.called.take(py);
         let waited = py.detach(|| {
             if let Some(called) = called {
-                role.record(called).bell.ring(Ring::WORK);
+                role.slot(called).parker.unpark(WakeReason::WORK);
             }
             poller.wait(patience, || role.is_held_by(id))
         });
-        let is_held = role.is_held_by(runner.id);
+        let is_held = role.is_held_by(worker.id);
         if is_held {
             this.sleeping.store(false, Relaxed);
-            this.mailbox.stops_waiting();
-            this.crew.roster.with(py, |roster| roster.stop_polling());
+            this.completions.stops_waiting();
+            this.workers.registry.with(py, |registry| registry.stop_polling());
         }
         waited.map_err(to_python)?;
         // Whoever has the role now: no edge comes twice.
@@ -199,17 +200,19 @@ impl Dispatcher {
                                     queues.submit(request);
                                 }
                             }
-                            Source::Watch(fd) => watches.became_ready(py, *fd, readiness, queues),
+                            Source::Descriptor(fd) => {
+                                watches.became_ready(py, *fd, readiness, queues)
+                            }
                         }
                     })
                 })
             })
         });
-        let letters = this.mailbox.take();
-        let is_woken = is_woken || !letters.is_empty();
-        if !letters.is_empty() {
+        let messages = this.completions.take();
+        let is_woken = is_woken || !messages.is_empty();
+        if !messages.is_empty() {
             this.queues.with(py, |queues| {
-                letters.into_iter().for_each(|it| queues.submit(Request::Letter(it)));
+                messages.into_iter().for_each(|it| queues.submit(Request::Message(it)));
             });
         }
         if !is_held {
@@ -296,13 +299,13 @@ impl Dispatcher {
                 Self::outlive(slf, ran)
             }
             Request::Beside(call) => {
-                Crew::submit_beside(slf, Job::Awaited(call));
+                Workers::submit_beside(slf, Job::Awaited(call));
                 Ok(())
             }
-            Request::Letter(letter) => {
-                let opened = Self::open_letter(slf, letter);
+            Request::Message(message) => {
+                let delivered = Self::deliver(slf, message);
                 contract::check(slf, || None)?;
-                Self::outlive(slf, opened)
+                Self::outlive(slf, delivered)
             }
             Request::Held(handle) => match handle.get().take(py) {
                 Some(request) => Self::run_unwatched(slf, request),
@@ -370,13 +373,13 @@ impl Dispatcher {
         put_back: impl FnOnce(Callback) -> Request,
     ) -> PyResult<()> {
         let py = slf.py();
-        let crew = &slf.get().crew;
+        let workers = &slf.get().workers;
         if ends_the_loop(py, &error) {
             return Err(error);
         }
         // Had the callback run, its context would be free again.
-        if crew.holds_context(callback.context.bind(py)) {
-            crew.defer(py, put_back(callback));
+        if workers.holds_context(callback.context.bind(py)) {
+            workers.defer(py, put_back(callback));
             return Ok(());
         }
         let args = (error, &callback.callable, &callback.args, &callback.context);
@@ -390,8 +393,8 @@ impl Dispatcher {
             return Ok(());
         }
         let context = handle.getattr(intern!(py, "_context"))?;
-        if slf.get().crew.holds_context(&context) {
-            slf.get().crew.defer(py, Request::Foreign(handle.clone().unbind()));
+        if slf.get().workers.holds_context(&context) {
+            slf.get().workers.defer(py, Request::Foreign(handle.clone().unbind()));
             return Ok(());
         }
         let callback = handle.getattr(intern!(py, "_callback"))?;
@@ -405,17 +408,17 @@ impl Dispatcher {
 
 #[pymethods]
 impl Dispatcher {
-    /// Run bursts until `_stopping` is set; the loop's run_forever wraps it.
-    fn _run_bursts(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Runner::run_home(slf)
+    /// Run ticks until `_stopping` is set; the loop's run_forever wraps it.
+    fn _run_ticks(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Worker::run_home(slf)
     }
 
-    /// Run one burst.
+    /// Run one tick.
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Runner::at_home(slf, |runner| {
+        Worker::at_home(slf, |worker| {
             current::kept(slf, || {
-                if !Self::turn(slf, runner)? {
-                    Crew::get_role_back(slf, runner)?;
+                if !Self::tick(slf, worker)? {
+                    Workers::get_role_back(slf, worker)?;
                 }
                 Ok(())
             })

@@ -9,7 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyInt, PyTuple, PyType};
-use threadlets_core::watch::{Half, Watch};
+use threadlets_core::descriptor::{Descriptor, Half};
 use threadlets_core::{Poller, Readiness, SourceKey};
 
 use crate::accept::Acceptor;
@@ -17,7 +17,7 @@ use crate::datagrams::Datagrams;
 use crate::dispatcher::{Dispatcher, Source};
 use crate::error::to_python;
 use crate::request::Request;
-use crate::sock_ops::{Direction, Operation};
+use crate::sock_ops::{Direction, SockOp};
 
 /// Who is called when a watched descriptor is ready.
 #[derive(Debug)]
@@ -65,9 +65,9 @@ impl Handler {
 }
 
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub(crate) struct DescriptorEntry {
     key: SourceKey,
-    pub(crate) watch: Watch<Handler, Operation>,
+    pub(crate) watch: Descriptor<Handler, SockOp>,
     /// A weak reference to the socket object whose operations registered the descriptor. When
     /// another socket comes by with the same number, the number was closed and opened anew.
     owner: Option<Py<PyAny>>,
@@ -80,20 +80,20 @@ pub(crate) struct Watched {
 
 /// The watched descriptors of one loop, by number.
 #[derive(Debug, Default)]
-pub(crate) struct Watches {
-    by_fd: HashMap<i32, Watched>,
+pub(crate) struct Descriptors {
+    by_fd: HashMap<i32, DescriptorEntry>,
     /// Descriptors whose level must be asked for again before the next poll, because a callback
     /// may not have taken everything.
     to_rearm: Vec<i32>,
 }
 
-impl Watches {
+impl Descriptors {
     /// The waiting operations of one direction of a descriptor.
     pub(crate) fn operations(
         &mut self,
         fd: i32,
         direction: Direction,
-    ) -> Option<&mut VecDeque<Operation>> {
+    ) -> Option<&mut VecDeque<SockOp>> {
         self.by_fd.get_mut(&fd).map(|watched| &mut watched.half(direction).waiting)
     }
 
@@ -117,7 +117,7 @@ impl Watches {
         py: Python<'_>,
         fd: i32,
         readiness: Readiness,
-        queues: &mut threadlets_core::Dispatcher<Request>,
+        queues: &mut threadlets_core::Scheduler<Request>,
     ) {
         let Some(watched) = self.by_fd.get(&fd) else { return };
         let mut wants_level = false;
@@ -298,14 +298,14 @@ impl Watches {
     fn key_of(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) -> SourceKey {
         let known = dispatcher.watches.with(py, |it| it.by_fd.get(&fd).map(|it| it.key));
         known.unwrap_or_else(|| {
-            dispatcher.sources.with(py, |sources| sources.insert(Source::Watch(fd)))
+            dispatcher.sources.with(py, |sources| sources.insert(Source::Descriptor(fd)))
         })
     }
 
-    fn entry(&mut self, fd: i32, key: SourceKey) -> &mut Watched {
-        self.by_fd.entry(fd).or_insert_with(|| Watched {
+    fn entry(&mut self, fd: i32, key: SourceKey) -> &mut DescriptorEntry {
+        self.by_fd.entry(fd).or_insert_with(|| DescriptorEntry {
             key,
-            watch: Watch::new(fd),
+            watch: Descriptor::new(fd),
             owner: None,
             file: None,
             is_refused: false,
@@ -331,8 +331,8 @@ impl Watches {
     }
 }
 
-impl Watched {
-    fn half(&mut self, direction: Direction) -> &mut Half<Handler, Operation> {
+impl DescriptorEntry {
+    fn half(&mut self, direction: Direction) -> &mut Half<Handler, SockOp> {
         match direction {
             Direction::Read => &mut self.watch.read,
             Direction::Write => &mut self.watch.write,
@@ -405,7 +405,7 @@ impl Dispatcher {
     fn _watched(&self, py: Python<'_>) -> Vec<Handlers> {
         self.watches.with(py, |watches| {
             let watched = watches.by_fd.iter().filter(|(_, it)| !it.watch.is_unhandled());
-            let handler = |half: &Half<Handler, Operation>| {
+            let handler = |half: &Half<Handler, SockOp>| {
                 half.handler.as_ref().map(|handler| handler.object(py))
             };
             watched
@@ -459,7 +459,7 @@ fn replace_handler(
     handler: Handler,
 ) -> PyResult<()> {
     let py = slf.py();
-    let previous = Watches::set_handler(slf.get(), py, fd, direction, handler)?;
+    let previous = Descriptors::set_handler(slf.get(), py, fd, direction, handler)?;
     retire(py, previous).map(drop)
 }
 
@@ -476,12 +476,13 @@ fn remove(
     Dispatcher::check_thread(slf)?;
     let fd = fileno(fd).or_else(|error| {
         let closed = dispatcher.watches.with(py, |watches| {
-            let is_its = |watched: &Watched| watched.file.as_ref().is_some_and(|it| it.is(fd));
+            let is_its =
+                |watched: &DescriptorEntry| watched.file.as_ref().is_some_and(|it| it.is(fd));
             watches.by_fd.iter().find(|(_, watched)| is_its(watched)).map(|(fd, _)| *fd)
         });
         closed.ok_or(error)
     })?;
-    retire(py, Watches::remove_handler(dispatcher, py, fd, direction))
+    retire(py, Descriptors::remove_handler(dispatcher, py, fd, direction))
 }
 
 /// Cancel a handler that was taken out, lest a queued call of it still run; whether there was one.

@@ -8,28 +8,28 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use threadlets_core::letterbox::Letterbox;
-use threadlets_core::syslet::{Outlet, Run};
-use threadlets_core::takeover::{Bell, Ring};
+use threadlets_core::mpsc_queue::MpscQueue;
+use threadlets_core::syslet::{CompletionSink, Run};
+use threadlets_core::takeover::{Parker, WakeReason};
 use threadlets_core::{Poller, clock};
 
 /// What a loop is told by a thread without the GIL.
 #[derive(Debug)]
-pub(crate) enum Letter {
+pub(crate) enum Message {
     /// A run has ended; its token says which.
     Ended(Box<Run>),
     /// A channel has something, for the one that waits with this token.
     Notified(u64),
 }
 
-/// The letters of one loop.
-pub(crate) struct Mailbox {
-    letters: Letterbox<Letter>,
+/// The messages of one loop.
+pub(crate) struct CompletionQueue {
+    messages: MpscQueue<Message>,
     poller: Current,
     /// How many runs will come here that have not.
     n_under_way: AtomicUsize,
     /// Rings when that was the last one.
-    quiet: Bell,
+    quiet: Parker,
 }
 
 /// A loop's poller, as long as the loop has it; then the one that a child of a fork has instead.
@@ -49,23 +49,23 @@ impl Current {
     }
 }
 
-impl Mailbox {
+impl CompletionQueue {
     pub(crate) fn new(poller: Arc<Poller>) -> Self {
         Self {
-            letters: Letterbox::new(),
+            messages: MpscQueue::new(),
             poller: Current::new(&poller),
             n_under_way: AtomicUsize::new(0),
-            quiet: Bell::default(),
+            quiet: Parker::default(),
         }
     }
 
-    /// The outlet of one run more.
-    pub(crate) fn outlet(self: &Arc<Self>) -> Arc<dyn Outlet> {
+    /// The sink of one run more.
+    pub(crate) fn sink(self: &Arc<Self>) -> Arc<dyn CompletionSink> {
         self.n_under_way.fetch_add(1, SeqCst);
-        Arc::clone(self) as Arc<dyn Outlet>
+        Arc::clone(self) as Arc<dyn CompletionSink>
     }
 
-    /// A run that was given the outlet will not come.
+    /// A run that was given the sink will not come.
     pub(crate) fn forget_one(&self) {
         self.n_under_way.fetch_sub(1, SeqCst);
     }
@@ -78,11 +78,11 @@ impl Mailbox {
             if left_ns == 0 {
                 return;
             }
-            self.quiet.wait(Ring::WAKE, Some(Duration::from_nanos(left_ns)));
+            self.quiet.park(WakeReason::WAKE, Some(Duration::from_nanos(left_ns)));
         }
     }
 
-    /// In the child of a fork: from now on letters wake this poller. The GIL is held, so that nobody
+    /// In the child of a fork: from now on messages wake this poller. The GIL is held, so that nobody
     /// else says so meanwhile.
     pub(crate) fn wake_by(&self, poller: &Arc<Poller>) {
         // The runs that are under way are the parent's.
@@ -91,35 +91,35 @@ impl Mailbox {
         assert!(known.is_ok(), "the last one has no successor");
     }
 
-    /// The dispatcher is about to wait; whether there are letters already.
+    /// The dispatcher is about to wait; whether there are messages already.
     pub(crate) fn starts_waiting(&self) -> bool {
-        self.letters.starts_waiting()
+        self.messages.starts_waiting()
     }
 
     pub(crate) fn stops_waiting(&self) {
-        self.letters.stops_waiting();
+        self.messages.stops_waiting();
     }
 
-    /// Take all letters.
-    pub(crate) fn take(&self) -> Vec<Letter> {
-        self.letters.take()
+    /// Take all messages.
+    pub(crate) fn take(&self) -> Vec<Message> {
+        self.messages.take()
     }
 
-    /// The loop is closed: take the last letters, those that come later are thrown away.
-    pub(crate) fn close(&self) -> Vec<Letter> {
-        self.letters.close()
+    /// The loop is closed: take the last messages, those that come later are thrown away.
+    pub(crate) fn close(&self) -> Vec<Message> {
+        self.messages.close()
     }
 
     /// Tell the one that waits with this token.
     pub(crate) fn notify(&self, token: u64) {
-        self.post(std::iter::once(Letter::Notified(token)));
+        self.post(std::iter::once(Message::Notified(token)));
     }
 
-    fn post(&self, new: impl Iterator<Item = Letter>) {
+    fn post(&self, new: impl Iterator<Item = Message>) {
         let mut wakes = false;
-        for letter in new {
+        for message in new {
             // What a closed loop gives back is dropped here.
-            wakes |= matches!(self.letters.put(letter), Ok(true));
+            wakes |= matches!(self.messages.push(message), Ok(true));
         }
         if wakes && let Some(poller) = self.poller.last().poller.upgrade() {
             // It fails only when the counter of rings is full, and then the poller wakes anyway.
@@ -128,12 +128,12 @@ impl Mailbox {
     }
 }
 
-impl Outlet for Mailbox {
+impl CompletionSink for CompletionQueue {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
         let n_runs = runs.len();
-        self.post(runs.drain(..).map(Letter::Ended));
+        self.post(runs.drain(..).map(Message::Ended));
         if self.n_under_way.fetch_sub(n_runs, SeqCst) == n_runs {
-            self.quiet.ring(Ring::WAKE);
+            self.quiet.unpark(WakeReason::WAKE);
         }
     }
 }

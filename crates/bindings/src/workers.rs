@@ -1,4 +1,4 @@
-//! The crew of one dispatcher: its role, the threads that can hold it, and what is parked while a
+//! The workers of one dispatcher: its role, the threads that can hold it, and what is parked while a
 //! threadlet is blocked.
 
 use std::collections::BTreeMap;
@@ -13,8 +13,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, ffi, intern};
 use threadlets_core::takeover::{
-    self, Attendance, Bell, Beside, Boundary, Called, Cause, Ring, Role, Roster, RunnerId,
-    Sentinel, Taken, Watcher,
+    self, Attendance, Beside, Boundary, Called, Cause, IdleMonitor, Monitor, Parker, Role, Taken,
+    WakeReason, WorkerId, WorkerRegistry,
 };
 use threadlets_core::{PoolKey, clock};
 
@@ -25,8 +25,8 @@ use crate::gil_cell::{GilCell, GilSlot};
 use crate::greenlets;
 use crate::interpreter;
 use crate::request::Request;
-use crate::runner::Runner;
 use crate::task::current;
+use crate::worker::Worker;
 
 /// How often a return that waits looks whether the dispatcher is in the same request still, in which
 /// case that is reported: otherwise and in debug mode.
@@ -70,7 +70,7 @@ pub(crate) enum Protected<R> {
     Kept(R),
     /// It stayed here, and kept others waiting for long.
     Slow(R),
-    /// Another runner has the role.
+    /// Another worker has the role.
     Lost(R),
     /// The function was not called: no thread is left that could take over.
     Full,
@@ -95,14 +95,14 @@ fn n_computing_max() -> usize {
 
 /// The threads of one dispatcher.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct Workers {
     pub(crate) role: Arc<Role>,
-    pub(crate) watcher: Arc<Watcher>,
-    pub(crate) roster: GilCell<Roster>,
+    pub(crate) monitor: Arc<Monitor>,
+    pub(crate) registry: GilCell<WorkerRegistry>,
     /// What is to be done beside the dispatcher.
     pub(crate) beside: GilCell<Beside<Job>>,
     /// The thread that is to come for it when the dispatcher next gives the GIL up.
-    pub(crate) called: GilSlot<Option<RunnerId>>,
+    pub(crate) called: GilSlot<Option<WorkerId>>,
     /// What belongs to threads, and the steps that are to be taken there.
     pub(crate) bound: GilCell<takeover::Bound<Request>>,
     pub(crate) n_ties: AtomicUsize,
@@ -122,22 +122,22 @@ pub(crate) struct Crew {
     /// What ends the loop, on its way to the home thread.
     pending: GilCell<Option<PyErr>>,
     /// Rings when a thread has ended.
-    pub(crate) farewell: Arc<Bell>,
+    pub(crate) exits: Arc<Parker>,
     pub(crate) is_stopped: AtomicBool,
-    /// This process is the child of a fork that a thread of the crew made: there is no home thread.
+    /// This process is the child of a fork that a thread of the workers made: there is no home thread.
     pub(crate) is_orphaned: AtomicBool,
     /// Of which signals the kernel knows, and the interpreter does not; see `signals.rs`.
     pub(crate) interim_signals: AtomicU64,
     counts: Counts,
 }
 
-impl Crew {
+impl Workers {
     pub(crate) fn new(n_threads_max: usize) -> Self {
         let role = Arc::new(Role::new(n_threads_max));
         Self {
-            watcher: Arc::new(Watcher::new(Arc::clone(&role), interpreter::holds_gil)),
+            monitor: Arc::new(Monitor::new(Arc::clone(&role), interpreter::holds_gil)),
             role,
-            roster: GilCell::new(Roster::new(n_threads_max)),
+            registry: GilCell::new(WorkerRegistry::new(n_threads_max)),
             beside: GilCell::new(Beside::new(n_computing_max())),
             called: GilSlot::default(),
             bound: GilCell::default(),
@@ -150,7 +150,7 @@ impl Crew {
             n_parked: AtomicUsize::new(0),
             deferred: GilCell::default(),
             pending: GilCell::default(),
-            farewell: Arc::default(),
+            exits: Arc::default(),
             is_stopped: AtomicBool::new(false),
             is_orphaned: AtomicBool::new(false),
             interim_signals: AtomicU64::new(0),
@@ -162,29 +162,29 @@ impl Crew {
     #[inline]
     pub(crate) fn protect<R>(
         slf: &Bound<'_, Dispatcher>,
-        runner: &Runner,
+        worker: &Worker,
         callable: *mut ffi::PyObject,
         pool: Option<PoolKey>,
         future: *mut ffi::PyObject,
         call: impl FnOnce() -> R,
     ) -> Protected<R> {
-        let crew = &slf.get().crew;
-        let seq = match crew.role.enter(runner.id) {
-            Called::Watched(seq) => seq,
-            Called::Unwatched(seq) if Self::attend(slf) => seq,
-            Called::Unwatched(seq) => {
-                crew.role.leave(runner.id, seq);
+        let workers = &slf.get().workers;
+        let seq = match workers.role.enter(worker.id) {
+            Called::Monitored(seq) => seq,
+            Called::Unmonitored(seq) if Self::attend(slf) => seq,
+            Called::Unmonitored(seq) => {
+                workers.role.leave(worker.id, seq);
                 return Protected::Full;
             }
             Called::Inside => return Protected::Kept(call()),
         };
-        crew.calling.store(callable, Relaxed);
-        crew.calling_pool.store(pool.map_or(0, |it| it.index() + 1), Relaxed);
-        crew.calling_future.store(future, Relaxed);
+        workers.calling.store(callable, Relaxed);
+        workers.calling_pool.store(pool.map_or(0, |it| it.index() + 1), Relaxed);
+        workers.calling_future.store(future, Relaxed);
         let result = call();
-        if !crew.role.leave(runner.id, seq) {
+        if !workers.role.leave(worker.id, seq) {
             Protected::Lost(result)
-        } else if crew.watcher.was_slow(seq) {
+        } else if workers.monitor.was_slow(seq) {
             Protected::Slow(result)
         } else {
             Protected::Kept(result)
@@ -195,22 +195,22 @@ impl Crew {
     #[cold]
     fn attend(slf: &Bound<'_, Dispatcher>) -> bool {
         let py = slf.py();
-        let crew = &slf.get().crew;
-        match crew.roster.with(py, |roster| crew.role.attend(roster)) {
-            Attendance::Watched => true,
+        let workers = &slf.get().workers;
+        match workers.registry.with(py, |registry| workers.role.attend(registry)) {
+            Attendance::Monitored => true,
             Attendance::Spawn(id) => {
-                crew.watcher.start_sentinel();
-                let spawned = Runner::spawn(slf, id, Ring::WATCH);
+                workers.monitor.start_idle_monitor();
+                let spawned = Worker::spawn(slf, id, WakeReason::MONITOR);
                 if !spawned {
-                    crew.count_refused();
-                    crew.roster.with(py, |roster| crew.role.not_spawned(roster, id));
+                    workers.count_refused();
+                    workers.registry.with(py, |registry| workers.role.not_spawned(registry, id));
                     // Calls can wait for threads that come back, if there are any.
-                    slf.get().hold_calls(py, crew.check_threads(py).is_ok());
+                    slf.get().hold_calls(py, workers.check_threads(py).is_ok());
                 }
                 spawned
             }
             Attendance::Full => {
-                crew.counts.n_full.fetch_add(1, Relaxed);
+                workers.counts.n_full.fetch_add(1, Relaxed);
                 slf.get().hold_calls(py, true);
                 false
             }
@@ -220,7 +220,7 @@ impl Crew {
     /// Whether a call that found nobody to watch may wait for somebody: there are threads that come
     /// back.
     pub(crate) fn check_threads(&self, py: Python<'_>) -> PyResult<()> {
-        if self.roster.with(py, |roster| roster.n_threads()) > 0 {
+        if self.registry.with(py, |registry| registry.n_threads()) > 0 {
             return Ok(());
         }
         Err(PyRuntimeError::new_err(
@@ -244,28 +244,28 @@ impl Crew {
         count.fetch_add(1, Relaxed);
     }
 
-    /// A runner has the role: tell the loop which thread runs it, and put its own task back.
+    /// A worker has the role: tell the loop which thread runs it, and put its own task back.
     ///
     /// Runs no Python code before what belongs to the blocked function is put aside: the function
     /// could return meanwhile.
-    pub(crate) fn gained(slf: &Bound<'_, Dispatcher>, runner: &Runner, taken: Option<Taken>) {
+    pub(crate) fn gained(slf: &Bound<'_, Dispatcher>, worker: &Worker, taken: Option<Taken>) {
         let py = slf.py();
         let this = slf.get();
-        let crew = &this.crew;
+        let workers = &this.workers;
         match taken {
-            Some(Taken::FromThreadlet(victim)) => crew.park(slf, victim),
+            Some(Taken::FromThreadlet(victim)) => workers.park(slf, victim),
             Some(Taken::FromPoll) => this.recall_from_poll(py),
             Some(Taken::Vacant) | None => {}
         }
-        this.set_thread(runner.thread_id);
-        Self::resume(slf, runner);
-        greenlets::look(slf, runner);
+        this.set_thread(worker.thread_id);
+        Self::resume(slf, worker);
+        greenlets::look(slf, worker);
     }
 
     /// Make the task the current one again whose function has returned.
-    fn resume(slf: &Bound<'_, Dispatcher>, runner: &Runner) {
+    fn resume(slf: &Bound<'_, Dispatcher>, worker: &Worker) {
         let py = slf.py();
-        let parked = Self::unpark(slf, runner);
+        let parked = Self::unpark(slf, worker);
         // A step of ours does not remove its task itself.
         slf.get().names_task.store(true, Relaxed);
         if let Some(task) = parked.as_ref().and_then(|it| it.task.as_ref())
@@ -276,24 +276,24 @@ impl Crew {
     }
 
     /// In debug mode: look for objects that stay behind with a thread that is blocked.
-    pub(crate) fn tell_of_move(slf: &Bound<'_, Dispatcher>, runner: &Runner, taken: Taken) {
+    pub(crate) fn tell_of_move(slf: &Bound<'_, Dispatcher>, worker: &Worker, taken: Taken) {
         let py = slf.py();
         let Taken::FromThreadlet(victim) = taken else { return };
         if !slf.get().is_debug() {
             return;
         }
-        let parked = &slf.get().crew.parked;
+        let parked = &slf.get().workers.parked;
         let blocked = parked.with(py, |it| it.get(&victim.index()).map(|it| it.thread_id));
         if let Some(blocked) = blocked
             && let Err(error) =
-                slf.call_method1(intern!(py, "_role_moved"), (blocked, runner.thread_id))
+                slf.call_method1(intern!(py, "_role_moved"), (blocked, worker.thread_id))
         {
             error.write_unraisable(py, Some(slf));
         }
     }
 
     /// Put aside what belongs to a blocked function, so that other tasks can run.
-    fn park(&self, slf: &Bound<'_, Dispatcher>, victim: RunnerId) {
+    fn park(&self, slf: &Bound<'_, Dispatcher>, victim: WorkerId) {
         let py = slf.py();
         // SAFETY: the dispatcher is inside the call, on whose stack both are alive.
         let (callable, future) = unsafe {
@@ -311,20 +311,20 @@ impl Crew {
     }
 
     /// Keep what waits for the function in which a thread is, until that returns.
-    pub(crate) fn keep_parked(&self, py: Python<'_>, runner: RunnerId, parked: Parked) {
+    pub(crate) fn keep_parked(&self, py: Python<'_>, worker: WorkerId, parked: Parked) {
         self.n_parked.fetch_add(1, Relaxed);
-        drop(self.parked.with(py, |it| it.insert(runner.index(), parked)));
+        drop(self.parked.with(py, |it| it.insert(worker.index(), parked)));
     }
 
-    /// What was parked for a runner whose function has returned; requests that waited for that are
+    /// What was parked for a worker whose function has returned; requests that waited for that are
     /// queued again.
-    pub(crate) fn unpark(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> Option<Parked> {
+    pub(crate) fn unpark(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> Option<Parked> {
         let py = slf.py();
         let this = slf.get();
-        let crew = &this.crew;
-        let parked = crew.parked.with(py, |parked| parked.remove(&runner.id.index()));
-        crew.n_parked.fetch_sub(usize::from(parked.is_some()), Relaxed);
-        let deferred = crew.deferred.with(py, std::mem::take);
+        let workers = &this.workers;
+        let parked = workers.parked.with(py, |parked| parked.remove(&worker.id.index()));
+        workers.n_parked.fetch_sub(usize::from(parked.is_some()), Relaxed);
+        let deferred = workers.deferred.with(py, std::mem::take);
         if !deferred.is_empty() {
             this.queues.with(py, |queues| deferred.into_iter().for_each(|it| queues.submit(it)));
             // A closed loop has nobody to wake.
@@ -346,22 +346,24 @@ impl Crew {
 
     /// A function has returned: get the role back, and wait for it if need be. An error came while
     /// waiting (a signal's), or the loop was closed; the role is here all the same, unless closed.
-    pub(crate) fn get_role_back(slf: &Bound<'_, Dispatcher>, runner: &Runner) -> PyResult<()> {
+    pub(crate) fn get_role_back(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<()> {
         let py = slf.py();
-        let crew = &slf.get().crew;
-        if let Some(taken) = crew.roster.with(py, |roster| crew.role.ask(roster, runner.id)) {
-            crew.counts.n_taken_on_return.fetch_add(1, Relaxed);
-            Self::gained(slf, runner, Some(taken));
-            Self::tell_of_move(slf, runner, taken);
-            return Self::settle_signals(slf, runner);
+        let workers = &slf.get().workers;
+        if let Some(taken) =
+            workers.registry.with(py, |registry| workers.role.ask(registry, worker.id))
+        {
+            workers.counts.n_taken_on_return.fetch_add(1, Relaxed);
+            Self::gained(slf, worker, Some(taken));
+            Self::tell_of_move(slf, worker, taken);
+            return Self::settle_signals(slf, worker);
         }
-        crew.parked.with(py, |parked| {
-            if let Some(parked) = parked.get_mut(&runner.id.index()) {
+        workers.parked.with(py, |parked| {
+            if let Some(parked) = parked.get_mut(&worker.id.index()) {
                 parked.is_returning = true;
             }
         });
         let mut outcome = Ok(());
-        let bell = &crew.role.record(runner.id).bell;
+        let parker = &workers.role.slot(worker.id).parker;
         let patience = if slf.get().is_debug() { STALL_IN_DEBUG_MODE } else { STALL };
         let mut looked_at = None;
         let mut reported_at = None;
@@ -371,26 +373,26 @@ impl Crew {
             if let Err(error) = py.check_signals() {
                 outcome = Err(error);
             }
-            let heard = py.detach(|| bell.wait(Ring::GRANT, Some(patience)));
-            if heard.has(Ring::GRANT) {
+            let heard = py.detach(|| parker.park(WakeReason::GRANT, Some(patience)));
+            if heard.has(WakeReason::GRANT) {
                 break;
             }
-            if heard.has(Ring::STOP) {
-                Self::resume(slf, runner);
+            if heard.has(WakeReason::STOP) {
+                Self::resume(slf, worker);
                 return Err(PyRuntimeError::new_err(
                     "Event loop was closed while a threadlet was blocked; its result is lost",
                 ));
             }
             let now = slf.get().thread().zip(Some(slf.get().n_requests()));
-            if crew.role.owner().is_some() && now == looked_at && now != reported_at {
+            if workers.role.owner().is_some() && now == looked_at && now != reported_at {
                 Self::report_stall(slf);
                 reported_at = now;
             }
             looked_at = now;
         }
-        crew.counts.n_granted.fetch_add(1, Relaxed);
-        Self::gained(slf, runner, None);
-        outcome.and(Self::settle_signals(slf, runner))
+        workers.counts.n_granted.fetch_add(1, Relaxed);
+        Self::gained(slf, worker, None);
+        outcome.and(Self::settle_signals(slf, worker))
     }
 
     /// Whether the task that awaits a call was cancelled while the function was blocked.
@@ -408,7 +410,7 @@ impl Crew {
     #[cold]
     fn report_stall(slf: &Bound<'_, Dispatcher>) {
         let py = slf.py();
-        let waiting: Vec<u64> = slf.get().crew.parked.with(py, |parked| {
+        let waiting: Vec<u64> = slf.get().workers.parked.with(py, |parked| {
             parked.values().filter(|it| it.is_returning).map(|it| it.thread_id).collect()
         });
         let report = (slf.get().thread(), waiting);
@@ -419,8 +421,8 @@ impl Crew {
 
     /// Between two requests: whether the role is still here.
     #[inline]
-    pub(crate) fn keeps_role(&self, py: Python<'_>, runner: &Runner) -> bool {
-        self.roster.with(py, |roster| self.role.boundary(roster, runner.id)) == Boundary::Kept
+    pub(crate) fn keeps_role(&self, py: Python<'_>, worker: &Worker) -> bool {
+        self.registry.with(py, |registry| self.role.boundary(registry, worker.id)) == Boundary::Kept
     }
 
     /// A closed loop runs nothing more of what was kept for later.
@@ -479,7 +481,7 @@ impl Crew {
         })
     }
 
-    /// What the crew has done so far.
+    /// What the workers has done so far.
     pub(crate) fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let counts = &self.counts;
         let stats = PyDict::new(py);
@@ -494,20 +496,20 @@ impl Crew {
         ] {
             stats.set_item(name, count.load(Relaxed))?;
         }
-        self.roster.with(py, |roster| {
-            stats.set_item("threads", roster.n_threads())?;
-            stats.set_item("threads_idle", roster.n_standby())?;
-            stats.set_item("threads_peak", roster.n_threads_peak())?;
-            stats.set_item("threads_max", roster.n_threads_max())?;
-            stats.set_item("returning", roster.n_waiting())
+        self.registry.with(py, |registry| {
+            stats.set_item("threads", registry.n_threads())?;
+            stats.set_item("threads_idle", registry.n_standby())?;
+            stats.set_item("threads_peak", registry.n_threads_peak())?;
+            stats.set_item("threads_max", registry.n_threads_max())?;
+            stats.set_item("returning", registry.n_waiting())
         })?;
         stats.set_item("blocked", self.parked.with(py, |parked| parked.len()))?;
-        let watcher = match self.watcher.sentinel() {
-            Sentinel::NotStarted => "not started",
-            Sentinel::Present => "sentinel and timer",
-            Sentinel::Refused => "timer",
+        let monitor = match self.monitor.idle_monitor() {
+            IdleMonitor::NotStarted => "not started",
+            IdleMonitor::Present => "idle_monitor and timer",
+            IdleMonitor::Refused => "timer",
         };
-        stats.set_item("watcher", watcher)?;
+        stats.set_item("monitor", monitor)?;
         Ok(stats)
     }
 
@@ -530,9 +532,9 @@ impl Crew {
 
 #[pymethods]
 impl Dispatcher {
-    /// What the crew has done so far, and how many threads it has.
-    fn _crew_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.crew.stats(py)?;
+    /// What the workers has done so far, and how many threads it has.
+    fn _worker_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.workers.stats(py)?;
         self.add_calls(&stats)?;
         Ok(stats)
     }
@@ -540,27 +542,27 @@ impl Dispatcher {
     /// The functions that are blocked: function, thread, since when in seconds of the loop's time,
     /// whether it has returned and waits for the role, and the task that awaits it.
     fn _blocked(&self, py: Python<'_>) -> Vec<Blocked> {
-        self.crew.blocked(py)
+        self.workers.blocked(py)
     }
 
     /// After how many seconds a call that computes is taken over; None: never.
     #[getter(_preempt_s)]
     fn preempt_s(&self) -> Option<f64> {
-        self.crew.watcher.overdue().map(|it| it.as_secs_f64())
+        self.workers.monitor.overdue().map(|it| it.as_secs_f64())
     }
 
     #[setter(_preempt_s)]
     fn set_preempt_s(&self, seconds: Option<f64>) -> PyResult<()> {
         let after = seconds.map(Duration::try_from_secs_f64).transpose();
         let after = after.map_err(|error| PyValueError::new_err(error.to_string()))?;
-        self.crew.watcher.set_overdue(after);
+        self.workers.monitor.set_overdue(after);
         Ok(())
     }
 }
 
-impl Drop for Crew {
+impl Drop for Workers {
     fn drop(&mut self) {
-        // The sentinel holds no reference to the loop, and must not outlive it.
+        // The idle_monitor holds no reference to the loop, and must not outlive it.
         self.role.stop_all();
     }
 }

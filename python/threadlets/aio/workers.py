@@ -28,10 +28,10 @@ from threadlets.exceptions import FloatingPointStateChanged
 from threadlets.fp import ledger
 from threadlets.scopes.blocked import blocked_functions, stack_at, thread_name
 
-_dispatchers: weakref.WeakSet[CrewDispatcher] = weakref.WeakSet()
+_dispatchers: weakref.WeakSet[ThreadedDispatcher] = weakref.WeakSet()
 
 
-class CrewDispatcher(_core.Dispatcher):
+class ThreadedDispatcher(_core.Dispatcher):
     """A dispatcher whose threads have names and survive forks."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -40,16 +40,16 @@ class CrewDispatcher(_core.Dispatcher):
         _dispatchers.add(self)
         return self
 
-    def _runner_starts(self, number: int) -> tuple[NativeThread, dict[int, Any]]:
-        """A thread of the crew is started: what it is known by, and where that is entered by its ident."""
+    def _worker_starts(self, number: int) -> tuple[NativeThread, dict[int, Any]]:
+        """A worker is started: what it is known by, and where that is entered by its ident."""
         return NativeThread(f"threadlets-{number}"), threading._active
 
-    def _runner_joined(self, number: int) -> None:
-        """A thread of the crew holds the role or calls a function for the first time, and calls this."""
+    def _worker_joined(self, number: int) -> None:
+        """A worker holds the role or calls a function for the first time, and calls this."""
         NativeThread.begin()
 
-    def _runner_left(self) -> None:
-        """A thread of the crew ends, and calls this."""
+    def _worker_left(self) -> None:
+        """A worker ends, and calls this."""
         NativeThread.unregister()
 
     def _request_failed(self, exception: BaseException) -> None:
@@ -63,17 +63,17 @@ class CrewDispatcher(_core.Dispatcher):
             FloatingPointStateChanged: the policy is to raise, and it was a threadlet: its awaiter is
                 told. Of other requests the loop is, as it is of their failures.
         """
-        offence = ledger.record(subject, changes)
-        error = FloatingPointStateChanged(offence.name, offence.where, changes)
+        violation = ledger.record(subject, changes)
+        error = FloatingPointStateChanged(violation.name, violation.where, changes)
         if policy == "warn":
             self._report(str(error))
         elif policy == "raise" and is_threadlet:
             raise error
         elif policy == "raise":
-            self._offended(error, ledger.task_of(subject))
+            self._violated(error, ledger.task_of(subject))
 
-    def _offended(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
-        """Report an offence for which nobody waits."""
+    def _violated(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
+        """Report a violation for which nobody waits."""
         self._request_failed(error)
 
     def _report(self, message: str, frame: types.FrameType | None = None) -> None:
@@ -117,7 +117,7 @@ class CrewDispatcher(_core.Dispatcher):
         )
 
 
-class LoopCrew(CrewDispatcher):
+class LoopDispatcher(ThreadedDispatcher):
     """The threads of an event loop; `Loop` is made of it."""
 
     _asyncgen_firstiter_hook: Any
@@ -128,20 +128,20 @@ class LoopCrew(CrewDispatcher):
     #: When the role last left a blocked function, by `time.monotonic()`; in debug mode.
     _moved_at = float("-inf")
 
-    def _runner_joined(self, number: int) -> None:
-        super()._runner_joined(number)
+    def _worker_joined(self, number: int) -> None:
+        super()._worker_joined(number)
         sys.set_asyncgen_hooks(
             firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
         )
         if self._debug:
             sys.set_coroutine_origin_tracking_depth(asyncio.constants.DEBUG_STACK_DEPTH)
 
-    def _runner_left(self) -> None:
-        super()._runner_left()
+    def _worker_left(self) -> None:
+        super()._worker_left()
         if self._debug:
             self._debug_watch.thread_locals.thread_ended()
 
-    def _offended(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
+    def _violated(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
         context: dict[str, Any] = {"message": "Floating-point state changed", "exception": error}
         if task is not None:
             context["task"] = task

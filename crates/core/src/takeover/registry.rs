@@ -1,16 +1,16 @@
-//! The roster: which threads there are, who stands by, who waits for the role to come back.
+//! The registry: which threads there are, who stands by, who waits for the role to come back.
 //!
 //! Guarded by the host lock. It knows nothing of how a thread is made or woken.
 
 use std::collections::VecDeque;
 
-use super::role::RunnerId;
+use super::role::WorkerId;
 
 /// What `take` took the role from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// A runner that is inside a threadlet; its task is to be parked.
-    FromThreadlet(RunnerId),
+    /// A worker that is inside a threadlet; its task is to be parked.
+    FromThreadlet(WorkerId),
     /// A dispatcher that waits for events; it must be woken if it waits long.
     FromPoll,
     /// Nobody.
@@ -21,9 +21,9 @@ pub enum Taken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attendance {
     /// Somebody watches.
-    Watched,
+    Monitored,
     /// Somebody will: start this thread, on watch.
-    Spawn(RunnerId),
+    Spawn(WorkerId),
     /// Every thread that there may be is busy.
     Full,
 }
@@ -39,12 +39,12 @@ pub enum Boundary {
 
 /// The threads of one loop.
 #[derive(Debug)]
-pub struct Roster {
+pub struct WorkerRegistry {
     /// Returned from a threadlet, in the order in which they get the role back.
-    grants: VecDeque<RunnerId>,
+    grants: VecDeque<WorkerId>,
     /// Idle, the last used first, so that the others can end.
-    standby: Vec<RunnerId>,
-    free: Vec<RunnerId>,
+    standby: Vec<WorkerId>,
+    free: Vec<WorkerId>,
     n_named: usize,
     n_threads: usize,
     n_threads_max: usize,
@@ -53,7 +53,7 @@ pub struct Roster {
     polling: bool,
 }
 
-impl Roster {
+impl WorkerRegistry {
     /// Nobody yet but the home thread.
     pub fn new(n_threads_max: usize) -> Self {
         Self {
@@ -109,62 +109,62 @@ impl Roster {
     }
 
     /// A thread has nothing to do.
-    pub fn stand_by(&mut self, runner: RunnerId) {
-        self.standby.push(runner);
+    pub fn stand_by(&mut self, worker: WorkerId) {
+        self.standby.push(worker);
     }
 
     /// Whether a thread stands by.
-    pub fn stands_by(&self, runner: RunnerId) -> bool {
-        self.standby.contains(&runner)
+    pub fn stands_by(&self, worker: WorkerId) -> bool {
+        self.standby.contains(&worker)
     }
 
     /// An idle thread ends, unless it was appointed meanwhile. Its number is free only once it is
     /// gone.
-    pub fn retire(&mut self, runner: RunnerId) -> bool {
-        let at = self.standby.iter().position(|&it| it == runner);
+    pub fn retire(&mut self, worker: WorkerId) -> bool {
+        let at = self.standby.iter().position(|&it| it == worker);
         at.map(|at| self.standby.remove(at)).is_some()
     }
 
     /// A thread has ended.
-    pub fn ended(&mut self, runner: RunnerId) {
+    pub fn ended(&mut self, worker: WorkerId) {
         self.n_threads -= 1;
-        self.free.push(runner);
+        self.free.push(worker);
     }
 
-    pub(super) fn not_spawned(&mut self, runner: RunnerId) {
-        self.ended(runner);
+    pub(super) fn not_spawned(&mut self, worker: WorkerId) {
+        self.ended(worker);
     }
 
-    pub(super) fn appoint(&mut self) -> Option<(RunnerId, bool)> {
-        if let Some(runner) = self.standby.pop() {
-            return Some((runner, false));
+    pub(super) fn appoint(&mut self) -> Option<(WorkerId, bool)> {
+        if let Some(worker) = self.standby.pop() {
+            return Some((worker, false));
         }
         if self.n_threads == self.n_threads_max {
             return None;
         }
-        let runner = self.free.pop().unwrap_or_else(|| {
+        let worker = self.free.pop().unwrap_or_else(|| {
             self.n_named += 1;
-            RunnerId::new(self.n_named - 1)
+            WorkerId::new(self.n_named - 1)
         });
         self.n_threads += 1;
         self.n_threads_peak = self.n_threads_peak.max(self.n_threads);
-        Some((runner, true))
+        Some((worker, true))
     }
 
-    pub(super) fn queue_for_grant(&mut self, runner: RunnerId) {
-        self.grants.push_back(runner);
+    pub(super) fn queue_for_grant(&mut self, worker: WorkerId) {
+        self.grants.push_back(worker);
     }
 
-    pub(super) fn next_grant(&mut self) -> Option<RunnerId> {
+    pub(super) fn next_grant(&mut self) -> Option<WorkerId> {
         self.grants.pop_front()
     }
 
-    pub(super) fn reset(&mut self, me: Option<RunnerId>) {
+    pub(super) fn reset(&mut self, me: Option<WorkerId>) {
         *self = Self::new(self.n_threads_max);
-        if let Some(me) = me.filter(|&it| it != RunnerId::HOME) {
+        if let Some(me) = me.filter(|&it| it != WorkerId::HOME) {
             self.n_threads = 1;
             self.n_named = me.index() + 1;
-            self.free = (1..me.index()).map(RunnerId::new).collect();
+            self.free = (1..me.index()).map(WorkerId::new).collect();
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use super::backend::Waker;
 use crate::error;
-use crate::letterbox::Letterbox;
+use crate::mpsc_queue::MpscQueue;
 use crate::syslet::Run;
 
 /// What other threads ask of an engine's thread.
 #[derive(Debug)]
-pub(crate) enum Message {
+pub(crate) enum Command {
     /// Carry this run on.
     Run(Box<Run>),
     /// Carry these on.
@@ -23,20 +23,20 @@ pub(crate) enum Message {
 /// The messages that an engine's thread has not taken yet, and how it is woken. Closed, once it has
 /// ended.
 #[derive(Debug)]
-pub(crate) struct Inbox {
-    pub(crate) messages: Letterbox<Message>,
+pub(crate) struct CommandQueue {
+    pub(crate) queue: MpscQueue<Command>,
     pub(crate) waker: Waker,
 }
 
-impl Inbox {
+impl CommandQueue {
     pub(crate) fn new() -> error::Result<Self> {
-        Ok(Self { messages: Letterbox::new(), waker: Waker::new()? })
+        Ok(Self { queue: MpscQueue::new(), waker: Waker::new()? })
     }
 
     /// Send a message, and wake the thread if it sleeps; the message comes back if it has ended.
-    pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
-        if self.messages.put(message)? {
-            self.waker.ring();
+    pub(crate) fn send(&self, message: Command) -> Result<(), Command> {
+        if self.queue.push(message)? {
+            self.waker.wake();
         }
         Ok(())
     }

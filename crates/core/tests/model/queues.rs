@@ -1,7 +1,7 @@
-//! Letters between threads, under the model checker: letterboxes as engines, loops and senders use
+//! Letters between threads, under the model checker: queues as engines, loops and senders use
 //! them.
 //!
-//! The checker sees to it that no letter is read before it was written, forgotten, or waited for in
+//! The checker sees to it that no item is read before it was written, forgotten, or waited for in
 //! vain; the claims are about who has it in the end.
 
 use std::cell::RefCell;
@@ -10,24 +10,24 @@ use std::rc::Rc;
 use loom::alloc::Track;
 use loom::cell::UnsafeCell;
 use loom::thread::{self, JoinHandle};
-use threadlets_core::letterbox::Letterbox;
-use threadlets_core::takeover::{Bell, Ring};
+use threadlets_core::mpsc_queue::MpscQueue;
+use threadlets_core::takeover::{Parker, WakeReason};
 
 use crate::world::check;
 
 /// Who has sent it, and how many that one had sent before.
 type Stamp = (usize, usize);
 
-/// The last letter that an engine's thread is to get.
+/// The last item that an engine's thread is to get.
 const STOP: Stamp = (usize::MAX, 0);
 
 /// What the checker watches over.
-struct Letter {
+struct Item {
     stamp: Stamp,
     written: Track<UnsafeCell<()>>,
 }
 
-impl Letter {
+impl Item {
     fn write(stamp: Stamp) -> Self {
         let written = UnsafeCell::new(());
         written.with_mut(|_| ());
@@ -40,10 +40,10 @@ impl Letter {
     }
 }
 
-/// A letterbox, what its taker waits on, and what became of letters.
+/// A queue, what its taker waits on, and what became of items.
 struct Post {
-    letters: Rc<Letterbox<Letter>>,
-    bell: Bell,
+    items: Rc<MpscQueue<Item>>,
+    parker: Parker,
     /// What senders have had back.
     refused: RefCell<Vec<Stamp>>,
     senders: RefCell<Vec<JoinHandle<()>>>,
@@ -53,39 +53,39 @@ impl Drop for Post {
     fn drop(&mut self) {
         // The checker has failed, and what needs it cannot be dropped.
         if std::thread::panicking() {
-            std::mem::forget(Rc::clone(&self.letters));
+            std::mem::forget(Rc::clone(&self.items));
         }
     }
 }
 
 impl Post {
     fn new() -> Rc<Self> {
-        let (letters, bell) = (Rc::default(), Bell::default());
-        Rc::new(Self { letters, bell, refused: RefCell::default(), senders: RefCell::default() })
+        let (items, parker) = (Rc::default(), Parker::default());
+        Rc::new(Self { items, parker, refused: RefCell::default(), senders: RefCell::default() })
     }
 
     fn put(&self, stamp: Stamp) -> bool {
-        self.letters.put(Letter::write(stamp)).unwrap_or_else(|letter| {
-            self.refused.borrow_mut().push(letter.read());
+        self.items.push(Item::write(stamp)).unwrap_or_else(|item| {
+            self.refused.borrow_mut().push(item.read());
             false
         })
     }
 
-    /// One letter, as to an engine: `Inbox::send`.
+    /// One item, as to an engine: `Inbox::send`.
     fn send(&self, stamp: Stamp) {
         if self.put(stamp) {
-            self.bell.ring(Ring::WAKE);
+            self.parker.unpark(WakeReason::WAKE);
         }
     }
 
-    /// Several, as to a loop: `Mailbox::post`.
+    /// Several, as to a loop: `CompletionQueue::post`.
     fn send_together(&self, stamps: impl Iterator<Item = Stamp>) {
         let mut wakes = false;
         for stamp in stamps {
             wakes |= self.put(stamp);
         }
         if wakes {
-            self.bell.ring(Ring::WAKE);
+            self.parker.unpark(WakeReason::WAKE);
         }
     }
 
@@ -95,20 +95,20 @@ impl Post {
     }
 
     fn take(&self, taken: &mut Vec<Stamp>) {
-        taken.extend(self.letters.take().into_iter().map(Letter::read));
+        taken.extend(self.items.take().into_iter().map(Item::read));
     }
 
-    /// Wait for letters, as an engine's thread does and a loop that keeps its role.
+    /// Wait for items, as an engine's thread does and a loop that keeps its role.
     fn wait(&self) {
-        if self.letters.starts_waiting() {
-            self.bell.hear(Ring::WAKE);
+        if self.items.starts_waiting() {
+            self.parker.take(WakeReason::WAKE);
         } else {
-            self.bell.wait(Ring::WAKE, None);
+            self.parker.park(WakeReason::WAKE, None);
         }
-        self.letters.stops_waiting();
+        self.items.stops_waiting();
     }
 
-    /// Everybody has sent what he had: so many letters each, each of which was taken or refused, in
+    /// Everybody has sent what he had: so many items each, each of which was taken or refused, in
     /// the order of sending. How many were refused.
     fn account(&self, taken: &[Stamp], n_sent: &[usize]) -> usize {
         self.senders.take().into_iter().for_each(|it| it.join().unwrap());
@@ -157,25 +157,25 @@ fn letters_wake_who_sleeps_and_are_taken_once() {
     send_to_one([2, 2], 3, one_by_one, Post::wait);
 }
 
-/// A loop is woken once for letters that come together, when the last one is there.
+/// A loop is woken once for items that come together, when the last one is there.
 #[test]
 fn letters_that_come_together_wake_once_and_are_taken_once() {
     send_to_one([2, 0], None, together, Post::wait);
     send_to_one([2, 2], 3, together, Post::wait);
 }
 
-/// The model can fail: who says that he waits, and does not look again, sleeps through a letter.
+/// The model can fail: who says that he waits, and does not look again, sleeps through a item.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn waiting_without_a_last_look_loses_a_letter() {
     send_to_one([1, 0], None, one_by_one, |post: &Post| {
-        post.letters.starts_waiting();
-        post.bell.wait(Ring::WAKE, None);
-        post.letters.stops_waiting();
+        post.items.starts_waiting();
+        post.parker.park(WakeReason::WAKE, None);
+        post.items.stops_waiting();
     });
 }
 
-/// An engine's thread gets letters, and one that says that it is to stop.
+/// An engine's thread gets items, and one that says that it is to stop.
 fn stop_while_letters_come(n_sent: usize, n_preemptions_max: impl Into<Option<usize>>) {
     check(n_preemptions_max, move || {
         let post = Post::new();
@@ -184,17 +184,17 @@ fn stop_while_letters_come(n_sent: usize, n_preemptions_max: impl Into<Option<us
         let mut taken = Vec::new();
         loop {
             post.take(&mut taken);
-            if taken.contains(&STOP) && post.letters.close_if_empty() {
+            if taken.contains(&STOP) && post.items.close_if_empty() {
                 break;
             }
             post.wait();
         }
         post.account(&taken, &[n_sent]);
-        assert!(post.letters.take().is_empty() && post.letters.close().is_empty());
+        assert!(post.items.take().is_empty() && post.items.close().is_empty());
     });
 }
 
-/// An engine's thread that is to stop has taken every letter that was not refused.
+/// An engine's thread that is to stop has taken every item that was not refused.
 #[test]
 fn what_comes_while_a_thread_stops_is_taken_or_refused() {
     stop_while_letters_come(1, 4);
@@ -211,12 +211,12 @@ fn what_comes_while_the_letterbox_is_closed_is_taken_or_refused() {
         }
         let mut taken = Vec::new();
         post.take(&mut taken);
-        taken.extend(post.letters.close().into_iter().map(Letter::read));
+        taken.extend(post.items.close().into_iter().map(Item::read));
         post.account(&taken, &[2, 1]);
     });
 }
 
-/// Of two who take, each letter is one's; what neither takes goes with the letterbox.
+/// Of two who take, each item is one's; what neither takes goes with the queue.
 #[test]
 fn two_who_take_at_once_share_letters_out() {
     check(None, || {

@@ -25,9 +25,9 @@ const EAGAIN: i64 = libc::EAGAIN as i64;
 /// They are an engine's, not the process's: the child of a fork, whose threads are missing, has
 /// another engine, and with it locks that nobody holds.
 #[derive(Debug)]
-pub(crate) struct Borders([Mutex<()>; 64]);
+pub(crate) struct DescriptorLocks([Mutex<()>; 64]);
 
-impl Default for Borders {
+impl Default for DescriptorLocks {
     fn default() -> Self {
         Self([const { Mutex::new(()) }; 64])
     }
@@ -37,7 +37,7 @@ impl Default for Borders {
 ///
 /// # Safety
 /// The addresses in the call are valid for what the operation does with them.
-pub(crate) unsafe fn perform(call: &Call, borders: &Borders) -> i64 {
+pub(crate) unsafe fn perform(call: &Call, locks: &DescriptorLocks) -> i64 {
     // SAFETY: the caller's, for this and for what follows.
     let attempt = || match unsafe { syscall::attempt(call) } {
         Attempt::Done(value) => value,
@@ -54,12 +54,12 @@ pub(crate) unsafe fn perform(call: &Call, borders: &Borders) -> i64 {
         Op::Read | Op::Write | Op::Readv | Op::Writev if !syscall::is_file(call.int(0)) => {
             match attempt() {
                 // SAFETY: see above.
-                NOT_YET => borders.cross(call, |call| make(&unsafe { of_a_pipe(call) })),
+                NOT_YET => locks.cross(call, |call| make(&unsafe { of_a_pipe(call) })),
                 value => value,
             }
         }
         Op::Accept => match attempt() {
-            NOT_YET => borders.cross(call, make),
+            NOT_YET => locks.cross(call, make),
             value => value,
         },
         // SAFETY: see above.
@@ -68,13 +68,13 @@ pub(crate) unsafe fn perform(call: &Call, borders: &Borders) -> i64 {
             value => value,
         },
         // Nothing at all is moved wherever it comes from.
-        Op::Splice if call.words[4] > 0 => splice(call, borders, make),
+        Op::Splice if call.words[4] > 0 => splice(call, locks, make),
         Op::Openat | Op::Openat2 if leads_to_pipe(call) => NOT_YET,
         _ => make(call),
     }
 }
 
-impl Borders {
+impl DescriptorLocks {
     /// Make a call that does not block if its descriptor is ready, if it is.
     ///
     /// Others than us may come first, and then it blocks after all: there is no flag against that.
@@ -120,8 +120,8 @@ unsafe fn of_a_pipe(call: &Call) -> Call {
     }
 }
 
-fn splice(call: &Call, borders: &Borders, make: impl FnOnce(&Call) -> i64) -> i64 {
-    let outcome = borders.cross(call, |call| {
+fn splice(call: &Call, locks: &DescriptorLocks, make: impl FnOnce(&Call) -> i64) -> i64 {
+    let outcome = locks.cross(call, |call| {
         // The flag counts for pipes alone. A socket that blocks takes only what fits.
         let room = match syscall::kind(call.int(2)) {
             Some(libc::S_IFSOCK) => syscall::send_room(call.int(2)) as u64,
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_one_engine_holds_up_no_other_waits_for() {
-        let (one, other) = (Borders::default(), Borders::default());
+        let (one, other) = (DescriptorLocks::default(), DescriptorLocks::default());
         let (reader, mut writer) = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut writer, b"x").unwrap();
         let fd = reader.as_raw_fd() as u64;

@@ -1,24 +1,24 @@
-//! What can be seen of a runner's thread from outside: its bell, and, while it lives, where to ask
+//! What can be seen of a worker's thread from outside: its parker, and, while it lives, where to ask
 //! what it does.
 
-use super::bell::Bell;
+use super::parker::Parker;
 #[cfg(not(feature = "model"))]
 use super::thread::Traces;
 
-/// One runner, as other threads see it. Records outlive their threads and are used again.
+/// One worker, as other threads see it. Records outlive their threads and are used again.
 #[derive(Debug, Default)]
-pub struct Record {
-    /// Wakes the runner.
-    pub bell: Bell,
+pub struct WorkerSlot {
+    /// Wakes the worker.
+    pub parker: Parker,
     /// Where to look what its thread does; the model does not look.
     #[cfg(not(feature = "model"))]
     pub traces: Traces,
 }
 
-impl Record {
-    /// In the child of a fork, which this runner has made or not.
+impl WorkerSlot {
+    /// In the child of a fork, which this worker has made or not.
     pub(super) fn reset(&self, is_here: bool) {
-        self.bell.reset();
+        self.parker.reset();
         #[cfg(not(feature = "model"))]
         self.traces.reset(is_here);
         #[cfg(feature = "model")]

@@ -1,4 +1,4 @@
-//! Hands: native threads that make calls for one engine thread, which must not block.
+//! BlockingPool: native threads that make calls for one engine thread, which must not block.
 //!
 //! They know nothing of runs: a call comes in, its value goes out. Threads start when there is work
 //! for them, and end when there has been none for a while.
@@ -10,60 +10,60 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::backend::{Completion, Key};
-use super::inbox::Inbox;
+use super::command_queue::CommandQueue;
 use crate::syslet::Call;
 
 const THREADS_MAX: usize = 16;
 
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
-/// How hands make a call. Whoever starts one vouches for its addresses until it has come back.
+/// How pool make a call. Whoever starts one vouches for its addresses until it has come back.
 type Perform = dyn Fn(&Call) -> i64 + Send + Sync;
 
-struct Job {
+struct BlockingJob {
     key: Key,
     call: Call,
 }
 
 #[derive(Default)]
-struct State {
-    jobs: VecDeque<Job>,
+struct BlockingPoolState {
+    jobs: VecDeque<BlockingJob>,
     done: Vec<Completion>,
     n_threads: usize,
     n_idle: usize,
     is_closing: bool,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct PoolShared {
+    state: Mutex<BlockingPoolState>,
     /// There is a job, or there will be no more.
     has_news: Condvar,
-    inbox: Arc<Inbox>,
+    commands: Arc<CommandQueue>,
     perform: Box<Perform>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl PoolShared {
+    fn lock(&self) -> MutexGuard<'_, BlockingPoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The threads that make blocking calls for one engine thread.
-pub(crate) struct Hands {
-    shared: Arc<Shared>,
+pub(crate) struct BlockingPool {
+    shared: Arc<PoolShared>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Hands {
-    /// No thread yet; they make calls this way, and ring the inbox's waker when something has come back.
+impl BlockingPool {
+    /// No thread yet; they make calls this way, and ring the commands's waker when something has come back.
     pub(crate) fn new(
-        inbox: &Arc<Inbox>,
+        commands: &Arc<CommandQueue>,
         perform: impl Fn(&Call) -> i64 + Send + Sync + 'static,
     ) -> Self {
-        let shared = Shared {
+        let shared = PoolShared {
             state: Mutex::default(),
             has_news: Condvar::new(),
-            inbox: Arc::clone(inbox),
+            commands: Arc::clone(commands),
             perform: Box::new(perform),
         };
         Self { shared: Arc::new(shared), threads: Vec::new() }
@@ -72,11 +72,11 @@ impl Hands {
     /// Have a call made, for as long as it takes.
     ///
     /// # Safety
-    /// The call's addresses are valid for what it does until the operation has come back, or the hands are
+    /// The call's addresses are valid for what it does until the operation has come back, or the pool are
     /// dropped.
     pub(crate) unsafe fn start(&mut self, key: Key, call: Call) {
         let mut state = self.shared.lock();
-        state.jobs.push_back(Job { key, call });
+        state.jobs.push_back(BlockingJob { key, call });
         if state.n_idle >= state.jobs.len() {
             self.shared.has_news.notify_one();
             return;
@@ -107,7 +107,7 @@ impl Hands {
         }
     }
 
-    /// Take what has come back. The hands ring for what comes after: look here before sleeping.
+    /// Take what has come back. The pool ring for what comes after: look here before sleeping.
     pub(crate) fn collect(&mut self, completions: &mut Vec<Completion>) {
         completions.append(&mut self.shared.lock().done);
     }
@@ -128,7 +128,7 @@ impl Hands {
     }
 }
 
-impl Drop for Hands {
+impl Drop for BlockingPool {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.is_closing = true;
@@ -143,7 +143,7 @@ impl Drop for Hands {
     }
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &PoolShared) {
     super::ignore_signals();
     let mut state = shared.lock();
     loop {
@@ -156,7 +156,7 @@ fn work(shared: &Shared) {
             state.done.push(Completion { key: job.key, value });
             // Whoever put something there before has rung, and it has not been collected yet.
             if state.done.len() == 1 {
-                shared.inbox.waker.ring();
+                shared.commands.waker.wake();
             }
             continue;
         }
@@ -164,7 +164,7 @@ fn work(shared: &Shared) {
             break;
         }
         state.n_idle += 1;
-        let is_idle = |state: &mut State| state.jobs.is_empty() && !state.is_closing;
+        let is_idle = |state: &mut BlockingPoolState| state.jobs.is_empty() && !state.is_closing;
         let waited = shared.has_news.wait_timeout_while(state, IDLE_MAX, is_idle);
         let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         state = guard;
@@ -181,10 +181,10 @@ mod tests {
     use super::*;
     use crate::syslet::{Op, syscall};
 
-    fn collect(hands: &mut Hands, n: usize) -> Vec<Completion> {
+    fn collect(pool: &mut BlockingPool, n: usize) -> Vec<Completion> {
         let mut all = Vec::new();
         while all.len() < n {
-            hands.collect(&mut all);
+            pool.collect(&mut all);
             std::thread::yield_now();
         }
         all
@@ -192,41 +192,42 @@ mod tests {
 
     #[test]
     fn what_no_hand_has_taken_is_cancelled_at_once() {
-        let inbox = Arc::new(Inbox::new().unwrap());
+        let commands = Arc::new(CommandQueue::new().unwrap());
         // SAFETY: the bytes are there until all calls have come back.
-        let mut hands =
-            Hands::new(&inbox, |call| unsafe { syscall::perform_unless_non_blocking(call) });
+        let mut pool = BlockingPool::new(&commands, |call| unsafe {
+            syscall::perform_unless_non_blocking(call)
+        });
         let (reader, writer) = std::io::pipe().unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&reader) as u64;
         let mut bytes = [0u8; THREADS_MAX + 1];
         for (key, byte) in bytes.iter_mut().enumerate() {
             let words = [fd, std::ptr::from_mut(byte) as u64, 1, u64::MAX];
             // SAFETY: the bytes are there until all calls have come back.
-            unsafe { hands.start(key as Key, Call::new(Op::Read, words)) };
+            unsafe { pool.start(key as Key, Call::new(Op::Read, words)) };
         }
         // One hand for each, but for the last one.
-        while hands.shared.lock().jobs.len() > 1 {
+        while pool.shared.lock().jobs.len() > 1 {
             std::thread::yield_now();
         }
-        hands.cancel(THREADS_MAX as Key);
-        hands.cancel(0);
+        pool.cancel(THREADS_MAX as Key);
+        pool.cancel(0);
         let cancelled = Completion { key: THREADS_MAX as Key, value: -i64::from(libc::ECANCELED) };
-        assert_eq!(vec![cancelled], collect(&mut hands, 1));
+        assert_eq!(vec![cancelled], collect(&mut pool, 1));
         std::io::Write::write_all(&mut &writer, &[1; THREADS_MAX]).unwrap();
-        assert!(collect(&mut hands, THREADS_MAX).iter().all(|it| it.value == 1));
+        assert!(collect(&mut pool, THREADS_MAX).iter().all(|it| it.value == 1));
     }
 
     #[test]
     fn what_a_hand_fails_at_comes_back() {
-        let inbox = Arc::new(Inbox::new().unwrap());
-        let mut hands = Hands::new(&inbox, |_| panic!("a hand fails, as it is told to"));
+        let commands = Arc::new(CommandQueue::new().unwrap());
+        let mut pool = BlockingPool::new(&commands, |_| panic!("a hand fails, as it is told to"));
         // SAFETY: a call without addresses.
-        unsafe { hands.start(7, Call::new(Op::Nop, [])) };
+        unsafe { pool.start(7, Call::new(Op::Nop, [])) };
         let failed = Completion { key: 7, value: -i64::from(libc::EIO) };
-        assert_eq!(vec![failed], collect(&mut hands, 1));
+        assert_eq!(vec![failed], collect(&mut pool, 1));
         // SAFETY: as above.
-        unsafe { hands.start(8, Call::new(Op::Nop, [])) };
-        assert_eq!(8, collect(&mut hands, 1)[0].key);
-        assert_eq!(1, hands.shared.lock().n_threads);
+        unsafe { pool.start(8, Call::new(Op::Nop, [])) };
+        assert_eq!(8, collect(&mut pool, 1)[0].key);
+        assert_eq!(1, pool.shared.lock().n_threads);
     }
 }

@@ -1,10 +1,10 @@
 //! Who notices that the dispatcher is blocked inside a threadlet.
 //!
 //! The question is not "does the thread sleep" but "did the dispatcher give the host lock away
-//! inside this call". Two ask it. The *sentinel* runs on the dispatcher's CPU at idle priority:
+//! inside this call". Two ask it. The *idle_monitor* runs on the dispatcher's CPU at idle priority:
 //! that CPU has nothing to run at the moment the dispatcher blocks, so it looks within
 //! microseconds, and costs nothing while the dispatcher works. On a busy machine it starves; so the
-//! runner *on watch* also looks by itself, at every tick. Both doze while no threadlet runs.
+//! worker *on watch* also looks by itself, at every period. Both doze while no threadlet runs.
 //!
 //! Neither holds the host lock. What they find is a candidate: who takes over looks again, with the
 //! lock.
@@ -13,22 +13,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::bell::Ring;
-use super::role::{Role, RunnerId, Watching};
+use super::parker::WakeReason;
+use super::role::{Awake, Role, WorkerId};
 use super::thread::{HostProbe, ThreadTraits};
 use crate::{clock, fp};
 
-/// How often the runner on watch looks by itself.
-const TICK: Duration = Duration::from_millis(1);
-/// The same where there is no sentinel, or where it starves: on a busy machine.
-const TICK_ALONE: Duration = Duration::from_micros(200);
+/// How often the worker on watch looks by itself.
+const PERIOD: Duration = Duration::from_millis(1);
+/// The same where there is no idle_monitor, or where it starves: on a busy machine.
+const PERIOD_ALONE: Duration = Duration::from_micros(200);
 /// A function that takes so long, in nanoseconds, should not be called in the dispatcher's stack.
 pub const SLOW_NS: u64 = 2_000_000;
-/// How many blocks in a row that a tick finds, and not the sentinel, make it count as starved.
+/// How many blocks in a row that a period finds, and not the idle_monitor, make it count as starved.
 const N_MISSED_MAX: u32 = 2;
-/// How many ticks without a call make the runner on watch doze: waking it takes the dispatcher a
+/// How many periods without a call make the worker on watch doze: waking it takes the dispatcher a
 /// few microseconds, which calls now and then should not pay each time.
-const N_QUIET_TICKS: u32 = 50;
+const N_QUIET_PERIODS: u32 = 50;
 
 /// Why the dispatcher should be relieved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub struct Candidate {
 
 /// How a watch ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Watched {
+pub enum Noticed {
     /// The dispatcher should be relieved.
     Found(Candidate),
     /// This thread was called to other work, and no threadlet runs.
@@ -63,23 +63,23 @@ pub enum Watched {
 
 /// What the watchers of one role share.
 #[derive(Debug)]
-pub struct Watcher {
+pub struct Monitor {
     role: Arc<Role>,
     probe: HostProbe,
-    /// The last call of which the sentinel raised the alarm.
+    /// The last call of which the idle_monitor raised the alarm.
     alarm_seq: AtomicU64,
     /// How long a call may compute before it is overdue; `u64::MAX`: for ever.
     overdue_ns: AtomicU64,
     /// The last call that was seen to keep others waiting for long.
     slow_seq: AtomicU64,
-    sentinel: AtomicU32,
-    /// How many blocks in a row the sentinel has missed.
+    idle_monitor: AtomicU32,
+    /// How many blocks in a row the idle_monitor has missed.
     n_missed: AtomicU32,
 }
 
-/// How the sentinel fares.
+/// How the idle_monitor fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sentinel {
+pub enum IdleMonitor {
     /// It was not needed yet.
     NotStarted,
     /// It is there.
@@ -89,7 +89,7 @@ pub enum Sentinel {
     Refused,
 }
 
-impl Watcher {
+impl Monitor {
     /// The watchers of `role`; `probe` tells whether a thread holds the host lock.
     pub fn new(role: Arc<Role>, probe: HostProbe) -> Self {
         Self {
@@ -98,7 +98,7 @@ impl Watcher {
             alarm_seq: AtomicU64::new(0),
             overdue_ns: AtomicU64::new(u64::MAX),
             slow_seq: AtomicU64::new(0),
-            sentinel: AtomicU32::new(Sentinel::NotStarted as u32),
+            idle_monitor: AtomicU32::new(IdleMonitor::NotStarted as u32),
             n_missed: AtomicU32::new(0),
         }
     }
@@ -120,71 +120,75 @@ impl Watcher {
         (after_ns != u64::MAX).then(|| Duration::from_nanos(after_ns))
     }
 
-    /// How the sentinel fares.
-    pub fn sentinel(&self) -> Sentinel {
-        match self.sentinel.load(Relaxed) {
-            0 => Sentinel::NotStarted,
-            1 => Sentinel::Present,
-            _ => Sentinel::Refused,
+    /// How the idle_monitor fares.
+    pub fn idle_monitor(&self) -> IdleMonitor {
+        match self.idle_monitor.load(Relaxed) {
+            0 => IdleMonitor::NotStarted,
+            1 => IdleMonitor::Present,
+            _ => IdleMonitor::Refused,
         }
     }
 
     /// On watch: wait until the dispatcher should be relieved, or something else is to be done.
-    pub fn watch(&self, me: RunnerId, idle: Duration) -> Watched {
+    pub fn watch(&self, me: WorkerId, idle: Duration) -> Noticed {
         let mut has_work = false;
         let watched = self.watch_for(me, idle, &mut has_work);
-        if has_work && watched != Watched::Work {
+        if has_work && watched != Noticed::Work {
             // It is called still, and comes to the work later.
-            self.role.record(me).bell.ring(Ring::WORK);
+            self.role.slot(me).parker.unpark(WakeReason::WORK);
         }
         watched
     }
 
-    fn watch_for(&self, me: RunnerId, idle: Duration, has_work: &mut bool) -> Watched {
-        let bell = &self.role.record(me).bell;
+    fn watch_for(&self, me: WorkerId, idle: Duration, has_work: &mut bool) -> Noticed {
+        let parker = &self.role.slot(me).parker;
         let mut look = Look::default();
-        let mut n_quiet_ticks = 0;
-        let mut is_after_tick = false;
+        let mut n_quiet_periods = 0;
+        let mut is_after_period = false;
         loop {
             let before = look.seq;
             if let Some(candidate) = self.look(&mut look) {
-                self.n_missed.fetch_add(u32::from(is_after_tick), Relaxed);
-                return Watched::Found(candidate);
+                self.n_missed.fetch_add(u32::from(is_after_period), Relaxed);
+                return Noticed::Found(candidate);
             }
             if *has_work && !look.is_inside {
-                return Watched::Work;
+                return Noticed::Work;
             }
             if look.is_inside || look.seq != before {
-                n_quiet_ticks = 0;
+                n_quiet_periods = 0;
             } else {
-                n_quiet_ticks += 1;
+                n_quiet_periods += 1;
             }
-            if n_quiet_ticks >= N_QUIET_TICKS && self.role.doze(Watching::DUTY) {
-                n_quiet_ticks = 0;
-                is_after_tick = false;
+            if n_quiet_periods >= N_QUIET_PERIODS && self.role.doze(Awake::MONITOR) {
+                n_quiet_periods = 0;
+                is_after_period = false;
                 // An alarm may come late, from a call that is over.
-                let heard = bell.wait(Ring::ALARM | Ring::WAKE | Ring::WORK, Some(idle));
-                if heard == Ring::NONE || heard.has(Ring::STOP) {
-                    return Watched::Nothing;
+                let heard = parker
+                    .park(WakeReason::BLOCKED | WakeReason::WAKE | WakeReason::WORK, Some(idle));
+                if heard == WakeReason::NONE || heard.has(WakeReason::STOP) {
+                    return Noticed::Nothing;
                 }
-                *has_work |= heard.has(Ring::WORK);
+                *has_work |= heard.has(WakeReason::WORK);
                 continue;
             }
-            let heard = bell.wait(Ring::ALARM | Ring::WAKE | Ring::WORK, Some(self.tick()));
-            if heard.has(Ring::STOP) {
-                return Watched::Nothing;
+            let heard = parker.park(
+                WakeReason::BLOCKED | WakeReason::WAKE | WakeReason::WORK,
+                Some(self.period()),
+            );
+            if heard.has(WakeReason::STOP) {
+                return Noticed::Nothing;
             }
-            *has_work |= heard.has(Ring::WORK);
-            if heard.has(Ring::ALARM) {
+            *has_work |= heard.has(WakeReason::WORK);
+            if heard.has(WakeReason::BLOCKED) {
                 self.n_missed.store(0, Relaxed);
             }
-            is_after_tick = heard == Ring::NONE;
+            is_after_period = heard == WakeReason::NONE;
         }
     }
 
-    fn tick(&self) -> Duration {
-        let sees = self.sentinel() == Sentinel::Present;
-        if sees && self.n_missed.load(Relaxed) <= N_MISSED_MAX { TICK } else { TICK_ALONE }
+    fn period(&self) -> Duration {
+        let sees = self.idle_monitor() == IdleMonitor::Present;
+        if sees && self.n_missed.load(Relaxed) <= N_MISSED_MAX { PERIOD } else { PERIOD_ALONE }
     }
 
     /// Look once at what the dispatcher does.
@@ -194,9 +198,9 @@ impl Watcher {
             *last = Look { seq, is_inside: false, ..Look::default() };
             return None;
         };
-        let record = self.role.record(owner);
+        let slot = self.role.slot(owner);
         let now_ns = clock::now_ns();
-        let is_unlocked = record.traces.holds_lock(self.probe) == Some(false);
+        let is_unlocked = slot.traces.holds_lock(self.probe) == Some(false);
         let is_known = last.is_inside && last.seq == seq;
         let since_ns = if is_known { last.since_ns } else { now_ns };
         let was_unlocked = is_known && last.is_unlocked;
@@ -206,7 +210,7 @@ impl Watcher {
         }
         // The kernel is asked last: its answer takes some microseconds.
         let is_blocked =
-            || self.alarm_seq.load(Relaxed) == seq || record.traces.is_running() == Some(false);
+            || self.alarm_seq.load(Relaxed) == seq || slot.traces.is_running() == Some(false);
         let cause = if is_unlocked && is_blocked() {
             Cause::Blocked
         } else if is_unlocked && was_unlocked {
@@ -220,30 +224,31 @@ impl Watcher {
         (self.role.seq() == inside_seq).then_some(Candidate { seq, cause })
     }
 
-    /// Start the sentinel, once.
-    pub fn start_sentinel(self: &Arc<Self>) {
-        if self.sentinel() != Sentinel::NotStarted {
+    /// Start the idle_monitor, once.
+    pub fn start_idle_monitor(self: &Arc<Self>) {
+        if self.idle_monitor() != IdleMonitor::NotStarted {
             return;
         }
-        self.sentinel.store(Sentinel::Present as u32, Relaxed);
-        let watcher = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("tl-sentinel".into()).stack_size(64 * 1024);
-        if thread.spawn(move || watcher.stand_sentinel()).is_err() {
-            self.sentinel.store(Sentinel::Refused as u32, Relaxed);
+        self.idle_monitor.store(IdleMonitor::Present as u32, Relaxed);
+        let monitor = Arc::clone(self);
+        let thread =
+            std::thread::Builder::new().name("tl-idle_monitor".into()).stack_size(64 * 1024);
+        if thread.spawn(move || monitor.run_idle_monitor()).is_err() {
+            self.idle_monitor.store(IdleMonitor::Refused as u32, Relaxed);
         }
     }
 
-    /// In the child of a fork the sentinel is gone; the next call starts another.
+    /// In the child of a fork the idle_monitor is gone; the next call starts another.
     pub fn reset(&self) {
-        self.sentinel.store(Sentinel::NotStarted as u32, Relaxed);
+        self.idle_monitor.store(IdleMonitor::NotStarted as u32, Relaxed);
     }
 
-    /// The sentinel's life.
-    fn stand_sentinel(&self) {
+    /// The idle_monitor's life.
+    fn run_idle_monitor(&self) {
         ThreadTraits::block_signals();
         fp::begin_thread();
         if !ThreadTraits::run_when_idle() || self.guard() == Guarded::Refused {
-            self.sentinel.store(Sentinel::Refused as u32, Relaxed);
+            self.idle_monitor.store(IdleMonitor::Refused as u32, Relaxed);
         }
     }
 
@@ -252,19 +257,19 @@ impl Watcher {
         let mut post = None;
         let mut last_seq = u64::MAX;
         loop {
-            if role.sentinel.hear(Ring::WAKE).has(Ring::STOP) {
+            if role.idle_monitor.take(WakeReason::WAKE).has(WakeReason::STOP) {
                 return Guarded::ToTheEnd;
             }
             let Some((seq, owner)) = role.inside() else {
                 let seq = role.seq();
                 // Let a dispatcher that has just left one call begin the next.
-                if std::mem::replace(&mut last_seq, seq) == seq && role.doze(Watching::SENTINEL) {
-                    role.sentinel.wait(Ring::WAKE, None);
+                if std::mem::replace(&mut last_seq, seq) == seq && role.doze(Awake::IDLE_MONITOR) {
+                    role.idle_monitor.park(WakeReason::WAKE, None);
                 }
                 rustix::thread::sched_yield();
                 continue;
             };
-            let traces = &role.record(owner).traces;
+            let traces = &role.slot(owner).traces;
             let Some(cpu) = traces.cpu() else {
                 if traces.holds_lock(self.probe).is_some() {
                     return Guarded::Refused;
@@ -281,13 +286,13 @@ impl Watcher {
             } else if traces.holds_lock(self.probe) == Some(false) && role.seq() == seq {
                 // We run, so the dispatcher does not, and it has given the lock away.
                 self.alarm_seq.store(seq, Relaxed);
-                role.doze_until_next_call(Watching::SENTINEL);
-                if let Some(duty) = role.on_duty() {
-                    role.record(duty).bell.ring(Ring::ALARM);
+                role.doze_until_next_call(Awake::IDLE_MONITOR);
+                if let Some(monitor) = role.monitor() {
+                    role.slot(monitor).parker.unpark(WakeReason::BLOCKED);
                 }
                 // Once more: the next call may have begun while our bit was still set.
                 if role.seq() == seq {
-                    role.sentinel.wait(Ring::WAKE, None);
+                    role.idle_monitor.park(WakeReason::WAKE, None);
                 }
             }
             rustix::thread::sched_yield();

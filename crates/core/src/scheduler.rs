@@ -1,10 +1,10 @@
-//! The dispatcher's queues: ready queue → burst → timers.
+//! The dispatcher's queues: ready queue → tick → timers.
 //!
-//! One turn of the dispatcher is: [`Dispatcher::patience`] says how long the poll may wait, the
-//! poll's requests are submitted, [`Dispatcher::begin_burst`] adds the timers that are due and
-//! fixes the size of the burst, and [`Dispatcher::next`] hands out one request after the other.
-//! Calls that wait in pools join the burst: interactive ones before the rest, the others after it,
-//! for as long as the burst's budget of time lasts.
+//! One turn of the dispatcher is: [`Scheduler::patience`] says how long the poll may wait, the
+//! poll's requests are submitted, [`Scheduler::begin_tick`] adds the timers that are due and
+//! fixes the size of the tick, and [`Scheduler::next`] hands out one request after the other.
+//! Calls that wait in pools join the tick: interactive ones before the rest, the others after it,
+//! for as long as the tick's budget of time lasts.
 //!
 //! Nothing in here names a thread. Whoever holds the dispatcher role calls these methods, and
 //! between two calls of `next` the role may pass to another thread.
@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::pools::{Pools, Priority};
 use crate::timers::{TimerKey, Timers};
 
-/// How long one burst goes on starting calls that waited in pools, in nanoseconds. The poll and
+/// How long one tick goes on starting calls that waited in pools, in nanoseconds. The poll and
 /// whatever it makes ready wait no longer than this and the last call.
 const CALLS_BUDGET_NS: u64 = 500_000;
 
@@ -24,19 +24,19 @@ const READY_KEPT: usize = 16 * 1024;
 
 /// The queues of one loop; `R` is its kind of request.
 #[derive(Debug)]
-pub struct Dispatcher<R> {
+pub struct Scheduler<R> {
     ready: VecDeque<R>,
     timers: Timers<R>,
     /// Calls that wait for their turn.
     pub pools: Pools<R>,
     /// No call may start: there is no thread left that could take over from it.
     pub calls_are_held: bool,
-    /// What is left of the burst that runs.
-    burst: Burst,
+    /// What is left of the tick that runs.
+    tick: Tick,
 }
 
 #[derive(Debug, Default)]
-struct Burst {
+struct Tick {
     /// How many requests it runs, beside calls of pools.
     size: usize,
     n_left: usize,
@@ -47,25 +47,25 @@ struct Burst {
     batch_had_its_turn: bool,
 }
 
-impl<R> Default for Dispatcher<R> {
+impl<R> Default for Scheduler<R> {
     fn default() -> Self {
         Self {
             ready: VecDeque::new(),
             timers: Timers::default(),
             pools: Pools::default(),
             calls_are_held: false,
-            burst: Burst::default(),
+            tick: Tick::default(),
         }
     }
 }
 
-impl<R> Dispatcher<R> {
-    /// Queue a request for the next burst.
+impl<R> Scheduler<R> {
+    /// Queue a request for the next tick.
     pub fn submit(&mut self, request: R) {
         self.ready.push_back(request);
     }
 
-    /// Queue a request for the first burst at or after `deadline_ns`.
+    /// Queue a request for the first tick at or after `deadline_ns`.
     pub fn submit_at(&mut self, deadline_ns: u64, request: R) -> TimerKey {
         self.timers.start(deadline_ns, request)
     }
@@ -88,11 +88,11 @@ impl<R> Dispatcher<R> {
         (deadline_ns != u64::MAX).then(|| Duration::from_nanos(wait_ns()))
     }
 
-    /// Move the timers that are due to the ready queue and fix what this burst runs.
+    /// Move the timers that are due to the ready queue and fix what this tick runs.
     ///
-    /// Requests that the burst itself makes ready wait for the next one, so that the poll gets
+    /// Requests that the tick itself makes ready wait for the next one, so that the poll gets
     /// its turn however much work makes more work.
-    pub fn begin_burst(&mut self, now_ns: impl FnOnce() -> u64) {
+    pub fn begin_tick(&mut self, now_ns: impl FnOnce() -> u64) {
         if !self.timers.is_empty() {
             let now_ns = now_ns();
             while let Some(request) = self.timers.pop_due(now_ns) {
@@ -104,10 +104,10 @@ impl<R> Dispatcher<R> {
             self.ready.shrink_to(READY_KEPT.max(self.ready.len() * 2));
         }
         let size = self.ready.len();
-        self.burst = Burst { size, n_left: size, ..Burst::default() };
+        self.tick = Tick { size, n_left: size, ..Tick::default() };
     }
 
-    /// The next request of the burst; `None` ends it.
+    /// The next request of the tick; `None` ends it.
     pub fn next(&mut self, now_ns: impl FnOnce() -> u64) -> Option<R> {
         if self.pools.n_queued() > 0
             && !self.calls_are_held
@@ -115,42 +115,42 @@ impl<R> Dispatcher<R> {
         {
             return Some(call);
         }
-        self.burst.n_left = self.burst.n_left.checked_sub(1)?;
-        if self.burst.n_left == 0 {
+        self.tick.n_left = self.tick.n_left.checked_sub(1)?;
+        if self.tick.n_left == 0 {
             // Calls that come after the others have a time of their own, however long those take.
-            self.burst.calls_until_ns = 0;
+            self.tick.calls_until_ns = 0;
         }
         self.ready.pop_front()
     }
 
     #[cold]
     fn next_call(&mut self, now_ns: impl FnOnce() -> u64) -> Option<R> {
-        let burst = &mut self.burst;
-        let at_least = match burst.n_left {
+        let tick = &mut self.tick;
+        let at_least = match tick.n_left {
             1.. => Priority::Interactive,
-            0 if self.ready.is_empty() || !burst.batch_had_its_turn => Priority::Batch,
+            0 if self.ready.is_empty() || !tick.batch_had_its_turn => Priority::Batch,
             0 => Priority::Normal,
         };
         let now_ns = now_ns();
-        if burst.calls_until_ns != 0 && now_ns >= burst.calls_until_ns {
+        if tick.calls_until_ns != 0 && now_ns >= tick.calls_until_ns {
             return None;
         }
-        burst.batch_had_its_turn |= at_least == Priority::Batch;
+        tick.batch_had_its_turn |= at_least == Priority::Batch;
         let (_, call) = self.pools.next(at_least)?;
-        if burst.calls_until_ns == 0 {
-            burst.calls_until_ns = now_ns.saturating_add(CALLS_BUDGET_NS);
+        if tick.calls_until_ns == 0 {
+            tick.calls_until_ns = now_ns.saturating_add(CALLS_BUDGET_NS);
         }
         Some(call)
     }
 
-    /// Whether the next burst has something to run.
+    /// Whether the next tick has something to run.
     pub fn has_work(&self) -> bool {
         !self.ready.is_empty() || (self.pools.has_startable() && !self.calls_are_held)
     }
 
     /// Take the first request that is ready, or a call that may start, out of turn.
     pub fn pop_ready(&mut self) -> Option<R> {
-        self.burst.n_left = self.burst.n_left.saturating_sub(1);
+        self.tick.n_left = self.tick.n_left.saturating_sub(1);
         let first = self.ready.pop_front();
         first.or_else(|| {
             (!self.calls_are_held)
@@ -170,9 +170,9 @@ impl<R> Dispatcher<R> {
         self.timers.entries()
     }
 
-    /// How many requests the present burst runs.
-    pub fn burst_size(&self) -> usize {
-        self.burst.size
+    /// How many requests the present tick runs.
+    pub fn tick_size(&self) -> usize {
+        self.tick.size
     }
 
     /// How many requests are ready to run.
@@ -204,46 +204,46 @@ impl<R> Dispatcher<R> {
 mod tests {
     use super::*;
 
-    fn burst<R>(dispatcher: &mut Dispatcher<R>, now_ns: u64) -> Vec<R> {
-        dispatcher.begin_burst(|| now_ns);
+    fn tick<R>(dispatcher: &mut Scheduler<R>, now_ns: u64) -> Vec<R> {
+        dispatcher.begin_tick(|| now_ns);
         std::iter::from_fn(|| dispatcher.next(|| now_ns)).collect()
     }
 
     #[test]
     fn a_burst_does_not_grow_while_it_runs() {
-        let mut dispatcher = Dispatcher::default();
+        let mut dispatcher = Scheduler::default();
         dispatcher.submit(1);
         dispatcher.submit(2);
-        dispatcher.begin_burst(|| 0);
-        let mut n_burst = 0;
+        dispatcher.begin_tick(|| 0);
+        let mut n_this_tick = 0;
         while let Some(request) = dispatcher.next(|| 0) {
             dispatcher.submit(request + 10);
-            n_burst += 1;
+            n_this_tick += 1;
         }
-        assert_eq!((2, 2), (n_burst, dispatcher.n_ready()));
+        assert_eq!((2, 2), (n_this_tick, dispatcher.n_ready()));
     }
 
     #[test]
     fn due_timers_run_after_what_was_ready_before() {
-        let mut dispatcher = Dispatcher::default();
+        let mut dispatcher = Scheduler::default();
         dispatcher.submit_at(5, "timer");
         dispatcher.submit("ready");
-        assert_eq!(vec!["ready", "timer"], burst(&mut dispatcher, 5));
+        assert_eq!(vec!["ready", "timer"], tick(&mut dispatcher, 5));
     }
 
     #[test]
     fn room_for_a_storm_is_given_back() {
-        let mut dispatcher = Dispatcher::default();
+        let mut dispatcher = Scheduler::default();
         (0..10 * READY_KEPT).for_each(|request| dispatcher.submit(request));
-        assert_eq!(10 * READY_KEPT, burst(&mut dispatcher, 0).len());
+        assert_eq!(10 * READY_KEPT, tick(&mut dispatcher, 0).len());
         dispatcher.submit(0);
-        assert_eq!(vec![0], burst(&mut dispatcher, 0));
+        assert_eq!(vec![0], tick(&mut dispatcher, 0));
         assert!(dispatcher.ready.capacity() <= 2 * READY_KEPT);
     }
 
     #[test]
     fn patience_ends_with_the_next_timer_and_with_any_ready_request() {
-        let mut dispatcher = Dispatcher::default();
+        let mut dispatcher = Scheduler::default();
         assert_eq!(None, dispatcher.patience(|| 0));
         dispatcher.submit_at(u64::MAX, ());
         assert_eq!(None, dispatcher.patience(|| 0));
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn interactive_calls_run_before_a_burst_and_the_others_after_it() {
-        let mut dispatcher = Dispatcher::default();
+        let mut dispatcher = Scheduler::default();
         for (priority, name) in [
             (Priority::Batch, "batch"),
             (Priority::Normal, "normal"),
@@ -267,33 +267,33 @@ mod tests {
         }
         assert_eq!(Some(Duration::ZERO), dispatcher.patience(|| 0));
         dispatcher.submit("ready");
-        assert_eq!(vec!["interactive", "ready", "normal", "batch"], burst(&mut dispatcher, 1));
+        assert_eq!(vec!["interactive", "ready", "normal", "batch"], tick(&mut dispatcher, 1));
     }
 
     #[test]
     fn calls_that_wait_do_not_hold_up_the_poll() {
-        let mut dispatcher = Dispatcher::default();
+        let mut dispatcher = Scheduler::default();
         let pool = dispatcher.pools.open(Priority::Normal, None);
         (0..10).for_each(|call| dispatcher.pools.submit(pool, call));
-        dispatcher.begin_burst(|| 0);
+        dispatcher.begin_tick(|| 0);
         let mut now_ns = 1;
-        let mut n_burst = 0;
+        let mut n_this_tick = 0;
         while dispatcher.next(|| now_ns).is_some() {
             now_ns += CALLS_BUDGET_NS / 2;
-            n_burst += 1;
+            n_this_tick += 1;
         }
-        assert_eq!((2, 8), (n_burst, dispatcher.pools.n_queued()));
+        assert_eq!((2, 8), (n_this_tick, dispatcher.pools.n_queued()));
     }
 
     #[test]
     fn calls_start_however_long_requests_take() {
-        let mut dispatcher = Dispatcher::default();
+        let mut dispatcher = Scheduler::default();
         for priority in [Priority::Interactive, Priority::Batch] {
             let pool = dispatcher.pools.open(priority, None);
             dispatcher.pools.submit(pool, "call");
         }
         dispatcher.submit("ready");
-        dispatcher.begin_burst(|| 0);
+        dispatcher.begin_tick(|| 0);
         let mut now_ns = 1;
         let taken = std::iter::from_fn(|| {
             now_ns += 2 * CALLS_BUDGET_NS;
@@ -304,13 +304,13 @@ mod tests {
 
     #[test]
     fn held_calls_do_not_start_and_do_not_spin() {
-        let mut dispatcher = Dispatcher::default();
+        let mut dispatcher = Scheduler::default();
         let pool = dispatcher.pools.open(Priority::Normal, None);
         dispatcher.pools.submit(pool, ());
         dispatcher.calls_are_held = true;
         assert_eq!(None, dispatcher.patience(|| 0));
-        assert_eq!(0, burst(&mut dispatcher, 1).len());
+        assert_eq!(0, tick(&mut dispatcher, 1).len());
         dispatcher.calls_are_held = false;
-        assert_eq!(1, burst(&mut dispatcher, 1).len());
+        assert_eq!(1, tick(&mut dispatcher, 1).len());
     }
 }

@@ -1,4 +1,4 @@
-//! How a crew ends: closing, and forks. When the interpreter ends nothing is done: see `interpreter.c`.
+//! How a workers ends: closing, and forks. When the interpreter ends nothing is done: see `interpreter.c`.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -6,92 +6,92 @@ use std::time::Duration;
 use pyo3::intern;
 use pyo3::prelude::*;
 use threadlets_core::clock;
-use threadlets_core::takeover::{Ring, RunnerId};
+use threadlets_core::takeover::{WakeReason, WorkerId};
 
-use crate::crew::Crew;
 use crate::dispatcher::Dispatcher;
 use crate::interpreter;
-use crate::runner::Runner;
+use crate::worker::Worker;
+use crate::workers::Workers;
 
 /// How long closing waits for threads that have nothing to do, and for runs that were told to end.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
+pub(crate) const EXIT_WAIT: Duration = Duration::from_secs(5);
 
 /// How long closing waits for functions: one that was just told to end by what it waits for can do so.
 const MOMENT: Duration = Duration::from_millis(100);
 
-impl Crew {
+impl Workers {
     /// End the threads that have nothing to do, and wait for them. Blocked ones end when their
     /// functions do; how many those are.
     pub(crate) fn stop(&self, py: Python<'_>) -> usize {
         self.is_stopped.store(true, Relaxed);
         self.role.stop_all();
-        let n_left = || self.roster.with(py, |roster| roster.n_threads());
+        let n_left = || self.registry.with(py, |registry| registry.n_threads());
         let began_ns = clock::now_ns();
         let is_within = |time: Duration| clock::now_ns() - began_ns < time.as_nanos() as u64;
-        // A thread needs the GIL to say farewell, and gets it no more once the interpreter ends.
+        // A thread needs the GIL to say exits, and gets it no more once the interpreter ends.
         while n_left() > 0
-            && (is_within(MOMENT) || n_left() > self.n_busy(py) && is_within(FAREWELL))
+            && (is_within(MOMENT) || n_left() > self.n_busy(py) && is_within(EXIT_WAIT))
             && !interpreter::is_finalizing(py)
         {
-            py.detach(|| self.farewell.wait(Ring::WAKE, Some(Duration::from_millis(20))));
+            py.detach(|| self.exits.park(WakeReason::WAKE, Some(Duration::from_millis(20))));
         }
         // Those that are idle would end if they could.
         if interpreter::is_finalizing(py) { self.n_busy(py) } else { n_left() }
     }
 
-    /// How many threads of the crew cannot end now: they are in functions, or hold the role.
+    /// How many threads of the workers cannot end now: they are in functions, or hold the role.
     fn n_busy(&self, py: Python<'_>) -> usize {
-        let home = RunnerId::HOME.index();
+        let home = WorkerId::HOME.index();
         let n_in_functions = self.parked.with(py, |parked| {
             parked.iter().filter(|(idx, it)| **idx != home && !it.is_returning).count()
         });
-        let is_dispatcher = self.role.owner().is_some_and(|it| it != RunnerId::HOME);
+        let is_dispatcher = self.role.owner().is_some_and(|it| it != WorkerId::HOME);
         n_in_functions + usize::from(is_dispatcher)
     }
 
     /// A request is over: go no further without a home thread.
     #[inline]
     pub(crate) fn end_if_over(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
-        let crew = &slf.get().crew;
-        if crew.is_orphaned.load(Relaxed) {
+        let workers = &slf.get().workers;
+        if workers.is_orphaned.load(Relaxed) {
             slf.call_method0(intern!(slf.py(), "_orphaned"))?;
         }
         Ok(())
     }
 
-    /// In the child of a fork: only this thread goes on, and has the role if it is a runner.
-    fn reset(slf: &Bound<'_, Dispatcher>, runner: Option<&Runner>) {
+    /// In the child of a fork: only this thread goes on, and has the role if it is a worker.
+    fn reset(slf: &Bound<'_, Dispatcher>, worker: Option<&Worker>) {
         let py = slf.py();
-        let crew = &slf.get().crew;
-        let id = runner.map(|it| it.id);
-        crew.roster.with(py, |roster| crew.role.reset(roster, id));
-        crew.watcher.reset();
+        let workers = &slf.get().workers;
+        let id = worker.map(|it| it.id);
+        workers.registry.with(py, |registry| workers.role.reset(registry, id));
+        workers.monitor.reset();
         slf.get().part_from_parent(py);
-        if let Some(runner) = runner {
-            Self::gained(slf, runner, None);
-            crew.is_orphaned.store(!runner.is_home(), Relaxed);
+        if let Some(worker) = worker {
+            Self::gained(slf, worker, None);
+            workers.is_orphaned.store(!worker.is_home(), Relaxed);
         }
-        let parked = crew.parked.with(py, std::mem::take);
-        crew.n_parked.store(0, Relaxed);
+        let parked = workers.parked.with(py, std::mem::take);
+        workers.n_parked.store(0, Relaxed);
         drop(parked);
-        drop(crew.beside.with(py, |beside| beside.reset()));
-        crew.release_bound(py);
+        drop(workers.beside.with(py, |beside| beside.reset()));
+        workers.release_bound(py);
     }
 }
 
 #[pymethods]
 impl Dispatcher {
     /// End the threads; how many are left, blocked in functions that cannot be stopped.
-    fn _stop_crew(&self, py: Python<'_>) -> usize {
-        self.crew.stop(py)
+    fn _stop_workers(&self, py: Python<'_>) -> usize {
+        self.workers.stop(py)
     }
 
     /// In the child of a fork: only the thread that forked goes on.
     fn _after_fork(slf: &Bound<'_, Self>) {
         let py = slf.py();
-        Runner::with_current(|runner| {
-            let ours = runner.filter(|it| it.dispatcher(py).is(slf));
-            Crew::reset(slf, ours);
+        Worker::with_current(|worker| {
+            let ours = worker.filter(|it| it.dispatcher(py).is(slf));
+            Workers::reset(slf, ours);
         });
     }
 }

@@ -29,7 +29,7 @@ pub enum Received {
 
 /// The state of one connection; `C` owns or shares the bytes of one unsent chunk.
 #[derive(Debug)]
-pub struct Stream<C> {
+pub struct Connection<C> {
     fd: SocketFd,
     unsent: WriteQueue<C>,
     low_water_bytes: usize,
@@ -53,7 +53,7 @@ pub struct Stream<C> {
     over: bool,
 }
 
-impl<C: AsRef<[u8]>> Stream<C> {
+impl<C: AsRef<[u8]>> Connection<C> {
     /// A stream on a connected, non-blocking socket, whose owner wants data.
     pub fn new(fd: SocketFd) -> Self {
         Self {
@@ -117,7 +117,7 @@ impl<C: AsRef<[u8]>> Stream<C> {
         self.unsent.slices()
     }
 
-    /// Receive nothing until [`Stream::resume`]; false when that was so already.
+    /// Receive nothing until [`Connection::resume`]; false when that was so already.
     pub fn pause(&mut self) -> bool {
         std::mem::replace(&mut self.reading, false)
     }
@@ -163,7 +163,7 @@ impl<C: AsRef<[u8]>> Stream<C> {
     /// Send as much of `data` as there is room for now; the result is a count of bytes.
     ///
     /// Zero while older bytes are unsent: bytes leave in order. What was not sent is the
-    /// owner's to [`Stream::queue`].
+    /// owner's to [`Connection::queue`].
     pub fn send(&mut self, data: &[u8]) -> Result<usize> {
         if !self.unsent.is_empty() {
             return Ok(0);
@@ -261,15 +261,15 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
-    fn pair() -> (UnixStream, UnixStream, Stream<Vec<u8>>) {
+    fn pair() -> (UnixStream, UnixStream, Connection<Vec<u8>>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let stream = Stream::new(SocketFd::new(ours.as_raw_fd()));
+        let stream = Connection::new(SocketFd::new(ours.as_raw_fd()));
         (ours, theirs, stream)
     }
 
     /// Fill the socket until it takes no more; returns how many bytes it took.
-    fn fill(stream: &mut Stream<Vec<u8>>) -> usize {
+    fn fill(stream: &mut Connection<Vec<u8>>) -> usize {
         let data = vec![7; 4 << 20];
         let mut n_sent = 0;
         loop {
@@ -350,7 +350,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut theirs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (ours, _) = listener.accept().unwrap();
-        let mut stream: Stream<Vec<u8>> = Stream::new(SocketFd::new(ours.as_raw_fd()));
+        let mut stream: Connection<Vec<u8>> = Connection::new(SocketFd::new(ours.as_raw_fd()));
         let mut buffer = [0; 4];
         theirs.write_all(b"ab").unwrap();
         rustix::event::poll(

@@ -24,9 +24,9 @@ impl<H, W> Default for Half<H, W> {
     }
 }
 
-/// A watched descriptor; `H` is a callback, `W` a waiting operation.
+/// A descriptor; `H` is a callback, `W` a waiting operation.
 #[derive(Debug)]
-pub struct Watch<H, W> {
+pub struct Descriptor<H, W> {
     /// The descriptor.
     pub fd: RawFd,
     /// Who waits for data.
@@ -37,7 +37,7 @@ pub struct Watch<H, W> {
     pub keeps_registration: bool,
 }
 
-impl<H, W> Watch<H, W> {
+impl<H, W> Descriptor<H, W> {
     /// A watch of a descriptor that nobody waits for yet.
     pub fn new(fd: RawFd) -> Self {
         Self { fd, read: Half::default(), write: Half::default(), keeps_registration: false }
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn callbacks_register_the_direction_they_want_and_operations_both() {
-        let mut watch: Watch<&str, &str> = Watch::new(3);
+        let mut watch: Descriptor<&str, &str> = Descriptor::new(3);
         assert!(watch.is_idle());
         watch.read.handler = Some("callback");
         assert_eq!(Interest::READABLE, watch.interest());
