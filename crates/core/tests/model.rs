@@ -1,5 +1,5 @@
 //! The take-over protocol, in beside.rs and bound.rs work for threads without the role and tasks that belong to a
-//! thread, and in items.rs queues, under a model checker, which tries every interleaving of their threads in
+//! thread, and in queues.rs queues, under a model checker, which tries every interleaving of their threads in
 //! which no more than a few are preempted.
 //!
 //! Some tests make a fault again that was mended, and expect that the model finds it.
@@ -75,13 +75,13 @@ fn two_calls_wait_to_be_noticed(
 ) {
     check(5, move || {
         let world = Rc::new(World::new(1));
-        let monitor = world.appoint(&mut world.lock.lock().unwrap());
+        let worker = world.appoint(&mut world.lock.lock().unwrap());
         let noticed = Rc::new(Parker::default());
         let notices = Rc::clone(&noticed);
         world.spawn(move |world| {
             let is_idle_monitor = monitor == Awake::IDLE_MONITOR;
             let parker =
-                if is_idle_monitor { &world.role.idle_monitor } else { world.parker(monitor) };
+                if is_idle_monitor { &world.role.idle_monitor } else { world.parker(worker) };
             let mut last_seq = 0;
             let mut n_noticed = 0;
             while n_noticed < 2 {
@@ -109,7 +109,7 @@ fn two_calls_wait_to_be_noticed(
 
 /// Whenever a call begins, the worker on watch is awake or is woken.
 #[test]
-fn no_call_begins_unnoticed_by_the_runner_on_watch() {
+fn no_call_begins_unnoticed_by_the_monitor() {
     let dozes = |role: &Role| role.doze(Awake::MONITOR);
     two_calls_wait_to_be_noticed(Awake::MONITOR, dozes, |_, _| false);
 }
@@ -129,7 +129,7 @@ fn dozing_off_without_a_last_look_loses_a_wake_up() {
 /// A idle_monitor that dozes off when it has seen enough of a call, but looks again whether it is still
 /// the same call, is awake or is woken whenever a call begins.
 #[test]
-fn no_call_begins_unnoticed_by_the_sentinel() {
+fn no_call_begins_unnoticed_by_the_idle_monitor() {
     let dozes = |role: &Role| role.doze(Awake::IDLE_MONITOR);
     two_calls_wait_to_be_noticed(Awake::IDLE_MONITOR, dozes, |role, seq| {
         role.doze_until_next_call(Awake::IDLE_MONITOR);
@@ -414,7 +414,7 @@ fn the_end_wakes_everyone() {
         world.spawn(|world| {
             assert_eq!(WakeReason::STOP, world.role.idle_monitor.park(WakeReason::WAKE, None));
         });
-        for (number, ring) in
+        for (number, reason) in
             [WakeReason::MONITOR, WakeReason::BLOCKED | WakeReason::WAKE, WakeReason::GRANT]
                 .into_iter()
                 .enumerate()
@@ -422,7 +422,7 @@ fn the_end_wakes_everyone() {
             let me = world.ids[number + 1];
             world.spawn(move |world| {
                 for _ in 0..2 {
-                    assert_eq!(WakeReason::STOP, world.parker(me).wait(ring, None));
+                    assert_eq!(WakeReason::STOP, world.parker(me).park(reason, None));
                 }
             });
         }

@@ -148,7 +148,7 @@ impl World {
             is_forgetful: Cell::default(),
         };
         world.role.take(&mut registry, HOME);
-        world.role.record(HOME);
+        world.role.slot(HOME);
         for _ in 0..n_workers {
             let id = world.appoint(&mut registry);
             world.role.relieve();
