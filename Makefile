@@ -1,4 +1,4 @@
-# Every target does the set-up that it needs. `make help` lists them.
+# Every target sets up what it needs. `make help` lists the targets.
 
 SHELL := bash
 PYTHON ?= python3
@@ -21,7 +21,7 @@ $(BIN)/maturin:
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install 'maturin>=1.16,<2'
 
-# Tools and the programs that the tests drive.
+# Tools, and the programs that the tests run on the loop.
 $(VENV)/.dev: pyproject.toml | $(BIN)/maturin
 	$(BIN)/python -m pip install --group tools --group thirdparty
 	@touch $@
@@ -42,7 +42,7 @@ $(BUILT): pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
 build: $(BUILT) ## Install a release build with its extras into .venv
 
 .PHONY: demo
-demo: build ## Serve the example site under real load, and print what came out
+demo: build ## Serve the example site under real load, and print the results
 	$(BIN)/python -m examples.site.demo
 
 .PHONY: serve
@@ -55,7 +55,7 @@ test: build $(VENV)/.dev ## Run the tests: core, then Python
 	$(BIN)/python -m pytest -n 2
 
 .PHONY: pythons
-pythons: ## Set CPython 3.14 and 3.15 up in .pythons, for compat and debug-python (on Debian, as root)
+pythons: ## Set up CPython 3.14 and 3.15 in .pythons, for compat and debug-python (on Debian, as root)
 	.ci/pythons
 
 # Every CPython here that has its own tests; those other than $(PYTHON) get environments of their own.
@@ -66,19 +66,19 @@ find-python = $(shell \
 	$$python -c 'import test.test_asyncio' 2>/dev/null && command -v $$python && break; done)
 OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call find-python,$(minor)),.venv-$(minor)))
 
-# One folder serves the builds for all of them: most of what the core stands on is the same for each. The
-# headers of those in .pythons are not where those interpreters say.
+# All of them are built in one folder, since most dependencies of the core are the same for each. CPATH
+# names the headers for those in .pythons, which are not where these interpreters say.
 .venv-%/.built: pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
-	$(or $(call find-python,$*),$(error no CPython $* with its own tests is here; `make pythons` sets the newer ones up)) \
+	$(or $(call find-python,$*),$(error no CPython $* with its own tests is here; `make pythons` sets up the newer ones)) \
 		-m venv --without-pip .venv-$*
 	$(BIN)/python -m pip --python .venv-$*/bin/python install --group tests --group thirdparty
 	VIRTUAL_ENV=$(CURDIR)/.venv-$* CPATH=$(CURDIR)/.pythons/include/python$*:$(CURDIR)/.pythons/include \
 		$(BIN)/maturin develop --profile compat --quiet --pip-path $(BIN)/pip --extras serve
 	@touch $@
 
-# In a folder of its own: the checker replaces the atomics of the whole crate.
+# In a target folder of its own: the checker replaces the atomics of the whole crate.
 .PHONY: model
-model: ## Check the take-over protocol and letterboxes under every interleaving
+model: ## Check the take-over protocol and the lock-free queues under every interleaving
 	CARGO_TARGET_DIR=target/model cargo test --package threadlets-core --features model --release --quiet --test model
 
 .PHONY: sanitize
@@ -92,11 +92,11 @@ compat: build $(VENV)/.dev ## Run our tests, and CPython's own on our loop, for 
 DEBUG_MINOR ?= 3.14d
 
 .PHONY: debug-python
-debug-python: .venv-$(DEBUG_MINOR)/.built ## The same for the CPython with assertions that `make pythons` sets up
+debug-python: .venv-$(DEBUG_MINOR)/.built ## Run the tests of compat on the CPython with assertions that `make pythons` sets up
 	.ci/compat .venv-$(DEBUG_MINOR)
 
 .PHONY: suites
-suites: build ## Run other projects' test suites on our loop and on the stock one (an hour; takes their sdists)
+suites: build ## Run other projects' test suites on our loop and on the stock one (an hour; needs their sdists)
 	$(BIN)/python tests/suites/run.py; status=$$?; $(BIN)/python tests/suites/run.py --page; exit $$status
 
 .PHONY: lint
@@ -120,7 +120,7 @@ format: $(VENV)/.dev ## Format everything
 	$(BIN)/ruff check --fix --quiet .
 
 .PHONY: wheels
-wheels: $(VENV)/.wheels ## Build wheels for CPython 3.11 to 3.15 and the sdist into dist/, and try each where nothing else is
+wheels: $(VENV)/.wheels ## Build wheels for CPython 3.11 to 3.15 and the sdist into dist/, and test each in an empty environment
 	$(BIN)/python wheels/build.py
 	$(BIN)/python wheels/smoke.py
 

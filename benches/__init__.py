@@ -1,5 +1,5 @@
-"""Benchmarks: scenarios measured against other event loops, alternated in one run.
+"""Benchmarks: scenarios on threadlets and other event loops, which alternate in one run.
 
-``python -m benches --list`` names them. Results are ratios against the peers; raw figures are kept
-under ``benches/results``.
+``python -m benches --list`` lists them. Results are ratios to the peers; raw figures are kept under
+``benches/results``.
 """

@@ -1,4 +1,4 @@
-"""A process that has nothing to do with the server, and wants the CPU for a moment each millisecond.
+"""The bystander: a process beside the server that needs the CPU for a moment each millisecond.
 
 ``python -m benches.bystander SECONDS`` sleeps until one deadline after the other, records how late it
 woke, and prints the lateness as JSON.
@@ -26,7 +26,7 @@ class _Timespec(ctypes.Structure):
 
 
 def main(seconds: str) -> None:
-    """Record for the given time."""
+    """Record the lateness for the given time, and print it."""
     gc.disable()
     late_us = sorted(_lateness_us(float(seconds)))
     figures = {
@@ -41,7 +41,7 @@ def main(seconds: str) -> None:
 def _lateness_us(seconds: float) -> list[float]:
     """Sleep until absolute times, with the least slack; a deadline that has passed is skipped."""
     libc = ctypes.CDLL(None, use_errno=True)
-    # The kernel may join timers that are this close; 50 us unless asked for less.
+    # The kernel may delay a timer by the slack to join it with others; the default is 50 us.
     libc.prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1), 0, 0, 0)
     sleep_until = libc.clock_nanosleep
     clock = time.CLOCK_MONOTONIC

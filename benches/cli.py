@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from benches.summary import Row
 
-#: A median of fewer says nothing.
+#: A median of fewer rounds is worthless.
 N_ROUNDS_MIN = 3
 _QUICK_SECONDS = 0.3
 _LOCAL = results.DIRECTORY / "local"
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.rounds is not None and arguments.rounds < N_ROUNDS_MIN:
         print(f"benches: --rounds must be at least {N_ROUNDS_MIN}", file=sys.stderr)
         return 2
-    # A terminated run still ends its servers and keeps what it has measured.
+    # Exit by an exception, so that a terminated run ends its servers and keeps its measurements.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     raise_file_limit()
     return _run(picked, arguments)
@@ -116,7 +116,7 @@ def _settings(
 def _measure(
     scenario: Scenario, cases: Sequence[Case], settings: dict[str, Any], json_dir: Path
 ) -> tuple[Path | None, Sequence[Row], int]:
-    """Measure, save and show a scenario. Return its file, its rows and how many measurements failed."""
+    """Measure, save and show a scenario; return its file, its rows and the number of failures."""
     peers, n_rounds, patience_s = (settings[it] for it in ("peers", "n_rounds", "patience_s"))
     budget = Budget(settings["seconds"], Placement.of_this_machine())
     described = environment.describe(peers)

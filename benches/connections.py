@@ -1,5 +1,5 @@
-"""A storm of connections at uvicorn, in a network namespace of its own: its backlog is as long as the
-storm is wide, and its counters are nobody else's.
+"""A storm of connections at uvicorn, in a network namespace of its own: there the backlog can hold
+all connections, and the kernel's counters are those of this server alone.
 
 ``unshare --net python -m benches.connections PEER N_CONNECTIONS N_REQUESTS SERVER_CPU LOAD_CPU`` prints
 the figures as JSON. ``python -m benches.connections serve PEER`` is the server, which prints its port.
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 #: Holds every connection of the widest storm.
 _BACKLOG = 16384
-#: How many requests come before counting starts, and from how many connections at once.
+#: The number of requests before counting starts, and of their concurrent connections.
 _N_WARMUP, _N_WARMUP_CONNECTIONS = 2000, 50
-#: The most that one storm takes.
+#: The most that one storm takes, in seconds.
 TIMEOUT_S = 300
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _START = {
@@ -92,7 +92,7 @@ def _storm(url: str, n_connections: int, n_requests: int, cpus: set[int]) -> Fig
 
 
 def _raise_loopback() -> None:
-    """Set the one interface of a new namespace going."""
+    """Bring up the only interface of a new namespace."""
     with socket.socket() as sock:
         request = struct.pack("16sH14x", b"lo", 0)
         (flags,) = struct.unpack_from("H", fcntl.ioctl(sock, _SIOCGIFFLAGS, request), 16)

@@ -68,7 +68,7 @@ def cpu_model(cpuinfo: Path) -> str:
 def commit() -> str | None:
     """Return the checked-out commit, "-dirty" added where files differ; None outside git.
 
-    What publishing writes does not count: it is what earlier scenarios of the same commit came to.
+    Files that publishing writes do not count: they are results of earlier scenarios of the commit.
     """
     try:
         head = _git("rev-parse", "HEAD")

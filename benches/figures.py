@@ -1,7 +1,7 @@
-"""Figures in prose: each that a comment marks is the stored one, ``41 ns <!-- bench: calls/noop/direct/call_ns -->``.
+"""Figures in prose: ``41 ns <!-- bench: calls/noop/direct/call_ns -->`` marks a stored figure.
 
-A mark names scenario, case, peer and metric. Writing the page puts the stored figures in, as exactly as
-the ones before were written; a figure without a mark is nobody's.
+A mark names scenario, case, peer and metric. Writing the page replaces a marked figure by the stored
+one, with as many decimals as before; a figure without a mark is left alone.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Requests that compute in ways of their own, on one loop, and how many of their results are wrong.
+"""Requests with different floating-point states on one loop, and how many of their results are wrong.
 
 ``python -m benches.fp_torture PEER N_OPERATIONS``
 
-Thousands of requests take turns: dot products and intervals in directed roundings, denormals,
+Thousands of requests alternate: dot products and intervals in directed roundings, denormals,
 exceptions, `errno`, copies of memory; between the steps they suspend, send and receive, or block in
-functions. Some set the rounding and never put it back, some are cancelled. Every step is compared, bit
-for bit, with what MPFR computes. An operation is one rounded multiplication or addition.
+functions. Some set the rounding mode and never restore it, some are cancelled. Every step is compared
+bit for bit with MPFR's result. An operation is one rounded multiplication or addition.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _libm = ctypes.CDLL(ctypes.util.find_library("m"))
 
 @dataclass
 class Tally:
-    """What came out."""
+    """Counts of operations, results and wrong results."""
 
     n_operations: int = 0
     n_results: int = 0
@@ -60,7 +60,7 @@ class Tally:
 
 
 class Vectors:
-    """Pairs of vectors, and by rounding what each step of their dot product comes to."""
+    """Pairs of vectors, and by rounding mode the sum after each step of their dot product."""
 
     def __init__(self, generator: random.Random) -> None:
         self.pairs = [_pair(generator, scale) for scale in (1.0, 1e-160) for _ in range(_N_VECTORS)]
@@ -71,7 +71,7 @@ class Vectors:
 
 
 def _pair(generator: random.Random, scale: float) -> list[list[tuple[float, float]]]:
-    # Products of small numbers are denormal: whoever flushes them to zero is found out.
+    # Products of small numbers are denormal, so that flushing to zero gives a wrong result.
     return [
         [
             (generator.uniform(-scale, scale), generator.uniform(-scale, scale))
@@ -112,7 +112,7 @@ def _step(total: float, terms: list[tuple[float, float]]) -> float:
 
 
 class Requests:
-    """The requests, of all kinds, in an order that a seed decides."""
+    """Requests of all kinds, in an order that a seed decides."""
 
     def __init__(self, seed: int) -> None:
         self._generator = random.Random(seed)
@@ -133,7 +133,7 @@ class Requests:
         ]
 
     def next(self) -> tuple[Steps, bool]:
-        """Make a request; whether it is to be cancelled on its way."""
+        """Make a request; return its steps, and whether it is to be cancelled while it runs."""
         kind = self._generator.choice(self._kinds)
         return kind(), self._generator.random() < 0.05
 
@@ -204,7 +204,7 @@ class Requests:
                 large * large
             yield self._between()
         self.tally.compare("flags", seen.overflow == overflows and not seen.invalid)
-        # For the others to find, should it be theirs.
+        # Raise a flag that no other request must see.
         float("inf") - float("inf")
 
 
@@ -216,7 +216,7 @@ def _blocks() -> None:
 
 
 def _waves(requests: Requests, n_operations: int) -> Iterator[list[tuple[Steps, bool]]]:
-    """Give requests that run at once, until enough operations were performed."""
+    """Yield groups of requests that run at once, until enough operations were performed."""
     while requests.tally.n_operations < n_operations:
         yield [requests.next() for _ in range(_N_AT_ONCE)]
 
@@ -248,7 +248,7 @@ async def _on_asyncio(requests: Requests, n_operations: int) -> None:
                             await loop.sock_sendall(ours, b"x")
                             await received
                         finally:
-                            # Who is cancelled must not leave a receiver that takes the next byte.
+                            # A cancelled task must not leave a receiver that takes the next byte.
                             received.cancel()
 
     for wave in _waves(requests, n_operations):
@@ -326,7 +326,7 @@ def _on_gevent(requests: Requests, n_operations: int) -> None:
 
 
 def torture(peer: str, n_operations: int, seed: int = 1) -> dict[str, Any]:
-    """Run requests on a peer until they have performed so many operations; what came out."""
+    """Run requests on a peer until they have performed so many operations; return the figures."""
     requests = Requests(seed)
     started = time.perf_counter()
     if peer == "trio":

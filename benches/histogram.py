@@ -1,4 +1,4 @@
-"""Distributions of times, kept as counts in bins of equal ratio: small, and added up by bins."""
+"""Distributions of times as counts in bins of equal ratio, which are small and can be added up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def histogram(values_us: Iterable[float]) -> Histogram:
 
 
 def slower_than(histograms: Iterable[Histogram]) -> list[tuple[float, float]]:
-    """Return, for each bin of all histograms together, its upper edge in us and the share above it."""
+    """Return for each bin of the summed histograms its upper edge in us and the share above it."""
     counts: Counter[int] = Counter()
     for one in histograms:
         counts.update({int(number): count for number, count in one.items()})

@@ -1,4 +1,4 @@
-"""Servers of one small page over HTTP, a connection for each: the same protocol on every loop; nginx.
+"""HTTP servers of one small page, one request a connection: the same protocol on every loop; nginx.
 
 ``python -m benches.http_servers PEER STYLE DIRECTORY`` listens on a free port of 127.0.0.1, prints
 ``{"port": P}`` and serves until killed. nginx keeps its page and its files in the directory.
@@ -49,7 +49,7 @@ http {{
 
 
 class Responder(asyncio.Protocol):
-    """Answer one request and close. A request is taken to come in one piece, as small ones do."""
+    """Answer one request and close. A request is assumed to come in one piece, as small ones do."""
 
     transport: asyncio.Transport
 
@@ -114,7 +114,7 @@ async def _serve(peer: str, style: str, listener: socket.socket) -> None:
 
 
 def _become_nginx(directory: Path) -> None:
-    """Turn into nginx; it listens a moment after the port is printed."""
+    """Replace this process by nginx, which listens a moment after the port is printed."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", 0))

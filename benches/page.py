@@ -1,8 +1,8 @@
-"""The page of results: ``python -m benches.page`` writes docs/benchmarks.md from the stored ones,
-and the figures that README.md and docs/ quote.
+"""The page of results: ``python -m benches.page`` writes docs/benchmarks.md from the stored results,
+and updates the figures that README.md and docs/ quote.
 
-Every figure on it comes from raw results: those in benches/results, the newest of each scenario, or
-those that it is given, which it then prints. An interrupted run is refused.
+Every figure comes from raw results: the newest of each scenario in benches/results. If results are
+given, their page is printed instead. An interrupted run is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from benches.summary import Row
 
-#: Metrics that are zero on every machine that works; they matter only when they are not.
+#: Metrics that are normally zero, and shown only when they are not.
 _QUIET = ("n_errors", "n_listen_overflows", "n_descriptors_left")
 _DOCS = ROOT / "docs"
 PATH = _DOCS / "benchmarks.md"
@@ -32,18 +32,20 @@ PATH = _DOCS / "benchmarks.md"
 _INTRODUCTION = """\
 # Benchmarks
 
-Each scenario runs its peers alternated, in one run on one machine, each measurement in a process of its
-own: the server on one CPU, the load on another. A figure is the median of its rounds. Absolute figures
-belong to the machine; ratios carry over. *Lost* rows are here like the others, and what was not measured
-is named.
+Each scenario runs its peers alternately, in one run on one machine, and each measurement in a process of
+its own: the server on one CPU, the load on another. A figure is the median of its rounds. Absolute figures
+depend on the machine; ratios carry over.
 
-`make benchmarks` measures everything anew and writes this page; `python -m benches SCENARIO` measures
-one. In parentheses: threadlets / peer. Above 1 is better for rates, below 1 for times.
+In parentheses stands the ratio threadlets / peer: above 1 is better for rates, below 1 for times. Where the
+peer is better, it is marked *lost*. What was not measured is named.
+
+`make benchmarks` measures everything anew and writes this page; `python -m benches SCENARIO` measures one
+scenario.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page of the stored results, or print that of the given ones. Return 1 for unfit ones."""
+    """Write the page of the stored results, or print that of the given ones; return 1 if unfit."""
     parser = argparse.ArgumentParser(prog="python -m benches.page", description=__doc__)
     parser.add_argument("results", nargs="*", type=Path, metavar="RESULT.json")
     arguments = parser.parse_args(argv)
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write() -> Path:
-    """Write the page of the stored results, its plots, and the figures that other texts quote."""
+    """Write the page of the stored results, its plots, and the figures that other pages quote."""
     newest, unfit = results.stored(results.DIRECTORY)
     for reason in unfit:
         print(f"benches.page: not shown: {reason}", file=sys.stderr)
@@ -114,7 +116,7 @@ def _section(result: Result) -> list[str]:
 
 
 def _where(result: Result) -> str:
-    """Say when, of what, and on which machine."""
+    """Return a sentence with the date, the commit, the machine and the versions."""
     environment = result.environment
     commit, _, changed = (environment["commit"] or "unknown").partition("-")
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
@@ -126,7 +128,7 @@ def _where(result: Result) -> str:
 
 
 def _notes(result: Result) -> list[str]:
-    """Say what is missing from the tables, and why, and what disturbed the rest."""
+    """Return notes on what is missing from the tables, why, and what disturbed the rest."""
     notes = []
     known = next((it for it in ALL if it.name == result.scenario), None)
     cases, peers = result.not_asked_for(known) if known else ([], [])

@@ -1,6 +1,6 @@
-"""What is compared, by name: event loops, and what some scenarios set against them.
+"""The peers, by name: event loops, and other software that some scenarios compare with them.
 
-One table, so that all of them get identical code.
+One table, so that all peers get identical code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SUBJECT = "threadlets"
 PEERS = (SUBJECT, "asyncio", "uvloop")
 #: The load generator's own echo server: not an event loop, but the ceiling of what one can reach.
 CEILING = "ceiling"
-#: Peers that are no loops, and the software whose version says what they are.
+#: Peers that are no loops, and the software whose version is recorded for them.
 OTHERS = {
     "pool-64": "asyncio",
     "pool-1000": "asyncio",
@@ -57,7 +57,7 @@ OTHERS = {
         "cc",
     ),
 }
-#: Programs, by software: their Debian package, and the arguments that make them tell their version.
+#: Programs, by software: their Debian package, and the option that prints their version.
 _PROGRAMS = {"nginx": ("nginx", "-v"), "cc": ("gcc", "-dumpfullversion")}
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ def run(peer: str, main: Coroutine[Any, Any, T]) -> T:
 
 
 def require(peer: str) -> None:
-    """See that a peer can be measured here.
+    """Check that a peer can be measured here.
 
     :raises PeerUnavailable: it is not installed.
     """
@@ -112,7 +112,7 @@ def require(peer: str) -> None:
 
 
 def versions(peers: Sequence[str]) -> dict[str, str]:
-    """Return the versions of the software that these peers are."""
+    """Return the versions of the software of these peers."""
     used = dict.fromkeys(OTHERS.get(peer, peer) for peer in peers if peer != CEILING)
     return {software: _version(software) for software in used if software}
 

@@ -65,7 +65,7 @@ def run_pinned(argv: Sequence[str | Path], cpus: set[int], timeout_s: float) -> 
 
 @contextlib.contextmanager
 def serving(argv: Sequence[str | Path], cpus: set[int]) -> Iterator[tuple[int, str]]:
-    """Run a server on these CPUs for the length of the block; give its pid and first line.
+    """Run a server on these CPUs for the length of the block; yield its pid and first line.
 
     :raises MeasurementFailed: it ends before it prints a line, dies, or logs an error.
     """
@@ -83,7 +83,7 @@ def serving(argv: Sequence[str | Path], cpus: set[int]) -> Iterator[tuple[int, s
             yield process.pid, first_line
         died = not first_line or process.poll() is not None
     except MeasurementFailed as error:
-        # The load's complaint; what the server wrote, if anything, says more.
+        # The load failed. Raise this later: an error that the server logged says more.
         failure = error
     finally:
         process.kill()

@@ -1,7 +1,7 @@
-"""Distributions as figures: ``python -m benches.plots RESULT.json ...`` draws into docs/figures.
+"""Plots of distributions: ``python -m benches.plots RESULT.json ...`` draws into docs/figures.
 
-A curve shows the share of the calls that took longer: where it crosses 1 % is the 99th percentile. All
-rounds of a peer count together. What there is to draw is known without matplotlib; drawing needs it.
+A curve shows the share of the calls that took longer: it crosses 1 % at the 99th percentile. The
+rounds of a peer are added up. Only drawing needs matplotlib; listing the plots does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Within docs.
 DIRECTORY = "figures"
-#: Of scenario, case and distribution, what is worth a picture, and what it shows.
+#: The plots to draw, by scenario, case and distribution, and their captions.
 _CAPTIONS = {
     ("calls", "mixed-two-cpus", "quick"): "mixed: calls that do not block, among some that do",
     ("calls", "mixed-two-cpus", "loop_lag"): "mixed: a request every millisecond",
@@ -30,7 +30,7 @@ _CAPTIONS = {
     ("calls", "next-request-two-cpus", "wait"): "next-request: a callback behind a blocking call",
     ("bystander", "storm", "late"): "storm: wake-ups of another process on the server's CPU",
 }
-#: The Okabe-Ito colours, which differ for everybody; a peer has the same one everywhere.
+#: The Okabe-Ito colours, which differ for the colour-blind, too; a peer has the same one everywhere.
 _COLOURS = {
     SUBJECT: "#D55E00",
     "asyncio": "#0072B2",
@@ -42,15 +42,15 @@ _COLOURS = {
 _OTHER_COLOUR = "#7F7F7F"
 #: Shares below this are single calls.
 _SHARE_MIN = 1e-4
-#: A curve begins to be of interest where it leaves the top.
+#: A plot begins where the first curve falls below this share.
 _SHARE_MAX = 0.99
-#: Below it there is nothing but the clock.
+#: Shorter times show nothing but the clock.
 _TIME_MIN_US = 0.3
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One distribution of one case, and where its picture goes."""
+    """The plot of one distribution of one case."""
 
     scenario: str
     case: str
@@ -59,17 +59,17 @@ class Plot:
 
     @property
     def file_name(self) -> str:
-        """Where it is, in the directory of figures."""
+        """The name of its file in the directory of figures."""
         return f"{self.scenario}-{self.case}-{self.name.replace('_', '-')}.svg"
 
     @property
     def markdown(self) -> str:
-        """What shows it on a page in docs."""
+        """The Markdown that shows it on a page in docs."""
         return f"![{self.caption}: share that takes longer]({DIRECTORY}/{self.file_name})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw what the given results have, and print where it is."""
+    """Draw the plots of the given results, and print their paths."""
     parser = argparse.ArgumentParser(prog="python -m benches.plots", description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
     parser.add_argument("--directory", type=Path, default=ROOT / "docs" / DIRECTORY)
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def of(result: dict[str, Any]) -> list[Plot]:
-    """Return the plots that the result has the distributions for."""
+    """Return the plots for which the result has distributions."""
     present = {
         (result["scenario"], measurement["case"], name)
         for measurement in result["measurements"]
@@ -116,7 +116,7 @@ def _draw(plot: Plot, drawn: dict[str, list[tuple[float, float]]], path: Path) -
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    # The same curves make the same file.
+    # With a fixed salt, the same curves give the same file.
     style: dict[Any, Any] = {
         "svg.hashsalt": plot.file_name,
         "svg.fonttype": "none",

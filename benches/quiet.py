@@ -1,7 +1,7 @@
-"""Measuring on a machine that others use: wait until they rest, and know whether they did.
+"""Measuring on a shared machine: waits until other processes are idle, and tells whether they were.
 
-What others do is read from the kernel's account of CPU time; nothing here looks at the figures that are
-measured, so that nothing is chosen by them.
+Their load is read from the kernel's account of CPU time. Nothing here looks at the measured figures,
+so that these do not decide which measurement counts.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-#: How much of one CPU others may use while the machine counts as quiet.
+#: How much of one CPU other processes may use while the machine counts as quiet.
 OTHERS_MAX = 0.25
 _LOOK_S = 0.5
-#: In /proc/stat: user, nice, system, irq, softirq, stolen; not idle, iowait, and guests, which come twice.
+#: Fields of /proc/stat: user, nice, system, irq, softirq, steal; not idle, iowait, and the two of
+#: guests, which are counted as user and nice, too.
 _BUSY = (0, 1, 2, 5, 6, 7)
 
 
 @dataclass(frozen=True)
 class Account:
-    """The CPU time that everybody has used, and that we and our children have."""
+    """The CPU time used by all processes, and by this process with its children."""
 
     at_s: float
     all_s: float
@@ -37,13 +38,13 @@ class Account:
         return cls(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), ours_s)
 
     def others_since(self, before: Account) -> float:
-        """Return how many CPUs others, or the host, kept busy meanwhile."""
+        """Return how many CPUs other processes, or the host, kept busy meanwhile."""
         others_s = (self.all_s - before.all_s) - (self.ours_s - before.ours_s)
         return max(0.0, others_s / max(1e-9, self.at_s - before.at_s))
 
 
 def wait_until_quiet(patience_s: float) -> None:
-    """Return when nobody else uses the machine, or when the patience is over."""
+    """Wait until no other process uses the machine, for ``patience_s`` at most."""
     until = time.monotonic() + patience_s
     while time.monotonic() < until:
         before = Account.now()

@@ -17,14 +17,14 @@ _SATURATED = 0.93
 
 
 def show(title: str, rows: Sequence[Row], peers: Sequence[str]) -> None:
-    """Print a table for each group of cases that compare the same peers, with rich if there is one."""
+    """Print a table for each group of cases that compare the same peers, by rich if it is there."""
     for part, present in groups(rows, peers):
         _show_table(title, *table(part, present))
         title = ""
 
 
 def groups(rows: Sequence[Row], peers: Sequence[str]) -> list[tuple[list[Row], list[str]]]:
-    """Split rows where the next case compares other peers; those that a group lacks leave it."""
+    """Split rows into groups of adjacent cases with the same peers; return each with its peers."""
     present: dict[str, set[str]] = {}
     for row in rows:
         present.setdefault(row.case, set()).update(row.spreads)
@@ -96,7 +96,7 @@ def failures(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def failed_cases(measurements: Sequence[Measurement]) -> list[str]:
-    """Return a line per case and peer with failures or errors, and the last one's last words."""
+    """Return a line per case and peer with failures or errors, with the last line of the last one."""
     taken: dict[tuple[str, str], list[Measurement]] = {}
     for measurement in measurements:
         taken.setdefault((measurement.case, measurement.peer), []).append(measurement)
@@ -121,7 +121,7 @@ def left_out(entries: Sequence[LeftOut]) -> list[str]:
 
 
 def disturbed(measurements: Sequence[Measurement]) -> list[str]:
-    """Return a line that says how much others used the machine, if they did."""
+    """Return a line with the number of measurements that other processes disturbed, if any."""
     busy = [it.figures["others_busy"] for it in measurements if "others_busy" in it.figures]
     n_disturbed = sum(others > OTHERS_MAX for others in busy)
     if not n_disturbed:

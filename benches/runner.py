@@ -1,4 +1,4 @@
-"""Measure a scenario: peers take turns within one run, and every measurement is kept."""
+"""Measures a scenario: peers alternate within one run, and every measurement is kept."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from benches.scenario import Budget, Case, Scenario
 
 FORMAT = 2
-#: How often a measurement is taken again because others used the machine meanwhile.
+#: How often a measurement is repeated because other processes disturbed it.
 _N_RETRIES = 3
 
 
 @dataclass
 class Kept:
-    """What a run has come to so far."""
+    """The measurements of a run so far."""
 
     measurements: list[Measurement] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Kept:
 
 
 def order_of(peers: Sequence[str], round_idx: int) -> list[str]:
-    """Return the peers' order in a round: rotated, so that none always follows the same one."""
+    """Return the peers' order in a round: rotated, so that none always has the same predecessor."""
     shift = round_idx % len(peers)
     return [*peers[shift:], *peers[:shift]]
 
@@ -52,8 +52,8 @@ def measure(
 ) -> None:
     """Measure every case in rounds and append to ``keep``, so that an interruption loses nothing.
 
-    With patience, wait up to so long for a machine that nobody else uses, and take a measurement
-    again that others disturbed; the least disturbed one counts, whatever its figures are.
+    With ``patience_s``, wait up to so many seconds until no other process uses the machine, and
+    repeat a measurement that one disturbed; the least disturbed one counts, whatever its figures are.
     """
     if scenario.two_sided:
         load.build()

@@ -1,4 +1,4 @@
-"""What a benchmark is: a named scenario of cases, each with parameters, metrics and goals."""
+"""The parts of a benchmark: a named scenario of cases, each with parameters, metrics and goals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reading:
     """The figures of a measurement, and the distributions behind some of them."""
 
     figures: Figures
-    #: In microseconds, by what was timed.
+    #: In microseconds, by the name of what was timed.
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
 
@@ -74,7 +74,7 @@ class Budget:
 
     @property
     def warmup_s(self) -> float:
-        """The part before counting starts."""
+        """The time before counting starts."""
         return min(0.5, self.seconds / 4)
 
 
@@ -84,8 +84,8 @@ class Measure(Protocol):
     def __call__(self, case: Case, peer: str, budget: Budget) -> Figures | Reading:
         """Return the figures by name; a reading where there are distributions to keep.
 
-        :raises MeasurementFailed: there are none.
-        :raises NotApplicable: there cannot be any.
+        :raises MeasurementFailed: the measurement has no result.
+        :raises NotApplicable: the peer has no counterpart of this case.
         """
 
 
@@ -99,14 +99,14 @@ class Scenario:
     measure: Measure
     #: Whether there is a load side, and so a ceiling to compare with.
     two_sided: bool = False
-    #: What is compared: the event loops, or what the scenario sets against them.
+    #: The peers that are compared.
     peers: tuple[str, ...] = PEERS
     #: What the reader of the tables must know: a line for each peer or figure that needs one.
     legend: tuple[str, ...] = ()
-    #: How long it is measured unless the command line says otherwise: seconds for each measurement.
+    #: Defaults of the command line: rounds, and seconds for each measurement.
     n_rounds: int = 3
     seconds: float = 1
-    #: Whether the page shows it; others are experiments that decided something, and are run by name.
+    #: Whether the page shows it; others are experiments behind a decision, and are run by name.
     is_published: bool = True
 
 

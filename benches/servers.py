@@ -49,7 +49,7 @@ async def serve_sock(listener: socket.socket) -> None:
     tasks: set[asyncio.Task[None]] = set()
     while True:
         connection, _ = await loop.sock_accept(listener)
-        # Transports set it by themselves; here it is the program's task.
+        # Transports set TCP_NODELAY themselves; on bare sockets the program has to.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = loop.create_task(_echo_sock(loop, connection))
         tasks.add(task)
@@ -101,7 +101,7 @@ class EchoBufferedProtocol(asyncio.BufferedProtocol):
 
 
 async def _echo_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    # A client that resets is a client that left.
+    # A reset means that the client has left.
     with suppress(ConnectionError):
         while data := await reader.read(_CHUNK_SIZE):
             writer.write(data)
@@ -130,11 +130,11 @@ def settle_heap() -> None:
     """Bring the heap of a fresh process to the state of one that has worked for a while.
 
     glibc maps blocks above 128 KiB one by one until the first such block is freed; then it keeps
-    them. asyncio receives into 256 KiB, so in a pristine process every message costs it a map, page
-    faults and an unmap: four times slower, decided by what the program freed before.
+    them. asyncio receives into 256 KiB, so in a fresh process every message costs it a map, page
+    faults and an unmap: it is four times slower, depending on what the program has freed before.
     """
     bytes(1024 * 1024)
-    # What the imports left behind is not the loop's garbage.
+    # Garbage of the imports must not count as the loop's.
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""A storm of requests from ApacheBench: a connection for each, very many at once, for a few seconds."""
+"""A storm: very many concurrent requests from ApacheBench, for some seconds, each on a connection."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from benches.scenario import Figures
 
-#: More than any server answers in the time; what bounds a storm is the time.
+#: More than any server answers in the time, so that the time bounds a storm.
 _N_REQUESTS_MAX = 500_000
 _LISTEN_TIMEOUT_S = 10
 
 
 @dataclass
 class Storm:
-    """A storm under way; its figures are there when it is over."""
+    """A running storm; its figures are filled in when it is over."""
 
     process: subprocess.Popen[str]
     figures: Figures
@@ -38,17 +38,17 @@ class Storm:
 
 @contextlib.contextmanager
 def blowing(port: int, n_connections: int, seconds_max: float, cpus: set[int]) -> Iterator[Storm]:
-    """Let a storm blow for the length of the block, which must be over before ``seconds_max`` are.
+    """Run a storm for the length of the block, which must take less than ``seconds_max``.
 
     :raises NotApplicable: ab is not installed.
-    :raises MeasurementFailed: it fails, ends before the block does, or does not end.
+    :raises MeasurementFailed: ab fails, ends before the block does, or does not end.
     """
     ab = shutil.which("ab")
     if ab is None:
         raise NotApplicable("ab is not on the PATH; apt install apache2-utils")
     _wait_until_listening(port)
     argv = [ab, "-q", "-r", "-c", str(n_connections), "-t", str(math.ceil(seconds_max))]
-    # After -t, which sets a number of its own.
+    # -n must come after -t, which sets a number of requests, too.
     argv += ["-n", str(_N_REQUESTS_MAX), f"http://127.0.0.1:{port}/index.html"]
     with confined(cpus):
         process = subprocess.Popen(
@@ -59,7 +59,7 @@ def blowing(port: int, n_connections: int, seconds_max: float, cpus: set[int]) -
         try:
             yield storm
             ended_early = process.poll() is not None
-            # It prints what it has done so far, and exits with 1.
+            # On SIGINT ab prints its figures so far, and exits with 1.
             process.send_signal(signal.SIGINT)
             printed, complaint = process.communicate(timeout=60)
         except subprocess.TimeoutExpired as error:
@@ -74,7 +74,7 @@ def blowing(port: int, n_connections: int, seconds_max: float, cpus: set[int]) -
 
 
 def figures_of(printed: str) -> Figures:
-    """Read what ab prints."""
+    """Return the figures in the output of ab."""
     names = {
         "Requests per second": "requests_per_s",
         "Complete requests": "n_requests",

@@ -60,7 +60,7 @@ class Row:
     spreads: dict[str, Spread]
     #: The ratio of the medians, subject / peer. Above 1 is a win where higher is better.
     ratios: dict[str, float]
-    #: The same ratio round by round; neighbours in time share the machine's mood.
+    #: The same ratio round by round: measurements of one round share the machine's condition.
     ratio_spreads: dict[str, Spread]
     goal_met: bool | None
 

@@ -1,4 +1,4 @@
-"""The `sleep-zero` case of the transition scenario where there is no loop of asyncio's kind."""
+"""The `sleep-zero` case of the transition scenario for peers that have no asyncio loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def in_trio(seconds: float) -> Figures:
-    """Let 1000 tasks yield in turn; ns per switch."""
+    """Let 1000 tasks yield in turn; return ns per switch."""
     trio: Any = importlib.import_module("trio")
 
     async def yields() -> None:
@@ -39,7 +39,7 @@ def in_trio(seconds: float) -> Figures:
 
 
 def in_gevent(seconds: float) -> Figures:
-    """Let 1000 greenlets yield in turn; ns per switch."""
+    """Let 1000 greenlets yield in turn; return ns per switch."""
     gevent: Any = importlib.import_module("gevent")
 
     def yields() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main(peer: str, body: str, seconds: str) -> None:
-    """Run the body on a fresh loop of the peer, or what the peer has instead."""
+    """Run the body on a fresh loop of the peer, or the peer's own version of it."""
     settle_heap()
     if peer in SWITCHES:
         figures = SWITCHES[peer](float(seconds))

@@ -1,8 +1,8 @@
 """Build the wheels for every CPython, and the sdist: ``python wheels/build.py [--minor 3.13 …]``.
 
-The wheels run on any x86_64 Linux with glibc 2.17 or newer; with ``--machine aarch64``, on any such Linux of
-that kind (which takes its standard library of Rust, and its C compiler). The same sources, compilers and interpreters'
-headers give the same bytes: `wheels/reproduce.py` tries it.
+The wheels run on any x86_64 Linux with glibc 2.17 or newer; with ``--machine aarch64``, on any such
+aarch64 Linux (this needs Rust's standard library and a C compiler for it). The same sources,
+compilers and interpreters' headers give the same bytes; `wheels/reproduce.py` checks that.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pathlib import Path
 from pythons import MINORS, ROOT, WORK, Python, find
 
 GLIBC_MAX = "2.17"
-#: The C compilers, by the machine that wheels are for.
+#: The C compilers, by target machine.
 COMPILERS = {"x86_64": "cc", "aarch64": "aarch64-linux-gnu-gcc"}
 TOOLS = Path(sys.executable).parent
-#: What the process's unwinder has to be asked for, and not one of the wheel's own.
+#: Functions that must come from the process's unwinder, not from one in the wheel.
 _UNWINDER = ("_Unwind_Resume", "_Unwind_RaiseException", "__gcc_personality_v0")
-#: Since CPython 3.15 a module has two entry points.
+#: All that a library may export. Since CPython 3.15 a module has two entry points.
 _EXPORTED = {"PyInit__core", "PyModExport__core", "threadlets_free_call"}
 
 
 def main() -> None:
-    """Build, check, and say what came out."""
+    """Build and check the wheels, and print their sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minor", action="append", choices=MINORS, help="all, if left out")
     parser.add_argument("--machine", choices=COMPILERS, default="x86_64")
@@ -53,9 +53,9 @@ def main() -> None:
 def build_wheel(
     sources: Path, python: Python, out: Path, work: Path = WORK, machine: str = "x86_64"
 ) -> Path:
-    """Build one wheel of a source tree; return where it is."""
+    """Build one wheel from a source tree; return its path."""
     before = set(out.glob("*.whl"))
-    # Of an interpreter for another machine the name is enough: maturin knows what it is like.
+    # For another machine the interpreter's name is enough: maturin knows its properties.
     interpreter = python.executable if machine == "x86_64" else f"python{python.minor}"
     argv = [
         *("maturin", "build", "--quiet", "--release", "--strip", "--target", _triple(machine)),
@@ -64,7 +64,7 @@ def build_wheel(
         *("--manifest-path", sources / "crates/bindings/Cargo.toml"),
     ]
     env = environment(sources, work, machine)
-    # CPython's headers are the same for all machines of 64 bits, but for what its own files know of them.
+    # CPython's headers are the same for all 64-bit machines: where these differ, the headers check.
     env["THREADLETS_HEADERS"] = ":".join(map(str, python.headers))
     run(*argv, env=env, cwd=sources)
     (wheel,) = set(out.glob("*.whl")) - before
@@ -80,7 +80,7 @@ def _platform(machine: str) -> str:
 
 
 def environment(sources: Path, work: Path = WORK, machine: str = "x86_64") -> dict[str, str]:
-    """Return what a build sees: the linker, and no path or time of this machine in what it writes."""
+    """Return a build's environment: its linker, and no path or time of this machine in the output."""
     cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
     sysroot = output("rustc", "--print", "sysroot").strip()
     places = {sources: "threadlets", cargo_home: "cargo", sysroot: "rust", work: "target"}
@@ -108,7 +108,7 @@ def _last_change() -> str:
 
 
 def check_wheel(wheel: Path, machine: str = "x86_64") -> int:
-    """Refuse a wheel that brings an unwinder, exports more than it should, or needs a newer glibc.
+    """Refuse a wheel that contains an unwinder, exports too much, or needs a newer glibc.
 
     Return the size of its library in bytes.
     """
@@ -122,14 +122,14 @@ def check_wheel(wheel: Path, machine: str = "x86_64") -> int:
             raise SystemExit(f"{wheel.name}: {name} is not libgcc_s's: see wheels/linker")
     exported = set(re.findall(r"^[0-9a-f]+ \w (\w+)", symbols, re.MULTILINE))
     if not exported <= _EXPORTED:
-        raise SystemExit(f"{wheel.name} exports {sorted(exported - _EXPORTED)}, too")
+        raise SystemExit(f"{wheel.name} must not export {sorted(exported - _EXPORTED)}")
     for place in (ROOT, Path.home()):
         if str(place).encode() in library.read_bytes():
-            raise SystemExit(f"{wheel.name}: the path {place} is in it")
+            raise SystemExit(f"{wheel.name} contains the path {place}")
     licences = {path.name for path in folder.glob("*.dist-info/licenses/*")}
     if licences != {"LICENSE", "LICENSE-THIRD-PARTY"}:
         raise SystemExit(f"{wheel.name} has these licences: {sorted(licences)}")
-    # It has nothing to add: what it shows is that the wheel stands alone.
+    # auditwheel only checks here: the wheel must need no library but the platform's.
     shown = " ".join(output(TOOLS / "auditwheel", "show", wheel).split())
     if f'consistent with the following platform tag: "{_platform(machine)}"' not in shown:
         raise SystemExit(f"{wheel.name} is not {_platform(machine)}: {shown}")
@@ -137,7 +137,7 @@ def check_wheel(wheel: Path, machine: str = "x86_64") -> int:
 
 
 def run(program: str, *arguments: object, **options: object) -> None:
-    """Run one of the tools beside this interpreter."""
+    """Run a tool that is installed beside this interpreter."""
     subprocess.run([TOOLS / program, *map(str, arguments)], check=True, **options)  # type: ignore[call-overload]
 
 

@@ -1,8 +1,8 @@
-"""LICENSE-THIRD-PARTY: the licences of what is linked into the wheels. ``--check`` tells if it is old.
+"""Writes LICENSE-THIRD-PARTY: licences of all code in the wheels. ``--check`` fails if it is old.
 
 All of it may be used under the MIT licence, which is why the package's own expression is MIT; a crate
-that may not be stops this. What is linked: the normal dependencies of the bindings, without procedural
-macros, and Rust's standard library with the crates that it is made of.
+for which this is not so is an error. Code in the wheels: the normal dependencies of the bindings,
+without procedural macros, and Rust's standard library with the crates that it is made of.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ The wheels of threadlets contain the following, compiled, each under the MIT lic
 This file is written by wheels/licences.py.
 """
 _RUST_COPYRIGHT = "Copyright (c) The Rust Project Developers (see https://thanks.rust-lang.org)\n\n"
-# What the library's folder has of Rust's own, and what belongs to its compiler and test runner.
+# In the library's folder, the crates that are Rust's own, or for its compiler and test runner only.
 _RUST_OWN = re.compile(
     "alloc|core|std|std_detect|unwind|panic_.*|compiler_builtins|rustc_std_.*|sysroot|proc_macro|"
     "profiler_builtins|rustc_literal_escaper|test|getopts"
@@ -65,7 +65,7 @@ def _crates() -> list[tuple[str, str]]:
 
 
 def _resolved(manifest: Path, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the packages of a manifest, and what each depends on."""
+    """Return the packages of a manifest, and the dependencies of each."""
     argv = ["cargo", "metadata", "--quiet", "--format-version=1", *options]
     argv += [f"--filter-platform={_TARGET}", f"--manifest-path={manifest}"]
     metadata = json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
@@ -84,8 +84,8 @@ def _text(package: dict[str, Any]) -> str:
         if "MIT" in alternatives and (folder / name).exists():
             return (folder / name).read_text()
     raise SystemExit(
-        f"{package['name']} is not under the MIT licence ({package['license']}), or does not bring its text: "
-        "the expression in pyproject.toml would have to name it"
+        f"{package['name']} is not under the MIT licence ({package['license']}), or lacks its text: "
+        "leave it out, or name its licence in the expression in pyproject.toml"
     )
 
 

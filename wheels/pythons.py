@@ -1,4 +1,4 @@
-"""The interpreters that wheels are built for, wherever this machine has them."""
+"""Finds the interpreters that wheels are built for, wherever this machine has them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-#: What is made on the way to the wheels.
+#: For intermediate files.
 WORK = ROOT / "target" / "wheels"
 MINORS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 
@@ -33,15 +33,15 @@ class Python:
     """One interpreter."""
 
     minor: str
-    #: A program that can be run as it is.
+    #: The interpreter, or a command that runs it in its own file system.
     executable: Path
-    #: Where its headers are, seen from here.
+    #: Folders with its headers, as paths in this file system.
     headers: tuple[Path, ...]
-    #: What enters the file system that it lives in.
+    #: The command that enters its own file system, if it has one.
     enter: Path | None = None
 
     def run_in_place(self, *argv: str | Path) -> list[str]:
-        """Return the command that runs a program of this interpreter's file system."""
+        """Return the command that runs a program in this interpreter's file system."""
         return [*([str(self.enter)] if self.enter else []), *map(str, argv)]
 
     @property
@@ -51,12 +51,12 @@ class Python:
 
 
 def find(minor: str) -> Python:
-    """Return the interpreter of a version that has its headers; end the program if there is none."""
+    """Return an interpreter of this version with its headers; exit if there is none."""
     found = _here(minor) or _entered(minor)
     if found is None:
         raise SystemExit(
             f"CPython {minor} was not found with its headers, on the PATH, under pyenv or in .pythons: "
-            "`make pythons` installs the newest, and --minor takes some versions only"
+            "`make pythons` installs the newest ones, and with --minor others are left out"
         )
     return found
 
@@ -73,7 +73,7 @@ def _here(minor: str) -> Python | None:
 
 
 def _entered(minor: str) -> Python | None:
-    """Return an interpreter of `make pythons`, which lives in a file system of its own."""
+    """Return an interpreter of `make pythons`, which has a file system of its own."""
     home = ROOT / ".pythons"
     executable = home / "bin" / f"python{minor}"
     if not executable.exists() or _about(minor, [str(executable)]) is None:
@@ -83,7 +83,7 @@ def _entered(minor: str) -> Python | None:
 
 
 def _about(minor: str, command: list[str]) -> dict[str, Any] | None:
-    """Return what an interpreter says of itself, if it is of this version and has its headers."""
+    """Return an interpreter's data if it is of this version and has its headers and a GIL."""
     try:
         done = subprocess.run([*command, "-c", _ABOUT], capture_output=True, check=True, text=True)
     except (OSError, subprocess.CalledProcessError):

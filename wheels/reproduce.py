@@ -1,4 +1,4 @@
-"""Build wheels again, from the sdist, in another place, and compare them byte by byte with those in dist/.
+"""Build wheels again from the sdist, in another place, and compare them bytewise with those in dist/.
 
 ``python wheels/reproduce.py [--minor 3.13 …]``, after `make wheels`.
 """
@@ -17,7 +17,7 @@ from pythons import MINORS, ROOT, find
 
 
 def main() -> None:
-    """Say of each wheel whether it came out the same; the exit status is 1 if one did not."""
+    """Print for each wheel whether it is the same; the exit status is 1 if one differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minor", action="append", choices=MINORS, help="3.13, if left out")
     parser.add_argument("--dist", type=Path, default=ROOT / "dist")

@@ -1,7 +1,7 @@
-"""Install each wheel where there is nothing else, and use it: ``python wheels/smoke.py [--minor 3.13 …]``.
+"""Install each wheel in an empty environment and use it: ``python wheels/smoke.py [--minor 3.13 …]``.
 
-There is no network, no compiler and no Rust there: what else is installed was downloaded before. The
-last environment of each interpreter is made by uv, the others by venv and pip.
+The environment has no network, no compiler and no Rust: other packages are downloaded before. Each
+interpreter gets one environment that is made by venv and pip, and one that is made by uv.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from pythons import MINORS, ROOT, WORK, Python, find
 
 _PROGRAMS = ROOT / "wheels" / "programs"
 _TIMEOUT_S = 60
-#: What an exit meets by chance is tried so many times.
+#: How often an exit is tried: what the threads do at that moment is a matter of chance.
 _N_EXITS = 10
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 class Environment:
-    """A fresh virtual environment, and how its programs are run."""
+    """A fresh virtual environment, in which programs can be run."""
 
     def __init__(self, python: Python, folder: Path) -> None:
         self._python = python
@@ -48,7 +48,7 @@ class Environment:
         return self._python.run_in_place(*clean, *map(str, argv))
 
     def run(self, *argv: object, status: int = 0) -> str:
-        """Run a program that says nothing on standard error; return what it prints."""
+        """Run a program that must print nothing on standard error; return its output."""
         done = self.complete(*argv)
         said = " ".join(map(str, argv))
         assert (status, "") == (done.returncode, done.stderr), (
@@ -57,7 +57,7 @@ class Environment:
         return done.stdout
 
     def complete(self, *argv: object) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end, whatever that is."""
+        """Run a program to its end, whatever its status is."""
         return subprocess.run(
             self.command(*argv), cwd=self.folder, capture_output=True, text=True, timeout=_TIMEOUT_S
         )
@@ -72,7 +72,7 @@ class Environment:
 
 
 def main() -> None:
-    """Try the wheels of all versions; the exit status is 1 if one fails."""
+    """Test the wheels of all versions; the exit status is 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minor", action="append", choices=MINORS, help="all, if left out")
     parser.add_argument("--dist", type=Path, default=ROOT / "dist")
@@ -98,7 +98,7 @@ def _packages(minor: str) -> Path:
 
 
 def download(python: Python, wheel: Path) -> None:
-    """Bring the packages that the extras need, for one interpreter; build what has no wheel for it."""
+    """Download the packages that the extras need for one interpreter; build those without a wheel."""
     folder, packages = WORK / "downloading", _packages(python.minor)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(packages, ignore_errors=True)
@@ -112,7 +112,7 @@ def download(python: Python, wheel: Path) -> None:
 
 
 def go_offline() -> None:
-    """Leave the network, for this process and all that it starts; it keeps the loopback interface."""
+    """Cut this process and its children off the network, except for the loopback interface."""
     libc = ctypes.CDLL(None, use_errno=True)
     flags = _CLONE_NEWNET if os.geteuid() == 0 else _CLONE_NEWNET | _CLONE_NEWUSER
     if libc.unshare(flags) != 0:
@@ -125,7 +125,7 @@ def go_offline() -> None:
 
 
 def _smoke(minor: str, dist: Path) -> bool:
-    """Try everything with one wheel, and say what came out; whether something failed."""
+    """Run all steps with one wheel, and print the outcome; return whether something failed."""
     python = find(minor)
     failures = 0
     for make in (_with_pip, _with_uv):
@@ -149,7 +149,7 @@ def _sources(minor: str, dist: Path) -> list[str]:
 
 
 def _with_pip(environment: Environment, python: Python, dist: Path) -> None:
-    """Make the environment, and install the loop alone, then the server."""
+    """Make the environment with venv; install the loop alone, then the server, with pip."""
     environment.run(python.in_place, "-m", "venv", environment.folder / "venv")
     install = ("-m", "pip", "install", "--quiet", *_sources(python.minor, dist))
     environment.python(*install, "threadlets")
@@ -161,7 +161,7 @@ def _with_pip(environment: Environment, python: Python, dist: Path) -> None:
 
 
 def _with_uv(environment: Environment, python: Python, dist: Path) -> None:
-    """As with pip."""
+    """Make the environment and install the server with uv."""
     uv = [TOOLS / "uv", "--quiet", "--offline", "--no-cache", "--no-config"]
     environment.run(*uv, "venv", "--python", python.in_place, environment.folder / "venv")
     where = ("--python", environment.bin / "python")
@@ -171,7 +171,7 @@ def _with_uv(environment: Environment, python: Python, dist: Path) -> None:
 
 
 def nothing_else_is_here(environment: Environment) -> None:
-    """The environment has no compiler, no Rust and no network, and the package is the installed one."""
+    """The environment has no compiler, no Rust, no network, and imports the installed package."""
     for program in ("cc", "gcc", "cargo", "rustc"):
         environment.python("-c", f"import shutil; assert shutil.which('{program}') is None")
     answer = environment.python("-c", "import threadlets; print(threadlets.__file__)")
@@ -187,20 +187,20 @@ def nothing_else_is_here(environment: Environment) -> None:
 
 
 def programs_run(environment: Environment) -> None:
-    """Sockets, functions that block, and files."""
+    """Programs with sockets, with functions that block, and with files run."""
     for name in ("echo", "calls", "sweep"):
         environment.program(name)
 
 
 def exits_are_clean(environment: Environment) -> None:
-    """A program ends with its own status, in silence, whatever threads do."""
+    """A program ends with its own status and without output, whatever its threads do."""
     for _ in range(_N_EXITS):
         environment.program("exit_blocked", status=7)
         environment.program("exit_busy", status=7)
 
 
 def commands_answer(environment: Environment) -> None:
-    """The command is there under both of its names, and knows the version of what is installed."""
+    """The command is there under both of its names, and prints the installed version."""
     code = "from importlib.metadata import version; print(version('threadlets'))"
     version = environment.python("-c", code).strip()
     assert (

@@ -1,4 +1,4 @@
-"""Run one load of calls in this process, and print what came out as JSON.
+"""Run one load of calls in this process, and print the reading as JSON.
 
 ``python -m benches.calls PEER LOAD SECONDS PARAMETERS``, the parameters as a JSON object.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from benches.scenario import Reading
 
-#: What calls in the peer's way.
+#: Loads that make calls in the peer's way.
 LOADS: dict[str, Callable[[ways.Call, float, Mapping[str, Any]], Awaitable[Reading]]] = {
     "noop": latency.noop,
     "sleeping": latency.sleeping,
@@ -56,7 +56,7 @@ def _run(peer: str, load: str, seconds: float, parameters: Mapping[str, Any]) ->
     async def on_loop() -> Reading:
         call = ways.caller(peer, parameters.get("n_threads"))
         if "preempt_ms" in parameters and peer == SUBJECT:
-            # On another thread there is nothing to preempt.
+            # Call inline: a function on another thread is not preempted.
             call = threadlets.Pool(start="inline").call
         return await LOADS[load](call, seconds, parameters)
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from benches.calls.ways import Call
 
-#: What `pthread_attr_t` takes on no platform.
+#: More bytes than `pthread_attr_t` has on any platform.
 _ATTRIBUTES_SIZE = 256
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What this process occupies."""
+    """Threads and memory of this process."""
 
     n_threads: int
     rss_kib: int
@@ -40,8 +40,8 @@ class Usage:
 async def blockers(call: Call, _seconds: float, parameters: Mapping[str, Any]) -> Reading:
     """Call ``time.sleep`` many times at once.
 
-    Memory and threads are those that come on top of the tasks that make the calls. With
-    ``settle_ms``, the threads that are left so long after the last function has returned.
+    Memory does not include the tasks that make the calls. With ``settle_ms``, the threads that are
+    left so long after the last function has returned are counted, too.
     """
     sleep_s = parameters["sleep_ms"] / 1e3
     started_at_ns: list[int] = []
@@ -70,13 +70,13 @@ async def blockers(call: Call, _seconds: float, parameters: Mapping[str, Any]) -
         "threads_peak": float(n_threads),
         "stack_size_kib": stack_size / 1024,
     }
-    # Where few threads serve many calls, memory is that of the calls that wait.
+    # If few threads serve many calls, the memory is mostly that of calls that wait.
     if 2 * n_added >= len(tasks):
         rss_kib = max(usage.rss_kib for usage in usages) - before.rss_kib
         figures["rss_kib_per_thread"] = rss_kib / n_added
     if settle_ms := parameters.get("settle_ms"):
         await asyncio.sleep(settle_ms / 1e3)
-        # The one that the process began with is not left over.
+        # The main thread does not count.
         figures["threads_left"] = float(Usage.now().n_threads - 1)
     return Reading(figures)
 
@@ -88,14 +88,14 @@ async def _sample(usages: list[Usage]) -> None:
 
 
 async def _stack_size(call: Call) -> float:
-    """Return the size in bytes of the stacks on which functions are called outside the main thread.
+    """Return the stack size, in bytes, of the threads that call functions besides the main thread.
 
-    Zero where all of them stay on the main thread.
+    Zero if the main thread calls all of them.
     """
     sizes: list[int] = []
 
     def look() -> None:
-        # Blocked, so that the next one is called on another thread.
+        # Block, so that the next function is called on another thread.
         time.sleep(0.02)
         if threading.get_ident() != threading.main_thread().ident:
             sizes.append(_stack_size_of_this_thread())

@@ -1,4 +1,4 @@
-"""A function that computes without blocking, and what the loop's other requests feel of it."""
+"""A function that computes without blocking, and how it delays other requests of the loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _N_SHORT = 10
 
 
 async def computing(call: Call, seconds: float, parameters: Mapping[str, Any]) -> Reading:
-    """Call a function that computes for long, with a request every millisecond beside it.
+    """Call a function that computes for long, while requests come every millisecond.
 
     ``request_lag_us`` is how long those requests wait while it computes, ``slowdown`` how much
     longer it takes than alone. ``short_slowdown`` is the same for shorter functions, one after
@@ -32,7 +32,7 @@ async def computing(call: Call, seconds: float, parameters: Mapping[str, Any]) -
     slowdowns = []
     short_slowdowns = []
     for _ in laps(seconds, 3):
-        # Neighbours in time: the machine's speed varies more than what is looked for.
+        # Time it alone right before: the machine's speed varies more than the effect to be measured.
         alone_ns.append(_timed(long_n))
         ticker = Ticker()
         async with ticker.ticking():
@@ -58,7 +58,7 @@ async def computing(call: Call, seconds: float, parameters: Mapping[str, Any]) -
 
 
 def _steps(duration_ms: float) -> int:
-    """Return how many steps take about so long when nothing else runs."""
+    """Return how many steps take about ``duration_ms`` when nothing else runs."""
     n_steps = 100_000
     step_ns = min(_timed(n_steps) for _ in range(3)) / n_steps
     return int(duration_ms * 1e6 / step_ns)

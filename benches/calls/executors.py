@@ -1,4 +1,4 @@
-"""The same without a change of the caller: executors, and the executor of a loop."""
+"""Functions called through executors, by callers that need no change: with a loop and without."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _N_ROUND_TRIPS = 100
 
 
 def executor(peer: str, seconds: float, parameters: Mapping[str, Any]) -> Reading:
-    """Use an executor from a thread that has no loop: map, one at a time, and functions that block."""
+    """Use an executor without a loop: map, one call at a time, and functions that block."""
     n_calls, n_sleepers = parameters["n_calls"], parameters["n_sleepers"]
     sleep_s = parameters["sleep_ms"] / 1e3
     map_us = []
@@ -52,7 +52,7 @@ def executor(peer: str, seconds: float, parameters: Mapping[str, Any]) -> Readin
 
 
 async def loop_executor(seconds: float, parameters: Mapping[str, Any]) -> Reading:
-    """Use ``loop.run_in_executor(None, …)``: one at a time, many at once, and functions that block."""
+    """Use ``loop.run_in_executor(None, …)``: many at once, one at a time, functions that block."""
     loop = asyncio.get_running_loop()
     n_calls, n_sleepers = parameters["n_calls"], parameters["n_sleepers"]
     sleep_s = parameters["sleep_ms"] / 1e3

@@ -1,4 +1,4 @@
-"""What calls cost: ones that return at once, ones that block, and both at the same time."""
+"""The cost of calls: of functions that return at once, of functions that block, and of both mixed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _N_IN_TURN = 10
 
 
 async def noop(call: Call, seconds: float, _parameters: Mapping[str, Any]) -> Reading:
-    """Call a function that does nothing, in one task; ns per ``await``, the loop around it included.
+    """Call a function that does nothing, in one task; ns per ``await``, including the ``for`` loop.
 
     ``added_ns`` is what the await costs beyond a bare call in the same loop of the same process.
     """
@@ -49,7 +49,7 @@ async def sleeping(call: Call, seconds: float, parameters: Mapping[str, Any]) ->
     bare_us = []
     taken_us = []
     for _ in laps(seconds, 2):
-        # In turns: how long a bare one takes changes with what the host has in mind.
+        # Alternate: how long a bare sleep takes changes with the state of the host.
         for _ in range(_N_IN_TURN):
             started_ns = now_ns()
             time.sleep(sleep_s)
@@ -68,7 +68,7 @@ async def sleeping(call: Call, seconds: float, parameters: Mapping[str, Any]) ->
 async def next_request(call: Call, seconds: float, parameters: Mapping[str, Any]) -> Reading:
     """Call a function that blocks while a callback is ready; us from the call to the callback.
 
-    The clock starts before the function is called, so that it sees handing it to a thread as well.
+    The clock starts before the function is called, so that handing it to a thread counts, too.
     """
     loop = asyncio.get_running_loop()
     sleep_s = parameters["sleep_ms"] / 1e3
@@ -86,10 +86,10 @@ async def next_request(call: Call, seconds: float, parameters: Mapping[str, Any]
         loop.call_soon(ready)
         started_ns = now_ns()
         await call(time.sleep, sleep_s)
-        # Where nobody else could run it, the callback is ready still.
+        # If no other thread could run the callback, it is still in the ready queue.
         while ran_ns < started_ns:
             await asyncio.sleep(0)
-        # The first call starts threads.
+        # The first call does not count, since it starts threads.
         if lap_idx:
             waited_us.append((ran_ns - started_ns) / 1e3)
     figures = p50_p99("wait_us", waited_us) | {"n_calls": float(len(waited_us))}
@@ -97,7 +97,7 @@ async def next_request(call: Call, seconds: float, parameters: Mapping[str, Any]
 
 
 async def mixed(call: Call, seconds: float, parameters: Mapping[str, Any]) -> Reading:
-    """Many calls from 50 tasks, of which few block; how long all take, and what each one feels."""
+    """Make many calls from 50 tasks, few of which block; time all of them, and the quick ones."""
     jobs = _jobs(parameters["n_calls"])
     walls_ms = []
     cpus_ms = []
@@ -123,7 +123,7 @@ async def mixed(call: Call, seconds: float, parameters: Mapping[str, Any]) -> Re
 async def _work_off(
     call: Call, jobs: list[tuple[Callable[[float], int], float]], n_tasks: int
 ) -> list[float]:
-    """Have tasks make all the calls, and return the latencies in us of those that do not block."""
+    """Make all calls from tasks, and return the latencies in us of those that do not block."""
     remaining = iter(jobs)
     quick_us: list[float] = []
 
@@ -140,7 +140,7 @@ async def _work_off(
 
 
 def _jobs(n_calls: int) -> list[tuple[Callable[[float], int], float]]:
-    """90 % never block, 8 % do so once in a hundred, 2 % always; one order for every peer."""
+    """Return calls in one order for all peers: 90 % never block, 8 % do in one of 100, 2 % always."""
     generator = random.Random(1)
     functions = generator.choices((_quick, _rarely_blocks, _blocks), (90, 8, 2), k=n_calls)
     arguments = (generator.random() for _ in itertools.repeat(None))

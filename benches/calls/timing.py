@@ -1,4 +1,4 @@
-"""Clocks of the `calls` scenario: laps, and a ticker that feels how the loop is held up."""
+"""Clocks of the `calls` scenario: laps, and a ticker that measures how the loop is delayed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _TICK_NS = 1_000_000
 
 
 class Ticker:
-    """A request every millisecond: when each was due, and how late the loop came to it.
+    """A request every millisecond: when each was due, and how late the loop ran it.
 
-    Requests that became due while the loop was held up count each with its own delay, so that the
-    delays are those of requests that come at any time, and not those of one that waits politely.
+    Each request that became due while the loop was delayed counts with its own delay. So the delays
+    are those of requests that come at any time, without coordinated omission.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Ticker:
 
     @contextlib.asynccontextmanager
     async def ticking(self) -> AsyncIterator[None]:
-        """Tick for the length of the block, and until what was due in it has been counted."""
+        """Tick for the length of the block, and until all that was due in it has been counted."""
         task = asyncio.create_task(self._run())
         await asyncio.sleep(0.005)
         self.ticks.clear()
@@ -71,7 +71,7 @@ def laps(seconds: float, n_laps_min: int = 1) -> Iterable[int]:
 
 
 def p50_p99(name: str, values: Iterable[float]) -> Figures:
-    """Return both quantiles and the largest, as ``name_p50``, ``name_p99`` and ``name_max``."""
+    """Return both quantiles and the largest value: ``name_p50``, ``name_p99`` and ``name_max``."""
     ordered = sorted(values)
     return {
         f"{name}_p50": quantile(ordered, 0.5),

@@ -22,12 +22,12 @@ Call = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Way:
-    """How a peer calls, and the loop on which it does."""
+    """How a peer calls functions, and the loop on which it does."""
 
     loop: str
-    #: Called inside the running loop; the number of threads is for those that ask for one.
+    #: Called inside the running loop; the number of threads is for peers that take one.
     make: Callable[[int | None], Call]
-    #: How many threads it has unless told otherwise.
+    #: The number of threads; None: that of the case, if it has one.
     n_threads: int | None = None
 
 
@@ -65,7 +65,7 @@ def _direct(_n_threads: int | None) -> Call:
     return call
 
 
-#: `direct` calls in a coroutine and blocks the loop: the floor of the cost, and what must not be.
+#: `direct` calls in a coroutine and blocks the loop: the lower bound of the cost, but no solution.
 WAYS = {
     SUBJECT: Way(SUBJECT, _threadlets),
     "asyncio": Way("asyncio", _to_thread),

@@ -1,4 +1,4 @@
-"""Read all files in one peer's way, lap by lap, and print what each lap took as JSON.
+"""Read all files in one peer's way, lap by lap, and print the figures of each lap as JSON.
 
 ``python -m benches.files PEER SECONDS PATHS PARAMETERS``, the parameters as a JSON object.
 """
@@ -18,12 +18,12 @@ from benches.servers import settle_heap
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: So many bring in what a peer imports late, and end its first, slow steps.
+#: Files read before the laps: enough for a peer's late imports and its first, slow steps.
 _N_WARM_UP = 200
 
 
 def main(peer: str, seconds: str, paths_file: str, parameters_json: str) -> None:
-    """Make laps until the seconds are over, one at least."""
+    """Make laps until the seconds are over, at least one."""
     paths = Path(paths_file).read_text().splitlines()
     parameters = json.loads(parameters_json)
     WAYS[peer](paths[:_N_WARM_UP], parameters)

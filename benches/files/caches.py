@@ -1,4 +1,4 @@
-"""The kernel's caches of files, emptied."""
+"""Empties the kernel's caches of files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 def may_empty() -> bool:
-    """Tell whether this process may; only root's may."""
+    """Return whether this process may empty them; only root may."""
     return os.access(_DROP_CACHES, os.W_OK)
 
 

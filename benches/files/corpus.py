@@ -13,7 +13,7 @@ from benches.placement import ROOT
 SIZE_MIN = 1024
 SIZE_MAX = 4096
 _N_FOLDERS_MAX = 100
-#: Beside what is built, where a file system on a disk is likely.
+#: In the build folder, which is probably on a disk.
 _PARENT = ROOT / "target" / "files"
 
 
@@ -23,7 +23,7 @@ class Corpus:
 
     n_files: int
     n_bytes: int
-    #: A file with one path to a line: folder by folder, in each in no order, as folders are listed.
+    #: A file with one path a line: folder by folder, and shuffled within each, as folders are listed.
     paths_file: Path
 
     @property
@@ -33,7 +33,7 @@ class Corpus:
 
 
 def prepare(n_files: int, parent: Path = _PARENT) -> Corpus:
-    """Return the corpus of so many files; make it if it is not there completely."""
+    """Return the corpus of so many files; create it if it is missing or incomplete."""
     directory = parent / str(n_files)
     complete = directory / "complete.json"
     paths_file = directory / "paths"
@@ -58,7 +58,7 @@ def _write(directory: Path, paths_file: Path, n_files: int) -> int:
             size = generator.randint(SIZE_MIN, SIZE_MAX)
             path.write_bytes(generator.randbytes(size))
             n_bytes += size
-            # Later reads do not write the time of access, which the first one after a change does.
+            # The first read after a change writes the time of access, later ones do not.
             path.read_bytes()
         generator.shuffle(ours)
         paths += [_relative(path) for path in ours]

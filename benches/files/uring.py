@@ -1,4 +1,4 @@
-"""The C program on io_uring: built when its source changed, and asked for by the name of a peer."""
+"""The C program on io_uring: its build, and its command line by the name of a peer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SOURCE = ROOT / "benches" / "files" / "uring_read.c"
 BINARY = ROOT / "target" / "uring_read"
 
-#: Peers, and the mode and options that each is.
+#: The mode and options of each peer.
 MODES = {
     "c-sync": ("sync",),
     "uring": ("fd",),

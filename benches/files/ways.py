@@ -16,13 +16,13 @@ from benches.peers import SUBJECT
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 
-    #: Reads all paths and returns how many bytes that were.
+    #: Reads all paths and returns the number of bytes.
     Way = Callable[[Sequence[str], Mapping[str, Any]], int]
     Read = Callable[[str], Awaitable[bytes]]
 
 
 def read_by_descriptor(path: str) -> bytes:
-    """Return what is in a file that is known to be small: three system calls."""
+    """Return the content of a file that is known to be small, with three system calls."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, SIZE_MAX)
@@ -31,7 +31,7 @@ def read_by_descriptor(path: str) -> bytes:
 
 
 def read_by_file(path: str) -> bytes:
-    """Return what is in a file, as most programs do."""
+    """Return the content of a file in the way that most programs do."""
     with open(path, "rb") as file:
         return file.read()
 
@@ -112,7 +112,7 @@ def _anyio() -> Read:
 
 
 def _on_loop(loop: str, make_read: Callable[[], Read]) -> Way:
-    """Return a way in which as many tasks as allowed read one file after the other."""
+    """Return a way in which ``n_tasks`` tasks read the files, each of them one after another."""
 
     def read_all(paths: Sequence[str], parameters: Mapping[str, Any]) -> int:
         return peers.run(loop, _read_all(make_read(), paths, parameters["n_tasks"]))
@@ -144,7 +144,7 @@ WAYS: dict[str, Way] = {
     "anyio": _on_loop("asyncio", _anyio),
 }
 
-#: What threadlets must have for these ways.
+#: The function of threadlets that each of these ways needs.
 _NEEDED = {SUBJECT: "sweep", "read-file": "read_file"}
 
 

@@ -20,7 +20,7 @@ from benches.servers import settle_heap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: On every loop of asyncio's kind.
+#: Loads for every asyncio loop.
 _LOADS: dict[str, Callable[[Any], Any]] = {
     "park-future": on_loops.park_on_futures,
     "park-sleep": on_loops.park_on_sleeps,
@@ -29,7 +29,7 @@ _LOADS: dict[str, Callable[[Any], Any]] = {
     "cancel-scope-sleep": on_loops.cancel_group_of_sleeps,
     "cancel-scope-receive": on_loops.cancel_group_of_receives,
 }
-#: Where a peer has a way of its own.
+#: Loads that a peer runs in its own way.
 _OWN_LOADS: dict[str, dict[str, Callable[[Any], Any]]] = {
     peers.SUBJECT: {
         "park-native": in_scopes.park_on_waits,
@@ -60,7 +60,7 @@ def main(peer: str, load: str, parameters_json: str) -> None:
     measurement = Parking(n, parameters["lead_s"]) if parks else Cancelling(n)
     raise_file_limit()
     settle_heap()
-    # How often the collector looks at a million objects is a matter of its thresholds.
+    # Off, because how often the collector visits a million objects depends on its thresholds only.
     gc.disable()
     try:
         print(json.dumps(_run(peer, load, measurement)))

@@ -1,4 +1,4 @@
-"""What is taken down while requests are parked, woken or cancelled. It knows no loop."""
+"""Measurements of requests that are parked, woken or cancelled. Knows no loop."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benches.scenario import Figures
 
-#: The clock of everything here, in seconds.
+#: The clock for all times here, in seconds.
 clock = time.perf_counter
 #: Sleeps that are not meant to end.
 FOREVER_S = 3600
-#: More than it takes until whatever starts late has started.
+#: Longer than it takes until everything that starts late has started, in seconds.
 SETTLE_S = 0.2
 #: How often the bystander on the loop wakes.
 TICK_S = 0.001
-#: What a receive that nothing comes for asks for.
+#: How many bytes a receive asks for; none ever come.
 RECEIVE_SIZE = 64
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _MIB = 1 << 20
@@ -33,12 +33,12 @@ class SleptTooShort(Exception):
 class Parking:
     """A measurement of parked requests: created, at rest, woken, ended, in this order.
 
-    Times are by the clock. Those of the CPU, which others on the machine disturb less, are kept too.
+    Times are wall-clock times. CPU times, which other processes disturb less, are kept, too.
     """
 
     def __init__(self, n: int, lead_s: float) -> None:
         self.n = n
-        #: When sleeps are over: all at once, so long after the first was created.
+        #: When all sleeps end: ``lead_s`` after the first was created.
         self.wake_at = 0.0
         self._lead_s = lead_s
         self._rss_before = 0
@@ -46,25 +46,25 @@ class Parking:
         self._figures: Figures = {}
 
     def creating(self) -> None:
-        """Say that the first request is about to be created."""
+        """Record that the first request is about to be created."""
         gc.collect()
         self._rss_before = rss_bytes()
         self._since = _both_clocks()
         self.wake_at = self._since[0] + self._lead_s
 
     def parked(self) -> None:
-        """Say that all have been created, and that each has come to where it waits."""
+        """Record that all have been created, and that each of them waits."""
         self._figures |= _each("create", self._since, self.n)
 
     def waking(self) -> None:
-        """Say that all are at rest, and that the first is about to be woken."""
+        """Record that all are at rest, and that the first is about to be woken."""
         self._figures["bytes_each"] = (rss_bytes() - self._rss_before) / self.n
         self._since = _both_clocks()
 
     def waking_by_clock(self) -> None:
-        """Say that all are at rest, and wake when the sleeps are over.
+        """Record that all are at rest, and will wake when their sleeps end.
 
-        :raises SleptTooShort: the first were over before the last began.
+        :raises SleptTooShort: the first ended before the last began.
         """
         self.waking()
         if (late_s := self._since[0] - self.wake_at) > 0:
@@ -72,7 +72,7 @@ class Parking:
         self._since = (self.wake_at, self._since[1])
 
     def ended(self) -> Figures:
-        """Say that all have ended, and return the figures."""
+        """Record that all have ended, and return the figures."""
         return self._figures | _each("wake", self._since, self.n)
 
 
@@ -90,24 +90,24 @@ class Cancelling:
         self._figures: Figures = {}
 
     def creating(self) -> None:
-        """Say that the first request is about to be created."""
+        """Record that the first request is about to be created."""
         gc.collect()
         self._n_descriptors_before = n_descriptors()
         self._rss_before = rss_bytes()
 
     def cancelling(self) -> None:
-        """Say that all wait, and that the first is about to be cancelled."""
+        """Record that all wait, and that the first is about to be cancelled."""
         self._figures["rss_peak_mib"] = (rss_bytes() - self._rss_before) / _MIB
         self._longest_s = 0.0
         self._since = _both_clocks()
 
     def ended(self) -> None:
-        """Say that all have ended."""
+        """Record that all have ended."""
         self._figures |= _each("cancel", self._since, self.n)
         self.n_ticks = 0
 
     def tick(self) -> None:
-        """Say that a bystander that sleeps 1 ms at a time has woken."""
+        """Record that the bystander, which sleeps 1 ms at a time, has woken."""
         now = clock()
         if self._longest_s is not None:
             self._longest_s = max(self._longest_s, now - self._ticked_at)
@@ -116,11 +116,11 @@ class Cancelling:
 
     @property
     def is_ticking(self) -> bool:
-        """Whether the bystander has run since all had ended; what the end left behind may hold it up."""
+        """Whether the bystander has run since all had ended; work after the end may delay it."""
         return self.n_ticks > 2
 
     def forgotten(self) -> Figures:
-        """Say that nobody refers to the requests any more, and return the figures."""
+        """Record that no reference to the requests is left, and return the figures."""
         assert self._longest_s is not None
         gc.collect()
         return {
@@ -141,22 +141,22 @@ def _each(what: str, since: tuple[float, float], n: int) -> Figures:
 
 
 def rss_bytes() -> int:
-    """Return what this process occupies of the memory."""
+    """Return the resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_SIZE
 
 
 def n_descriptors() -> int:
-    """Return how many descriptors this process has open; the one that looks is not counted."""
+    """Return how many descriptors this process has open, without the one that lists them."""
     return len(os.listdir("/proc/self/fd")) - 1
 
 
 def slots(n: int) -> list[Any]:
-    """Return a list whose memory is there before anybody looks at it."""
+    """Return a list of this length, whose memory is allocated before memory is measured."""
     return [None] * n
 
 
 def bound_sockets(n: int) -> list[socket.socket]:
-    """Return sockets that nobody sends to, one descriptor for each."""
+    """Return datagram sockets, to which nothing is ever sent."""
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(n)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))

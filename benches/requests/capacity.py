@@ -1,4 +1,4 @@
-"""What a load needs of the machine, and whether the machine has it: better no figure than one of swapping."""
+"""Checks that memory and descriptors suffice for a load: no figure is better than one of swapping."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benches.peers import SUBJECT
 from benches.scenario import NotApplicable
 
 _GIB = 1 << 30
-#: An interpreter with its libraries, and what the rest of the machine may want meanwhile.
+#: For an interpreter with its libraries, and a reserve for the rest of the machine.
 _BASE_BYTES = 256 << 20
 #: Descriptors that a process has anyway.
 _N_DESCRIPTORS_BASE = 64
@@ -18,13 +18,13 @@ _N_DESCRIPTORS_BASE = 64
 
 @dataclass(frozen=True)
 class Need:
-    """What one request takes at most, on a machine that is not fast."""
+    """The most that one request takes, on a machine that is not fast."""
 
     bytes_each: int
     create_us_each: int
 
 
-#: Estimates from above. They decide what is tried, and how long sleeps last; they are no figures.
+#: Upper estimates. They decide what is tried, and how long sleeps last; they are no results.
 _NEEDS = {SUBJECT: Need(1500, 6), "trio": Need(5000, 60), "gevent": Need(10_000, 100)}
 _NEED = Need(2500, 12)
 
@@ -35,7 +35,7 @@ def need_of(peer: str) -> Need:
 
 
 def require_memory(peer: str, n: int) -> None:
-    """See that so many requests of the peer fit into what is free.
+    """Check that so many requests of the peer fit into the free memory.
 
     :raises NotApplicable: they do not.
     """
@@ -49,7 +49,7 @@ def require_memory(peer: str, n: int) -> None:
 
 
 def require_descriptors(n: int) -> None:
-    """See that so many sockets can be open.
+    """Check that so many sockets can be open.
 
     :raises NotApplicable: they cannot.
     """

@@ -1,4 +1,4 @@
-"""The same requests in gevent: greenlets that wait for events, sleep, or receive."""
+"""The requests in gevent: greenlets that wait for events, sleep, or receive."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _kill_all(cancelling: Cancelling, wait: Callable[[int], None]) -> Figures:
 
 
 def _join(greenlets: list[Any]) -> None:
-    """Return when every greenlet has ended, at the least cost: as a rule the last one is the last."""
+    """Wait for all greenlets at the least cost: usually the one that was created last ends last."""
     greenlets[-1].join()
     _gevent().joinall([greenlet for greenlet in greenlets if not greenlet.ready()])
 

@@ -1,4 +1,4 @@
-"""Requests in a scope of threadlets: coroutines, and waits that have none."""
+"""Requests in a scope of threadlets: coroutines, and waits without a coroutine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def park_on_waits(parking: Parking) -> Figures:
-    """Let waits be over at the same time."""
+    """Let waits without a coroutine end, all at the same time."""
     threadlets: Any = importlib.import_module(SUBJECT)
     sleep = threadlets.sleep
     parking.creating()
@@ -33,7 +33,7 @@ async def park_on_waits(parking: Parking) -> Figures:
 
 
 async def cancel_waits(cancelling: Cancelling) -> Figures:
-    """Cancel a scope of waits."""
+    """Cancel a scope of waits without a coroutine."""
     threadlets: Any = importlib.import_module(SUBJECT)
     sleep = threadlets.sleep
     return await _cancel_scope(cancelling, lambda _: sleep(FOREVER_S))

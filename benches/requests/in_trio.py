@@ -1,4 +1,4 @@
-"""The same requests in trio: events, sleeps and receives, in a nursery."""
+"""The requests in trio: events, sleeps and receives, in a nursery."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def _cancel_nursery(
 
 
 async def _started() -> None:
-    """Return when every task has come to where it waits; within a turn their order is random."""
+    """Return when every task waits; within a tick trio runs them in random order."""
     for _ in range(2):
         await _trio().sleep(0)
 

@@ -1,4 +1,4 @@
-"""Requests as tasks, on any loop of asyncio's kind: the same code for all of them."""
+"""Requests as tasks on asyncio loops: the same code for all of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from benches.scenario import Figures
 
-    #: Make the coroutine of a number.
+    #: Makes the coroutine with a number.
     Make = Callable[[int], Coroutine[Any, Any, Any]]
 
 
@@ -97,7 +97,7 @@ async def sleeping(_idx: int) -> None:
 
 @contextlib.contextmanager
 def receiving(n: int) -> Iterator[Make]:
-    """Give the coroutine that receives on the socket of a number; the sockets are open meanwhile."""
+    """Yield a function that makes the coroutine for a socket's number; then close the sockets."""
     loop = asyncio.get_running_loop()
     sockets = bound_sockets(n)
 
@@ -113,7 +113,7 @@ def receiving(n: int) -> Iterator[Make]:
 
 @contextlib.asynccontextmanager
 async def bystander(cancelling: Cancelling) -> AsyncIterator[None]:
-    """Wake every millisecond for the length of the block, and until it has been felt how that ended."""
+    """Wake every millisecond for the length of the block, and until its end has been measured."""
 
     async def tick() -> None:
         while True:
@@ -173,12 +173,12 @@ async def _cancel_group(cancelling: Cancelling, make: Make) -> Figures:
 
 
 async def _started() -> None:
-    """Return when every task has come to where it waits: a turn of the loop starts them."""
+    """Return when every task waits: one tick of the loop starts them all."""
     await asyncio.sleep(0)
 
 
 async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
-    """Return when every task has ended, at the least cost: as a rule the last one is the last."""
+    """Wait for all tasks at the least cost: usually the one that was created last ends last."""
     await asyncio.wait(tasks[-1:])
     while left := [task for task in tasks if not task.done()]:
         await asyncio.wait(left)

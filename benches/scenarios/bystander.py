@@ -1,4 +1,4 @@
-"""What a server's storm does to another process on its CPU: how late that one wakes.
+"""How late another process on the server's CPU wakes while a storm of requests loads the server.
 
 The claim: threadlets serves a storm without being a worse neighbour than nginx.
 """
@@ -16,7 +16,7 @@ from benches.scenario import Budget, Case, Metric, Reading, Scenario
 from benches.storm import blowing, cpu_seconds
 
 _N_CONNECTIONS = 2000
-#: No storm blows for longer, whatever holds up the measurement.
+#: How much longer than planned a measurement may take before the storm ends, in seconds.
 _SECONDS_MAX = 20
 
 
@@ -66,8 +66,8 @@ def _case(name: str, style: str, peers: tuple[str, ...], goal: str | None) -> Ca
 
 SCENARIO = Scenario(
     name="bystander",
-    doc="How late another process on the server's CPU wakes during `ab -c 2000`, 1 KiB, a connection "
-    "for each.",
+    doc="How late another process on the server's CPU wakes while `ab -c 2000` loads the server: 1 KiB "
+    "and a connection for each request.",
     cases=(
         _case("storm", "at-once", (SUBJECT, "asyncio", "uvloop", "nginx", "alone"), "<=1x nginx"),
         _case("storm-half-blocking", "half-blocking", (SUBJECT, "asyncio", "uvloop"), None),
@@ -76,8 +76,8 @@ SCENARIO = Scenario(
     seconds=2,
     peers=(SUBJECT, "asyncio", "uvloop", "nginx", "alone"),
     legend=(
-        "late: from the deadline of an absolute sleep, one each millisecond, to the wake-up.",
-        "nginx: one process, a static file. alone: no server and no storm.",
+        "late: the time from the deadline of an absolute sleep, one each millisecond, to the wake-up.",
+        "nginx: one process, a static file. alone: no server and no load.",
         "half-blocking: every second answer comes after a call of `time.sleep(0.001)`, through "
         "`threadlets.call`, `asyncio.to_thread`, and uvloop's `run_in_executor` with 64 threads.",
     ),

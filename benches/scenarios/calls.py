@@ -1,7 +1,7 @@
 """Calls of plain functions that may block, in every way that a coroutine can make them.
 
-The claims: a call that does not block costs what an await costs; one that does holds up the loop for at
-most 100 us and returns sooner than from a pool; as many may be blocked at once as there are calls.
+The claims: a call that does not block costs as much as an await; one that blocks delays the loop by
+at most 100 us and returns sooner than from a pool; any number of calls may be blocked at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def measure(case: Case, peer: str, budget: Budget) -> Reading:
     )
     reading = Reading(**json.loads(run_pinned(argv, cpus, timeout_s=60 + 5 * budget.seconds)))
     stack_kib = int(case.parameters.get("stack_kib", 0))
-    # The C library rounds up, and may add what it keeps there for itself.
+    # The C library rounds up, and may add room for its own data.
     if stack_kib and not stack_kib <= reading.figures["stack_size_kib"] <= stack_kib + 64:
         raise NotApplicable(
             f"its threads do not follow threading.stack_size(): "
@@ -43,7 +43,7 @@ def measure(case: Case, peer: str, budget: Budget) -> Reading:
 
 
 def _metrics(unit: str, *names: str, **goals: str) -> tuple[Metric, ...]:
-    """Return metrics of which less is better."""
+    """Return metrics of which lower is better."""
     return tuple(Metric(name, unit, "lower", goals.get(name)) for name in names)
 
 
@@ -59,7 +59,7 @@ def _case(
 
 
 def _next_request(suffix: str, n_cpus: int, rest_ms: int = 0) -> Case:
-    # Calls that rest are too few for a percentile.
+    # With a rest before each call there are too few for a percentile.
     names = ("wait_us_p50",) if rest_ms else ("wait_us_p50", "wait_us_p99")
     metrics = _metrics("us", *names, wait_us_p50="<=100")
     return _case(
@@ -171,18 +171,20 @@ _LEGEND = (
     "asyncio: `asyncio.to_thread`, whose executor has as many threads as CPUs and four more.",
     "pool-64, pool-1000: asyncio's `run_in_executor` with a `ThreadPoolExecutor` of that size.",
     "uvloop: its `run_in_executor` with a pool of 64. anyio: `to_thread.run_sync` on asyncio, with its "
-    "limit of 40, and in blockers-1000 of 1000.",
-    "direct: a coroutine that just calls the function, and so blocks the loop: the floor of the cost.",
-    "noop: ns per `await`; added_ns is without the bare call, timed in the same process.",
-    "sleep-1ms: what a call of `time.sleep(0.001)` takes beyond a bare one.",
-    "next-request: from the call of a function that blocks for 5 ms to the run of a callback that was "
-    "ready before; after-rest: no call in the 100 ms before.",
+    "limit of 40, and in blockers-1000 with a limit of 1000.",
+    "direct: a coroutine that calls the function itself, and so blocks the loop: the least a call can cost.",
+    "noop: ns per `await`; added_ns: less the bare call, timed in the same process.",
+    "sleep-1ms: how much longer an awaited call of `time.sleep(0.001)` takes than a bare one.",
+    "next-request: the time from the call of a function that blocks for 5 ms until a callback runs that "
+    "was ready before; after-rest: with no call in the 100 ms before.",
     "mixed: 20,000 calls from 50 tasks; 90 % take 1 us, 8 % block for 2 ms once in a hundred, 2 % "
-    "block for 1 ms. loop_lag is that of a request every millisecond, quick that of the 90 %.",
-    "cpu-bound, preempt-N (there always inline): a function computes for 100 ms; request_lag is how long a request waits "
-    "that comes meanwhile, slowdown the function's time over its time alone; short: ten of 4 ms.",
+    "block for 1 ms. loop_lag: the delay of a request that comes every millisecond. quick: the time of a "
+    "call among the 90 %.",
+    "cpu-bound, preempt-N (always inline): a function computes for 100 ms. request_lag: the delay of "
+    "requests that come meanwhile. slowdown: the function's time divided by its time alone; short: the "
+    "same for ten functions of 4 ms.",
     "blockers, stack: 1000 times `time.sleep` at once; stack: after `threading.stack_size(N)`. "
-    "threads_left: 3 s later, the main thread not counted.",
+    "threads_left: how many threads there are 3 s later, the main thread not counted.",
     "executor: `ThreadletExecutor` and `ThreadPoolExecutor(64)`, without a loop. loop-executor: "
     '`run_in_executor(None, …)`, on `threadlets.new_event_loop(executor="threadlets")`.',
 )
@@ -192,7 +194,7 @@ SCENARIO = Scenario(
     doc="Plain functions called from coroutines: ones that return, block, or compute; and executors.",
     cases=CASES,
     measure=measure,
-    # Most loads are of a fixed size, and take longer than that.
+    # Most loads are of a fixed size, and take longer.
     seconds=0.5,
     legend=_LEGEND,
     peers=(SUBJECT, "asyncio", "pool-64", "pool-1000", "uvloop", "anyio", "direct"),

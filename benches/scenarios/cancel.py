@@ -1,4 +1,4 @@
-"""Cancelling very many requests at once: how long it takes, holds up the loop, and what is left.
+"""Cancelling very many requests at once: how long it takes, delays the loop, and what it leaves.
 
 The claims: a coroutine takes at most 2 us, a wait without one 0.1 us.
 """
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _TASKS = (*PEERS, "gevent")
 _SCOPES = (*PEERS, "trio")
 _N_EACH = 100_000
-#: What only we are asked for: others take minutes and gigabytes.
+#: For threadlets only: other peers take minutes and gigabytes.
 _N_MANY = 1_000_000
-#: One descriptor for each, below what many systems allow.
+#: Each takes a descriptor; many systems allow more than this.
 _N_RECEIVES = 10_000
 #: The most that one process may take, in seconds and, for each request, in us.
 _TIMEOUT_S = 60
@@ -56,7 +56,8 @@ def _case(kind: str, n: int, goal: str | None, peers: tuple[str, ...]) -> Case:
 
 SCENARIO = Scenario(
     name="cancel",
-    doc="Very many requests that wait, cancelled at once: time for each, and how long the loop stood.",
+    doc="Very many waiting requests, cancelled at once: the time for each, and how long the loop stands "
+    "still.",
     cases=(
         _case("tasks-sleep", _N_EACH, "<=2", _TASKS),
         _case("tasks-sleep", _N_MANY, "<=2", (SUBJECT,)),
@@ -69,14 +70,14 @@ SCENARIO = Scenario(
     measure=measure,
     peers=(*PEERS, "trio", "gevent"),
     legend=(
-        "tasks-…-N: each of N tasks is cancelled, `task.cancel()`; in gevent, `killall`. sleep: it "
+        "tasks-…-N: each of N tasks is cancelled by `task.cancel()`; in gevent, by `killall`. sleep: it "
         "sleeps for an hour. receive: `loop.sock_recv`, each on a datagram socket of its own.",
-        "scope-…-N: what holds them is cancelled: `scope.cancel()`; in asyncio and uvloop, the task "
-        "whose `asyncio.TaskGroup` it is; in trio, the nursery's cancel scope. scope-native-N: "
+        "scope-…-N: the group that holds them is cancelled: `scope.cancel()`; in asyncio and uvloop, the "
+        "task that has the `asyncio.TaskGroup`; in trio, the nursery's cancel scope. scope-native-N: "
         "`scope.start(threadlets.sleep(seconds))`, which is no coroutine.",
-        "cancel_us_each: from the first call until all have ended. frozen_ms: the longest that a task "
-        "did not wake meanwhile which sleeps 1 ms at a time.",
-        "rss_left_mib: what the process is larger than before (RSS), when nothing refers to them any "
-        "more. Descriptors are counted too, and shown if any is left.",
+        "cancel_us_each: the time from the first call until all have ended, for each. frozen_ms: the "
+        "longest time meanwhile between two wake-ups of a task that sleeps 1 ms at a time.",
+        "rss_left_mib: by how much the process is larger than before (RSS) once nothing refers to the "
+        "requests any more. Descriptors are counted too, and shown if any is left.",
     ),
 )

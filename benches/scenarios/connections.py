@@ -1,6 +1,6 @@
-"""A storm of connections: what a request costs a server when each comes with a connection of its own.
+"""A storm of connections: the CPU time of a request that comes on a connection of its own.
 
-The claim: at most 0.9 times what it costs uvloop, however many there are at once.
+The claim: at most 0.9 times that of uvloop, whatever the number of concurrent connections.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benches.placement import python, run_pinned
 from benches.scenario import Budget, Case, Figures, Metric, NotApplicable, Scenario
 
 _N_CONNECTIONS = (100, 1000, 8000)
-#: About what a server answers; the storm has a size rather than a length.
+#: About as many as a server answers; a storm has a number of requests rather than a duration.
 _REQUESTS_PER_S = 10_000
 
 
@@ -24,7 +24,7 @@ def measure(case: Case, peer: str, budget: Budget) -> Figures:
     if shutil.which("ab") is None:
         raise NotApplicable("ab is not on the PATH; apt install apache2-utils")
     n_connections = int(case.parameters["n_connections"])
-    # Each connection that is opened at first comes back at least once.
+    # At least two requests for each of the concurrent connections.
     n_requests = max(2 * n_connections, round(budget.seconds * _REQUESTS_PER_S))
     cpus = (budget.placement.server_cpu, budget.placement.load_cpu)
     numbers = map(str, (n_connections, n_requests, *cpus))
@@ -37,7 +37,7 @@ def measure(case: Case, peer: str, budget: Budget) -> Figures:
 def namespace() -> list[str]:
     """Return the command that runs another one in a network namespace of its own.
 
-    :raises NotApplicable: this system gives us none.
+    :raises NotApplicable: this system does not allow it.
     """
     argv = ["unshare", "--net"]
     if os.geteuid() != 0:
@@ -72,8 +72,8 @@ SCENARIO = Scenario(
     cases=tuple(_case(n) for n in _N_CONNECTIONS),
     measure=measure,
     legend=(
-        "The server's CPU is its own, user and system; the backlog is 16384, in a network namespace of "
-        "its own.",
-        "requests_per_s: ab takes about as long for a request as the server does, and bounds it.",
+        "server_cpu: the CPU time of the server process, user and system. Its backlog is 16384, in a "
+        "network namespace of its own.",
+        "requests_per_s: bounded by ab, which takes about as long for a request as the server does.",
     ),
 )

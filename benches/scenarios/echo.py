@@ -54,7 +54,7 @@ SCENARIO = Scenario(
         _case(style, n_connections, cpus)
         for style in _GOALS
         for n_connections, cpus in ((1, "other"), (1, "same"), (64, "other"), (1024, "other"))
-        # Where the buffer comes from matters under load; one connection tells nothing new.
+        # The origin of the buffer matters only under load, so one connection tells nothing new.
         if style != "buffered" or n_connections == 64
     ),
     measure=measure,

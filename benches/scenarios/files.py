@@ -1,7 +1,7 @@
 """Many small files, each read completely, with and without the kernel's caches.
 
-The claims: warm, a sweep is as fast as a plain loop and hardly slower than C on io_uring; cold, it keeps
-the disk busy, and reads five times as fast as a loop that waits for each file.
+The claims: warm, a sweep is as fast as a plain loop and hardly slower than C on io_uring; cold, it
+keeps the disk busy, and reads five times as fast as a loop that waits for each file.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 _N_FILES = 20_000
 _IN_PYTHON = ("sync", "open-read", "pool-32", "asyncio", "aiofiles", "anyio")
 _PEERS = (SUBJECT, "read-file", "call", *_IN_PYTHON, "c-sync", "uring")
-#: What decides how an engine uses its ring.
+#: Peers of the experiment that decided how an engine uses its ring.
 _RINGS = tuple(uring.MODES)
 
 
 def measure(case: Case, peer: str, budget: Budget) -> Figures:
-    """Read all files in one fresh process, and see that it read everything."""
+    """Read all files in one fresh process, and check that it read everything."""
     parameters = case.parameters
     if parameters["cold"] and not caches.may_empty():
         raise NotApplicable("only root may empty the caches (/proc/sys/vm/drop_caches)")
@@ -95,12 +95,12 @@ def _ring_cases() -> tuple[Case, ...]:
 
 _DOC = f"{_N_FILES:,} files of 1 to 4 KiB in 100 folders, each opened, read completely and closed."
 _LEGEND = (
-    "warm: all of it is in the page cache. cold: pages, folder entries and inodes are dropped before "
+    "warm: all files are in the page cache. cold: pages, folder entries and inodes are dropped before "
     "each lap (`sync; echo 3 > /proc/sys/vm/drop_caches`). On a virtual machine the host's cache "
-    "stays, so cold is kinder than a disk.",
-    "Every peer counts the bytes that it reads; another count than the files' is a failure.",
+    "stays, so cold is faster than a disk.",
+    "Every peer counts the bytes that it reads; a measurement with a wrong count fails.",
     "c-sync: open(2), read(2), close(2) in C. uring: in C on io_uring, each of the three a request "
-    "of its own, 256 files at once (warm-N, cold-N: so many), SINGLE_ISSUER and DEFER_TASKRUN.",
+    "of its own, 256 files at once (warm-N, cold-N: N files), with SINGLE_ISSUER and DEFER_TASKRUN.",
 )
 
 SCENARIO = Scenario(
@@ -117,11 +117,11 @@ SCENARIO = Scenario(
         '`open(path, "rb").read()`. pool-32: `ThreadPoolExecutor(32).map`.',
         "asyncio: `asyncio.to_thread`. aiofiles: `async with aiofiles.open(path)`. anyio: "
         "`anyio.Path(path).read_bytes()`. These, read-file and call: from 100 tasks.",
-        "Goals that the table has no room for: warm at least as fast as sync, and 40 times as fast as aiofiles.",
+        "Further goals: warm at least as fast as sync, and 40 times as fast as aiofiles.",
     ),
 )
 
-#: How an engine is to use its ring: decided by measurement, and not measured again each time.
+#: The experiment that decided how an engine uses its ring; it is not repeated each time.
 RINGS = Scenario(
     name="rings",
     doc=f"Ways to read with io_uring, in C. {_DOC}",

@@ -1,4 +1,4 @@
-"""Who keeps floating-point state apart: requests that round in their own ways, compared with MPFR."""
+"""Isolation of floating-point state: requests with different rounding modes, compared with MPFR."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benches.scenario import Case, Metric, NotApplicable, Scenario
 if TYPE_CHECKING:
     from benches.scenario import Budget, Figures
 
-#: For a measurement of two seconds, the default: ten million.
+#: A measurement of two seconds has ten million.
 _N_OPERATIONS_PER_S = 5_000_000
 
 
 def measure(case: Case, peer: str, budget: Budget) -> Figures:
-    """Perform the operations on one fresh interpreter; how many results are wrong."""
+    """Perform the operations on one fresh interpreter; return how many results are wrong."""
     if peer == CEILING:
         raise NotApplicable("The ceiling computes nothing.")
     n_operations = int(budget.seconds * _N_OPERATIONS_PER_S)
@@ -30,7 +30,7 @@ def measure(case: Case, peer: str, budget: Budget) -> Figures:
 
 SCENARIO = Scenario(
     name="fp",
-    doc="Results of requests that round in their own ways, among some that are careless.",
+    doc="Wrong results of requests that each set their own rounding, among some that do not restore it.",
     cases=(
         Case(
             "torture",
@@ -46,6 +46,6 @@ SCENARIO = Scenario(
     seconds=0.5,
     peers=("threadlets", "asyncio", "uvloop", "trio", "gevent"),
     legend=(
-        "gevent: greenlets keep the control registers of their own, but errno is the thread's.",
+        "gevent: each greenlet has control registers of its own, but errno is the thread's.",
     ),
 )

@@ -1,8 +1,8 @@
-"""What a request costs that waits, and how soon very many are created and woken.
+"""The memory of a request that waits, and how soon very many are created and woken.
 
-The claims: a wait without a coroutine takes at most 128 bytes, a coroutine 600 or, asleep, 900; a million
-are created in 3 s and woken in 1 s. The others show at 20,000 what they cost each; a million of theirs
-take minutes and gigabytes.
+The claims: a wait without a coroutine takes at most 128 bytes, a coroutine 600 or, asleep, 900; a
+million are created in 3 s and woken in 1 s. Other peers are measured at 20,000, since a million of
+theirs take minutes and gigabytes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _N_MANY = 1_000_000
 #: The most that one process may take beside its sleeps, in seconds and, for each request, in us.
 _TIMEOUT_S = 60
 _TIMEOUT_US_EACH = 120
-#: Beside the time that it takes to create them, how long sleeps last.
+#: How long sleeps last beyond the time that it takes to create them.
 _SLEEP_S = 0.5
 _N_ATTEMPTS = 3
 
 
 def measure(case: Case, peer: str, budget: Budget) -> Figures:
-    """Park in one fresh interpreter, pinned to the server's CPU; again where sleeps were too short."""
+    """Park in one fresh interpreter, pinned to the server's CPU; repeat if sleeps were too short."""
     load, n = str(case.parameters["load"]), int(case.parameters["n"])
     if load == "park-native" and not hasattr(importlib.import_module(SUBJECT), "Scope"):
         raise NotApplicable("this threadlets has no scopes")
@@ -73,12 +73,14 @@ SCENARIO = Scenario(
     measure=measure,
     peers=_ALL,
     legend=(
-        "future-N: N tasks, each awaits a future of its own; in trio and gevent, an event. All are set.",
-        "sleep-N: N tasks that sleep, all until the same time, and wake by the clock. native-N: "
+        "future-N: N tasks, each awaits a future of its own (in trio and gevent, an event); then all are "
+        "set.",
+        "sleep-N: N tasks that sleep until the same time, and wake by the clock. native-N: "
         "`scope.start(threadlets.sleep(seconds))`, which is no coroutine.",
-        "bytes_each: what the process grew by (RSS), for each; lists of the benchmark's own are there "
-        "before. The garbage collector is off.",
-        "create_us_each: until each waits. wake_us_each: from the first wake-up, or the time that all "
-        "slept until, until all have ended. 1 us for each of a million is a second.",
+        "bytes_each: the growth of the process (RSS), for each; the benchmark's own lists are not "
+        "counted. The garbage collector is off.",
+        "create_us_each: the time to create each, until all wait. wake_us_each: the time from the first "
+        "wake-up, or from the end of the sleeps, until all have ended, for each. 1 us for each of a "
+        "million is a second.",
     ),
 )

@@ -1,4 +1,4 @@
-"""What it costs a program to have a loop: the import over asyncio's, the first coroutine, the memory.
+"""The cost of a loop at a program's start: its import beside asyncio's, its memory, the first run.
 
 The claim: `import threadlets` takes at most 30 ms beside `import asyncio`.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _N_STARTS = 11
 _TIMEOUT_S = 60
 
-# It loads nothing else, not even the benchmarks.
+# The program loads nothing else, not even the benchmarks.
 _PROGRAM = """
 import sys, time
 
@@ -66,7 +66,7 @@ SCENARIO = Scenario(
         ),
     ),
     measure=measure,
-    # The page has what was measured on a quiet machine.
+    # Not shown: the page has only what was measured on a quiet machine.
     is_published=False,
     peers=PEERS,
     legend=(

@@ -1,4 +1,4 @@
-"""What a syslet costs by itself: from atom to atom, and while it waits.
+"""The cost of a syslet: of a transition from atom to atom, and of a wait.
 
 The claim: a transition takes at most 20 ns.
 """
@@ -48,7 +48,7 @@ def _waiting(name: str, load: str, n: int) -> Case:
 
 SCENARIO = Scenario(
     name="syslet",
-    doc="From one atom to the next, and the memory of syslets that wait.",
+    doc="The time from one atom to the next, and the memory of syslets that wait.",
     cases=(
         Case(
             "transition",
@@ -62,13 +62,13 @@ SCENARIO = Scenario(
     measure=measure,
     peers=(SUBJECT, RING, "generator", "asyncio", "uvloop"),
     legend=(
-        f"transition: a program of {_N_ATOMS} atoms, each second one counts, run where it is called; "
-        "run_ns: a program of two. generator: a Python generator that yields as often, and a loop that "
-        "resumes it.",
-        "timeout-N: N wait for an hour at once. receive-N: N wait for a byte, each on a socket of its "
-        "own. completion-ring: runs of a syslet, started and collected without tasks. threadlets: tasks that await them. asyncio, uvloop: tasks on `asyncio.sleep`, "
-        "`loop.sock_recv`.",
-        "bytes_each: what the process grew by (RSS), for each; cancel_us_each: to cancel, and to await, "
-        "each.",
+        f"transition: a program of {_N_ATOMS} atoms, every second of which counts, run in the calling "
+        "thread; run_ns: a program of two atoms. generator: a Python generator that yields as often, and a "
+        "loop that resumes it.",
+        "timeout-N: N runs wait for an hour at once. receive-N: N runs wait for a byte, each on a socket of "
+        "its own. completion-ring: runs of a syslet, started and collected without tasks. threadlets: tasks "
+        "that await such runs. asyncio, uvloop: tasks on `asyncio.sleep`, `loop.sock_recv`.",
+        "bytes_each: the growth of the process (RSS), for each; cancel_us_each: the time to cancel and to "
+        "await each.",
     ),
 )

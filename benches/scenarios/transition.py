@@ -1,4 +1,4 @@
-"""What the loop itself costs: switches, callbacks, timers, wake-ups from another thread."""
+"""The cost of the loop itself: switches, callbacks, timers, wake-ups from another thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from benches.scenario import Budget, Figures
 
-#: What yields in ways of its own, and has no counterpart of the rest.
+#: Peers that yield in their own ways, and have no counterpart of the other cases.
 OTHER_LOOPS = ("trio", "gevent")
 N_TASKS = 1000
 #: How often each of them yields in a lap.
@@ -42,7 +42,7 @@ def measure(case: Case, peer: str, budget: Budget) -> Figures:
 
 
 async def sleep_zero(seconds: float) -> Figures:
-    """1000 tasks yield in turn; ns per switch."""
+    """Let 1000 tasks yield in turn; return ns per switch."""
 
     async def yields() -> None:
         for _ in range(N_YIELDS):
@@ -50,7 +50,7 @@ async def sleep_zero(seconds: float) -> Figures:
 
     async def lap() -> float:
         tasks = [asyncio.create_task(yields()) for _ in range(N_TASKS)]
-        # Every task has been started when this returns: the clock sees resumptions only.
+        # This starts every task, so that only resumptions are timed.
         await asyncio.sleep(0)
         started_ns = time.perf_counter_ns()
         for task in tasks:
@@ -61,7 +61,7 @@ async def sleep_zero(seconds: float) -> Figures:
 
 
 async def call_soon(seconds: float) -> Figures:
-    """A callback schedules the next; ns per callback, one to a turn of the loop."""
+    """Let each callback schedule the next; return ns per callback, with one callback a tick."""
     loop = asyncio.get_running_loop()
 
     async def lap() -> float:
@@ -85,7 +85,7 @@ async def call_soon(seconds: float) -> Figures:
 
 
 async def call_soon_batch(seconds: float) -> Figures:
-    """20,000 callbacks are ready at once; ns per callback, in one turn of the loop."""
+    """Run 20,000 callbacks that are ready at once, in one tick; return ns per callback."""
     loop = asyncio.get_running_loop()
 
     async def lap() -> float:
@@ -101,27 +101,27 @@ async def call_soon_batch(seconds: float) -> Figures:
 
 
 async def call_later_cancel(seconds: float) -> Figures:
-    """Timeouts that are set and cancelled, 1000 to a turn of the loop; ns per pair."""
+    """Set and cancel timeouts, 1000 a tick; return ns per pair."""
     loop = asyncio.get_running_loop()
-    n_turns = 20
+    n_ticks = 20
 
     async def lap() -> float:
         started_ns = time.perf_counter_ns()
-        for _ in range(n_turns):
+        for _ in range(n_ticks):
             handles = [loop.call_later(60, _nothing) for _ in range(_N_PAIRS)]
             for handle in handles:
                 handle.cancel()
-            # The loop may do its part of the work only now.
+            # The loop may do its part of the work only in the next tick.
             await asyncio.sleep(0)
-        return (time.perf_counter_ns() - started_ns) / (n_turns * _N_PAIRS)
+        return (time.perf_counter_ns() - started_ns) / (n_ticks * _N_PAIRS)
 
     return {"pair_ns": await _median_of_laps(lap, seconds)}
 
 
 async def call_at(seconds: float) -> Figures:
-    """10,000 timers in random order, due over 10 ms; CPU ns to set and to fire each.
+    """Set 10,000 timers in random order, due over 10 ms; return CPU ns to set and to fire each.
 
-    The loop has to wait for the first, hence CPU time.
+    It is CPU time, because the loop has to wait for the first timer.
     """
     loop = asyncio.get_running_loop()
     # One order for every peer.
@@ -152,7 +152,7 @@ async def call_at(seconds: float) -> Figures:
 
 
 async def call_soon_threadsafe(seconds: float) -> Figures:
-    """A thread wakes the idle loop, whose callback wakes the thread; us per round trip."""
+    """Let a thread wake the idle loop, whose callback wakes the thread; return us per round trip."""
     loop = asyncio.get_running_loop()
     latencies_ns: list[int] = []
     done = loop.create_future()
@@ -181,7 +181,7 @@ async def call_soon_threadsafe(seconds: float) -> Figures:
 
 
 async def contract(seconds: float) -> Figures:
-    """Switches with the floating-point contract and without; ns that it adds, the median of pairs.
+    """Switch with the floating-point contract and without; return the ns it adds, a median of pairs.
 
     The loop changes its policy between laps, so that nothing else is different.
     """
@@ -207,7 +207,7 @@ async def contract(seconds: float) -> Figures:
     switch_ns: list[float] = []
     until = time.perf_counter() + seconds
     while len(added_ns) < 10 or time.perf_counter() < until:
-        # Neither is always the first.
+        # Alternate which of the two is the first.
         if len(added_ns) % 2:
             with_ns, without_ns = await lap("restore"), await lap("off")
         else:
@@ -291,7 +291,7 @@ SCENARIO = Scenario(
     legend=(
         f"sleep-zero: {N_TASKS} tasks do nothing but `asyncio.sleep(0)`, `trio.sleep(0)`, "
         "`gevent.sleep(0)`.",
-        "contract: what looking after the floating-point state adds to such a switch; the same loop "
-        "with `fp='restore'` and `fp='off'` by turns.",
+        "contract: what comparing the floating-point state adds to such a switch; laps with "
+        "`fp='restore'` and `fp='off'` alternate on one loop.",
     ),
 )

@@ -1,1 +1,1 @@
-"""What a syslet costs: a transition from atom to atom, and the memory of one that waits."""
+"""The cost of a syslet: of a transition from atom to atom, and the memory of one that waits."""

@@ -1,4 +1,4 @@
-"""Run one load of syslets, or of what is compared with them, and print the figures as JSON.
+"""Run one load of syslets, or of the peers compared with them, and print the figures as JSON.
 
 ``python -m benches.syslets PEER LOAD SECONDS PARAMETERS``, the parameters as a JSON object.
 """
@@ -18,7 +18,7 @@ from benches.syslets.waiting import RING, receives, timeouts
 if TYPE_CHECKING:
     from benches.scenario import Figures
 
-#: On the peer's loop.
+#: Loads that run on the peer's loop.
 _WAITING = {"timeouts": timeouts, "receives": receives}
 
 

@@ -1,4 +1,4 @@
-"""From one atom to the next: a program of atoms that do nothing and count, run where it is called."""
+"""Transitions between atoms: a program of atoms that do nothing or count, run in this thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _N_RUNS = 100
 
 
 def transitions(peer: str, seconds: float, parameters: Mapping[str, Any]) -> Figures:
-    """Time runs of a long program and of one with two atoms; the difference is that of the atoms.
+    """Time runs of a long program and of one with two atoms; the difference is due to the atoms.
 
     :raises MeasurementFailed: the program did not count every second atom.
     """
@@ -47,7 +47,7 @@ def _syslet(n_atoms: int) -> Callable[[], int]:
     threadlets: Any = importlib.import_module(SUBJECT)
     atoms: Any = importlib.import_module(f"{SUBJECT}.atoms")
 
-    # Tracing unrolls the loop: the program is a row of atoms.
+    # Tracing unrolls the loop: the program is a sequence of atoms.
     def count() -> Generator[Any, Any, Any]:
         counter = 0
         for _ in range(n_atoms // 2):
@@ -65,7 +65,7 @@ def _syslet(n_atoms: int) -> Callable[[], int]:
 
 
 def _generator(n_atoms: int) -> Callable[[], int]:
-    """Return the same in Python alone: a generator that yields as often, and what resumes it."""
+    """Return the same in pure Python: a generator that yields as often, resumed in a loop."""
 
     def count() -> Generator[Any, Any, Any]:
         counter = 0

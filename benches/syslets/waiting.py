@@ -1,4 +1,4 @@
-"""Many that wait at once, as syslets or as tasks: how much memory each takes, and how long to start."""
+"""Many syslets or tasks that wait at once: the memory of each, and the time to start and cancel."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
     from benches.scenario import Figures
 
-    #: Begin to wait, with the number of the one that waits.
+    #: Starts the wait with this number.
     Start = Callable[[int], asyncio.Future[Any]]
 
-#: The peer that awaits nothing: runs of a syslet in a completion ring.
+#: The peer without tasks: runs of a syslet in a completion ring.
 RING = "completion-ring"
 _FOREVER_S = 3600
 _BUFFER_SIZE = 64
-#: More than it takes until whatever starts late has started.
+#: Longer than it takes until everything that starts late has started.
 _SETTLE_S = 0.2
 
 
 async def timeouts(peer: str, parameters: Mapping[str, Any]) -> Figures:
-    """Wait for an hour, so many at once."""
+    """Measure many waits of an hour."""
     n = parameters["n"]
     if peer == RING:
         return measured_in_ring(_timeout_program(), [(_FOREVER_S,)] * n)
@@ -41,7 +41,7 @@ async def timeouts(peer: str, parameters: Mapping[str, Any]) -> Figures:
 
 
 async def receives(peer: str, parameters: Mapping[str, Any]) -> Figures:
-    """Wait for a byte on as many socket pairs, which are there before memory is looked at."""
+    """Measure waits for a byte, each on a socket pair that exists before memory is measured."""
     pairs = [socket.socketpair() for _ in range(parameters["n"])]
     ours = [pair[0] for pair in pairs]
     for one in ours:
@@ -59,17 +59,17 @@ async def receives(peer: str, parameters: Mapping[str, Any]) -> Figures:
 
 
 async def measured(start: Start, n: int) -> Figures:
-    """Start so many, see that all of them wait, and cancel them.
+    """Start ``n`` waits, check that all of them wait, and cancel them.
 
     :raises MeasurementFailed: one has ended.
     """
-    # Imports and first sizes of tables are nobody's share.
+    # One wait before, so that imports and the first growth of tables do not count.
     await _cancel([start(0)])
     gc.collect()
     before = Usage.now()
     started_ns = now_ns()
     waiting = [start(idx) for idx in range(n)]
-    # A turn of the loop starts what has only been created.
+    # One tick of the loop starts the tasks.
     await asyncio.sleep(0)
     took_ns = now_ns() - started_ns
     await asyncio.sleep(_SETTLE_S)

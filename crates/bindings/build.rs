@@ -1,5 +1,5 @@
 //! Compile the C part against the headers of the interpreter that the extension is for, and have the
-//! linker put its guarded calls in the place of the interpreter's.
+//! linker replace the interpreter's functions with its guarded ones.
 
 use std::env;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ fn main() {
     println!("cargo:rerun-if-changed=src/python_calls.h");
     println!("cargo:rustc-env=THREADLETS_BUILD={}", build());
     let Some(headers) = headers() else {
-        // This can be checked, and not be linked.
+        // Without headers the crate can be checked, but not linked.
         println!("cargo:rustc-link-lib=threadlets_interpreter");
         return;
     };
@@ -20,7 +20,7 @@ fn main() {
         .includes(headers)
         .flag("-fexceptions")
         .warnings(true)
-        // A guarded call is to cost a frame and no more.
+        // With these options a guarded call costs a stack frame and no more.
         .opt_level(2)
         .force_frame_pointer(false)
         .flag_if_supported("-fno-plt")
@@ -30,8 +30,8 @@ fn main() {
     }
 }
 
-/// Where the interpreter's headers are: where THREADLETS_HEADERS says, for an interpreter that does not
-/// run here, or where it says itself. `None`: there is no interpreter.
+/// The include paths of the interpreter: those in THREADLETS_HEADERS, for an interpreter that does not run
+/// on this machine, or the one that the interpreter reports. `None`: there is no interpreter.
 fn headers() -> Option<Vec<PathBuf>> {
     println!("cargo:rerun-if-env-changed=THREADLETS_HEADERS");
     if let Some(headers) = env::var_os("THREADLETS_HEADERS") {
@@ -40,23 +40,25 @@ fn headers() -> Option<Vec<PathBuf>> {
     let python = pyo3_build_config::get().executable()?;
     let code = "import sysconfig; print(sysconfig.get_path('include'))";
     let include = Command::new(python).args(["-c", code]).output().unwrap_or_else(|error| {
-        panic!("{python} does not run, so its headers are not found: {error}")
+        panic!(
+            "{python} does not run, so its headers are not found; set THREADLETS_HEADERS: {error}"
+        )
     });
-    let include = String::from_utf8(include.stdout).expect("a path that is text");
+    let include = String::from_utf8(include.stdout).expect("the include path is UTF-8");
     Some(vec![include.trim().into()])
 }
 
 /// The profile, the target and the compiler, as `threadlets --version` shows them.
 fn build() -> String {
     let [profile, target, rustc] =
-        ["PROFILE", "TARGET", "RUSTC"].map(|name| env::var(name).expect("cargo sets it"));
-    let version = Command::new(rustc).arg("--version").output().expect("the compiler runs");
-    let version = String::from_utf8(version.stdout).expect("a version that is text");
+        ["PROFILE", "TARGET", "RUSTC"].map(|name| env::var(name).expect("cargo sets these"));
+    let version = Command::new(rustc).arg("--version").output().expect("rustc runs");
+    let version = String::from_utf8(version.stdout).expect("rustc's version is UTF-8");
     format!("{profile} build for {target} by {}", version.trim())
 }
 
-/// The names of the functions that have a guarded one in their place. The linker does not mind those
-/// that another interpreter has.
+/// The names of the functions that are replaced with guarded ones. The linker ignores those that this
+/// interpreter does not have.
 fn guarded() -> impl Iterator<Item = &'static str> {
     let list = include_str!("src/python_calls.h").lines();
     let calls = list.filter_map(|line| {

@@ -2,9 +2,9 @@
 
     python -m examples.frameworks.measure [--seconds 3] [--rounds 3]
 
-Each server runs alone, on the first CPU; the load comes from the second. A connection asks again as
-soon as it has its answer. The variants of a case alternate; every measurement is printed, and their
-medians at the end.
+Each server runs alone, on the first CPU; the load runs on the second. A connection sends its next
+request as soon as it has its answer. The variants of a case alternate; every measurement is printed,
+and their medians at the end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SERVER_CPU, _LOAD_CPU = 0, 1
 
 
 class Case(NamedTuple):
-    """One comparison: what is asked for, over how many connections, of which servers."""
+    """One comparison: a request, a number of connections, and the servers to compare."""
 
     name: str
     request: bytes
@@ -123,7 +123,7 @@ async def _serve(variant: str) -> None:
 
 
 class _Connection(asyncio.Protocol):
-    """Asks, waits for the whole answer, and asks again, until the end."""
+    """Sends a request, waits for the whole answer, and repeats that until the end."""
 
     def __init__(self, request: bytes, end_s: float, latencies_s: list[float]) -> None:
         self._request = request

@@ -1,7 +1,7 @@
-"""A Starlette application of plain functions: one is quick, one blocks, one waits for SQLite, one reads.
+"""A Starlette application of plain functions: quick, blocking, waiting for SQLite, and reading.
 
 Start it with ``threadlets serve examples.frameworks.starlette_app:app``. FastAPI runs its `def`
-endpoints and dependencies in the same way; the one line that matters is the same, too.
+endpoints and dependencies in the same way, and needs the same line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class State(TypedDict):
 
 
 def hello(_request: Request) -> JSONResponse:
-    """Answer at once, on the thread that the loop runs on: nothing is handed over."""
+    """Answer at once, on the thread that the loop runs on, without a hand-over."""
     return JSONResponse({"hello": "world", "thread": threading.current_thread().name})
 
 
@@ -60,7 +60,7 @@ def source(_request: Request) -> FileResponse:
 
 
 async def stats(_request: Request) -> JSONResponse:
-    """Tell what the loop's threadlets have done: take-overs, threads, blocked functions."""
+    """Return what the loop's threadlets have done: take-overs, threads, blocked functions."""
     return JSONResponse(threadlets.stats())
 
 

@@ -1,4 +1,4 @@
-"""A plain WSGI application: it answers, blocks, reads what is posted, and streams.
+"""A plain WSGI application: it answers, blocks, reads a body, and streams.
 
 Start it with ``threadlets serve examples.frameworks.wsgi_app:app``. Flask and Django applications
 are WSGI applications, too: hand them to `threadlets.frameworks.wsgi` instead.

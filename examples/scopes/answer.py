@@ -1,4 +1,4 @@
-"""The answer to one request: whole, or in pieces while they are made."""
+"""The answer to one request: sent whole, or in pieces as they are made."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TEXT = "text/plain; charset=utf-8"
 
 
 class Answer:
-    """What the client is sent, in order; each method waits while the client has no room for more.
+    """The answer that is sent to a client; each method waits while the client has no room for more.
 
-    What is sent to a client that has gone is dropped: whoever sends it is about to be cancelled.
+    Data for a client that has gone is dropped: the task that sends it is about to be cancelled.
     """
 
     def __init__(self, connection: Connection, request: Request | None) -> None:
@@ -31,7 +31,7 @@ class Answer:
     async def whole(
         self, status: HTTPStatus, body: bytes, content_type: str = _TEXT, *headers: str
     ) -> None:
-        """Send all at once."""
+        """Send the whole answer at once."""
         head = self._head(status, content_type, f"content-length: {len(body)}", *headers)
         self.is_started = True
         await self._write(head + body if self._has_body else head)
@@ -69,7 +69,7 @@ class Answer:
 
     async def _write(self, data: bytes) -> None:
         if self._connection.is_lost:
-            # Here the cancellation comes in.
+            # The cancellation of the request arrives here.
             await asyncio.sleep(0)
             return
         self._connection.write(data)

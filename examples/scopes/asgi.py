@@ -1,4 +1,4 @@
-"""The same for any ASGI application: `cancel_on_disconnect` runs each request in a scope."""
+"""Scopes for any ASGI application: `cancel_on_disconnect` runs each request in one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Application = Callable[[Connection, Receive, Send], Awaitable[None]]
 
 
 def cancel_on_disconnect(app: Application) -> Application:
-    """Cancel the requests of `app` whose clients disconnect, with all that they have started.
+    """Cancel the requests of `app` whose clients disconnect, with everything that they have started.
 
     The application is cancelled where it waits; scopes that it has opened, and what it has started
-    in them, end before it does. What it does after its answer is complete goes on: to the end of
-    that, too, servers say that the client has disconnected.
+    in them, end before it does. What it does after its answer is complete is not cancelled, since
+    servers report a disconnection then in any case.
     """
 
     async def application(connection: Connection, receive: Receive, send: Send) -> None:
@@ -33,7 +33,7 @@ def cancel_on_disconnect(app: Application) -> Application:
 
 
 class _Watched:
-    """One request, whose messages go through here."""
+    """One request: passes its messages on, and looks for the disconnection."""
 
     def __init__(
         self, app: Application, connection: Connection, receive: Receive, send: Send
@@ -43,7 +43,7 @@ class _Watched:
         self._scope = threadlets.Scope(name=f"{connection['method']} {connection['path']}")
         self._receive_from_server = receive
         self._send_to_server = send
-        # One message ahead of the application: a body is not piled up here.
+        # At most one message ahead of the application, so that no body piles up here.
         self._messages: asyncio.Queue[Message] = asyncio.Queue(maxsize=1)
         self._is_answered = False
         self._is_over = False
@@ -55,7 +55,7 @@ class _Watched:
             try:
                 await self._app(self._connection, self._receive, self._send)
             except Exception as raised:
-                # The application's own, and not in a group of the scope's.
+                # Raised outside of the scope, which would put it into an exception group.
                 error = raised
             watch.cancel()
         if error is not None:

@@ -1,9 +1,9 @@
-"""One connection of a client: its requests in order, and how it is noticed that the client has gone.
+"""One connection of a client: answers its requests in order, and detects that the client has gone.
 
-A reset is noticed at once. The end of what a client sends (FIN) has two meanings: it has closed its
-socket, or only its half of the connection and waits for the answer. TCP does not tell them apart
-until something is sent. So something is: HTTP allows "100 Continue" before any answer, as often as
-one likes. A socket that was closed replies with a reset; a client that still listens skips it.
+A reset is detected at once. The end of what a client sends (FIN) has two meanings: the client has
+closed its socket, or only its half of the connection, and waits for the answer. TCP does not tell
+them apart until something is sent. So the server sends "100 Continue", which HTTP allows any number
+of times before an answer. A closed socket replies with a reset; a client that still reads skips it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from .http import BODY_BYTES_MAX, HEAD_BYTES_MAX, Refused, Request, take_request
 if TYPE_CHECKING:
     from .server import Server
 
-# Any one request is complete within this; of what is pipelined, more waits in the kernel.
+# Enough for any one request; pipelined requests beyond it wait in the kernel.
 _UNREAD_BYTES_MAX = HEAD_BYTES_MAX + BODY_BYTES_MAX
-# Not 102: many clients know only this one, and take any other for the answer.
+# Not 102: many clients know only 100, and take any other status for the answer.
 _ARE_YOU_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FIRST_PROBE_S = 0.02
 _PROBES_S = 1.0
 
 
 class Connection(asyncio.Protocol):
-    """What a client has asked, and the scope of the request that is being answered."""
+    """A client's connection, with the scope of the request that is being answered."""
 
     def __init__(self, server: Server, scope: threadlets.Scope) -> None:
         self.scope: threadlets.Scope | None = None
@@ -42,12 +42,12 @@ class Connection(asyncio.Protocol):
         self._has_ended = False
         self._may_probe = False
         self._room: asyncio.Future[None] | None = None
-        # One at a time: for the next request, for a client that takes nothing, for the next probe.
+        # For the next request, for a client that reads nothing, for the next probe.
         self._idle: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._probe: asyncio.TimerHandle | None = None
 
-    # -- told by the loop ------------------------------------------------------------------------
+    # -- called by the loop ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
     async def room(self) -> None:
         """Wait until the client has taken most of what was written."""
         if self._room is not None:
-            # Its end is for all who wait, so none of them may cancel it.
+            # Shielded, since others may wait for the same future.
             await asyncio.shield(self._room)
 
     def abort(self) -> None:
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
             self._server_scope.start(self._answer_all(request))
 
     async def _answer_all(self, request: Request | Refused | None) -> None:
-        """Answer the requests that have come, and end when the next one is not complete."""
+        """Answer the requests that have arrived; return when the next one is not complete."""
         while request is not None and not self.is_lost:
             if isinstance(request, Refused):
                 answer = Answer(self, None)
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return request
 
-    # -- clients that say nothing, take nothing, or have gone ------------------------------------
+    # -- clients that send nothing, read nothing, or have gone -----------------------------------
 
     def _wait_for_request(self) -> None:
         self._idle = self._loop.call_later(self._server.idle_s, self._transport.close)
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _ask_whether_it_is_there(self, next_s: float) -> None:
-        # The first probe brings the reset, the second finds it: nobody reads here any more.
+        # The first probe causes the reset, the second detects it: after a FIN nothing is read here.
         if self._may_probe and self._answer is not None and not self._answer.is_started:
             self.write(_ARE_YOU_THERE)
         later_s = min(2 * next_s, _PROBES_S)

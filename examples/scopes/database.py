@@ -1,7 +1,7 @@
-"""SQLite in threadlets: few queries at a time, which end early when nobody wants them any more.
+"""SQLite in threadlets: few queries at a time, which end early when they are cancelled.
 
-A function that is blocked cannot be stopped from outside. SQLite can be asked to stop, by a handler
-that it calls while it works.
+A blocked function cannot be stopped from outside. SQLite can be asked to stop, by a handler that it
+calls while it works.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _STEPS_BETWEEN_CHECKS = 20_000
 
 
 class Database:
-    """One file, only read. At most `limit` queries are under way; the others wait for their turn."""
+    """A database that is only read. At most `limit` queries run at once; the others wait."""
 
     def __init__(self, path: Path, name: str, limit: int) -> None:
         self.n_stopped = 0
-        """Queries that SQLite was in the middle of when they were cancelled."""
+        """How many queries were cancelled while SQLite worked on them."""
         self._path = path
         self._pool = threadlets.Pool(name, limit)
         self._connections: list[sqlite3.Connection] = []
 
     async def query(self, statement: str, *parameters: Any) -> list[Row]:
-        """Return all rows. Cancelled, it ends within a millisecond or so."""
+        """Return all rows. When it is cancelled, it ends within a millisecond or so."""
         stop = threading.Event()
         async with threadlets.Scope(name="query") as scope:
             rows = scope.start(self._pool.call(self._rows, statement, parameters, stop))
             try:
-                # Not `await rows`: that is cancelled only when the function has returned.
+                # Not `await rows`: its cancellation arrives only when the function has returned.
                 await asyncio.wait((rows,))
             finally:
                 stop.set()
@@ -46,7 +46,7 @@ class Database:
         return found
 
     def close(self) -> None:
-        """Close what is open; no query may be under way."""
+        """Close all connections; no query may be running."""
         while self._connections:
             self._connections.pop().close()
 
@@ -65,7 +65,7 @@ class Database:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection: each is used by one thread at a time, but not always by the same."""
+        """Lend a connection, which one thread uses at a time, but not always the same one."""
         if self._connections:
             connection = self._connections.pop()
         else:

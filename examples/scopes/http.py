@@ -1,4 +1,4 @@
-"""Requests of HTTP/1.1: their heads, their bodies, and what is refused. It knows no connections."""
+"""Parses requests of HTTP/1.1: their heads and bodies, and what is refused. It does no I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
 
 
 class Refused(Exception):
-    """What has come is no request that is served; the client is told why, and the connection ends."""
+    """A request is not served; the client is told why, and the connection ends."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -37,7 +37,7 @@ class Request:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The query string; of a repeated name the last value counts."""
+        """The query string, decoded; of a repeated name the last value counts."""
         return dict(parse_qsl(urlsplit(self.target).query, keep_blank_values=True))
 
     @property
@@ -47,10 +47,10 @@ class Request:
 
 
 def take_request(received: bytearray) -> Request | None:
-    """Take the first request from what a client has sent; None: it is not complete yet.
+    """Take the first request from what a client has sent; None if it is not complete yet.
 
     Raises:
-        Refused: it is too long, malformed, or of a kind that is not served.
+        Refused: the request is too long, malformed, or of a kind that is not served.
     """
     head_end = received.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX + 4)
     if head_end < 0:
@@ -61,7 +61,7 @@ def take_request(received: bytearray) -> Request | None:
     first, *lines = bytes(received[:head_end]).split(b"\r\n")
     match = _REQUEST_LINE.fullmatch(first)
     if match is None:
-        raise Refused(HTTPStatus.BAD_REQUEST, "this is no request of HTTP/1.1")
+        raise Refused(HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1.1")
     headers = _headers(lines)
     end = head_end + 4 + _body_length(headers)
     if len(received) < end:
@@ -77,7 +77,7 @@ def _headers(lines: list[bytes]) -> dict[str, str]:
     for line in lines:
         match = _HEADER.fullmatch(line)
         if match is None:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"{line!r} is no header")
+            raise Refused(HTTPStatus.BAD_REQUEST, f"{line!r} is not a header")
         name, value = match[1].decode().lower(), match[2].decode("latin-1")
         if name == "content-length" and headers.get(name, value) != value:
             raise Refused(HTTPStatus.BAD_REQUEST, "the body has two lengths")
@@ -90,8 +90,8 @@ def _body_length(headers: dict[str, str]) -> int:
         raise Refused(HTTPStatus.NOT_IMPLEMENTED, "send the body with its length, not in chunks")
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
-        raise Refused(HTTPStatus.BAD_REQUEST, f"{length!r} is no length")
-    # Python refuses to read numbers of thousands of digits.
+        raise Refused(HTTPStatus.BAD_REQUEST, f"{length!r} is not a length")
+    # Python refuses to parse numbers of thousands of digits.
     if len(length) > 10 or int(length) > BODY_BYTES_MAX:
         status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         raise Refused(status, f"the limit is {BODY_BYTES_MAX} bytes")

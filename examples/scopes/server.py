@@ -1,7 +1,7 @@
 """A small HTTP/1.1 server: each request has a scope, which is cancelled when its client goes away.
 
 A connection without a request costs no task. Requests of one connection (pipelined ones, too) are
-answered one after the other. It knows nothing of what is asked for.
+answered one after the other. What a request means is its handler's business.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from .answer import Answer
 from .connection import Connection
 from .http import Request
 
-# How many may come at once; asyncio's own 100 would be set in its place.
+# How many connections may wait to be accepted; without it, `create_server` would set 100.
 BACKLOG = 4096
-# Of thousands that go at once, so many in each turn of the loop; between, others are served.
+# When thousands of clients go at once, so many are cancelled per tick; others are served between.
 _N_CANCELLED_AT_ONCE = 16
 Handler = Callable[[Request, Answer], Awaitable[None]]
 
 
 @dataclasses.dataclass
 class Counts:
-    """What became of requests since the start; each that has begun comes to one of three ends."""
+    """Counts of requests since the start; each that has begun ends in one of three ways."""
 
     begun: int = 0
     answered: int = 0
     abandoned: int = 0
-    """Their clients went away first."""
+    """Requests whose clients went away before their answers were complete."""
     failed: int = 0
 
     @property
@@ -52,7 +52,7 @@ class Server:
         self._gone: list[threadlets.Scope] = []
 
     async def serve(self, listener: socket.socket) -> None:
-        """Answer whoever connects. Cancelled, it cancels what is under way and drops the rest."""
+        """Serve all connections until cancelled; then cancel open requests, and abort connections."""
         loop = asyncio.get_running_loop()
         async with threadlets.Scope(name="server") as scope:
             serving = await loop.create_server(
@@ -66,14 +66,14 @@ class Server:
                     connection.abort()
 
     def client_has_gone(self, scope: threadlets.Scope) -> None:
-        """Cancel the scope of a request, in this turn of the loop or in one of the next."""
+        """Cancel the scope of a request, in one of the next ticks."""
         self._gone.append(scope)
         if len(self._gone) == 1:
             asyncio.get_running_loop().call_soon(self._cancel_some)
 
     def _cancel_some(self) -> None:
         for _ in range(min(len(self._gone), _N_CANCELLED_AT_ONCE)):
-            # The latest first: what waits for its turn must not get it from one that ends before.
+            # The latest first: a queued call must not start in the place of one that is cancelled.
             self._gone.pop().cancel("the client has gone")
         if self._gone:
             asyncio.get_running_loop().call_soon(self._cancel_some)
@@ -106,7 +106,7 @@ class Server:
         context = {"message": message, "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)
         if answer.is_started:
-            # That the answer is not whole shows only in how its connection ends.
+            # Only the abrupt end of the connection shows that the answer is not complete.
             answer.break_off()
         else:
             await answer.whole(HTTPStatus.INTERNAL_SERVER_ERROR, b"something went wrong here\n")

@@ -1,8 +1,8 @@
 """Dossiers of the standard library's modules: ``python -m examples.scopes.service [--port 8001]``.
 
-A dossier is made of four things at once, in one scope with a deadline: a query in SQLite, a file,
-and the answers of two slow services. Each part is sent as soon as it is there, as a line of JSON.
-When the client goes away, so does all of it.
+A dossier has four parts, made at the same time in one scope with a deadline: a query in SQLite, a
+file, and the answers of two slow services. Each part is sent as a line of JSON as soon as it is
+ready. When the client goes away, all parts are cancelled.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ GROUP BY members.name ORDER BY 2 DESC, 1 LIMIT 20
 
 
 class Service:
-    """What is answered at which path."""
+    """The paths of the service, and what they answer."""
 
     def __init__(self, catalogue: Path, upstreams: dict[str, Address]) -> None:
         self.server = Server(self.handle)
@@ -77,7 +77,7 @@ class Service:
             await answer.whole(HTTPStatus.NOT_FOUND, problem)
 
     def snapshot(self) -> dict[str, Any]:
-        """Count what is outstanding, and what the process has of the machine."""
+        """Return counts of what is outstanding, and of what the process uses of the machine."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         counts = self.server.counts
         return {
@@ -119,7 +119,7 @@ async def _described(source: str) -> dict[str, Any]:
 
 
 async def _or_problem(question: Coroutine[Any, Any, Any]) -> Any:
-    """Return the answer of a service, or what went wrong with it; the other parts can do without."""
+    """Return the answer of a service, or its error, without which the other parts can do."""
     try:
         return await question
     except (OSError, UpstreamFailed) as error:
@@ -127,7 +127,7 @@ async def _or_problem(question: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _source_of(name: str) -> str | None:
-    """Find a module's source without importing it: a module of a package would import the package."""
+    """Find a module's source without importing it: only top-level modules need no import."""
     if name not in sys.stdlib_module_names:
         return None
     spec = importlib.util.find_spec(name)
@@ -157,7 +157,7 @@ async def serve(listener: socket.socket, catalogue: Path, upstreams: dict[str, A
 
 async def _main(listener: socket.socket, catalogue: Path, given: dict[str, Address]) -> None:
     counts = UpstreamCounts()
-    # Without services of their own, visitors get two that live here.
+    # Without --upstream, two services are started in this process.
     ours = {} if given else {it: await start_upstream(counts) for it in ("usage", "ratings")}
     started = {name: server.sockets[0].getsockname() for name, server in ours.items()}
     try:
@@ -176,7 +176,7 @@ def _parsed_upstream(text: str) -> tuple[str, Address]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="service", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="where to listen")
-    parser.add_argument("--port", type=int, default=8001, help="0: any that is free")
+    parser.add_argument("--port", type=int, default=8001, help="0: any free port")
     parser.add_argument(
         "--upstream", type=_parsed_upstream, action="append", default=[], metavar="NAME=HOST:PORT"
     )

@@ -1,8 +1,8 @@
-"""A slow service that others depend on: it is sent a line, and some time later it answers with one.
+"""A slow service that others depend on: it answers each line with one, some time later.
 
 It can be a process of its own: ``python -m examples.scopes.upstream``.
 
-It does what it asks of its clients: it forgets a question as soon as nobody waits for the answer.
+It forgets a question as soon as its client has closed the connection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class UpstreamFailed(Exception):
 
 
 async def ask(address: Address, name: str, wait_s: float) -> Any:
-    """Ask a service on a connection of its own, which is closed when this ends, however it ends."""
+    """Ask a service on a new connection, which is closed in any case."""
     reader, writer = await asyncio.open_connection(*address)
     try:
         writer.write(json.dumps({"name": name, "wait_s": wait_s}).encode() + b"\n")
@@ -40,12 +40,12 @@ async def ask(address: Address, name: str, wait_s: float) -> Any:
 
 @dataclasses.dataclass
 class UpstreamCounts:
-    """What a service sees of its clients."""
+    """Counts of a service's connections and questions."""
 
     open: int = 0
     answered: int = 0
     left: int = 0
-    """They closed the connection while they were owed an answer."""
+    """Clients that closed the connection before they had their answer."""
 
 
 class Upstream(asyncio.Protocol):
@@ -83,12 +83,12 @@ class Upstream(asyncio.Protocol):
     def _answer(self, name: str) -> None:
         self._answering = None
         self._counts.answered += 1
-        # A number that looks like one, and is the same each time.
+        # A plausible number, the same each time for one name.
         self._transport.write(b"%d\n" % (zlib.crc32(name.encode()) % 100_000))
 
 
 async def start_upstream(counts: UpstreamCounts, host: str = "127.0.0.1") -> asyncio.Server:
-    """Serve on any port that is free."""
+    """Serve on any free port."""
     loop = asyncio.get_running_loop()
     return await loop.create_server(lambda: Upstream(counts), host, 0, backlog=4096)
 

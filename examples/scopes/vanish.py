@@ -1,8 +1,8 @@
-"""Have thousands of clients vanish at once, and look: ``python -m examples.scopes.vanish``.
+"""Let thousands of clients vanish at once, and check: ``python -m examples.scopes.vanish``.
 
 The service, and the slow services that it asks, are processes of their own. Some clients stay, and
-say how long their answers take before, meanwhile and after. Exit status: 0 when all that was of
-those who vanished was given back, and all who stayed were answered.
+measure how long their answers take before, meanwhile and after. Exit status: 0 when everything that
+belonged to the vanished clients was given back, and every client that stayed was answered.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Failed(Exception):
-    """Something of what this demonstrates is not so."""
+    """Something that this program demonstrates does not hold."""
 
 
 class Visitor:
-    """A client that stays: one connection, one request after the other."""
+    """A client that stays: one connection, with one request after the other."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -53,7 +53,7 @@ class Visitor:
         """Return the body of the answer.
 
         Raises:
-            Failed: it is not 200, or not whole.
+            Failed: its status is not 200, or it is not complete.
         """
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._address)
@@ -72,7 +72,7 @@ class Visitor:
             await reader.readexactly(2)
             return body
         except asyncio.IncompleteReadError as error:
-            raise Failed(f"{path}: the answer is not whole: {error}") from error
+            raise Failed(f"{path}: the answer is not complete: {error}") from error
 
     async def close(self) -> None:
         if self._streams is not None:
@@ -97,7 +97,7 @@ class Stayers:
             if {"members", "source", "usage", "ratings"} != {
                 n for it in lines for n in json.loads(it)
             }:
-                raise Failed(f"a dossier is not whole: {lines}")
+                raise Failed(f"a dossier is not complete: {lines}")
             self._latencies_s.append(loop.time() - asked_s)
             await asyncio.sleep(_PAUSE_S)
         await visitor.close()
@@ -106,7 +106,7 @@ class Stayers:
         self._is_over = True
 
     def take(self) -> str:
-        """Describe the latencies since the last time."""
+        """Describe the latencies since the last call."""
         ordered, self._latencies_s = sorted(self._latencies_s), []
         if not ordered:
             return "no answers"
@@ -118,10 +118,10 @@ class Stayers:
 
 
 async def demonstrate(service: Address, upstream: Address, n_clients: int, seconds: float) -> None:
-    """Have clients come, wait and vanish.
+    """Let clients come, wait and vanish.
 
     Raises:
-        Failed: something was not given back, or somebody was not answered.
+        Failed: something was not given back, or a client was not answered.
     """
     async with threadlets.Scope(timeout=_DEADLINE_S, name="demonstration") as scope:
         observer, stayers = Visitor(service), Stayers(service)
@@ -150,7 +150,7 @@ async def demonstrate(service: Address, upstream: Address, n_clients: int, secon
 async def _come(
     observer: Visitor, service: Address, upstream: Address, n_clients: int
 ) -> list[socket.socket]:
-    """Connect clients that ask for what takes long: one in ten for a query, the others for dossiers."""
+    """Connect clients with requests that take long: one in ten a query, the others dossiers."""
     clients: list[socket.socket] = []
     n_dossiers = 0
     while len(clients) < n_clients:
@@ -160,7 +160,7 @@ async def _come(
             client = socket.create_connection(service)
             client.sendall(f"GET {'/mentions' if is_query else _LONG} HTTP/1.1\r\n\r\n".encode())
             clients.append(client)
-        # No more at once than are served at once, or the first would wait for the last.
+        # Wait until these are served, or the first of all would wait for the last.
         while (await _snapshot(observer))["requests"]["open"] < len(clients):
             await asyncio.sleep(0.005)
     while (await _ask_counts(upstream))["open"] < 2 * n_dossiers:
@@ -180,7 +180,7 @@ async def _vanish(observer: Visitor, clients: list[socket.socket]) -> None:
         await asyncio.sleep(0.005)
     print(
         f"{len(clients):,} clients vanished within {(closed_s - begun_s) * 1000:.0f} ms, half of them "
-        f"by reset; all of theirs was given back {(loop.time() - begun_s) * 1000:.0f} ms after the first"
+        f"by reset; everything was given back {(loop.time() - begun_s) * 1000:.0f} ms after the first"
     )
 
 
@@ -193,12 +193,12 @@ async def _check(
         if first["ledger"][name] != last["ledger"][name]:
             raise Failed(f"{name} were {first['ledger'][name]}, and are {last['ledger'][name]}")
     if (n_clients, 0, 1) != tuple(last["requests"][it] for it in ("abandoned", "failed", "open")):
-        raise Failed(f"{n_clients} requests were to be abandoned: {last['requests']}")
+        raise Failed(f"{n_clients} requests should be abandoned: {last['requests']}")
     counts = await _ask_counts(upstream)
     print(f"queries that were begun and stopped: {last['queries_stopped']}")
     print(f"the slow services: {counts['answered']:,} answered, {counts['left']:,} closed before")
     if counts["open"] != 1:
-        raise Failed(f"{counts['open'] - 1} connections to the slow services are open still")
+        raise Failed(f"{counts['open'] - 1} connections to the slow services are still open")
 
 
 async def _snapshot(observer: Visitor) -> dict[str, Any]:

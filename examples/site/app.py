@@ -122,7 +122,7 @@ class Site:
         return json_response(self.counters.snapshot())
 
     async def _report(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        # A client that leaves does not stop the function, but nothing more is done for him.
+        # A client that leaves does not stop the function, but nothing more is done for it.
         await self._send(json_response(await report()), scope, send)
 
     def _open_catalogue(self) -> Catalogue:

@@ -1,7 +1,7 @@
 """The catalogue: an SQLite file built once from the standard library, then only read.
 
-Each query is an index look-up of some tens of microseconds, so it runs where it stands. The
-connection belongs to the thread that opened it.
+Each query is an index look-up of some tens of microseconds, so it runs on the loop. The connection
+is used on whichever thread runs the loop, by one request at a time.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Catalogue:
     """The open database."""
 
     def __init__(self, path: Path) -> None:
-        # While a threadlet is blocked, requests run on another thread; still one at a time.
+        # While a threadlet is blocked, requests run on another thread, still one at a time.
         self._connection = sqlite3.connect(path, check_same_thread=False)
         try:
             self._connection.execute("PRAGMA query_only = 1")
-            # SQLite reads nothing before the first query: learn now that the file is another's.
+            # SQLite reads nothing before the first query: check now that the file is a catalogue.
             self.counts()
         except sqlite3.Error:
             self._connection.close()
@@ -86,7 +86,7 @@ class Catalogue:
         words = "".join(letter if letter.isalnum() else " " for letter in text).split()
         if not words:
             return []
-        # Quoted, a word is a word: AND, OR and NEAR would be operators of the search language.
+        # Quoted, since AND, OR and NEAR would be operators of the search language.
         expression = " ".join(f'"{word}"*' for word in words[:_WORDS_MAX])
         keys = ("name", "module", "kind", "signature", "summary")
         rows = self._connection.execute(_SEARCH, (expression, limit))
@@ -102,7 +102,7 @@ def open_catalogue(path: Path | None = None) -> Catalogue:
 
 
 def default_path() -> Path:
-    """One file for each Python version, in the user's cache; SITE_DATABASE names another."""
+    """Return one file per Python version, in the user's cache; SITE_DATABASE names another."""
     if chosen := os.environ.get("SITE_DATABASE"):
         return Path(chosen)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -112,7 +112,7 @@ def default_path() -> Path:
 
 def _build(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Built aside and renamed: a start that is interrupted leaves no half a catalogue behind.
+    # Built in a temporary folder and renamed: an interrupted start leaves no partial catalogue.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         unfinished = Path(folder) / path.name
         connection = sqlite3.connect(unfinished)

@@ -1,6 +1,6 @@
-"""A chat over websockets: what one says, all hear, the speaker included.
+"""A chat over websockets: each message goes to all clients, including its sender.
 
-A message that begins with "/echo " comes back to the speaker alone.
+A message that begins with "/echo " goes only to its sender.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ _ECHO = "/echo "
 
 
 class Chat:
-    """The open conversations."""
+    """The websockets that are open."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._everybody: set[Send] = set()
 
     async def converse(self, receive: Receive, send: Send) -> None:
-        """Carry one websocket from its handshake to its end."""
+        """Serve one websocket, from its handshake to its end."""
         await receive()
         await send({"type": "websocket.accept"})
         self._everybody.add(send)
@@ -40,5 +40,5 @@ class Chat:
             try:
                 await listener({"type": "websocket.send", "text": text})
             except (OSError, RuntimeError):
-                # It closed between two messages; its own conversation cleans up after it.
+                # It has been closed meanwhile; its own `converse` cleans up after it.
                 self._everybody.discard(listener)

@@ -1,4 +1,4 @@
-"""What the site counts about itself, and the same as a stream of server-sent events."""
+"""The site's counters, and a stream of server-sent events that sends them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEADERS = [
 
 @dataclass
 class Counters:
-    """Totals since the start; `n_listeners` and `n_chatters` are those of this moment."""
+    """Totals since the start; `n_listeners` and `n_chatters` are current numbers."""
 
     n_requests: int = 0
     n_errors: int = 0

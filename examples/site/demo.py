@@ -31,7 +31,7 @@ _PLAIN_INTERVAL_S = 2.0
 
 @dataclass(frozen=True)
 class Costs:
-    """CPU seconds during the load, of both sides, and the server's memory and threads."""
+    """The CPU seconds of both sides during the load, and the server's memory and threads."""
 
     before: Cost
     after: Cost
@@ -72,7 +72,7 @@ def _parse_options() -> argparse.Namespace:
 
 
 def _affordable(n_connections: int, console: Console) -> int:
-    """Raise the descriptor limit, which the server inherits, or make do with fewer connections."""
+    """Raise the descriptor limit, which the server inherits, or return fewer connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = n_connections + _N_DESCRIPTORS_SPARE
     if soft == resource.RLIM_INFINITY or soft >= wanted:

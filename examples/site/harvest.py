@@ -78,7 +78,7 @@ def _read(finder: FileFinder, name: str) -> Module | None:
     if isinstance(spec.loader, ExtensionFileLoader):
         try:
             with warnings.catch_warnings():
-                # A module that is about to be removed is in the catalogue as long as it is there.
+                # A deprecated module is in the catalogue until it is removed from the library.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 return _inspect(importlib.import_module(name), "compiled")
         except ImportError:
@@ -134,7 +134,7 @@ def _signature(value: object) -> str:
     try:
         return str(inspect.signature(value))  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        # Many compiled functions do not tell their parameters.
+        # Many compiled functions have no signature.
         return "(...)"
 
 

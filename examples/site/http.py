@@ -1,4 +1,4 @@
-"""The little that a plain ASGI site needs of HTTP: types, and responses in two messages."""
+"""What a plain ASGI site needs of HTTP: types, and responses that are sent in two messages."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A bounded load on the site: many visitors with keep-alive connections, for a fixed time.
 
-Visitors think between requests, so the offered load is bounded: connections / thinking time. A
-server that falls behind shows it in the latencies.
+Visitors pause between requests, so the offered load is bounded: connections / thinking time. If the
+server falls behind, the latencies show it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Client = TypeVar("_Client", bound=asyncio.Protocol)
 
 @dataclass(frozen=True)
 class Plan:
-    """How much load: `n_connections` counts listeners and speakers, too."""
+    """The amount of load; `n_connections` includes listeners and speakers."""
 
     n_connections: int
     seconds: float
@@ -49,7 +49,7 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What was measured; `http`, then the two rows of the clients that stay."""
+    """The measurements: rows for HTTP, and one each for listeners and speakers."""
 
     http: list[Endpoint]
     events: Endpoint
@@ -72,7 +72,7 @@ class Outcome:
 
 
 def new_outcome(modules: list[str]) -> Outcome:
-    """Lay out the mix of a visit; the shares of the HTTP rows add up to 1."""
+    """Make the rows of the load; the shares of the HTTP rows add up to 1."""
     searches = [encode_get(f"/api/search?q={text.replace(' ', '+')}") for text in _SEARCHES]
     details = [encode_get(f"/api/modules/{name}") for name in modules]
     lists = [encode_get(f"/api/modules?offset={offset}&limit=20") for offset in range(0, 400, 20)]
@@ -90,7 +90,7 @@ def new_outcome(modules: list[str]) -> Outcome:
 async def put_load(
     host: str, port: int, plan: Plan, outcome: Outcome, show: Callable[[str, float], None]
 ) -> None:
-    """Connect everybody, let them visit for `plan.seconds`, and let all answers come in.
+    """Connect all clients, let them visit for `plan.seconds`, and wait for the last answers.
 
     `show` gets the phase and its elapsed seconds a few times a second.
     """
@@ -108,9 +108,9 @@ async def put_load(
     speakers = await connector.connect(
         plan.n_speakers, lambda: Speaker(loop, outcome.echo, problems, plan.think_s, chance)
     )
-    everybody: list[Browser | Listener | Speaker] = [*browsers, *listeners, *speakers]
+    clients: list[Browser | Listener | Speaker] = [*browsers, *listeners, *speakers]
     begin_s = loop.time()
-    for client in everybody:
+    for client in clients:
         client.start()
     while (elapsed_s := loop.time() - begin_s) < plan.seconds:
         show("visiting", elapsed_s)
@@ -125,7 +125,7 @@ async def put_load(
             break
         show("last answers", late_s)
         await asyncio.sleep(0.05)
-    for client in everybody:
+    for client in clients:
         client.leave()
     await asyncio.sleep(0)
 
@@ -165,6 +165,6 @@ class _Connector:
 
 
 def _chooser(endpoints: list[Endpoint], chance: random.Random) -> Callable[[], Endpoint]:
-    # Drawn beforehand, since a weighted choice for each request would cost as much as the request.
+    # Drawn in advance, since a weighted choice for each request would cost as much as the request.
     shares = [endpoint.share for endpoint in endpoints]
     return itertools.cycle(chance.choices(endpoints, shares, k=10_007)).__next__

@@ -1,7 +1,6 @@
 """Keep-alive HTTP clients for load: encoded requests, a minimal parser, latencies per endpoint.
 
-The parser knows the site's own responses, each with a content-length or without a body; it is no
-general HTTP client.
+The parser understands only the site's own responses, which have a content-length or no body.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _LENGTH = b"\ncontent-length: "
 
 @dataclass
 class Endpoint:
-    """One row of the report: what is asked for, how often, and how it went."""
+    """One row of the report: its requests, their share of the load, and their results."""
 
     name: str
     share: float
@@ -29,7 +28,7 @@ class Endpoint:
 
 @dataclass
 class Problems:
-    """What went wrong, counted by kind."""
+    """Errors, counted by kind."""
 
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -43,7 +42,7 @@ def encode_get(path: str, *headers: str) -> bytes:
 
 
 class Browser(asyncio.Protocol):
-    """One visitor: asks, reads the whole answer, thinks for a while, asks again."""
+    """One visitor: sends a request, reads the whole answer, pauses for a while, and repeats that."""
 
     def __init__(
         self,
@@ -68,11 +67,11 @@ class Browser(asyncio.Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a request is without its complete answer."""
+        """Whether a request does not have its complete answer yet."""
         return self._endpoint is not None
 
     def start(self) -> None:
-        """Begin after a part of the thinking time, so that not all ask at once."""
+        """Begin after a part of the thinking time, so that visitors do not all ask at once."""
         delay_s = self._chance.uniform(0, self._think_s)
         self._thinking = self._loop.call_later(delay_s, self._ask)
 
@@ -132,7 +131,7 @@ class Browser(asyncio.Protocol):
     def _finish(self) -> None:
         endpoint = self._endpoint
         if endpoint is None or len(self._received) != self._n_awaited:
-            self._problems.add("bytes nobody asked for")
+            self._problems.add("unexpected bytes")
             return
         status = bytes(self._received[9:12])
         if status in (b"200", b"304"):
@@ -143,7 +142,7 @@ class Browser(asyncio.Protocol):
         self._received.clear()
         self._n_awaited = 0
         if not self._is_leaving:
-            # Exponential, as independent visitors are, but cut: nobody idles past the keep-alive.
+            # Exponential, as for independent visitors, but cut off before the keep-alive ends.
             delay_s = min(self._chance.expovariate(1.0), 4.0) * self._think_s
             self._thinking = self._loop.call_later(delay_s, self._ask)
 

@@ -1,4 +1,4 @@
-"""Clients that stay: listeners to the event stream, and speakers on a websocket."""
+"""Clients that stay connected: listeners to the event stream, and speakers on a websocket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 
 
 class Listener(asyncio.Protocol):
-    """Listens to /events; its latencies are the distances between two events."""
+    """Listens to /events; its latencies are the times between two events."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, row: Endpoint, problems: Problems) -> None:
         self._loop = loop
@@ -59,7 +59,7 @@ class Listener(asyncio.Protocol):
 
 
 class Speaker(asyncio.Protocol):
-    """Says something on /ws at fixed distances and waits for its echo."""
+    """Sends a message on /ws at fixed intervals, and waits for its echo."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Speaker(asyncio.Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a message, or the handshake, is without its answer."""
+        """Whether a message, or the handshake, does not have its answer yet."""
         is_shaking_hands = self._has_begun and not self._is_open
         return self._transport is not None and (self._is_waiting or is_shaking_hands)
 
@@ -96,12 +96,12 @@ class Speaker(asyncio.Protocol):
         self._transport = transport
 
     def start(self) -> None:
-        """Begin after a part of the pause, so that not all speak at once."""
+        """Begin after a part of the pause, so that speakers do not all send at once."""
         delay_s = self._chance.uniform(0, self._pause_s)
         self._pausing = self._loop.call_later(delay_s, self._shake_hands)
 
     def stop_asking(self) -> None:
-        """Say nothing more; the answer to what was said may still come."""
+        """Send nothing more; the echo of the last message may still come."""
         self._is_silent = True
         if self._pausing is not None:
             self._pausing.cancel()
@@ -195,7 +195,7 @@ class Speaker(asyncio.Protocol):
 
 
 def _masked(opcode: int, payload: bytes) -> bytes:
-    """Encode a client's frame of at most 125 bytes; the standard wants it masked."""
+    """Encode a client's frame of at most 125 bytes; the standard requires it to be masked."""
     mask = os.urandom(4)
     masked = bytes(byte ^ mask[position % 4] for position, byte in enumerate(payload))
     return bytes((0x80 | opcode, 0x80 | len(payload))) + mask + masked

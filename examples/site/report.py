@@ -15,7 +15,7 @@ _SOURCE = Path(asyncio.__file__).with_name("base_events.py")
 
 
 async def report() -> dict[str, object]:
-    """Make the report where we are; when it blocks, the loop goes on without it."""
+    """Make the report in a threadlet: while it blocks, the loop goes on."""
     return await threadlets.call(make_report, _SOURCE)
 
 

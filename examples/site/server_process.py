@@ -83,7 +83,7 @@ class ServerProcess:
         """Read the process's memory and CPU time; it must be running."""
         folder = Path("/proc") / str(self._process.pid)
         fields = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-        # Behind the command's name, which may hold spaces: utime and stime are fields 14 and 15.
+        # Split behind the name, which may contain spaces: utime and stime are fields 14 and 15.
         numbers = (folder / "stat").read_text().rpartition(")")[2].split()
         ticks = int(numbers[11]) + int(numbers[12])
         return Cost(
@@ -97,7 +97,7 @@ class ServerProcess:
         return Path(self._log.name).read_text()
 
     def complaints(self) -> list[str]:
-        """The log's lines that tell of errors."""
+        """Return the log's lines that report errors."""
         return [line for line in self.log().splitlines() if re.match("ERROR|Traceback", line)]
 
     def _wait_for_port(self) -> int:

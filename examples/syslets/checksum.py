@@ -1,7 +1,7 @@
 """Print the SHA-256 of every file below some folders: ``python -m examples.syslets.checksum DIR…``.
 
-The lines are those of sha256sum. A small file takes one run that opens, reads and closes it; a large
-one is read in pieces, many at a time, which come back in their order.
+The output is that of sha256sum. One run opens, reads and closes a small file; a large file is read
+in pieces, many at a time, whose results come in their order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ N_PIECES = 16
 
 @syslet
 def read_small(path):
-    """Give a small file's content, or a large one's size."""
+    """Return a small file's content, or a large one's size."""
     fd = yield openat(path)
     info = yield statx(dir_fd=fd)
     stop_if(info.size > SMALL_BYTES, info.size)
@@ -34,7 +34,7 @@ def read_small(path):
 
 @syslet
 def read_piece(path, offset):
-    """Give a file's content from `offset` on, as far as a piece goes."""
+    """Return the piece of a file's content that begins at `offset`."""
     fd = yield openat(path)
     piece = buffer(PIECE_BYTES)
     n = yield pread(fd, piece, offset)
@@ -53,7 +53,7 @@ def files_below(root: str) -> Iterator[str]:
 
 
 def checksums(paths: Iterable[str]) -> Iterator[tuple[str, str | OSError]]:
-    """Iterate over files with their checksums, or with what went wrong: small ones come first."""
+    """Iterate over files with their checksums or their errors; small files come first."""
     sizes: dict[str, int] = {}
     for result in sweep(read_small, paths):
         if not result.ok:

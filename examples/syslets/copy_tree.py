@@ -1,7 +1,7 @@
-"""Copy a folder with all that is in it: ``python -m examples.syslets.copy_tree SOURCE TARGET``.
+"""Copy a folder with its contents: ``python -m examples.syslets.copy_tree SOURCE TARGET``.
 
-Folders are made level by level, files copied and links made many at a time. Modes are kept, times
-and owners are not. The target must not exist. `--verify` reads everything again, and compares.
+Folders are made level by level; files are copied and links made many at a time. Modes are kept,
+times and owners are not. The target must not exist. `--verify` reads both trees again and compares.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ def make_link(content, path):
 
 @dataclass
 class Tree:
-    """What is below a folder, by paths relative to it, which is "" itself."""
+    """The contents of a folder, by paths relative to it; the folder itself is ""."""
 
     levels: list[dict[str, int]] = field(default_factory=list)
-    """Folders and their modes, those of one depth together."""
+    """Folders and their modes, by depth."""
     files: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
 
 
 def survey(root: str) -> Tree:
-    """Look at everything below a folder; links are not followed."""
+    """List everything below a folder; links are not followed."""
     tree = Tree()
     level = {"": os.stat(root).st_mode}
     while level:
@@ -103,7 +103,7 @@ def copy_tree(source: str, target: str) -> list[Failure]:
     def to(path: str) -> str:
         return os.path.join(target, path) if path else target
 
-    # A folder is ours to write to until all that belongs in it is there.
+    # Folders stay writable to their owner until they are complete.
     failures: list[Failure] = []
     with _umask(0):
         os.mkdir(target, 0o700)
@@ -123,7 +123,7 @@ def copy_tree(source: str, target: str) -> list[Failure]:
 
 
 def differences(source: str, target: str) -> list[str]:
-    """Return the paths of what is not the same in two folders: names, contents, links or modes."""
+    """Return the paths that differ between two folders: in names, contents, links or modes."""
     here, there = _described(source), _described(target)
     return sorted(path for path in here.keys() | there if here.get(path) != there.get(path))
 
@@ -177,7 +177,7 @@ def main() -> int:
         print(f"copy_tree: {path}: {error.strerror}", file=sys.stderr)
     different = differences(options.source, options.target) if options.verify else []
     for path in different:
-        print(f"copy_tree: {path}: not the same in the copy", file=sys.stderr)
+        print(f"copy_tree: {path}: differs in the copy", file=sys.stderr)
     return 1 if failures or different else 0
 
 

@@ -1,8 +1,8 @@
 """Fetch web pages, many at a time: ``python -m examples.syslets.fetch [--proxy HOST:PORT] URL…``.
 
-Without URLs, they are read from the standard input. Each takes a connection of its own, which one
-program opens, asks, listens to and closes. Only http: is spoken, redirections are not followed, and
-a server that never answers is waited for.
+Without arguments, URLs are read from the standard input. For each of them, one program opens a
+connection, sends the request, receives the answer and closes the connection. Only http: is
+supported, redirections are not followed, and there is no time-out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEPTH = 64
 
 @syslet
 def ask(family, address, question, n_bytes):
-    """Send a question over a new connection, and give all that comes back until it is closed."""
+    """Send a request over a new connection; return everything until the server closes it."""
     server = yield socket(family, sockets.SOCK_STREAM)
     yield connect(server, address)
     yield from send_all(server, question, n_bytes)
@@ -43,7 +43,7 @@ def ask(family, address, question, n_bytes):
 
 @dataclass(frozen=True)
 class Page:
-    """What a server answered."""
+    """A server's answer."""
 
     status: int
     body: bytes
@@ -55,11 +55,11 @@ Address = tuple[str, int]
 def fetch_all(
     urls: Sequence[str], proxy: Address | None = None, depth: int = DEPTH
 ) -> Iterator[tuple[str, Page | Exception]]:
-    """Iterate over URLs, in their order, with what was answered or what went wrong.
+    """Iterate over URLs, in their order, each with the page or the error.
 
     Raises:
-        ValueError: a URL is not one of http.
-        OSError: the name of a host is not known.
+        ValueError: a URL is not an http: URL.
+        OSError: the name of a host cannot be resolved.
     """
     questions = (_question(url, proxy) for url in urls)
     for url, result in zip(urls, sweep(ask, questions, depth=depth), strict=True):
@@ -67,10 +67,10 @@ def fetch_all(
 
 
 def _question(url: str, proxy: Address | None) -> tuple[int, Any, bytes, int]:
-    """Return the arguments of `ask`: whom, and what."""
+    """Return the arguments of `ask` for a URL."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"{url!r} is no address of http: write http://host/path")
+        raise ValueError(f"{url!r} is not an http URL: write http://host/path")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     target = f"http://{parts.netloc}{path}" if proxy else path
     question = f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode(
@@ -96,7 +96,7 @@ def _page(answer: bytes) -> Page | Exception:
 
 
 class _Received:
-    """As much of a socket as http.client needs to read what has come already."""
+    """As much of a socket as http.client needs to read an answer that has been received."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -109,7 +109,7 @@ def parsed_address(text: str) -> Address:
     """Return the host and the port of HOST:PORT.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: `text` is not HOST:PORT.
     """
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)

@@ -1,7 +1,7 @@
 """A forward proxy for plain HTTP: ``python -m examples.syslets.proxy [--port 8080]``.
 
 It relays ``GET http://host:port/path``, one request for each connection, and refuses the rest.
-Python reads the head of the request and decides; accepting, connecting and relaying are programs.
+Python parses the head of the request and decides; accepting, connecting and relaying are programs.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def accept_client(listener):
 
 @syslet
 def receive(client):
-    """Give what a client sends next; nothing at its end."""
+    """Return what a client sends next; empty at its end."""
     piece = buffer(HEAD_BYTES_MAX)
     n = yield recv(client, piece)
     return piece[:n]
@@ -61,7 +61,7 @@ def receive(client):
 
 @syslet
 def ask(family, address, question, n_bytes):
-    """Send a question over a new connection, and give its descriptor."""
+    """Send a request over a new connection, and return the connection's descriptor."""
     server = yield socket(family, sockets.SOCK_STREAM)
     yield connect(server, address)
     yield from send_all(server, question, n_bytes)
@@ -70,7 +70,7 @@ def ask(family, address, question, n_bytes):
 
 @syslet
 def relay(server, client):
-    """Send a client all that a server says, and give the number of bytes."""
+    """Send a client everything that a server sends, and return the number of bytes."""
     chunk = buffer(_CHUNK_BYTES)
     total = counter()
     with loop():
@@ -83,7 +83,10 @@ def relay(server, client):
 
 @syslet
 def say(client, answer, n_bytes):
-    """Send an answer of our own, and hear the client out: what is not read would undo the answer."""
+    """Send the proxy's own answer, then read on until the client closes.
+
+    Closing with data unread would reset the connection, and the client could lose the answer.
+    """
     yield from send_all(client, answer, n_bytes)
     yield shutdown(client, sockets.SHUT_WR)
     chunk = buffer(_CHUNK_BYTES)
@@ -110,7 +113,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of whom."""
+    """A request to relay, and the server that it is for."""
 
     host: str
     port: int
@@ -118,15 +121,15 @@ class Request:
 
 
 def parsed(head: bytes) -> Request:
-    """Return what the head of a request asks for.
+    """Return the request that a head describes.
 
     Raises:
-        Refused: it is not a GET of an address of http, or is none at all.
+        Refused: the head is malformed, or not that of a GET of an http: URL.
     """
     first, *lines = head.decode("latin-1").split("\r\n")
     match = _REQUEST_LINE.fullmatch(first)
     if match is None:
-        raise Refused(HTTPStatus.BAD_REQUEST, "this is no request of HTTP/1.1")
+        raise Refused(HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1.1")
     method, target = match.groups()
     if method != "GET":
         raise Refused(HTTPStatus.NOT_IMPLEMENTED, f"only GET is relayed here, not {method}")
@@ -134,7 +137,7 @@ def parsed(head: bytes) -> Request:
         parts = urlsplit(target)
         host, port = parts.hostname, parts.port or 80
     except ValueError as error:
-        raise Refused(HTTPStatus.BAD_REQUEST, f"{target} is no address") from error
+        raise Refused(HTTPStatus.BAD_REQUEST, f"{target} is not a URL") from error
     if parts.scheme != "http" or not host:
         reason = "this is a proxy for http: ask for http://host/path"
         raise Refused(HTTPStatus.BAD_REQUEST, reason)
@@ -150,7 +153,7 @@ def _forwarded(lines: Iterable[str]) -> Iterable[str]:
     for line in lines:
         match = _HEADER.fullmatch(line)
         if match is None:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"{line!r} is no header")
+            raise Refused(HTTPStatus.BAD_REQUEST, f"{line!r} is not a header")
         headers.setdefault(match[1].lower(), []).append(match[2])
     has_body = headers.get("content-length", ["0"]) != ["0"] or "transfer-encoding" in headers
     if has_body:
@@ -161,7 +164,7 @@ def _forwarded(lines: Iterable[str]) -> Iterable[str]:
 
 
 async def serve(listener: sockets.socket) -> None:
-    """Attend to the clients of a listening socket until cancelled."""
+    """Serve the clients of a listening socket until cancelled."""
     async with (
         asyncio.TaskGroup() as tasks,
         sweep(
@@ -172,7 +175,7 @@ async def serve(listener: sockets.socket) -> None:
             if result.ok:
                 tasks.create_task(_attend(sockets.socket(fileno=result.value)))
             else:
-                # Most likely there are no descriptors left; some will be given back.
+                # Most likely there are no descriptors left; connections that end free some.
                 print(f"proxy: accepting: {result.error}", file=sys.stderr)
                 await asyncio.sleep(_PAUSE_S)
 
@@ -198,10 +201,10 @@ async def _head(client: sockets.socket) -> bytes:
                     raise Refused(status, f"the limit is {HEAD_BYTES_MAX} bytes")
                 piece = (await receive(client)).unwrap()
                 if not piece:
-                    raise ConnectionResetError("the client left before it had asked")
+                    raise ConnectionResetError("the client left before its request was complete")
                 received += piece
     except TimeoutError as error:
-        raise Refused(HTTPStatus.REQUEST_TIMEOUT, "no request has come") from error
+        raise Refused(HTTPStatus.REQUEST_TIMEOUT, "no request came in time") from error
     return received.partition(b"\r\n\r\n")[0]
 
 
@@ -213,7 +216,7 @@ async def _relay(request: Request, client: sockets.socket) -> None:
 
 
 async def _connected(request: Request) -> sockets.socket:
-    """Return a connection over which a server has been asked."""
+    """Return a connection over which the request has been sent."""
     where = f"{request.host}:{request.port}"
     loop = asyncio.get_running_loop()
     try:
@@ -237,14 +240,14 @@ async def _refuse(client: sockets.socket, refused: Refused) -> None:
 
 
 def listening(host: str, port: int) -> sockets.socket:
-    """Return a socket that listens; port 0 is any that is free."""
+    """Return a listening socket; port 0 is any free port."""
     return sockets.create_server((host, port), backlog=1024)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="proxy", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="where to listen")
-    parser.add_argument("--port", type=int, default=8080, help="0: any that is free")
+    parser.add_argument("--port", type=int, default=8080, help="0: any free port")
     options = parser.parse_args()
     try:
         listener = listening(options.host, options.port)

@@ -1,4 +1,4 @@
-"""What programs of sockets have in common, for `yield from`."""
+"""Parts of programs for sockets, for `yield from`."""
 
 from __future__ import annotations
 

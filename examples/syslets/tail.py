@@ -1,8 +1,8 @@
 """Follow many files at once, as `tail -F` does: ``python -m examples.syslets.tail FILE…``.
 
-Each file has a program that looks, sleeps, and looks again until there is something to tell: while
-nothing happens, Python does nothing, however many files there are. What is told is a new piece of
-the file, or that the file was cut or replaced, after which it is opened anew.
+Each file has a program that checks the file, sleeps, and checks again, until the file has grown, or
+was truncated or replaced, after which it is opened anew. While nothing happens, no Python code runs,
+however many files there are.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _N_DESCRIPTORS_SPARE = 100
 
 @syslet
 def wait_for_more(fd, path, inode, offset, interval):
-    """Give the bytes after `offset` as soon as there are any, or None if that is not to be.
+    """Return the bytes after `offset` as soon as there are any; None if the file was cut or replaced.
 
-    A file is replaced when its path leads to another one, which may be a while after it is gone.
-    Where it leads is looked up before the bytes are, so that none written in between are missed.
+    A file is replaced when its path leads to another file, which may be a while after it is gone.
+    The path is looked up before the bytes are read, so that none written in between are missed.
     """
     piece = buffer(PIECE_BYTES)
     with loop():
@@ -55,7 +55,7 @@ def wait_for_more(fd, path, inode, offset, interval):
 
 @syslet
 def wait_for_file(path, interval):
-    """Give a descriptor of a file as soon as it can be opened."""
+    """Return a descriptor of a file as soon as it can be opened."""
     with loop():
         fd = yield openat(path).unchecked()
         break_if(fd >= 0)
@@ -65,7 +65,7 @@ def wait_for_file(path, interval):
 
 @dataclass
 class _Followed:
-    """An open file: where we are in it, and a line of it that is not complete yet."""
+    """An open file: how far it has been read, and its last line while that is incomplete."""
 
     fd: int
     inode: int
@@ -74,11 +74,11 @@ class _Followed:
 
 
 class Tail:
-    """Lines that are appended to files: iterate over them, with the path that each comes from.
+    """Iterates over the lines that are appended to files, each with the path of its file.
 
-    A file that is there already is told from its end on, unless `from_start`; one that comes later,
-    or takes the place of another, from its beginning. Iterating raises OSError for a file that
-    cannot be read.
+    A file that exists already is read from its end on, unless `from_start`; one that is created
+    later, or replaces another, from its beginning. Iterating raises OSError for a file that cannot
+    be read.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Tail:
         return self._told
 
     def close(self) -> None:
-        """Follow the files no more."""
+        """Stop following the files."""
         self._ring.cancel()
         while self._ended_at_once or self._ring.outstanding:
             for path, result in self._taken():
@@ -132,7 +132,7 @@ class Tail:
             yield self._ended_at_once.popleft()
 
     def _lines(self, path: str, value: Any) -> list[bytes]:
-        """Return the lines that are complete now, and have the next program look after the file."""
+        """Return the lines that are complete now, and submit the next program for the file."""
         followed = self._followed.get(path)
         if followed is None:
             self._follow(path, value, 0)
@@ -170,8 +170,8 @@ def _allow_descriptors(n_files: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tail", description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="FILE")
-    parser.add_argument("--interval", type=float, default=0.2, help="seconds between two looks")
-    parser.add_argument("--from-start", action="store_true", help="tell what is there already")
+    parser.add_argument("--interval", type=float, default=0.2, help="seconds between two checks")
+    parser.add_argument("--from-start", action="store_true", help="print what is there already")
     options = parser.parse_args()
     _allow_descriptors(len(options.paths))
     last_path = None

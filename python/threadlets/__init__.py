@@ -1,4 +1,4 @@
-"""A runtime in which everything is tried synchronously, and only what would block goes elsewhere.
+"""An asyncio runtime that tries each operation at once; only what would block goes elsewhere.
 
 Run any asyncio program on it: `threadlets.run(main())`, or
 `asyncio.Runner(loop_factory=threadlets.new_event_loop)`. Call plain functions that may block with
@@ -8,7 +8,7 @@ Run any asyncio program on it: `threadlets.run(main())`, or
 from typing import TYPE_CHECKING
 
 from threadlets import (
-    _interpreter,  # noqa: F401 - first: it refuses to go on where nothing would work
+    _interpreter,  # noqa: F401 - first: raises ImportError where threadlets cannot work
     fp,
 )
 from threadlets._core import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         AsyncFile,
         Path,
         copy_file,
-        open,  # noqa: A004 - it is what the builtin is
+        open,  # noqa: A004 - the asynchronous counterpart of the builtin
         read_file,
         walk,
         write_file,
@@ -127,5 +127,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """Also what is not loaded yet."""
+    """List all names, including those whose modules are not loaded yet."""
     return sorted({*globals(), *__all__})

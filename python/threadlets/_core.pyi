@@ -1,4 +1,4 @@
-"""The native half of threadlets: what the path of every request runs through."""
+"""The native half of threadlets: everything that each request passes through."""
 
 import asyncio
 import concurrent.futures
@@ -90,7 +90,7 @@ def call(callable: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> 
 
 @final
 class Checkpoint:
-    """Awaited, it is done at once, unless the step has used up its time slice."""
+    """Done at once when awaited, unless the step has used up its time slice: then it yields."""
 
     def __await__(self) -> Generator[None]: ...
     def __next__(self) -> None: ...
@@ -140,10 +140,10 @@ class Pool:
     def _counts(self, dispatcher: Dispatcher | None) -> tuple[int, int, int, int]: ...
     def _functions(self, dispatcher: Dispatcher | None) -> list[dict[str, Any]]: ...
 
-# At run time these are classes of their own, which pass for asyncio's by their `__class__`.
+# At run time these do not inherit from asyncio's classes, but pass for them by their `__class__`.
 @disjoint_base
 class Future(asyncio.Future[_T]):
-    """A future of a threadlets loop: all that `asyncio.Future` is, and it passes for one."""
+    """A future of a threadlets loop, with the interface of `asyncio.Future`, for which it passes."""
 
     def __new__(cls, *, loop: Any = None) -> Self: ...
     def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> None: ...
@@ -151,7 +151,7 @@ class Future(asyncio.Future[_T]):
 
 @final
 class Task(Future[_T], asyncio.Task[_T]):  # type: ignore[misc]
-    """A task of a threadlets loop: all that `asyncio.Task` is, and it passes for one."""
+    """A task of a threadlets loop, with the interface of `asyncio.Task`, for which it passes."""
 
     def __new__(
         cls,
@@ -169,19 +169,19 @@ class Task(Future[_T], asyncio.Task[_T]):  # type: ignore[misc]
 
 @final
 class Sleep(Future[None]):
-    """What `threadlets.sleep` gives."""
+    """The future that `threadlets.sleep` returns."""
 
 def current_task(loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Task[Any] | None: ...
 def stay() -> Stay: ...
 def sleep(delay: float) -> Sleep:
     """Return a future of the running loop that is done after `delay` seconds, with the result None.
 
-    The time runs from now on, whether or when it is awaited. It needs no task, no callback and no
+    The delay begins with this call, not with the await. The future needs no task, callback or
     handle; cancelling it ends it at once.
 
     Raises:
         RuntimeError: no threadlets loop runs in this thread.
-        ValueError: the delay is not a number.
+        ValueError: `delay` is NaN.
     """
 
 @final
@@ -199,7 +199,7 @@ class Members:
 
 @final
 class Environment:
-    """How to compute: rounding, and what is done with denormals."""
+    """A floating-point environment: a rounding mode, and how denormals are treated."""
 
     def __new__(
         cls,
@@ -241,7 +241,7 @@ def fp_state() -> tuple[
 class Handle:
     """A callback queued by `call_soon`."""
 
-    # As asyncio's; of a callback that has run or was cancelled, None.
+    # As in asyncio's handles; None once the callback has run or was cancelled.
     @property
     def _callback(self) -> Callable[..., object] | None: ...
     @property
@@ -283,7 +283,7 @@ class TimerHandle:
 
 @final
 class RequestHandle:
-    """A handle of a request that has no other: of a task's step, say, or of a connection that is ready."""
+    """Handle of a request that has no other, such as a task's step or a ready connection."""
 
     @property
     def _when(self) -> float | None: ...
@@ -304,7 +304,7 @@ class RequestHandle:
 
 @disjoint_base
 class Dispatcher:
-    """Queues, timers and poller of one loop, and the tick that runs what is ready."""
+    """The native half of one loop: ready queue, timers, poller, and the ticks that run requests."""
 
     _closed: bool
     _debug: bool
@@ -428,7 +428,7 @@ class Dispatcher:
 
 @final
 class Datagrams:
-    """A datagram socket that is read, and the protocol that hears of what comes."""
+    """A datagram socket that is being read, and the protocol that receives its datagrams."""
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
 
@@ -476,7 +476,7 @@ def take_passed(number: int) -> bool: ...
 
 @final
 class BufferPool:
-    """A bound on the memory of buffers."""
+    """A pool of buffers, with a bound on their memory."""
 
     def __new__(cls, memory_max: int) -> BufferPool: ...
     @staticmethod
@@ -490,7 +490,7 @@ class BufferPool:
 
 @final
 class Lease:
-    """Memory on loan from a pool of buffers, filled by a syslet."""
+    """Memory that a buffer pool lends to the result of a syslet, which has filled it."""
 
     def release(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -502,7 +502,7 @@ class Lease:
 
 @final
 class Result:
-    """What a syslet came to."""
+    """The outcome of a syslet: a value or an error."""
 
     @property
     def ok(self) -> bool: ...
@@ -527,37 +527,37 @@ class Result:
 
 @final
 class Landed:
-    """A run that has ended, on its way to whoever awaits it."""
+    """A run that has ended, and whose result its awaiter has not taken yet."""
 
     def result(self) -> Result: ...
     def discard(self) -> None: ...
 
 @final
 class Pending(Future[Landed]):
-    """A run in an engine's hands: a future that is done when it has ended."""
+    """A run that an engine carries on: a future that is done when the run has ended."""
 
     def abandon(self) -> None: ...
 
 @final
 class GreenletTrace:
-    """What greenlet tells its switches to, in one thread of one loop."""
+    """The trace function that greenlet calls at each switch, for one thread of one loop."""
 
     def __call__(self, event: str, greenlets: tuple[Any, Any], /) -> None: ...
 
 @final
 class Stay:
-    """What `threadlets.stay()` gives: ends with its with-block, or with the task."""
+    """Keeps a task on its thread (`threadlets.stay()`), until the with-block or the task ends."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_exc_info: object) -> None: ...
 
 @final
 class CallBeside(Future[Any]):
-    """A call on another thread: a future that is done when it has returned."""
+    """A call on another thread: a future that is done when the function has returned."""
 
 @final
 class Program:
-    """A program of atoms, as `threadlets.syslets` lowers them."""
+    """A syslet that `threadlets.syslets` has compiled to a table of atoms."""
 
     def __new__(
         cls,
@@ -587,7 +587,7 @@ class Program:
 
 @final
 class Sweep:
-    """Results of a program over many inputs."""
+    """The results of one program over many inputs."""
 
     def __new__(
         cls,

@@ -1,11 +1,12 @@
-"""Refuses to be imported where nothing would work: into a subinterpreter, and where there is no GIL.
+"""Raises ImportError where threadlets cannot work: in a subinterpreter, and without a GIL.
 
-Threads that take over, engines and the floating-point contract belong to the process, and are tied to the
-interpreter that loads the native half first. A second one would crash, or keep the first from working.
-That is found out before anything native is loaded.
+Threads that take over, engines and the floating-point contract belong to the process, and are tied
+to the interpreter that loads the native half first. A second interpreter would crash, or keep the
+first from working. This is checked before anything native is loaded.
 
-All state of the native half is guarded by the GIL, and the module says so: a free-threaded interpreter
-enables the GIL when it loads it, and warns of that itself. It does neither if it was told to do without.
+The GIL guards all state of the native half, and the native module declares that: a free-threaded
+interpreter enables the GIL when it loads the module, and warns of that itself. It does neither if it
+was started with the GIL switched off explicitly.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ def _is_main() -> bool:
 
 if not _is_main():
     raise ImportError(
-        "threadlets was imported in a subinterpreter; its threads and engines belong to the process and "
-        "work in the main interpreter alone: import it there, or run this program's loop with "
+        "threadlets was imported in a subinterpreter; its threads and engines belong to the process "
+        "and work only in the main interpreter: import it there, or run this program's loop with "
         "asyncio.run()",
         name="threadlets",
     )
 
 
 def _check_lock() -> None:
-    """Load the native half, and see to it that there is a lock for its state."""
+    """Load the native half, and check that the GIL is enabled then."""
     importlib.import_module("threadlets._core")
     is_gil_enabled = getattr(sys, "_is_gil_enabled", None)
     if is_gil_enabled is not None and not is_gil_enabled():
         raise ImportError(
-            "threadlets was imported where the GIL is switched off for good; it is what guards the state "
-            "of its loops: leave out PYTHON_GIL=0 and -X gil=0, and the interpreter enables the GIL when "
-            "threadlets is imported",
+            "threadlets was imported where the GIL is switched off for good; the GIL guards the "
+            "state of its loops: leave out PYTHON_GIL=0 and -X gil=0, and the interpreter enables "
+            "the GIL when threadlets is imported",
             name="threadlets",
         )
 

@@ -1,6 +1,6 @@
-"""Names of a package whose modules are loaded when somebody asks for one of them.
+"""Lazy imports: names of a package whose modules are loaded at first use.
 
-A program that needs a loop alone does not wait for the rest, nor keep it in memory.
+A program that needs only the loop neither waits for the other modules nor keeps them in memory.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 
 def load_on_demand(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package: `homes` says which module each name comes from.
+    """Return a `__getattr__` for `package`; `homes` maps each name to the module that defines it.
 
-    A module's own name stands for the module.
+    The name of a submodule stands for the submodule itself.
     """
 
     def get(name: str) -> Any:
@@ -23,7 +23,7 @@ def load_on_demand(package: str, homes: Mapping[str, str]) -> Callable[[str], An
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = importlib.import_module(home)
         value = module if home == f"{package}.{name}" else getattr(module, name)
-        # From now on it is found without being asked for.
+        # The next look-up finds the attribute without calling `__getattr__`.
         setattr(sys.modules[package], name, value)
         return value
 

@@ -1,8 +1,8 @@
-"""What syslets are made of: atoms, each one I/O operation, and the flow between them.
+"""Atoms, the I/O operations that syslets are made of, and the control flow between them.
 
-Atoms are inert values; `yield` puts them into the program. Their operands come in the order of the
-functions of `os` and `socket` with the same names. A descriptor that a program opens never
-survives exec.
+An atom is an inert value; `yield` adds it to the program. Operands have the same order as in the
+functions of `os` and `socket` with the same names. A descriptor that a program opens is closed on
+exec.
 """
 
 from threadlets.syslets.atom import Atom

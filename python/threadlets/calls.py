@@ -1,4 +1,4 @@
-"""Threadlets: plain functions that may block: called where they are awaited while they are quick, else on a thread."""
+"""Threadlets: plain functions, called where they are awaited if quick, else on another thread."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-#: Where calls start.
+#: Where the calls of a pool start; see `Pool`.
 Start = Literal["auto", "inline", "beside"]
 
 
 class Priority(enum.IntEnum):
-    """How urgent the calls of a pool are."""
+    """The priority of a pool's calls."""
 
     INTERACTIVE = 0
     NORMAL = 1
@@ -35,21 +35,21 @@ BATCH = Priority.BATCH
 class Pool(_core.Pool):
     """Threadlets that are limited, prioritised, counted and cancelled together.
 
-    `limit` is the number of calls that may run at once; the others wait, first in, first out. None
-    sets no limit. With `fp`, all calls compute in that environment (`threadlets.fp.environment`), unless
-    they name another. `priority` says when calls start that wait: INTERACTIVE ones before whatever
-    else is ready, NORMAL ones in turn, BATCH ones when nothing else is ready. Nobody waits for
-    ever: each lets a lesser one pass now and then.
+    `limit` is the number of calls that may run at once (None: no limit); further calls wait, first
+    in, first out. With `fp`, calls compute in that environment (`threadlets.fp.environment`), unless
+    they name another. `priority` says when a waiting call starts: an INTERACTIVE call before
+    everything else that is ready, a NORMAL call in the order of the ready queue, a BATCH call when
+    nothing else is ready. No call waits for ever: each priority lets a lower one pass now and then.
 
-    `start` says where calls start. "auto": a function starts on another thread until it has returned a few
-    times without waiting, and where it is called from then on, until it blocks there (docs/threadlets.md).
-    "inline": always where it is called; should it block, another thread goes on with the loop. "beside":
-    always on another thread, as in a thread pool, but of no fixed size.
+    `start` says where calls start. "auto": on another thread until the function has returned a few
+    times without waiting, and from then on inline, until it blocks there (docs/threadlets.md).
+    "inline": always on the stack of the awaiter; if the function blocks, another thread takes the
+    loop over. "beside": always on another thread, as in a thread pool, but without a fixed size.
 
-    A pool can be made anywhere. It belongs to the loop in which its calls run, as long as they do.
+    A pool can be made anywhere. It belongs to the loop that runs its calls, as long as they run.
 
     Raises:
-        ValueError: `limit` is less than 1, `priority` is none, or `start` is another word.
+        ValueError: `limit` is less than 1, or `priority` or `start` is not one of the values above.
         RuntimeError: at a call, the pool is in use by another loop.
     """
 
@@ -78,7 +78,7 @@ class Pool(_core.Pool):
 
     @property
     def limit(self) -> int | None:
-        """How many calls may run at once; None: any number. Calls that run already go on."""
+        """How many calls may run at once; None: no limit. A change stops no running call."""
         return super().limit
 
     @limit.setter
@@ -87,7 +87,7 @@ class Pool(_core.Pool):
 
     @property
     def priority(self) -> Priority:
-        """When calls start that wait; a change concerns those that wait already, too."""
+        """When waiting calls start; a change applies also to calls that wait already."""
         return Priority(self._priority)
 
     @priority.setter
@@ -97,8 +97,8 @@ class Pool(_core.Pool):
     def cancel(self, message: str | None = None) -> int:
         """Cancel all calls of the pool and return how many there were.
 
-        Those that wait never start. Functions that are blocked cannot be stopped: whoever awaits
-        one gets `asyncio.CancelledError` when it returns, and its result is lost.
+        Waiting calls never start. A blocked function cannot be stopped: its awaiter gets
+        `asyncio.CancelledError` when the function returns, and the result is lost.
 
         Raises:
             RuntimeError: no threadlets loop runs in this thread.
@@ -112,9 +112,9 @@ class Pool(_core.Pool):
         return self._cancel(dispatcher, message)
 
     def stats(self) -> dict[str, Any]:
-        """Count calls: `running`, `queued`, and since the pool was made `calls`, `cancelled`.
+        """Return counts: `running`, `queued`, and, since the pool was made, `calls`, `cancelled`.
 
-        `functions` says what the running loop knows of each function, as `threadlets.stats()` does.
+        `functions` lists what the running loop knows of each function, as in `threadlets.stats()`.
         """
         dispatcher = _running_dispatcher()
         counts = self._counts(dispatcher)
@@ -148,11 +148,11 @@ def threadlet(
 ) -> Any:
     """Make a plain function awaitable: `await f(x)` is `await threadlets.call(f, x)`.
 
-    The signature stays; the function itself is `f.__wrapped__`. With `pool`, all calls are the
-    pool's. `abandon_on_cancel` and `fp` are those of `threadlets.call`.
+    The signature stays the same; `f.__wrapped__` is the original function. With `pool`, all calls
+    belong to that pool. `abandon_on_cancel` and `fp` are those of `threadlets.call`.
 
     Raises:
-        TypeError: it is a coroutine function or an async generator, which does not block.
+        TypeError: `function` is a coroutine function or an async generator, which does not block.
     """
     if function is None:
         return functools.partial(threadlet, pool=pool, abandon_on_cancel=abandon_on_cancel, fp=fp)
@@ -180,10 +180,10 @@ def threadlet(
 async def call_for(
     discard: Callable[[T], object], function: Callable[..., T], /, *args: Any, **kwargs: Any
 ) -> T:
-    """Call a function as a threadlet, and discard its result if the awaiter does not get it.
+    """Call a function as a threadlet; call `discard` with its result if the awaiter does not get it.
 
-    For results that own something: a task that was cancelled, or closed, and a loop that was closed, while
-    the function was blocked get none.
+    For results that own a resource. The awaiter gets no result if its task was cancelled or closed,
+    or its loop closed, while the function was blocked.
     """
     loop = asyncio.get_running_loop()
     results: list[T] = []
@@ -197,7 +197,7 @@ async def call_for(
             discard(result)
         return result
 
-    # It is remembered by the function, as if that had been called.
+    # `__wrapped__` makes the loop's history count this as a call of `function`, not of `keep`.
     keep.__wrapped__ = function  # type: ignore[attr-defined]
     try:
         outcome: T = await _core.call(keep)

@@ -1,4 +1,4 @@
-"""What threadlets raises that has no name in the standard library."""
+"""Exceptions that threadlets raises in addition to those of the standard library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["FloatingPointStateChanged", "LeakError", "SysletError", "SysletTypeE
 class SysletError(ValueError):
     """A syslet cannot be built as it is written; nothing of it has run.
 
-    The message opens with the place in the user's code; `filename` and `line` hold it.
+    The message begins with the location in the user's code, which `filename` and `line` hold, too.
     """
 
     def __init__(self, message: str, filename: str, line: int) -> None:
@@ -18,21 +18,21 @@ class SysletError(ValueError):
 
 
 class SysletTypeError(SysletError, TypeError):
-    """A syslet was given something of the wrong type: a path for a descriptor, a test for a bool."""
+    """A syslet was given a value of the wrong type: a path for a descriptor, a test for a bool."""
 
 
 class LeakError(RuntimeError):
     """A loop was closed while something was outstanding; the message names it.
 
-    Raised only where it was asked for: by `leaks="raise"`, and in `threadlets.testing`.
+    Raised only on request: with `leaks="raise"`, and in `threadlets.testing`.
     """
 
 
 class FloatingPointStateChanged(RuntimeError):
-    """Code left the floating-point state of its thread changed; raised where `fp="raise"` asks for it.
+    """Code left the floating-point state of its thread changed; raised only with `fp="raise"`.
 
-    The message names the code and what it changed; `name`, `where` ("file:line") and `changes` hold
-    that. The state has been put back.
+    The message names the code and what it changed, which `name`, `where` ("file:line") and `changes`
+    hold, too. The state has been restored.
     """
 
     def __init__(self, name: str, where: str, changes: str) -> None:

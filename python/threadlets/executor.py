@@ -1,4 +1,4 @@
-"""`ThreadletExecutor`: quick functions are called one after another, those that block on threads of their own."""
+"""`ThreadletExecutor`: calls quick functions on one thread, and blocking functions on others."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 class ThreadletExecutor(concurrent.futures.Executor):
-    """An executor for code without an event loop, in the manner of `ThreadPoolExecutor`.
+    """An executor for code without an event loop, used like `ThreadPoolExecutor`.
 
-    One thread calls the functions that are known to be quick. Those that block, and those that are not known
-    yet, are called on other threads, of which there are as many as are needed: no hand-over between threads for
-    the first, and no fixed number for the others.
+    One thread calls the functions that are known to be quick, without a hand-over between threads.
+    Functions that block, or are not known yet, are called on other threads; as many of those are
+    started as are needed.
 
-    `max_workers` is how many functions may run at once, None for any number; `threads_max` is how
-    many threads there may be (see `threadlets.new_event_loop`).
+    `max_workers` is the number of functions that may run at once (None: no limit); `threads_max` is
+    the maximum number of threads (see `threadlets.new_event_loop`).
 
     Raises:
         ValueError: `max_workers` or `threads_max` is less than 1.
@@ -38,7 +38,7 @@ class ThreadletExecutor(concurrent.futures.Executor):
     ) -> None:
         self._pool = Pool(limit=max_workers)
         self._work = _Work(thread_name_prefix, threads_max)
-        # The threads know the work, not the executor: an executor that is forgotten ends.
+        # The threads refer to `_Work` and not to the executor, so a dropped executor is finalized.
         self._finalizer = weakref.finalize(self, self._work.close)
         self._finalizer.atexit = False
 
@@ -52,9 +52,10 @@ class ThreadletExecutor(concurrent.futures.Executor):
     submit.__doc__ = concurrent.futures.Executor.submit.__doc__
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more functions, and end the threads once those that run have returned.
+        """Accept no more functions, and end the threads once the running functions have returned.
 
-        `wait` waits for that; `cancel_futures` cancels those that have not started.
+        `wait` waits until the threads have ended; `cancel_futures` cancels functions that have not
+        started.
         """
         self._work.close()
         if cancel_futures:
@@ -63,12 +64,12 @@ class ThreadletExecutor(concurrent.futures.Executor):
             self._work.join()
 
     def stats(self) -> dict[str, Any]:
-        """Count calls and threads, as `threadlets.stats()` does for a loop."""
+        """Return counts of calls and threads, as `threadlets.stats()` does for a loop."""
         return self._work.dispatcher._worker_stats()
 
 
 class _Work:
-    """What the threads of an executor share; it ends when it is closed and nothing is left."""
+    """What the threads of an executor share; ends when it is closed and nothing is outstanding."""
 
     def __init__(self, name: str, threads_max: int | None) -> None:
         self.dispatcher = ThreadedDispatcher(threads_max=threads_max)
@@ -100,7 +101,7 @@ class _Work:
         self.dispatcher._submit_call(future, True, pool, fn, args, kwargs or None)
 
     def close(self) -> None:
-        """Accept no more; end now if nothing is outstanding, or else when that is over."""
+        """Accept no more functions; stop now, or when the last outstanding function has ended."""
         with self._lock:
             self._is_closed = True
         self._stop_if_over()
@@ -124,12 +125,12 @@ class _Work:
             return self._is_closed and self._n_outstanding == 0
 
     def _run(self) -> None:
-        """The home thread's life."""
+        """Run the home thread: dispatch until the executor is closed and nothing is outstanding."""
         while not self._is_over():
             try:
                 self.dispatcher._run_ticks()
             except BaseException as exc:
-                # SystemExit in a future's callback, for instance: there is no program here to end.
+                # Even SystemExit, from a future's callback for instance, must not end this thread.
                 self.dispatcher._request_failed(exc)
         self.dispatcher._stop_workers()
         self.dispatcher._release()
@@ -140,7 +141,7 @@ _is_exiting = False
 
 
 def _finish_at_exit() -> None:
-    """Wait for the functions that were submitted, as `ThreadPoolExecutor` does."""
+    """Wait for all submitted functions, as `ThreadPoolExecutor` does."""
     global _is_exiting
     _is_exiting = True
     for work in list(_all_work):
@@ -148,5 +149,5 @@ def _finish_at_exit() -> None:
         work.join()
 
 
-# Before the interpreter waits for its other threads, which may wait for ours.
+# Called before the interpreter joins its non-daemon threads, which may wait for ours.
 threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The running loop, for those who need it to be threadlets'."""
+"""Look-up of the running loop, for code that needs a threadlets loop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from threadlets._core import Dispatcher
 
 
 def running_dispatcher(why_not: str) -> Dispatcher:
-    """Return the running loop; `why_not` goes on after "the running loop is …," and names a remedy.
+    """Return the running loop.
+
+    `why_not` ends the error message "the running loop is …, " with the cause and the remedy.
 
     Raises:
-        RuntimeError: none runs in this thread, or it is not threadlets'.
+        RuntimeError: no loop runs in this thread, or it is not a threadlets loop.
     """
     loop = asyncio.get_running_loop()
     if not isinstance(loop, Dispatcher):

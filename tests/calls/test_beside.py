@@ -47,10 +47,10 @@ def test_unknown_function_starts_beside_and_the_role_stays(run: Any) -> None:
         assert gate.thread != here
         assert threading.get_ident() == here
         gate.open()
-        assert await task == 1
+        assert 1 == await task
         stats = threadlets.stats()
-        assert (stats["calls_beside"], stats["calls_inline"], stats["mistakes"]) == (1, 0, 0)
-        assert stats["takeovers_blocked"] == 0
+        assert (1, 0, 0) == (stats["calls_beside"], stats["calls_inline"], stats["mistakes"])
+        assert 0 == stats["takeovers_blocked"]
 
     run(main())
 
@@ -72,7 +72,7 @@ def test_function_that_does_not_block_is_soon_called_inline(run: Any) -> None:
             "beside": n_beside,
             "mistakes": 0,
         }
-        assert threadlets.stats()["calls_inline"] == 101
+        assert 101 == threadlets.stats()["calls_inline"]
 
     run(main())
 
@@ -83,7 +83,7 @@ def test_function_that_waits_is_never_called_inline(run: Any) -> None:
     async def main() -> None:
         for _ in range(100):
             await threadlets.call(time.sleep, 0.00001)
-        assert known("sleep")["inline"] == 0
+        assert 0 == known("sleep")["inline"]
 
     run(main())
 
@@ -104,7 +104,7 @@ def test_inline_call_that_holds_up_the_loop_is_a_mistake(run: Any, does: str) ->
         assert await task == here
         stats = threadlets.stats()
         assert (stats["mistakes"], stats["takeovers_blocked"]) == (1, int(does == "blocks"))
-        assert (known("Switch")["start"], known("Switch")["mistakes"]) == ("beside", 1)
+        assert ("beside", 1) == (known("Switch")["start"], known("Switch")["mistakes"])
         assert await become_inline(lambda: threadlets.call(switch)) >= 64
 
     # The role moves for what blocks only.
@@ -150,7 +150,7 @@ def test_call_that_was_withdrawn_says_nothing_of_its_function(run: Any) -> None:
         await blocked
         await until(lambda: threadlets.stats()["blocked"] == 0)
         await threadlets.call(int)
-        assert known("sleep")["start"] == "beside"
+        assert "beside" == known("sleep")["start"]
 
     run(main(), threads_max=1)
 
@@ -167,7 +167,7 @@ def test_call_that_waits_for_a_thread_counts_once(run: Any) -> None:
         for gate in gates:
             gate.open()
         await asyncio.gather(*tasks)
-        assert threadlets.stats()["calls_inline"] == 10
+        assert 10 == threadlets.stats()["calls_inline"]
 
     run(main(), threads_max=1)
 
@@ -187,14 +187,14 @@ def test_pool_says_where_its_calls_start(run: Any) -> None:
             for _ in range(20):
                 assert await inline.call(threading.get_ident) == threading.get_ident()
                 assert await beside.call(threading.get_ident) != threading.get_ident()
-        assert known("get_ident", inline.stats())["inline"] == 60
-        assert known("get_ident", beside.stats())["beside"] == 60
+        assert 60 == known("get_ident", inline.stats())["inline"]
+        assert 60 == known("get_ident", beside.stats())["beside"]
         gate = Gate()
         task = asyncio.create_task(inline.call(gate))
         await gate.entered.wait()
         gate.open()
         await task
-        assert threadlets.stats()["takeovers_blocked"] == 1
+        assert 1 == threadlets.stats()["takeovers_blocked"]
 
     run(main())
 
@@ -226,7 +226,7 @@ def test_executor_learns_as_well() -> None:
             if executor.submit(threading.get_ident).result(DEADLINE_S) == home.ident:
                 break
         row = known("get_ident", executor.stats())
-        assert (row["start"], row["inline"]) == ("inline", 1)
+        assert ("inline", 1) == (row["start"], row["inline"])
 
 
 def test_default_executor_learns_as_well(run: Any) -> None:
@@ -235,9 +235,9 @@ def test_default_executor_learns_as_well(run: Any) -> None:
     async def main() -> None:
         await become_inline(lambda: asyncio.to_thread(threading.get_ident))
         assert await asyncio.to_thread(threading.get_ident) == threading.get_ident()
-        assert known("get_ident")["start"] == "inline"
+        assert "inline" == known("get_ident")["start"]
         await asyncio.to_thread(time.sleep, 0.001)
-        assert known("sleep")["start"] == "beside"
+        assert "beside" == known("sleep")["start"]
 
     run(main(), executor="threadlets")
 
@@ -255,12 +255,12 @@ def test_a_thousand_functions_block_at_once_and_the_role_stays(run: Any) -> None
         for gate in gates:
             await gate.entered.wait()
         assert threading.get_ident() == here
-        assert threadlets.stats()["blocked"] == 1000
+        assert 1000 == threadlets.stats()["blocked"]
         for gate in gates:
             gate.open()
         await asyncio.gather(*tasks)
         stats = threadlets.stats()
-        assert (stats["takeovers_blocked"], stats["calls_beside"]) == (0, 1000)
+        assert (0, 1000) == (stats["takeovers_blocked"], stats["calls_beside"])
 
     run(main())
 
@@ -292,7 +292,7 @@ def test_few_functions_compute_at_once_beside_many_that_block(run: Any) -> None:
         await asyncio.gather(*blocked)
         # Some may have begun before the first ones were seen to compute.
         assert n_begun <= N_COMPUTING_MAX + 4
-        assert len(begun) == 50
+        assert 50 == len(begun)
 
     run(main())
 
@@ -324,11 +324,11 @@ def test_starts_are_mixed_at_the_limit_of_threads(run: Any, threads_max: int) ->
         return n_calls
 
     async def main() -> None:
-        assert await asyncio.gather(*(worker() for _ in range(20))) == [100] * 20
+        assert [100] * 20 == await asyncio.gather(*(worker() for _ in range(20)))
         assert threadlets.stats()["threads_peak"] <= threads_max
 
     run(main(), threads_max=threads_max, executor="threadlets")
-    assert [counts(pool)["running"] for pool in pools] == [0] * 4
+    assert [0] * 4 == [counts(pool)["running"] for pool in pools]
 
 
 # -- how they end ----------------------------------------------------------------------------------
@@ -353,9 +353,9 @@ def test_call_that_is_cancelled_before_it_has_begun_is_withdrawn(run: Any) -> No
             assert not blocked.done()
         gate.open()
         await blocked
-        assert await pool.call(int) == 0
-        assert called == []
-        assert counts(pool)["running"] == 0
+        assert 0 == await pool.call(int)
+        assert [] == called
+        assert 0 == counts(pool)["running"]
 
     run(main(), threads_max=1)
 
@@ -375,17 +375,17 @@ def test_calls_that_wait_for_a_thread_are_cancelled_with_their_pool(run: Any) ->
         ]
         other = asyncio.create_task(threadlets.call(int))
         await until(lambda: counts(pool)["running"] == 7)
-        assert pool.cancel() == 7
+        assert 7 == pool.cancel()
         await asyncio.wait(tasks[1:])
         assert not tasks[0].done()
         gate.open()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(result) for result in results] == [asyncio.CancelledError] * 7
-        assert await other == 0
+        assert 0 == await other
         # Those that were abandoned leave the pool when a thread comes for them.
         await until(lambda: counts(pool)["running"] == 0)
-        assert called == []
-        assert counts(pool) == {"running": 0, "queued": 0, "calls": 7, "cancelled": 7}
+        assert [] == called
+        assert {"running": 0, "queued": 0, "calls": 7, "cancelled": 7} == counts(pool)
 
     run(main(), threads_max=1)
 
@@ -420,7 +420,7 @@ def test_loop_is_closed_while_calls_wait_for_a_thread() -> None:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     while any(thread.name.startswith("threadlets-") for thread in threading.enumerate()):
         time.sleep(0.001)
-    assert called == []
+    assert [] == called
 
 
 @pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()"])
@@ -479,7 +479,7 @@ def test_child_of_a_fork_in_a_function_beside_the_loop_ends(script: Any) -> None
         """
     )
     status, stdout, stderr = outcome(process)
-    assert (status, stdout.splitlines()) == (0, ["7", "1", "5"])
+    assert (0, ["7", "1", "5"]) == (status, stdout.splitlines())
     assert "os._exit()" in stderr
 
 
@@ -525,12 +525,12 @@ threadlets.run(main())
 def test_without_any_thread_each_call_fails_and_no_place_is_lost(script: Any) -> None:
     """Each says why, and the loop goes on."""
     status, stdout, stderr = outcome(script(REFUSE + _WITHOUT_THREADS))
-    assert (status, stderr) == (0, "")
+    assert (0, "") == (status, stderr)
     [errors, left] = stdout.splitlines()
     assert errors == (
         '{"RuntimeError: can\'t start new thread: a threadlet needs one that could take over from it"}'
     )
-    assert left == "0 0 []"
+    assert "0 0 []" == left
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="knows this machine's numbers only")
@@ -538,7 +538,7 @@ def test_without_any_thread_each_call_fails_and_no_place_is_lost(script: Any) ->
 def test_calls_wait_for_the_only_thread_when_others_are_refused(script: Any) -> None:
     """One is enough for all of them, one after the other."""
     status, stdout, stderr = outcome(script(REFUSE + _WITH_ONE_THREAD))
-    assert (status, stdout.splitlines(), stderr) == (0, ["True 190", "1 True"], "")
+    assert (0, ["True 190", "1 True"], "") == (status, stdout.splitlines(), stderr)
 
 
 def test_functions_begin_on_other_threads_though_another_selector_waits() -> None:
@@ -557,4 +557,4 @@ def test_functions_begin_on_other_threads_though_another_selector_waits() -> Non
     async def within_deadline() -> list[int]:
         return await asyncio.wait_for(main(), 10)
 
-    assert threadlets.run(within_deadline()) == [1, 2]
+    assert [1, 2] == threadlets.run(within_deadline())

@@ -31,7 +31,7 @@ def test_call_passes_arguments_and_result(run: Any) -> None:
     async def main() -> tuple[int, int]:
         return await threadlets.call(add, 1, 2, c=3), await threadlets.call(add, 1)
 
-    assert run(main()) == (6, 1)
+    assert (6, 1) == run(main())
 
 
 @pytest.mark.starts("inline")
@@ -40,7 +40,7 @@ def test_function_that_does_not_block_runs_on_the_loops_thread(run: Any) -> None
 
     async def main() -> None:
         assert await threadlets.call(threading.get_ident) == threading.get_ident()
-        assert threadlets.stats()["takeovers_blocked"] == 0
+        assert 0 == threadlets.stats()["takeovers_blocked"]
 
     run(main())
 
@@ -54,7 +54,7 @@ def test_loop_goes_on_while_a_function_is_blocked(run: Any, start: str) -> None:
         await gate.entered.wait()
         assert not task.done()
         gate.open()
-        assert await task == "through"
+        assert "through" == await task
         assert (threadlets.stats()["takeovers_blocked"] >= 1) == (start == "inline")
 
     run(main())
@@ -77,10 +77,10 @@ def test_coroutine_continues_on_the_functions_thread_as_the_same_task(run: Any) 
         gate = Gate()
         task = asyncio.create_task(caller(gate))
         await gate.entered.wait()
-        assert variable.get() == "unset"
+        assert "unset" == variable.get()
         assert asyncio.current_task() is not task
         gate.open()
-        assert await task == "the caller's"
+        assert "the caller's" == await task
 
     run(main())
 
@@ -110,7 +110,7 @@ def test_another_thread_is_told_of_the_task_whose_step_the_loop_takes(run: Any) 
         await asyncio.sleep(0)
         gate.open()
         assert await task
-        assert told == [None]
+        assert [None] == told
 
     run(main())
 
@@ -124,7 +124,7 @@ def test_exception_passes_with_its_traceback(run: Any) -> None:
     async def main() -> None:
         with pytest.raises(KeyError, match="inner") as caught:
             await threadlets.call(fail)
-        assert caught.traceback[-1].name == "fail"
+        assert "fail" == caught.traceback[-1].name
         gate = Gate()
         task = asyncio.create_task(threadlets.call(gate, ValueError("late")))
         await gate.entered.wait()
@@ -140,11 +140,11 @@ def test_context_is_the_callers_own(run: Any) -> None:
 
     async def main() -> str:
         variable.set("outer")
-        assert await threadlets.call(variable.get) == "outer"
+        assert "outer" == await threadlets.call(variable.get)
         await threadlets.call(variable.set, "inner")
         return variable.get()
 
-    assert run(main()) == "inner"
+    assert "inner" == run(main())
 
 
 def test_function_sees_the_loop_that_called_it(run: Any) -> None:
@@ -194,7 +194,7 @@ def test_call_works_from_a_nested_call(run: Any) -> None:
         gate.open()
         return await task
 
-    assert run(main()) == "inner in outer"
+    assert "inner in outer" == run(main())
 
 
 def test_call_inside_a_threadlet_is_a_plain_call(run: Any) -> None:
@@ -208,7 +208,7 @@ def test_call_inside_a_threadlet_is_a_plain_call(run: Any) -> None:
     async def main() -> int:
         return await threadlets.call(outer)
 
-    assert run(main()) == 3
+    assert 3 == run(main())
 
 
 def test_call_works_in_generators(run: Any) -> None:
@@ -235,7 +235,7 @@ def test_call_works_in_generators(run: Any) -> None:
         gate.open()
         return await task
 
-    assert run(main()) == [1, 2, 3, 4]
+    assert [1, 2, 3, 4] == run(main())
 
 
 def test_call_is_a_coroutine_for_asyncio(run: Any) -> None:
@@ -250,7 +250,7 @@ def test_call_is_a_coroutine_for_asyncio(run: Any) -> None:
         first = await asyncio.wait_for(call, 5)
         return [first, task.result(), *await asyncio.gather(threadlets.call(add, 2))]
 
-    assert run(main()) == [0, 1, 2]
+    assert [0, 1, 2] == run(main())
 
 
 def test_call_that_is_never_awaited_warns() -> None:
@@ -295,7 +295,7 @@ def test_call_releases_what_it_was_given(run: Any) -> None:
 def test_call_names_itself_after_its_function() -> None:
     """Debuggers and task reprs show which function it is."""
     call = threadlets.call(add, 1)
-    assert (call.__name__, call.__qualname__) == ("add", "add")
+    assert ("add", "add") == (call.__name__, call.__qualname__)
     call.close()
 
 
@@ -372,7 +372,7 @@ def test_recursion_ends_with_an_error_not_a_crash(run: Any) -> None:
         await gate.entered.wait()
         with pytest.raises(RecursionError):
             await threadlets.call(recurse, 0)
-        assert await threadlets.call(nested) == "deep"
+        assert "deep" == await threadlets.call(nested)
         gate.open()
         await task
 
@@ -391,7 +391,7 @@ class TestThreadlet:
         async def main() -> int:
             return await wrapped(1, c=2)
 
-        assert run(main()) == 3
+        assert 3 == run(main())
 
     def test_methods_can_be_threadlets(self, run: Any) -> None:
         """`self` is passed as it should be."""
@@ -410,7 +410,7 @@ class TestThreadlet:
             await store.put(1)
             return await store.put(2)
 
-        assert run(main()) == 2
+        assert 2 == run(main())
 
     def test_pool_and_abandon_on_cancel_are_options(self, run: Any) -> None:
         """The calls count in the pool, and cancelling does not wait."""
@@ -424,7 +424,7 @@ class TestThreadlet:
             gate = Gate()
             task = asyncio.create_task(blocked(gate))
             await gate.entered.wait()
-            assert pool.stats()["running"] == 1
+            assert 1 == pool.stats()["running"]
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -432,7 +432,7 @@ class TestThreadlet:
             await until(lambda: counts(pool)["running"] == 0)
 
         run(main())
-        assert counts(pool) == {"running": 0, "queued": 0, "calls": 1, "cancelled": 0}
+        assert {"running": 0, "queued": 0, "calls": 1, "cancelled": 0} == counts(pool)
 
     def test_asynchronous_functions_are_refused(self) -> None:
         """At decoration, with the remedy."""

@@ -51,7 +51,7 @@ def test_cancellation_comes_once(run: Any) -> None:
         gate.open()
         return await task
 
-    assert run(main()) == "cleaned up"
+    assert "cleaned up" == run(main())
 
 
 def test_exception_of_the_function_is_not_lost_to_a_cancellation(run: Any) -> None:
@@ -89,8 +89,8 @@ def test_cancellation_that_gave_way_to_an_exception_comes_at_the_next_await(run:
         gate.open()
         return await task
 
-    assert run(main()) == "cancelled"
-    assert run(main(), tasks="asyncio") == "cancelled"
+    assert "cancelled" == run(main())
+    assert "cancelled" == run(main(), tasks="asyncio")
 
 
 def test_abandoned_call_gives_the_cancellation_at_once(run: Any) -> None:
@@ -104,7 +104,7 @@ def test_abandoned_call_gives_the_cancellation_at_once(run: Any) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert threadlets.stats()["blocked"] == 1
+        assert 1 == threadlets.stats()["blocked"]
         gate.open()
 
     run(main())
@@ -117,8 +117,8 @@ def test_abandonable_call_passes_arguments_context_and_result(run: Any) -> None:
         return a + b
 
     async def main() -> None:
-        assert await threadlets.call(function, 1, b=2, abandon_on_cancel=True) == 3
-        assert await threadlets.call(function, 1, b=2, abandon_on_cancel=False) == 3
+        assert 3 == await threadlets.call(function, 1, b=2, abandon_on_cancel=True)
+        assert 3 == await threadlets.call(function, 1, b=2, abandon_on_cancel=False)
         with pytest.raises(TypeError, match="unexpected keyword"):
             await threadlets.call(function, 1, b=2, c=3, abandon_on_cancel=True)  # type: ignore[call-overload]
 
@@ -151,7 +151,7 @@ def test_call_that_was_cancelled_before_it_began_does_not_begin(run: Any) -> Non
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert called == []
+        assert [] == called
 
     run(main())
 

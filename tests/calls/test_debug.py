@@ -42,12 +42,12 @@ def test_lock_held_across_a_call_is_reported_with_both_sides(script: Any) -> Non
         """
     )
     status, stdout, stderr = outcome(process)
-    assert (status, stdout.strip()) == (0, "acquired False")
-    report = stderr[stderr.index("The dispatcher does not come to an end") :]
+    assert (0, "acquired False") == (status, stdout.strip())
+    report = stderr[stderr.index("The dispatcher does not finish its request") :]
     assert "in stopper" in report[: report.index("Waiting to return")]
     assert "in holder" in report[report.index("Waiting to return") :]
     assert "threadlets.call(lock.acquire)" in report
-    assert report.count("The dispatcher does not come") == 1
+    assert 1 == report.count("The dispatcher does not finish")
 
 
 @pytest.mark.starts("inline")
@@ -61,15 +61,15 @@ def test_sqlite_connection_that_stays_behind_is_named(run: Any) -> None:
         task = asyncio.create_task(threadlets.call(gate))
         with pytest.warns(RuntimeWarning, match="test_debug.py:.*check_same_thread=False") as seen:
             await gate.entered.wait()
-        assert len(seen) == 1
+        assert 1 == len(seen)
         with pytest.raises(sqlite3.ProgrammingError):
             connection.execute("select 1")
-        assert shared.execute("select 1").fetchall() == [(1,)]
+        assert [(1,)] == shared.execute("select 1").fetchall()
         gate.open()
         await task
         home = threading.main_thread().ident
         await until(lambda: threading.get_ident() == home)
-        assert connection.execute("select 1").fetchall() == [(1,)]
+        assert [(1,)] == connection.execute("select 1").fetchall()
         connection.close()
         shared.close()
 
@@ -93,7 +93,7 @@ def test_thread_local_that_stays_behind_is_named(run: Any) -> None:
         with pytest.warns(RuntimeWarning, match="ContextVar") as seen:
             await gate.entered.wait()
         messages = [str(warning.message) for warning in seen]
-        assert len(messages) == 1
+        assert 1 == len(messages)
         assert "test_debug.local" in messages[0]
         assert "'MainThread', where a threadlet is blocked" in messages[0]
         assert "now run on thread 'threadlets-1'" in messages[0]
@@ -167,7 +167,7 @@ def test_failing_hook_does_not_stop_the_loop(
         task = asyncio.create_task(threadlets.call(gate, 1))
         await gate.entered.wait()
         gate.open()
-        assert await task == 1
+        assert 1 == await task
         await until(lambda: threadlets.stats()["threads"] == 0)
 
     run(main(), debug=True)

@@ -50,7 +50,7 @@ def test_stop_waits_for_home_and_for_nobody_else(run: Any) -> None:
     assert not tasks[1].done()
     gates[1].open()
     results = loop.run_until_complete(asyncio.wait_for(asyncio.gather(*tasks), DEADLINE_S))
-    assert results[0] == "MainThread"
+    assert "MainThread" == results[0]
     assert results[1].startswith("threadlets-")
     loop.close()
 
@@ -73,7 +73,7 @@ def test_run_waits_for_functions_of_its_tasks(run: Any) -> None:
 
     kept: list[Any] = []
     run(main())
-    assert log == ["returned"]
+    assert ["returned"] == log
 
 
 def test_closing_names_the_functions_that_are_blocked() -> None:
@@ -95,7 +95,7 @@ def test_closing_names_the_functions_that_are_blocked() -> None:
         await home
 
     loop.run_until_complete(main())
-    assert loop._worker_stats()["blocked"] == 1
+    assert 1 == loop._worker_stats()["blocked"]
     with pytest.warns(ResourceWarning, match=r"Gate.*in thread 'threadlets-\d+'"):
         loop.close()
     assert gate is not None
@@ -113,7 +113,7 @@ def test_closed_loop_leaves_no_thread_and_can_be_collected(run: Any) -> None:
     before = loop._worker_stats()["threads"]
     loop.close()
     assert before >= 1
-    assert loop._worker_stats()["threads"] == 0
+    assert 0 == loop._worker_stats()["threads"]
     reference = weakref.ref(loop)
     del loop
     gc.collect()
@@ -141,7 +141,7 @@ def test_interpreter_exits_while_a_function_is_blocked_that_never_returns(script
         """
     )
     status, stdout, stderr = outcome(process)
-    assert (status, stdout.split(), stderr) == (0, ["1", "done"], "")
+    assert (0, ["1", "done"], "") == (status, stdout.split(), stderr)
 
 
 def test_functions_that_return_while_the_interpreter_ends_do_no_harm(script: Any) -> None:
@@ -169,7 +169,7 @@ def test_functions_that_return_while_the_interpreter_ends_do_no_harm(script: Any
         """
     )
     status, _, stderr = outcome(process)
-    assert (status, stderr) == (0, "")
+    assert (0, "") == (status, stderr)
 
 
 def test_loop_in_a_daemon_thread_does_not_keep_the_interpreter(script: Any) -> None:
@@ -197,7 +197,7 @@ def test_loop_in_a_daemon_thread_does_not_keep_the_interpreter(script: Any) -> N
         """
     )
     status, stdout, stderr = outcome(process)
-    assert (status, stdout.strip(), stderr) == (0, "done", "")
+    assert (0, "done", "") == (status, stdout.strip(), stderr)
 
 
 @pytest.mark.starts("inline")
@@ -247,7 +247,7 @@ def test_child_of_a_fork_within_a_threadlet_is_told_apart(script: Any) -> None:
         """
     )
     status, stdout, stderr = outcome(process)
-    assert (status, stdout.splitlines()) == (0, ["7 8", "1", "parent goes on"])
+    assert (0, ["7 8", "1", "parent goes on"]) == (status, stdout.splitlines())
     assert "os._exit()" in stderr
 
 
@@ -271,7 +271,7 @@ def test_subprocess_runs_in_a_threadlet(run: Any) -> None:
         return result.returncode, n_turns
 
     status, n_turns = run(main())
-    assert status == 0
+    assert 0 == status
     assert n_turns > 10
 
 
@@ -293,7 +293,7 @@ def test_os_fork_outside_of_threadlets_leaves_the_parent_alone(script: Any) -> N
         """
     )
     status, stdout, stderr = outcome(process)
-    assert (status, stdout.strip(), stderr) == (0, "3", "")
+    assert (0, "3", "") == (status, stdout.strip(), stderr)
 
 
 def test_loops_in_several_threads_have_crews_of_their_own() -> None:
@@ -317,7 +317,7 @@ def test_loops_in_several_threads_have_crews_of_their_own() -> None:
         thread.start()
     for thread in threads:
         thread.join(DEADLINE_S)
-    assert results == [10] * 4
+    assert [10] * 4 == results
 
 
 def test_threadlet_may_run_a_loop_of_its_own(run: Any) -> None:
@@ -336,7 +336,7 @@ def test_threadlet_may_run_a_loop_of_its_own(run: Any) -> None:
             asyncio.to_thread(lambda: asyncio.run(asyncio.sleep(0, 2))),
         )
 
-    assert run(main(), executor="threadlets") == [1, 2]
+    assert [1, 2] == run(main(), executor="threadlets")
 
 
 def test_descriptors_and_threads_are_given_back(run: Any) -> None:

@@ -94,7 +94,7 @@ def test_functions_are_told_apart_under_one_decorator(run: Any) -> None:
         names = sorted(
             row["function"].rpartition(".")[2] for row in threadlets.stats()["functions"]
         )
-        assert names == ["clear", "copy", "one", "other", "third"]
+        assert ["clear", "copy", "one", "other", "third"] == names
 
     run(main())
 
@@ -109,9 +109,9 @@ def test_each_pool_has_a_history_of_its_own(run: Any) -> None:
         assert await pool.call(switch) != threading.get_ident()
         assert await threadlets.call(switch) == threading.get_ident()
         assert (known("Switch", pool.stats())["start"]) == "beside"
-        assert len(pool.stats()["functions"]) == 1
+        assert 1 == len(pool.stats()["functions"])
         starts = [row["start"] for row in threadlets.stats()["functions"]]
-        assert sorted(starts) == ["beside", "inline"]
+        assert ["beside", "inline"] == sorted(starts)
 
     run(main())
 
@@ -125,6 +125,6 @@ def test_as_many_functions_as_there_is_room_for_are_remembered(run: Any) -> None
             assert await threadlets.call(function) == number
         stats = threadlets.stats()
         assert 0 < len(stats["functions"]) <= 4096
-        assert stats["calls_beside"] + stats["calls_inline"] == 5000
+        assert 5000 == stats["calls_beside"] + stats["calls_inline"]
 
     run(main())

@@ -26,25 +26,25 @@ def test_submitted_functions_run_on_one_thread_until_they_block() -> None:
     """As many threads as functions that are blocked, and no more."""
     with ThreadletExecutor() as executor:
         threads = set(executor.map(lambda _: threading.get_ident(), range(100)))
-        assert len(threads) == 1
+        assert 1 == len(threads)
         assert threading.get_ident() not in threads
         barrier = threading.Barrier(20)
         futures = [executor.submit(barrier.wait, DEADLINE_S) for _ in range(20)]
-        assert sorted(future.result() for future in futures) == list(range(20))
+        assert list(range(20)) == sorted(future.result() for future in futures)
         assert executor.stats()["threads_peak"] >= 19
 
 
 def test_arguments_results_and_exceptions_pass() -> None:
     """As with any executor."""
     with ThreadletExecutor() as executor:
-        assert executor.submit(dict, [("a", 1)], b=2).result() == {"a": 1, "b": 2}
+        assert {"a": 1, "b": 2} == executor.submit(dict, [("a", 1)], b=2).result()
         with pytest.raises(KeyError, match="lost"):
             executor.submit(fail, KeyError("lost")).result()
-        assert list(executor.map(pow, [2, 3], [5, 2])) == [32, 9]
+        assert [32, 9] == list(executor.map(pow, [2, 3], [5, 2]))
         with pytest.raises(RuntimeError, match="StopIteration"):
             executor.submit(next, iter(())).result()
         # Functions may submit to their own executor and wait for it.
-        assert executor.submit(lambda: executor.submit(int, "7").result()).result() == 7
+        assert 7 == executor.submit(lambda: executor.submit(int, "7").result()).result()
 
 
 def test_max_workers_limits_what_runs_at_once() -> None:
@@ -62,11 +62,11 @@ def test_max_workers_limits_what_runs_at_once() -> None:
         futures = [executor.submit(work, number) for number in range(5)]
         for _ in range(2):
             assert running.acquire(timeout=DEADLINE_S)
-        assert order == [0, 1]
+        assert [0, 1] == order
         assert not any(future.done() for future in futures)
         gate.set()
         concurrent.futures.wait(futures)
-    assert order == [0, 1, 2, 3, 4]
+    assert [0, 1, 2, 3, 4] == order
 
 
 def test_shutdown_waits_and_refuses_what_comes_later() -> None:
@@ -108,14 +108,14 @@ def test_cancelled_future_does_not_start() -> None:
         assert not first.cancel()
         assert second.cancel()
         gate.set()
-        assert third.result(DEADLINE_S) == 3
-    assert called == []
+        assert 3 == third.result(DEADLINE_S)
+    assert [] == called
 
 
 def test_forgotten_executor_ends_its_threads() -> None:
     """Without shutdown, once its futures are done."""
     executor = ThreadletExecutor(thread_name_prefix="forgotten")
-    assert executor.submit(int).result() == 0
+    assert 0 == executor.submit(int).result()
     home = executor._work._home
     assert home is not None
     del executor
@@ -135,9 +135,9 @@ def test_interpreter_waits_for_what_was_submitted(script: Any) -> None:
         """
     )
     status, stdout, stderr = outcome(process)
-    assert (status, stderr) == (0, "")
-    assert stdout.splitlines()[0] == "end of the main thread"
-    assert sorted(stdout.splitlines()[1:]) == ["0", "1", "2"]
+    assert (0, "") == (status, stderr)
+    assert "end of the main thread" == stdout.splitlines()[0]
+    assert ["0", "1", "2"] == sorted(stdout.splitlines()[1:])
 
 
 def test_loops_take_it_as_their_default_executor(run: Any) -> None:
@@ -151,7 +151,7 @@ def test_loops_take_it_as_their_default_executor(run: Any) -> None:
             loop.set_default_executor("executor")  # type: ignore[arg-type]
         return await asyncio.to_thread(int, "5"), thread != threading.get_ident()
 
-    assert run(main()) == (5, True)
+    assert (5, True) == run(main())
 
 
 class TestLoopOfThreadlets:
@@ -184,7 +184,7 @@ class TestLoopOfThreadlets:
             calls = (asyncio.to_thread(barrier.wait, DEADLINE_S) for _ in range(100))
             return sorted(await asyncio.gather(*calls))
 
-        assert run(main(), executor="threadlets") == list(range(100))
+        assert list(range(100)) == run(main(), executor="threadlets")
 
     def test_cancelled_call_is_abandoned(self, run: Any) -> None:
         """As with a thread pool: the awaiting task goes on, the function too."""
@@ -231,7 +231,7 @@ class TestLoopOfThreadlets:
             loop = asyncio.get_running_loop()
             loop.run_in_executor(None, function)
             await loop.shutdown_default_executor()
-            assert log == ["returned"]
+            assert ["returned"] == log
             with pytest.raises(RuntimeError, match="shutdown"):
                 await loop.run_in_executor(None, int)
 

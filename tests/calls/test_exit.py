@@ -267,7 +267,7 @@ def test_exit_is_at_once(begin: Begin, start_prelude: str, how: str) -> None:
     """It does not wait for what is blocked."""
     program = start_prelude + textwrap.dedent(_PROGRAMS[how])
     process = begin(_PRELUDE + program + "\nprint('end', flush=True)\n")
-    assert line(process) == "end"
+    assert "end" == line(process)
     began = time.monotonic()
     assert (0, "", "") == outcome(process)
     assert time.monotonic() - began < 4

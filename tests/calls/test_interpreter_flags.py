@@ -159,7 +159,7 @@ def test_monitoring_sees_functions_on_all_threads(run: Any, start: str) -> None:
         for event in (monitoring.events.PY_START, monitoring.events.PY_RETURN):
             monitoring.register_callback(tool, event, None)
         monitoring.free_tool_id(tool)
-    assert [event for event, _ in seen] == ["start", "return"] * 6
+    assert ["start", "return"] * 6 == [event for event, _ in seen]
     names = {name for _, name in seen}
     assert any(name.startswith("threadlets-") for name in names)
     assert (seen[0][1] == "MainThread") is (start == "beside")

@@ -35,7 +35,7 @@ async def _on_another_thread(what: Callable[[], Any]) -> Any:
 
 def test_a_thread_of_the_loop_can_be_found_and_joined(run: Any) -> None:
     thread = run(_on_another_thread(threading.current_thread))
-    assert type(thread).__name__ == "NativeThread"
+    assert "NativeThread" == type(thread).__name__
     assert thread.name.startswith("threadlets-")
     assert thread.daemon
     thread.join(10)
@@ -97,5 +97,5 @@ def test_a_process_that_it_forks_has_a_main_thread_and_ends_well(run: Any) -> No
 
     child = run(_on_another_thread(fork))
     child.join(10)
-    assert child.exitcode == 0
+    assert 0 == child.exitcode
     assert answers.get()[1]

@@ -161,4 +161,4 @@ def test_ctrl_c_ends_a_program_to_which_nothing_happens(script: Any) -> None:
     _, stderr = process.communicate(timeout=30)
     assert time.monotonic() - started_at < 20
     assert "KeyboardInterrupt" in stderr
-    assert process.returncode == -signal.SIGINT
+    assert -signal.SIGINT == process.returncode

@@ -35,8 +35,8 @@ def test_limit_is_never_exceeded_and_order_is_kept(run: Any) -> None:
             assert len(started) <= number + 3
             gate.open()
             await tasks[number]
-        assert started == list(range(10))
-        assert counts(pool) == {"running": 0, "queued": 0, "calls": 10, "cancelled": 0}
+        assert list(range(10)) == started
+        assert {"running": 0, "queued": 0, "calls": 10, "cancelled": 0} == counts(pool)
 
     run(main())
 
@@ -49,7 +49,7 @@ def test_limit_can_be_changed_while_calls_wait(run: Any) -> None:
         first, second = Gate(), Gate()
         tasks = [asyncio.create_task(pool.call(gate)) for gate in (first, second)]
         await first.entered.wait()
-        assert counts(pool) == {"running": 1, "queued": 1, "calls": 2, "cancelled": 0}
+        assert {"running": 1, "queued": 1, "calls": 2, "cancelled": 0} == counts(pool)
         pool.limit = 2
         await second.entered.wait()
         first.open()
@@ -77,8 +77,8 @@ def test_cancelled_waiter_gives_its_turn_to_the_next(run: Any) -> None:
         # The turn is the second one's now, whose coroutine has not run yet.
         await until(lambda: pool.stats()["queued"] < 2)
         waiting[1].cancel()
-        assert await waiting[2] == 0
-        assert pool.stats()["running"] == 0
+        assert 0 == await waiting[2]
+        assert 0 == pool.stats()["running"]
 
     run(main())
 
@@ -99,13 +99,13 @@ def test_pool_is_cancelled_as_a_whole(run: Any) -> None:
         ]
         other = asyncio.create_task(Pool().call(int))
         await asyncio.sleep(0)
-        assert pool.cancel("enough") == 11
+        assert 11 == pool.cancel("enough")
         gate.open()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [asyncio.CancelledError] * 11 == [type(result) for result in results]
-        assert called == []
-        assert await other == 0
-        assert counts(pool) == {"running": 0, "queued": 0, "calls": 11, "cancelled": 11}
+        assert [] == called
+        assert 0 == await other
+        assert {"running": 0, "queued": 0, "calls": 11, "cancelled": 11} == counts(pool)
 
     run(main())
 
@@ -125,7 +125,7 @@ def test_interactive_calls_pass_normal_ones_and_those_pass_batch_ones(run: Any) 
             tasks += [asyncio.create_task(pool.call(order.append, pool.name)) for _ in range(3)]
         # Those of the lowest priority come to wait for the thread when nothing else is ready.
         await asyncio.sleep(0.05)
-        assert order == []
+        assert [] == order
         pools[2].priority = INTERACTIVE
         gate.open()
         await asyncio.gather(*tasks)
@@ -133,7 +133,7 @@ def test_interactive_calls_pass_normal_ones_and_those_pass_batch_ones(run: Any) 
         await asyncio.gather(*blocked)
 
     run(main(), threads_max=2)
-    assert order == ["late"] * 3 + ["normal"] * 3 + ["batch"] * 3
+    assert ["late"] * 3 + ["normal"] * 3 + ["batch"] * 3 == order
 
 
 def test_batch_calls_let_ready_work_pass_and_come_through_all_the_same(
@@ -150,7 +150,7 @@ def test_batch_calls_let_ready_work_pass_and_come_through_all_the_same(
             await asyncio.sleep(0)
             n_turns += 1
             # Beside the loop, a thread has to get the GIL from it first.
-            assert n_turns < 100 or start == "beside"
+            assert n_turns < 100 or "beside" == start
         return n_turns
 
     assert run(main()) > 1
@@ -166,7 +166,7 @@ def test_failing_calls_give_their_places_back(run: Any) -> None:
                 await pool.call(lambda: 1 / 0)
         call = pool.call(int)
         call.close()
-        assert await pool.call(int) == 0
+        assert 0 == await pool.call(int)
 
     run(main())
 
@@ -197,15 +197,15 @@ def test_pool_serves_one_loop_after_another_and_not_two_at_once(run: Any) -> Non
         gate.open()
         await task
 
-    assert run(use()) == 0
+    assert 0 == run(use())
     run(main())
-    assert run(use()) == 0
+    assert 0 == run(use())
 
 
 def test_pool_says_what_it_is() -> None:
     """Its repr has name, limit and priority."""
-    assert repr(Pool("db", limit=8, priority=BATCH)) == "<Pool db limit=8 priority=BATCH>"
-    assert (Pool().limit, Pool().priority, Pool().name) == (None, NORMAL, None)
+    assert "<Pool db limit=8 priority=BATCH>" == repr(Pool("db", limit=8, priority=BATCH))
+    assert (None, NORMAL, None) == (Pool().limit, Pool().priority, Pool().name)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_exception_on_another_thread_leaves_nobody_waiting_for_the_role(script: 
         """
     )
     status, _, stderr = outcome(process)
-    assert (status, stderr) == (3, "")
+    assert (3, "") == (status, stderr)
 
 
 def test_ctrl_c_in_debug_mode_cancels_the_main_task_while_home_is_blocked(script: Any) -> None:
@@ -84,10 +84,10 @@ def test_ctrl_c_in_debug_mode_cancels_the_main_task_while_home_is_blocked(script
         threadlets.run(main(), debug=True)
         """
     )
-    assert line(process) == "ready"
+    assert "ready" == line(process)
     process.send_signal(signal.SIGINT)
     status, stdout, _ = outcome(process)
-    assert (status, stdout.strip()) == (-signal.SIGINT, "cancelled")
+    assert (-signal.SIGINT, "cancelled") == (status, stdout.strip())
 
 
 def test_executor_call_that_waits_for_a_thread_can_be_cancelled(start: str) -> None:
@@ -120,11 +120,11 @@ def test_executor_outlives_what_callbacks_raise(blocks: bool, caplog: Any) -> No
         future = executor.submit(gate.wait, DEADLINE_S)
         future.add_done_callback(exits)
         if blocks:
-            assert executor.submit(int).result(DEADLINE_S) == 0
+            assert 0 == executor.submit(int).result(DEADLINE_S)
         gate.set()
         assert future.result(DEADLINE_S)
         for _ in range(3):
-            assert executor.submit(int).result(DEADLINE_S) == 0
+            assert 0 == executor.submit(int).result(DEADLINE_S)
 
 
 def test_executor_reports_a_future_that_somebody_else_has_settled(caplog: Any) -> None:
@@ -136,7 +136,7 @@ def test_executor_reports_a_future_that_somebody_else_has_settled(caplog: Any) -
         settled = executor.submit(int)
         settled.set_result(5)
         gate.set()
-        assert executor.submit(int, "7").result(DEADLINE_S) == 7
+        assert 7 == executor.submit(int, "7").result(DEADLINE_S)
     assert "InvalidStateError" in caplog.text
 
 
@@ -148,7 +148,7 @@ def test_pool_cancels_abandonable_calls_that_are_blocked(run: Any) -> None:
         gate = Gate()
         task = asyncio.create_task(pool.call(gate, abandon_on_cancel=True))
         await gate.entered.wait()
-        assert pool.cancel() == 1
+        assert 1 == pool.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         gate.open()
@@ -169,8 +169,8 @@ def test_call_that_is_closed_while_it_waits_gives_its_turn_up(run: Any) -> None:
         waiting.close()
         gate.open()
         await blocked
-        assert await asyncio.wait_for(pool.call(int), 5) == 0
-        assert pool.stats()["running"] == 0
+        assert 0 == await asyncio.wait_for(pool.call(int), 5)
+        assert 0 == pool.stats()["running"]
 
     run(main())
 
@@ -185,7 +185,7 @@ def test_call_that_waited_for_a_thread_counts_once(run: Any) -> None:
         for gate in gates:
             gate.open()
         await asyncio.gather(*tasks)
-        assert counts(pool) == {"running": 0, "queued": 0, "calls": 4, "cancelled": 0}
+        assert {"running": 0, "queued": 0, "calls": 4, "cancelled": 0} == counts(pool)
 
     run(main(), threads_max=1)
 

@@ -35,12 +35,12 @@ def test_ctrl_c_cancels_the_main_task_while_the_main_thread_is_blocked(script: A
         threadlets.run(main())
         """
     )
-    assert line(process) == "ready"
+    assert "ready" == line(process)
     process.send_signal(signal.SIGINT)
     status, stdout, stderr = outcome(process)
     assert "cancelled while blocked: True" in stdout
     assert "KeyboardInterrupt" in stderr
-    assert status == -signal.SIGINT
+    assert -signal.SIGINT == status
 
 
 @pytest.mark.starts("inline")
@@ -59,7 +59,7 @@ def test_second_ctrl_c_interrupts_the_blocked_function(script: Any) -> None:
         threadlets.run(main())
         """
     )
-    assert line(process) == "ready"
+    assert "ready" == line(process)
     import time
 
     # The function must have begun; it says nothing.
@@ -69,8 +69,8 @@ def test_second_ctrl_c_interrupts_the_blocked_function(script: Any) -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     status, stdout, _ = outcome(process)
-    assert stdout.strip() == "interrupted"
-    assert status == -signal.SIGINT
+    assert "interrupted" == stdout.strip()
+    assert -signal.SIGINT == status
 
 
 @pytest.mark.parametrize("where", ["blocked", "idle"])
@@ -95,10 +95,10 @@ def test_signal_handlers_of_the_loop_run_on_the_dispatcher(script: Any, where: s
         threadlets.run(main())
         """
     )
-    assert line(process) == "ready"
+    assert "ready" == line(process)
     process.send_signal(signal.SIGTERM)
     status, stdout, stderr = outcome(process)
-    assert (status, stderr) == (0, "")
+    assert (0, "") == (status, stderr)
     assert stdout.strip() == f"main thread blocked: {where == 'blocked'}"
 
 
@@ -129,7 +129,7 @@ def test_python_handler_runs_while_home_waits_for_the_role(script: Any) -> None:
         """
     )
     status, stdout, stderr = outcome(process)
-    assert (status, stdout.strip(), stderr) == (0, "seen 1", "")
+    assert (0, "seen 1", "") == (status, stdout.strip(), stderr)
 
 
 @pytest.mark.starts("inline")
@@ -150,4 +150,4 @@ def test_exception_that_ends_the_loop_reaches_home_from_another_thread(script: A
         """
     )
     status, _, stderr = outcome(process)
-    assert (status, stderr) == (7, "")
+    assert (7, "") == (status, stderr)

@@ -80,7 +80,7 @@ def test_a_task_stays_on_its_thread(run: Any) -> None:
         await until_home()
         staying.go_on.set()
         await task
-        assert len(set(staying.threads)) == 1
+        assert 1 == len(set(staying.threads))
         assert staying.threads[0] != home
 
     run(main())
@@ -106,7 +106,7 @@ def test_after_the_block_a_task_goes_home(run: Any) -> None:
         await until_home()
         staying.go_on.set()
         await task
-        assert len(set(staying.threads)) == 1
+        assert 1 == len(set(staying.threads))
 
     run(main())
 
@@ -128,7 +128,7 @@ def test_without_a_block_a_task_stays_until_it_ends(run: Any) -> None:
         await asyncio.sleep(IDLE_S)
         staying.go_on.set()
         await task
-        assert len(set(staying.threads)) == 1
+        assert 1 == len(set(staying.threads))
         await until(lambda: threadlets.stats()["threads"] == 0)
 
     run(main())
@@ -153,7 +153,7 @@ def test_a_task_that_stays_at_home_waits_for_it(run: Any) -> None:
                 await asyncio.sleep(0.001)
             # Where the function was called on another thread, home is free.
             if gate.thread == home:
-                assert len(staying.threads) == 1
+                assert 1 == len(staying.threads)
         await task
         assert set(staying.threads) == {home}
 
@@ -188,7 +188,7 @@ def test_cancellations_arrive_where_a_task_stays(run: Any) -> None:
         return left
 
     assert run(main()).cancelled()
-    assert journal == [True] * 4
+    assert [True] * 4 == journal
 
 
 def test_a_connection_of_one_thread_lasts_across_awaits(run: Any) -> None:
@@ -220,4 +220,4 @@ def test_a_connection_of_one_thread_lasts_across_awaits(run: Any) -> None:
         go_on.set()
         return await asyncio.gather(*tasks)
 
-    assert run(main()) == [10] * 3
+    assert [10] * 3 == run(main())

@@ -49,7 +49,7 @@ def test_no_two_requests_run_at_once(run: Any) -> None:
 
     def exclusive() -> None:
         shared["inside"] += 1
-        assert shared["inside"] == 1
+        assert 1 == shared["inside"]
         number = shared["number"]
         for _ in range(20):
             pass
@@ -105,7 +105,7 @@ def test_blocking_clients_are_served_by_their_own_loop(run: Any) -> None:
         async with server:
             return await asyncio.gather(*(threadlets.call(client, address) for _ in range(10)))
 
-    assert run(main()) == [90] * 10
+    assert [90] * 10 == run(main())
 
 
 @pytest.mark.starts("inline", "beside")
@@ -118,7 +118,7 @@ def test_a_thousand_functions_block_at_once_and_their_threads_go_away(run: Any) 
         for gate in gates:
             await gate.entered.wait()
         stats = threadlets.stats()
-        assert stats["blocked"] == 1000
+        assert 1000 == stats["blocked"]
         assert stats["threads"] >= 1000
         for gate in gates:
             gate.open()
@@ -138,13 +138,13 @@ def test_at_the_limit_of_threads_calls_wait_and_the_loop_does_not(run: Any) -> N
         for gate in gates[:3]:
             await gate.entered.wait()
         await asyncio.sleep(0)
-        assert [gate.thread is not None for gate in gates] == [True] * 3 + [False] * 7
-        assert threadlets.stats()["threads"] == 3
+        assert [True] * 3 + [False] * 7 == [gate.thread is not None for gate in gates]
+        assert 3 == threadlets.stats()["threads"]
         assert threadlets.stats()["calls_held"] >= 7
         for gate in gates:
             gate.open()
         await asyncio.gather(*tasks)
-        assert threadlets.stats()["threads_peak"] == 3
+        assert 3 == threadlets.stats()["threads_peak"]
 
     run(main(), threads_max=3)
 
@@ -250,8 +250,8 @@ def test_tasks_that_share_a_context_take_turns(run: Any) -> None:
         assert not second.done()
         assert not timer.done()
         gate.open()
-        assert await asyncio.gather(first, second, timer) == [1, 2, 3]
-        assert failures == []
+        assert [1, 2, 3] == await asyncio.gather(first, second, timer)
+        assert [] == failures
 
     run(main())
     run(main(), debug=True)
@@ -294,10 +294,10 @@ def test_protocol_that_is_blocked_is_not_called_again_until_it_returns(run: Any)
             await gate.entered.wait()
             theirs.send(b"more")
             await asyncio.sleep(0.01)
-            assert protocol.log == []
+            assert [] == protocol.log
             gate.open()
             await until(lambda: len(protocol.log) == 2)
-            assert protocol.log == [b"block", b"more"]
+            assert [b"block", b"more"] == protocol.log
             protocol.transport.abort()
             await asyncio.sleep(0)
 

@@ -25,7 +25,7 @@ async def main():
     started = time.perf_counter()
     await asyncio.gather(*(threadlets.call(time.sleep, 0.05) for _ in range(20)))
     assert time.perf_counter() - started < 0.5
-    print(threadlets.stats()["watcher"])
+    print(threadlets.stats()["monitor"])
 
 threadlets.run(main())
 """
@@ -42,7 +42,7 @@ def test_without_a_sentinel_the_timer_notices_and_stats_say_so(
     """Where a container forbids the idle priority or the place."""
     process = script(REFUSE + f"refuse({number})  # {call}\n" + _BODY)
     status, stdout, stderr = outcome(process)
-    assert (status, stdout.strip(), stderr) == (0, "timer", "")
+    assert (0, "timer", "") == (status, stdout.strip(), stderr)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="knows this machine's numbers only")
@@ -64,15 +64,15 @@ threadlets.run(main(), executor="threadlets")
 """
     )
     status, stdout, stderr = outcome(process)
-    assert (status, stderr) == (0, "")
-    assert stdout.splitlines() == ["can't start new thread"] * 2 + ["2"]
+    assert (0, "") == (status, stderr)
+    assert ["can't start new thread"] * 2 + ["2"] == stdout.splitlines()
 
 
 @pytest.mark.starts("inline")
 def test_both_sources_are_there_by_default(script: Any) -> None:
-    """The sentinel and the timer."""
+    """The idle monitor and the timer."""
     status, stdout, stderr = outcome(script(_BODY))
-    assert (status, stdout.strip(), stderr) == (0, "sentinel and timer", "")
+    assert (0, "idle monitor and timer", "") == (status, stdout.strip(), stderr)
 
 
 def test_nobody_watches_while_no_threadlet_runs(run: Any) -> None:
@@ -173,4 +173,4 @@ def test_stack_size_of_the_threading_module_is_honoured(script: Any) -> None:
         """
     )
     status, stdout, stderr = outcome(process)
-    assert (status, stdout.strip(), stderr) == (0, "True", "")
+    assert (0, "True", "") == (status, stdout.strip(), stderr)

@@ -31,7 +31,7 @@ def _without(missing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_version_says_what_a_bug_report_needs(command: RunCommand) -> None:
     """Version, build, interpreter and kernel, and engine, a line for each."""
     done = command("--version")
-    assert done.returncode == 0
+    assert 0 == done.returncode
     version, core, runs_on, engine = done.stdout.splitlines()
     assert f"threadlets {metadata.version('threadlets')}" == version
     assert re.fullmatch(
@@ -49,14 +49,14 @@ def test_version_says_why_the_engine_is_another(command: RunCommand) -> None:
         ("steam", 'engine: none: THREADLETS_ENGINE is "steam"; '),
     ):
         done = command("--version", env={**os.environ, "THREADLETS_ENGINE": wanted})
-        assert done.returncode == 0
+        assert 0 == done.returncode
         assert done.stdout.splitlines()[-1].startswith(expected)
 
 
 def test_help_lists_the_commands(command: RunCommand) -> None:
     """The help of the group names each command and the exit statuses."""
     done = command("--help")
-    assert done.returncode == 0
+    assert 0 == done.returncode
     assert {"run", "serve"} <= set(done.stdout.split())
     assert "Exit status" in done.stdout
 
@@ -64,7 +64,7 @@ def test_help_lists_the_commands(command: RunCommand) -> None:
 def test_unknown_command_is_a_usage_error(command: RunCommand) -> None:
     """A command that does not exist ends with status 2 and without a traceback."""
     done = command("frobnicate")
-    assert done.returncode == 2
+    assert 2 == done.returncode
     assert "frobnicate" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -72,14 +72,14 @@ def test_unknown_command_is_a_usage_error(command: RunCommand) -> None:
 def test_missing_cli_extra_is_one_line() -> None:
     """Without typer the command says in one line what to install."""
     done = _without("typer", "--help")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    assert 2 == done.returncode
+    assert 1 == len(done.stderr.splitlines())
     assert "pip install 'threadlets[cli]'" in done.stderr
 
 
 def test_missing_serve_extra_is_one_line() -> None:
     """Without uvicorn `serve` says in one line what to install."""
     done = _without("uvicorn", "serve", "service:app")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    assert 2 == done.returncode
+    assert 1 == len(done.stderr.splitlines())
     assert "pip install 'threadlets[serve]'" in done.stderr

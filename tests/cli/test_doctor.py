@@ -23,7 +23,7 @@ def _build(folder: Path, name: str, source: str, *flags: str) -> Path:
     if done.returncode and "-mdaz-ftz" in flags:
         # A compiler that knows no such flag needs none: it always links the start-up code.
         return _build(folder, name, source, *(it for it in flags if it != "-mdaz-ftz"))
-    assert done.returncode == 0, done.stderr
+    assert 0 == done.returncode, done.stderr
     return library
 
 
@@ -54,7 +54,7 @@ def test_doctor_names_module_and_library(
     """The module whose code loads it, and the library itself, not the one that needs it."""
     name, library = fast_package
     done = command("doctor", "fp", name, "json")
-    assert done.returncode == 1, done.stderr
+    assert 1 == done.returncode, done.stderr
     lines = done.stdout.splitlines()
     assert f"{name}: changes the floating-point state: flush-to-zero, denormals-are-zero" in lines
     assert [line for line in lines if "at the import of speedy.native (" in line]
@@ -65,13 +65,13 @@ def test_doctor_names_module_and_library(
 def test_doctor_is_content_with_those_that_leave_it_alone(command: RunCommand) -> None:
     """An extension module of the standard library, and one of ours."""
     done = command("doctor", "fp", "sqlite3", "threadlets")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("leaves the floating-point state alone") == 2
+    assert (0, "") == (done.returncode, done.stderr)
+    assert 2 == done.stdout.count("leaves the floating-point state alone")
 
 
 def test_doctor_says_what_cannot_be_imported(command: RunCommand) -> None:
     """It is named with its error, and the others are looked at all the same."""
     done = command("doctor", "fp", "no_such_package", "json")
-    assert done.returncode == 1
+    assert 1 == done.returncode
     assert "no_such_package: cannot be imported: ModuleNotFoundError" in done.stdout
     assert "json: leaves" in done.stdout

@@ -50,7 +50,7 @@ def test_every_way_to_a_loop_gives_ours(command: RunCommand, write: WriteScript,
         f"{_WAYS_TO_A_LOOP[way]}\n"
     )
     done = command("run", script, env=os.environ | {"PYTHONWARNINGS": "error"})
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    assert (0, "True\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
 # What is left of asyncio without policies: each thread has a loop, or none.
@@ -88,7 +88,7 @@ def test_asyncio_without_policies_gives_ours(
     )
     environment = {"PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "error"}
     done = command("run", script, env=os.environ | environment)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    assert (0, "True\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("way", ["a factory", "a policy"])
@@ -109,7 +109,7 @@ def test_loop_that_the_program_names_is_its_loop(
         f"{named[way]}\n"
     )
     done = command("run", script)
-    assert (done.returncode, done.stdout) == (0, "Named\n"), done.stderr
+    assert (0, "Named\n") == (done.returncode, done.stdout), done.stderr
 
 
 def test_script_sees_what_python_shows_it(
@@ -134,7 +134,7 @@ def test_module_gets_every_argument_behind_it(command: RunCommand, write: WriteS
     """Behind -m MODULE even `--help` and `--debug` belong to the module."""
     write("import sys; print(sys.argv[1:], __name__)")
     done = command("run", "-m", "script", "--help", "value", "--debug")
-    assert done.stdout == "['--help', 'value', '--debug'] __main__\n", done.stderr
+    assert "['--help', 'value', '--debug'] __main__\n" == done.stdout, done.stderr
 
 
 def test_debug_switches_on_debug_mode(command: RunCommand, write: WriteScript) -> None:
@@ -144,8 +144,8 @@ def test_debug_switches_on_debug_mode(command: RunCommand, write: WriteScript) -
         "async def main(): print(asyncio.get_running_loop().get_debug())\n"
         "asyncio.run(main())\n"
     )
-    assert command("run", "--debug", script).stdout == "True\n"
-    assert command("run", script).stdout == "False\n"
+    assert "True\n" == command("run", "--debug", script).stdout
+    assert "False\n" == command("run", script).stdout
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_uncaught_exception_shows_only_the_scripts_frames(
 ) -> None:
     """The traceback begins in the script, as it does under `python script.py`."""
     done = command("run", write("def fail():\n    raise KeyError('lost')\nfail()\n"))
-    assert done.returncode == 1
+    assert 1 == done.returncode
     assert "KeyError: 'lost'" in done.stderr
     assert "runpy" not in done.stderr
     assert "/cli/" not in done.stderr
@@ -173,7 +173,7 @@ def test_uncaught_exception_shows_only_the_scripts_frames(
 def test_syntax_error_is_shown_without_our_frames(command: RunCommand, write: WriteScript) -> None:
     """A script that does not parse gets Python's own message."""
     done = command("run", write("def :\n"))
-    assert done.returncode == 1
+    assert 1 == done.returncode
     assert "SyntaxError" in done.stderr
     assert "/cli/" not in done.stderr
 
@@ -184,7 +184,7 @@ def test_scripts_own_excepthook_is_used(command: RunCommand, write: WriteScript)
         "run",
         write("import sys\nsys.excepthook = lambda *e: print('hook', e[0].__name__)\n1 / 0\n"),
     )
-    assert (done.returncode, done.stdout) == (1, "hook ZeroDivisionError\n")
+    assert (1, "hook ZeroDivisionError\n") == (done.returncode, done.stdout)
 
 
 def test_interrupt_ends_with_130(write: WriteScript, tmp_path: Path) -> None:
@@ -205,10 +205,10 @@ def test_interrupt_ends_with_130(write: WriteScript, tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        assert "ready\n" == process.stdout.readline()
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=20)
-    assert (process.returncode, output) == (130, "cleaned up\n")
+    assert (130, "cleaned up\n") == (process.returncode, output)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_nothing_to_run_names_the_remedy(
 ) -> None:
     """A program that is not there is a usage error with a remedy."""
     done = command("run", *arguments)
-    assert done.returncode == 2
+    assert 2 == done.returncode
     assert fact in done.stderr
     assert remedy in done.stderr
     assert "Traceback" not in done.stderr
@@ -238,6 +238,6 @@ def test_missing_import_inside_a_module_is_its_own_error(
     """A module that exists but imports one that does not is shown as it fails."""
     write("import not_there\n")
     done = command("run", "-m", "script")
-    assert done.returncode == 1
+    assert 1 == done.returncode
     assert "No module named 'not_there'" in done.stderr
     assert "/cli/" not in done.stderr

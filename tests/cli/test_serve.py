@@ -51,7 +51,7 @@ def test_access_log_is_a_choice(serve: Serve) -> None:
         with _asked(server.port(), "/logged") as client:
             _answer(client)
         server.process.send_signal(signal.SIGTERM)
-        assert server.end() == 0
+        assert 0 == server.end()
         assert expected == ("GET /logged" in server.output)
 
 
@@ -63,7 +63,7 @@ def test_sigterm_lets_a_request_in_flight_finish(serve: Serve) -> None:
         server.process.send_signal(signal.SIGTERM)
         answer = _answer(client)
     assert answer.startswith("HTTP/1.1 200 OK")
-    assert server.end() == 0
+    assert 0 == server.end()
     assert "lifespan closed" in server.output
     assert "Traceback" not in server.output
 
@@ -73,7 +73,7 @@ def test_interrupt_is_a_graceful_stop(serve: Serve) -> None:
     server = serve("service:app", "--port", "0")
     server.port()
     server.process.send_signal(signal.SIGINT)
-    assert server.end() == 0
+    assert 0 == server.end()
     assert "lifespan closed" in server.output
 
 
@@ -85,8 +85,8 @@ def test_second_interrupt_drops_what_is_left(serve: Serve) -> None:
         server.process.send_signal(signal.SIGINT)
         server.wait_for("Stopping on SIGINT")
         server.process.send_signal(signal.SIGINT)
-        assert server.end() == 130
-        assert _answer(client) == ""
+        assert 130 == server.end()
+        assert "" == _answer(client)
 
 
 def test_grace_is_bounded(serve: Serve) -> None:
@@ -95,7 +95,7 @@ def test_grace_is_bounded(serve: Serve) -> None:
     with _asked(server.port(), "/forever"):
         server.wait_for("request in flight")
         server.process.send_signal(signal.SIGTERM)
-        assert server.end() == 0
+        assert 0 == server.end()
 
 
 def test_stop_is_clean_while_the_main_thread_is_blocked(serve: Serve, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_stop_is_clean_while_the_main_thread_is_blocked(serve: Serve, tmp_path: 
         server.process.send_signal(signal.SIGTERM)
         server.wait_for("Finished server process")
         (tmp_path / "gate").write_bytes(b"")
-        assert server.end() == 0
+        assert 0 == server.end()
     assert "signal only works in main thread" not in server.output
 
 
@@ -125,7 +125,7 @@ def test_unix_socket_is_served_and_removed(serve: Serve, tmp_path: Path) -> None
         client.sendall(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
         assert _answer(client).endswith("Loop")
     server.process.send_signal(signal.SIGTERM)
-    assert server.end() == 0
+    assert 0 == server.end()
     assert not path.exists()
 
 
@@ -149,4 +149,4 @@ def test_listeners_say_that_they_are_tcp() -> None:
     """Without the protocol's number a loop leaves Nagle on, and answers can take 40 ms longer."""
     for listener in bind_tcp("127.0.0.1", 0):
         with listener:
-            assert listener.proto == socket.IPPROTO_TCP
+            assert socket.IPPROTO_TCP == listener.proto

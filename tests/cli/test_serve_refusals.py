@@ -44,7 +44,7 @@ def _assert_explained(done: Completed, status: int, *words: str) -> None:
     assert status == done.returncode, done.stderr
     assert "Traceback" not in done.stderr
     lines = done.stderr.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["error", "cause", "remedy"]
+    assert ["error", "cause", "remedy"] == [line.partition(":")[0] for line in lines]
     for word in words:
         assert word in done.stderr
 
@@ -86,10 +86,10 @@ def test_error_inside_the_users_module_is_shown(
 ) -> None:
     """A module that fails to import is shown with its own traceback and none of our frames."""
     done = command("serve", f"{module}:app")
-    assert done.returncode == 1
+    assert 1 == done.returncode
     assert f"{module}.py" in done.stderr
     assert own_error in done.stderr
-    assert "remedy: put the module right" in done.stderr
+    assert "remedy: fix the module" in done.stderr
     assert "/cli/" not in done.stderr
     assert "importlib" not in done.stderr
 
@@ -97,7 +97,7 @@ def test_error_inside_the_users_module_is_shown(
 def test_failing_factory_is_shown(command: RunCommand) -> None:
     """A factory that raises is shown with its own traceback."""
     done = command("serve", "wrong:broken_factory", "--factory")
-    assert done.returncode == 1
+    assert 1 == done.returncode
     assert "ValueError: no settings" in done.stderr
     assert "/cli/" not in done.stderr
 
@@ -124,7 +124,7 @@ def test_port_out_of_range_names_the_range(command: RunCommand, port: str) -> No
 def test_port_that_is_no_number_is_a_usage_error(command: RunCommand) -> None:
     """A word in place of the port is refused by the parser of the command line."""
     done = command("serve", "service:app", "--port", "http")
-    assert done.returncode == 2
+    assert 2 == done.returncode
     assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -138,7 +138,7 @@ def test_unknown_host_names_the_remedy(command: RunCommand) -> None:
 def test_privileged_port_names_the_remedy() -> None:
     """EACCES from bind means a privileged port."""
     error = explain_tcp_refusal(PermissionError(errno.EACCES, "denied"), "0.0.0.0", 80)
-    assert (error.status, error.fact) == (1, "cannot listen on 0.0.0.0:80")
+    assert (1, "cannot listen on 0.0.0.0:80") == (error.status, error.fact)
     assert "privileged" in error.cause
     assert "CAP_NET_BIND_SERVICE" in error.remedy
 
@@ -208,7 +208,7 @@ def test_failed_lifespan_is_an_environment_error(command: RunCommand, tmp_path: 
         "    await send({'type': 'lifespan.startup.failed', 'message': 'no database'})\n"
     )
     done = command("serve", "refusing:app", "--port", "0")
-    assert done.returncode == 1
+    assert 1 == done.returncode
     assert "no database" in done.stderr
     assert "error: 'refusing:app' did not start" in done.stderr
     assert "remedy:" in done.stderr

@@ -52,7 +52,7 @@ def test_equal_sessions_are_good() -> None:
     """Both loops pass everything: nothing to say."""
     verdict = verdict_of({A: Kind.PASSED}, {A: Kind.PASSED})
     assert verdict.is_good
-    assert verdict.n_passed == 1
+    assert 1 == verdict.n_passed
 
 
 @pytest.mark.parametrize("kind", [Kind.FAILED, Kind.SKIPPED, Kind.XFAILED, Kind.ABSENT])
@@ -108,7 +108,7 @@ def test_an_exception_holds_on_its_versions_only() -> None:
     """An entry for another version explains nothing here, and is not stale here."""
     verdict = verdict_of({A: Kind.PASSED}, {A: Kind.FAILED}, explained(A, python="3.11"))
     assert [failure.test for failure in verdict.unexplained] == [A]
-    assert verdict.stale == []
+    assert [] == verdict.stale
 
 
 def test_a_passing_exception_is_stale() -> None:
@@ -132,7 +132,7 @@ def test_an_exception_for_no_test_is_stale() -> None:
     """An entry that covers no existing test fails the run, even if intermittent."""
     gone = explained("test_events.Epoll.test_gone", extra="intermittent = true")
     verdict = verdict_of({A: Kind.PASSED}, {A: Kind.PASSED}, gone)
-    assert verdict.stale == ["test_events.Epoll.test_gone: no such test on 3.12"]
+    assert ["test_events.Epoll.test_gone: no such test on 3.12"] == verdict.stale
 
 
 def test_an_intermittent_exception_may_pass() -> None:
@@ -161,13 +161,13 @@ def test_a_run_without_our_loops_proves_nothing() -> None:
     """Everything passed, but on loops that were not ours."""
     strays = {"test_events": LoopCount(n_judged=0, n_stock=5)}
     verdict = verdict_of({A: Kind.PASSED}, {A: Kind.PASSED}, our_loops=strays)
-    assert verdict.unproven == ["test_events"]
+    assert ["test_events"] == verdict.unproven
     assert not verdict.is_good
 
 
 def test_a_run_without_tests_proves_nothing() -> None:
     """An empty module is no success."""
-    assert verdict_of({}, {}).unproven == ["test_events"]
+    assert ["test_events"] == verdict_of({}, {}).unproven
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_second_chance_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folded = fold([line("call", "failed", detail="E  boom")])
     (rerun,) = judge.rerun_alone(INTERPRETER, "asyncio", [A], folded, LIMITS, tmp_path)
     assert folded.outcomes[A].kind is Kind.PASSED
-    assert (rerun.n_runs, rerun.first.headline) == (2, "boom")
+    assert (2, "boom") == (rerun.n_runs, rerun.first.headline)
 
 
 def test_explained_failures_get_no_second_chance() -> None:
@@ -267,8 +267,8 @@ def test_explained_failures_get_no_second_chance() -> None:
     stock, ours = fold([line("call", "passed")]), fold([line("call", "failed")])
     assert judge.unexplained_failures("3.12", stock, ours, Exceptions()) == [A]
     assert (
-        judge.unexplained_failures("3.12", stock, ours, parse_exceptions(explained(A, extra="")))
-        == []
+        []
+        == judge.unexplained_failures("3.12", stock, ours, parse_exceptions(explained(A, extra="")))
     )
 
 
@@ -380,4 +380,4 @@ def test_a_process_that_dies_alone_has_failed(tmp_path: Path) -> None:
     test = "test_dying.Dying.test_exits"
     outcome = run_alone(interpreter, "asyncio", test, LIMITS, tmp_path / "alone")
     assert outcome.kind is Kind.FAILED
-    assert outcome.headline == "the process ended during the test"
+    assert "the process ended during the test" == outcome.headline

@@ -87,6 +87,6 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_summed(
     outcomes = dict(checksums([gone, str(tmp_path / "here")]))
     assert isinstance(outcomes[gone], FileNotFoundError)
     monkeypatch.setattr(sys, "argv", ["checksum", str(tmp_path)])
-    assert main() == 0
+    assert 0 == main()
     expected = f"{hashlib.sha256(b'content').hexdigest()}  {tmp_path / 'here'}\n"
     assert expected == capsys.readouterr().out

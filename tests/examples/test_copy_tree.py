@@ -55,7 +55,7 @@ def test_a_copy_has_the_contents_modes_and_links_of_its_source(
     try:
         assert [] == copy_tree(str(source), str(target))
     finally:
-        assert os.umask(before) == 0o077
+        assert 0o077 == os.umask(before)
     assert _plainly(source) == _plainly(target)
     assert [] == differences(str(source), str(target))
 
@@ -107,6 +107,6 @@ def test_the_command_refuses_a_target_that_exists(
     """The first copy is verified, the second refused."""
     arguments = ["copy_tree", "--verify", str(source), str(tmp_path / "target")]
     monkeypatch.setattr(sys, "argv", arguments)
-    assert main() == 0
-    assert main() == 1
+    assert 0 == main()
+    assert 1 == main()
     assert "File exists" in capsys.readouterr().err

@@ -104,6 +104,6 @@ def test_the_command_prints_lines_until_it_is_interrupted(tmp_path: Path) -> Non
             assert f"==> {path} <==\n" == process.stdout.readline()
             assert "line\n" == process.stdout.readline()
             process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 0
+            assert 0 == process.wait(10)
         finally:
             process.kill()

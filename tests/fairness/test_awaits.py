@@ -403,7 +403,7 @@ def test_a_cancelled_scope_of_anyio_ends_such_a_task(run: Any) -> None:
                     n_cancelled += 1
                     if n_cancelled == 3:
                         raise
-        assert n_cancelled == 3
+        assert 3 == n_cancelled
 
     run(main())
 

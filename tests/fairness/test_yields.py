@@ -144,7 +144,7 @@ def test_an_await_driven_by_hand_is_not_held_up_for_ever(run: Any) -> None:
         time.sleep(0.002)
         with pytest.raises(StopIteration) as returned:
             call.send(None)
-        assert returned.value.value == 7
+        assert 7 == returned.value.value
 
     run(main())
 
@@ -168,7 +168,7 @@ def test_a_call_that_is_thrown_away_while_others_run_was_not_made(run: Any) -> N
             with pytest.raises(RuntimeError, match="twice"):
                 call.send(None)
             del call
-        assert made == []
+        assert [] == made
 
     run(main())
 

@@ -78,7 +78,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     try:
         yield SmallDisk(tmp_path)
     finally:
-        assert libc.umount(path) == 0
+        assert 0 == libc.umount(path)
 
 
 def _outcome(value: Any, error: BaseException | None) -> Any:

@@ -257,7 +257,7 @@ def test_what_closed_coroutines_have_made_is_removed(
     coroutine = tasks[0].get_coro()
     with pytest.warns(ResourceWarning):
         loop.close()
-    assert len(os.listdir(tmp_path)) == 1
+    assert 1 == len(os.listdir(tmp_path))
     coroutine.close()  # type: ignore[union-attr]
     assert [] == os.listdir(tmp_path)
     assert not {it for it in _open_files() if it.startswith(str(tmp_path))}

@@ -261,5 +261,5 @@ def test_no_memory_is_an_error_of_who_asked(engine: str) -> None:
         command, capture_output=True, text=True, timeout=60, check=False, env=environment
     )
     error = ended.stderr
-    assert error == ""
+    assert "" == error
     assert ended.stdout.splitlines() == [*_CASES]

@@ -14,6 +14,6 @@ Run = Callable[..., Any]
 @pytest.fixture(autouse=True)
 def known_state() -> Iterator[None]:
     """Fail where a test, or what it tests, leaves the state of its thread changed."""
-    assert fp.state().changes == ""
+    assert "" == fp.state().changes
     yield
-    assert fp.state().changes == ""
+    assert "" == fp.state().changes

@@ -19,7 +19,7 @@ _X86 = {"nearest": 0x000, "downward": 0x400, "upward": 0x800, "toward-zero": 0xC
 
 def set_rounding(rounding: str) -> None:
     """Set the rounding of this thread, as a library would that never puts it back."""
-    assert libm.fesetround(_X86[rounding]) == 0
+    assert 0 == libm.fesetround(_X86[rounding])
 
 
 def third() -> float:

@@ -60,10 +60,10 @@ def test_eager_task_is_named_and_not_who_made_it(run: Any) -> None:
     async def careful_maker() -> None:
         loop: Any = asyncio.get_running_loop()
         first = loop.create_task(careless_eager_task(), eager_start=True)
-        assert rounding() == "nearest"
+        assert "nearest" == rounding()
         with upward:
             second = loop.create_task(careless_eager_task(), eager_start=True)
-            assert rounding() == "upward"
+            assert "upward" == rounding()
         await first
         await second
 
@@ -114,10 +114,10 @@ def test_protocol_that_changes_the_rounding_is_named_by_its_type(run: Any) -> No
             writer.close()
             with contextlib.suppress(OSError):
                 await reader.read()
-        assert rounding() == "nearest"
+        assert "nearest" == rounding()
 
     run(main())
-    assert _offences("CarelessProtocol")[0].changes == "rounding toward zero"
+    assert "rounding toward zero" == _offences("CarelessProtocol")[0].changes
 
 
 def test_threadlet_is_named_not_its_awaiter(run: Any) -> None:
@@ -131,8 +131,8 @@ def test_threadlet_is_named_not_its_awaiter(run: Any) -> None:
         return await threadlets.call(careless_threadlet), rounding()
 
     assert ("result", "nearest") == run(awaiter())
-    assert _offences("careless_threadlet")[0].changes == "rounding upward"
-    assert _offences("awaiter") == []
+    assert "rounding upward" == _offences("careless_threadlet")[0].changes
+    assert [] == _offences("awaiter")
 
 
 def test_threadlet_in_an_executor_is_named(run: Any) -> None:
@@ -145,8 +145,8 @@ def test_threadlet_in_an_executor_is_named(run: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(None, careless_executed)
         return rounding()
 
-    assert run(main(), executor="threadlets") == "nearest"
-    assert len(_offences("careless_executed")) == 1
+    assert "nearest" == run(main(), executor="threadlets")
+    assert 1 == len(_offences("careless_executed"))
 
 
 def test_policy_warn_warns(run: Any) -> None:
@@ -177,7 +177,7 @@ def test_warning_that_is_an_error_keeps_a_threadlets_result(run: Any) -> None:
         result: str = await threadlets.call(warned_in_vain)
         return result
 
-    assert run(main(), fp="warn") == "result"
+    assert "result" == run(main(), fp="warn")
     (failure,) = failures
     assert isinstance(failure, RuntimeWarning)
     assert "rounding upward" in str(failure)
@@ -197,7 +197,7 @@ def test_policy_raise_raises_where_a_threadlet_is_awaited(run: Any) -> None:
         assert caught.value.name.endswith("raising")
         with pytest.raises(KeyError):
             await threadlets.call(raising, KeyError())
-        assert rounding() == "nearest"
+        assert "nearest" == rounding()
 
     run(main(), fp="raise")
 
@@ -211,7 +211,7 @@ def test_policy_raise_tells_the_exception_handler_of_tasks(run: Any) -> None:
         loop.set_exception_handler(lambda _, context: heard.append(context))
         set_rounding("upward")
         await asyncio.sleep(0)
-        assert rounding() == "nearest"
+        assert "nearest" == rounding()
 
     run(main(), fp="raise")
     [context] = heard
@@ -229,7 +229,7 @@ def test_policy_off_leaves_what_it_finds(run: Any) -> None:
         set_rounding("nearest")
         return found
 
-    assert run(main(), fp="off") == "upward"
+    assert "upward" == run(main(), fp="off")
 
 
 def test_unknown_policy_is_refused() -> None:
@@ -267,11 +267,11 @@ def test_threads_of_the_loop_start_from_the_known_state(run: Any) -> None:
         blocked = asyncio.create_task(threadlets.call(blocks, gate))
         await gate.entered.wait()
         assert threading.get_ident() != home
-        assert rounding() == "nearest"
+        assert "nearest" == rounding()
         gate.open()
         # The function goes on with what it set; the task does not.
-        assert await blocked == "upward"
-        assert rounding() == "nearest"
+        assert "upward" == await blocked
+        assert "nearest" == rounding()
 
     run(main())
 
@@ -283,9 +283,9 @@ def test_function_begins_in_the_known_state_whatever_its_thread_did_before(run: 
     async def main() -> None:
         for _ in range(3):
             await threadlets.call(set_rounding, "downward")
-            assert await threadlets.call(rounding) == "nearest"
-            assert await upward.call(rounding) == "upward"
-            assert await threadlets.call(third) == NEAREST
-            assert rounding() == "nearest"
+            assert "nearest" == await threadlets.call(rounding)
+            assert "upward" == await upward.call(rounding)
+            assert NEAREST == await threadlets.call(third)
+            assert "nearest" == rounding()
 
     run(main())

@@ -24,13 +24,13 @@ def test_plain_code_needs_no_loop() -> None:
     """Nested blocks go back to what was before."""
     upward = fp.environment(rounding="upward")
     with upward:
-        assert third() == UP
+        assert UP == third()
         with fp.environment(rounding="downward"), upward:
-            assert rounding() == "upward"
+            assert "upward" == rounding()
         with fp.environment(rounding="nearest"):
-            assert third() == NEAREST
-        assert third() == UP
-    assert third() == NEAREST
+            assert NEAREST == third()
+        assert UP == third()
+    assert NEAREST == third()
 
 
 def test_denormals_become_zero_within_the_block() -> None:
@@ -38,9 +38,9 @@ def test_denormals_become_zero_within_the_block() -> None:
     least, half = float("5e-324"), float("0.5")
     normal = float("2.2250738585072014e-308")
     with fp.environment(flush_to_zero=True):
-        assert normal * half == 0.0
+        assert 0.0 == normal * half
     with fp.environment(denormals_are_zero=True):
-        assert least * float("1e300") == 0.0
+        assert 0.0 == least * float("1e300")
         with fp.environment(rounding="upward"):
             assert fp.state().denormals_are_zero
     assert least * float("1e300") > 0.0
@@ -56,7 +56,7 @@ def test_exception_ends_the_block() -> None:
     """Like any context manager."""
     with pytest.raises(KeyError), fp.environment(rounding="upward"):
         raise KeyError
-    assert rounding() == "nearest"
+    assert "nearest" == rounding()
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -99,20 +99,20 @@ def test_environment_survives_takeovers() -> None:
             while n_takeovers() < _N_TAKEOVERS:
                 gate = Gate()
                 opener = asyncio.create_task(opens(gate))
-                assert await threadlets.call(lambda gate=gate: (gate(), third())[1]) == UP
-                assert third() == UP
+                assert UP == await threadlets.call(lambda gate=gate: (gate(), third())[1])
+                assert UP == third()
                 await opener
 
     async def opens(gate: Gate) -> None:
         await gate.entered.wait()
         # It inherits; what the loop itself runs does not.
-        assert third() == UP
+        assert UP == third()
         gate.open()
 
     async def plain(stop: asyncio.Event) -> None:
         while not stop.is_set():
             await asyncio.sleep(0.0001)
-            assert third() == NEAREST
+            assert NEAREST == third()
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -148,16 +148,16 @@ def test_environment_is_an_argument_of_calls_and_pools(run: Any) -> None:
     upward, downward = fp.environment(rounding="upward"), fp.environment(rounding="downward")
 
     async def main() -> None:
-        assert await threadlets.call(third, fp=upward) == UP
+        assert UP == await threadlets.call(third, fp=upward)
         pool = threadlets.Pool(fp=downward)
-        assert await pool.call(rounding) == "downward"
-        assert await pool.call(rounding, fp=upward) == "upward"
-        assert await threadlets.call(third, abandon_on_cancel=True, fp=upward) == UP
-        assert await pool.call(rounding, abandon_on_cancel=True) == "downward"
-        assert await threadlets.call(third, fp=None) == NEAREST
+        assert "downward" == await pool.call(rounding)
+        assert "upward" == await pool.call(rounding, fp=upward)
+        assert UP == await threadlets.call(third, abandon_on_cancel=True, fp=upward)
+        assert "downward" == await pool.call(rounding, abandon_on_cancel=True)
+        assert NEAREST == await threadlets.call(third, fp=None)
         for options in ({}, {"pool": pool}, {"abandon_on_cancel": True}):
-            assert await threadlets.threadlet(fp=upward, **options)(third)() == UP  # type: ignore[arg-type]
-        assert rounding() == "nearest"
+            assert UP == await threadlets.threadlet(fp=upward, **options)(third)()  # type: ignore[arg-type]
+        assert "nearest" == rounding()
         with pytest.raises(TypeError, match=r"threadlets.fp.environment\(\)"):
             threadlets.call(third, fp="upward")  # type: ignore[call-overload]
 
@@ -174,8 +174,8 @@ def test_environment_is_applied_to_a_context(run: Any) -> None:
     async def main() -> None:
         context = contextvars.copy_context()
         fp.environment(rounding="upward").apply_to(context)
-        assert third() == NEAREST
-        assert await asyncio.get_running_loop().create_task(computes(), context=context) == UP
+        assert NEAREST == third()
+        assert UP == await asyncio.get_running_loop().create_task(computes(), context=context)
 
     run(main())
 
@@ -192,7 +192,7 @@ def test_code_that_changes_the_state_within_an_environment_is_named(run: Any) ->
     async def main() -> float:
         return await asyncio.create_task(careless_within())
 
-    assert run(main()) == UP
+    assert UP == run(main())
     found = [it for name, all_ in fp.report().items() if "careless_within" in name for it in all_]
     assert ["rounding downward"] == [it.changes for it in found]
 
@@ -210,7 +210,7 @@ def test_cancellation_within_an_environment_ends_it(run: Any) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert rounding() == "nearest"
+        assert "nearest" == rounding()
 
     run(main())
 
@@ -229,10 +229,10 @@ def test_scope_starts_requests_in_an_environment(run: Any) -> None:
                 scope.start(third, fp=fp.environment(rounding="downward")),
                 scope.start(later()),
             ]
-            assert rounding() == "nearest"
+            assert "nearest" == rounding()
         return [request.result() for request in requests]
 
-    assert run(main()) == [UP, DOWN, NEAREST]
+    assert [UP, DOWN, NEAREST] == run(main())
 
 
 def test_scope_refuses_an_environment_for_what_computes_nothing(run: Any) -> None:

@@ -38,7 +38,7 @@ def test_each_request_reads_its_own(run: Any, debug: bool) -> None:
         first, second, other = await asyncio.gather(sets(errno.EIO), sets(errno.EPERM), reads())
         assert [0, errno.EIO, errno.EIO, errno.EIO, 0] == first
         assert [0, errno.EPERM, errno.EPERM, errno.EPERM, 0] == second
-        assert other == 0
+        assert 0 == other
 
     run(main(), debug=debug)
 
@@ -60,7 +60,7 @@ def test_errno_goes_on_with_its_request_on_another_thread(run: Any) -> None:
         assert (True, errno.ENOENT) == await task
         gate.open()
         await blocked
-        assert ctypes.get_errno() == 0
+        assert 0 == ctypes.get_errno()
 
     run(main())
 
@@ -78,7 +78,7 @@ def test_cs_own_errno_does_not_cross_a_suspension(run: Any, debug: bool) -> None
         found[name] = libc.__errno_location()[0]
 
     async def fails() -> None:
-        assert libc.close(-1) == -1
+        assert -1 == libc.close(-1)
         read("at once")
         await asyncio.sleep(0)
         read("resumed")
@@ -92,7 +92,7 @@ def test_cs_own_errno_does_not_cross_a_suspension(run: Any, debug: bool) -> None
         loop.call_soon(read, "callback")
         await asyncio.create_task(reads())
         await task
-        assert libc.close(-1) == -1
+        assert -1 == libc.close(-1)
         loop.call_soon(read, "after main")
         await asyncio.sleep(0)
 

@@ -72,7 +72,7 @@ def test_flags_are_one_requests_across_its_suspensions(run: Any, debug: bool) ->
         )
         assert {"overflow", "inexact"} == overflow
         assert {"invalid"} == invalid
-        assert nothing == frozenset()
+        assert frozenset() == nothing
 
     run(main(), debug=debug)
 

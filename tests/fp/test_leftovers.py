@@ -77,7 +77,7 @@ def test_inherited_decimal_context_that_is_changed_is_named(run: Any) -> None:
         await asyncio.create_task(careful())
         with pytest.warns(RuntimeWarning, match=r"sets_precision .*decimal.localcontext\(\)"):
             await asyncio.create_task(sets_precision())
-        assert decimal.getcontext().prec == 7
+        assert 7 == decimal.getcontext().prec
 
     before = decimal.getcontext().prec
     try:

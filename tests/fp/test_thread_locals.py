@@ -55,7 +55,7 @@ def test_reader_is_named_that_has_suspended_since_it_set_the_value(run: Any) -> 
         local.user = "me"
         await asyncio.sleep(0)
         for _ in range(2):
-            assert local.user == "me"
+            assert "me" == local.user
 
     with pytest.warns(RuntimeWarning, match="remembers") as seen:
         run(remembers(), debug=True)
@@ -75,7 +75,7 @@ def test_setter_is_named_when_another_request_reads(run: Any) -> None:
         local.user = "me"
 
     async def reads() -> None:
-        assert local.user == "me"
+        assert "me" == local.user
 
     async def main() -> None:
         await asyncio.create_task(sets())
@@ -130,7 +130,7 @@ def test_function_reads_its_own_after_it_was_blocked(run: Any) -> None:
         task = asyncio.create_task(threadlets.call(function))
         await gate.entered.wait()
         gate.open()
-        assert await task == "me"
+        assert "me" == await task
 
     with silence():
         run(main(), debug=True)
@@ -142,7 +142,7 @@ def test_what_a_request_sets_and_reads_by_itself_is_its_own_affair(run: Any) -> 
 
     async def careful() -> None:
         local.user = "me"
-        assert (local.user, local.before) == ("me", 1)
+        assert ("me", 1) == (local.user, local.before)
         del local.user
 
     async def reads() -> None:
@@ -161,9 +161,9 @@ def test_what_an_object_sets_by_itself_on_each_thread_is_meant_for_all(run: Any)
     """`__init__` of a subclass runs once for each thread; what others put in later is theirs."""
 
     async def reads() -> None:
-        assert registry.cache == {}
+        assert {} == registry.cache
         await asyncio.sleep(0)
-        assert registry.cache == {}
+        assert {} == registry.cache
 
     async def main() -> None:
         await asyncio.gather(reads(), reads())
@@ -171,7 +171,7 @@ def test_what_an_object_sets_by_itself_on_each_thread_is_meant_for_all(run: Any)
     async def replaces() -> None:
         registry.cache = {}
         await asyncio.sleep(0)
-        assert registry.cache == {}
+        assert {} == registry.cache
 
     with silence():
         run(main(), debug=True)
@@ -194,7 +194,7 @@ def test_callbacks_functions_and_protocols_are_requests_too(run: Any) -> None:
         local.user = "callback"
 
     def function_reads() -> None:
-        assert local.user == "callback"
+        assert "callback" == local.user
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -258,7 +258,7 @@ def test_other_threads_are_none_of_the_loops_business(run: Any) -> None:
 
     with silence():
         run(main(), debug=True)
-    assert seen == ["elsewhere"] * 2
+    assert ["elsewhere"] * 2 == seen
 
 
 @contextmanager
@@ -379,7 +379,7 @@ def test_guard_that_is_held_over_a_suspension_is_named(run: Any) -> None:
 
     with pytest.warns(RuntimeWarning, match="has read .*local.inside in another") as seen:
         run(main(), debug=True)
-    assert len(seen) == 1
+    assert 1 == len(seen)
     assert "puts it back by" in str(seen[0].message)
 
 
@@ -390,7 +390,7 @@ def test_what_a_request_sets_to_a_new_value_each_time_is_still_its(run: Any) -> 
     async def sets(name: str) -> None:
         local.user = name
         await asyncio.sleep(0)
-        assert local.user == "b"
+        assert "b" == local.user
 
     async def main() -> None:
         await asyncio.gather(sets("a"), sets("b"))
@@ -424,7 +424,7 @@ def test_warning_that_is_an_error_goes_to_the_exception_handler(run: Any) -> Non
 
     try:
         with silence():
-            assert run(remembers(), debug=True) == "me"
+            assert "me" == run(remembers(), debug=True)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     assert all(type(it) is RuntimeWarning for it in failures)
@@ -438,7 +438,7 @@ def test_warnings_in_the_middle_of_the_loop_lose_nobody(run: Any) -> None:
     """Making a handle in debug mode looks at files, which others may have wrapped."""
 
     def wrapped(*args: Any) -> Any:
-        assert local.user == "me"
+        assert "me" == local.user
         return stat(*args)
 
     stat = os.stat
@@ -456,7 +456,7 @@ def test_warnings_in_the_middle_of_the_loop_lose_nobody(run: Any) -> None:
             os.stat = stat
 
     with silence():
-        assert run(main(), debug=True) == "done"
+        assert "done" == run(main(), debug=True)
 
 
 def test_what_breaks_in_the_watch_does_not_break_the_request(
@@ -477,7 +477,7 @@ def test_what_breaks_in_the_watch_does_not_break_the_request(
 
         monkeypatch.setattr(loop._debug_watch.thread_locals, "used", fail)
         local.user = "me"
-        assert local.user == "me"
+        assert "me" == local.user
         for hook in ("request_begins", "request_ended"):
             with monkeypatch.context() as patch:
                 patch.setattr(loop._debug_watch, hook, fail)
@@ -488,5 +488,5 @@ def test_what_breaks_in_the_watch_does_not_break_the_request(
         return "done"
 
     with silence():
-        assert run(main(), debug=True) == "done"
+        assert "done" == run(main(), debug=True)
     assert reported

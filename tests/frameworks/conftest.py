@@ -65,7 +65,7 @@ def _run(loop_factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         result = runner.run(body())
-    assert upsets == []
+    assert [] == upsets
     return result
 
 
@@ -150,7 +150,7 @@ def serve_example(tmp_path: Path) -> Iterator[Callable[..., str]]:
     for server, output in servers:
         server.send_signal(signal.SIGTERM)
         try:
-            assert server.wait(DEADLINE_S) == 0, output.read_text()
+            assert 0 == server.wait(DEADLINE_S), output.read_text()
         finally:
             server.kill()
 

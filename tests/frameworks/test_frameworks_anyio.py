@@ -80,7 +80,7 @@ def test_the_loop_goes_on_while_a_function_blocks(run: Any, start: str, gate: An
     is_inline = start == "inline"
     assert (loop_thread != threading.get_ident()) == is_inline
     assert (function_thread == loop_thread) == is_inline
-    assert n_passed == 0
+    assert 0 == n_passed
 
 
 def test_each_call_lets_other_tasks_run(run: Any) -> None:
@@ -117,7 +117,7 @@ def test_no_loop_runs_inside_a_function(run: Any) -> None:
         assert asyncio.current_task() is not None
         return answers
 
-    assert run(main()) == (42, 42, 42, 42)
+    assert (42, 42, 42, 42) == run(main())
 
 
 def test_no_library_runs_inside_a_function(run: Any) -> None:
@@ -131,7 +131,7 @@ def test_no_library_runs_inside_a_function(run: Any) -> None:
     async def main() -> None:
         sniffio.current_async_library_cvar.set("asyncio")
         await to_thread.run_sync(function)
-        assert sniffio.current_async_library() == "asyncio"
+        assert "asyncio" == sniffio.current_async_library()
 
     run(main())
 
@@ -151,7 +151,7 @@ def test_a_function_gets_a_copy_of_the_context(run: Any) -> None:
         variable.set("outside")
         return await to_thread.run_sync(function), variable.get()
 
-    assert run(main()) == ("outside", "outside")
+    assert ("outside", "outside") == run(main())
 
 
 def test_an_exception_passes(run: Any) -> None:
@@ -210,7 +210,7 @@ def test_a_function_calls_back_after_a_takeover(run: Any, gate: Any) -> None:
             gate.open()
         return outcomes
 
-    assert run(main()) == [True] * 10
+    assert [True] * 10 == run(main())
 
 
 def test_a_loop_inside_a_function_leaves_the_way_back(run: Any) -> None:
@@ -254,11 +254,11 @@ def test_a_cancellation_waits_for_the_function(run: Any, gate: Any) -> None:
                 scope.cancel()
                 with anyio.CancelScope(shield=True):
                     await anyio.sleep(0)
-                    assert gate.n_passed == 0
+                    assert 0 == gate.n_passed
                 gate.open()
         return gate.n_passed, scope.cancelled_caught
 
-    assert run(main()) == (1, True)
+    assert (1, True) == run(main())
 
 
 def test_an_abandoned_function_goes_on_alone(run: Any, gate: Any) -> None:
@@ -279,7 +279,7 @@ def test_an_abandoned_function_goes_on_alone(run: Any, gate: Any) -> None:
     async def _abandonably(function: Callable[[], Any]) -> None:
         await to_thread.run_sync(function, abandon_on_cancel=True)
 
-    assert run(main()) == (0, True)
+    assert (0, True) == run(main())
 
 
 def test_a_cancelled_scope_calls_nothing(run: Any) -> None:
@@ -293,7 +293,7 @@ def test_a_cancelled_scope_calls_nothing(run: Any) -> None:
         return scope.cancelled_caught
 
     assert run(main())
-    assert calls == []
+    assert [] == calls
 
 
 def test_a_cancelled_task_calls_nothing(run: Any) -> None:
@@ -308,7 +308,7 @@ def test_a_cancelled_task_calls_nothing(run: Any) -> None:
             await task
 
     run(main())
-    assert calls == []
+    assert [] == calls
 
 
 @pytest.mark.parametrize("abandons", [False, True])
@@ -339,7 +339,7 @@ def test_a_function_sees_that_it_is_cancelled(run: Any, gate: Any, abandons: boo
             await anyio.sleep(0)
 
     run(main())
-    assert verdicts == ["cancelled"]
+    assert ["cancelled"] == verdicts
 
 
 def test_a_coroutine_called_back_is_cancelled_with_the_scope(run: Any) -> None:
@@ -405,9 +405,9 @@ async def _expect_limit(gate: Any, limiter: Any, call: Callable[[], Any]) -> Non
         await gate.arrivals(2)
         while limiter.statistics().tasks_waiting < 4:
             await anyio.sleep(0)
-        assert (gate.n_arrived, limiter.borrowed_tokens) == (2, 2)
+        assert (2, 2) == (gate.n_arrived, limiter.borrowed_tokens)
         gate.open()
-    assert (gate.n_passed, limiter.borrowed_tokens) == (6, 0)
+    assert (6, 0) == (gate.n_passed, limiter.borrowed_tokens)
 
 
 # -- putting back, and other loops -----------------------------------------------------------------
@@ -420,7 +420,7 @@ def test_the_stock_loop_is_left_alone(run_on_stock_loop: Any) -> None:
         return (await to_thread.run_sync(threading.current_thread)).name
 
     with use_threadlets_in_anyio():
-        assert run_on_stock_loop(main()) == "AnyIO worker thread"
+        assert "AnyIO worker thread" == run_on_stock_loop(main())
 
 
 async def _thread() -> str:
@@ -479,7 +479,7 @@ def test_a_missing_anyio_is_named(forget: Callable[[str], None]) -> None:
     forget("anyio")
     with pytest.raises(MissingPackage) as raised:
         threads._Anyio()
-    assert raised.value.name == "anyio"
+    assert "anyio" == raised.value.name
     assert str(raised.value) == (
         "cannot run anyio's functions as threadlets: the package 'anyio' is not installed; "
         "pip install anyio"

@@ -45,8 +45,8 @@ def test_endpoints_and_dependencies_are_threadlets(run: Any, is_in_place: Any) -
         async with client(app) as http:
             return (await http.get("/7")).json(), (await http.get("/-1")).status_code
 
-    assert run(main()) == ({"number": 7, "used": "session"}, 404)
-    assert [what for what, _ in journal] == ["open", "read", "close"] * 2
+    assert ({"number": 7, "used": "session"}, 404) == run(main())
+    assert ["open", "read", "close"] * 2 == [what for what, _ in journal]
     assert all(is_in_place(thread) for _, thread in journal)
 
 

@@ -73,7 +73,7 @@ def test_every_request_is_answered_and_the_loop_stays(serve_example: Callable[..
     """All answers are right, and fewer than one blocking function in a hundred moves the loop."""
     address = serve_example("tests.frameworks.load_service:app", "--no-access-log")
     outcome = asyncio.run(put_load(address))
-    assert outcome["wrong"] == []
+    assert [] == outcome["wrong"]
     counts = outcome["stats"].items()
     n_moves = sum(count for name, count in counts if name.startswith("takeovers_"))
     assert n_moves < N_REQUESTS / 2 / 100

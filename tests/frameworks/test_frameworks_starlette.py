@@ -86,13 +86,13 @@ def test_a_hundred_endpoints_block_at_once(run: Any, gate: Any) -> None:
             blocked = [asyncio.create_task(http.get("/blocked")) for _ in range(N_BLOCKED)]
             await gate.arrivals(N_BLOCKED)
             quick = [(await http.get("/quick")).json() for _ in range(5)]
-            assert gate.n_passed == 0
+            assert 0 == gate.n_passed
             gate.open()
             return quick, [(await it).json() for it in blocked]
 
     quick, blocked = run(main())
     assert threading.get_ident() not in quick
-    assert len(set(blocked)) == N_BLOCKED
+    assert N_BLOCKED == len(set(blocked))
 
 
 def test_endpoints_behind_middleware_see_its_context(run: Any, is_in_place: Any) -> None:
@@ -113,7 +113,7 @@ def test_endpoints_behind_middleware_see_its_context(run: Any, is_in_place: Any)
             return (await http.get("/", headers={"user": "somebody"})).text
 
     name, thread = run(main()).split()
-    assert name == "somebody"
+    assert "somebody" == name
     assert is_in_place(thread)
 
 
@@ -131,7 +131,7 @@ def test_an_endpoint_may_run_a_loop_of_its_own(run: Any) -> None:
             number: int = (await http.get("/")).json()
             return number
 
-    assert run(main()) == 42
+    assert 42 == run(main())
 
 
 def test_an_endpoint_that_fails_is_answered_with_500(run: Any) -> None:
@@ -147,7 +147,7 @@ def test_an_endpoint_that_fails_is_answered_with_500(run: Any) -> None:
             status: int = (await http.get("/")).status_code
             return status
 
-    assert run(main()) == 500
+    assert 500 == run(main())
 
 
 def test_responses_of_plain_functions_arrive(run: Any, is_in_place: Any, tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_responses_of_plain_functions_arrive(run: Any, is_in_place: Any, tmp_pat
 
     content, streamed, now = run(main())
     assert content == path.read_bytes()
-    assert (streamed, now) == ("0\n1\n2\n", "now")
-    assert (len(threads), len(after)) == (3, 1)
+    assert ("0\n1\n2\n", "now") == (streamed, now)
+    assert (3, 1) == (len(threads), len(after))
     assert all(is_in_place(thread) for thread in [*threads, *after])
 
 
@@ -232,9 +232,9 @@ def test_the_example_is_served(serve_example: Callable[[str], str]) -> None:
             slow = [asyncio.create_task(http.get("/slow?seconds=1")) for _ in range(60)]
             while (await http.get("/stats")).json()["blocked"] <= 40:
                 assert not all(it.done() for it in slow), "never more than 40 slept at once"
-            assert (await http.get("/")).json()["hello"] == "world"
-            assert [(await http.get("/visits")).json()["visits"] for _ in range(3)] == [1, 2, 3]
+            assert "world" == (await http.get("/")).json()["hello"]
+            assert [1, 2, 3] == [(await http.get("/visits")).json()["visits"] for _ in range(3)]
             assert (await http.get("/source")).text.startswith('"""A Starlette application')
-            assert {(await it).json()["slept"] for it in slow} == {1}
+            assert {1} == {(await it).json()["slept"] for it in slow}
 
     asyncio.run(main())

@@ -133,11 +133,11 @@ def test_a_hundred_requests_block_at_once(run_on_threadlets: Any, gate: Any) -> 
             blocked = [asyncio.create_task(http.get("/blocked")) for _ in range(N_BLOCKED)]
             await gate.arrivals(N_BLOCKED)
             assert (await http.get("/")).text != str(threading.main_thread().ident)
-            assert gate.n_passed == 0
+            assert 0 == gate.n_passed
             gate.open()
             return {(await it).text for it in blocked}
 
-    assert len(run_on_threadlets(main())) == N_BLOCKED
+    assert N_BLOCKED == len(run_on_threadlets(main()))
 
 
 def test_a_pool_limits_requests(run_on_threadlets: Any, gate: Any) -> None:
@@ -151,12 +151,12 @@ def test_a_pool_limits_requests(run_on_threadlets: Any, gate: Any) -> None:
             while pool.stats()["queued"] < 4:
                 await asyncio.sleep(0)
             await gate.arrivals(2)
-            assert gate.n_arrived == 2
+            assert 2 == gate.n_arrived
             gate.open()
             return [(await it).status_code for it in requests]
 
-    assert run_on_threadlets(main()) == [200] * 6
-    assert gate.n_passed == 6
+    assert [200] * 6 == run_on_threadlets(main())
+    assert 6 == gate.n_passed
 
 
 def test_the_stock_loop_gets_a_thread_pool(run_on_stock_loop: Any) -> None:
@@ -188,7 +188,7 @@ def test_a_request_sees_the_callers_context(run_on_threadlets: Any) -> None:
         async with client(wsgi(answering(body))) as http:
             return (await http.get("/")).text, variable.get()
 
-    assert run_on_threadlets(main()) == ("outside", "outside")
+    assert ("outside", "outside") == run_on_threadlets(main())
 
 
 def test_a_body_in_parts_arrives_whole(run_on_threadlets: Any) -> None:
@@ -203,7 +203,7 @@ def test_a_body_in_parts_arrives_whole(run_on_threadlets: Any) -> None:
         await exchange.task
         return exchange.body
 
-    assert run_on_threadlets(main()) == b"a line\n|and the rest"
+    assert b"a line\n|and the rest" == run_on_threadlets(main())
 
 
 def test_a_response_is_sent_while_it_is_made(run_on_threadlets: Any, gate: Any) -> None:
@@ -223,7 +223,7 @@ def test_a_response_is_sent_while_it_is_made(run_on_threadlets: Any, gate: Any) 
         await exchange.task
         return exchange.body
 
-    assert run_on_threadlets(main()) == b"firstsecond"
+    assert b"firstsecond" == run_on_threadlets(main())
 
 
 def test_a_response_waits_for_a_slow_client(run_on_threadlets: Any) -> None:
@@ -261,7 +261,7 @@ def test_the_write_function_sends(run_on_threadlets: Any) -> None:
             response = await http.get("/")
             return response.status_code, response.headers["x-kind"], response.text
 
-    assert run_on_threadlets(main()) == (201, "test", "written returned")
+    assert (201, "test", "written returned") == run_on_threadlets(main())
 
 
 # -- how requests end ------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_an_error_that_was_answered_is_told_as_well(run_on_threadlets: Any) -> N
         await asyncio.wait([exchange.task])
         return exchange.sent[0]["status"], exchange.body, repr(exchange.task.exception())
 
-    assert run_on_threadlets(main()) == (500, b"sorry", "LookupError('mine')")
+    assert (500, b"sorry", "LookupError('mine')") == run_on_threadlets(main())
 
 
 class Endless:
@@ -374,7 +374,7 @@ def test_the_iterables_close_is_called(run_on_threadlets: Any) -> None:
                 await http.get("/fails")
 
     run_on_threadlets(main())
-    assert closed == ["/works", "/fails"]
+    assert ["/works", "/fails"] == closed
 
 
 # -- servers, and packages that are missing --------------------------------------------------------
@@ -397,10 +397,10 @@ def test_lifespan_is_answered(run_on_threadlets: Any) -> None:
         await app({"type": "lifespan"}, receive, send)
         return answers
 
-    assert run_on_threadlets(main()) == [
+    assert [
         "lifespan.startup.complete",
         "lifespan.shutdown.complete",
-    ]
+    ] == run_on_threadlets(main())
 
 
 def test_the_example_is_served(serve_example: Callable[[str], str]) -> None:
@@ -411,10 +411,10 @@ def test_the_example_is_served(serve_example: Callable[[str], str]) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
             slow = asyncio.create_task(http.get("/slow"))
             assert (await http.get("/")).text.startswith("hello from ")
-            assert (await http.post("/shout", content=b"hey" * 100_000)).text == "HEY" * 100_000
-            assert (await http.get("/count")).text == "1\n2\n3\n4\n5\n"
-            assert (await http.get("/nowhere")).status_code == 404
-            assert (await slow).text == "slept\n"
+            assert "HEY" * 100_000 == (await http.post("/shout", content=b"hey" * 100_000)).text
+            assert "1\n2\n3\n4\n5\n" == (await http.get("/count")).text
+            assert 404 == (await http.get("/nowhere")).status_code
+            assert "slept\n" == (await slow).text
 
     asyncio.run(main())
 
@@ -424,7 +424,7 @@ def test_a_missing_a2wsgi_is_named(forget: Callable[[str], None]) -> None:
     forget("a2wsgi")
     with pytest.raises(MissingPackage) as raised:
         wsgi(answering(thread))
-    assert raised.value.name == "a2wsgi"
+    assert "a2wsgi" == raised.value.name
     assert str(raised.value) == (
         "cannot serve a WSGI application: the package 'a2wsgi' is not installed; pip install a2wsgi"
     )

@@ -235,7 +235,7 @@ def test_a_client_that_leaves_the_queue_calls_nobody(run_on_threadlets: Any, gat
         await asyncio.gather(first.task, second.task)
         return first.body + second.body
 
-    assert run_on_threadlets(main()) == b"answer"
+    assert b"answer" == run_on_threadlets(main())
     assert ["app"] == called
 
 

@@ -126,7 +126,7 @@ def test_a_failing_receive_reaches_who_reads(run_on_both: Any) -> None:
         await wsgi(reading(lambda body: body.read(), noted))(scope, receive, send)  # type: ignore[arg-type]
         return b"".join(sent)
 
-    assert run_on_both(main()) == b"read"
+    assert b"read" == run_on_both(main())
     assert "[OSError('cannot receive')]" == repr(noted)
 
 

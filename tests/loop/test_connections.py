@@ -188,7 +188,7 @@ def test_connections_that_came_before_their_server_was_closed_are_served(run: Ru
         loop = asyncio.get_running_loop()
         for client in clients:
             client.setblocking(False)
-            assert await loop.sock_recv(client, 100) == b"answer"
+            assert b"answer" == await loop.sock_recv(client, 100)
             client.close()
         await server.wait_closed()
 
@@ -334,7 +334,7 @@ def test_socket_of_an_accepted_connection_knows_its_names_until_it_is_closed(run
                 transport.get_extra_info("socket").getpeername()
             assert peer.getsockname() == transport.get_extra_info("peername")
             assert address == transport.get_extra_info("sockname")
-            assert transport.get_extra_info("nothing", "default") == "default"
+            assert "default" == transport.get_extra_info("nothing", "default")
             assert b"" == peer.recv(1)
             peer.close()
         server.close()

@@ -96,8 +96,8 @@ def test_accepted_connection_has_one_context(
                 ("new", "made", "data", "end", "lost"),
                 ("new", "made", "data", "lost"),
             )
-            assert walker.name == "the server's"
-        assert trail.get() == ()
+            assert "the server's" == walker.name
+        assert () == trail.get()
         server.close()
         await server.wait_closed()
 
@@ -121,7 +121,7 @@ def test_server_that_is_started_late_has_the_context_in_which_it_was_made(run: R
         name.set("main's")
         await server.start_serving()
         client = socket.create_connection(server.sockets[0].getsockname())
-        assert await made == "the server's"
+        assert "the server's" == await made
         client.close()
         server.close()
         await turns(3)
@@ -143,7 +143,7 @@ def test_streams_of_a_server_have_the_context_of_their_connection(run: Run) -> N
         name.set("main's")
         for _ in range(2):
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-            assert await reader.read() == b"the server's"
+            assert b"the server's" == await reader.read()
             writer.close()
             await writer.wait_closed()
         server.close()
@@ -173,7 +173,7 @@ def test_connection_that_was_made_has_one_context(run: Run, end: str) -> None:
             # Protocols are made in the context of whoever connects.
             expected = ("made", "data", "end", "lost")
             assert [step for step in expected if step != "end" or end == "peer"] == list(steps)
-            assert trail.get() == ("main's",)
+            assert ("main's",) == trail.get()
 
     run(main())
 
@@ -188,7 +188,7 @@ def test_accepted_socket_that_is_connected_has_one_context(run: Run) -> None:
             peer.send(b"data")
             await turns(5)
             transport.close()
-            assert await walker.lost == ("made", "data", "lost")
+            assert ("made", "data", "lost") == await walker.lost
 
     run(main())
 
@@ -210,7 +210,7 @@ def test_full_connection_goes_on_in_its_context(run: Run) -> None:
                 n_received += len(await loop.sock_recv(peer, 1 << 20))
             await turns(3)
             transport.close()
-            assert await walker.lost == ("made", "resume", "lost")
+            assert ("made", "resume", "lost") == await walker.lost
 
     run(main())
 
@@ -236,8 +236,8 @@ def test_watcher_runs_in_the_context_it_was_given(run: Run, how: str) -> None:
 
             handle = getattr(loop, how)(fd, ready, "argument", context=given)
             assert handle.get_context() is given
-            assert await seen == "given"
-            assert given[trail] == ("argument",)
+            assert "given" == await seen
+            assert ("argument",) == given[trail]
 
     run(main())
 
@@ -259,7 +259,7 @@ def test_datagrams_are_received_in_the_context_of_their_endpoint(run: Run) -> No
         name.set("another")
         with socket.socket(type=socket.SOCK_DGRAM) as peer:
             peer.sendto(b"x", transport.get_extra_info("sockname"))
-            assert await names.seen == "main's"
+            assert "main's" == await names.seen
         transport.close()
         await turns(3)
 

@@ -250,7 +250,7 @@ def test_cancelled_timers_are_forgotten_at_once(run: Run) -> None:
         kept = loop.call_later(0.001, fired.append, 1)
         await asyncio.sleep(0.002)
         kept.cancel()
-        assert fired == [1]
+        assert [1] == fired
 
     run(main())
 

@@ -101,10 +101,10 @@ def test_timers_obey_a_clock_that_is_put_on_the_loop(
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(10):
                     await asyncio.sleep(LONG_S)
-            assert round(loop.time() - start, 3) == 10
+            assert 10 == round(loop.time() - start, 3)
             await asyncio.sleep(LONG_S)
-            assert order == [2, "last"]
-            assert round(clock.now - start) == LONG_S + 10
+            assert [2, "last"] == order
+            assert LONG_S + 10 == round(clock.now - start)
         before = time.monotonic()
         await asyncio.sleep(0.01)
         assert time.monotonic() - before >= 0.01
@@ -121,11 +121,11 @@ def test_our_own_sleeps_and_deadlines_obey_the_clock(run_timeless: Run) -> None:
         loop = asyncio.get_running_loop()
         with virtual(loop) as clock:
             await threadlets.sleep(LONG_S)
-            assert round(clock.now) == LONG_S
+            assert LONG_S == round(clock.now)
             with pytest.raises(TimeoutError):
                 async with threadlets.Scope(timeout=LONG_S):
                     await asyncio.sleep(2 * LONG_S)
-            assert round(clock.now) == 2 * LONG_S
+            assert 2 * LONG_S == round(clock.now)
 
     run_timeless(main())
 
@@ -144,7 +144,7 @@ def test_threadlets_block_beside_a_poll_that_is_replaced(run: Run) -> None:
         await asyncio.sleep(0.05)
         gate.set()
         assert await task
-        assert await asyncio.to_thread(lambda: 3) == 3
+        assert 3 == await asyncio.to_thread(lambda: 3)
         assert next(n_polls) > 2
 
     run(main())
@@ -189,10 +189,10 @@ def test_clock_that_stands_still_is_moved_by_hand(run_timeless: Run) -> None:
             fired: list[int] = []
             for seconds in (3, 1, 2):
                 loop.call_later(seconds, fired.append, seconds)
-            assert [it._when for it in sorted(loop._scheduled)][:3] == [1, 2, 3]
+            assert [1, 2, 3] == [it._when for it in sorted(loop._scheduled)][:3]
             for expected in (1, 2, 3):
                 now = loop._scheduled[0]._when
-                assert now == expected
+                assert expected == now
                 await turns(3)
                 assert fired == [1, 2, 3][:expected]
         finally:
@@ -215,12 +215,12 @@ def test_select_is_told_how_long_there_is_to_wait(run: Run) -> None:
 
         with mock.patch.object(loop._selector, "select", note):
             await turns(2)
-            assert asked[-1] == 0
+            assert 0 == asked[-1]
             with socket_pair() as (ours, theirs):
                 receiving = asyncio.create_task(loop.sock_recv(ours, 10))
                 await turns(2)
                 loop.call_later(0.02, theirs.send, b"data")
-                assert await receiving == b"data"
+                assert b"data" == await receiving
         assert any(it is not None and 0 < it <= 0.02 for it in asked)
         n_asked = len(asked)
         await turns(2)
@@ -311,7 +311,7 @@ def test_selector_that_wraps_the_loops_own_can_take_its_place(run: Run) -> None:
         assert counting.n_polls > 0
         with socket_pair() as (ours, theirs):
             theirs.send(b"data")
-            assert await loop.sock_recv(ours, 10) == b"data"
+            assert b"data" == await loop.sock_recv(ours, 10)
         loop._selector = own
 
     run(main())
@@ -332,7 +332,7 @@ def test_what_cannot_take_a_place_is_refused(run: Run) -> None:
             loop._ready = {}
         with pytest.raises(TypeError, match="list of timers is native"):
             loop._scheduled = ()
-        with pytest.raises(TypeError, match=r"no handle; use loop\.call_soon"):
+        with pytest.raises(TypeError, match=r"not a handle; use loop\.call_soon"):
             loop._ready.append(print)
         with pytest.raises(RuntimeError, match=r"loop.add_reader\(\)"):
             loop._selector.register(0, selectors.EVENT_READ)
@@ -386,7 +386,7 @@ def test_ready_queue_can_be_reordered(run: Run) -> None:
         random.Random(3).shuffle(loop._ready)
         await turns(2)
         assert order != list(range(20))
-        assert sorted(order) == list(range(20))
+        assert list(range(20)) == sorted(order)
         order.clear()
         for number in range(4):
             loop.call_soon(order.append, number)
@@ -395,7 +395,7 @@ def test_ready_queue_can_be_reordered(run: Run) -> None:
         del loop._ready[1]
         loop._ready.append(loop._ready.popleft())
         await turns(2)
-        assert order == [1, 2] or len(order) == 3
+        assert [1, 2] == order or 3 == len(order)
         loop._ready = collections.deque(loop._ready)
         loop.call_soon(order.append, "dropped")
         loop._ready.pop()
@@ -419,12 +419,12 @@ def test_list_of_timers_can_be_changed(run: Run) -> None:
         heapq.heappush(timers, pushed)
         pushed._scheduled = True
         await asyncio.sleep(0.03)
-        assert fired == ["pushed", "second"]
+        assert ["pushed", "second"] == fired
         now = loop.call_later(LONG_S, fired.append, "now")
         loop._scheduled.remove(now)
         loop._ready.append(now)
         await turns(2)
-        assert fired[-1] == "now"
+        assert "now" == fired[-1]
 
     run(main())
 
@@ -474,7 +474,7 @@ def test_call_later_goes_through_a_call_at_that_is_replaced(run: Run) -> None:
         loop.call_at = call_at
         await asyncio.sleep(0.001)
         del loop.call_at
-        assert len(seen) == 1
+        assert 1 == len(seen)
 
     run(main())
 
@@ -503,7 +503,7 @@ def test_run_once_of_somebody_else_makes_the_turns(loop_factory: LoopFactory, wh
     if where == "loop":
         loop._run_once = functools.partial(run_once, loop)
     try:
-        assert loop.run_until_complete(main()) == "done"
+        assert "done" == loop.run_until_complete(main())
         assert n_turns >= 4
         loop.call_soon(loop.stop)
         loop.run_forever()

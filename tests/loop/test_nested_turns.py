@@ -74,7 +74,7 @@ def test_turns_can_be_made_in_the_middle_of_a_step(run: Run, debug: bool) -> Non
             nested_turn(loop)
             assert asyncio.current_task() is outer
             assert time.monotonic() < deadline
-        assert set(done) == {b"data", "inner", "timer"}
+        assert {b"data", "inner", "timer"} == set(done)
         await asyncio.sleep(0)
 
     run(main())

@@ -41,6 +41,6 @@ def test_import_into_a_subinterpreter_is_refused(module: str, order: str) -> Non
     """With the reason and the remedy; the main interpreter works before and afterwards."""
     command = [sys.executable, "-c", SCRIPT, module, order]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (0, "") == (ran.returncode, ran.stderr)
     assert ran.stdout.startswith("threadlets was imported in a subinterpreter; its threads")
     assert ran.stdout.endswith("asyncio.run(); the main interpreter goes on\n")

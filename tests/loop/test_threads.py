@@ -256,7 +256,7 @@ def test_callback_may_cancel_its_own_handle(run: Run) -> None:
         cancelled = loop.call_soon_threadsafe(called.append, False)
         cancelled.cancel()
         await asyncio.sleep(0)
-        assert called == [False, True]
+        assert [False, True] == called
         assert cancelled.cancelled()
         handle.cancel()
 

@@ -384,7 +384,7 @@ def test_urgent_data_is_nothing_to_read(run: Run, before: str, debug: bool) -> N
                 first = asyncio.create_task(loop.sock_recv(ours, 5))
                 await turns(2)
                 theirs.send(b"first")
-                assert await first == b"first"
+                assert b"first" == await first
 
             def read() -> None:
                 try:
@@ -401,11 +401,11 @@ def test_urgent_data_is_nothing_to_read(run: Run, before: str, debug: bool) -> N
             theirs.send(b"!", socket.MSG_OOB)
             await loop.run_in_executor(None, wait_for_urgent_data, ours)
             await turns(5)
-            assert calls == []
+            assert [] == calls
             theirs.send(b"data")
             while b"data" not in calls:
                 await asyncio.sleep(0.001)
-            assert calls == [b"data"]
+            assert [b"data"] == calls
             loop.remove_reader(ours)
 
     run(main())

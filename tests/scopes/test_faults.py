@@ -551,7 +551,7 @@ def test_a_failed_future_that_is_started_again_is_one_failure(run: Run) -> None:
 
     with pytest.raises(ExceptionGroup) as caught:
         run(main())
-    assert len(caught.value.exceptions) == 1
+    assert 1 == len(caught.value.exceptions)
 
 
 def test_a_deadline_that_is_no_number_is_refused_when_it_is_changed(run: Run) -> None:

@@ -159,7 +159,7 @@ def test_no_leaks_fails_for_a_loop_that_was_closed_while_an_exception_was_handle
 def test_no_leaks_fails_for_a_loop_that_was_left_open() -> None:
     """It was made in the block, and has something outstanding."""
     loops: list[threadlets.Loop] = []
-    with pytest.raises(LeakError, match="outstanding still"), no_leaks():
+    with pytest.raises(LeakError, match="still has something outstanding"), no_leaks():
         loops.append(_leave_a_task())
     with pytest.warns(ResourceWarning):
         loops[0].close()

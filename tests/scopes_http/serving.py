@@ -44,7 +44,7 @@ class Served:
     def ends(self) -> tuple[int, int, int]:
         """Return how many requests were answered, were abandoned, and failed."""
         counts = self.server.counts
-        assert counts.open == 0
+        assert 0 == counts.open
         return counts.answered, counts.abandoned, counts.failed
 
 

@@ -103,7 +103,7 @@ def test_body_is_read_no_faster_than_the_application_reads() -> None:
             body = b""
             while (message := await receive())["more_body"]:
                 body += message["body"]
-            assert body == 9 * b"x"
+            assert 9 * b"x" == body
 
         async def send(_message: Message) -> None: ...
 
@@ -132,7 +132,7 @@ def test_what_follows_the_answer_is_not_cancelled() -> None:
         visit = _Visit(app)
         visit.tell("http.request", body=b"")
         await visit.task
-        assert ended == ["after the answer"]
+        assert ["after the answer"] == ended
 
     run(story)
 
@@ -151,7 +151,7 @@ def test_disconnect_is_heard_after_the_answer_too() -> None:
         visit = _Visit(app)
         visit.tell("http.request", body=b"")
         await visit.task
-        assert heard == ["http.request"] + 3 * ["http.disconnect"]
+        assert ["http.request"] + 3 * ["http.disconnect"] == heard
 
     run(story)
 

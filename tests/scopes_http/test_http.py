@@ -21,7 +21,7 @@ def test_requests_are_taken_one_by_one() -> None:
     assert second is not None
     assert ("/", False) == (second.path, second.keeps_alive)
     assert take_request(received) is None
-    assert received == b"GET"
+    assert b"GET" == received
 
 
 def test_request_is_complete_with_its_body() -> None:

@@ -258,9 +258,9 @@ def test_what_is_no_request_is_refused() -> None:
         async with serving(hello) as served:
             sock = client(served.address, encoded("/a"), b"NONSENSE\r\n\r\n", encoded("/b"))
             answers = await rest(sock)
-            assert answers.count(b"HTTP/1.1 ") == 2
+            assert 2 == answers.count(b"HTTP/1.1 ")
             assert b"HTTP/1.1 400 Bad Request\r\n" in answers
-            assert answers.endswith(b"this is no request of HTTP/1.1\n")
+            assert answers.endswith(b"this is not a request of HTTP/1.1\n")
 
     run(story)
 

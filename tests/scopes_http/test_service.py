@@ -157,6 +157,6 @@ def test_demonstration_ends_by_itself(catalogue: Path) -> None:
         timeout=100,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert 0 == done.returncode, done.stdout + done.stderr
     for line in ("before:", "60 clients vanished", "after:", "108 closed before"):
         assert line in done.stdout

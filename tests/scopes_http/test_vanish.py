@@ -157,11 +157,11 @@ async def _come_and_vanish(
     # Only functions that nobody can stop are waited for; the others are given back before.
     await served.until(lambda: len(waits.ends) == len(paths) - _N_BLOCKED)
     given_back_s = loop.time() - vanished_s
-    assert waits.n_begun.total() - waits.ends.total() == _N_BLOCKED
+    assert _N_BLOCKED == waits.n_begun.total() - waits.ends.total()
     waits.release.set()
     await served.until(lambda: len(waits.ends) == len(paths))
     assert set(waits.ends) == set(paths)
-    assert set(waits.ends.values()) == {1}
+    assert {1} == set(waits.ends.values())
     n_answers = len(stayers.latencies_s)
     await served.until(lambda: len(stayers.latencies_s) >= n_answers + _N_STAYERS)
     return given_back_s, stayers.take_worst_s()

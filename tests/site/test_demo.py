@@ -36,7 +36,7 @@ def test_demo_answers_every_request_and_ends_by_itself(database: Path) -> None:
         timeout=90,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert 0 == done.returncode, done.stdout + done.stderr
     for row in ("GET /", "/api/search", "/report", "/ws (echo)", "/events", "All requests were"):
         assert row in done.stdout
 
@@ -61,4 +61,4 @@ def test_plan_spends_exactly_its_connections(n_connections: int) -> None:
 
 def test_shares_of_the_mix_add_up_to_one() -> None:
     """The mix is a distribution."""
-    assert pytest.approx(sum(row.share for row in new_outcome(["json"]).http)) == 1
+    assert 1 == pytest.approx(sum(row.share for row in new_outcome(["json"]).http))

@@ -69,13 +69,13 @@ def _load_on_slow_server(*, release_when: str) -> Outcome:
 def test_echo_in_flight_at_the_end_is_waited_for() -> None:
     """A message said just before the end is answered after it, and that is no error."""
     outcome = _load_on_slow_server(release_when="last answers")
-    assert outcome.problems.counts == {}
-    assert len(outcome.echo.latencies_s) == 1
+    assert {} == outcome.problems.counts
+    assert 1 == len(outcome.echo.latencies_s)
 
 
 def test_echo_that_never_comes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for the last answers is bounded: what is still missing then is counted."""
     monkeypatch.setattr(load, "_ANSWER_GRACE_S", 0.05)
     outcome = _load_on_slow_server(release_when="never")
-    assert outcome.problems.counts == {"websocket unanswered at the end": 1}
-    assert outcome.echo.n_errors == 1
+    assert {"websocket unanswered at the end": 1} == outcome.problems.counts
+    assert 1 == outcome.echo.n_errors

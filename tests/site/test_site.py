@@ -42,8 +42,8 @@ def test_known_page_is_not_sent_again(visit: Visit) -> None:
         etag = (await get(site, "/style.css")).headers[b"etag"].decode()
         for known in (etag, f'"other", W/{etag}', "*"):
             page = await get(site, "/style.css", if_none_match=known)
-            assert (page.status, page.body) == (304, b"")
-        assert (await get(site, "/style.css", if_none_match='"other"')).status == 200
+            assert (304, b"") == (page.status, page.body)
+        assert 200 == (await get(site, "/style.css", if_none_match='"other"')).status
 
     visit(story)
 
@@ -66,7 +66,7 @@ def test_no_path_leaves_the_folder(visit: Visit, path: str) -> None:
     """What is no page of the folder is 404, however it is spelt (paths arrive decoded)."""
 
     async def story(site: Site) -> None:
-        assert (await get(site, path)).status == 404
+        assert 404 == (await get(site, path)).status
 
     visit(story)
 
@@ -76,7 +76,7 @@ def test_other_methods_are_refused(visit: Visit) -> None:
 
     async def story(site: Site) -> None:
         answer = await get(site, "/", method="DELETE")
-        assert (answer.status, answer.headers[b"allow"]) == (405, b"GET, HEAD")
+        assert (405, b"GET, HEAD") == (answer.status, answer.headers[b"allow"])
 
     visit(story)
 
@@ -101,7 +101,7 @@ def test_wrong_page_is_a_bad_request(visit: Visit, query: str) -> None:
 
     async def story(site: Site) -> None:
         answer = await get(site, "/api/modules", query)
-        assert answer.status == 400
+        assert 400 == answer.status
         assert json.loads(answer.body)["error"]
 
     visit(story)
@@ -113,9 +113,9 @@ def test_module_is_described_with_its_members(visit: Visit) -> None:
     async def story(site: Site) -> None:
         module = json.loads((await get(site, "/api/modules/shutil")).body)
         copy = next(member for member in module["members"] if member["name"] == "copyfileobj")
-        assert (copy["kind"], copy["signature"]) == ("function", "(fsrc, fdst, length=0)")
+        assert ("function", "(fsrc, fdst, length=0)") == (copy["kind"], copy["signature"])
         assert module["summary"]
-        assert (await get(site, "/api/modules/nothing")).status == 404
+        assert 404 == (await get(site, "/api/modules/nothing")).status
 
     visit(story)
 
@@ -125,7 +125,7 @@ def test_search_finds_words_by_their_beginnings(visit: Visit) -> None:
 
     async def story(site: Site) -> None:
         found = json.loads((await get(site, "/api/search", "q=copyfileob+shut")).body)["found"]
-        assert [(hit["module"], hit["name"]) for hit in found] == [("shutil", "copyfileobj")]
+        assert [("shutil", "copyfileobj")] == [(hit["module"], hit["name"]) for hit in found]
 
     visit(story)
 
@@ -135,7 +135,7 @@ def test_search_text_is_never_an_expression(visit: Visit, text: str) -> None:
     """Operators and quotes are words like any other: no text is an error."""
 
     async def story(site: Site) -> None:
-        assert (await get(site, "/api/search", f"q={text}")).status == 200
+        assert 200 == (await get(site, "/api/search", f"q={text}")).status
 
     visit(story)
 
@@ -162,7 +162,7 @@ def test_report_is_reproducible(tmp_path: Path) -> None:
     source.write_bytes(b"threadlet" * 1000)
     first, second = make_report(source), make_report(source)
     assert first["sha256"] == second["sha256"]
-    assert first["n_bytes"] == 9000
+    assert 9000 == first["n_bytes"]
 
 
 def test_events_end_when_the_client_leaves(visit: Visit) -> None:
@@ -171,14 +171,14 @@ def test_events_end_when_the_client_leaves(visit: Visit) -> None:
     async def story(site: Site) -> None:
         talk = Conversation(site, new_scope("http", "/events", method="GET"))
         start = await talk.hear("http.response.start")
-        assert dict(start["headers"])[b"content-type"] == b"text/event-stream; charset=utf-8"
+        assert b"text/event-stream; charset=utf-8" == dict(start["headers"])[b"content-type"]
         event = (await talk.hear("http.response.body"))["body"].decode()
         assert event.startswith("id: 1\nevent: counters\ndata: {")
         assert event.endswith("\n\n")
-        assert site.counters.n_listeners == 1
+        assert 1 == site.counters.n_listeners
         talk.tell(type="http.disconnect")
         await talk.end()
-        assert site.counters.n_listeners == 0
+        assert 0 == site.counters.n_listeners
 
     visit(story)
 
@@ -212,17 +212,17 @@ def test_chat_reaches_everybody_and_echo_only_the_speaker(visit: Visit) -> None:
     async def story(site: Site) -> None:
         anna, ben = await _enter(site), await _enter(site)
         anna.tell(type="websocket.receive", text="/echo to myself")
-        assert (await anna.hear("websocket.send"))["text"] == "to myself"
+        assert "to myself" == (await anna.hear("websocket.send"))["text"]
         anna.tell(type="websocket.receive", text="hello")
         for listener in (anna, ben):
-            assert (await listener.hear("websocket.send"))["text"] == "hello"
+            assert "hello" == (await listener.hear("websocket.send"))["text"]
         anna.tell(type="websocket.disconnect", code=1000)
         await anna.end()
         ben.tell(type="websocket.receive", text="anybody?")
-        assert (await ben.hear("websocket.send"))["text"] == "anybody?"
+        assert "anybody?" == (await ben.hear("websocket.send"))["text"]
         ben.tell(type="websocket.disconnect", code=1000)
         await ben.end()
-        assert site.counters.n_chatters == 0
+        assert 0 == site.counters.n_chatters
 
     visit(story)
 
@@ -263,7 +263,7 @@ def test_chat_outlives_a_listener_that_broke_off() -> None:
             heard.append(message.get("text"))
 
         await chat.converse(receive, send)
-        assert heard == [None, "hello"]
+        assert [None, "hello"] == heard
         leave.set()
         await broken
 

@@ -335,7 +335,7 @@ class _Machine:
     def _recvmsg(
         self, fd: int, vector: int, flags: int, control: int, address: int, fields: int
     ) -> int:
-        assert control == ABSENT, "the reference knows no ancillary data"
+        assert ABSENT == control, "the reference knows no ancillary data"
         received: list[Any] = []
 
         def receive(views: list[memoryview]) -> int:
@@ -351,7 +351,7 @@ class _Machine:
         return value
 
     def _sendmsg(self, fd: int, vector: int, flags: int, control: int, address: int) -> int:
-        assert control == ABSENT, "the reference knows no ancillary data"
+        assert ABSENT == control, "the reference knows no ancillary data"
         peer = None if address == ABSENT else self._object(address)
         with _Socket(self._slots[fd]) as sock:
             return sock.sendmsg(self._views(vector), (), self._slots[flags], peer)

@@ -37,7 +37,7 @@ def test_cancellation_has_its_message_and_is_counted_once(
         with pytest.raises(asyncio.CancelledError, match="enough"):
             await task
         assert task.cancelled()
-        assert task.cancelling() == 1
+        assert 1 == task.cancelling()
 
     within_deadline(main(), tasks=tasks)
 

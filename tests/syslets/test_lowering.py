@@ -418,6 +418,6 @@ def test_explain_shows_a_line_for_each_atom() -> None:
     lines = copy.explain().splitlines()
     assert "copy(source: path, target: path, chunk_size: int)" in lines[0]
     assert len(copy.table.atoms) == len(lines) - 1
-    assert lines[3].split()[:5] == ["2", "read", "fd=src", "buffer=chunk", "→"]
+    assert ["2", "read", "fd=src", "buffer=chunk", "→"] == lines[3].split()[:5]
     assert "SKIP_TO_NEXT_ON_STOP" in lines[4]
     assert "end: total" in lines[8]

@@ -85,7 +85,7 @@ def test_before_a_program_is_submitted_that_blocks(engine_kind: str) -> None:
         blocks = with_every_atom(_sleep, Flow.SYNC)
         if engine_kind != "sim":
             _after_a_signal(submit, blocks.native, (), None, None, 0)
-        assert ring.outstanding == 0
+        assert 0 == ring.outstanding
 
 
 def test_before_a_program_is_awaited_that_blocks(clocked_engine: str) -> None:
@@ -103,7 +103,7 @@ def test_before_an_engine_is_stopped(engine_kind: str) -> None:
     _after_a_signal(_core.stop_engine)
     with CompletionRing() as ring:
         ring.submit(_nothing, flags=Flow.ASYNC)
-        assert len(ring.wait()) == 1
+        assert 1 == len(ring.wait())
 
 
 def test_a_signal_interrupts_a_program_that_is_submitted_to_block(script: Any) -> None:
@@ -119,7 +119,7 @@ def test_a_signal_interrupts_a_program_that_is_submitted_to_block(script: Any) -
         CompletionRing().submit(wait, fd, flags=Flow.SYNC)
         """
     )
-    assert process.stdout.readline() == "ready\n"
+    assert "ready\n" == process.stdout.readline()
     for _ in range(50):
         if process.poll() is not None:
             break

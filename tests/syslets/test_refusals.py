@@ -26,7 +26,7 @@ _REFUSED = {
             yield nop()
             yield read(fd, buffer(got))  # here
         """,
-        "uses got, which has no value on one of the ways",
+        "uses got, which has no value on one of the paths",
     ),
     "a returned value of a way not taken": (
         """
@@ -38,7 +38,7 @@ _REFUSED = {
                 got = yield poll(fd, 1)
             return got  # here
         """,
-        "is returned, but has no value on one of the ways",
+        "is returned, but has no value on one of the paths",
     ),
     "a path for a descriptor": (
         """
@@ -138,7 +138,7 @@ _REFUSED = {
             with loop():  # here
                 pass
         """,
-        "does nothing, for ever",
+        "yields no atom and never ends",
     ),
     "a loop that nothing ends": (
         """
@@ -247,7 +247,7 @@ _REFUSED = {
             n = yield poll(fd, 1)
             break_if(n == 0)  # here
         """,
-        "no loop around",
+        "no enclosing loop",
     ),
     "otherwise without when": (
         """

@@ -251,7 +251,7 @@ def test_a_program_goes_on_behind_what_a_failed_write_has_written(
     fd = fd_of(full(), os.O_RDWR)
     result = carry(_write_on_after_failing, fd, _DATA, b"more")
     assert (0, _ROOM) == (result.progress, os.lseek(fd, 0, os.SEEK_CUR))
-    assert result.atom == 1
+    assert 1 == result.atom
     assert _DATA[:_ROOM] == content_of(fd)
 
 
@@ -305,7 +305,7 @@ def test_a_full_target_leaves_a_file_that_is_sent_behind_what_was_sent(
     n = carry(_sendfile, target, source, len(_DATA)).unwrap()
     assert _DATA[:n] == content_of(target)[:n]
     assert [n, n] == [os.lseek(fd, 0, os.SEEK_CUR) for fd in (source, target)]
-    assert n == _ROOM
+    assert _ROOM == n
 
 
 @pytest.mark.parametrize(

@@ -194,4 +194,4 @@ def test_nothing_in_the_table_only_passes_on_what_could_be_passed_directly(body:
     }
     for index, row in enumerate(rows):
         if row.op == "nop":
-            assert row.next == -1 or index in skipped_to
+            assert -1 == row.next or index in skipped_to

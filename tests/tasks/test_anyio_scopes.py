@@ -29,7 +29,7 @@ def test_a_scope_inside_a_limit(run: Run) -> None:
             await asyncio.sleep(0)
         return scope.cancelled_caught, n_requests()
 
-    assert run(main()) == (True, 0)
+    assert (True, 0) == run(main())
 
 
 def test_a_limit_inside_a_scope(run: Run) -> None:
@@ -45,7 +45,7 @@ def test_a_limit_inside_a_scope(run: Run) -> None:
             await asyncio.sleep(0)
         return ended, scope.cancelled_caught, n_requests()
 
-    assert run(main()) == ("limit", False, 0)
+    assert ("limit", False, 0) == run(main())
 
 
 def test_a_group_inside_an_anyio_group(run: Run) -> None:
@@ -73,7 +73,7 @@ def test_a_group_inside_an_anyio_group(run: Run) -> None:
         await asyncio.sleep(0.01)
         group.cancel_scope.cancel()
 
-    assert run(main()) == (["inner", "outer"], 0)
+    assert (["inner", "outer"], 0) == run(main())
 
 
 def test_an_anyio_group_inside_a_group(run: Run) -> None:
@@ -106,7 +106,7 @@ def test_an_anyio_group_inside_a_group(run: Run) -> None:
             errors = [repr(it) for it in group.exceptions]
         return told, errors, n_requests()
 
-    assert run(main()) == (["inner"], ["KeyError('x')"], 0)
+    assert (["inner"], ["KeyError('x')"], 0) == run(main())
 
 
 def test_a_shielded_scope_outlives_its_parent(run: Run) -> None:
@@ -123,4 +123,4 @@ def test_a_shielded_scope_outlives_its_parent(run: Run) -> None:
             ran.append("not reached")
         return ran
 
-    assert run(main()) == ["shielded"]
+    assert ["shielded"] == run(main())

@@ -42,7 +42,7 @@ def test_a_done_future_is_awaited_again_and_again(run: Run) -> None:
         future.set_result((1, 2))
         return [await future, await future, await future]
 
-    assert run(main()) == [(1, 2)] * 3
+    assert [(1, 2)] * 3 == run(main())
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_any_result_comes_through(run: Run, result: Any) -> None:
         got = [await done, await later, await task, await Awaitable(), done.result()]
         return [it is result for it in got]
 
-    assert run(main()) == [True] * 5
+    assert [True] * 5 == run(main())
 
 
 def test_its_traceback_does_not_grow(run: Run) -> None:
@@ -84,7 +84,7 @@ def test_its_traceback_does_not_grow(run: Run) -> None:
                 lengths.append(len(traceback.extract_tb(error.__traceback__)))
         return lengths
 
-    assert run(main()) == [1] * 5
+    assert [1] * 5 == run(main())
 
 
 @native_only
@@ -105,7 +105,7 @@ def test_a_tasks_traceback_does_not_grow(run: Run) -> None:
                 lengths.add(len(traceback.extract_tb(error.__traceback__)))
         return len(lengths)
 
-    assert run(main()) == 1
+    assert 1 == run(main())
 
 
 def test_awaited_without_a_task(run: Run) -> None:
@@ -137,7 +137,7 @@ def test_driven_by_hand_to_its_end(run: Run) -> None:
         future.set_result(5)
         with pytest.raises(StopIteration) as caught:
             iterator.send(None)
-        assert caught.value.value == 5
+        assert 5 == caught.value.value
         with pytest.raises(StopIteration):
             next(iterator)
         with pytest.raises(KeyError):
@@ -159,7 +159,7 @@ def test_a_future_of_another_loop(run: Run) -> None:
             other.close()
         return type(caught.value).__name__
 
-    assert run(main()) == "RuntimeError"
+    assert "RuntimeError" == run(main())
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_yielded_garbage_is_refused(run: Run, garbage: Any) -> None:
 
         return await asyncio.create_task(body())
 
-    assert run(main()) == "went on"
+    assert "went on" == run(main())
 
 
 def test_a_yielded_future_is_no_await(run: Run) -> None:

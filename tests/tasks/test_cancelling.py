@@ -36,7 +36,7 @@ def test_each_request_counts_until_it_is_taken_back(run: Run) -> None:
             await task
         return counts
 
-    assert run(main()) == [2, 1, 0, 0]
+    assert [2, 1, 0, 0] == run(main())
 
 
 def test_cancelled_before_its_first_step_it_never_starts(run: Run) -> None:
@@ -52,10 +52,10 @@ def test_cancelled_before_its_first_step_it_never_starts(run: Run) -> None:
         assert task.cancel("early")
         with pytest.raises(asyncio.CancelledError) as caught:
             await task
-        assert caught.value.args == ("early",)
+        assert ("early",) == caught.value.args
         return ran, task.cancelled()
 
-    assert run(main()) == ([], True)
+    assert ([], True) == run(main())
 
 
 def test_a_taken_back_request_before_the_first_step(run: Run) -> None:
@@ -105,7 +105,7 @@ def test_the_message_reaches_the_innermost_task(run: Run) -> None:
         heard += [first.cancelling()]
         return heard
 
-    assert run(main()) == [("stop",)] * 4 + [True, True, 1, 1]
+    assert [("stop",)] * 4 + [True, True, 1, 1] == run(main())
 
 
 def test_a_shared_future_ends_all_who_wait(run: Run) -> None:
@@ -123,7 +123,7 @@ def test_a_shared_future_ends_all_who_wait(run: Run) -> None:
         await asyncio.wait(tasks)
         return [future.cancelled(), *(task.cancelled() for task in tasks)]
 
-    assert run(main()) == [True, True, True]
+    assert [True, True, True] == run(main())
 
 
 def test_a_shield_stops_the_request(run: Run) -> None:
@@ -147,7 +147,7 @@ def test_a_shield_stops_the_request(run: Run) -> None:
         gate.set()
         return waiting.cancelled(), task.cancelled(), await task
 
-    assert run(main()) == (True, False, "went on")
+    assert (True, False, "went on") == run(main())
 
 
 def test_cancelled_in_the_burst_that_wakes_it(run: Run) -> None:
@@ -168,7 +168,7 @@ def test_cancelled_in_the_burst_that_wakes_it(run: Run) -> None:
         await asyncio.wait([task])
         return task.cancelled(), future.cancelled(), ran
 
-    assert run(main()) == (True, False, [])
+    assert (True, False, []) == run(main())
 
 
 def test_an_exception_that_arrived_is_replaced(run: Run) -> None:
@@ -211,7 +211,7 @@ def test_a_request_while_it_runs_comes_at_the_next_wait(run: Run) -> None:
         await asyncio.wait([asyncio.create_task(body())])
         return ran
 
-    assert run(main()) == ["before", "myself"]
+    assert ["before", "myself"] == run(main())
 
 
 def test_a_request_in_the_last_step_still_cancels(run: Run) -> None:
@@ -227,7 +227,7 @@ def test_a_request_in_the_last_step_still_cancels(run: Run) -> None:
         task = asyncio.create_task(body())
         with pytest.raises(asyncio.CancelledError) as caught:
             await task
-        assert caught.value.args == ("late",)
+        assert ("late",) == caught.value.args
         return task.cancelled()
 
     assert run(main())
@@ -248,7 +248,7 @@ def test_who_swallows_the_request_goes_on(run: Run) -> None:
         task.cancel()
         return await task, task.cancelled(), task.cancelling()
 
-    assert run(main()) == ("stayed", False, 1)
+    assert ("stayed", False, 1) == run(main())
 
 
 def test_an_ended_task_refuses(run: Run) -> None:
@@ -259,7 +259,7 @@ def test_an_ended_task_refuses(run: Run) -> None:
         await task
         return task.cancel(), task.cancelling()
 
-    assert run(main()) == (False, 0)
+    assert (False, 0) == run(main())
 
 
 # Neither can ever end.
@@ -350,7 +350,7 @@ def test_wait_for_waits_for_the_end(run: Run) -> None:
             await asyncio.wait_for(body(), 0.01)
         return ran
 
-    assert run(main()) == ["cleaned up"]
+    assert ["cleaned up"] == run(main())
 
 
 def test_a_group_cancels_its_others(run: Run) -> None:
@@ -377,7 +377,7 @@ def test_a_group_cancels_its_others(run: Run) -> None:
         assert task is not None
         return ran, task.cancelling()
 
-    assert run(main()) == (["cancelled", "cancelled"], 0)
+    assert (["cancelled", "cancelled"], 0) == run(main())
 
 
 def test_a_cancelled_gather_cancels_its_children(run: Run) -> None:
@@ -392,7 +392,7 @@ def test_a_cancelled_gather_cancels_its_children(run: Run) -> None:
             await gathered
         return [task.cancelled() for task in tasks]
 
-    assert run(main()) == [True, True, True]
+    assert [True, True, True] == run(main())
 
 
 def test_the_exception_is_the_coroutines_own(run: Run) -> None:
@@ -420,4 +420,4 @@ def test_the_exception_is_the_coroutines_own(run: Run) -> None:
                 caught.append(error)
         return [caught[0] is raised[0], caught[1] is raised[0], caught[1] is caught[0]]
 
-    assert run(main()) == [True, False, False]
+    assert [True, False, False] == run(main())

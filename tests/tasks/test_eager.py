@@ -32,7 +32,7 @@ def test_an_eager_task_ends_at_once(run: Run) -> None:
         task = asyncio.create_task(body())
         return [task.done(), task.result(), *seen, asyncio.current_task() is outer]
 
-    assert run(main()) == [True, "result", True, True]
+    assert [True, "result", True, True] == run(main())
 
 
 def test_an_eager_task_waits(run: Run) -> None:
@@ -53,7 +53,7 @@ def test_an_eager_task_waits(run: Run) -> None:
         assert task in asyncio.all_tasks()
         return [list(ran), task.done(), await task, ran]
 
-    assert run(main()) == [["first"], False, "result", ["first", "second"]]
+    assert [["first"], False, "result", ["first", "second"]] == run(main())
 
 
 def test_an_eager_task_fails(run: Run) -> None:
@@ -70,7 +70,7 @@ def test_an_eager_task_fails(run: Run) -> None:
         assert task.done()
         return repr(task.exception())
 
-    assert run(main()) == "KeyError('x')"
+    assert "KeyError('x')" == run(main())
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -91,7 +91,7 @@ def test_an_eager_task_ends_the_loop(
             caught.append(raised)
 
     loop.run_until_complete(main())
-    assert len(caught) == 1
+    assert 1 == len(caught)
 
 
 def test_an_eager_task_nests(run: Run) -> None:
@@ -117,7 +117,7 @@ def test_an_eager_task_nests(run: Run) -> None:
         # A name may come only after the first step.
         return [task.get_name() for task in running]
 
-    assert run(main()) == ["t2", "t1", "t0", "t0", "t0", "t1", "t1", "t2", "t2"]
+    assert ["t2", "t1", "t0", "t0", "t0", "t1", "t1", "t2", "t2"] == run(main())
 
 
 @native_only
@@ -140,4 +140,4 @@ def test_an_eager_task_blocks_in_a_threadlet(run: Run) -> None:
         task = asyncio.create_task(body())
         return [asyncio.current_task() is outer, await task, *seen]
 
-    assert run(main()) == [True, "opened", True]
+    assert [True, "opened", True] == run(main())

@@ -119,7 +119,7 @@ def test_callbacks_may_change_the_others(loop: asyncio.AbstractEventLoop, future
 
     def first(_: Any) -> None:
         called.append("first")
-        assert future.remove_done_callback(second) == 0
+        assert 0 == future.remove_done_callback(second)
         future.add_done_callback(lambda _: called.append("late"))
         future.__init__(loop=loop)
 
@@ -128,7 +128,7 @@ def test_callbacks_may_change_the_others(loop: asyncio.AbstractEventLoop, future
     future.set_result(None)
     loop.run_until_complete(asyncio.sleep(0))
     loop.run_until_complete(asyncio.sleep(0))
-    assert called == ["first", "second", "late"]
+    assert ["first", "second", "late"] == called
 
 
 @pytest.mark.parametrize("when", ["looked up", "called"])
@@ -183,7 +183,7 @@ def test_mark_of_an_await_may_be_of_any_type(run: Any, mark: Any) -> None:
             with pytest.raises(RuntimeError, match="await wasn't used"):
                 await future
         else:
-            assert await future == "result"
+            assert "result" == await future
 
     run(main())
 
@@ -237,11 +237,11 @@ def test_task_cannot_be_initialised_anew(run: Any, when: str) -> None:
         await asyncio.sleep(0)
         if when == "waiting":
             initialise(task)
-        assert await task == "result"
+        assert "result" == await task
         if when == "done":
             initialise(task)
-        assert task.result() == "result"
-        assert steps == ["begins"]
+        assert "result" == task.result()
+        assert ["begins"] == steps
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(main())

@@ -40,7 +40,7 @@ def test_it_passes_for_asyncios(run: Run) -> None:
             future.get_loop() is asyncio.get_running_loop(),
         ]
 
-    assert run(main()) == [True] * 11
+    assert [True] * 11 == run(main())
 
 
 def test_callbacks_run_in_order_and_later(run: Run) -> None:
@@ -54,7 +54,7 @@ def test_callbacks_run_in_order_and_later(run: Run) -> None:
                 lambda it, number=number: called.append((number, it is future))
             )
         future.set_result(None)
-        assert called == []
+        assert [] == called
         await turns(1)
         return called
 
@@ -69,11 +69,11 @@ def test_a_callback_added_late_runs_too(run: Run) -> None:
         future = future_of()
         future.set_result(None)
         future.add_done_callback(lambda _: called.append(1))
-        assert called == []
+        assert [] == called
         await turns(1)
         return called
 
-    assert run(main()) == [1]
+    assert [1] == run(main())
 
 
 def test_removing_during_callbacks(run: Run) -> None:
@@ -97,7 +97,7 @@ def test_removing_during_callbacks(run: Run) -> None:
         await turns(1)
         return called, removed
 
-    assert run(main()) == (["first", "second"], [0])
+    assert (["first", "second"], [0]) == run(main())
 
 
 def test_removing_counts_equal_callbacks(run: Run) -> None:
@@ -119,7 +119,7 @@ def test_removing_counts_equal_callbacks(run: Run) -> None:
         await task
         return n_removed, got
 
-    assert run(main()) == (3, [7])
+    assert (3, [7]) == run(main())
 
 
 def test_a_callback_that_fails_is_reported(run: Run) -> None:
@@ -139,7 +139,7 @@ def test_a_callback_that_fails_is_reported(run: Run) -> None:
         await turns(1)
         return [repr(it["exception"]) for it in failures], called
 
-    assert run(main()) == (["KeyError('x')"], [1])
+    assert (["KeyError('x')"], [1]) == run(main())
 
 
 def test_a_callback_runs_in_its_context(run: Run) -> None:
@@ -159,7 +159,7 @@ def test_a_callback_runs_in_its_context(run: Run) -> None:
         await turns(1)
         return seen
 
-    assert run(main()) == ["added here", "given"]
+    assert ["added here", "given"] == run(main())
 
 
 @pytest.mark.parametrize("kind_of_error", [StopIteration, StopIteration("x")], ids=repr)
@@ -178,7 +178,7 @@ def test_stop_iteration_is_refused(run: Run, kind_of_error: Any) -> None:
         assert isinstance(caught.value.__cause__, StopIteration)
         return "refused"
 
-    assert run(main()) == "refused"
+    assert "refused" == run(main())
 
 
 @pytest.mark.parametrize("wrong", [3, "x", object, int, None], ids=repr)
@@ -216,7 +216,7 @@ def test_states_are_final(run: Run) -> None:
         for ask in (cancelled.result, cancelled.exception):
             with pytest.raises(asyncio.CancelledError) as caught:
                 ask()
-            assert caught.value.args == ("why",)
+            assert ("why",) == caught.value.args
         with pytest.raises(asyncio.InvalidStateError):
             cancelled.set_result(1)
 
@@ -237,7 +237,7 @@ def test_an_exception_nobody_asked_for_is_reported_once(run: Run) -> None:
             collect()
         return [it["message"] for it in failures]
 
-    assert run(main()) == ["Future exception was never retrieved"]
+    assert ["Future exception was never retrieved"] == run(main())
 
 
 def test_a_cycle_is_collected(run: Run) -> None:
@@ -263,7 +263,7 @@ def test_a_cycle_is_collected(run: Run) -> None:
         collect()
         return [reference() is None for reference in references]
 
-    assert run(main()) == [True] * 4
+    assert [True] * 4 == run(main())
 
 
 @native_only
@@ -283,7 +283,7 @@ def test_futures_in_futures_go_one_after_the_other(run: Run) -> None:
             future = outer
         del outer, future
         assert gone() is None
-        assert held.result() == "kept"
+        assert "kept" == held.result()
 
     run(main())
 
@@ -305,7 +305,7 @@ def test_it_can_be_revived_while_it_goes(run: Run) -> None:
         collect()
         return len(failures), shown
 
-    assert run(main()) == (0, "KeyError('x')")
+    assert (0, "KeyError('x')") == run(main())
 
 
 def test_attributes_can_be_set_and_deleted(run: Run) -> None:
@@ -317,7 +317,7 @@ def test_attributes_can_be_set_and_deleted(run: Run) -> None:
             with pytest.raises(AttributeError):
                 holder.mine  # noqa: B018
             holder.mine = 1  # type: ignore[attr-defined]
-            assert holder.mine == 1  # type: ignore[attr-defined]
+            assert 1 == holder.mine  # type: ignore[attr-defined]
             del holder.mine  # type: ignore[attr-defined]
             with pytest.raises(AttributeError):
                 del holder.mine  # type: ignore[attr-defined]
@@ -346,8 +346,8 @@ def test_it_is_itself_only(run: Run) -> None:
         first, second = future_of(), future_of()
         assert first == first
         assert first != second
-        assert len({first, second, first}) == 2
-        assert len(weakref.WeakSet([first, second])) == 2
+        assert 2 == len({first, second, first})
+        assert 2 == len(weakref.WeakSet([first, second]))
         assert asyncio.Future[int].__origin__ is asyncio.Future  # type: ignore[attr-defined]
 
     run(main())
@@ -364,12 +364,12 @@ def test_its_repr_tells_the_state(run: Run) -> None:
         gone.cancel()
         return [repr(it) for it in (pending, done, failed, gone)]
 
-    assert run(main()) == [
+    assert [
         "<Future pending>",
         "<Future finished result=1>",
         "<Future finished exception=KeyError('x')>",
         "<Future cancelled>",
-    ]
+    ] == run(main())
 
 
 def test_another_thread_sets_the_result(run: Run) -> None:
@@ -394,7 +394,7 @@ def test_another_thread_sets_the_result(run: Run) -> None:
         thread.join()
         return got
 
-    assert run(main()) == (1, 2)
+    assert (1, 2) == run(main())
 
 
 @native_only
@@ -409,7 +409,7 @@ def test_another_thread_sets_the_result_directly(run: Run) -> None:
         thread.join()
         return result
 
-    assert run(main()) == 3
+    assert 3 == run(main())
 
 
 def test_after_its_loop_was_closed(loop: asyncio.AbstractEventLoop) -> None:
@@ -418,7 +418,7 @@ def test_after_its_loop_was_closed(loop: asyncio.AbstractEventLoop) -> None:
     waited.add_done_callback(print)
     loop.close()
     plain.set_result(1)
-    assert plain.result() == 1
+    assert 1 == plain.result()
     with pytest.raises(RuntimeError, match="closed"):
         waited.set_result(1)
     with pytest.raises(RuntimeError, match="closed"):
@@ -445,7 +445,7 @@ def test_a_derived_class_is_asked(run: Run) -> None:
         failures = note_failures()
         mine: Any = Mine(loop=asyncio.get_running_loop())
         asyncio.get_running_loop().call_soon(mine.set_result, 1)
-        assert await mine == 1
+        assert 1 == await mine
         assert asyncio.isfuture(mine)
         assert isinstance(mine, Mine)
         failed: Any = Mine(loop=asyncio.get_running_loop())
@@ -453,7 +453,7 @@ def test_a_derived_class_is_asked(run: Run) -> None:
         shown = repr(failed)
         del failed
         collect()
-        assert [it["message"] for it in failures] == ["Mine exception was never retrieved"]
+        assert ["Mine exception was never retrieved"] == [it["message"] for it in failures]
         return Mine.n_added, shown
 
-    assert run(main()) == (1, "<Mine finished exception=KeyError('x')>")
+    assert (1, "<Mine finished exception=KeyError('x')>") == run(main())

@@ -74,7 +74,7 @@ def test_tasks_are_found_and_pass_for_both_classes(
 
     run(main())
     gc.collect()
-    assert ended == [True, True]
+    assert [True, True] == ended
 
 
 @native_only

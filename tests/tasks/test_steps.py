@@ -36,7 +36,7 @@ def test_each_task_has_a_context_of_its_own(run: Run) -> None:
         got: list[Any] = await asyncio.gather(*(body(number) for number in range(1, 4)))
         return [*got, variable.get()]
 
-    assert run(main()) == [1, 2, 3, 0]
+    assert [1, 2, 3, 0] == run(main())
 
 
 def test_a_given_context_is_used_as_it_is(run: Run) -> None:
@@ -55,7 +55,7 @@ def test_a_given_context_is_used_as_it_is(run: Run) -> None:
         is_same = sys.version_info < (3, 12) or task.get_context() is context
         return context[variable], is_same
 
-    assert run(main()) == ("set", True)
+    assert ("set", True) == run(main())
 
 
 def test_the_current_task_is_the_one_whose_code_runs(run: Run) -> None:
@@ -86,7 +86,7 @@ def test_the_current_task_is_the_one_whose_code_runs(run: Run) -> None:
         thread.join()
         return seen
 
-    assert run(main()) == [None, True, None, True, True]
+    assert [None, True, None, True, True] == run(main())
 
 
 def test_no_task_is_current_in_a_protocol(run: Run) -> None:
@@ -118,7 +118,7 @@ def test_no_task_is_current_in_a_protocol(run: Run) -> None:
             await writer.wait_closed()
         return seen
 
-    assert run(main()) == [None, None, None]
+    assert [None, None, None] == run(main())
 
 
 def test_all_tasks_are_those_that_have_not_ended(run: Run) -> None:
@@ -139,7 +139,7 @@ def test_all_tasks_are_those_that_have_not_ended(run: Run) -> None:
         return [*counts, len(asyncio.all_tasks()) - 1]
 
     # The runner's own task stands beside.
-    assert run(main()) == [4, 3, 2, 0]
+    assert [4, 3, 2, 0] == run(main())
 
 
 def test_names(run: Run) -> None:
@@ -154,7 +154,7 @@ def test_names(run: Run) -> None:
         given.set_name(["x"])
         return [*names, given.get_name(), "name=\"['x']\"" in repr(given)]
 
-    assert run(main()) == ["given", "7", True, "['x']", True]
+    assert ["given", "7", True, "['x']", True] == run(main())
 
 
 def test_its_repr_tells_where_it_is(run: Run) -> None:
@@ -182,7 +182,7 @@ def test_its_repr_tells_where_it_is(run: Run) -> None:
         await asyncio.wait([waits])
         return [*shown, "<Task cancelled name='w'" in repr(waits)]
 
-    assert run(main()) == [True] * 6
+    assert [True] * 6 == run(main())
 
 
 def test_its_stack(run: Run) -> None:
@@ -210,7 +210,7 @@ def test_its_stack(run: Run) -> None:
         shown = text.getvalue()
         return [*stacks, "Stack for" in shown, "KeyError: 'x'" in shown, "No stack for" in shown]
 
-    assert run(main()) == [["forever"], ["fails"], [], True, True, True]
+    assert [["forever"], ["fails"], [], True, True, True] == run(main())
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -227,7 +227,7 @@ def test_what_ends_the_loop_leaves_the_task_failed(
     with pytest.raises(error):
         loop.run_forever()
     assert type(task.exception()) is error
-    assert loop.run_until_complete(asyncio.sleep(0, "goes on")) == "goes on"
+    assert "goes on" == loop.run_until_complete(asyncio.sleep(0, "goes on"))
 
 
 @pytest.mark.parametrize("error", [GeneratorExit, BaseException, StopAsyncIteration])
@@ -262,7 +262,7 @@ def test_stop_iteration_in_a_coroutine(run: Run) -> None:
         raw: Any = Ends(it for it in ())
         return type(task.exception()).__name__, await asyncio.create_task(raw)
 
-    assert run(main()) == ("RuntimeError", "result")
+    assert ("RuntimeError", "result") == run(main())
 
 
 def test_coroutines_of_another_make(run: Run) -> None:
@@ -286,7 +286,7 @@ def test_coroutines_of_another_make(run: Run) -> None:
         task.cancel()
         return await task, caught
 
-    assert run(main()) == ("result", ["cancelled"])
+    assert ("result", ["cancelled"]) == run(main())
 
 
 @native_only
@@ -314,7 +314,7 @@ def test_another_coroutine_is_resumed_instead(run: Run) -> None:
         assert waits.get_coro() is outer
         return await asyncio.gather(waits, asyncio.create_task(replaces_itself()))
 
-    assert run(main()) == ["around first"] * 2
+    assert ["around first"] * 2 == run(main())
 
 
 @pytest.mark.parametrize("wrong", [1, lambda: None, forever, None], ids=lambda it: str(type(it)))
@@ -344,7 +344,7 @@ def test_a_pending_task_that_goes_is_reported_once(run: Run) -> None:
         collect()
         return messages, reference() is None
 
-    assert run(main()) == (["Task was destroyed but it is pending!"], True)
+    assert (["Task was destroyed but it is pending!"], True) == run(main())
 
 
 def test_an_ended_task_keeps_nothing_alive(run: Run) -> None:
@@ -372,7 +372,7 @@ def test_an_ended_task_keeps_nothing_alive(run: Run) -> None:
         finally:
             gc.enable()
 
-    assert run(main()) == [True, True]
+    assert [True, True] == run(main())
 
 
 def test_rounds_of_tasks_leave_nothing(run: Run) -> None:
@@ -452,7 +452,7 @@ def test_foreign_tasks_and_ours_wait_for_each_other(run: Run) -> None:
         await asyncio.wait([chain])
         return [*results, isinstance(third, Mine), waits.cancelled(), chain.cancelled()]
 
-    assert run(main()) == [5, 5, True, True, True]
+    assert [5, 5, True, True, True] == run(main())
 
 
 def test_a_task_that_awaits_itself(run: Run) -> None:
@@ -467,7 +467,7 @@ def test_a_task_that_awaits_itself(run: Run) -> None:
             await task
         return "refused"
 
-    assert run(main()) == "refused"
+    assert "refused" == run(main())
 
 
 def test_debug_mode_knows_the_source(run: Run) -> None:
@@ -480,7 +480,7 @@ def test_debug_mode_knows_the_source(run: Run) -> None:
             "main" in {frame.name for frame in it._source_traceback} for it in (task, future)
         ] + ["created at" in repr(task)]
 
-    assert run(main(), debug=True) == [True, True, True]
+    assert [True, True, True] == run(main(), debug=True)
 
 
 def test_interpreter_ends_with_pending_tasks(script: Script) -> None:
@@ -494,7 +494,7 @@ def test_interpreter_ends_with_pending_tasks(script: Script) -> None:
         loop.run_until_complete(asyncio.sleep(0))
         print("end")
     """)
-    assert (code, output) == (0, "end\n")
+    assert (0, "end\n") == (code, output)
 
 
 def test_a_forked_child_runs_a_loop_of_its_own(script: Script) -> None:
@@ -521,7 +521,7 @@ def test_a_forked_child_runs_a_loop_of_its_own(script: Script) -> None:
         loop.run_until_complete(main())
         loop.close()
     """)
-    assert (code, output) == (0, "child\nparent\n"), errors
+    assert (0, "child\nparent\n") == (code, output), errors
 
 
 @native_only
@@ -550,7 +550,7 @@ def test_cancelled_during_a_call_that_lost_the_role(run: Run) -> None:
         await asyncio.wait([task])
         return ran, task.cancelled()
 
-    assert run(main()) == (["function"], True)
+    assert (["function"], True) == run(main())
 
 
 @native_only

@@ -65,7 +65,7 @@ def _run_on(
         is_ours = isinstance(runner.get_loop(), threadlets.Loop)
         assert is_ours == (loop_factory is not LOOPS["asyncio"])
         result = runner.run(body())
-    assert upsets == []
+    assert [] == upsets
     return result
 
 

@@ -104,7 +104,7 @@ def _end_with_the_tests() -> None:
 
 def _run(command: list[Any], **options: Any) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=_DEADLINE_S, **options)
-    assert ran.returncode == 0, ran.stderr
+    assert 0 == ran.returncode, ran.stderr
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], status: Path, log: Path) -> None:

@@ -80,13 +80,13 @@ def test_requests_share_one_connection(run: Any) -> None:
             answers = []
             for n in range(25):
                 async with session.get(url, params={"n": str(n)}) as response:
-                    assert response.status == 200
+                    assert 200 == response.status
                     answers.append(await response.json())
             return answers
 
     answers = run(main())
-    assert [answer["n"] for answer in answers] == list(range(25))
-    assert len({answer["port"] for answer in answers}) == 1
+    assert list(range(25)) == [answer["n"] for answer in answers]
+    assert 1 == len({answer["port"] for answer in answers})
 
 
 def test_requests_in_parallel_get_their_own_answers(run: Any) -> None:
@@ -107,7 +107,7 @@ def test_requests_in_parallel_get_their_own_answers(run: Any) -> None:
             return await asyncio.gather(*(ask(n) for n in range(100)))
 
     answers = run(main())
-    assert [answer["n"] for answer in answers] == list(range(100))
+    assert list(range(100)) == [answer["n"] for answer in answers]
     assert len({answer["port"] for answer in answers}) <= 10
 
 
@@ -122,7 +122,7 @@ def test_a_streamed_upload_arrives_whole(run: Any) -> None:
         ):
             return await response.json()
 
-    assert run(main()) == {"sha256": DIGEST}
+    assert {"sha256": DIGEST} == run(main())
 
 
 def test_a_streamed_download_arrives_whole(run: Any) -> None:
@@ -139,7 +139,7 @@ def test_a_streamed_download_arrives_whole(run: Any) -> None:
                 body.update(chunk)
             return response.headers["X-Kind"], body.hexdigest()
 
-    assert run(main()) == ("stream", DIGEST)
+    assert ("stream", DIGEST) == run(main())
 
 
 def test_a_file_is_sent(run: Any, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_file_is_sent(run: Any, tmp_path: Path) -> None:
             body: bytes = await response.read()
             return body
 
-    assert hashlib.sha256(run(main())).hexdigest() == DIGEST
+    assert DIGEST == hashlib.sha256(run(main())).hexdigest()
 
 
 def test_a_websocket_talks_and_closes(run: Any) -> None:
@@ -180,7 +180,7 @@ def test_a_websocket_talks_and_closes(run: Any) -> None:
             assert closing.type is aiohttp.WSMsgType.CLOSE
             return text, binary, closing.data
 
-    assert run(main()) == ("HELLO", b"ba" * 200_000, 4001)
+    assert ("HELLO", b"ba" * 200_000, 4001) == run(main())
 
 
 def test_tls_carries_everything(run: Any, tls: Any) -> None:
@@ -201,7 +201,7 @@ def test_tls_carries_everything(run: Any, tls: Any) -> None:
                 await socket.send_str("hello")
                 return uploaded, downloaded, await socket.receive_str()
 
-    assert run(main()) == ({"sha256": DIGEST}, DIGEST, "HELLO")
+    assert ({"sha256": DIGEST}, DIGEST, "HELLO") == run(main())
 
 
 def test_a_stranger_is_refused_by_tls(run: Any, tls: Any) -> None:
@@ -244,4 +244,4 @@ def test_a_client_that_leaves_cancels_nothing_else(run: Any) -> None:
             forever.set()
             return answer["n"]
 
-    assert run(main()) == 7
+    assert 7 == run(main())

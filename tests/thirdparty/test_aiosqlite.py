@@ -29,7 +29,7 @@ def test_rows_come_back(run: Any) -> None:
 
     found, count = run(main())
     assert found == [(n, f"word {n}") for n in (0, 250, 500, 750)]
-    assert count == 1000
+    assert 1000 == count
 
 
 def test_a_rollback_forgets(run: Any, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_rollback_forgets(run: Any, tmp_path: Path) -> None:
             rows: list[tuple[str]] = list(await reader.execute_fetchall("SELECT * FROM word"))
             return rows
 
-    assert run(main()) == [("kept",)]
+    assert [("kept",)] == run(main())
 
 
 def test_an_error_crosses_the_thread(run: Any) -> None:
@@ -60,7 +60,7 @@ def test_an_error_crosses_the_thread(run: Any) -> None:
                 row: tuple[int] = await cursor.fetchone()
                 return row
 
-    assert run(main()) == (2,)
+    assert (2,) == run(main())
 
 
 def test_many_connections_answer_at_once(run: Any) -> None:

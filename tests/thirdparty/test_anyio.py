@@ -70,10 +70,10 @@ def test_a_failing_child_cancels_its_siblings(run: Any) -> None:
 
         with pytest.raises(ExceptionGroup) as raised:
             await family()
-        assert [str(error) for error in raised.value.exceptions] == ["third"]
+        assert ["third"] == [str(error) for error in raised.value.exceptions]
         return sorted(journal)
 
-    assert run(main()) == ["first", "second"]
+    assert ["first", "second"] == run(main())
 
 
 def test_a_shield_outlives_the_cancellation_around_it(run: Any) -> None:
@@ -91,7 +91,7 @@ def test_a_shield_outlives_the_cancellation_around_it(run: Any) -> None:
                     cleaned = "cleaned"
         return scope.cancelled_caught, cleaned
 
-    assert run(main()) == (True, "cleaned")
+    assert (True, "cleaned") == run(main())
 
 
 def test_deadlines_nest(run: Any) -> None:
@@ -102,7 +102,7 @@ def test_deadlines_nest(run: Any) -> None:
             await anyio.sleep_forever()
         return inner.cancelled_caught, outer.cancelled_caught
 
-    assert run(main()) == (True, False)
+    assert (True, False) == run(main())
 
 
 def test_memory_streams_hand_over(run: Any) -> None:
@@ -120,7 +120,7 @@ def test_memory_streams_hand_over(run: Any) -> None:
             group.start_soon(produce)
             return [n async for n in receive]
 
-    assert run(main()) == list(range(500))
+    assert list(range(500)) == run(main())
 
 
 def test_tcp_echoes(run: Any) -> None:
@@ -166,7 +166,7 @@ def test_tls_echoes(run: Any, tls: Any) -> None:
             group.cancel_scope.cancel()
         return bytes(answer)
 
-    assert run(main()) == b"secret" * 10_000
+    assert b"secret" * 10_000 == run(main())
 
 
 def test_unix_sockets_pass_descriptors(run: Any, tmp_path: Path) -> None:
@@ -188,11 +188,11 @@ def test_unix_sockets_pass_descriptors(run: Any, tmp_path: Path) -> None:
             async with await anyio.connect_unix(tmp_path / "socket") as stream:
                 message, fds = await stream.receive_fds(10, 1)
             group.cancel_scope.cancel()
-        assert message == b"see"
+        assert b"see" == message
         with os.fdopen(fds[0]) as letter:
             return letter.read()
 
-    assert run(main()) == "enclosed"
+    assert "enclosed" == run(main())
 
 
 def test_datagrams_arrive(run: Any) -> None:
@@ -227,7 +227,7 @@ def test_wait_readable_watches_a_socket(run: Any) -> None:
                 theirs.send(b"now")
             return ours.recv(10)
 
-    assert run(main()) == b"now"
+    assert b"now" == run(main())
 
 
 def test_a_process_runs_to_its_end(run: Any) -> None:
@@ -240,7 +240,7 @@ def test_a_process_runs_to_its_end(run: Any) -> None:
         done = await anyio.run_process([sys.executable, "-c", code], input=b"words", check=False)
         return done.stdout, done.stderr, done.returncode
 
-    assert run(main()) == (b"WORDS\n", b"oops\n", 3)
+    assert (b"WORDS\n", b"oops\n", 3) == run(main())
 
 
 def test_a_process_converses_and_is_ended(run: Any) -> None:
@@ -254,7 +254,7 @@ def test_a_process_converses_and_is_ended(run: Any) -> None:
             process.terminate()
             return answer, await process.wait()
 
-    assert run(main()) == (b"evil", -signal.SIGTERM)
+    assert (b"evil", -signal.SIGTERM) == run(main())
 
 
 def test_threads_call_back_into_the_loop(run: Any) -> None:
@@ -275,7 +275,7 @@ def test_threads_call_back_into_the_loop(run: Any) -> None:
 
         return await to_thread.run_sync(in_thread)
 
-    assert run(main()) == (True, True, "SHOUT")
+    assert (True, True, "SHOUT") == run(main())
 
 
 def test_many_threads_return_their_results(run: Any) -> None:
@@ -337,5 +337,5 @@ def test_signals_are_received(run: Any) -> None:
                 os.kill(os.getpid(), signal.SIGUSR2)
         return received
 
-    assert run(main()) == [signal.SIGUSR1, signal.SIGUSR2]
+    assert [signal.SIGUSR1, signal.SIGUSR2] == run(main())
     assert signal.getsignal(signal.SIGUSR1) is before

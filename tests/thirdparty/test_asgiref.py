@@ -102,13 +102,13 @@ def test_sensitive_functions_share_a_thread(way: Way, run_way: Any) -> None:
         async with others_block(way.call, always=True):
             calls = await asyncio.gather(*(sync_to_async(count)() for _ in range(N_TASKS)))
             contexts = await asyncio.gather(*(in_context() for _ in range(4)))
-        assert len({thread for thread, _ in calls}) == 1
-        assert sorted(n for _, n in calls) == list(range(1, N_TASKS + 1))
+        assert 1 == len({thread for thread, _ in calls})
+        assert list(range(1, N_TASKS + 1)) == sorted(n for _, n in calls)
         threads = set()
         for of_context in contexts:
-            assert [n for _, n in of_context] == list(range(1, 6))
+            assert list(range(1, 6)) == [n for _, n in of_context]
             threads |= {thread for thread, _ in of_context}
-        assert len(threads | {calls[0][0], threading.get_ident()}) == 6
+        assert 6 == len(threads | {calls[0][0], threading.get_ident()})
 
     run_way(main())
 
@@ -214,9 +214,9 @@ def test_they_nest_both_ways(way: Way, run_way: Any) -> None:
             chains = await asyncio.gather(*(coroutine(3) for _ in range(5)))
             # Each of these keeps a thread of the loop's executor, which has few.
             depth = await loose_coroutine(2)
-        assert [len(chain) for chain in chains] == [4] * 5
-        assert len({thread for chain in chains for thread in chain}) == 1
-        assert depth == 2
+        assert [4] * 5 == [len(chain) for chain in chains]
+        assert 1 == len({thread for chain in chains for thread in chain})
+        assert 2 == depth
 
     run_way(main())
 

@@ -113,7 +113,7 @@ def test_everything_that_is_async_is_awaited(way: Way, run_way: Any) -> None:
 
     def function() -> int:
         with greenback.async_context(managed()) as value:
-            assert value == "managed"
+            assert "managed" == value
             total = sum(double(number) for number in greenback.async_iter(numbers()))
         with pytest.raises(TimeoutError):
             greenback.await_(asyncio.wait_for(asyncio.sleep(60), 0.001))
@@ -127,8 +127,8 @@ def test_everything_that_is_async_is_awaited(way: Way, run_way: Any) -> None:
         async with others_block(way.call):
             return await asyncio.gather(*(task() for _ in range(N_TASKS)))
 
-    assert run_way(main()) == [20] * N_TASKS
-    assert journal == ["left"] * N_TASKS
+    assert [20] * N_TASKS == run_way(main())
+    assert ["left"] * N_TASKS == journal
 
 
 def test_a_task_is_given_a_portal_by_another(way: Way, run_way: Any) -> None:
@@ -181,7 +181,7 @@ def test_cancellations_arrive_in_functions(way: Way, run_way: Any) -> None:
             await asyncio.gather(*(cancelled((n + 1) / 1000) for n in range(N_TASKS)))
 
     run_way(main())
-    assert journal == ["clean"] * 2 * N_TASKS
+    assert ["clean"] * 2 * N_TASKS == journal
 
 
 # -- while home is blocked -------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_a_greenlet_is_switched_to_between_awaits(way: Way, run_way: Any) -> Non
         async with others_block(way.call):
             return await asyncio.gather(*(count() for _ in range(N_TASKS)))
 
-    assert run_way(main()) == [30] * N_TASKS
+    assert [30] * N_TASKS == run_way(main())
 
 
 def test_greenlets_begin_others(way: Way, run_way: Any) -> None:
@@ -105,7 +105,7 @@ def test_a_greenlet_goes_from_task_to_task(way: Way, run_way: Any) -> None:
                 answers.append(await asyncio.create_task(continue_it(begun)))
         return answers
 
-    assert run_way(main()) == ["suspended"] * 10 + ["done"]
+    assert ["suspended"] * 10 + ["done"] == run_way(main())
 
 
 def test_cancellations_arrive_in_the_greenlet(way: Way, run_way: Any) -> None:
@@ -141,7 +141,7 @@ def test_cancellations_arrive_in_the_greenlet(way: Way, run_way: Any) -> None:
             await asyncio.gather(*(late() for _ in range(N_TASKS)))
 
     run_way(main())
-    assert journal == ["clean"] * 2 * N_TASKS
+    assert ["clean"] * 2 * N_TASKS == journal
 
 
 def test_failures_cross_from_and_into_greenlets(way: Way, run_way: Any) -> None:
@@ -163,7 +163,7 @@ def test_failures_cross_from_and_into_greenlets(way: Way, run_way: Any) -> None:
             sessions = (spawn(session, number) for number in range(N_TASKS))
             return await asyncio.gather(*sessions, return_exceptions=True)
 
-    assert [error.args[0] for error in run_way(main())] == list(range(N_TASKS))
+    assert list(range(N_TASKS)) == [error.args[0] for error in run_way(main())]
 
 
 def test_a_loop_of_another_thread_keeps_greenlets(way: Way, run_way: Any) -> None:
@@ -180,7 +180,7 @@ def test_a_loop_of_another_thread_keeps_greenlets(way: Way, run_way: Any) -> Non
 
     with ThreadPoolExecutor(1) as executor:
         results = executor.submit(lambda: run_way(main())).result()
-    assert results == list(range(N_TASKS))
+    assert list(range(N_TASKS)) == results
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="needs eager tasks (3.12)")
@@ -197,4 +197,4 @@ def test_eager_tasks_keep_greenlets(way: Way, run_way: Any) -> None:
         async with others_block(way.call):
             return await asyncio.gather(*(spawn(session, number) for number in range(N_TASKS)))
 
-    assert run_way(main()) == list(range(N_TASKS))
+    assert list(range(N_TASKS)) == run_way(main())

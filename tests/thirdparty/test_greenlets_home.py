@@ -70,7 +70,7 @@ def test_tasks_of_another_thread_are_resumed_there(run_ours: Any, call_at_home: 
         await session.end()
         return {is_home(thread) for thread in session.threads}
 
-    assert run_ours(main()) == {False}
+    assert {False} == run_ours(main())
 
 
 def test_tasks_of_another_thread_outlast_its_idle_time(run_ours: Any) -> None:
@@ -186,7 +186,7 @@ def test_tasks_of_another_thread_are_cancelled_there(run_ours: Any, call_at_home
         del dropped  # It is cancelled when the loop ends.
 
     run_ours(main())
-    assert journal == [True] * 3
+    assert [True] * 3 == journal
 
 
 def test_a_loop_ends_with_tasks_on_every_thread(run_ours: Any, call_at_home: Call) -> None:
@@ -213,7 +213,7 @@ def test_a_loop_ends_with_tasks_on_every_thread(run_ours: Any, call_at_home: Cal
 
     tasks = run_ours(main())
     assert all(task.cancelled() for task in tasks)
-    assert journal == [True] * 2 * N_TASKS
+    assert [True] * 2 * N_TASKS == journal
 
 
 # -- functions that are called inline, or are not -------------------------------------------------
@@ -257,7 +257,7 @@ def test_a_greenlet_that_was_dropped_is_not_waited_for(run_ours: Any) -> None:
         held = begun(journal)
         assert not is_home(await threadlets.call(threading.get_ident))
         held.clear()
-        assert [is_home(thread) for thread in journal] == [True]
+        assert [True] == [is_home(thread) for thread in journal]
         await until_called_at_home()
 
     run_ours(main())
@@ -271,9 +271,9 @@ def test_a_greenlet_that_another_thread_dropped_is_not_waited_for(run_ours: Any)
         held = begun(journal)
         assert not is_home(await threadlets.call(threading.get_ident))
         await asyncio.to_thread(held.clear)
-        assert journal == []
+        assert [] == journal
         await until_called_at_home()
-        assert [is_home(thread) for thread in journal] == [True]
+        assert [True] == [is_home(thread) for thread in journal]
 
     run_ours(main())
 

@@ -94,7 +94,7 @@ def test_requests_share_one_connection(run: Any) -> None:
 
     texts = run(main())
     assert [text.split()[0] for text in texts] == [f"/{n}" for n in range(20)]
-    assert len({text.split()[1] for text in texts}) == 1
+    assert 1 == len({text.split()[1] for text in texts})
 
 
 def test_a_chunked_response_is_streamed(run: Any) -> None:
@@ -108,7 +108,7 @@ def test_a_chunked_response_is_streamed(run: Any) -> None:
         ):
             return b"".join([chunk async for chunk in response.aiter_bytes()])
 
-    assert run(main()) == BODY
+    assert BODY == run(main())
 
 
 def test_a_generated_body_is_uploaded(run: Any) -> None:
@@ -160,7 +160,7 @@ def test_a_silent_server_times_out(run: Any) -> None:
             silence.set()
             return text
 
-    assert run(main()) == "spoken"
+    assert "spoken" == run(main())
 
 
 def test_a_refused_connection_is_reported(run: Any, unused_port: int) -> None:

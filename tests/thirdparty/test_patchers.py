@@ -30,7 +30,7 @@ def run(script: str, package: str) -> None:
         text=True,
         timeout=60,
     )
-    assert (ran.returncode, ran.stdout.strip()) == (0, "done"), ran.stderr
+    assert (0, "done") == (ran.returncode, ran.stdout.strip()), ran.stderr
 
 
 NESTED = """

@@ -80,7 +80,7 @@ async def database(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
         yield engine
-        assert engine.pool.checkedout() == 0
+        assert 0 == engine.pool.checkedout()
     finally:
         await engine.dispose()
 
@@ -155,7 +155,7 @@ def test_sessions_write_and_read_objects(way: Way, run_way: Any, url: str) -> No
             titles = await asyncio.gather(*(read(make_session, n) for n in range(N_TASKS)))
             return titles, await count(engine, Author)
 
-    assert run_way(main()) == ([["book 0", "book 1", "book 2"]] * N_TASKS, N_TASKS)
+    assert ([["book 0", "book 1", "book 2"]] * N_TASKS, N_TASKS) == run_way(main())
 
 
 def test_listeners_await_inside_of_statements(way: Way, run_way: Any, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_listeners_await_inside_of_statements(way: Way, run_way: Any, tmp_path: 
                 await asyncio.gather(*(count(engine, Author) for _ in range(N_TASKS)))
 
     run_way(main())
-    assert n_heard == N_TASKS
+    assert N_TASKS == n_heard
 
 
 def test_cancelled_statements_give_their_connections_back(
@@ -198,7 +198,7 @@ def test_cancelled_statements_give_their_connections_back(
             await asyncio.gather(*(cancel_later(engine, number) for number in range(N_TASKS)))
             return await count(engine, Author)
 
-    assert run_way(main()) == 0
+    assert 0 == run_way(main())
 
 
 def test_asyncpg_is_answered(way: Way, run_way: Any, postgres: Any) -> None:
@@ -282,8 +282,8 @@ def test_statements_of_home_are_answered_after_it_was_blocked(
                 tasks += [asyncio.create_task(count(engine, Author)) for _ in range(N_TASKS)]
                 await asyncio.sleep(0.02)
                 other = create_async_engine(url)
-                assert await count(other, Author) == 0
+                assert 0 == await count(other, Author)
                 await other.dispose()
             return await asyncio.gather(*tasks)
 
-    assert run_threadlets(main()) == [0] * 2 * N_TASKS
+    assert [0] * 2 * N_TASKS == run_threadlets(main())

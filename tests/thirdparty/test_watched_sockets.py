@@ -150,7 +150,7 @@ def test_a_cancelled_wait_leaves_the_socket_usable(run: Any) -> None:
             await drive(theirs, send(theirs, b"late"))
             return await drive(ours, receive(ours))
 
-    assert run(main()) == b"late"
+    assert b"late" == run(main())
 
 
 def test_a_closed_number_can_be_watched_again(run: Any) -> None:
@@ -193,4 +193,4 @@ def test_reading_and_writing_are_watched_apart(run: Any) -> None:
             assert not loop.remove_writer(ours)
             return ours.recv(10)
 
-    assert run(main()) == b"word"
+    assert b"word" == run(main())

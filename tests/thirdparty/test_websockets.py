@@ -44,7 +44,7 @@ def test_messages_come_back(run: Any) -> None:
                 received.append(await client.recv())
             return received
 
-    assert run(main()) == ["héllo", bytes(range(256)) * 4096, "one two three"]
+    assert ["héllo", bytes(range(256)) * 4096, "one two three"] == run(main())
 
 
 def test_pipelined_messages_keep_their_order(run: Any) -> None:
@@ -101,7 +101,7 @@ def test_both_ends_see_the_close_code(run: Any) -> None:
             assert received is not None
             return received.code, received.reason
 
-    assert run(main()) == (4000, "enough")
+    assert (4000, "enough") == run(main())
 
 
 def test_a_closing_server_says_goodbye(run: Any) -> None:
@@ -113,14 +113,14 @@ def test_a_closing_server_says_goodbye(run: Any) -> None:
             connect(address(server), proxy=None) as client,
         ):
             await client.send("ready")
-            assert await client.recv() == "ready"
+            assert "ready" == await client.recv()
             server.close()
             with pytest.raises(ConnectionClosedOK) as closed:
                 await client.recv()
             assert closed.value.rcvd is not None
             return closed.value.rcvd.code
 
-    assert run(main()) == 1001
+    assert 1001 == run(main())
 
 
 def test_a_broadcast_reaches_everyone(run: Any) -> None:
@@ -134,7 +134,7 @@ def test_a_broadcast_reaches_everyone(run: Any) -> None:
             await asyncio.gather(*(client.close() for client in clients))
             return messages
 
-    assert run(main()) == ["to all"] * 20
+    assert ["to all"] * 20 == run(main())
 
 
 def test_a_handshake_can_be_refused(run: Any) -> None:
@@ -149,7 +149,7 @@ def test_a_handshake_can_be_refused(run: Any) -> None:
                 await connect(address(server), proxy=None)
             return refused.value.response.status_code
 
-    assert run(main()) == 403
+    assert 403 == run(main())
 
 
 def test_tls_carries_messages(run: Any, tls: Any) -> None:
@@ -163,7 +163,7 @@ def test_tls_carries_messages(run: Any, tls: Any) -> None:
             await client.send(b"secret" * 50_000)
             return await client.recv()
 
-    assert run(main()) == b"secret" * 50_000
+    assert b"secret" * 50_000 == run(main())
 
 
 def test_unix_sockets_carry_messages(run: Any, tmp_path: Path) -> None:
@@ -175,4 +175,4 @@ def test_unix_sockets_carry_messages(run: Any, tmp_path: Path) -> None:
             await client.send("local")
             return await client.recv()
 
-    assert run(main()) == "local"
+    assert "local" == run(main())

@@ -1,4 +1,4 @@
-"""Functions that block: the loop goes on meanwhile, and their results and errors come back."""
+"""Functions that block: the loop runs meanwhile, and the awaiting tasks get results and errors."""
 
 import asyncio
 import threading

@@ -1,6 +1,6 @@
-"""Ends with status 7 while threads of another loop take and give the GIL without end.
+"""Ends with status 7 while threads of another loop take and release the GIL all the time.
 
-Before CPython 3.14 the interpreter ends these by unwinding their stacks, and our frames among them.
+Before CPython 3.14 the interpreter ends these threads by unwinding their stacks, our frames included.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-//! Accepting connections: at once as far as the kernel goes, served a few at a time.
+//! Acceptors: connections are accepted as soon as they arrive, and served a few per tick.
 
 use std::os::fd::{AsRawFd, IntoRawFd};
 
@@ -17,39 +17,41 @@ use crate::gil_cell::GilCell;
 use crate::request::Request;
 use crate::stream::Stream;
 
-/// How many connections are served at least, when it is the acceptor's turn.
+/// How many connections an acceptor may serve per tick, at least.
 ///
-/// A connection whose request came along with it is over after few turns. Few at a time are gone
-/// before the cyclic collector counts the next ones; hundreds at a time are not, and it then looks at
-/// them again and again. Measured with a connection for each request, at most 100 of them at once:
-/// in 22,000 requests the collector ran 39 times with 4, 114 times with 8, and 588 times with 32.
+/// A connection that arrives together with its request ends after a few ticks. When few are served at a
+/// time, they are gone before the cyclic collector counts the next ones; when hundreds are, they are not,
+/// and the collector looks at them again and again. Measured with a connection for each request, at most
+/// 100 of them at once: in 22,000 requests the collector ran 39 times with 4, 114 times with 8, and 588
+/// times with 32.
 const SERVED_MIN: usize = 8;
 
-/// ... and at most: larger ticks keep everybody else waiting.
+/// The most connections that an acceptor may serve per tick: more would keep other requests waiting.
 const SERVED_MAX: usize = 256;
 
-/// In a tick of very many requests, which part of them may be connections. A loop that takes long
-/// to come round would otherwise serve too few, and one that serves connections alone would go from
-/// few to many: each of them makes several requests later.
+/// Between those bounds, an acceptor may serve one connection for every so many requests of the tick. With
+/// a fixed number, a loop with long ticks would serve too few. With a large share, a loop that serves
+/// connections alone would go from few to many: each of them makes several requests later.
 const SERVED_SHARE: usize = 16;
 
 #[derive(Debug)]
 struct AcceptorState {
     backlog: Backlog,
-    /// The request is in the ready queue: one is enough, however many edges there are.
+    /// The request is in the ready queue: one is enough for any number of edges.
     is_queued: bool,
     is_retired: bool,
 }
 
-/// A listening socket and whom to tell of its connections.
+/// A listening socket, and the callbacks for its connections and its errors.
 #[pyclass(frozen, module = "threadlets._core")]
 #[derive(Debug)]
 pub struct Acceptor {
     on_connection: Py<PyAny>,
     on_error: Py<PyAny>,
-    /// Connections are made in copies of this context: the server's, or the one in which it was started.
+    /// Connections are made in copies of this context: the server's own, or the one in which the server was
+    /// started.
     context: Py<PyAny>,
-    /// It is the server's: whatever is called for a connection is called in the same copy.
+    /// The context is the server's own: all callbacks of a connection run in the same copy of it.
     is_servers: bool,
     state: GilCell<AcceptorState>,
 }
@@ -69,18 +71,18 @@ impl Acceptor {
         Ok(Self { on_connection, on_error, context, is_servers, state })
     }
 
-    /// The request to accept, unless it is queued already.
+    /// The request that accepts connections, unless it is queued already.
     pub(crate) fn request(slf: &Py<Self>, py: Python<'_>) -> Option<Request> {
         let was_queued =
             slf.get().state.with(py, |state| std::mem::replace(&mut state.is_queued, true));
         (!was_queued).then(|| Request::Accept(slf.clone_ref(py)))
     }
 
-    /// Hand over a connection, in a context of its own: it shares no variables with others.
+    /// Pass a connection to `on_connection`, in a context of its own: connections share no variables.
     fn connect(&self, dispatcher: &Bound<'_, Dispatcher>, (fd, peer): Connection) -> PyResult<()> {
         let py = dispatcher.py();
         if matches!(peer, Address::Internet(_)) {
-            // Its failure would only cost time.
+            // A failure is ignored: it costs latency, nothing else.
             let _ = op::set_nodelay(SocketFd::new(fd.as_raw_fd()));
         }
         let context = copy_context(py, &self.context)?;
@@ -90,18 +92,18 @@ impl Acceptor {
             ConnectionContext::copy_of(self.context.clone_ref(py))
         };
         let stream = Stream::accepted(dispatcher, &fd, peer, its_own)?;
-        // From here on it is the transport's.
+        // The descriptor belongs to the transport from here on.
         let _ = fd.into_raw_fd();
         in_context(py, &context, || self.on_connection.call1(py, (stream,)).map(drop))
     }
 
-    /// Accept no more; the socket is about to be closed. Connections that are held are served all the
-    /// same: their clients know them as accepted.
+    /// Stop accepting; the socket is about to be closed. Connections that are held are still served: to
+    /// their clients they are accepted.
     pub(crate) fn retire(&self, py: Python<'_>) {
         self.state.with(py, |state| state.is_retired = true);
     }
 
-    /// The loop is closed: refuse the connections that are not served yet.
+    /// Refuse the connections that are not served yet: the loop is closed.
     pub(crate) fn give_up(&self, py: Python<'_>) {
         self.retire(py);
         drop(self.state.with(py, |state| state.backlog.give_up()));
@@ -117,7 +119,7 @@ impl Acceptor {
     }
 }
 
-/// Accept what is waiting, and serve some of it; the rest is queued behind other requests.
+/// Accept the connections that are waiting and serve some of them; another request serves the rest later.
 pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Acceptor>) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
@@ -128,8 +130,8 @@ pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Acceptor>)
         let may_be_more = !state.is_retired && state.backlog.accept()?;
         Ok(may_be_more || state.backlog.n_held() > 1)
     });
-    // Before anybody is served: that may block here for long, while others run the loop, or end it.
-    // No edge tells of connections that are waiting already.
+    // Queue the next request before serving: `on_connection` may block for long while another worker runs
+    // the loop, or end the loop, and no further edge reports the connections that are waiting already.
     if !matches!(accepted, Ok(false)) {
         again(dispatcher, slf)?;
     }

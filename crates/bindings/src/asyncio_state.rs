@@ -1,8 +1,8 @@
-//! What asyncio keeps in the state of a thread, from CPython 3.14 on: the loop that runs there, the task whose step
-//! that takes, and a list of the tasks that were made there.
+//! asyncio's part of a thread state, from CPython 3.14 on: the thread's running loop, that loop's current
+//! task, and a list of the tasks that were made in the thread.
 //!
-//! None of it is part of an interface. Where it is, is found out when the module is loaded: asyncio is told of a loop
-//! and a task, and the thread state is searched for them.
+//! None of this is a public interface. The offsets are found when the module is loaded: asyncio is told of a
+//! loop and a task, and the thread state is searched for them.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{NonNull, null_mut};
@@ -23,7 +23,7 @@ unsafe extern "C" {
     fn threadlets_tasks() -> *mut Link;
 }
 
-/// Find everything.
+/// Find the offsets; an `ImportError` if asyncio's current task is not found.
 pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
     let asyncio = py.import("_asyncio")?;
     let object = || py.import("builtins")?.getattr("object")?.call0();
@@ -36,7 +36,7 @@ pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
     };
     asyncio.call_method1("_set_running_loop", (&its_loop,))?;
     asyncio.call_method1("_enter_task", (&its_loop, &task))?;
-    // SAFETY: the GIL is held. The words up to the one that is looked for are the thread state's.
+    // SAFETY: the GIL is held. The words up to the one that is searched for belong to the thread state.
     let is_found = unsafe { threadlets_find_running(its_loop.as_ptr(), task.as_ptr()) != 0 };
     asyncio.call_method1("_leave_task", (&its_loop, &task))?;
     asyncio.call_method1("_set_running_loop", (&before,))?;
@@ -45,8 +45,8 @@ pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
     }
     if !is_found {
         return Err(PyImportError::new_err(format!(
-            "the state of a thread of this CPython ({}) does not hold asyncio's current task where it is looked for; \
-             use a release of CPython that threadlets supports, or report this one",
+            "asyncio's current task was not found in a thread state of this CPython ({}); use a release of \
+             CPython that threadlets supports, or report this one",
             Python::version_str()
         )));
     }
@@ -54,20 +54,20 @@ pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Whether a loop runs in this thread, in asyncio's eyes.
+/// Whether asyncio has this loop as the running loop of this thread.
 pub(crate) fn is_running(its_loop: &Bound<'_, PyAny>) -> bool {
     // SAFETY: the GIL is held, and the state is this thread's.
     unsafe { !threadlets_running_task(null_mut(), its_loop.as_ptr()).is_null() }
 }
 
-/// The task whose step a loop takes in this thread.
+/// The current task of a loop in this thread.
 #[inline]
 pub(crate) fn task<'py>(its_loop: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     // SAFETY: the GIL is held, and the state is this thread's.
     unsafe { borrow(its_loop, null_mut()) }
 }
 
-/// The same in the thread with this thread state.
+/// The current task of a loop in the thread with this thread state.
 ///
 /// # Safety
 /// The thread state is alive.
@@ -75,7 +75,7 @@ pub(crate) unsafe fn task_of<'py>(
     its_loop: &Bound<'py, PyAny>,
     state: NonNull<c_void>,
 ) -> Option<Bound<'py, PyAny>> {
-    // SAFETY: the caller's.
+    // SAFETY: the caller keeps the thread state alive.
     unsafe { borrow(its_loop, state.as_ptr().cast()) }
 }
 
@@ -85,17 +85,18 @@ unsafe fn borrow<'py>(
     its_loop: &Bound<'py, PyAny>,
     state: *mut ffi::PyThreadState,
 ) -> Option<Bound<'py, PyAny>> {
-    // SAFETY: the caller keeps the state alive; the field holds a reference or null, and changes only with the GIL.
+    // SAFETY: the caller keeps the state alive; the field holds a reference or null, and changes only with
+    // the GIL.
     unsafe {
         let field = NonNull::new(threadlets_running_task(state, its_loop.as_ptr()))?;
         Bound::from_borrowed_ptr_or_opt(its_loop.py(), field.read())
     }
 }
 
-/// Name the task whose step a loop takes in this thread; `false`: the loop does not run here.
+/// Set the current task of a loop in this thread; `false` if the loop does not run here.
 #[inline]
 pub(crate) fn set_task(its_loop: &Bound<'_, PyAny>, task: Option<&Bound<'_, PyAny>>) -> bool {
-    // SAFETY: as in `task`. The field owns what it refers to; what it referred to goes last, which may run code.
+    // SAFETY: as in `task`. The field owns a reference; the old one is released last, which may run code.
     unsafe {
         let field = threadlets_running_task(null_mut(), its_loop.as_ptr());
         let Some(field) = NonNull::new(field) else { return false };
@@ -105,11 +106,11 @@ pub(crate) fn set_task(its_loop: &Bound<'_, PyAny>, task: Option<&Bound<'_, PyAn
     true
 }
 
-/// How far into asyncio's own future and task their fields are, in bytes. Programs that look at a process from
-/// outside look there.
+/// Offsets of the fields of asyncio's own future and task, in bytes. Tools that inspect a process from
+/// outside read them there.
 pub(crate) mod at {
     pub(crate) const AWAITED_BY: usize = 96;
-    /// An `int`; zero: pending.
+    /// An `int`; zero means pending.
     pub(crate) const STATE: usize = 104;
     pub(crate) const IS_TASK: usize = 108;
     pub(crate) const AWAITED_BY_IS_SET: usize = 109;
@@ -118,17 +119,17 @@ pub(crate) mod at {
     pub(crate) const LINK: usize = 152;
 }
 
-/// What was found out about asyncio's own classes.
+/// The layout of asyncio's own classes, as found when the module is loaded.
 struct Layout {
     future: Py<PyType>,
-    /// The fields are where they are expected.
+    /// The fields are at the offsets in `at`.
     is_known: bool,
 }
 
 static LAYOUT: PyOnceLock<Layout> = PyOnceLock::new();
 
 impl Layout {
-    /// Have asyncio change a task of its own, and look whether that changes where it should.
+    /// Have asyncio change a task of its own, and check that the changes appear at the offsets in `at`.
     fn find(asyncio: &Bound<'_, PyModule>) -> PyResult<Self> {
         let py = asyncio.py();
         let class = asyncio.getattr("Task")?.cast_into::<PyType>()?;
@@ -136,11 +137,11 @@ impl Layout {
         let size: usize = class.getattr("__basicsize__")?.extract()?;
         let new = || class.call_method1("__new__", (&class,));
         let (task, other) = (new()?, new()?);
-        // SAFETY: the object is as large as is asked for, and its fields are words or bytes.
+        // SAFETY: the offsets are checked to lie within the object, and its fields are words or bytes.
         let word = |at: usize| unsafe { task.as_ptr().byte_add(at).cast::<usize>().read() };
         asyncio.call_method1("_register_task", (&other,))?;
         asyncio.call_method1("_register_task", (&task,))?;
-        // SAFETY: the GIL is held; what is looked for is in the thread state, a few words on.
+        // SAFETY: the GIL is held; the list is in the thread state, a few words further on.
         let link = unsafe { threadlets_find_tasks(task.as_ptr()) };
         asyncio.call_method1("_unregister_task", (&task,))?;
         asyncio.call_method1("_unregister_task", (&other,))?;
@@ -161,20 +162,20 @@ impl Layout {
     }
 }
 
-/// Whether tasks can be laid out as asyncio's own are.
+/// Whether native tasks can have the layout of asyncio's own.
 pub(crate) fn layout_is_known(py: Python<'_>) -> bool {
     LAYOUT.get(py).is_some_and(|it| it.is_known)
 }
 
-/// Whether an object is a future or task of asyncio's own, and laid out as expected.
+/// Whether an object is a future or task of asyncio's own, with the expected layout.
 pub(crate) fn is_stock_future(object: &Bound<'_, PyAny>) -> bool {
     let Some(layout) = LAYOUT.get(object.py()).filter(|it| it.is_known) else { return false };
     let future = layout.future.as_ptr().cast();
-    // SAFETY: both are alive. Asking `isinstance` would ask the object for its `__class__`, which may say anything.
+    // SAFETY: both are alive. `isinstance` would trust the object's `__class__`, which may say anything.
     unsafe { ffi::PyObject_TypeCheck(object.as_ptr(), future) != 0 }
 }
 
-/// A place in the list of a thread's tasks; the list refers to no task. Zeros: in none.
+/// A task's link in the list of a thread's tasks, which owns no references. All zero: in no list.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -185,12 +186,12 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) const UNLINKED: Self = Self { next: null_mut(), previous: null_mut() };
 
-    /// Enter a task in the list of this thread.
+    /// Enter a task in this thread's list.
     ///
     /// # Safety
-    /// The GIL is held. The link is in no list, and is taken out before it moves or goes.
+    /// The GIL is held. The link is in no list, and is taken out before it moves or is freed.
     pub(crate) unsafe fn enter(slf: *mut Self) {
-        // SAFETY: the caller's; the list is the thread's, a circle in which no pointer is null.
+        // SAFETY: as the caller promises; the thread's list is a circle in which no pointer is null.
         unsafe {
             let head = threadlets_tasks();
             let last = (*head).previous;
@@ -200,12 +201,12 @@ impl Link {
         }
     }
 
-    /// Take a task out of the list that it is in, whichever thread's that is, or the interpreter's by now.
+    /// Take a task out of its list: some thread's, or the interpreter's if that thread has ended.
     ///
     /// # Safety
     /// The GIL is held; the link is in a list, or in none.
     pub(crate) unsafe fn leave(slf: *mut Self) {
-        // SAFETY: the caller's.
+        // SAFETY: as the caller promises.
         unsafe {
             if (*slf).next.is_null() {
                 return;

@@ -1,8 +1,9 @@
-//! Calls beside the dispatcher: on another thread of its workers from the start, while the role stays where it is.
+//! Calls beside the dispatcher: they run on another worker from the start, while the role stays where it is.
 //!
-//! Where a call starts, the history of its function says (`threadlets_core::history`); who comes for it, the core
-//! says too (`takeover::Beside`). A call does not notice where it runs: it is called in its awaiter's context, the
-//! loop runs in its thread, and what it returns or raises is what the await gives.
+//! The history of a function decides where its calls start (`threadlets_core::history`), and
+//! `takeover::Beside` decides which worker takes them. A function cannot tell where it runs: it is called in
+//! its awaiter's context, the loop counts as running in its thread, and the await gives what it returns or
+//! raises.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,38 +28,38 @@ use crate::task::task::Task;
 use crate::worker::Worker;
 use crate::workers::{Parked, Workers};
 
-/// When a thread is called.
+/// When a worker is woken for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum When {
     Now,
-    /// When the dispatcher gives the GIL up to wait for events: before that the thread could do nothing.
+    /// When the dispatcher gives up the GIL to wait for events: before that the worker could do nothing.
     GilIsFree,
 }
 
-/// What a piece of work came to.
+/// The outcome of a job.
 #[derive(Debug, Default)]
 pub(crate) struct Ran {
-    /// The function that was called, if it was.
+    /// The function, if it was called.
     pub(crate) function: Option<EntryPoint>,
-    /// The dispatcher waits, and is to be woken.
+    /// The dispatcher waits for events and is to be woken.
     pub(crate) wakes: bool,
 }
 
-/// How a thread has done its work.
+/// How a worker stopped taking jobs.
 #[derive(Debug)]
 pub(crate) struct Worked {
-    /// No work is left; `false`: enough other functions compute, and it has to wait.
+    /// No job is left; `false`: enough other functions compute, so the worker has to wait.
     pub(crate) is_done: bool,
-    /// Where the dispatcher sleeps, which is to be woken once the GIL is free.
+    /// The poller at which the dispatcher sleeps, to be woken once the GIL is free.
     pub(crate) sleeps_at: Option<Arc<Poller>>,
 }
 
-/// Work for a thread beside the dispatcher.
+/// A call for a worker beside the dispatcher.
 #[derive(Debug)]
 pub(crate) enum Job {
     /// A call that a coroutine awaits.
     Awaited(Py<CallBeside>),
-    /// A call that was queued.
+    /// A call of a pool's queue.
     Queued(Py<QueuedCall>),
 }
 
@@ -70,7 +71,7 @@ impl Job {
         }
     }
 
-    /// The user's pool that it is in.
+    /// The user's pool that the call is in.
     fn pool(&self) -> Option<&Py<Pool>> {
         match self {
             Self::Awaited(call) => call.get().pool.as_ref(),
@@ -82,7 +83,7 @@ impl Job {
         self.pool().map_or(Priority::Normal, |it| it.get().its_priority(py))
     }
 
-    /// Cancel what awaits it, which has not begun; whether that was possible.
+    /// Cancel the awaiter of a call that has not begun; returns whether that was possible.
     fn cancel(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<bool> {
         match self {
             Self::Awaited(call) => {
@@ -96,7 +97,7 @@ impl Job {
         }
     }
 
-    /// Do it, on this thread. An error is a fault of ours.
+    /// Run the call on this thread. An `Err` is a fault of this library, not of the function.
     fn run(self, slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<Ran> {
         match self {
             Self::Awaited(call) => CallBeside::run(call.bind(slf.py()), slf, worker),
@@ -104,7 +105,7 @@ impl Job {
         }
     }
 
-    /// Give up what has not begun: the loop is closed.
+    /// Give up a call that has not begun: the loop is closed.
     fn abandon(self, py: Python<'_>) -> PyResult<()> {
         match self {
             Self::Awaited(call) => {
@@ -118,7 +119,7 @@ impl Job {
         }
     }
 
-    /// It cannot begin.
+    /// Fail a call that cannot begin.
     fn fail(self, slf: &Bound<'_, Dispatcher>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
         match self {
@@ -140,25 +141,25 @@ impl Job {
     }
 }
 
-/// A call beside the dispatcher: the future that its awaiter waits for.
+/// A call beside the dispatcher, as the future that its awaiter waits for.
 ///
-/// Cancelling it withdraws the call if it has not begun, and does nothing if it has: a function cannot be
-/// stopped. The awaiter is told of its cancellation when the function has returned.
+/// Cancelling the future withdraws the call if it has not begun, and does nothing if it has: a function
+/// cannot be stopped. The awaiter gets its cancellation when the function has returned.
 #[pyclass(frozen, extends = Future, module = "threadlets._core")]
 #[derive(Debug)]
 pub(crate) struct CallBeside {
-    /// A `CallObject`, until it begins or is withdrawn.
+    /// The `CallObject`, until the call begins or is withdrawn.
     call: GilSlot<Option<Py<PyAny>>>,
-    /// The context in which it is awaited, if there is one.
+    /// The context in which the call is awaited, if there is one.
     context: Option<Py<PyAny>>,
-    /// The task that awaits it.
+    /// The task that awaits the call.
     task: Option<Py<PyAny>>,
     pool: Option<Py<Pool>>,
     function: EntryPoint,
 }
 
 impl CallBeside {
-    /// Have a thread call a function; the future of what it returns.
+    /// Queue a call for a worker; returns the future of its result.
     pub(crate) fn submit<'py>(
         slf: &Bound<'py, Dispatcher>,
         call: Py<PyAny>,
@@ -182,7 +183,7 @@ impl CallBeside {
         Ok(beside)
     }
 
-    /// Take the call back; whether it had not begun.
+    /// Withdraw the call and cancel its future; `false` if the call has begun.
     fn withdraw(slf: &Bound<'_, Self>, message: Option<Py<PyAny>>) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
@@ -193,13 +194,13 @@ impl CallBeside {
         Future::cancel_with(slf.as_super(), message)
     }
 
-    /// Cancel the task that awaits the call once more: its cancellation gave way to the function's error.
+    /// Cancel the awaiting task once more: the function's error was raised in the place of its cancellation.
     pub(crate) fn cancel_awaiter_anew(slf: &Bound<'_, Self>) -> PyResult<()> {
         let Some(task) = &slf.get().task else { return Ok(()) };
         let task = task.bind(slf.py());
         match task.cast::<Task>() {
             Ok(native) => native.get().must_cancel.set(slf.py(), true),
-            // asyncio's own task, which is running: it is cancelled as often as before.
+            // asyncio's own task, which is running: `uncancel` keeps its count of cancellations as it was.
             Err(_) => {
                 task.call_method0(intern!(slf.py(), "cancel"))?;
                 task.call_method0(intern!(slf.py(), "uncancel"))?;
@@ -214,7 +215,7 @@ impl CallBeside {
         }
     }
 
-    /// Call the function, on this thread. An error is a fault of ours.
+    /// Call the function on this thread. An `Err` is a fault of this library, not of the function.
     fn run(
         beside: &Bound<'_, Self>,
         slf: &Bound<'_, Dispatcher>,
@@ -226,12 +227,12 @@ impl CallBeside {
         if let Some(context) = &this.context
             && !crate::callback::can_enter(py, context.bind(py))
         {
-            // Something else runs in it at this moment.
+            // Something else runs in the context at this moment: queue the call again.
             drop(this.call.replace(py, Some(call)));
             slf.get().submit(py, Request::Beside(beside.clone().unbind()))?;
             return Ok(Ran::default());
         }
-        // SAFETY: it was made from a call, which `call` keeps alive.
+        // SAFETY: `call` is a `CallObject`, and keeps it alive.
         let object = unsafe { &*call.as_ptr().cast::<CallObject>() };
         let callable = object.callable();
         let parked = Parked::new(
@@ -251,10 +252,10 @@ impl CallBeside {
         this.leave_pool(slf);
         drop(call);
         if slf.get().check_closed().is_err() {
-            // Nothing waits for it any more.
+            // Nothing waits for the result any more.
             return Ok(Ran::default());
         }
-        // Not before: what was dropped may have run code that waits for the loop.
+        // Not claimed earlier: dropping the objects above may run code that waits for the dispatcher to wake.
         let wakes = slf.get().claim_wake();
         match outcome {
             Ok(result) => Future::resolve(beside.as_super(), result),
@@ -266,7 +267,7 @@ impl CallBeside {
 
 #[pymethods]
 impl CallBeside {
-    /// Withdraw the call; `false` if it has begun, because it is not cancelled before it has returned.
+    /// Withdraw the call. Return False if it has begun: a function cannot be cancelled before it returns.
     #[pyo3(signature = (msg=None))]
     fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
         Self::withdraw(slf, msg)
@@ -281,7 +282,7 @@ impl CallBeside {
 }
 
 impl Workers {
-    /// Queue work for a thread beside the dispatcher, and see to it that one comes.
+    /// Queue a call beside the dispatcher, and summon a worker for it.
     pub(crate) fn submit_beside(slf: &Bound<'_, Dispatcher>, job: Job) {
         let py = slf.py();
         let priority = job.priority(py);
@@ -289,7 +290,7 @@ impl Workers {
         Self::summon_when(slf, When::GilIsFree);
     }
 
-    /// See to it that a thread comes for the work that waits.
+    /// Summon a worker for the calls that wait, unless one is on its way.
     pub(crate) fn summon(slf: &Bound<'_, Dispatcher>) {
         Self::summon_when(slf, When::Now);
     }
@@ -303,7 +304,8 @@ impl Workers {
         match summons {
             Summons::Nobody => {}
             Summons::Unpark(id) if when == When::GilIsFree => {
-                // Another thread may have come for the work for which one is to be called: that one is called, too.
+                // Another worker may have taken the job for which `earlier` was to be woken. `called` holds
+                // one worker, so wake the earlier one now.
                 if let Some(earlier) = workers.called.replace(py, Some(id)) {
                     workers.role.slot(earlier).parker.unpark(WakeReason::WORK);
                 }
@@ -320,7 +322,7 @@ impl Workers {
         }
     }
 
-    /// Have the thread on watch, if there is one, come for the work: it has nothing to watch now, or soon.
+    /// Have the monitor, if there is one, take the calls: it has nothing to watch now, or soon.
     fn summon_from_watch(&self, py: Python<'_>) {
         if let Some(monitor) = self.role.monitor() {
             self.beside.with(py, |beside| beside.summon_from_watch());
@@ -328,7 +330,7 @@ impl Workers {
         }
     }
 
-    /// No thread could be started: without any other, what waits cannot be done.
+    /// Handle a failure to start a worker: if there is no other, the calls that wait fail.
     #[cold]
     fn not_spawned(slf: &Bound<'_, Dispatcher>) {
         let py = slf.py();
@@ -340,11 +342,11 @@ impl Workers {
                 error.write_unraisable(py, Some(slf));
             }
         }
-        // The watch may be all that there is.
+        // The monitor may be the only worker.
         workers.summon_from_watch(py);
     }
 
-    /// Do what waits, one after the other.
+    /// Run the calls that wait, one after the other.
     pub(crate) fn work(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> Worked {
         let py = slf.py();
         let this = slf.get();
@@ -358,8 +360,8 @@ impl Workers {
             if workers.beside.with(py, |beside| !beside.is_empty())
                 && let Some(poller) = sleeps_at.take()
             {
-                // What was done before is not to wait for what comes now. From here to the call the GIL stays here,
-                // so that calls start in the order in which they came.
+                // Results of earlier calls must not wait for the next call. From here to that call the GIL is
+                // not given up, so that calls start in the order in which they came.
                 let _ = py.detach(|| poller.wake());
             }
             let now_ns = clock::now_ns();
@@ -372,7 +374,7 @@ impl Workers {
             });
             let Some(job) = job else { return Worked { is_done: true, sleeps_at } };
             Self::summon(slf);
-            // A function starts from a known state, whatever ran here before.
+            // A function starts in the default state, whatever ran on this thread before.
             if fp::State::read() != fp::State::DEFAULT {
                 fp::State::DEFAULT.restore();
             }
@@ -397,19 +399,19 @@ impl Workers {
             if ran.wakes {
                 sleeps_at = this.poller(py).ok();
             }
-            // This process may be a child that the function has made.
+            // The function may have forked: this process may be the child.
             if let Err(error) = Self::end_if_over(slf) {
                 error.write_unraisable(py, Some(slf));
             }
         }
     }
 
-    /// The priority of a pool has changed, and with it that of the work that waits.
+    /// Sort the calls that wait: the priority of a pool has changed.
     pub(crate) fn sort_beside(&self, py: Python<'_>) {
         self.beside.with(py, |beside| beside.sort_anew(|job| job.priority(py)));
     }
 
-    /// Give up the work that waits: the loop is closed.
+    /// Give up the calls that wait: the loop is closed.
     pub(crate) fn abandon_beside(&self, py: Python<'_>) {
         for job in self.beside.with(py, |beside| beside.take_all()) {
             // See `Dispatcher::_release`.
@@ -421,7 +423,7 @@ impl Workers {
         }
     }
 
-    /// Cancel the calls of this pool that have not begun beside the dispatcher; how many.
+    /// Cancel the calls of this pool that have not begun beside the dispatcher; returns how many.
     pub(crate) fn cancel_beside(
         &self,
         pool: &Bound<'_, Pool>,
@@ -439,14 +441,14 @@ impl Workers {
         Ok(n_cancelled)
     }
 
-    /// Visit the work that waits, for the cycle collector.
+    /// Visit the calls that wait, for the cycle collector.
     pub(crate) fn visit_beside(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.beside.traverse(visit, |beside| beside.jobs().try_for_each(|job| job.visit(visit)))
     }
 }
 
 impl Dispatcher {
-    /// Where a call is to start; `name` names its function, should that not be known yet.
+    /// Choose where a call starts; `name` gives the name of its function if that is not known yet.
     #[inline]
     pub(crate) fn choose_start(
         slf: &Bound<'_, Self>,
@@ -480,13 +482,13 @@ impl Dispatcher {
         start.unwrap_or(Start::Beside)
     }
 
-    /// A call that was inline has blocked, or kept others waiting for long.
+    /// Record that an inline call has blocked, or kept other requests waiting for long.
     #[cold]
     pub(crate) fn was_mistaken(&self, py: Python<'_>, function: EntryPoint) {
         self.histories.with(py, |histories| histories.of(function).map(|it| it.was_mistaken()));
     }
 
-    /// Add what is known of calls to the statistics.
+    /// Add the counts of calls to the statistics.
     pub(crate) fn add_calls(&self, stats: &Bound<'_, PyDict>) -> PyResult<()> {
         let py = stats.py();
         let totals = self.histories.with(py, |histories| histories.totals());
@@ -496,13 +498,13 @@ impl Dispatcher {
         stats.set_item("functions", self.functions(py, None)?)
     }
 
-    /// A call that was to be inline waits for a thread that could take over.
+    /// Record that an inline call did not start: it waits for a worker that could take over from it.
     #[cold]
     pub(crate) fn did_not_start(&self, py: Python<'_>, function: EntryPoint) {
         self.histories.with(py, |histories| histories.of(function).map(|it| it.did_not_start()));
     }
 
-    /// What is known of the functions that were called, in this pool or in any.
+    /// List the functions that were called, in this pool or in any, with their histories.
     pub(crate) fn functions<'py>(
         &self,
         py: Python<'py>,
@@ -530,21 +532,21 @@ impl Dispatcher {
     }
 }
 
-/// Parse where calls are to start: `None` leaves it to what is known of each function.
+/// Parse where calls start: `None` ("auto") leaves it to the history of each function.
 pub(crate) fn parse_start(start: &str) -> PyResult<Option<Start>> {
     match start {
         "auto" => Ok(None),
         "inline" => Ok(Some(Start::Inline)),
         "beside" => Ok(Some(Start::Beside)),
         other => Err(PyValueError::new_err(format!(
-            "start is {other:?}; it is 'auto', 'inline' or 'beside'"
+            "start is {other:?}; it must be 'auto', 'inline' or 'beside'"
         ))),
     }
 }
 
 #[pymethods]
 impl Dispatcher {
-    /// Where calls start that are in no pool which says so: "auto", "inline" or "beside".
+    /// Where calls start unless their pool says so: "auto", "inline" or "beside".
     #[getter(_start)]
     fn start(&self, py: Python<'_>) -> &'static str {
         match self.start.get(py) {

@@ -1,7 +1,8 @@
-//! Tasks that belong to a thread: those with live greenlets, and those that have asked to stay.
+//! Tasks that belong to a thread: those with live greenlets, and those that called `threadlets.stay()`.
 //!
-//! The role of the dispatcher passes from thread to thread, but such a task takes its steps on one of them
-//! (`takeover::Bound`). While something belongs to a thread no function is called inline there: the role stays.
+//! The dispatcher's role passes from thread to thread, but such a task takes its steps on one of them
+//! (`takeover::Bound`). While something is tied to a thread, no function is called inline there, so that the
+//! role is not taken from it.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -21,7 +22,7 @@ use crate::worker::Worker;
 use crate::workers::Workers;
 
 impl Workers {
-    /// Something more belongs to a thread, and with it the task, if it is one's.
+    /// Tie one more thing to a thread, and with it a task, if it belongs to one.
     pub(crate) fn tie(&self, py: Python<'_>, worker: WorkerId, task: Option<&Task>) {
         self.bound.with(py, |bound| bound.tie(worker));
         self.n_ties.fetch_add(1, Relaxed);
@@ -30,7 +31,7 @@ impl Workers {
         }
     }
 
-    /// It is over.
+    /// Undo one `tie`.
     pub(crate) fn untie(&self, py: Python<'_>, worker: WorkerId, task: Option<&Task>) {
         if let Some(task) = task {
             task.untie(py);
@@ -38,12 +39,12 @@ impl Workers {
         self.n_ties.fetch_sub(1, Relaxed);
         let is_free = self.bound.with(py, |bound| bound.untie(worker));
         if is_free && worker != WorkerId::HOME {
-            // It may stand by again.
+            // It may be idle again.
             self.role.slot(worker).parker.unpark(WakeReason::ASK);
         }
     }
 
-    /// Whether something belongs to a thread: it stays, and is called for nothing else.
+    /// Whether something is tied to a thread, which then does not end and is given no other work.
     #[inline]
     pub(crate) fn is_tied(&self, py: Python<'_>, worker: WorkerId) -> bool {
         self.n_ties.load(Relaxed) > 0 && self.bound.with(py, |bound| bound.is_tied(worker))
@@ -59,7 +60,7 @@ impl Workers {
         !self.is_tied(py, worker)
     }
 
-    /// A step's turn has come, and its task belongs to another thread: it goes on there.
+    /// Hand a task's next step over to the thread that the task belongs to.
     #[cold]
     pub(crate) fn hand_over(&self, task: &Bound<'_, Task>, worker: WorkerId) {
         let py = task.py();
@@ -71,7 +72,7 @@ impl Workers {
         }
     }
 
-    /// Take the steps that were handed over to this thread, which has the role; whether it still has.
+    /// Take the steps that were handed over to this thread, which has the role; returns whether it still has.
     #[inline]
     pub(crate) fn take_steps(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<bool> {
         if slf.get().workers.n_handed_over.load(Relaxed) == 0 {
@@ -92,7 +93,8 @@ impl Workers {
             let Some(step) = steps.next() else { return Ok(true) };
             outcome = Dispatcher::run(slf, step).and_then(|()| Self::end_if_over(slf));
         }
-        // The role went to another thread meanwhile, or the loop ends: the others wait for the next time.
+        // The role went to another thread, or the loop ends: the steps that are left wait until the role is
+        // here again.
         let left = steps.len();
         workers.bound.with(py, |bound| bound.put_back(worker.id, steps));
         workers.n_handed_over.fetch_add(left, Relaxed);
@@ -104,7 +106,7 @@ impl Workers {
         self.n_handed_over.load(Relaxed) > 0 && self.bound.with(py, |it| it.has_steps(worker))
     }
 
-    /// A closed loop takes no more steps, and nothing belongs to its threads.
+    /// Drop the steps that wait and all ties: the loop is closed.
     pub(crate) fn release_bound(&self, py: Python<'_>) {
         let steps = self.bound.with(py, |bound| bound.take_all());
         self.n_handed_over.store(0, Relaxed);
@@ -117,10 +119,10 @@ impl Workers {
     }
 }
 
-/// What `threadlets.stay()` gives: until it ends, the task that has called it goes on in this thread only.
+/// What `threadlets.stay()` returns: until it ends, the task that called it takes its steps in one thread.
 #[pyclass(frozen, module = "threadlets._core")]
 pub(crate) struct Stay {
-    /// None once it has ended.
+    /// `None` once the stay has ended.
     task: GilSlot<Option<Py<Task>>>,
     worker: WorkerId,
 }
@@ -156,7 +158,7 @@ impl Stay {
     }
 }
 
-/// Keep the current task in this thread, until it ends or the with-block does around what this returns.
+/// Keep the current task in this thread, until it ends or the with-block of the returned object does.
 #[pyfunction]
 pub(crate) fn stay(py: Python<'_>) -> PyResult<Stay> {
     Worker::with_current(|worker| {

@@ -1,5 +1,5 @@
-//! Memory that Python lends: the bytes of any object with the buffer protocol, while they are
-//! needed; and what is kept of them when they are needed for longer.
+//! Memory that Python lends: the bytes of any object with the buffer protocol, for one operation
+//! (`ByteBuffer`) or until they are sent (`Chunk`).
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
@@ -12,8 +12,8 @@ use crate::memory;
 
 /// An exported, contiguous buffer, seen as bytes.
 ///
-/// Slices of it live only while the GIL is held and no Python code runs: nobody else can write
-/// to the memory meanwhile.
+/// Slices of it live only while the GIL is held and no Python code runs, so that nothing else can
+/// write to the memory meanwhile.
 #[derive(Debug)]
 pub(crate) struct ByteBuffer(PyUntypedBuffer);
 
@@ -47,7 +47,7 @@ impl ByteBuffer {
             return &[];
         }
         // SAFETY: the memory is contiguous (checked when made), exported for as long as `self`
-        // lives, and not written to while the GIL is held by whoever holds this slice.
+        // lives, and not written to while the holder of this slice holds the GIL.
         unsafe { std::slice::from_raw_parts(self.0.buf_ptr().cast::<u8>(), self.0.len_bytes()) }
     }
 
@@ -62,7 +62,7 @@ impl ByteBuffer {
     }
 }
 
-/// Unsent bytes: shared when nobody can change them, copied otherwise.
+/// Unsent bytes: shared if they are immutable, copied otherwise.
 #[derive(Debug)]
 pub(crate) enum Chunk {
     Shared(PyBackedBytes),
@@ -79,18 +79,18 @@ impl AsRef<[u8]> for Chunk {
 }
 
 impl Chunk {
-    /// A chunk of the immutable bytes themselves.
+    /// A chunk that shares immutable bytes.
     pub(crate) fn share(bytes: &Bound<'_, PyBytes>) -> Self {
         Self::Shared(PyBackedBytes::from(bytes.clone()))
     }
 
-    /// A chunk of a copy: its owner may change the original as soon as it gets it back.
+    /// A chunk with a copy of the bytes: their owner may change them as soon as the call returns.
     pub(crate) fn copy(bytes: &[u8]) -> PyResult<Self> {
         memory::copy(bytes, 0).map(Self::Copied)
     }
 }
 
-/// Give the bytes of a bytes-like object to `use_bytes`.
+/// Pass the bytes of a bytes-like object to `use_bytes`.
 pub(crate) fn with_bytes<R>(
     data: &Bound<'_, PyAny>,
     use_bytes: impl FnOnce(&[u8]) -> PyResult<R>,
@@ -98,12 +98,13 @@ pub(crate) fn with_bytes<R>(
     if let Ok(buffer) = ByteBuffer::readable(data) {
         return use_bytes(buffer.bytes(data.py()));
     }
-    // Not contiguous: a memoryview with steps in it, or an object that has no bytes at all.
+    // Either a memoryview with steps, which is not contiguous, or an object without a buffer, which is
+    // refused here.
     let copy = PyMemoryView::from(data)?.call_method0(intern!(data.py(), "tobytes"))?;
     use_bytes(copy.cast::<PyBytes>()?.as_bytes())
 }
 
-/// Refuse what transports do not write: `write` takes bytes, bytearray and memoryview.
+/// Raise a `TypeError` unless `data` is bytes, bytearray or a memoryview, as transports write them.
 pub(crate) fn check_bytes_like(data: &Bound<'_, PyAny>) -> PyResult<()> {
     let is_bytes_like = data.is_instance_of::<PyBytes>()
         || data.is_instance_of::<PyByteArray>()

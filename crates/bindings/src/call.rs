@@ -1,9 +1,9 @@
-//! `threadlets.call(fn, …)`: an awaitable that calls a function inside the stack of whoever awaits
-//! it, and needs no task switch unless the call has to wait for its turn.
+//! `threadlets.call(fn, …)`: an awaitable that calls a function inside the stack of its awaiter. The
+//! task is switched only if the call waits in its pool or starts beside the dispatcher.
 //!
-//! It is a type of its own making (`call_type.rs`) because PyO3 has no `am_send`: with it the result
-//! of an await is handed over without an exception. Everything that is not on the path of every call
-//! is left to coroutines (`Loop._turn`, `Loop._call_abandonable`), to which the awaitable delegates.
+//! Its type is made by hand (`call_type.rs`) because PyO3 has no `am_send`, which returns the result
+//! of an await without an exception. Everything that is not on the path of every call is left to
+//! coroutines (`Loop._turn`, `Loop._call_abandonable`), to which the awaitable delegates.
 
 use std::cell::Cell;
 use std::ptr::{NonNull, null_mut};
@@ -26,23 +26,23 @@ use crate::task::names;
 use crate::worker::Worker;
 use crate::workers::{Protected, Workers};
 
-/// Where a call stands.
+/// The state of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum CallState {
-    /// Nobody has awaited it yet.
+    /// It was not awaited yet.
     Fresh,
-    /// Nobody has awaited it yet; cancelling is not to wait for the function.
+    /// It was not awaited yet; cancelling does not wait for the function.
     FreshAbandonable,
-    /// It has let others run, and calls the function next.
+    /// It has let other requests run, and calls the function next.
     HasYielded,
-    /// The delegate waits for the turn.
+    /// The delegate waits until the pool admits the call.
     AwaitsTurn,
     /// The delegate waits for the result.
     AwaitsResult,
     /// The function is called beside the dispatcher; the delegate is the future of its result.
     AwaitsBeside,
-    /// The function has returned, but its task was cancelled meanwhile: the exception comes next.
+    /// The function has returned, but its task was cancelled meanwhile: the cancellation is thrown in next.
     AwaitsCancellation,
     Done,
 }
@@ -50,24 +50,24 @@ pub(crate) enum CallState {
 #[repr(C)]
 pub(crate) struct CallObject {
     pub(crate) head: ffi::PyVarObject,
-    /// The names of the last arguments, a tuple, or null.
+    /// The names of the named arguments, which are the last: a tuple, or null.
     pub(crate) names: *mut ffi::PyObject,
     /// The pool, or null.
     pub(crate) pool: *mut ffi::PyObject,
-    /// The environment that it computes in, or null: the pool's, or the awaiter's.
+    /// The environment that the function computes in; null for the pool's, or else the awaiter's.
     pub(crate) environment: *mut ffi::PyObject,
-    /// The coroutine or future that waits instead, or null.
+    /// The coroutine or future that is awaited instead, or null.
     pub(crate) delegate: Cell<*mut ffi::PyObject>,
-    /// The result, should no cancellation come after all; or null.
+    /// The result, kept in case no cancellation is thrown in after all; or null.
     pub(crate) held: Cell<*mut ffi::PyObject>,
     pub(crate) state: Cell<CallState>,
-    /// The function, its positional arguments, the values of its named arguments: behind this, in the same
-    /// memory. A pointer, since a reference to the object reaches no further than its fields, and since
-    /// the item before the arguments is written to by who is called.
+    /// The function, its positional arguments, the values of its named arguments: they follow the struct in
+    /// the same memory. A pointer, since a reference to the struct covers its fields only, and since the
+    /// callee may write to the item before the arguments.
     pub(crate) items: *mut *mut ffi::PyObject,
 }
 
-/// What the next step of an await gives.
+/// The outcome of one step of the await.
 pub(crate) enum Step {
     Returned(Py<PyAny>),
     Yielded(Py<PyAny>),
@@ -107,13 +107,13 @@ impl CallObject {
         own.or_else(|| self.pool(py)?.get().environment(py))
     }
 
-    /// Take the next step: a value was sent, or the await begins.
+    /// Take the next step of the await: its first, or one with a value that was sent.
     pub(crate) fn send(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
         match self.state.get() {
-            // The step that goes on after a yield begins its slice here, as any other does.
+            // `is_due` is asked after a yield, too: that step begins its time slice here, as any other does.
             state @ (CallState::Fresh | CallState::HasYielded) => {
                 if checkpoint::is_due(py) && state == CallState::Fresh {
-                    // A cancellation meanwhile loses nothing.
+                    // Yield before the call: a cancellation meanwhile loses nothing.
                     self.state.set(CallState::HasYielded);
                     return Ok(Step::Yielded(py.None()));
                 }
@@ -136,7 +136,7 @@ impl CallObject {
             }
             CallState::AwaitsCancellation => {
                 self.state.set(CallState::Done);
-                // SAFETY: the reference is ours, and given away.
+                // SAFETY: this call owns the reference, and gives it away.
                 let held = unsafe { Bound::from_owned_ptr(py, self.held.replace(null_mut())) };
                 Ok(Step::Returned(held.unbind()))
             }
@@ -151,7 +151,7 @@ impl CallObject {
         Err(error)
     }
 
-    /// Call the function here and now, unless it has to wait for its turn.
+    /// Start the call, or wait until its pool admits it.
     fn begin(&self, py: Python<'_>) -> PyResult<Step> {
         let may_start = Worker::with_current(|worker| {
             let Some(pool) = self.pool(py) else { return Ok(true) };
@@ -165,14 +165,14 @@ impl CallObject {
         }
     }
 
-    /// Call the function, here or beside the dispatcher; its turn has come.
+    /// Call the function inline or beside the dispatcher; its pool has admitted the call.
     #[inline]
     fn start(&self, py: Python<'_>) -> PyResult<Step> {
         Worker::with_current(|worker| {
             let Some(worker) = worker else { return self.fail(no_loop()) };
             let slf = worker.dispatcher(py);
             let pool = self.pool(py);
-            // SAFETY: the call keeps its function and its arguments alive, of which the first follows.
+            // SAFETY: the call keeps its function alive and its arguments, the first of which follows it.
             let item = |idx: usize| unsafe { Bound::from_borrowed_ptr(py, *self.items.add(idx)) };
             let callable = item(0);
             let first_arg = || (self.n_items() > 1).then(|| item(1));
@@ -181,7 +181,7 @@ impl CallObject {
             let start = Dispatcher::choose_start(slf, worker, function, pool.as_ref(), || {
                 entry_point::name(&entry_point::innermost(&callable, first_arg())).ok()
             });
-            // Inside of a function nothing can wait for another.
+            // Inside another inline call nothing can wait for a call beside, so the function runs inline.
             if start == Start::Inline || !slf.get().workers.role.may_enter(worker.id) {
                 return self.run(py, slf, worker, pool, function);
             }
@@ -193,7 +193,7 @@ impl CallObject {
         })
     }
 
-    /// The call as Python knows it.
+    /// The call as a Python object.
     fn as_object(&self, py: Python<'_>) -> Py<PyAny> {
         // SAFETY: every call is an object, which is alive while a method of it runs.
         unsafe {
@@ -202,7 +202,7 @@ impl CallObject {
         }
     }
 
-    /// Call the function here, on a thread beside the dispatcher.
+    /// Call the function on this thread, which is beside the dispatcher.
     pub(crate) fn call_function(&self, slf: &Bound<'_, Dispatcher>) -> PyResult<Py<PyAny>> {
         returned(slf.py(), self.call_as_threadlet(slf, self.environment(slf.py())))
     }
@@ -216,13 +216,13 @@ impl CallObject {
         let callable = self.callable();
         let nargsf = self.n_positional() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
         contract::call_threadlet(slf, callable, environment.as_ref(), || {
-            // SAFETY: the arguments live in this object, which its awaiter or its thread keeps, and the word
-            // before them is the callable's, which may be used meanwhile.
+            // SAFETY: the arguments live in this object, which its awaiter or its thread keeps alive. The
+            // word before them holds the callable, and the callee may use it meanwhile.
             unsafe { ffi::PyObject_Vectorcall(callable, self.items.add(1), nargsf, self.names) }
         })
     }
 
-    /// Call the function here and now, as a threadlet.
+    /// Call the function inline, as a threadlet.
     fn run(
         &self,
         py: Python<'_>,
@@ -249,14 +249,14 @@ impl CallObject {
             }
             Protected::Lost(result) => {
                 slf.get().was_mistaken(py, function);
-                // Before anything else: the error indicator is the function's.
+                // Take the outcome before anything else: the error indicator is the function's.
                 let outcome = returned(py, result);
                 Workers::get_role_back(slf, worker)?;
                 let result = outcome?;
                 if !Workers::is_cancelled(slf)? {
                     return Ok(Step::Returned(result));
                 }
-                // The task throws it in at its next step, which is asked for by yielding None.
+                // The task throws the cancellation in at its next step; yielding None asks for that step.
                 self.held.set(result.into_ptr());
                 self.state.set(CallState::AwaitsCancellation);
                 Ok(Step::Yielded(py.None()))
@@ -271,7 +271,7 @@ impl CallObject {
         }
     }
 
-    /// Have a coroutine of the loop wait instead, and take its first step.
+    /// Await what `make` returns instead, and take its first step.
     fn delegate(
         &self,
         py: Python<'_>,
@@ -283,7 +283,7 @@ impl CallObject {
         match coroutine {
             Ok(coroutine) => {
                 let before = self.delegate.replace(coroutine.into_ptr());
-                // SAFETY: what was there before, if anything, is ours.
+                // SAFETY: this call owns the earlier delegate, if there was one.
                 unsafe { ffi::Py_XDECREF(before) };
                 self.state.set(state);
                 self.send(py, py.None().bind(py))
@@ -351,8 +351,8 @@ impl CallObject {
         }
     }
 
-    /// What the function has raised beside the dispatcher, while its task was cancelled: it comes first, and
-    /// the cancellation at the next await.
+    /// The exception that the function raised beside the dispatcher while its task was cancelled. It comes
+    /// first, and the cancellation follows at the next await.
     fn beside_error(&self, delegate: &Bound<'_, PyAny>, thrown: &PyErr) -> PyResult<Option<PyErr>> {
         let py = delegate.py();
         let Ok(beside) = delegate.cast::<CallBeside>() else { return Ok(None) };
@@ -383,12 +383,12 @@ impl CallObject {
 fn no_loop() -> PyErr {
     PyRuntimeError::new_err(
         "threadlets.call() was awaited on a loop that is not threadlets': its functions need a \
-         dispatcher to come back to; use threadlets.run(main()), or asyncio.Worker(loop_factory=\
+         dispatcher to come back to; use threadlets.run(main()), or asyncio.Runner(loop_factory=\
          threadlets.new_event_loop)",
     )
 }
 
-/// An exception as it may leave an await or a future: `StopIteration` would be taken for a return.
+/// Replace a `StopIteration`, which would be taken for a return if it left an await or a future.
 pub(crate) fn not_stop_iteration(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyStopIteration>(py) {
         return error;
@@ -398,12 +398,12 @@ pub(crate) fn not_stop_iteration(py: Python<'_>, error: PyErr) -> PyErr {
     renamed
 }
 
-/// The result of a call, unless it is a coroutine that nobody would await.
+/// The result of a call; a `TypeError` for a coroutine, which nothing would await.
 fn returned(py: Python<'_>, result: *mut ffi::PyObject) -> PyResult<Py<PyAny>> {
     // SAFETY: a new reference, or null with an exception set.
     let result = unsafe { Bound::from_owned_ptr_or_err(py, result) };
     let result = result.map_err(|error| not_stop_iteration(py, error))?;
-    // SAFETY: looks at the type.
+    // SAFETY: this only looks at the type.
     if unsafe { ffi::PyCoro_CheckExact(result.as_ptr()) } != 0 {
         result.call_method0(intern!(py, "close"))?;
         let name = result.getattr(intern!(py, "__qualname__"))?;

@@ -1,6 +1,6 @@
-//! The type of a call, as the interpreter sees it: slots, methods, memory.
+//! The Python type of a call: slots, methods, memory.
 //!
-//! What the slots do is decided in `call.rs`.
+//! The behaviour of the slots is in `call.rs`.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{addr_of_mut, null_mut};
@@ -19,7 +19,7 @@ use crate::pool::Pool;
 
 static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
-/// The function `call` and the type of what it returns.
+/// Add the function `call`, and the type of what it returns, to the module.
 pub(crate) fn export(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add("Call", TYPE.get_or_try_init(py, || make_type(py))?)?;
@@ -33,8 +33,8 @@ pub(crate) fn export(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("call", call)
 }
 
-/// A call of the first of `args` with the others, not yet awaited; the last ones are named, and
-/// `abandon_on_cancel` may be among them.
+/// A call of the first of `args` with the others, not yet awaited. The last of them are the named
+/// arguments; `abandon_on_cancel` and `fp` may be among those.
 pub(crate) fn with_options<'py>(
     args: &[*mut ffi::PyObject],
     names: &Bound<'py, PyTuple>,
@@ -47,7 +47,7 @@ pub(crate) fn with_options<'py>(
         None => (false, None, args, names),
     };
     let names = if names.is_empty() { null_mut() } else { names.as_ptr() };
-    // SAFETY: the arguments and the names are alive; the object is new, and nobody else has it yet.
+    // SAFETY: the arguments and the names are alive; the object is new, and no other code has it yet.
     unsafe {
         let call = Bound::from_owned_ptr_or_err(py, make(args, names).cast())?;
         let object = &mut *call.as_ptr().cast::<CallObject>();
@@ -60,7 +60,7 @@ pub(crate) fn with_options<'py>(
     }
 }
 
-/// A method table's entry.
+/// An entry of a method table.
 const fn method(
     name: &'static CStr,
     method: ffi::PyCFunctionFastWithKeywords,
@@ -95,13 +95,13 @@ static mut ATTRIBUTES: [ffi::PyGetSetDef; 3] = [
     unsafe { std::mem::zeroed() },
 ];
 
-/// An attribute that is the function's.
+/// An attribute that is read from the function.
 const fn attribute(name: &'static CStr, of: &'static CStr) -> ffi::PyGetSetDef {
     ffi::PyGetSetDef {
         name: name.as_ptr(),
         get: Some(call_attribute),
         set: None,
-        doc: c"The function's.".as_ptr(),
+        doc: c"The attribute of the function.".as_ptr(),
         closure: of.as_ptr().cast_mut().cast(),
     }
 }
@@ -151,7 +151,7 @@ unsafe fn make(args: &[*mut ffi::PyObject], names: *mut ffi::PyObject) -> *mut C
         let object = ffi::PyType_GenericAlloc(made.as_ptr().cast(), args.len() as ffi::Py_ssize_t);
         let object = object.cast::<CallObject>();
         let Some(call) = object.as_mut() else { return object };
-        // Memory comes zeroed: every reference is null.
+        // The memory is zeroed: every reference is null.
         call.state.set(CallState::Fresh);
         call.items = object.add(1).cast();
         for (idx, &arg) in args.iter().enumerate() {
@@ -164,7 +164,7 @@ unsafe fn make(args: &[*mut ffi::PyObject], names: *mut ffi::PyObject) -> *mut C
     }
 }
 
-/// The options among the named arguments, the other arguments, and the names of those that have one.
+/// The options of a call, its other arguments, and the names of the named ones among them.
 struct Options<'py> {
     abandons: bool,
     environment: Option<Bound<'py, Environment>>,
@@ -200,7 +200,7 @@ fn split_options<'py>(
         } else if is(&name, fp) {
             split.environment = bound.extract().map_err(|_| {
                 PyTypeError::new_err(format!(
-                    "fp is {bound}; it is what threadlets.fp.environment() gives, or None"
+                    "fp is {bound}; pass what threadlets.fp.environment() returns, or None"
                 ))
             })?;
         } else {
@@ -237,7 +237,7 @@ unsafe extern "C" fn call(
     }
 }
 
-/// Give a result out as C functions do.
+/// Return a result as a C function does: null with an exception set for an error.
 fn or_null(py: Python<'_>, result: PyResult<Py<PyAny>>) -> *mut ffi::PyObject {
     result.map_or_else(
         |error| {
@@ -276,7 +276,7 @@ unsafe extern "C" fn call_am_send(
     }
 }
 
-/// Give a step out as a method does: a return is an exception.
+/// Return a step as a method does: a return is a `StopIteration`.
 fn as_method(py: Python<'_>, step: PyResult<Step>) -> *mut ffi::PyObject {
     let result = step.and_then(|step| match step {
         Step::Yielded(it) => Ok(it),
@@ -285,7 +285,7 @@ fn as_method(py: Python<'_>, step: PyResult<Step>) -> *mut ffi::PyObject {
     or_null(py, result)
 }
 
-/// Give a step out as an iterator does: a return without a value is no exception.
+/// Return a step as `tp_iternext` does: a return of None is null without an exception.
 fn as_iterator(py: Python<'_>, step: PyResult<Step>) -> *mut ffi::PyObject {
     match step {
         Ok(Step::Returned(it)) if it.is_none(py) => null_mut(),
@@ -385,7 +385,7 @@ unsafe extern "C" fn call_traverse(
 }
 
 unsafe extern "C" fn call_clear(slf: *mut ffi::PyObject) -> c_int {
-    // SAFETY: nobody uses the object any more; each reference is given up once.
+    // SAFETY: no other code uses the object any more; each reference is released once.
     unsafe {
         let call = &mut *slf.cast::<CallObject>();
         for idx in 0..call.n_items() {
@@ -405,7 +405,7 @@ unsafe extern "C" fn call_clear(slf: *mut ffi::PyObject) -> c_int {
 }
 
 unsafe extern "C" {
-    /// Untracks the object, and has it freed below, now or a little later.
+    /// Untracks the object, and has `threadlets_free_call` free it, now or a little later.
     fn threadlets_dealloc_call(slf: *mut ffi::PyObject);
 }
 
@@ -413,7 +413,7 @@ unsafe extern "C" {
 /// The last reference is gone, and the object is not tracked by the collector.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn threadlets_free_call(slf: *mut ffi::PyObject) {
-    // SAFETY: the caller's; the type, on which the object had a reference, is released last.
+    // SAFETY: as the caller promises; the type, to which the object had a reference, is released last.
     unsafe {
         let call = &*slf.cast::<CallObject>();
         if matches!(call.state.get(), CallState::Fresh | CallState::FreshAbandonable)

@@ -1,6 +1,6 @@
-//! Handles: a callback that waits for its tick, and can be cancelled until then.
+//! Handles: callbacks that are queued, and can be cancelled until they run.
 //!
-//! A handle gives up its callback when it runs or is cancelled, so that a finished one keeps
+//! A handle gives up its callback when it runs or is cancelled, so that a finished handle keeps
 //! nothing alive.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -33,7 +33,7 @@ pub(crate) struct Callback {
 }
 
 impl Callback {
-    /// A callback that runs in `context`, or in a copy of the present one.
+    /// A callback that runs in `context`, or in a copy of the current one.
     pub(crate) fn new(
         callable: Bound<'_, PyAny>,
         args: Bound<'_, PyTuple>,
@@ -97,16 +97,16 @@ pub(crate) fn in_context<R>(
     let carried = contract::enter(py);
     let result = body();
     contract::leave(py, carried);
-    // SAFETY: this is the context entered above, and whatever `body` entered it has left.
+    // SAFETY: this is the context entered above, and `body` has left what it entered.
     if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
         return result.and(Err(PyErr::fetch(py)));
     }
     result
 }
 
-/// Whether a context can be entered; what is none is left to whoever enters it.
+/// Whether a context can be entered now. True for an object that is no context: entering that raises.
 pub(crate) fn can_enter(py: Python<'_>, context: &Bound<'_, PyAny>) -> bool {
-    // SAFETY: as in `in_context`; nothing runs inside, so that nothing needs what it carries.
+    // SAFETY: as in `in_context`; nothing runs inside, so what the context carries is not needed.
     unsafe {
         if ffi::PyContext_Enter(context.as_ptr()) == 0 {
             ffi::PyContext_Exit(context.as_ptr());
@@ -122,19 +122,19 @@ pub(crate) fn can_enter(py: Python<'_>, context: &Bound<'_, PyAny>) -> bool {
 pub(crate) struct Handle {
     callback: GilCell<Option<Callback>>,
     cancelled: AtomicBool,
-    /// Of one that other threads may wait for.
+    /// Set if other threads may wait until the callback has run.
     running: Option<Box<Running>>,
 }
 
 impl Handle {
-    /// The handle of a callback; other threads may wait for one that is shared.
+    /// The handle of a callback; if it is shared, other threads may wait until the callback has run.
     pub(crate) fn new(callback: Callback, is_shared: bool) -> Self {
         let callback = GilCell::new(Some(callback));
         let running = is_shared.then(Box::default);
         Self { callback, cancelled: AtomicBool::new(false), running }
     }
 
-    /// Run what was taken out; meanwhile others may wait for it.
+    /// Run the callback that was taken out; meanwhile other threads may wait for its end.
     #[inline]
     pub(crate) fn during<R>(&self, slf: &Bound<'_, Dispatcher>, run: impl FnOnce() -> R) -> R {
         match &self.running {
@@ -143,17 +143,17 @@ impl Handle {
         }
     }
 
-    /// Wait while the callback runs in another thread, if that is what it is for.
+    /// Wait while the callback runs in another thread, if the handle is shared.
     fn wait(&self, py: Python<'_>) -> PyResult<()> {
         self.running.as_ref().map_or(Ok(()), |it| it.wait(py))
     }
 
-    /// The callback, unless it was cancelled; it is the caller's to run, once.
+    /// Take the callback out, for the caller to run once; `None` if it was cancelled or taken before.
     pub(crate) fn take(&self, py: Python<'_>) -> Option<Callback> {
         self.callback.with(py, Option::take)
     }
 
-    /// Give a callback back that could not run yet.
+    /// Put back a callback that could not run yet.
     pub(crate) fn put_back(&self, py: Python<'_>, callback: Callback) {
         drop(self.callback.with(py, |it| it.replace(callback)));
     }
@@ -161,7 +161,7 @@ impl Handle {
 
 #[pymethods]
 impl Handle {
-    /// What the handle passes for: `isinstance(handle, asyncio.Handle)` holds.
+    /// The class that the handle passes for: `isinstance(handle, asyncio.Handle)` holds.
     #[getter]
     fn __class__<'py>(&self, py: Python<'py>) -> PyResult<&'py Bound<'py, PyType>> {
         static HANDLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -172,8 +172,8 @@ impl Handle {
         HANDLE.import(py, "asyncio.events", "Handle")
     }
 
-    /// Do not run the callback; without effect once it has run. One of `call_soon_threadsafe` that runs in another
-    /// thread is waited for, since CPython 3.14.
+    /// Do not run the callback; without effect once it has run. Since CPython 3.14, wait for a callback of
+    /// `call_soon_threadsafe` that is running in another thread.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.wait(py)?;
         self.cancelled.store(true, Relaxed);
@@ -181,7 +181,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Whether `cancel()` was called; waits likewise.
+    /// Whether `cancel()` was called; waits for a running callback as `cancel()` does.
     fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
         self.wait(py)?;
         Ok(self._cancelled())
@@ -218,7 +218,7 @@ impl Handle {
         Ok(format!("<Handle {state}>"))
     }
 
-    /// Run the callback on the running loop, out of turn.
+    /// Run the callback on the running loop now, without the ready queue.
     fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
         internals::run_on_running_loop(slf.py(), Request::Callback(slf.clone().unbind()))
     }
@@ -242,11 +242,11 @@ pub(crate) struct TimerHandle {
     cancelled: AtomicBool,
 }
 
-/// What is due at a time.
+/// What a timer does when its time has come.
 #[derive(Debug)]
 pub(crate) enum Due {
     Callback(Callback),
-    /// A future gets its result, unless it is done: what `asyncio.sleep` asks for. It needs neither a
+    /// Set a future's result, unless it is done, as `asyncio.sleep` asks for. This needs neither a
     /// context nor a tuple of arguments.
     Result(Py<Future>, Py<PyAny>),
 }
@@ -255,12 +255,12 @@ pub(crate) enum Due {
 struct Scheduled {
     due: Due,
     dispatcher: Py<Dispatcher>,
-    /// Set once the timer was started, at once after the handle was made.
+    /// Set when the timer is started, right after the handle is made.
     key: TimerKey,
 }
 
 impl Due {
-    /// What a timer is for: recognises asyncio's way to end a sleep.
+    /// What a timer does; recognises the callback by which asyncio ends a sleep.
     pub(crate) fn new(
         callable: Bound<'_, PyAny>,
         args: Bound<'_, PyTuple>,
@@ -277,13 +277,13 @@ impl Due {
         Callback::new(callable, args, context).map(Self::Callback)
     }
 
-    /// What asyncio calls when a sleep is over.
+    /// The function that asyncio calls when a sleep is over.
     fn ends_sleep(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
         static ENDS_SLEEP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         ENDS_SLEEP.import(py, "asyncio.futures", "_set_result_unless_cancelled")
     }
 
-    /// What asyncio would have called, in which context.
+    /// The callback that asyncio would have made for this timer.
     fn as_callback(&self, py: Python<'_>) -> PyResult<Callback> {
         match self {
             Self::Callback(callback) => Ok(callback.clone_ref(py)),
@@ -326,21 +326,21 @@ impl TimerHandle {
         self.pending.with(py, |pending| pending.as_ref().map(|it| it.key))
     }
 
-    /// What is due, unless it was cancelled; it is the caller's to run, once.
+    /// Take out what the timer does, for the caller to run once; `None` if it was cancelled or taken before.
     pub(crate) fn take(&self, py: Python<'_>) -> Option<Due> {
         self.pending.take(py).map(|pending| pending.due)
     }
 
-    /// Give a callback back that could not run yet; its time has come already.
+    /// Put back a callback that could not run yet; its time has come, so it has no timer any more.
     pub(crate) fn put_back(&self, py: Python<'_>, callback: Callback, dispatcher: Py<Dispatcher>) {
         let due = Due::Callback(callback);
         let pending = Scheduled { due, dispatcher, key: TimerKey::NOBODY };
         drop(self.pending.replace(py, Some(pending)));
     }
 
-    /// What asyncio would have called, unless it was or is not to be.
+    /// The callback that asyncio would have made; `None` once it has run or was cancelled.
     fn callback(&self, py: Python<'_>) -> PyResult<Option<Callback>> {
-        // Making one may run the collector: the slot is not to be looked into meanwhile.
+        // Making a callback may run the cyclic collector, which must not find the slot in use.
         let Some(pending) = self.pending.take(py) else { return Ok(None) };
         let callback = pending.due.as_callback(py);
         drop(self.pending.replace(py, Some(pending)));
@@ -350,14 +350,14 @@ impl TimerHandle {
 
 #[pymethods]
 impl TimerHandle {
-    /// What the handle passes for: `isinstance(handle, asyncio.TimerHandle)` holds.
+    /// The class that the handle passes for: `isinstance(handle, asyncio.TimerHandle)` holds.
     #[getter]
     fn __class__<'py>(&self, py: Python<'py>) -> PyResult<&'py Bound<'py, PyType>> {
         static TIMER_HANDLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         TIMER_HANDLE.import(py, "asyncio.events", "TimerHandle")
     }
 
-    /// Do not run the callback; the timer is forgotten at once. Without effect once it has run.
+    /// Do not run the callback, and remove its timer at once; without effect once it has run.
     fn cancel(&self, py: Python<'_>) {
         self.cancelled.store(true, Relaxed);
         let Some(pending) = self.pending.take(py) else { return };
@@ -384,7 +384,7 @@ impl TimerHandle {
         self.when
     }
 
-    /// Whether it is among the loop's timers.
+    /// Whether the handle is among the loop's timers.
     #[getter]
     fn _scheduled(&self, py: Python<'_>) -> bool {
         self.pending.with(py, |pending| pending.is_some())
@@ -418,7 +418,7 @@ impl TimerHandle {
 
     fn __richcmp__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, op: CompareOp) -> Py<PyAny> {
         let py = slf.py();
-        // Timers of debug mode, and what stands for other ones, are sorted among these.
+        // Debug mode's timer handles, and the handles of other timed requests, are sorted among these.
         let theirs = other.getattr(intern!(py, "_when")).and_then(|it| it.extract::<f64>());
         let (ours, Ok(theirs)) = (slf.get().when, theirs) else { return py.NotImplemented() };
         let answer = match op {
@@ -437,7 +437,7 @@ impl TimerHandle {
         Ok(format!("<TimerHandle when={} {state}>", self.when))
     }
 
-    /// Run the callback out of turn; its timer is forgotten.
+    /// Run the callback now, and remove its timer.
     fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -463,7 +463,7 @@ impl TimerHandle {
     }
 }
 
-/// What a handle is about: its callback, or how it came to have none.
+/// Describe a handle: its callback, or why it has none.
 fn describe(py: Python<'_>, callback: Option<Callback>, cancelled: bool) -> PyResult<String> {
     match callback {
         Some(callback) => callback.describe(py),

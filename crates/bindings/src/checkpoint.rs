@@ -1,7 +1,7 @@
-//! Awaits that are done at once let others run, too: each of them begins with a look at its step's time slice.
+//! Checkpoints: an await that may be done at once first looks at its step's time slice, so that others run.
 //!
-//! An await that begins when the slice is used up first yields None, as `asyncio.sleep(0)` does: its task goes to
-//! the end of the ready queue, and the poll, timers, signals and other tasks have their turn. It does its work
+//! If the slice is used up, the await first yields None, as `asyncio.sleep(0)` does: its task goes to the end
+//! of the ready queue, and the poll, timers, signals and other tasks come first. The await does its work
 //! afterwards, so that a cancellation meanwhile loses nothing.
 
 use pyo3::prelude::*;
@@ -9,13 +9,13 @@ use threadlets_core::clock;
 
 use crate::worker::Worker;
 
-/// Whether an await that begins here has to let others run first.
+/// Whether an await that begins here has to let other requests run first.
 #[inline]
 pub(crate) fn is_due(py: Python<'_>) -> bool {
     Worker::with_current(|worker| {
         let Some(worker) = worker else { return false };
         let this = worker.dispatcher(py).get();
-        // Inside of a function nobody else could run, whatever is yielded there.
+        // Inside an inline call nothing else could run, even if this yielded.
         if !this.workers.role.may_enter(worker.id) {
             return false;
         }
@@ -26,8 +26,8 @@ pub(crate) fn is_due(py: Python<'_>) -> bool {
     })
 }
 
-/// What awaits begin with that are written in Python: `await checkpoint` is done at once unless the step has
-/// used up its time slice. It has no state, so one is enough for all.
+/// The checkpoint of awaits that are written in Python: `await checkpoint` is done at once unless the step
+/// has used up its time slice. It has no state, so one instance is enough for all.
 #[pyclass(frozen, module = "threadlets._core")]
 pub(crate) struct Checkpoint;
 
@@ -37,7 +37,7 @@ impl Checkpoint {
         slf
     }
 
-    /// None, to be yielded, if others are to run first; else the await is done.
+    /// Yield None if other requests are to run first; otherwise the await is done.
     fn __next__(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         is_due(py).then(|| py.None())
     }

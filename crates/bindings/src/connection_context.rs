@@ -1,7 +1,7 @@
 //! The context in which a connection's protocol is called.
 //!
-//! A connection that has received nothing yet has none of its own: a storm of connections would be a
-//! storm of contexts, too.
+//! It is copied when it is first entered: a connection that has received nothing yet has no context of
+//! its own, so that many connections at once do not cost as many contexts.
 
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
@@ -13,33 +13,33 @@ use crate::gil_cell::GilCell;
 #[derive(Debug)]
 enum Context {
     Own(Py<PyAny>),
-    /// Chosen by whoever made the connection; whatever asyncio calls for it runs in it, since CPython 3.15.
+    /// Given with the connection; asyncio runs all callbacks of the connection in it, since CPython 3.15.
     Given(Py<PyAny>),
-    /// To be copied: other connections begin with the same.
+    /// To be copied when it is first entered: other connections begin with the same context.
     Shared(Py<PyAny>),
 }
 
-/// A context of its own for one connection, made when it is first entered.
+/// The context of one connection, copied when it is first entered.
 #[derive(Debug)]
 pub(crate) struct ConnectionContext(GilCell<Context>);
 
 impl ConnectionContext {
-    /// A copy of the present context, made at once: it may change.
+    /// A copy of the current context, made at once: that context may change.
     pub(crate) fn present(py: Python<'_>) -> PyResult<Self> {
         Ok(Self(GilCell::new(Context::Own(current_context(py)?.unbind()))))
     }
 
-    /// A copy of a context that does not change.
+    /// A copy of a context that does not change, made when it is first entered.
     pub(crate) fn copy_of(context: Py<PyAny>) -> Self {
         Self(GilCell::new(Context::Shared(context)))
     }
 
-    /// This one, which nobody else enters.
+    /// The given context itself, which no other connection enters.
     pub(crate) fn given(context: Py<PyAny>) -> Self {
         Self(GilCell::new(Context::Given(context)))
     }
 
-    /// The one that was given, if one was.
+    /// The context that was given, if one was.
     pub(crate) fn as_given(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.0.with(py, |context| match context {
             Context::Given(given) => Some(given.clone_ref(py)),
@@ -47,7 +47,7 @@ impl ConnectionContext {
         })
     }
 
-    /// The context of this connection alone.
+    /// The context of this connection alone, copied if that has not been done.
     pub(crate) fn own(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let own = self.0.with(py, |context| match context {
             Context::Own(own) | Context::Given(own) => Ok(own.clone_ref(py)),

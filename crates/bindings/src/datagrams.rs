@@ -1,4 +1,4 @@
-//! Receiving datagrams: in ticks, until no more are waiting.
+//! Datagram sockets: each receives a limited number of datagrams per tick, until none is waiting.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -16,10 +16,10 @@ use crate::gil_cell::GilCell;
 use crate::memory;
 use crate::request::Request;
 
-/// How many datagrams are received before other requests get their turn.
+/// How many datagrams a socket receives before other requests run.
 const DATAGRAMS_PER_TICK_MAX: usize = 64;
 
-/// A datagram socket that is read, and the protocol that hears of what comes.
+/// A datagram socket that is read, and the protocol that gets its datagrams.
 #[pyclass(frozen, module = "threadlets._core")]
 #[derive(Debug)]
 pub struct Datagrams {
@@ -28,12 +28,12 @@ pub struct Datagrams {
     /// The context in which the endpoint was made; its protocol is called in it.
     context: Py<PyAny>,
     retired: AtomicBool,
-    /// The request is in the ready queue: one is enough, however many edges there are.
+    /// The request is in the ready queue: one is enough for any number of edges.
     queued: AtomicBool,
 }
 
 impl Datagrams {
-    /// Who is told of what comes.
+    /// The protocol that gets the datagrams.
     pub(crate) fn protocol<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         self.protocol.with(py, |protocol| protocol.bind(py).clone())
     }
@@ -45,18 +45,18 @@ impl Datagrams {
         Ok(Self { fd: SocketFd::new(fd), protocol, context, retired, queued })
     }
 
-    /// The request to receive, unless it is queued already.
+    /// The request that receives datagrams, unless it is queued already.
     pub(crate) fn request(slf: &Py<Self>, py: Python<'_>) -> Option<Request> {
         let was_queued = slf.get().queued.swap(true, Relaxed);
         (!was_queued).then(|| Request::Datagrams(slf.clone_ref(py)))
     }
 
-    /// Receive no more; the descriptor may be about to be closed.
+    /// Stop receiving; the descriptor may be about to be closed.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);
     }
 
-    /// Receive one datagram and hand it over; false when there was none.
+    /// Receive one datagram and pass it to the protocol; false if there was none.
     fn receive(&self, dispatcher: &Bound<'_, Dispatcher>) -> PyResult<bool> {
         let py = dispatcher.py();
         let received = dispatcher.get().with_receive_buffer(py, |buffer| {
@@ -89,7 +89,7 @@ impl Datagrams {
 
 #[pymethods]
 impl Datagrams {
-    /// Hand what is received to `protocol` from now on.
+    /// Pass datagrams to `protocol` from now on.
     fn set_protocol(&self, py: Python<'_>, protocol: Py<PyAny>) {
         let previous = self.protocol.with(py, |it| std::mem::replace(it, protocol));
         drop(previous);
@@ -101,7 +101,7 @@ impl Datagrams {
     }
 }
 
-/// Receive what is waiting, at most one tick of it; the rest is queued behind other requests.
+/// Receive the datagrams that are waiting, up to the limit; another request receives the rest later.
 pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Datagrams>) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
@@ -114,7 +114,7 @@ pub(crate) fn run(dispatcher: &Bound<'_, Dispatcher>, slf: &Bound<'_, Datagrams>
         }
         Ok(true)
     });
-    // After a failure too: no edge tells of the datagrams that are waiting already.
+    // Queue it after a failure, too: no further edge reports the datagrams that are waiting already.
     if !matches!(received, Ok(false))
         && let Some(request) = Datagrams::request(slf.as_unbound(), py)
     {

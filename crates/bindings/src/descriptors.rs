@@ -1,5 +1,5 @@
-//! Descriptors that their owners watch: `add_reader` and `add_writer`, acceptors, and the
-//! operations of `sock_ops` that wait.
+//! Descriptors that belong to the program: `add_reader` and `add_writer`, acceptors, datagram
+//! sockets, and the operations of `sock_ops` that wait.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -19,19 +19,19 @@ use crate::error::to_python;
 use crate::request::Request;
 use crate::sock_ops::{Direction, SockOp};
 
-/// Who is called when a watched descriptor is ready.
+/// The handler that is called when a descriptor is ready.
 #[derive(Debug)]
 pub(crate) enum Handler {
     /// An `asyncio.Handle`, called for as long as the descriptor is ready.
     Callback(Py<PyAny>),
-    /// An acceptor, which takes everything that there is by itself.
+    /// An acceptor, which queues its own requests until nothing is left to accept.
     Acceptor(Py<Acceptor>),
-    /// A receiver of datagrams, which does so too.
+    /// A datagram socket, which queues its own requests until nothing is left to receive.
     Datagrams(Py<Datagrams>),
 }
 
 impl Handler {
-    /// What is to run; None: it is queued already.
+    /// The request to queue; `None` if it is queued already.
     fn request(&self, py: Python<'_>) -> Option<Request> {
         match self {
             Self::Callback(handle) => Some(Request::Foreign(handle.clone_ref(py))),
@@ -48,7 +48,7 @@ impl Handler {
         }
     }
 
-    /// Stop for good: a call that is queued already must not take place.
+    /// Retire the handler: a call that is queued already must not take place.
     fn retire(self, py: Python<'_>) -> PyResult<()> {
         match self {
             Self::Callback(handle) => handle.call_method0(py, intern!(py, "cancel")).map(drop),
@@ -68,22 +68,22 @@ impl Handler {
 pub(crate) struct DescriptorEntry {
     key: SourceKey,
     pub(crate) watch: Descriptor<Handler, SockOp>,
-    /// A weak reference to the socket object whose operations registered the descriptor. When
-    /// another socket comes by with the same number, the number was closed and opened anew.
+    /// A weak reference to the socket object whose operations registered the descriptor. If
+    /// another socket object has the same number, the number was closed and opened anew.
     owner: Option<Py<PyAny>>,
-    /// The object given to `add_reader` or `add_writer`, when it was not a number: by it the
-    /// watch is found once the object is closed and has no number any more.
+    /// The object given to `add_reader` or `add_writer`, if it was not a number. The entry is
+    /// found by it once the object is closed and has no number any more.
     file: Option<Py<PyAny>>,
-    /// The kernel does not watch the descriptor at present, and the loop was told.
+    /// The kernel refuses to watch the descriptor at present, and the loop has reported that.
     is_refused: bool,
 }
 
-/// The watched descriptors of one loop, by number.
+/// The descriptors of one loop, by number.
 #[derive(Debug, Default)]
 pub(crate) struct Descriptors {
     by_fd: HashMap<i32, DescriptorEntry>,
-    /// Descriptors whose level must be asked for again before the next poll, because a callback
-    /// may not have taken everything.
+    /// Descriptors whose readiness must be asked for again before the next poll, because a
+    /// callback may not have taken everything.
     to_rearm: Vec<i32>,
 }
 
@@ -97,12 +97,12 @@ impl Descriptors {
         self.by_fd.get_mut(&fd).map(|watched| &mut watched.half(direction).waiting)
     }
 
-    /// How many watches nobody waits for: operations had them made, and their sockets may be closed.
+    /// How many entries nothing waits for: they were made for operations, and their sockets may be closed.
     pub(crate) fn n_unused(&self) -> usize {
         self.by_fd.values().filter(|it| it.watch.is_unused()).count()
     }
 
-    /// Refuse the connections that acceptors hold: the loop is closed, though there may be references to them.
+    /// Refuse the connections that acceptors hold: the loop is closed, but may have acceptors that live on.
     pub(crate) fn refuse_connections(&self, py: Python<'_>) {
         for watched in self.by_fd.values() {
             if let Some(Handler::Acceptor(acceptor)) = &watched.watch.read.handler {
@@ -111,7 +111,7 @@ impl Descriptors {
         }
     }
 
-    /// Queue what the readiness of a descriptor makes ready.
+    /// Queue the requests for which a descriptor's readiness is reported.
     pub(crate) fn became_ready(
         &mut self,
         py: Python<'_>,
@@ -143,9 +143,9 @@ impl Descriptors {
         }
     }
 
-    /// Ask anew for the readiness of the descriptors whose callbacks were called; whether the kernel
-    /// has taken all of it. What it refuses is asked for again the next time, and told to the loop's
-    /// exception handler once.
+    /// Ask again for the readiness of the descriptors whose callbacks were called; returns whether
+    /// the kernel watches all of them. A refused descriptor is tried again before the next poll, and
+    /// reported to the loop's exception handler once.
     pub(crate) fn rearm(
         slf: &Bound<'_, Dispatcher>,
         py: Python<'_>,
@@ -158,7 +158,7 @@ impl Descriptors {
                     && !watched.watch.is_unhandled()
                 {
                     let asked = poller.modify(fd, watched.key, watched.watch.interest());
-                    // A descriptor closed under its callback stays silent, as in select loops.
+                    // A descriptor that was closed with its callback set is not reported, as in select loops.
                     let error = asked.err().filter(|it| !it.is_gone());
                     let was_refused = std::mem::replace(&mut watched.is_refused, error.is_some());
                     if let Some(error) = error {
@@ -175,7 +175,7 @@ impl Descriptors {
         Ok(slf.get().watches.with(py, |watches| watches.to_rearm.is_empty()))
     }
 
-    /// Forget the watch of a number that somebody opened anew: its file was closed unnoticed.
+    /// Remove the entry of a number that was opened anew: its file was closed unnoticed.
     pub(crate) fn evict(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) -> PyResult<()> {
         Self::fail_closed(dispatcher, py, fd)?;
         if let Some(watched) = dispatcher.watches.with(py, |it| it.by_fd.remove(&fd)) {
@@ -184,7 +184,7 @@ impl Descriptors {
         Ok(())
     }
 
-    /// Set the handler of one direction; the one that was there is given back.
+    /// Set the handler of one direction; returns the previous one.
     fn set_handler(
         dispatcher: &Dispatcher,
         py: Python<'_>,
@@ -207,7 +207,7 @@ impl Descriptors {
             (previous, outcome)
         });
         let Err(error) = outcome else { return Ok(previous) };
-        // Leave everything as it was.
+        // Put the previous handler back.
         let refused = dispatcher.watches.with(py, |watches| match previous {
             Some(previous) => watches.entry(fd, key).half(direction).handler.replace(previous),
             None => None,
@@ -219,7 +219,7 @@ impl Descriptors {
         Err(to_python(error))
     }
 
-    /// Remove the handler of one direction, and the watch with its last handler.
+    /// Remove the handler of one direction, and the entry with its last handler.
     fn remove_handler(
         dispatcher: &Dispatcher,
         py: Python<'_>,
@@ -240,7 +240,7 @@ impl Descriptors {
         handler
     }
 
-    /// Let operations of `sock` wait on its descriptor: keep it registered for both directions.
+    /// Keep the descriptor of `sock` registered for both directions, so that operations can wait on it.
     pub(crate) fn register_for_operations(
         dispatcher: &Dispatcher,
         sock: &Bound<'_, PyAny>,
@@ -264,7 +264,8 @@ impl Descriptors {
             let watched = watches.entry(fd, key);
             watched.watch.keeps_registration = true;
             let outcome = poller.modify(fd, key, watched.watch.interest());
-            // An operation of an unregistered descriptor would wait for ever: register next time.
+            // Without an owner the next operation registers again: on an unregistered descriptor it would
+            // wait for ever.
             let owner = outcome.is_ok().then_some(owner);
             (std::mem::replace(&mut watched.owner, owner), outcome)
         });
@@ -312,7 +313,7 @@ impl Descriptors {
         })
     }
 
-    /// Visit what the watches refer to, for the cycle collector.
+    /// Visit what the entries refer to, for the cycle collector.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         for watched in self.by_fd.values() {
             for half in [&watched.watch.read, &watched.watch.write] {
@@ -370,7 +371,8 @@ impl Dispatcher {
     }
 
     /// Call `on_connection(stream)` for every connection that the listening socket `fd` accepts, and
-    /// `on_error(exception)` when it cannot; `_remove_reader(fd)` ends it. Each connection gets a copy of `context`.
+    /// `on_error(exception)` when accepting fails, until `_remove_reader(fd)`. Each connection gets a copy of
+    /// `context`.
     #[pyo3(signature = (fd, on_connection, on_error, context=None))]
     fn _add_acceptor(
         slf: &Bound<'_, Self>,
@@ -386,7 +388,7 @@ impl Dispatcher {
         replace_handler(slf, fd, Direction::Read, Handler::Acceptor(acceptor))
     }
 
-    /// Give the datagrams that come on the socket `fd` to `protocol`; `_remove_reader(fd)` ends it.
+    /// Pass the datagrams that arrive on the socket `fd` to `protocol`, until `_remove_reader(fd)`.
     fn _add_datagrams(
         slf: &Bound<'_, Self>,
         fd: &Bound<'_, PyAny>,
@@ -401,7 +403,7 @@ impl Dispatcher {
         Ok(datagrams)
     }
 
-    /// The watched descriptors, each with its reader and its writer or None.
+    /// Return the descriptors with a handler, each with its reader and its writer or None.
     fn _watched(&self, py: Python<'_>) -> Vec<Handlers> {
         self.watches.with(py, |watches| {
             let watched = watches.by_fd.iter().filter(|(_, it)| !it.watch.is_unhandled());
@@ -414,18 +416,18 @@ impl Dispatcher {
         })
     }
 
-    /// Stop calling the reader of `fd`; whether there was one.
+    /// Stop calling the reader of `fd`; return whether there was one.
     fn _remove_reader(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
         remove(slf, fd, Direction::Read)
     }
 
-    /// Stop calling the writer of `fd`; whether there was one.
+    /// Stop calling the writer of `fd`; return whether there was one.
     fn _remove_writer(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
         remove(slf, fd, Direction::Write)
     }
 }
 
-/// What `asyncio.Handle` is made of: callback, arguments, loop, context.
+/// The arguments of `asyncio.Handle`: callback, arguments, loop, context.
 type HandleArgs<'a, 'py> =
     (Bound<'py, PyAny>, Bound<'py, PyTuple>, &'a Bound<'py, Dispatcher>, Option<Bound<'py, PyAny>>);
 
@@ -451,7 +453,7 @@ fn add_handler<'py>(
     Ok(handle)
 }
 
-/// Set the handler of one direction and retire the one that was there.
+/// Set the handler of one direction and retire the previous one.
 fn replace_handler(
     slf: &Bound<'_, Dispatcher>,
     fd: i32,
@@ -485,13 +487,13 @@ fn remove(
     retire(py, Descriptors::remove_handler(dispatcher, py, fd, direction))
 }
 
-/// Cancel a handler that was taken out, lest a queued call of it still run; whether there was one.
+/// Retire a handler that was taken out, so that no queued call of it runs; returns whether there was one.
 fn retire(py: Python<'_>, handler: Option<Handler>) -> PyResult<bool> {
     let Some(handler) = handler else { return Ok(false) };
     handler.retire(py).map(|()| true)
 }
 
-/// The number of a descriptor, given as itself or as an object with a `fileno()`.
+/// The number of a descriptor, given as a number or as an object with a `fileno()`.
 fn fileno(fd: &Bound<'_, PyAny>) -> PyResult<i32> {
     if let Ok(fd) = fd.extract::<i32>() {
         return check_fileno(fd, || fd.to_string());

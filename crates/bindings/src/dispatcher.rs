@@ -1,7 +1,7 @@
 //! The dispatcher as Python sees it: the native base class of `threadlets.Loop`.
 //!
-//! Ready queue → tick → timers → poll. All state is guarded by the GIL and names no thread but
-//! `_thread_id`, so that the role can pass from thread to thread between two requests.
+//! It holds the ready queue, the timers and the poller. All state is guarded by the GIL, and none but
+//! `_thread_id` names a thread, so that the role can pass from thread to thread between two requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use crate::workers::Workers;
 /// The most that one receive takes, in bytes.
 const RECEIVE_MAX_BYTES: usize = 256 * 1024;
 
-/// How many threads a workers may have unless the loop says otherwise.
+/// How many workers a dispatcher may start unless the loop says otherwise.
 const THREADS_MAX: usize = 4096;
 
 /// How many threads there can be at all (the kernel's PID_MAX_LIMIT).
@@ -45,20 +45,20 @@ const THREADS_LIMIT: usize = 4 * 1024 * 1024;
 
 static N_MADE: AtomicU64 = AtomicU64::new(1);
 
-/// What every use of a closed loop is told.
+/// The message for every use of a closed loop.
 const CLOSED: &str = "Event loop is closed: its close() was called, or the run() that made it has \
                       ended; make another with threadlets.new_event_loop()";
 
-/// Who is told of a descriptor's readiness.
+/// The owner of a descriptor, to which its readiness is reported.
 #[derive(Debug)]
 pub(crate) enum Source {
     Stream(Py<Stream>),
     Descriptor(i32),
 }
 
-/// Queues, timers and poller of one loop, and the tick that runs what is ready.
+/// The native half of an event loop: queues, timers and poller, and the ticks that run ready requests.
 ///
-/// `threadlets.Loop` adds to it what asyncio expects of a loop.
+/// `threadlets.Loop` adds what asyncio expects of a loop.
 #[pyclass(subclass, frozen, module = "threadlets._core")]
 pub struct Dispatcher {
     pub(crate) queues: GilCell<threadlets_core::Scheduler<Request>>,
@@ -66,38 +66,38 @@ pub struct Dispatcher {
     pub(crate) watches: GilCell<Descriptors>,
     /// Where engines put runs that have ended.
     pub(crate) completions: Arc<CompletionQueue>,
-    /// The futures that they settle, by the tokens of the runs.
+    /// The futures that ended runs settle, by the tokens of the runs.
     pub(crate) awaited: GilCell<Slab<Awaited>>,
-    /// None once the loop is closed: its descriptors go then, not with the last reference. The child of
-    /// a fork makes its own when it first needs it.
+    /// `None` once the loop is closed: its descriptors are closed then, not with the last reference.
+    /// The child of a fork makes its own poller when it first needs one.
     poller: GilCell<Option<Arc<Poller>>>,
-    /// Where everybody receives; borrowed for one system call and a copy.
+    /// The buffer of all receives; borrowed for one system call and a copy.
     receive_buffer: GilCell<Option<Box<[u8]>>>,
-    /// The requests that have not ended: tasks, and what else belongs to scopes.
+    /// The outstanding requests that belong to scopes: tasks and others.
     pub(crate) requests: GilCell<Requests>,
-    /// asyncio's table may name a task of ours as the one that runs.
+    /// asyncio's current task may be a native one of this loop.
     pub(crate) names_task: AtomicBool,
-    /// Makes tasks instead of us, if the user wants that.
+    /// The user's task factory, if there is one.
     pub(crate) task_factory: GilSlot<Option<Py<PyAny>>>,
     /// Tasks and futures are asyncio's own.
     pub(crate) uses_asyncio_tasks: AtomicBool,
-    /// The threads that can hold the role, and who does.
+    /// The threads that can hold the role, and which one does.
     pub(crate) workers: Workers,
-    /// What requests have to leave behind as they found it.
+    /// The policy for requests that leave a changed floating-point state behind.
     pub(crate) contract: Contract,
-    /// The pools of calls that no user's pool holds, by the code they run.
+    /// The dispatcher's own pools, of calls that are in no user's pool, by the code that they run.
     entry_points: GilCell<HashMap<usize, PoolKey>>,
-    /// Tells this dispatcher from all others of the process.
+    /// A number that no other dispatcher of the process has.
     number: u64,
-    /// What is known of the functions that are called, and their names.
+    /// The histories of the functions that are called, and their names.
     pub(crate) histories: GilCell<Histories<Option<Py<PyString>>>>,
-    /// Where calls start, whatever is known.
+    /// Where calls start unless their pool says so; `None` leaves it to their histories.
     pub(crate) start: GilSlot<Option<Start>>,
-    /// What others have replaced of the loop's insides.
+    /// The parts of the loop that a program has replaced.
     pub(crate) internals: Internals,
     /// How many requests have run.
     pub(crate) n_requests: AtomicU64,
-    /// For how long the present step may begin awaits that are done at once.
+    /// How long the current step may begin awaits that are done at once.
     pub(crate) slice: GilSlot<TimeSlice>,
     /// The thread that holds the dispatcher role; zero when the loop does not run.
     thread_id: AtomicU64,
@@ -111,16 +111,16 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Queue a request, and wake the dispatcher should it be waiting for events.
+    /// Queue a request, and wake the dispatcher if it waits for events.
     ///
-    /// It can only be waiting when another thread holds the GIL, so this costs a request of the
-    /// dispatcher's own one load.
+    /// It can only be waiting while another thread holds the GIL, so this costs the dispatcher's own
+    /// requests one load.
     pub(crate) fn submit(&self, py: Python<'_>, request: Request) -> PyResult<()> {
         self.queues.with(py, |queues| queues.submit(request));
         self.wake_if_sleeping(py)
     }
 
-    /// Forget a timer that was cancelled.
+    /// Remove a timer that was cancelled.
     pub(crate) fn forget_timer(&self, py: Python<'_>, key: TimerKey) {
         drop(self.queues.with(py, |queues| queues.cancel_timer(key)));
     }
@@ -189,7 +189,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// The number of this dispatcher among all of the process.
+    /// A number that no other dispatcher of the process has had.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -204,13 +204,13 @@ impl Dispatcher {
         Some(self.thread_id.load(Relaxed)).filter(|&id| id != 0)
     }
 
-    /// Say which thread runs the loop from now on.
+    /// Set the thread that runs the loop from now on; zero for none.
     pub(crate) fn set_thread(&self, thread_id: u64) {
         self.thread_id.store(thread_id, Relaxed);
     }
 
-    /// In the child of a fork: the poller is the parent's, and so is the thread that may wait in it.
-    /// What was registered is not the child's to serve.
+    /// In the child of a fork, drop the poller: it is the parent's, and so is the thread that may wait in
+    /// it. The child does not serve what the parent has registered.
     pub(crate) fn part_from_parent(&self, py: Python<'_>) {
         if self.closed.load(Relaxed) {
             return;
@@ -219,7 +219,7 @@ impl Dispatcher {
         self.sleeping.store(false, Relaxed);
     }
 
-    /// Start no calls while there is no thread that could take over from them, or do again.
+    /// Hold calls back while no thread could take over from them, or let them start again.
     pub(crate) fn hold_calls(&self, py: Python<'_>, are_held: bool) {
         let were_held =
             self.queues.with(py, |queues| std::mem::replace(&mut queues.calls_are_held, are_held));
@@ -228,7 +228,7 @@ impl Dispatcher {
         }
     }
 
-    /// The pool of calls that run the code with this number.
+    /// The dispatcher's own pool of the calls that run the code with this number.
     pub(crate) fn pool_of(&self, py: Python<'_>, entry_point: usize) -> PoolKey {
         self.entry_points.with(py, |entry_points| {
             *entry_points.entry(entry_point).or_insert_with(|| {
@@ -237,7 +237,7 @@ impl Dispatcher {
         })
     }
 
-    /// A call that no user's pool holds has ended.
+    /// End a call that is in no user's pool.
     pub(crate) fn finish_entry_point(&self, py: Python<'_>, entry_point: usize, key: PoolKey) {
         self.finish_call(py, key);
         self.entry_points.with(py, |entry_points| {
@@ -247,7 +247,7 @@ impl Dispatcher {
         });
     }
 
-    /// A call of a pool has ended; another may start.
+    /// End a call of a pool; another one may start.
     #[inline]
     pub(crate) fn finish_call(&self, py: Python<'_>, key: PoolKey) {
         let is_ready = self.queues.with(py, |queues| {
@@ -259,7 +259,7 @@ impl Dispatcher {
         }
     }
 
-    /// Queue a callback in debug mode: checked, and with the place where it was made.
+    /// Make a handle in debug mode: its callback is checked, and the place of the call is recorded.
     #[cold]
     fn debug_handle<'py>(
         slf: &Bound<'py, Self>,
@@ -334,7 +334,7 @@ impl Dispatcher {
 
 #[pymethods]
 impl Dispatcher {
-    /// Subclasses may take arguments of their own.
+    /// Make a dispatcher; subclasses may take arguments of their own.
     #[new]
     #[pyo3(signature = (*_args, threads_max=None, **_kwargs))]
     fn new(
@@ -345,8 +345,8 @@ impl Dispatcher {
         let n_threads_max = threads_max.unwrap_or(THREADS_MAX);
         if !(1..=THREADS_LIMIT).contains(&n_threads_max) {
             return Err(PyValueError::new_err(format!(
-                "threads_max is {n_threads_max}; it takes at least one thread to take over from a \
-                 blocked one, and the kernel has room for {THREADS_LIMIT}"
+                "threads_max is {n_threads_max}; it must be at least 1, for a thread that takes over \
+                 from a blocked one, and at most {THREADS_LIMIT}, which is the kernel's limit"
             )));
         }
         let poller = Arc::new(Poller::new().map_err(to_python)?);
@@ -380,7 +380,7 @@ impl Dispatcher {
         })
     }
 
-    /// The loop's time in seconds: that of `time.monotonic()`.
+    /// Return the loop's time in seconds, which is that of `time.monotonic()`.
     fn time(&self) -> f64 {
         clock::to_seconds(clock::now_ns())
     }
@@ -448,7 +448,7 @@ impl Dispatcher {
         self._add_callback(handle)
     }
 
-    /// An `asyncio.TimerHandle` was cancelled: one of debug mode knows the timer that runs it.
+    /// Remove the timer of a cancelled `asyncio.TimerHandle`, if it is one of debug mode, which has the key.
     fn _timer_handle_cancelled(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = handle.py();
         if let Some(key) = handle.getattr_opt(intern!(py, "_key"))? {
@@ -462,19 +462,19 @@ impl Dispatcher {
         self.wake_poller(py)
     }
 
-    /// End the runs that are under way, and wait for them, within reason: those that persist go to
-    /// their own end.
+    /// Cancel the runs that are under way, and wait until all have ended, for a few seconds at most.
+    /// Runs that persist are not cancelled.
     fn _end_runs(&self, py: Python<'_>) {
         self.awaited.with(py, |awaited| awaited.iter().for_each(|(_, it)| it.give_up(py)));
         py.detach(|| self.completions.wait_until_quiet(EXIT_WAIT));
     }
 
-    /// Drop everything that is queued or registered, and the poller, at closing.
+    /// Drop everything that is queued or registered, and the poller: the loop is closed.
     fn _release(&self, py: Python<'_>) {
         self.closed.store(true, Relaxed);
         let requests = self.queues.with(py, threadlets_core::Scheduler::take_all);
         for request in requests {
-            // Callbacks of what is cancelled now cannot be called any more, which is a RuntimeError.
+            // Cancelling queues callbacks, which the closed loop refuses with a RuntimeError.
             if let Err(error) = request.abandon(py)
                 && !error.is_instance_of::<PyRuntimeError>(py)
             {
@@ -537,12 +537,12 @@ impl Dispatcher {
         self.set_thread(thread_id.unwrap_or(0));
     }
 
-    /// Refuse to go on with a closed loop.
+    /// Raise a `RuntimeError` if the loop is closed.
     fn _check_closed(&self) -> PyResult<()> {
         self.check_closed()
     }
 
-    /// How many requests are ready, how many timers and how many descriptors are registered.
+    /// Return how many requests are ready, how many timers wait and how many descriptors are registered.
     fn _counts(&self, py: Python<'_>) -> (usize, usize, usize) {
         let (n_ready, n_timers) = self.queues.with(py, |it| (it.n_ready(), it.n_timers()));
         (n_ready, n_timers, self.sources.with(py, |sources| sources.len()))

@@ -1,4 +1,4 @@
-//! Which code a call runs, whatever is put around it: by that a function is remembered.
+//! Entry points: the code that a call runs inside all its wrappers, by which its function is remembered.
 
 use pyo3::ffi;
 use pyo3::intern;
@@ -12,14 +12,14 @@ unsafe extern "C" {
     fn PyMethod_Function(method: *mut ffi::PyObject) -> *mut ffi::PyObject;
 }
 
-/// How many layers are looked through.
+/// How many wrappers are looked through.
 const N_LAYERS_MAX: usize = 32;
 
-/// A number for the code that a call runs. Functions of one code have one; so do the methods of one class that
-/// are written in C, on all of its instances.
+/// A number for the code that a call runs. Functions with the same code have the same number; so do bound
+/// methods that are written in C, on all instances of their class.
 ///
-/// `functools.partial`, decorators that leave `__wrapped__`, and `Context.run` are looked through; so is any
-/// object that has the function it calls as `func`.
+/// `functools.partial`, decorators that set `__wrapped__`, and `Context.run` are looked through; so is any
+/// object that keeps the function which it calls as `func`.
 #[inline]
 pub(crate) fn number<'py>(
     callable: &Bound<'py, PyAny>,
@@ -28,10 +28,10 @@ pub(crate) fn number<'py>(
     plain(callable.as_ptr()).unwrap_or_else(|| raw(&innermost(callable, first_arg())))
 }
 
-/// The number of a function that nothing is put around.
+/// The number of a function without wrappers; `None` for other callables.
 #[inline]
 fn plain(callable: *mut ffi::PyObject) -> Option<usize> {
-    // SAFETY: the callable is alive, and is looked at as what its type says it is.
+    // SAFETY: the callable is alive, and is read as an object of the type that it has.
     unsafe {
         let its_type = ffi::Py_TYPE(callable);
         if its_type == &raw mut ffi::PyFunction_Type {
@@ -49,7 +49,7 @@ fn plain(callable: *mut ffi::PyObject) -> Option<usize> {
     }
 }
 
-/// The number of any other callable: of its code, or of its class.
+/// The number of an innermost callable: of its code, or of its class.
 fn raw(callable: &Bound<'_, PyAny>) -> usize {
     // SAFETY: as in `plain`.
     unsafe {
@@ -60,31 +60,31 @@ fn raw(callable: &Bound<'_, PyAny>) -> usize {
         if its_type == &raw mut ffi::PyCFunction_Type {
             return (*object.cast::<ffi::PyCFunctionObject>()).m_ml as usize;
         }
-        // A class is remembered by itself, an instance by its class.
+        // A class is known by its own address, an instance by that of its class.
         if ffi::PyType_Check(object) != 0 { object as usize } else { its_type as usize }
     }
 }
 
 static CONTEXT_RUN: PyOnceLock<usize> = PyOnceLock::new();
 
-/// Where `Context.run` is described.
+/// The method definition of `Context.run`; null before `load`.
 fn context_run() -> *mut ffi::PyMethodDef {
     // SAFETY: the caller looks at a callable, and so holds the GIL.
     let known = unsafe { CONTEXT_RUN.get(Python::assume_attached()) };
     known.map_or(std::ptr::null_mut(), |&it| it as *mut ffi::PyMethodDef)
 }
 
-/// Find out where `Context.run` is described, once.
+/// Find the method definition of `Context.run`, once.
 pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
     let run = py.import("contextvars")?.call_method0("copy_context")?.getattr("run")?;
     let method = run.cast::<pyo3::types::PyCFunction>()?;
-    // SAFETY: the type was looked at.
+    // SAFETY: `cast` has checked the type.
     let method = unsafe { (*method.as_ptr().cast::<ffi::PyCFunctionObject>()).m_ml };
     CONTEXT_RUN.get_or_init(py, || method as usize);
     Ok(())
 }
 
-/// The function within what is put around it.
+/// The function inside all wrappers of a callable.
 pub(crate) fn innermost<'py>(
     callable: &Bound<'py, PyAny>,
     mut first_arg: Option<Bound<'py, PyAny>>,
@@ -117,7 +117,7 @@ pub(crate) fn innermost<'py>(
         } else if is_function {
             attribute(&function, intern!(py, "__wrapped__"))
         } else {
-            // A class may have an attribute of that name for its instances.
+            // A class is not looked through: its `func` is an attribute for its instances.
             let is_class = function.is_instance_of::<pyo3::types::PyType>();
             let inner = (!is_class).then(|| attribute(&function, intern!(py, "func"))).flatten();
             if inner.is_some()
@@ -140,11 +140,11 @@ fn attribute<'py>(
     object: &Bound<'py, PyAny>,
     name: &Bound<'py, PyString>,
 ) -> Option<Bound<'py, PyAny>> {
-    // One that cannot be had is none.
+    // An attribute whose getter raises counts as missing.
     object.getattr_opt(name).ok().flatten()
 }
 
-/// What a function that nothing is put around is known by: its module and its qualified name.
+/// The name of an innermost function: its module and its qualified name.
 pub(crate) fn name(function: &Bound<'_, PyAny>) -> PyResult<Py<PyString>> {
     let py = function.py();
     let named = match attribute(function, intern!(py, "__qualname__")) {

@@ -1,10 +1,10 @@
-//! The one place where an error of the core becomes a Python exception.
+//! Converts errors of the core to Python exceptions; no other module does.
 
 use pyo3::exceptions::PyOSError;
 use pyo3::types::PyAnyMethods;
 use pyo3::{PyErr, Python};
 
-/// The `OSError` subclass that belongs to the errno, with the system's message.
+/// Converts an error to the `OSError` subclass of its errno, with the system's message.
 pub(crate) fn to_python(error: threadlets_core::Error) -> PyErr {
     let code = error.errno.raw_os_error();
     Python::attach(|py| {

@@ -1,4 +1,4 @@
-//! Cells whose lock is the GIL.
+//! Cells that the GIL guards.
 
 use std::cell::{Cell, RefCell};
 use std::{fmt, mem};
@@ -7,17 +7,17 @@ use pyo3::PyTraverseError;
 use pyo3::Python;
 use pyo3::gc::PyVisit;
 
-/// State that is read and written with the GIL held, from whichever thread holds it.
+/// State that any thread reads and writes while it holds the GIL.
 ///
-/// Inside [`GilCell::with`] no Python code may run and no reference may be dropped whose
-/// finalizer could run Python code: that code could ask for the same state. A violation panics
-/// instead of corrupting anything. What is to be dropped is returned out of the closure.
+/// Inside [`GilCell::with`] no Python code may run and no reference may be dropped whose finalizer could
+/// run Python code: that code could ask for the same state. A violation panics instead of corrupting
+/// anything. Return a value that has to be dropped from the closure, and drop it outside.
 #[derive(Debug)]
 pub(crate) struct GilCell<T>(RefCell<T>);
 
-// SAFETY: every access needs a `Python` token, which only the thread that holds the GIL has, and
-// a borrow does not outlive the call it was made for. Were the GIL released within a borrow, the
-// borrow flag would still turn everybody else away.
+// SAFETY: every access needs a `Python` token, which only the thread that holds the GIL has, and a borrow
+// does not outlive the call it was made for. Were the GIL released within a borrow, the borrow flag would
+// still refuse any other borrow.
 unsafe impl<T: Send> Sync for GilCell<T> {}
 
 impl<T: Default> Default for GilCell<T> {
@@ -38,8 +38,8 @@ impl<T> GilCell<T> {
 
     /// Visit what the state refers to, for the cycle collector.
     ///
-    /// A state in use is skipped: the collector then takes its referents for reachable, which is
-    /// safe, and finds them the next time.
+    /// A state in use is skipped: the collector then takes its referents for reachable, which is safe, and
+    /// visits them the next time.
     pub(crate) fn traverse(
         &self,
         _visit: &PyVisit<'_>,
@@ -56,19 +56,19 @@ impl<T> GilCell<T> {
 /// One value that is copied, replaced or taken with the GIL held, and never borrowed: it costs no
 /// more memory than the value, and cannot be in use twice.
 ///
-/// What was in it is returned, to be dropped when nothing depends on the slot any more.
+/// Methods return the previous value, for the caller to drop once nothing depends on the slot.
 #[derive(Default)]
 #[repr(transparent)]
 pub(crate) struct GilSlot<T>(Cell<T>);
 
 impl<T> fmt::Debug for GilSlot<T> {
-    /// What is in it may only be looked at with the GIL.
+    /// Omits the value, which can only be read with the GIL.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GilSlot").finish_non_exhaustive()
     }
 }
 
-// SAFETY: as for `GilCell`; a value is in the slot, or somebody's own.
+// SAFETY: as for `GilCell`; a value is either in the slot, or owned by the caller that took it.
 unsafe impl<T: Send> Sync for GilSlot<T> {}
 
 impl<T> GilSlot<T> {
@@ -76,7 +76,7 @@ impl<T> GilSlot<T> {
         Self(Cell::new(value))
     }
 
-    /// Put a value in the place of another.
+    /// Replace the value; returns the previous one.
     #[inline]
     pub(crate) fn replace(&self, _py: Python<'_>, value: T) -> T {
         self.0.replace(value)
@@ -101,17 +101,17 @@ impl<T: Default> GilSlot<T> {
         self.0.take()
     }
 
-    /// Look at the value, or change it. Whoever looks again meanwhile finds the default.
+    /// Look at the value, or change it. A nested access finds the default meanwhile.
     #[inline]
     pub(crate) fn with<R>(&self, _py: Python<'_>, look: impl FnOnce(&mut T) -> R) -> R {
         let mut value = self.0.take();
         let result = look(&mut value);
         let meanwhile = self.0.replace(value);
-        // It would be lost.
+        // A value that was put in meanwhile would be lost.
         assert_eq!(
             mem::discriminant(&T::default()),
             mem::discriminant(&meanwhile),
-            "nobody may put a value into a slot that is being looked at",
+            "a value was put into a slot during `with`",
         );
         result
     }
@@ -122,7 +122,7 @@ impl<T: Default> GilSlot<T> {
         _visit: &PyVisit<'_>,
         visit_value: impl FnOnce(&T) -> Result<(), PyTraverseError>,
     ) -> Result<(), PyTraverseError> {
-        // As in `with`; the collector holds the GIL and has no token.
+        // Taken out and put back, as in `with`; the collector holds the GIL but has no token.
         let value = self.0.take();
         let result = visit_value(&value);
         drop(self.0.replace(value));

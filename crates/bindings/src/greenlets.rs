@@ -1,8 +1,8 @@
-//! Greenlets belong to the thread that has begun them, and so does a task that has a live one: SQLAlchemy's
-//! asyncio and greenback keep them across awaits.
+//! Binds tasks that have live greenlets to their threads: a greenlet runs only on the thread that started
+//! it, and SQLAlchemy's asyncio and greenback keep greenlets across awaits.
 //!
-//! greenlet tells each switch to a thread's trace function. Nothing is set, and nothing costs anything, until
-//! the module is imported.
+//! greenlet calls a thread's trace function at each switch. No trace function is set, and nothing is paid,
+//! until the program imports the module.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
@@ -20,10 +20,10 @@ use crate::task::current;
 use crate::task::task::Task;
 use crate::worker::Worker;
 
-/// A function of greenlet's C API that looks at a greenlet.
+/// A predicate of greenlet's C API.
 type Look = unsafe extern "C" fn(*mut ffi::PyObject) -> std::ffi::c_int;
 
-/// What is asked of greenlet.
+/// The module, and the functions of its C API that are used here.
 #[derive(Debug)]
 struct Greenlets {
     module: Py<PyAny>,
@@ -31,13 +31,13 @@ struct Greenlets {
     is_active: Look,
 }
 
-/// Where its C API has them.
+/// Indices of the functions in greenlet's C API table.
 const IS_MAIN: usize = 8;
 const IS_ACTIVE: usize = 10;
 
 static GREENLETS: PyOnceLock<Greenlets> = PyOnceLock::new();
 
-/// How many modules there were when greenlet was last looked for.
+/// Size of `sys.modules` when greenlet was last looked for.
 static N_MODULES: AtomicIsize = AtomicIsize::new(-1);
 
 /// Whether a module was imported since greenlet was last looked for.
@@ -75,7 +75,7 @@ impl Greenlets {
         let Some(module) = modules.get_item(intern!(py, "greenlet._greenlet"))? else {
             return Ok(None);
         };
-        // While it is being imported there is none.
+        // A module that is being imported has no C API yet.
         let Some(capsule) = module.getattr_opt(intern!(py, "_C_API"))? else { return Ok(None) };
         let api = capsule.cast_into::<PyCapsule>()?;
         // SAFETY: the capsule holds greenlet's table of functions, in an order that has not changed since its
@@ -109,15 +109,15 @@ impl Greenlets {
 pub(crate) struct GreenletTrace {
     dispatcher: GilSlot<Option<Py<Dispatcher>>>,
     worker: WorkerId,
-    /// Greenlets that have begun and have not ended, and whose they are. By their places in memory, which
-    /// none of them leaves without the end being traced.
+    /// Greenlets that have begun and have not ended, by address, each with the task that it binds. An
+    /// address is not reused before the greenlet's end was traced.
     live: GilCell<HashMap<usize, Option<Py<Task>>>>,
-    /// What traced them before, and is told still.
+    /// The trace function that was set before; it is still called.
     before: Option<Py<PyAny>>,
 }
 
 impl GreenletTrace {
-    /// A greenlet has begun, or was suspended before it could be traced.
+    /// Records a greenlet that has begun, or that was suspended before it could be traced.
     fn begins(&self, slf: &Bound<'_, Dispatcher>, place: usize, task: Option<Bound<'_, Task>>) {
         let py = slf.py();
         if self.live.with(py, |live| live.contains_key(&place)) {
@@ -135,7 +135,7 @@ impl GreenletTrace {
         }
     }
 
-    /// Nothing of this loop is traced any more.
+    /// Stops tracing for this loop.
     fn end(&self, py: Python<'_>) {
         let Some(dispatcher) = self.dispatcher.take(py) else { return };
         let slf = dispatcher.bind(py);
@@ -147,7 +147,7 @@ impl GreenletTrace {
 
 #[pymethods]
 impl GreenletTrace {
-    /// A switch, told after it was made: `greenlets` are the one that was left and the one that goes on.
+    /// Handle a switch, after the fact; `greenlets` are the one that was left and the one that runs now.
     fn __call__(
         &self,
         py: Python<'_>,
@@ -189,8 +189,8 @@ impl GreenletTrace {
     }
 }
 
-/// Trace the greenlets of this thread, which is `worker` and has the role, from now on, if the program uses any.
-/// After each request in which a module was imported, and when a thread gets the role.
+/// Trace the greenlets of this thread, which is `worker` and has the role, from now on, if the program uses
+/// any. Called after each request in which a module was imported, and when a thread gets the role.
 #[inline]
 pub(crate) fn look(slf: &Bound<'_, Dispatcher>, worker: &Worker) {
     let py = slf.py();
@@ -250,7 +250,7 @@ fn trace(
     Ok(())
 }
 
-/// The greenlet in which the thread of a greenlet has begun.
+/// The main greenlet of the thread that a greenlet runs on.
 fn main_of<'py>(
     module: &Greenlets,
     mut greenlet: Bound<'py, PyAny>,
@@ -261,8 +261,8 @@ fn main_of<'py>(
     Ok(greenlet)
 }
 
-/// Have greenlets of this thread end whose last reference was dropped on another: greenlet sees to it when it is
-/// next asked for something, and they are live until then.
+/// End greenlets of this thread whose last reference was dropped on another thread. greenlet ends them at
+/// the next call of its API on this thread; they are live until then.
 pub(crate) fn reap(py: Python<'_>) {
     if let Some(module) = GREENLETS.get(py)
         && let Err(error) = module.module.bind(py).call_method0(intern!(py, "getcurrent"))
@@ -271,7 +271,7 @@ pub(crate) fn reap(py: Python<'_>) {
     }
 }
 
-/// This thread traces no greenlets for this loop any more.
+/// Stop tracing the greenlets of this thread for this loop.
 pub(crate) fn end_trace(py: Python<'_>, worker: &Worker) {
     let Some(trace) = worker.greenlets.take(py) else { return };
     let trace = trace.bind(py);

@@ -1,9 +1,9 @@
-//! The insides of asyncio's loop, for programs that look there or take their place: the ready queue and
-//! the timers as handles that can be run by hand, a poll that can be wrapped, a clock that can be replaced.
+//! The private parts of asyncio's loop, for programs that read or replace them: the ready queue and the
+//! timers as handles that can be run by hand, a poll that can be wrapped, a clock that can be replaced.
 //!
 //! Virtual clocks wrap `_selector.select` and replace `time()`; nested loops bring a `_run_once` of their
-//! own. `Loop` finds out what was replaced, and says so here. Nobody who replaces nothing pays for it: a
-//! turn looks at two numbers.
+//! own. `Loop` detects what was replaced and stores it here. A loop of which nothing is replaced pays a
+//! comparison of two numbers per tick.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -27,25 +27,25 @@ use crate::task::current;
 use crate::worker::Worker;
 use crate::workers::Workers;
 
-/// The most that a poll waits, as asyncio has it.
+/// The longest wait of a poll, as in asyncio.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// `time()` is not the monotonic clock.
 const CLOCK: u8 = 1;
 /// The poll goes through `_selector.select` and `_process_events`.
 const POLL: u8 = 2;
-/// Turns go through `_run_once`.
+/// Ticks go through `_run_once`.
 const TURN: u8 = 4;
 /// `call_later` goes through `call_at`.
 const TIMERS: u8 = 8;
-/// Somebody holds the list of timers, and may change it.
+/// The program holds the list of timers, and may change it.
 const LIST: u8 = 16;
 
-/// What of a loop's insides is not what we have put there.
+/// Which private parts of a loop the program has replaced.
 #[derive(Debug, Default)]
 pub(crate) struct Internals {
     replaced: AtomicU8,
-    /// The version of the loop's class when that was found out.
+    /// The version of the loop's class at the last check.
     class_version: AtomicU32,
 }
 
@@ -54,19 +54,19 @@ impl Internals {
         self.replaced.load(Relaxed) & what != 0
     }
 
-    /// Whether a timer is not to be started natively from a delay.
+    /// Whether `call_later` has to go through replaced methods.
     #[inline]
     pub(crate) fn has_other_timers(&self) -> bool {
         self.has(CLOCK | TIMERS)
     }
 
-    /// Whether turns are somebody else's to make.
+    /// Whether ticks are run by a replaced `_run_once`.
     #[inline]
     pub(crate) fn has_other_turns(&self) -> bool {
         self.has(TURN)
     }
 
-    /// Whether the poll is not to be made natively; asked before each.
+    /// Whether the poll has to go through replaced methods; called before each poll.
     #[inline]
     pub(crate) fn has_other_poll(slf: &Bound<'_, Dispatcher>) -> PyResult<bool> {
         let this = &slf.get().internals;
@@ -76,11 +76,11 @@ impl Internals {
         Ok(this.has(CLOCK | POLL | LIST))
     }
 
-    /// Somebody has changed the class: have the loop find out what is replaced.
+    /// The loop's class has changed: have the loop detect what is replaced.
     #[cold]
     fn look(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
         slf.call_method0(intern!(slf.py(), "_look_inside"))?;
-        // Looking has given the class its version.
+        // Read afterwards: the look-ups have assigned the class its version.
         slf.get().internals.class_version.store(interpreter::class_version(slf), Relaxed);
         Ok(())
     }
@@ -94,7 +94,7 @@ pub(crate) fn now(slf: &Bound<'_, Dispatcher>) -> PyResult<f64> {
     slf.call_method0(intern!(slf.py(), "time"))?.extract()
 }
 
-/// The time up to which timers are due; `None`: the monotonic clock says.
+/// The time up to which timers are due, by a replaced clock; `None`: the clock is the monotonic one.
 #[inline]
 pub(crate) fn due_ns(slf: &Bound<'_, Dispatcher>) -> PyResult<Option<u64>> {
     if !slf.get().internals.has(CLOCK) {
@@ -102,12 +102,12 @@ pub(crate) fn due_ns(slf: &Bound<'_, Dispatcher>) -> PyResult<Option<u64>> {
     }
     let resolution: f64 = slf.getattr(intern!(slf.py(), "_clock_resolution"))?.extract()?;
     let now = now(slf)?;
-    // asyncio runs what is due before that time, which may be no later than now to a float's precision.
+    // asyncio runs timers that are due before `now + resolution`, which a float may round to `now`.
     let before_ns = clock::deadline_ns(now + resolution);
     Ok(Some(before_ns.saturating_sub(1).max(clock::deadline_ns(now))))
 }
 
-/// Start a timer by the methods that were replaced.
+/// Start a timer through the replaced methods.
 #[cold]
 pub(crate) fn call_later<'py>(
     slf: &Bound<'py, Dispatcher>,
@@ -125,12 +125,12 @@ pub(crate) fn call_later<'py>(
     slf.call_method(intern!(py, "call_at"), PyTuple::new(py, all)?, Some(&kwargs))
 }
 
-/// Poll through what was replaced; whether the role is still here.
+/// Poll through the replaced methods; whether this worker still has the role.
 #[cold]
 pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<bool> {
     let py = slf.py();
     let this = slf.get();
-    // For the same reason as in the dispatcher's own poll.
+    // For the reason given in `Dispatcher::poll`.
     py.check_signals()?;
     if this.internals.has(LIST) {
         slf.call_method0(intern!(py, "_sync_timers"))?;
@@ -145,7 +145,8 @@ pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<boo
         return Ok(Dispatcher::wait_and_deliver(slf, worker, patience, |_, _| ())?.is_held);
     }
     let timeout = match patience {
-        // In floats, as asyncio reckons: a virtual clock that goes on by it is to be where the timer is.
+        // Computed in floats, as in asyncio: a virtual clock that advances by the time-out has to land
+        // exactly on the timer.
         Some(patience) if !patience.is_zero() => {
             let until =
                 first_deadline(slf)?.map(|when| Ok::<_, PyErr>(when - now(slf)?)).transpose()?;
@@ -153,7 +154,7 @@ pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<boo
         }
         patience => patience.map(|it| it.as_secs_f64()),
     };
-    // It may wait without ours.
+    // A replaced `select` may wait without our poller, which would unpark this worker.
     if let Some(called) = this.workers.called.take(py) {
         this.workers.role.slot(called).parker.unpark(WakeReason::WORK);
     }
@@ -164,7 +165,7 @@ pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<boo
     Ok(this.workers.role.is_held_by(worker.id))
 }
 
-/// When the first timer is due, in seconds of the loop's time, as precisely as it was said.
+/// When the first timer is due, in seconds of the loop's time, to the precision in which it was given.
 fn first_deadline(slf: &Bound<'_, Dispatcher>) -> PyResult<Option<f64>> {
     let py = slf.py();
     let first = slf.get().queues.with(py, |queues| {
@@ -179,7 +180,7 @@ fn first_deadline(slf: &Bound<'_, Dispatcher>) -> PyResult<Option<f64>> {
     }
 }
 
-/// Run a request out of turn, on the thread that runs the loop or on one that can.
+/// Run a request outside of a tick, on the thread that runs the loop; if none does, on this one.
 pub(crate) fn run_by_hand(slf: &Bound<'_, Dispatcher>, request: Request) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
@@ -200,20 +201,20 @@ pub(crate) fn run_by_hand(slf: &Bound<'_, Dispatcher>, request: Request) -> PyRe
     })
 }
 
-/// Run a request of the running loop out of turn.
+/// Run a request of the running loop outside of a tick.
 pub(crate) fn run_on_running_loop(py: Python<'_>, request: Request) -> PyResult<()> {
     let running = py.import("asyncio")?.call_method0("get_running_loop")?;
     run_by_hand(running.cast::<Dispatcher>()?, request)
 }
 
-/// A handle of a request that has no other: of a task's step, say, or of a connection that is ready.
+/// The handle of a request that has none of its own: a task's step, say, or a ready connection.
 #[pyclass(frozen, module = "threadlets._core", weakref)]
 #[derive(Debug)]
 pub(crate) struct RequestHandle {
     dispatcher: Py<Dispatcher>,
     request: GilCell<Option<Request>>,
     subject: Py<PyAny>,
-    /// When it is due, and under which key the loop knows the timer.
+    /// When the request is due, in seconds of the loop's time, and the key of its timer.
     timer: Option<(f64, TimerKey)>,
     cancelled: AtomicBool,
 }
@@ -234,7 +235,7 @@ impl RequestHandle {
         Py::new(slf.py(), handle)
     }
 
-    /// The request, which is the caller's to run, once.
+    /// Take the request out; the caller has to run it.
     pub(crate) fn take(&self, py: Python<'_>) -> Option<Request> {
         if let Some((_, key)) = self.timer {
             let queues = &self.dispatcher.get().queues;
@@ -250,7 +251,7 @@ impl RequestHandle {
 
 #[pymethods]
 impl RequestHandle {
-    /// Run the request, out of turn; nothing happens if it has run or was cancelled.
+    /// Run the request now, outside of a tick; do nothing if it has run or was cancelled.
     fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         match slf.get().take(py) {
@@ -259,7 +260,7 @@ impl RequestHandle {
         }
     }
 
-    /// Give up what the request would have run.
+    /// Cancel the request.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.cancelled.store(true, Relaxed);
         self.take(py).map_or(Ok(()), |request| request.abandon(py))
@@ -270,7 +271,7 @@ impl RequestHandle {
         self.cancelled.load(Relaxed)
     }
 
-    /// The loop's time, in seconds, at which it is due; None: it is ready.
+    /// The loop's time, in seconds, at which the request is due; None if it is ready.
     fn when(&self) -> Option<f64> {
         self.timer.map(|(when, _)| when)
     }
@@ -285,7 +286,7 @@ impl RequestHandle {
         self.cancelled()
     }
 
-    /// A task, a protocol, a function, or a name for what is the loop's own.
+    /// The task, protocol or function that the request runs; a name if it is the loop's own.
     #[getter]
     fn _callback<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         self.subject(py)
@@ -322,7 +323,7 @@ impl RequestHandle {
     }
 }
 
-/// The handle that a request has.
+/// The handle that a request already has.
 fn handle_of(py: Python<'_>, request: &Request) -> Option<Py<PyAny>> {
     Some(match request {
         Request::Callback(handle) => handle.clone_ref(py).into_any(),
@@ -333,7 +334,7 @@ fn handle_of(py: Python<'_>, request: &Request) -> Option<Py<PyAny>> {
     })
 }
 
-/// Have a request be known by a handle, which holds it if it had none.
+/// A request with its handle; one without gets a handle that holds it.
 fn with_handle(slf: &Bound<'_, Dispatcher>, request: Request) -> PyResult<(Request, Py<PyAny>)> {
     let py = slf.py();
     if let Some(handle) = handle_of(py, &request) {
@@ -344,7 +345,7 @@ fn with_handle(slf: &Bound<'_, Dispatcher>, request: Request) -> PyResult<(Reque
     Ok((Request::Held(handle.clone_ref(py)), handle.into_any()))
 }
 
-/// The timer that a handle stands for.
+/// The key of the timer that a handle stands for.
 fn timer_of(handle: &Bound<'_, PyAny>) -> PyResult<Option<TimerKey>> {
     let py = handle.py();
     if let Ok(timer) = handle.cast::<TimerHandle>() {
@@ -362,7 +363,7 @@ type Occurred = (i32, bool, bool);
 
 #[pymethods]
 impl Dispatcher {
-    /// What is replaced of the loop's insides: bits, as `Loop._look_inside` makes them.
+    /// Which private parts of the loop are replaced: the bits that `Loop._look_inside` sets.
     #[getter]
     fn _replaced(&self) -> u8 {
         self.internals.replaced.load(Relaxed)
@@ -373,12 +374,12 @@ impl Dispatcher {
         self.internals.replaced.store(what, Relaxed);
     }
 
-    /// Find out what is replaced; a dispatcher that is no loop has nothing to show.
+    /// Detect what is replaced; `Loop` overrides it.
     fn _look_inside(&self) {}
 
-    /// Wait for events, at most for so many seconds (None: for ever), and queue what they make ready:
-    /// the descriptors, each with whether it is readable and writable, and whether the wait was ended
-    /// by somebody else.
+    /// Wait for events, at most for `timeout` seconds (None: for ever), and queue what they make ready.
+    /// Return the descriptors, each with whether it is readable and writable, and whether the wait was
+    /// ended by another cause.
     fn _select(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<(Vec<Occurred>, bool)> {
         let py = slf.py();
         let this = slf.get();
@@ -386,11 +387,11 @@ impl Dispatcher {
         let mut is_woken = false;
         Worker::at_home(slf, |worker| {
             let patience = match timeout {
-                // Not a number, or more than there is time.
+                // A time that a `Duration` cannot hold is no limit.
                 Some(timeout) => Duration::try_from_secs_f64(timeout.max(0.0)).ok(),
                 None => None,
             };
-            // What was queued since its caller looked would not end the wait.
+            // A request that was queued since the caller computed the time-out would not end the wait.
             let has_work = this.queues.with(py, |queues| queues.has_work());
             is_woken = has_work && patience != Some(Duration::ZERO);
             let patience = if has_work { Some(Duration::ZERO) } else { patience };
@@ -411,26 +412,26 @@ impl Dispatcher {
         Ok((ready, is_woken))
     }
 
-    /// How many requests are ready, calls that may start counted as one.
+    /// How many requests are ready; calls that may start count as one if nothing else is.
     fn _n_ready(&self, py: Python<'_>) -> usize {
         self.queues.with(py, |queues| queues.n_ready().max(usize::from(queues.has_work())))
     }
 
-    /// The handles of what is ready, in order.
+    /// The handles of the requests that are ready, in order.
     fn _ready_handles(slf: &Bound<'_, Self>) -> PyResult<Vec<Py<PyAny>>> {
         let handles = Self::_take_ready(slf)?;
         Self::_put_ready(slf, handles.iter().map(|it| it.bind(slf.py()).clone()).collect())?;
         Ok(handles)
     }
 
-    /// Take everything out of the ready queue.
+    /// Take all requests out of the ready queue, as handles.
     fn _take_ready(slf: &Bound<'_, Self>) -> PyResult<Vec<Py<PyAny>>> {
         let py = slf.py();
         let requests = slf.get().queues.with(py, |queues| std::mem::take(queues.ready_mut()));
         requests.into_iter().map(|it| Ok(with_handle(slf, it)?.1)).collect()
     }
 
-    /// Put handles before what is ready.
+    /// Queue handles before the requests that are ready.
     fn _put_ready(slf: &Bound<'_, Self>, handles: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -440,16 +441,16 @@ impl Dispatcher {
         queued
     }
 
-    /// Take the first request that is ready.
+    /// Take the first request that is ready, as a handle.
     fn _pop_ready(slf: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
         let request = slf.get().queues.with(slf.py(), |queues| queues.pop_ready());
         request.map(|it| Ok(with_handle(slf, it)?.1)).transpose()
     }
 
-    /// Queue what a handle stands for; a timer is due then.
+    /// Queue the request that a handle stands for; a timer becomes due at once.
     ///
     /// Raises:
-    ///     TypeError: it is no handle.
+    ///     TypeError: the object is not a handle.
     fn _queue_handle(slf: &Bound<'_, Self>, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -470,7 +471,7 @@ impl Dispatcher {
                 } else {
                     let handle = handle.repr()?;
                     return Err(PyTypeError::new_err(format!(
-                        "{handle} is no handle; use loop.call_soon() to have something called"
+                        "{handle} is not a handle; use loop.call_soon() to queue a callback"
                     )));
                 }
             }
@@ -478,7 +479,7 @@ impl Dispatcher {
         this.submit(py, request)
     }
 
-    /// The handles of the timers, the first to fire first.
+    /// The handles of the timers, earliest first.
     fn _timer_handles(slf: &Bound<'_, Self>) -> PyResult<Vec<Py<PyAny>>> {
         let py = slf.py();
         let mut timers: Vec<_> = slf.get().queues.with(py, |queues| {
@@ -502,7 +503,7 @@ impl Dispatcher {
         shown.collect()
     }
 
-    /// Start a timer for a handle that somebody has made.
+    /// Start a timer for a handle that the program has made.
     fn _start_timer(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = handle.py();
         let when: f64 = handle.getattr(intern!(py, "_when"))?.extract()?;
@@ -511,7 +512,7 @@ impl Dispatcher {
         self.wake_if_sleeping(py)
     }
 
-    /// Forget the timer of a handle.
+    /// Cancel the timer of a handle.
     fn _stop_timer(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         if let Some(key) = timer_of(handle)? {
             self.forget_timer(handle.py(), key);

@@ -1,5 +1,5 @@
-/* What differs between interpreters, or needs their headers: who holds the GIL, and calls that a
- * thread does not unwind through when the interpreter ends. */
+/* Code that differs between interpreters or needs their headers: whether a thread holds the GIL, and
+ * guarded calls, through which no thread is unwound when the interpreter ends. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -17,7 +17,7 @@ int threadlets_holds_gil(PyThreadState *tstate)
 #endif
 }
 
-/* Whether the interpreter ends, so that no other thread gets the GIL any more. */
+/* Whether the interpreter is ending, so that no other thread gets the GIL any more. */
 int threadlets_is_finalizing(void)
 {
 #if PY_VERSION_HEX >= 0x030D0000
@@ -27,24 +27,25 @@ int threadlets_is_finalizing(void)
 #endif
 }
 
-/* Whether it ends or has ended. */
+/* Whether the interpreter is ending or has ended. */
 int threadlets_has_ended(void)
 {
     return threadlets_is_finalizing() || !Py_IsInitialized();
 }
 
-/* The present context, borrowed; null where no variable was ever set. */
+/* The current context, borrowed; null in a thread in which no variable was ever set. */
 PyObject *threadlets_context(void)
 {
     return PyThreadState_Get()->context;
 }
 
 #if PY_VERSION_HEX >= 0x030E0000
-/* A thread's state holds the loop that runs in the thread, and in the next word the task whose step that takes.
- * Which words those are is no part of an interface, so it is found out: counted from the end of the public part. */
+/* A thread state holds the loop that runs in the thread, and in the next word that loop's current task.
+ * Their place is not a public interface, so it is searched for; it is counted in words from the end of the
+ * public part. */
 static size_t running_loop_at;
 
-/* Find them, on a thread in which both are set. Zero: they are not where they are looked for. */
+/* Find the place, on a thread in which both are set. Zero: they are not in the words that are searched. */
 int threadlets_find_running(PyObject *loop, PyObject *task)
 {
     PyObject **words = (PyObject **)(PyThreadState_Get() + 1);
@@ -54,15 +55,17 @@ int threadlets_find_running(PyObject *loop, PyObject *task)
     return 0;
 }
 
-/* The list of the tasks that were made in a thread, further on in its state. */
+/* The place of the list of the tasks that were made in a thread, further on in its state. */
 static size_t tasks_at;
 
-/* Find it, when asyncio has entered this task in it last, and others before: how far into the task its link is, or -1. */
+/* Find the list, after asyncio has entered this task in it last, and others before. Returns the offset of the
+ * link in the task, or -1. */
 Py_ssize_t threadlets_find_tasks(PyObject *task)
 {
     uintptr_t *words = (uintptr_t *)(PyThreadState_Get() + 1);
     for (tasks_at = running_loop_at + 2; tasks_at < 40; tasks_at++) {
-        /* The list is a circle: its second word leads to the last task, whose first word leads back. */
+        /* The list is a circle: its second word points to the last task's link, whose first word points
+         * back. */
         uintptr_t into = words[tasks_at + 1] - (uintptr_t)task;
         if (into < 1024 && *(uintptr_t *)words[tasks_at + 1] == (uintptr_t)&words[tasks_at])
             return into;
@@ -75,7 +78,8 @@ void *threadlets_tasks(void)
     return (void **)(PyThreadState_GetUnchecked() + 1) + tasks_at;
 }
 
-/* Where a thread, or this one, has the task whose step `loop` takes; null: another loop runs there, or none. */
+/* The word with the current task of `loop` in a thread, or in this one if `tstate` is null. Null: another
+ * loop runs there, or none. */
 PyObject **threadlets_running_task(PyThreadState *tstate, PyObject *loop)
 {
     PyObject **words = (PyObject **)((tstate ? tstate : PyThreadState_GetUnchecked()) + 1);
@@ -83,13 +87,13 @@ PyObject **threadlets_running_task(PyThreadState *tstate, PyObject *loop)
 }
 #endif
 
-/* A thread that wants the GIL while the interpreter ends is made to exit, by unwinding its stack
- * (before CPython 3.14, which lets it hang). Rust frames must not be unwound like that, so it hangs
- * in the first frame of ours that is reached, without the GIL; the process ends soon.
+/* Before CPython 3.14, a thread that wants the GIL while the interpreter ends is made to exit by
+ * unwinding its stack; 3.14 lets it hang. Rust frames must not be unwound like that, so the thread
+ * hangs in the first frame of this library that is reached, without the GIL; the process ends soon.
  *
- * That frame is one of the functions below: the linker puts them in the place of the interpreter's
+ * That frame is one of the functions below: the linker replaces the interpreter's functions with them
  * (`--wrap`, see build.rs), for all code of this library, PyO3's included. A call that returns costs
- * a frame and no more: the guard is in the unwinder's tables. */
+ * a stack frame and no more: the guard is in the unwinder's tables. */
 static void hang_if_unwound(int *is_inside)
 {
     while (*is_inside)
@@ -100,7 +104,7 @@ static void hang_if_unwound(int *is_inside)
 #define HIDDEN __attribute__((visibility("hidden")))
 
 #define CALL(result, name, parameters, arguments)                                                   \
-    extern result(name) parameters; /* has the header's word, where there is one */                 \
+    extern result(name) parameters; /* is checked against the header, if that declares it */        \
     extern result __real_##name parameters;                                                         \
     HIDDEN result __wrap_##name parameters                                                          \
     {                                                                                               \
@@ -130,18 +134,19 @@ static void hang_if_unwound(int *is_inside)
 #define DO3(name, A, B, C) DO(name, (A a, B b, C c), (a, b, c))
 #include "python_calls.h"
 
-/* What is called through a pointer that the interpreter gave is guarded where it comes from, or below. */
+/* Calls through pointers that the interpreter gave are guarded where the pointer comes from, or below. */
 
 #if PY_VERSION_HEX < 0x030C0000
-/* PyO3 asks for a callable's function, and calls that. */
+/* PyO3 asks for a callable's vectorcall function and calls it, so it gets a guarded one. */
 HIDDEN vectorcallfunc __wrap_PyVectorcall_Function(PyObject *callable)
 {
     (void)callable;
     return __wrap_PyObject_Vectorcall;
 }
 
-/* PyO3 makes an object by its type's `tp_alloc`, of which every class gets the interpreter's: allocating may
- * collect garbage, before CPython 3.12. A class that is made in Python gets it when it is first used. */
+/* PyO3 makes an object by its type's `tp_alloc`, which every class inherits from the interpreter. Allocating
+ * may collect garbage before CPython 3.12, so native classes get a guarded `tp_alloc` when they are made, and
+ * classes that inherit from them in Python get it when their first instance is made. */
 static struct {
     PyTypeObject *type;
     newfunc make;
@@ -171,7 +176,7 @@ HIDDEN PyObject *__wrap_PyType_FromSpec(PyType_Spec *spec)
         size_t i = 0;
         while (bases[i].type)
             if (++i == sizeof bases / sizeof *bases)
-                Py_FatalError("make room in `bases` for one more class that can be inherited from");
+                Py_FatalError("`bases` is full; make room for one more class that can be inherited from");
         bases[i].type = type;
         bases[i].make = type->tp_new;
         type->tp_new = make_guarded;
@@ -196,8 +201,8 @@ int threadlets_set_attribute(setattrofunc set, PyObject *object, PyObject *name,
     return status;
 }
 
-/* Free a call. Calls can be arguments of calls, to any depth: the interpreter's trash can keeps the
- * stack short. */
+/* Free a call. Calls can be arguments of calls to any depth, so the interpreter's trash can limits how
+ * deep the stack gets. */
 extern void threadlets_free_call(PyObject *call);
 
 void threadlets_dealloc_call(PyObject *call)

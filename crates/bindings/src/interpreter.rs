@@ -1,5 +1,5 @@
-//! What the bindings need of the interpreter beyond PyO3: threads that it does not know yet, and who
-//! holds the GIL.
+//! What the bindings need of the interpreter beyond PyO3: native threads that take the GIL, whether a
+//! thread holds it, contexts, and the end of the interpreter.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
@@ -34,7 +34,7 @@ unsafe extern "C" {
 /// Whether the thread with this thread state holds the GIL.
 ///
 /// # Safety
-/// The thread state is alive. Any thread may ask, with or without the GIL.
+/// The thread state is alive. Any thread may call this, with or without the GIL.
 pub(crate) unsafe fn holds_gil(state: NonNull<c_void>) -> bool {
     // SAFETY: the caller keeps the thread state alive; it is only read.
     unsafe { threadlets_holds_gil(state.as_ptr().cast()) != 0 }
@@ -48,35 +48,35 @@ pub(crate) fn thread_state(_py: Python<'_>) -> NonNull<c_void> {
 
 /// The number of this thread, as `threading.get_ident()` gives it.
 pub(crate) fn this_thread() -> u64 {
-    // SAFETY: asks for a number.
+    // SAFETY: returns a number; any thread may call it.
     unsafe { ffi::PyThread_get_thread_ident() as u64 }
 }
 
-/// How much stack a thread gets that runs Python code: what `threading.stack_size()` says, or as
-/// much as the interpreter's own recursion limits count on.
+/// The stack size, in bytes, of a thread that runs Python code: that of `threading.stack_size()`, or what
+/// the interpreter's own recursion limits count on.
 pub(crate) fn stack_size_bytes() -> usize {
     const DEFAULT: usize = 8 * 1024 * 1024;
-    // SAFETY: reads a number.
+    // SAFETY: reads a number of the interpreter; callers hold the GIL.
     match unsafe { PyThread_get_stacksize() } {
         0 => DEFAULT,
         set => set,
     }
 }
 
-/// Whether an object goes with this reference to it.
+/// Whether this is the last reference to an object.
 pub(crate) fn is_last_reference(object: &Py<PyAny>) -> bool {
     // SAFETY: the object is alive.
     unsafe { ffi::Py_REFCNT(object.as_ptr()) == 1 }
 }
 
-/// A number that changes whenever the class of an object, or one that it derives from, is changed, or the
-/// object gets another class; zero while nobody has asked for an attribute since.
+/// The version of an object's class: a number that changes whenever the class or one of its bases is
+/// changed, or the object gets another class; zero if no attribute was looked up since.
 pub(crate) fn class_version(object: &Bound<'_, PyAny>) -> u32 {
     // SAFETY: the object is alive, and with it its class; the GIL is held.
     unsafe { (*ffi::Py_TYPE(object.as_ptr())).tp_version_tag }
 }
 
-/// What code keeps with this thread, by name.
+/// The dictionary of this thread's state, in which extensions keep thread-specific objects.
 pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyDict>> {
     // SAFETY: a borrowed reference to a dictionary, or null when the thread has none.
     unsafe {
@@ -85,25 +85,25 @@ pub(crate) fn thread_dict(py: Python<'_>) -> Option<Bound<'_, PyDict>> {
     }
 }
 
-/// A number that the present context has as long as it lives; zero where there is none.
+/// A number that identifies the current context as long as it lives; zero if there is none.
 pub(crate) fn context_number(_py: Python<'_>) -> usize {
-    // SAFETY: the GIL is held; the reference is borrowed, and only its place is looked at.
+    // SAFETY: the GIL is held; the reference is borrowed, and only its address is used.
     unsafe { threadlets_context() as usize }
 }
 
-/// The present context, if there is one.
+/// The current context, if there is one.
 pub(crate) fn context(py: Python<'_>) -> Option<Py<PyAny>> {
     // SAFETY: the GIL is held; the reference is borrowed, or null.
     unsafe { Bound::from_borrowed_ptr_or_opt(py, threadlets_context()).map(Bound::unbind) }
 }
 
-/// The value of a context variable in the present context, if it has one.
+/// The value of a context variable in the current context, if it has one.
 pub(crate) fn context_variable<'py>(
     variable: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let mut value = std::ptr::null_mut();
-    // SAFETY: the variable is alive; an object that is none is refused. The value is a new reference,
-    // or null.
+    // SAFETY: the variable is alive; an object that is not a context variable is refused. The value is a
+    // new reference, or null.
     unsafe {
         if ffi::PyContextVar_Get(variable.as_ptr(), std::ptr::null_mut(), &raw mut value) != 0 {
             return Err(PyErr::fetch(variable.py()));
@@ -112,7 +112,7 @@ pub(crate) fn context_variable<'py>(
     }
 }
 
-/// Give a context variable a value in the present context, or None.
+/// Set a context variable in the current context; `None` sets it to Python's None.
 pub(crate) fn set_context_variable(
     variable: &Bound<'_, PyAny>,
     value: Option<&Bound<'_, PyAny>>,
@@ -126,12 +126,13 @@ pub(crate) fn set_context_variable(
     }
 }
 
-/// Whether the interpreter ends: no other thread gets the GIL any more.
+/// Whether the interpreter is ending, so that no other thread gets the GIL any more.
 pub(crate) fn is_finalizing(_py: Python<'_>) -> bool {
     threadlets_is_finalizing() != 0
 }
 
-/// Whether another process may have this one run a script (PEP 768). It writes to memory, and wakes nobody.
+/// Whether another process may have this one run a script (PEP 768). It asks by writing to this process's
+/// memory, which wakes no thread.
 #[cfg(Py_3_14)]
 pub(crate) fn obeys_debuggers(py: Python<'_>) -> bool {
     static OBEYS: PyOnceLock<bool> = PyOnceLock::new();
@@ -144,12 +145,11 @@ pub(crate) fn obeys_debuggers(_py: Python<'_>) -> bool {
     false
 }
 
-/// The interpreter to which new threads are to belong.
+/// The interpreter that new threads attach to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Interpreter(NonNull<ffi::PyInterpreterState>);
 
-// SAFETY: an interpreter belongs to no thread; it lives until the process's last thread of ours is
-// gone or hangs.
+// SAFETY: an interpreter belongs to no thread, and lives until our last thread has ended or hangs.
 unsafe impl Send for Interpreter {}
 
 impl Interpreter {
@@ -166,7 +166,7 @@ pub(crate) struct NativeThread {
 }
 
 impl NativeThread {
-    /// Make this thread known to the interpreter, without taking the GIL; `None`: out of memory.
+    /// Register this thread with the interpreter, without taking the GIL; `None`: out of memory.
     pub(crate) fn new(interpreter: Interpreter) -> Option<Self> {
         // SAFETY: the interpreter is alive. The call needs no GIL, and binds the thread state to the
         // thread that makes it, which is this one.
@@ -174,9 +174,9 @@ impl NativeThread {
         NonNull::new(state).map(|state| Self { state })
     }
 
-    /// Do something with the GIL.
+    /// Run `work` with the GIL.
     pub(crate) fn with_gil<R>(&mut self, work: impl FnOnce(Python<'_>) -> R) -> R {
-        // SAFETY: the thread state is this thread's, and not in use: `&mut` keeps `work` from here.
+        // SAFETY: the thread state is this thread's, and not in use: `&mut` keeps `work` from calling this.
         unsafe { take_gil(self.state) };
         let result = Python::attach(work);
         // SAFETY: the GIL is held, by the thread state restored above.
@@ -184,7 +184,7 @@ impl NativeThread {
         result
     }
 
-    /// Do a last thing with the GIL, and forget the thread.
+    /// Run `work` with the GIL, and unregister the thread.
     pub(crate) fn end(self, work: impl FnOnce(Python<'_>)) {
         // SAFETY: as in `with_gil`. Clearing may run Python code and needs the GIL; deleting
         // releases it.
@@ -197,14 +197,14 @@ impl NativeThread {
     }
 }
 
-/// Take the GIL. A thread that would get it while the interpreter ends, or after that, hangs.
+/// Take the GIL; hang if the interpreter is ending or has ended.
 ///
-/// CPython sees to that itself. But since 3.14 it only knows the threads whose states existed when it began to end.
+/// CPython does this itself, but since 3.14 only for threads whose states existed when it began to end.
 ///
 /// # Safety
 /// The thread state is this thread's, and not in use.
 unsafe fn take_gil(state: NonNull<ffi::PyThreadState>) {
-    // SAFETY: the caller's; given back, it is not in use again.
+    // SAFETY: the caller guarantees both; after `PyEval_SaveThread` the state is not in use again.
     unsafe {
         ffi::PyEval_RestoreThread(state.as_ptr());
         if threadlets_has_ended() != 0 {

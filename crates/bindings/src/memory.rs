@@ -1,7 +1,7 @@
-//! Memory of a size that others choose: if there is none, the caller gets a `MemoryError`, and the
-//! loop goes on.
+//! Allocations of a size that a peer or a program chooses: without enough memory the caller gets a
+//! `MemoryError`, and the loop goes on.
 //!
-//! PyO3's constructors of bytes and lists panic instead, and Rust's collections end the process.
+//! PyO3's constructors of bytes and lists panic instead, and Rust's collections abort the process.
 
 use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
@@ -10,8 +10,8 @@ use pyo3::types::{PyBytes, PyList};
 
 /// A bytes object with this content.
 pub(crate) fn bytes<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-    // SAFETY: the GIL is held, and so many bytes are copied from where they are. A new reference to a bytes
-    // object, or null with an exception set. (A slice has no more than `isize::MAX` bytes.)
+    // SAFETY: the GIL is held, and `content` has the bytes that are copied. The result is a new reference
+    // to a bytes object, or null with an exception set. (A slice has no more than `isize::MAX` bytes.)
     unsafe {
         let start = content.as_ptr().cast();
         let made = ffi::PyBytes_FromStringAndSize(start, content.len() as ffi::Py_ssize_t);
@@ -19,7 +19,7 @@ pub(crate) fn bytes<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py,
     }
 }
 
-/// A list of these.
+/// A list of these items.
 pub(crate) fn list<'py, T: IntoPyObject<'py>>(
     py: Python<'py>,
     items: impl IntoIterator<Item = T>,
@@ -29,21 +29,21 @@ pub(crate) fn list<'py, T: IntoPyObject<'py>>(
     Ok(list)
 }
 
-/// A copy of these, with room for `n_more`.
+/// A copy of these items, with room for `n_more`.
 pub(crate) fn copy<T: Copy>(items: &[T], n_more: usize) -> PyResult<Vec<T>> {
     let mut copy = room(items.len().saturating_add(n_more))?;
     copy.extend_from_slice(items);
     Ok(copy)
 }
 
-/// Room for so many.
+/// An empty vector with room for `n` items.
 pub(crate) fn room<T>(n: usize) -> PyResult<Vec<T>> {
     let mut room = Vec::new();
     room.try_reserve_exact(n).map_err(|_| no_memory())?;
     Ok(room)
 }
 
-/// There is no memory.
+/// A `MemoryError`.
 pub(crate) fn no_memory() -> PyErr {
     PyMemoryError::new_err(())
 }

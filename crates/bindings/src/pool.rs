@@ -1,6 +1,6 @@
 //! A user's pool: threadlets that are limited, prioritised and cancelled together.
 //!
-//! Its queue is the dispatcher's (`threadlets_core::Pools`); here is what the user holds.
+//! The queue of its calls is the dispatcher's (`threadlets_core::Pools`); this is the user's object.
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -31,9 +31,9 @@ struct PoolState {
 #[derive(Debug)]
 pub(crate) struct Pool {
     state: GilCell<PoolState>,
-    /// In which the pool's calls compute.
+    /// The floating-point environment of the pool's calls.
     environment: Option<Py<Environment>>,
-    /// Where its calls start, whatever is known of their functions.
+    /// Where its calls start, regardless of their functions' histories; None: the histories decide.
     start: Option<Start>,
 }
 
@@ -43,27 +43,27 @@ impl Pool {
         self.state.with(py, |state| state.home.map(|home| home.1))
     }
 
-    /// What a function is remembered by that has this number and is called in this pool, or in none.
+    /// The key of a function's history: the number of its code, and the pool that it is called in, if any.
     pub(crate) fn entry_point(pool: Option<&Bound<'_, Self>>, code: usize) -> EntryPoint {
         EntryPoint { code, pool: pool.map_or(0, |it| it.as_ptr() as usize) }
     }
 
-    /// Where the pool's calls start, if it says so.
+    /// Where the pool's calls start, if the pool decides that.
     pub(crate) fn start(&self) -> Option<Start> {
         self.start
     }
 
-    /// How urgent the pool's calls are.
+    /// The priority of the pool's calls.
     pub(crate) fn its_priority(&self, py: Python<'_>) -> Priority {
         self.state.with(py, |state| state.priority)
     }
 
-    /// In which the pool's calls compute, unless they say otherwise.
+    /// The floating-point environment of the pool's calls that do not have their own.
     pub(crate) fn environment<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Environment>> {
         self.environment.as_ref().map(|it| it.bind(py).clone())
     }
 
-    /// Use the pool in this dispatcher, for one more call.
+    /// Admit one more call to the pool, in this dispatcher.
     pub(crate) fn enter(&self, slf: &Bound<'_, Dispatcher>) -> PyResult<PoolKey> {
         let py = slf.py();
         let number = slf.get().number();
@@ -85,7 +85,7 @@ impl Pool {
         })
     }
 
-    /// Start a call here and now; `false`: it has to wait for its turn.
+    /// Start a call at once; `false`: it has to wait in the queue.
     #[inline]
     pub(crate) fn try_start(&self, slf: &Bound<'_, Dispatcher>) -> PyResult<bool> {
         let py = slf.py();
@@ -100,7 +100,7 @@ impl Pool {
         Ok(starts)
     }
 
-    /// A call has ended; `enters_again`: it could not begin, and is counted when it queues.
+    /// Give up a call's place at its end; `enters_again`: it could not begin, and is counted when it queues.
     #[inline]
     pub(crate) fn finish(&self, py: Python<'_>, slf: &Bound<'_, Dispatcher>, enters_again: bool) {
         if let Some(key) = self.key(py) {
@@ -109,7 +109,7 @@ impl Pool {
         self.leave(py, slf, enters_again);
     }
 
-    /// One call less is in the pool; the last one closes it, until the next opens it again.
+    /// Count one call less; the last one closes the pool in the dispatcher, and the next opens it again.
     fn leave(&self, py: Python<'_>, slf: &Bound<'_, Dispatcher>, enters_again: bool) {
         self.state.with(py, |state| {
             state.n_in_use -= 1;
@@ -122,7 +122,7 @@ impl Pool {
         });
     }
 
-    /// Calls were taken out of the queue.
+    /// Count calls that were cancelled in the queue.
     pub(crate) fn withdrew(&self, py: Python<'_>, n_calls: usize) {
         self.state.with(py, |state| {
             state.n_in_use -= n_calls;
@@ -130,7 +130,7 @@ impl Pool {
         });
     }
 
-    /// Change what the dispatcher knows of the pool, where it knows it.
+    /// Apply a change of the pool's settings to the dispatcher that uses it, if one does.
     fn tell_home(
         &self,
         dispatcher: Option<&Bound<'_, Dispatcher>>,
@@ -262,7 +262,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Cancel what waits in the pool, and the tasks whose functions are blocked; how many.
+    /// Cancel the calls that wait in the pool, and the tasks whose functions are blocked; return how many.
     fn _cancel(
         slf: &Bound<'_, Self>,
         dispatcher: &Bound<'_, Dispatcher>,
@@ -288,7 +288,7 @@ impl Pool {
         Ok(n_cancelled)
     }
 
-    /// Calls that run, calls that wait (in this dispatcher), calls ever, calls cancelled.
+    /// How many calls run, wait (in this dispatcher), were ever made, and were cancelled.
     fn _counts(
         &self,
         py: Python<'_>,
@@ -306,7 +306,7 @@ impl Pool {
         (n_in_use - n_queued, n_queued, n_calls, n_cancelled)
     }
 
-    /// What is known of the functions that were called in this pool, by this dispatcher.
+    /// The histories of the functions that this dispatcher has called in this pool.
     fn _functions<'py>(
         slf: &Bound<'py, Self>,
         dispatcher: Option<&Bound<'py, Dispatcher>>,

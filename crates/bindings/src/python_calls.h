@@ -1,8 +1,9 @@
-/* Every function of the interpreter that can run Python code or take the GIL, as far as this library
- * calls it: `result, name, parameters`.
+/* The functions of the interpreter that this library calls and that can run Python code or take the
+ * GIL: `result, name, parameters`.
  *
- * What allocates what the cyclic collector tracks is here as well, and what gives up a reference or
- * sets an exception: finalizers are Python code. `tests/test_tidy.py` says what is missing. */
+ * Functions that allocate an object which the cyclic collector tracks, release a reference or set an
+ * exception are here as well, since finalizers are Python code. `tests/test_tidy.py` names those that
+ * are missing. */
 
 DO1(PyBuffer_Release, Py_buffer *)
 CALL4(PyObject *, PyCMethod_New, PyMethodDef *, PyObject *, PyObject *, PyTypeObject *)

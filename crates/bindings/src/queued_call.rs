@@ -1,5 +1,4 @@
-//! Calls that wait in a pool for their turn: a function that the dispatcher itself calls, or an
-//! awaiting coroutine that is told to go on.
+//! Calls in a pool's queue: functions that the dispatcher calls, and coroutines that wait to call one.
 
 use std::ptr::null_mut;
 
@@ -22,22 +21,22 @@ use crate::task::any_future;
 use crate::worker::Worker;
 use crate::workers::{Parked, Protected, Workers};
 
-/// The code of calls that are not known yet: turns outside all pools.
+/// The code number of turns outside of all pools, whose functions are not known yet.
 const ANY_CODE: usize = 0;
 
-/// What a function came to.
+/// The result of a function.
 pub(crate) type Outcome = PyResult<Py<PyAny>>;
 
 #[derive(Debug)]
 enum Work {
-    /// Call this, and settle the future. `innermost` is the function within what is put around it.
+    /// Call this, and settle the future. `innermost` is the function without its wrappers.
     Function {
         callable: Py<PyAny>,
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
         innermost: Py<PyAny>,
     },
-    /// Settle the future: whoever awaits it calls a function by itself.
+    /// Settle the future; the coroutine that awaits it then calls a function itself.
     Turn,
 }
 
@@ -51,16 +50,16 @@ pub(crate) struct QueuedCall {
     any_thread_settles: bool,
     key: PoolKey,
     membership: Membership,
-    /// What its function is remembered by.
+    /// The key of its function's history.
     function: EntryPoint,
 }
 
-/// Whose pool a call is in.
+/// The pool that a call is in.
 #[derive(Debug)]
 enum Membership {
-    /// The user's.
+    /// A user's pool.
     Pool(Py<Pool>),
-    /// The dispatcher's own, for all calls that run this code.
+    /// The dispatcher's own pool of all calls that run this code.
     EntryPoint(usize),
 }
 
@@ -77,7 +76,7 @@ impl QueuedCall {
             if matches!(self.membership, Membership::EntryPoint(_)) {
                 self.end(slf);
             }
-            // Otherwise the coroutine ends it: it holds a place in its pool from now on.
+            // In a user's pool, the coroutine holds the place from now on, and gives it up itself.
             return self.settle(py, Ok(py.None()));
         };
         let call = || self.call(slf);
@@ -107,7 +106,7 @@ impl QueuedCall {
                 }
                 Protected::Lost(outcome) => {
                     slf.get().was_mistaken(py, self.function);
-                    // The role need not come back for this: the result is sent.
+                    // The result is queued for the dispatcher: this thread need not get the role back.
                     drop(Workers::unpark(slf, worker));
                     self.finish_beside(slf, this, outcome)
                 }
@@ -125,7 +124,7 @@ impl QueuedCall {
         })
     }
 
-    /// Call the function, here.
+    /// Call the function on this thread.
     fn call(&self, slf: &Bound<'_, Dispatcher>) -> Outcome {
         let py = slf.py();
         let Work::Function { callable, args, kwargs, .. } = &self.work else {
@@ -134,7 +133,7 @@ impl QueuedCall {
         if self.any_thread_settles && !self.starts(py)? {
             return Ok(py.None());
         }
-        // In a thread pool no loop would run in the function's thread: it may run its own.
+        // As in a thread pool, no loop runs in the function's thread: the function may run its own.
         let running = running_loop(py)?;
         running.set.call1((py.None(),))?;
         let kwargs = kwargs.as_ref().map(|it| it.bind(py));
@@ -178,14 +177,14 @@ impl QueuedCall {
         }
         let outcome = self.call(slf);
         drop(Workers::unpark(slf, worker));
-        // Callbacks of a future that any thread settles run here, and may wait for the loop: what they queue has to
-        // wake it.
+        // Callbacks of a future that any thread may settle run here, and may wait for the loop. Then the
+        // wake-up is not claimed, so that what they queue wakes the dispatcher.
         let wakes = !self.any_thread_settles && slf.get().claim_wake();
         self.finish_beside(slf, this, outcome)?;
         Ok(Ran { function: Some(self.function), wakes })
     }
 
-    /// The function has come to this on a thread without the role.
+    /// Deliver the outcome of a function that ran on a thread without the role.
     pub(crate) fn finish_beside(
         &self,
         slf: &Bound<'_, Dispatcher>,
@@ -200,7 +199,7 @@ impl QueuedCall {
         slf.get().submit(py, Request::Settle(Box::new((this.clone_ref(py), outcome))))
     }
 
-    /// Cancel the future of a call that has not begun; whether that was possible.
+    /// Cancel the future of a call that has not begun; whether it could be cancelled.
     pub(crate) fn cancel_waiting(&self, py: Python<'_>) -> PyResult<bool> {
         self.future.bind(py).call_method0(intern!(py, "cancel"))?.is_truthy()
     }
@@ -213,18 +212,18 @@ impl QueuedCall {
         }
     }
 
-    /// Give the future its result, unless it was cancelled.
+    /// Settle the future, unless it was cancelled.
     pub(crate) fn settle(&self, py: Python<'_>, outcome: Outcome) -> PyResult<()> {
         let future = self.future.bind(py);
         let outcome = outcome.map_err(|error| not_stop_iteration(py, error));
         if !self.any_thread_settles {
             return any_future::settle(future, outcome);
         }
-        // Nobody else is to settle it: who does is to be heard of.
+        // Other code must not settle it: if it has, `put` raises.
         if self.is_cancelled(py)? { Ok(()) } else { any_future::put(future, outcome) }
     }
 
-    /// Give up a call that was queued.
+    /// Cancel a queued call.
     pub(crate) fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         if let Membership::Pool(pool) = &self.membership {
             pool.get().withdrew(py, 1);
@@ -248,23 +247,23 @@ impl QueuedCall {
         self.future.bind(py).call_method0(intern!(py, "cancelled"))?.is_truthy()
     }
 
-    /// Whether the call is still wanted.
+    /// Whether the call may begin: it was not cancelled.
     fn begins(&self, py: Python<'_>) -> PyResult<bool> {
         let is_cancelled = self.is_cancelled(py)?;
         if is_cancelled && self.any_thread_settles {
-            // Whoever waits for it is to hear of that.
+            // Notifies the threads that wait for the future of the cancellation.
             self.starts(py)?;
         }
         Ok(!is_cancelled)
     }
 
-    /// Say that the function runs now, and its future cannot be cancelled any more; `false`: it was.
+    /// Mark the future as running, so that it cannot be cancelled any more; `false`: it was cancelled.
     fn starts(&self, py: Python<'_>) -> PyResult<bool> {
         let future = self.future.bind(py);
         future.call_method0(intern!(py, "set_running_or_notify_cancel"))?.is_truthy()
     }
 
-    /// The call takes no place in its pool any more.
+    /// Give up the call's place in its pool.
     fn end(&self, slf: &Bound<'_, Dispatcher>) {
         let py = slf.py();
         match &self.membership {
@@ -301,7 +300,7 @@ struct RunningCall<'py> {
     set: &'py Bound<'py, PyAny>,
 }
 
-/// asyncio's word for which loop runs in this thread, and how to change it.
+/// The loop that asyncio takes to be running in this thread, and the function that sets it.
 fn running_loop(py: Python<'_>) -> PyResult<RunningCall<'_>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -311,7 +310,7 @@ fn running_loop(py: Python<'_>) -> PyResult<RunningCall<'_>> {
 
 #[pymethods]
 impl Dispatcher {
-    /// Queue `function(*args, **kwargs)` as a threadlet that settles `future`; any thread may.
+    /// Queue `function(*args, **kwargs)` as a threadlet that settles `future`, from any thread.
     ///
     /// `any_thread_settles`: the future is a `concurrent.futures.Future`. Without a pool the call is
     /// grouped with others of the same function.
@@ -333,7 +332,7 @@ impl Dispatcher {
         queue(slf, work, future, any_thread_settles, pool, code)
     }
 
-    /// Queue the wish to start a call; `future` is settled when its turn has come.
+    /// Queue a coroutine that wants to start a call; `future` is settled when it may.
     fn _submit_turn(
         slf: &Bound<'_, Self>,
         future: Py<PyAny>,
@@ -342,7 +341,7 @@ impl Dispatcher {
         queue(slf, Work::Turn, future, false, pool, ANY_CODE)
     }
 
-    /// A turn that was given is not wanted any more.
+    /// Give up a turn that `_submit_turn` has obtained.
     fn _end_turn(slf: &Bound<'_, Self>, pool: Option<Bound<'_, Pool>>) {
         if let Some(pool) = pool {
             pool.get().finish(slf.py(), slf, false);

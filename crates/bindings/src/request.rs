@@ -19,14 +19,14 @@ use crate::syslet::completion_queue::Message;
 use crate::task::task::Task;
 use crate::task::waiters::DoneCallback;
 
-/// One thing for a tick to run.
+/// A request: one unit of work for a tick.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// A task whose coroutine goes on.
+    /// A step of a task.
     Step(Py<Task>),
     /// A sleep whose time has come.
     Sleep(Py<Sleep>),
-    /// Members of a scope that are to be told to end.
+    /// Members of a scope that are to be cancelled.
     End(Py<Members>),
     /// A callback of a future that is done; it cannot be cancelled.
     Done(Box<DoneCallback>),
@@ -46,18 +46,18 @@ pub(crate) enum Request {
     Operations(i32, Direction),
     /// A call that waited in a pool.
     Call(Py<QueuedCall>),
-    /// A call that could not begin beside the dispatcher when its turn came.
+    /// A call to submit beside the dispatcher again: it could not begin, since its context was in use.
     Beside(Py<CallBeside>),
-    /// What a call of a pool came to, on a worker without the role.
+    /// The outcome of a pool's call that ran on a worker without the role.
     Settle(Box<(Py<QueuedCall>, Outcome)>),
-    /// News of a syslet.
+    /// A message of the completion queue.
     Message(Message),
-    /// Any of those without a handle of its own, once somebody has looked at the ready queue.
+    /// A request without a handle of its own that got one because the program read the ready queue.
     Held(Py<RequestHandle>),
 }
 
 impl Request {
-    /// Give up what the request would have run.
+    /// Cancel the request.
     pub(crate) fn abandon(self, py: Python<'_>) -> PyResult<()> {
         match self {
             Self::Callback(handle) => drop(handle.get().take(py)),
@@ -73,7 +73,7 @@ impl Request {
         Ok(())
     }
 
-    /// What debug mode knows the request by: a task, a handle, a protocol, a function, or a name.
+    /// What debug mode names the request by: a task, a handle, a protocol, a function, or a string.
     pub(crate) fn subject<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         let subject = match self {
             Self::Step(task) => Some(task.bind(py).clone().into_any()),
@@ -113,5 +113,5 @@ impl Request {
     }
 }
 
-// The ready queue is walked in order; four requests fit into a line of the cache.
+// The ready queue is walked in order; four requests fit into a cache line.
 const _: () = assert!(size_of::<Request>() == 16);

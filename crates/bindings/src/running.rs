@@ -1,4 +1,4 @@
-//! Waiting for a callback that runs: `cancel()` of a handle of `call_soon_threadsafe` does, since CPython 3.14.
+//! Waits for a running callback, as `cancel()` of `call_soon_threadsafe`'s handles does since CPython 3.14.
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
@@ -12,18 +12,18 @@ use crate::dispatcher::Dispatcher;
 use crate::interpreter::this_thread;
 use crate::worker::Worker;
 
-/// How often the main thread looks at signals while it waits.
+/// How often the main thread checks for signals while it waits.
 const LOOK: Duration = Duration::from_millis(50);
 
-// One for all callbacks: a thread that wakes looks whether its own has ended.
+// Shared by all callbacks: a thread that wakes checks whether its own callback has ended.
 static ENDED: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
 
-/// Whether a callback runs, and where. All but waiting is done with the GIL.
+/// Whether a callback runs, and where. Everything but the wait itself is done with the GIL.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
-    /// The loop that runs the callback; null: none does.
+    /// The loop that runs the callback; null while it does not run.
     dispatcher: AtomicPtr<ffi::PyObject>,
-    /// The thread in which it began.
+    /// The thread in which the callback began.
     thread: AtomicU64,
     is_waited_for: AtomicBool,
 }
@@ -42,10 +42,10 @@ impl Running {
         result
     }
 
-    /// Wait until the callback does not run any more, without the GIL.
+    /// Wait, without the GIL, until the callback has ended.
     ///
-    /// Code in the callback does not wait, nor does other code of the same loop, which goes on in another thread
-    /// while a function blocks the callback.
+    /// Returns at once in the callback itself, and in other code of the same loop, which goes on in another
+    /// thread while a function blocks the callback.
     pub(crate) fn wait(&self, py: Python<'_>) -> PyResult<()> {
         loop {
             let dispatcher = self.dispatcher.load(Relaxed);

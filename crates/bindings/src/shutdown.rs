@@ -1,4 +1,5 @@
-//! How a workers ends: closing, and forks. When the interpreter ends nothing is done: see `interpreter.c`.
+//! Shutdown of a dispatcher's workers: closing, and forks. Nothing is done when the interpreter ends: see
+//! `interpreter.c`.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -13,33 +14,33 @@ use crate::interpreter;
 use crate::worker::Worker;
 use crate::workers::Workers;
 
-/// How long closing waits for threads that have nothing to do, and for runs that were told to end.
+/// How long closing waits for idle threads, and for runs that were cancelled.
 pub(crate) const EXIT_WAIT: Duration = Duration::from_secs(5);
 
-/// How long closing waits for functions: one that was just told to end by what it waits for can do so.
+/// How long closing waits for blocked functions, so that one whose wait has just been ended can return.
 const MOMENT: Duration = Duration::from_millis(100);
 
 impl Workers {
-    /// End the threads that have nothing to do, and wait for them. Blocked ones end when their
-    /// functions do; how many those are.
+    /// End the idle threads, and wait for them. Returns how many threads are left, blocked in functions;
+    /// each ends when its function returns.
     pub(crate) fn stop(&self, py: Python<'_>) -> usize {
         self.is_stopped.store(true, Relaxed);
         self.role.stop_all();
         let n_left = || self.registry.with(py, |registry| registry.n_threads());
         let began_ns = clock::now_ns();
         let is_within = |time: Duration| clock::now_ns() - began_ns < time.as_nanos() as u64;
-        // A thread needs the GIL to say exits, and gets it no more once the interpreter ends.
+        // A thread needs the GIL to report its end, and does not get it once the interpreter is ending.
         while n_left() > 0
             && (is_within(MOMENT) || n_left() > self.n_busy(py) && is_within(EXIT_WAIT))
             && !interpreter::is_finalizing(py)
         {
             py.detach(|| self.exits.park(WakeReason::WAKE, Some(Duration::from_millis(20))));
         }
-        // Those that are idle would end if they could.
+        // Once the interpreter is ending, idle threads count as ended: they only cannot report it.
         if interpreter::is_finalizing(py) { self.n_busy(py) } else { n_left() }
     }
 
-    /// How many threads of the workers cannot end now: they are in functions, or hold the role.
+    /// How many worker threads cannot end now, because they are in functions or hold the role.
     fn n_busy(&self, py: Python<'_>) -> usize {
         let home = WorkerId::HOME.index();
         let n_in_functions = self.parked.with(py, |parked| {
@@ -49,7 +50,7 @@ impl Workers {
         n_in_functions + usize::from(is_dispatcher)
     }
 
-    /// A request is over: go no further without a home thread.
+    /// End this process after a request if it is a fork's child without a home thread.
     #[inline]
     pub(crate) fn end_if_over(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
         let workers = &slf.get().workers;
@@ -59,7 +60,7 @@ impl Workers {
         Ok(())
     }
 
-    /// In the child of a fork: only this thread goes on, and has the role if it is a worker.
+    /// In the child of a fork: forget all threads but this one, which holds the role if it is a worker.
     fn reset(slf: &Bound<'_, Dispatcher>, worker: Option<&Worker>) {
         let py = slf.py();
         let workers = &slf.get().workers;
@@ -81,12 +82,12 @@ impl Workers {
 
 #[pymethods]
 impl Dispatcher {
-    /// End the threads; how many are left, blocked in functions that cannot be stopped.
+    /// End the threads; return how many are left, blocked in functions that cannot be stopped.
     fn _stop_workers(&self, py: Python<'_>) -> usize {
         self.workers.stop(py)
     }
 
-    /// In the child of a fork: only the thread that forked goes on.
+    /// In the child of a fork: forget all threads but the one that forked.
     fn _after_fork(slf: &Bound<'_, Self>) {
         let py = slf.py();
         Worker::with_current(|worker| {

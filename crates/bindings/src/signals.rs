@@ -1,5 +1,5 @@
-//! Signal handlers that a coroutine sets while the home thread is blocked: the kernel is told at once, the
-//! interpreter when the home thread is back.
+//! Signal handlers that a coroutine sets while the home thread is blocked: they are set with the kernel at
+//! once, and with the interpreter when the home thread is back.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,7 +13,7 @@ use crate::worker::Worker;
 use crate::workers::Workers;
 
 impl Workers {
-    /// The home thread has the role again: let it tell the interpreter of signal handlers.
+    /// When the home thread has the role again: set interim signal handlers with the interpreter.
     pub(crate) fn settle_signals(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<()> {
         if !worker.is_home() || slf.get().workers.interim_signals.load(Relaxed) == 0 {
             return Ok(());
@@ -21,13 +21,13 @@ impl Workers {
         slf.call_method0(intern!(slf.py(), "_settle_signals")).map(drop)
     }
 
-    /// The interpreter is to be told of this signal.
+    /// Note that this signal's handler has yet to be set with the interpreter.
     fn owe_signal(&self, number: i32) {
         self.interim_signals.fetch_or(bit(number), Relaxed);
     }
 }
 
-/// A signal in a set of them.
+/// The bit of a signal in a set of signals.
 fn bit(number: i32) -> u64 {
     1 << (number - 1)
 }
@@ -41,44 +41,44 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Have a signal do what it does without a handler.
+    /// Restore the default action of a signal.
     fn _default_signal(&self, number: i32) -> PyResult<()> {
         signals::use_default(number).map_err(to_python)?;
         self.workers.owe_signal(number);
         Ok(())
     }
 
-    /// Have the interpreter's handler called again, which can ask `take_passed`.
+    /// Pass a signal to the interpreter's handler again; `take_passed` tells that handler that it was.
     fn _pass_signal(&self, number: i32) -> PyResult<()> {
         signals::pass_to_host(number).map_err(to_python)?;
         self.workers.owe_signal(number);
         Ok(())
     }
 
-    /// The signals of which the interpreter is to be told.
+    /// The signals whose handlers have yet to be set with the interpreter.
     fn _interim_signals(&self) -> Vec<i32> {
         let set = self.workers.interim_signals.load(Relaxed);
         (1..=64).filter(|&it| set & bit(it) != 0).collect()
     }
 
-    /// Whether a signal still does what this loop has told the kernel.
+    /// Whether a signal still has the action that this loop has set with the kernel.
     fn _is_interim(&self, number: i32) -> bool {
         signals::is_interim(number)
     }
 
-    /// The interpreter has been told of a signal, or need not be.
+    /// Note that a signal's handler was set with the interpreter, or need not be.
     fn _end_interim(&self, number: i32) {
         self.workers.interim_signals.fetch_and(!bit(number), Relaxed);
         signals::end(number);
     }
 
-    /// Have no signal write to a descriptor that is about to be closed.
+    /// Stop signals from writing to a descriptor that is about to be closed.
     fn _forget_signals(&self, fd: i32) {
         signals::forget(fd);
     }
 }
 
-/// Whether the interpreter's handler was called for a signal that a loop handles no more.
+/// Whether the interpreter's handler was called for a signal that a loop no longer handles.
 #[pyfunction]
 pub(crate) fn take_passed(number: i32) -> bool {
     signals::take_passed(number)

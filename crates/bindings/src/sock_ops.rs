@@ -1,4 +1,4 @@
-//! The `sock_*` operations that carry bulk data: tried at once, waiting only when they must.
+//! The `sock_*` operations that carry bulk data: tried at once, and queued only if they would block.
 
 use std::collections::VecDeque;
 
@@ -102,7 +102,7 @@ impl SockOpKind {
     }
 }
 
-/// Try a new operation: its result, or a future of it when it would block.
+/// Try a new operation: `(true, result)`, or `(false, future)` if it would block.
 fn start<'py>(
     slf: &Bound<'py, Dispatcher>,
     sock: &Bound<'py, PyAny>,
@@ -146,7 +146,7 @@ pub(crate) fn retry(slf: &Bound<'_, Dispatcher>, fd: i32, direction: Direction) 
         if any_future::is_done(&future)? {
             continue;
         }
-        // The number may have been closed since, and belong to somebody else by now.
+        // The descriptor may have been closed since, and its number used again.
         if !operation.is_open(py, fd)? {
             operation.fail_closed(py)?;
             continue;

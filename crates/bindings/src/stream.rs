@@ -1,7 +1,7 @@
 //! A connected stream socket between the dispatcher and a protocol.
 //!
-//! Here is what happens once per message: receive and hand over, send or queue, flush. What
-//! happens once per connection (how it opens, fails and ends) is the transport's, in Python.
+//! This module does what happens once per message: receive and call the protocol, send or queue, flush. The
+//! transport, in Python, does what happens once per connection: how it opens, fails and ends.
 
 use std::os::fd::AsRawFd;
 
@@ -33,12 +33,12 @@ pub struct Stream {
     dispatcher: Py<Dispatcher>,
     /// Its protocol is called in this context.
     context: ConnectionContext,
-    /// The other end of an accepted connection: a name is made of it when somebody asks for one.
+    /// The peer of an accepted connection, converted when `peername` is called.
     peer: Option<Address>,
     pub(crate) state: GilCell<StreamState>,
 }
 
-/// What a write asks its transport to do.
+/// The outcome of a write, which says what the transport has to do.
 enum Written {
     Done,
     Queued {
@@ -56,7 +56,7 @@ const READ_FAILED: &str = "Fatal read error on socket transport";
 const WRITE_FAILED: &str = "Fatal write error on socket transport";
 
 impl Stream {
-    /// A connection that a server has accepted; a transport is to take it, and its descriptor.
+    /// A connection that a server has accepted; a transport takes it over, with its descriptor.
     pub(crate) fn accepted(
         dispatcher: &Bound<'_, Dispatcher>,
         fd: &impl AsRawFd,
@@ -77,7 +77,7 @@ impl Stream {
         Self { dispatcher, context, peer, state: GilCell::new(state) }
     }
 
-    /// Note what a connection is ready for; the request is to be queued, if it is not yet.
+    /// Note a connection's readiness; returns its request, to be queued, unless it is queued already.
     pub(crate) fn note(slf: &Py<Self>, py: Python<'_>, readiness: Readiness) -> Option<Request> {
         let noted = slf.get().state.with(py, |state| {
             let noted = state.noted;
@@ -87,7 +87,7 @@ impl Stream {
         noted.is_none().then(|| Request::Stream(slf.clone_ref(py)))
     }
 
-    /// Who is told of what comes, until the connection is released.
+    /// The protocol, until the connection is released.
     pub(crate) fn protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.state.with(py, |it| it.protocol.as_ref().map(|it| it.bind(py).clone()))
     }
@@ -97,7 +97,7 @@ impl Stream {
         self.state.with(py, |state| state.io.fd().raw())
     }
 
-    /// Serve the connection for what was noted.
+    /// Serve the connection's noted readiness.
     pub(crate) fn serve(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -129,7 +129,7 @@ impl Stream {
             this.dispatcher.get().submit(py, request)?;
         }
         if served.is_err() {
-            // What was not read or written is not reported again.
+            // Readiness comes as edges: what was not read or written is not reported again.
             Self::try_again(slf, Readiness { writable: true, ..Readiness::READABLE })?;
         }
         served
@@ -142,7 +142,7 @@ impl Stream {
         slf.get().dispatcher.get().submit(py, request)
     }
 
-    /// Receive once and hand over; what may be left is queued behind other requests.
+    /// Receive once and call the protocol; if more may be left, queue another attempt.
     fn receive(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -154,7 +154,7 @@ impl Stream {
                 state.io.missed_readiness();
                 return None;
             }
-            // A protocol that lends its memory is not asked for it in vain.
+            // Urgent data alone is nothing to read: a protocol is not asked for a buffer in vain.
             if readiness.urgent && !is_readable(state.io.fd()) {
                 return None;
             }
@@ -195,7 +195,7 @@ impl Stream {
                     self.fail(py, error, message)?;
                 }
             }
-            // What was received is lost, and a stream does not go on without it.
+            // The received bytes are lost, and a stream cannot go on without them.
             Err(error) => self.fail(py, error, READ_FAILED)?,
         }
         self.received(py, received)
@@ -228,7 +228,7 @@ impl Stream {
         self.received(py, received)
     }
 
-    /// Pass a receive's outcome on; a failure is the transport's to handle.
+    /// Pass a receive's outcome on; the transport handles a failure.
     fn received(
         &self,
         py: Python<'_>,
@@ -240,7 +240,7 @@ impl Stream {
         })
     }
 
-    /// Send what is unsent, and tell the transport what follows from it.
+    /// Send unsent bytes, and call the methods of the transport that follow from it.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         let flushed = self.state.with(py, |state| {
             if state.io.n_unsent() == 0 {
@@ -310,8 +310,8 @@ impl Stream {
         })
     }
 
-    /// Register for writing too while something is unsent, and for good: a connection that was
-    /// too slow once will be again.
+    /// Register for writing too once something is unsent, and for good: a connection that was too slow once
+    /// will be again.
     fn await_room(&self, py: Python<'_>) -> PyResult<()> {
         let registration = self.state.with(py, |state| {
             let key = state.key.filter(|_| !state.told_of_room && state.io.n_unsent() > 0)?;
@@ -339,7 +339,7 @@ impl Stream {
             }
             Written::Failed(error) => self.fail(py, to_python(error), WRITE_FAILED),
             Written::NotKept(error) => {
-                // A stream does not go on with a part of it missing.
+                // A stream cannot go on with a part of it missing.
                 self.fail(py, error.clone_ref(py), WRITE_FAILED)?;
                 Err(error)
             }
@@ -369,7 +369,7 @@ impl Stream {
         transport.call_method1(method, (news,)).map(drop)
     }
 
-    /// Give an error to the transport, which ends the connection; what ends the loop passes.
+    /// Give an error to the transport, which ends the connection; an error that ends the loop is returned.
     fn fail(&self, py: Python<'_>, error: PyErr, message: &str) -> PyResult<()> {
         if ends_the_loop(py, &error) {
             return Err(error);
@@ -403,7 +403,7 @@ impl Stream {
         Ok(Self::from_parts(dispatcher, context, None, state))
     }
 
-    /// The context that was given to the connection; None: its callbacks run in copies of others.
+    /// The context that was given to the connection; None: its callbacks run in a copy of another.
     fn context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.context.as_given(py)
     }
@@ -413,17 +413,17 @@ impl Stream {
         self.state.with(py, |state| state.io.fd().raw())
     }
 
-    /// The address of an accepted connection's other end.
+    /// The peer's address, of an accepted connection.
     fn peername<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.peer.as_ref().map(|peer| address::to_python(py, peer)).transpose()
     }
 
-    /// Belong to a transport, until the connection is released.
+    /// Attach the stream to a transport, until the connection is released.
     fn set_transport(&self, py: Python<'_>, transport: Py<PyAny>) {
         drop(self.state.with(py, |state| state.transport.replace(transport)));
     }
 
-    /// Hand what is received to `protocol` from now on; `lends`: into its own buffers.
+    /// Deliver received data to `protocol` from now on; `lends`: into the protocol's own buffers.
     fn set_protocol(&self, py: Python<'_>, protocol: Py<PyAny>, lends: bool) {
         let previous = self.state.with(py, |state| {
             state.protocol_lends = lends;
@@ -446,12 +446,12 @@ impl Stream {
         this.await_room(py)
     }
 
-    /// Receive no more until `resume`; whether that changes anything.
+    /// Stop receiving until `resume`; return whether that changes anything.
     fn pause(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.io.pause())
     }
 
-    /// Receive again; whether that changes anything.
+    /// Receive again; return whether that changes anything.
     fn resume(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
@@ -516,22 +516,22 @@ impl Stream {
         self.wrote(py, written)
     }
 
-    /// End the writing half once everything is sent.
+    /// Shut the writing half down once everything is sent.
     fn write_eof(&self, py: Python<'_>) -> PyResult<()> {
         self.state.with(py, |state| state.io.end_writing()).map_err(to_python)
     }
 
-    /// Close once everything is sent; whether that is now, and the loss is to be reported.
+    /// Close once everything is sent; return whether that is now, and the loss is to be reported.
     fn close(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.io.close())
     }
 
-    /// Close now and drop what is unsent; whether the loss is to be reported.
+    /// Close now and drop unsent bytes; return whether the loss is to be reported.
     fn abort(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.io.abort()).is_some()
     }
 
-    /// Leave the poller and forget transport and protocol; the socket may be closed after this.
+    /// Deregister from the poller, and forget transport and protocol; the socket may be closed after this.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         let (key, fd, dropped) = self.state.with(py, |state| {
             let dropped = (state.io.abort(), state.transport.take(), state.protocol.take());
@@ -541,13 +541,12 @@ impl Stream {
         let Some(key) = key else { return Ok(()) };
         let dispatcher = self.dispatcher.get();
         drop(dispatcher.sources.with(py, |sources| sources.remove(key)));
-        // Closing is not enough where a child process holds a duplicate. A closed loop has no
-        // poller to leave.
+        // Closing the socket does not deregister it while a child process holds a duplicate. A closed loop
+        // has no poller.
         dispatcher.poller(py).map_or(Ok(()), |poller| poller.deregister(fd)).map_err(to_python)
     }
 
-    /// Refuse writes, and call the transport's `_drained` when everything is sent; whether there
-    /// is anything unsent.
+    /// Refuse writes, and call the transport's `_drained` once all is sent; return whether some is unsent.
     fn lend(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| {
             state.lent = true;
@@ -555,7 +554,7 @@ impl Stream {
         })
     }
 
-    /// Take the socket back from whoever wrote to it, and maybe watched it, since `lend`.
+    /// End what `lend` began: accept writes, and restore the registration, which may have changed since.
     fn take_back(&self, py: Python<'_>) -> PyResult<()> {
         let (key, fd, interest) = self.state.with(py, |state| {
             state.lent = false;

@@ -1,4 +1,4 @@
-//! What a connection's native half keeps, under the GIL.
+//! The state of a connection's native half, guarded by the GIL.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -12,22 +12,22 @@ pub(crate) struct StreamState {
     pub(crate) io: threadlets_core::Connection<Chunk>,
     /// Set from the start of reading until the connection is released.
     pub(crate) key: Option<SourceKey>,
-    /// The transport that users see; None before it took the connection, and once it is released.
+    /// The transport that users see; None before it has taken the connection over, and after the release.
     pub(crate) transport: Option<Py<PyAny>>,
     pub(crate) protocol: Option<Py<PyAny>>,
     /// The protocol lends its own buffers (`asyncio.BufferedProtocol`).
     pub(crate) protocol_lends: bool,
-    /// What the stream is queued to be served for; None when it is not queued. It is served once
-    /// in a tick, however often it is noted: callbacks keep their pace with what is received.
+    /// The readiness for which the stream is queued; None when it is not queued. It is served once per
+    /// tick, however often readiness is noted, so that callbacks keep pace with what is received.
     pub(crate) noted: Option<Readiness>,
-    /// Its protocol is being called. Only a threadlet that lost the role inside that call lets
-    /// anybody else see this set.
+    /// Its protocol is being called. Other requests see this set only if a threadlet has lost the role
+    /// inside that call.
     pub(crate) is_served: bool,
-    /// It was to be served meanwhile.
+    /// Its request ran meanwhile, and has to run again.
     pub(crate) is_deferred: bool,
-    /// Registered for writing too: once there was no room for something.
+    /// Registered for writing too: a write has found no room before.
     pub(crate) told_of_room: bool,
-    /// Somebody else writes to the socket once everything is sent (`sendfile`).
+    /// `sendfile` writes to the socket once everything is sent.
     pub(crate) lent: bool,
     /// How many writes came after the connection was over.
     pub(crate) n_writes_lost: u32,
@@ -50,7 +50,7 @@ impl StreamState {
         }
     }
 
-    /// Refuse to write where writing was ended, or the socket is lent.
+    /// Fail if writing was ended, or the socket is lent.
     pub(crate) fn check_writable(&self, method: &str) -> PyResult<()> {
         if self.io.is_writing_ended() {
             let message = format!("Cannot call {method}() after write_eof()");

@@ -1,4 +1,4 @@
-//! What can be asked of a connection: its state, its unsent bytes, its water marks.
+//! Queries of a connection: its state, its unsent bytes, its water marks.
 
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
@@ -32,7 +32,7 @@ impl Stream {
         self.state.with(py, |state| u32::from(state.io.is_over()) + state.n_writes_lost)
     }
 
-    /// A copy of what is yet to be sent.
+    /// A copy of the unsent bytes.
     fn unsent<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyByteArray>> {
         let n_unsent = self.state.with(py, |state| state.io.n_unsent());
         PyByteArray::new_with(py, n_unsent, |copy| {
@@ -48,12 +48,12 @@ impl Stream {
         })
     }
 
-    /// Whether the protocol was asked to write no more for now.
+    /// Whether the protocol was asked to pause writing.
     fn is_writing_paused(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.io.is_writing_paused())
     }
 
-    /// How many bytes are yet to be sent.
+    /// The number of unsent bytes.
     fn get_write_buffer_size(&self, py: Python<'_>) -> usize {
         self.state.with(py, |state| state.io.n_unsent())
     }
@@ -63,7 +63,7 @@ impl Stream {
         self.state.with(py, |state| state.io.limits())
     }
 
-    /// Set the water marks in bytes; whether the protocol is to be paused now.
+    /// Set the water marks in bytes; return whether the protocol is to be paused now.
     fn set_write_buffer_limits(&self, py: Python<'_>, low: usize, high: usize) -> bool {
         self.state.with(py, |state| {
             state.io.set_limits(low, high);

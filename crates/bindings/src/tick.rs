@@ -1,5 +1,5 @@
-//! The dispatcher's turn: poll, then one tick of what is ready, with a boundary after each
-//! request at which the role may pass to another thread.
+//! The dispatcher's tick: poll, fire due timers, and run the requests that are ready, with a boundary after
+//! each at which the role may pass to another thread.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -28,15 +28,15 @@ use crate::task::{current, step};
 use crate::worker::Worker;
 use crate::workers::Workers;
 
-/// How soon the kernel is asked again to watch a descriptor, when it has refused to.
+/// How soon the kernel is asked again to watch a descriptor after it has refused.
 const REARM: Duration = Duration::from_millis(50);
-/// How long an idle loop waits at most, where a debugger may want something of it.
+/// How long a poll waits at most where a debugger may have this process run a script.
 const DEBUGGER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a worker stopped running ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// The loop is to stop, or to go on by turns of somebody else's; on the home thread alone.
+    /// The loop is to stop, or its ticks go on in a replaced `_run_once`; on the home thread alone.
     Stopped,
     /// Another worker has the role.
     RoleLost,
@@ -45,16 +45,16 @@ pub(crate) enum Ended {
 /// How a wait for events has ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Waited {
-    /// The role is still here.
+    /// This worker still has the role.
     pub(crate) is_held: bool,
-    /// Somebody, rather than a descriptor, has ended it.
+    /// It was ended by a wake-up or a message, rather than by a descriptor.
     pub(crate) is_woken: bool,
 }
 
 impl Dispatcher {
     /// Run ticks until the loop is to stop or the role is lost.
     ///
-    /// Only the home thread stops the loop. While it is blocked in a function, the others go on: what
+    /// Only the home thread stops the loop. While it is blocked in a function, other workers go on: what
     /// the function waits for may need the loop.
     pub(crate) fn dispatch(slf: &Bound<'_, Self>, worker: &Worker) -> PyResult<Ended> {
         let this = slf.get();
@@ -71,7 +71,7 @@ impl Dispatcher {
         }
     }
 
-    /// One turn; whether the role is still here.
+    /// Run one tick; whether this worker still has the role.
     pub(crate) fn tick(slf: &Bound<'_, Self>, worker: &Worker) -> PyResult<bool> {
         let outcome = Self::poll_and_run(slf, worker);
         match outcome {
@@ -95,7 +95,7 @@ impl Dispatcher {
         if !is_held {
             return Ok(false);
         }
-        // Requests start from a known state, whatever ran here in between.
+        // Requests start in the default floating-point state, whatever ran on this thread before.
         if fp::State::read() != fp::State::DEFAULT {
             fp::State::DEFAULT.restore();
         }
@@ -104,8 +104,8 @@ impl Dispatcher {
         let mut slice = this.slice.get(py);
         slice.begin_tick();
         this.slice.set(py, slice);
-        // A callback may have closed down the queue, or have been taken over: then the tick is
-        // another worker's.
+        // A callback may have emptied the queue, or may have been taken over; then another worker runs the
+        // rest of the tick.
         while let Some(request) = this.queues.with(py, |queues| queues.next(clock::now_ns)) {
             this.n_requests.store(this.n_requests() + 1, Relaxed);
             Self::run(slf, request)?;
@@ -120,19 +120,20 @@ impl Dispatcher {
         Ok(true)
     }
 
-    /// Poll for as long as nothing is ready; whether the role is still here.
+    /// Poll, and wait if nothing is ready; whether this worker still has the role.
     fn poll(slf: &Bound<'_, Self>, worker: &Worker) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
-        // The byte that a signal sends ends a wait only once: another worker may have read it while this
-        // thread was inside a function. What handlers do must be known before it is asked how long to wait.
+        // The byte that a signal writes ends only one wait, and another worker may have read it while this
+        // thread was inside a function. Handlers have to run before the length of the wait is computed,
+        // which they may change.
         py.check_signals()?;
         let patience = if worker.is_home() && this.stopping.load(Relaxed) {
             Some(Duration::ZERO)
         } else {
             this.queues.with(py, |queues| queues.patience(clock::now_ns))
         };
-        // What a debugger wants is seen to by `check_signals`.
+        // `check_signals` also runs the script of a debugger, which does not wake the poll.
         let patience = if worker.is_home() && interpreter::obeys_debuggers(py) {
             Some(patience.map_or(DEBUGGER_PATIENCE, |it| it.min(DEBUGGER_PATIENCE)))
         } else {
@@ -146,8 +147,8 @@ impl Dispatcher {
         Ok(is_held)
     }
 
-    /// Wait for events, without the GIL, and queue what they make ready; `tell` hears of those.
-    /// Meanwhile the role can be taken.
+    /// Wait for events, without the GIL, and queue the requests that they make ready; `tell` is called for
+    /// each event. The role can be taken meanwhile.
     pub(crate) fn wait_and_deliver(
         slf: &Bound<'_, Self>,
         worker: &Worker,
@@ -160,16 +161,16 @@ impl Dispatcher {
         let is_armed = Descriptors::rearm(slf, py, &poller)?;
         let patience =
             if is_armed { patience } else { Some(patience.map_or(REARM, |it| it.min(REARM))) };
-        // Nobody may wait for the role while we wait for events. Requests end at a boundary, but Python
-        // code runs between requests, too: signal handlers, what a new thread is told.
+        // No thread may be queued for the role while we wait for events. Each request ends with a boundary,
+        // but Python code also runs between requests: signal handlers, and the hooks of a new worker.
         if !this.workers.keeps_role(py, worker) {
             return Ok(Waited { is_held: false, is_woken: false });
         }
         this.workers.registry.with(py, |registry| registry.start_polling());
-        // Say so while the GIL is still held: whoever takes it next must know to wake us.
+        // Set while the GIL is still held: the next thread that holds it has to know that it must wake us.
         this.sleeping.store(patience != Some(Duration::ZERO), Relaxed);
         this.is_being_woken.store(false, Relaxed);
-        // Engines hold no GIL: look once more for what they sent before they knew that we wait.
+        // Engines hold no GIL: check once more for messages that they sent before they knew that we wait.
         let patience =
             if this.completions.starts_waiting() { Some(Duration::ZERO) } else { patience };
         let (role, id) = (&this.workers.role, worker.id);
@@ -187,7 +188,7 @@ impl Dispatcher {
             this.workers.registry.with(py, |registry| registry.stop_polling());
         }
         waited.map_err(to_python)?;
-        // Whoever has the role now: no edge comes twice.
+        // Delivered even if the role was lost: an edge is not reported twice.
         let is_woken = this.queues.with(py, |queues| {
             this.sources.with(py, |sources| {
                 this.watches.with(py, |watches| {
@@ -216,8 +217,8 @@ impl Dispatcher {
             });
         }
         if !is_held {
-            // The one who took it may have begun to wait for what we have just queued, and this wait may have ended by
-            // what was to end that one's.
+            // The worker that took the role may already wait for what we have just queued, and our wait may
+            // have used up the wake-up that was to end that worker's.
             this.is_being_woken.store(false, Relaxed);
             this.wake_if_sleeping(py)?;
         }
@@ -320,7 +321,7 @@ impl Dispatcher {
         }
     }
 
-    /// Report what a request of the loop's own has failed with, unless it is to end the loop.
+    /// Report the error of a request, unless it ends the loop.
     pub(crate) fn outlive(slf: &Bound<'_, Self>, outcome: PyResult<()>) -> PyResult<()> {
         let py = slf.py();
         match outcome {
@@ -331,7 +332,7 @@ impl Dispatcher {
         }
     }
 
-    /// Run a request in debug mode, which looks at it before and afterwards.
+    /// Run a request in debug mode, with checks before and afterwards.
     fn run_watched(slf: &Bound<'_, Self>, request: Request) -> PyResult<()> {
         let py = slf.py();
         let what = request.subject(py);
@@ -345,13 +346,13 @@ impl Dispatcher {
         };
         let started_ns = clock::now_ns();
         let ran = contract::listening(slf, || Self::run_unwatched(slf, request));
-        // What debug mode looks at afterwards is not the request's.
+        // Taken before debug mode's own checks, which are not the request's time.
         let duration = clock::to_seconds(clock::now_ns() - started_ns);
         let ended = slf.call_method1(intern!(py, "_request_ended"), (what, before, duration));
         ran.and(Self::outlive(slf, ended.map(drop)))
     }
 
-    /// Run a callback; `put_back` makes a request of it again, should it have to wait.
+    /// Run a callback; `put_back` makes it a request again if it has to wait.
     fn run_callback(
         slf: &Bound<'_, Self>,
         callback: Callback,
@@ -377,7 +378,7 @@ impl Dispatcher {
         if ends_the_loop(py, &error) {
             return Err(error);
         }
-        // Had the callback run, its context would be free again.
+        // The context is in use, so the callback has not run: if it had, its context would be free again.
         if workers.holds_context(callback.context.bind(py)) {
             workers.defer(py, put_back(callback));
             return Ok(());

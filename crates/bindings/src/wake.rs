@@ -1,7 +1,8 @@
 //! How a thread ends the dispatcher's wait for events.
 //!
-//! `sleeping` is set with the GIL held, before the dispatcher gives it up to wait. A thread that has queued something
-//! wakes it then, if it can without the GIL: the dispatcher needs that as soon as it is awake.
+//! `sleeping` is set with the GIL held, before the dispatcher releases it to wait. A thread that queues a
+//! request while it is set wakes the dispatcher, without the GIL if it can: the dispatcher needs the GIL as
+//! soon as it is awake.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,20 +12,20 @@ use crate::dispatcher::Dispatcher;
 use crate::error::to_python;
 
 impl Dispatcher {
-    /// The role was taken while the dispatcher waited for events: end its wait.
+    /// End the wait of a dispatcher from which the role was taken while it waited for events.
     pub(crate) fn recall_from_poll(&self, py: Python<'_>) {
-        // A closed loop has no poller, and nobody who waits for it.
+        // A closed loop has no poller, and no thread waits in it.
         if let Ok(poller) = self.poller(py) {
             poller.recall();
             if self.sleeping.load(Relaxed) {
-                // Also if another thread is about to.
+                // Even if another thread is about to wake it.
                 let _ = poller.wake();
             }
         }
         self.sleeping.store(false, Relaxed);
     }
 
-    /// End the present or the next wait for events, unless the loop is closed.
+    /// End the current or the next wait for events, unless the loop is closed.
     pub(crate) fn wake_poller(&self, py: Python<'_>) -> PyResult<()> {
         if self.check_closed().is_err() {
             return Ok(());
@@ -32,13 +33,13 @@ impl Dispatcher {
         self.poller(py)?.wake().map_err(to_python)
     }
 
-    /// Be the thread that wakes the dispatcher, once this thread has given the GIL up; `false`: it does not wait, or
-    /// another thread does that. What is queued meanwhile need not wake it.
+    /// Claim to wake the dispatcher once this thread has released the GIL, so that what is queued meanwhile
+    /// need not wake it; `false`: the dispatcher does not wait, or another thread has claimed it.
     pub(crate) fn claim_wake(&self) -> bool {
         self.sleeping.load(Relaxed) && !self.is_being_woken.swap(true, Relaxed)
     }
 
-    /// End the dispatcher's wait, if it waits: something was queued.
+    /// End the dispatcher's wait, if it waits, after a request was queued.
     pub(crate) fn wake_if_sleeping(&self, py: Python<'_>) -> PyResult<()> {
         if self.sleeping.load(Relaxed) && !self.is_being_woken.load(Relaxed) {
             self.poller(py)?.wake().map_err(to_python)?;
@@ -46,9 +47,9 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// The same without the GIL, as the last thing that a method does: the dispatcher needs the GIL as
-    /// soon as it is awake, and would have to sleep again if this thread still held it. Other threads
-    /// need not do it as well.
+    /// As `wake_if_sleeping`, but without the GIL, and as the last thing that a method does: the dispatcher
+    /// needs the GIL as soon as it is awake, and would have to sleep again if this thread still held it.
+    /// Other threads need not wake it as well.
     pub(crate) fn wake_if_sleeping_detached(&self, py: Python<'_>) -> PyResult<()> {
         if self.claim_wake() {
             let poller = self.poller(py)?;

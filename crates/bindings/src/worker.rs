@@ -1,7 +1,7 @@
-//! Workers: the threads that can hold a dispatcher's role, and how each spends its life.
+//! Workers: the threads that can hold a dispatcher's role, and what each does from its start to its end.
 //!
-//! The home thread is the one that runs the loop. The others stand by, go on watch, take over, run
-//! ticks until they lose the role, stand by again, and end when they have been idle for a while.
+//! The home thread is the one that runs the loop. The others are idle, act as the monitor, take over and
+//! run ticks until they lose the role, or work beside the dispatcher. They end after some time without work.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,18 +29,18 @@ use crate::task::current;
 use crate::tick::Ended;
 use crate::workers::Workers;
 
-/// How long a dispatcher that cannot end the loop waits after a failure of it: the next one may be the same.
+/// How long a worker that cannot end the loop waits after a failed tick: the next may fail likewise.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// How long a thread stays although there is nothing for it to do.
+/// How long a thread is idle before it ends.
 const IDLE: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// The worker that this thread is; the innermost, should a threadlet run a loop of its own.
+    /// The worker of this thread; the innermost one if a threadlet runs a loop of its own.
     static CURRENT: Cell<*const Worker> = const { Cell::new(null()) };
 }
 
-/// One thread of a dispatcher's workers.
+/// A thread that can hold a dispatcher's role.
 #[derive(Debug)]
 pub(crate) struct Worker {
     dispatcher: Py<Dispatcher>,
@@ -48,7 +48,7 @@ pub(crate) struct Worker {
     /// As `threading.get_ident()` gives it.
     pub(crate) thread_id: u64,
     pub(crate) ctypes_errno: CtypesErrno,
-    /// What traces the greenlets of this thread.
+    /// The trace function for the greenlets of this thread.
     pub(crate) greenlets: GilSlot<Option<Py<GreenletTrace>>>,
 }
 
@@ -64,7 +64,7 @@ impl Worker {
         }
     }
 
-    /// Use the worker that this thread is, if it is one.
+    /// Pass this thread's worker, if it has one, to `use_worker`.
     #[inline]
     pub(crate) fn with_current<R>(use_worker: impl FnOnce(Option<&Self>) -> R) -> R {
         let current = CURRENT.get();
@@ -72,12 +72,12 @@ impl Worker {
         use_worker(NonNull::new(current.cast_mut()).map(|it| unsafe { &*it.as_ptr() }))
     }
 
-    /// Be no worker while `work` runs: it may run loops of its own in this thread.
+    /// Run `work` without a current worker: it may run loops of its own in this thread.
     pub(crate) fn hidden<R>(work: impl FnOnce() -> R) -> R {
         Self::replaced(null(), work)
     }
 
-    /// The dispatcher to whose workers the worker belongs.
+    /// The dispatcher that the worker belongs to.
     #[inline]
     pub(crate) fn dispatcher<'a, 'py>(&'a self, py: Python<'py>) -> &'a Bound<'py, Dispatcher> {
         self.dispatcher.bind(py)
@@ -87,7 +87,7 @@ impl Worker {
         self.id == WorkerId::HOME
     }
 
-    /// Be this thread's worker while `work` runs.
+    /// Run `work` with this as the thread's current worker.
     fn as_current<R>(&self, work: impl FnOnce() -> R) -> R {
         Self::replaced(self, work)
     }
@@ -103,7 +103,7 @@ impl Worker {
         work()
     }
 
-    /// Hold the role on this thread, as the loop's home, while `work` runs.
+    /// Run `work` while this thread holds the role, as the loop's home.
     pub(crate) fn at_home(
         slf: &Bound<'_, Dispatcher>,
         work: impl FnOnce(&Self) -> PyResult<()>,
@@ -111,7 +111,7 @@ impl Worker {
         let py = slf.py();
         let workers = &slf.get().workers;
         if workers.role.owner().is_some() {
-            // Somebody turns a running loop's crank by hand: from inside one of its own requests.
+            // A tick that is run by hand, from inside a request of the loop itself, is allowed.
             return Self::with_current(|worker| match worker {
                 Some(worker) if worker.dispatcher(py).is(slf) => work(worker),
                 _ => Err(PyRuntimeError::new_err("This event loop is already running")),
@@ -120,8 +120,8 @@ impl Worker {
         let worker = Self::new(slf, WorkerId::HOME);
         let presence = Presence::begin(py, &workers.role, worker.id)?;
         let taken = workers.registry.with(py, |registry| workers.role.take(registry, worker.id));
-        assert!(taken.is_some(), "a role that nobody holds is for home");
-        // Whoever runs the loop finds again what it had.
+        assert!(taken.is_some(), "home can take a vacant role");
+        // The loop's caller gets its floating-point state back.
         let before = fp::State::read();
         fp::State::DEFAULT.restore();
         greenlets::look(slf, &worker);
@@ -141,7 +141,7 @@ impl Worker {
             loop {
                 let ended = Dispatcher::dispatch(slf, worker);
                 if ended.is_err() && !workers.role.is_held_by(worker.id) {
-                    // The loop ends here, but not while another thread runs it.
+                    // The error ends the loop, but not while another thread runs it.
                     Workers::get_role_back(slf, worker)?;
                 }
                 let ended = ended?;
@@ -155,7 +155,7 @@ impl Worker {
         })
     }
 
-    /// Start a thread that begins with what it is called for; whether it could be started.
+    /// Start a thread whose first wake reason is `call`; whether it could be started.
     pub(crate) fn spawn(slf: &Bound<'_, Dispatcher>, id: WorkerId, call: WakeReason) -> bool {
         let py = slf.py();
         let this = slf.get();
@@ -178,9 +178,9 @@ impl Worker {
             .stack_size(interpreter::stack_size_bytes());
         thread
             .spawn(move || {
-                // Moved in whole: a thread that cannot be started drops it with the GIL held.
+                // Moved as a whole: if the thread cannot be started, it is dropped with the GIL held.
                 let life = life;
-                // A thread that panics may hold the role and the GIL: nobody could go on without.
+                // A thread that panics may hold the role and the GIL, without which no thread can go on.
                 let live = || life.live(NativeThread::new(interpreter).expect("out of memory"));
                 if catch_unwind(AssertUnwindSafe(live)).is_err() {
                     std::process::abort();
@@ -190,22 +190,22 @@ impl Worker {
     }
 }
 
-/// The traces of a thread that can be the dispatcher. They lead to its thread state, which the
-/// interpreter clears when it ends, whatever the thread does then: clearing wipes them.
+/// The traces of a thread that can be the dispatcher. They point to its thread state. The ending interpreter
+/// clears that, whatever the thread does meanwhile, and so drops the `Wiper`, which wipes the traces.
 struct Presence(Py<Wiper>);
 
-/// A thread that holds the role, or calls functions: what it is from the first time on.
+/// The state of a thread that has held the role or called a function.
 struct Joined {
-    /// None if there was no memory for it: what it does cannot be seen then.
+    /// None if there was no memory for it; then other threads cannot see what this one does.
     presence: Option<Presence>,
     worker: Worker,
     is_known: bool,
 }
 
 impl Joined {
-    /// Be known as such a thread.
+    /// Register the thread, unless that was done.
     ///
-    /// Before it runs any Python code `threading` knows it: what traces code asks for the current thread.
+    /// `threading` comes first, before any Python code runs here: tracing tools ask for the current thread.
     fn introduce(&mut self, slf: &Bound<'_, Dispatcher>, life: &Life) {
         if std::mem::replace(&mut self.is_known, true) {
             return;
@@ -228,17 +228,18 @@ impl Joined {
     }
 }
 
-/// What the thread state's dictionary keeps, so that it goes with the thread state.
+/// Wipes a worker's traces when it is dropped; kept in the thread state's dictionary, so that it goes with
+/// the thread state.
 #[pyclass(frozen, module = "threadlets._core")]
 struct Wiper {
     role: Arc<Role>,
     id: WorkerId,
-    /// Another thread may have the number by now.
+    /// The traces were wiped: another thread may have the worker's number by now.
     is_over: AtomicBool,
 }
 
 impl Presence {
-    /// This thread can be the dispatcher.
+    /// Leave the traces of this thread, which can be the dispatcher from now on.
     fn begin(py: Python<'_>, role: &Arc<Role>, id: WorkerId) -> PyResult<Self> {
         let wiper =
             Py::new(py, Wiper { role: Arc::clone(role), id, is_over: AtomicBool::new(false) })?;
@@ -248,10 +249,10 @@ impl Presence {
         Ok(Self(wiper))
     }
 
-    /// It can no more.
+    /// Wipe the traces.
     fn end(self, py: Python<'_>) {
         self.0.get().wipe();
-        // Gone already if code has emptied the dictionary, and then there is no more to do.
+        // The entry is gone already if code has emptied the dictionary; then nothing is left to do.
         if let Some(Err(error)) = interpreter::thread_dict(py).map(|it| it.del_item(&self.0))
             && !error.is_instance_of::<PyKeyError>(py)
         {
@@ -274,19 +275,19 @@ impl Drop for Wiper {
     }
 }
 
-/// What a thread does next.
+/// What a worker thread does next.
 enum Next {
-    /// Wait until it is called.
+    /// Wait for a wake reason.
     StandBy,
-    /// Wait a little for the work that it was called for.
+    /// Wait a little: its work may not begin yet, because enough other functions compute.
     LookAgain,
     End,
 }
 
-/// A thread's life, from its start on.
+/// A worker thread other than home, from its start to its end.
 struct Life {
     dispatcher: Py<Dispatcher>,
-    /// What `threading` knows the thread by, and where it looks that up by the thread's number.
+    /// The thread's object in `threading`, and the table in which `threading` looks it up by ident.
     shown: Option<(Py<PyAny>, Py<PyDict>)>,
     id: WorkerId,
     role: Arc<Role>,
@@ -302,17 +303,17 @@ impl Life {
         let mut joined = None;
         let mut patience = IDLE;
         loop {
-            let heard = slot
+            let reasons = slot
                 .parker
                 .park(WakeReason::MONITOR | WakeReason::WORK | WakeReason::ASK, Some(patience));
-            if heard.has(WakeReason::STOP) {
+            if reasons.has(WakeReason::STOP) {
                 break;
             }
-            // One after the other: what comes later rings again.
+            // One reason at a time: the others are unparked again.
             let looks_again = patience != IDLE;
-            let work = if looks_again { WakeReason::WORK } else { heard & WakeReason::WORK };
-            let next = if heard.has(WakeReason::MONITOR) {
-                slot.parker.unpark(work | (heard & WakeReason::ASK));
+            let work = if looks_again { WakeReason::WORK } else { reasons & WakeReason::WORK };
+            let next = if reasons.has(WakeReason::MONITOR) {
+                slot.parker.unpark(work | (reasons & WakeReason::ASK));
                 match self.monitor.watch(self.id, IDLE) {
                     Noticed::Found(candidate) => thread.with_gil(|py| {
                         self.take_over(py, candidate, &mut joined);
@@ -324,12 +325,12 @@ impl Life {
                     }),
                     Noticed::Nothing => thread.with_gil(|py| self.stays_after_watch(py)),
                 }
-            } else if heard.has(WakeReason::ASK) {
+            } else if reasons.has(WakeReason::ASK) {
                 slot.parker.unpark(work);
                 thread.with_gil(|py| self.serve(py, &mut joined))
-            } else if heard.has(WakeReason::WORK) || looks_again {
+            } else if reasons.has(WakeReason::WORK) || looks_again {
                 let (next, sleeps_at) = thread.with_gil(|py| self.work(py, &mut joined));
-                // Not before: it would wake to wait for the GIL.
+                // Only without the GIL: the dispatcher would wake to wait for it.
                 if let Some(poller) = sleeps_at {
                     let _ = poller.wake();
                 }
@@ -367,7 +368,7 @@ impl Life {
             if !workers.is_stopped.load(Relaxed) {
                 slf.get().hold_calls(py, false);
                 if role.slot(id).parker.take(WakeReason::WORK).has(WakeReason::WORK) {
-                    // Called from the watch when that was over.
+                    // It was called to work when it was about to end: another thread has to come.
                     workers.beside.with(py, |beside| beside.arrived());
                 }
                 Workers::summon(slf);
@@ -378,7 +379,7 @@ impl Life {
         ThreadTraits::outlive_children();
     }
 
-    /// Take the role from a dispatcher that is blocked, run ticks until it is lost, stand by.
+    /// Take the role from a dispatcher that is blocked, run ticks until it is lost, and become idle.
     fn take_over(&self, py: Python<'_>, candidate: Candidate, joined: &mut Option<Joined>) {
         let slf = self.dispatcher.bind(py);
         let this = slf.get();
@@ -387,7 +388,7 @@ impl Life {
         let taken =
             workers.registry.with(py, |registry| self.role.take_over(registry, self.id, seq));
         let Some(taken) = taken else {
-            // It has returned meanwhile: back on watch.
+            // The function has returned meanwhile: go on as the monitor.
             self.role.slot(self.id).parker.unpark(WakeReason::MONITOR);
             return;
         };
@@ -395,7 +396,7 @@ impl Life {
         let joined = Self::worker(slf, self.id, joined);
         joined.worker.as_current(|| Workers::gained(slf, &joined.worker, Some(taken)));
         if self.role.slot(self.id).parker.take(WakeReason::WORK).has(WakeReason::WORK) {
-            // Called from the watch to work, for which it has no time now.
+            // It was called to work as the monitor, for which there is no time now: another has to come.
             workers.beside.with(py, |beside| beside.arrived());
             Workers::summon(slf);
         }
@@ -414,7 +415,7 @@ impl Life {
             while let Err(error) = Dispatcher::dispatch(slf, worker) {
                 // Only the home thread can end the loop, once it is back.
                 workers.set_pending(py, error);
-                // What has failed may have been the poll, which comes before any boundary.
+                // The poll may have failed, which comes before any boundary.
                 if !workers.keeps_role(py, worker) {
                     break;
                 }
@@ -424,7 +425,7 @@ impl Life {
         ThreadTraits::give_way(true);
     }
 
-    /// Take the steps of what belongs to this thread; if nothing does any more, stand by.
+    /// Take the steps of tasks that are bound to this thread; become idle if no task is bound any more.
     fn serve(&self, py: Python<'_>, joined: &mut Option<Joined>) -> Next {
         let slf = self.dispatcher.bind(py);
         let workers = &slf.get().workers;
@@ -446,22 +447,23 @@ impl Life {
         Next::StandBy
     }
 
-    /// Do the work that waits beside the dispatcher, and stand by; and where the dispatcher is to be woken then.
+    /// Do the work that waits beside the dispatcher, and become idle. The poller, if any, is to be woken
+    /// without the GIL.
     fn work(&self, py: Python<'_>, joined: &mut Option<Joined>) -> (Next, Option<Arc<Poller>>) {
         let slf = self.dispatcher.bind(py);
         if self.role.monitor() == Some(self.id) {
-            // Called to the watch as well, which comes first.
+            // It was made the monitor as well, which comes first.
             self.role.slot(self.id).parker.unpark(WakeReason::WORK);
             return (Next::StandBy, None);
         }
         let workers = &slf.get().workers;
         if workers.is_tied(py, self.id) {
-            // Called from the watch, and since then something belongs to it: another is to come.
+            // It was called while it was the monitor, and a task was bound to it since: another has to come.
             workers.beside.with(py, |beside| beside.arrived());
             Workers::summon(slf);
             return (Next::StandBy, None);
         }
-        // Called from the watch, it may stand by since: nothing else is to call it.
+        // If it was called while it was the monitor, it may be idle since: nothing else may call it now.
         workers.registry.with(py, |registry| registry.retire(self.id));
         let joined = Self::worker(slf, self.id, joined);
         joined.introduce(slf, self);
@@ -474,7 +476,7 @@ impl Life {
         (Next::StandBy, sleeps_at)
     }
 
-    /// Leave the watch for the work that waits, unless a threadlet has begun.
+    /// Stop being the monitor, for the work that waits, unless a threadlet has begun.
     fn leave_watch(&self, py: Python<'_>) {
         let workers = &self.dispatcher.get().workers;
         let parker = &self.role.slot(self.id).parker;
@@ -488,18 +490,18 @@ impl Life {
         parker.unpark(WakeReason::WORK);
     }
 
-    /// Wait to be called; for what waits already, at once. A thread to which something belongs is not called for
-    /// anything else.
+    /// Become idle, and have a thread called for work that waits already. A thread to which tasks are bound
+    /// does not: it is called for nothing else.
     fn stand_by(&self, slf: &Bound<'_, Dispatcher>) {
         let py = slf.py();
         let workers = &slf.get().workers;
-        let is_on_duty = self.role.monitor() == Some(self.id);
+        let is_monitor = self.role.monitor() == Some(self.id);
         if workers.has_steps(py, self.id) {
             // A step has failed, and the role went to another thread before the others were taken.
             self.role.slot(self.id).parker.unpark(WakeReason::ASK);
             return;
         }
-        if is_on_duty || workers.is_tied(py, self.id) {
+        if is_monitor || workers.is_tied(py, self.id) {
             return;
         }
         workers.registry.with(py, |registry| {
@@ -511,8 +513,7 @@ impl Life {
         Workers::summon(slf);
     }
 
-    /// The worker that this thread is, from the first time that it holds the role or calls functions. Runs no
-    /// Python code.
+    /// This thread's state, made when it first holds the role or calls a function. Runs no Python code.
     fn worker<'a>(
         slf: &Bound<'_, Dispatcher>,
         id: WorkerId,
@@ -522,7 +523,7 @@ impl Life {
         joined.get_or_insert_with(new)
     }
 
-    /// The watch ended without a candidate; whether this thread is needed all the same.
+    /// Decide whether this thread ends after it has monitored without finding a candidate.
     fn stays_after_watch(&self, py: Python<'_>) -> Next {
         let workers = &self.dispatcher.get().workers;
         workers.registry.with(py, |_| {
@@ -531,13 +532,13 @@ impl Life {
                 self.role.relieve();
                 return Next::End;
             }
-            // A threadlet has begun just now, and counts on us.
+            // A threadlet has just begun, and relies on this monitor.
             self.role.slot(self.id).parker.unpark(WakeReason::MONITOR);
             Next::StandBy
         })
     }
 
-    /// Nothing happened for a while; whether this thread may end.
+    /// Decide whether this thread ends after it was idle for a while.
     fn retires(&self, py: Python<'_>) -> Next {
         let workers = &self.dispatcher.get().workers;
         let is_over = workers.registry.with(py, |registry| registry.retire(self.id));

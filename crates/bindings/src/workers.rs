@@ -28,12 +28,12 @@ use crate::request::Request;
 use crate::task::current;
 use crate::worker::Worker;
 
-/// How often a return that waits looks whether the dispatcher is in the same request still, in which
-/// case that is reported: otherwise and in debug mode.
+/// How often a returning call that waits for the role checks whether the dispatcher is still in the same
+/// request, which it then reports as a stall; and the same in debug mode.
 const STALL: Duration = Duration::from_secs(5);
 const STALL_IN_DEBUG_MODE: Duration = Duration::from_millis(500);
 
-/// A function that is blocked, or is called beside the dispatcher, and who waits until it returns.
+/// A function that is blocked, or runs beside the dispatcher, and the task or future that waits for it.
 #[derive(Debug)]
 pub(crate) struct Parked {
     callable: Py<PyAny>,
@@ -63,12 +63,12 @@ impl Parked {
 /// Function, thread, since when in seconds, whether it has returned, awaiting task.
 type Blocked = (Py<PyAny>, u64, f64, bool, Option<Py<PyAny>>);
 
-/// How a call went.
+/// How a protected call ended.
 #[derive(Debug)]
 pub(crate) enum Protected<R> {
-    /// The role stayed here.
+    /// This worker still has the role.
     Kept(R),
-    /// It stayed here, and kept others waiting for long.
+    /// This worker still has the role, and the call kept other requests waiting for long.
     Slow(R),
     /// Another worker has the role.
     Lost(R),
@@ -87,7 +87,7 @@ struct Counts {
     n_not_spawned: AtomicU64,
 }
 
-/// How many functions may compute at once beside the dispatcher: as many threads as asyncio's own executor has.
+/// How many functions may compute beside the dispatcher at once: the size of asyncio's own executor.
 fn n_computing_max() -> usize {
     let n_cpus = std::thread::available_parallelism().map_or(1, usize::from);
     (n_cpus + 4).min(32)
@@ -99,34 +99,33 @@ pub(crate) struct Workers {
     pub(crate) role: Arc<Role>,
     pub(crate) monitor: Arc<Monitor>,
     pub(crate) registry: GilCell<WorkerRegistry>,
-    /// What is to be done beside the dispatcher.
+    /// The work that waits for a thread beside the dispatcher.
     pub(crate) beside: GilCell<Beside<Job>>,
-    /// The thread that is to come for it when the dispatcher next gives the GIL up.
+    /// The thread to be called for that work when the dispatcher next releases the GIL.
     pub(crate) called: GilSlot<Option<WorkerId>>,
-    /// What belongs to threads, and the steps that are to be taken there.
+    /// Which threads have bound tasks, and the steps that wait for those threads.
     pub(crate) bound: GilCell<takeover::Bound<Request>>,
     pub(crate) n_ties: AtomicUsize,
     pub(crate) n_handed_over: AtomicUsize,
-    /// What the dispatcher is calling, and in which pool (plus one; zero: none). Whoever takes over
-    /// from inside the call finds it here.
+    /// The function that the dispatcher is calling, and the index of its pool plus one (zero: none), for a
+    /// worker that takes over.
     calling: AtomicPtr<ffi::PyObject>,
     calling_pool: AtomicUsize,
-    /// The future that nobody but the call itself settles; null for a call in an awaiting task.
+    /// The future that only the call itself settles; null for a call in an awaiting task.
     calling_future: AtomicPtr<ffi::PyObject>,
     pub(crate) parked: GilCell<BTreeMap<usize, Parked>>,
     /// How many functions are blocked.
     pub(crate) n_parked: AtomicUsize,
-    /// Requests whose context a blocked threadlet was called in; they are queued again when one
-    /// returns.
+    /// Requests whose context a blocked threadlet holds; they are queued again when a threadlet returns.
     deferred: GilCell<Vec<Request>>,
-    /// What ends the loop, on its way to the home thread.
+    /// The exception that ends the loop, on its way to the home thread.
     pending: GilCell<Option<PyErr>>,
-    /// Rings when a thread has ended.
+    /// Unparked when a thread has ended.
     pub(crate) exits: Arc<Parker>,
     pub(crate) is_stopped: AtomicBool,
-    /// This process is the child of a fork that a thread of the workers made: there is no home thread.
+    /// This process is the child of a fork that was made on a worker thread: it has no home thread.
     pub(crate) is_orphaned: AtomicBool,
-    /// Of which signals the kernel knows, and the interpreter does not; see `signals.rs`.
+    /// Signals whose handlers are set with the kernel, not yet with the interpreter; see `signals.rs`.
     pub(crate) interim_signals: AtomicU64,
     counts: Counts,
 }
@@ -158,7 +157,8 @@ impl Workers {
         }
     }
 
-    /// Call a function as a threadlet: `call` calls it. Inside a threadlet it is just called.
+    /// Call a function, by `call`, as a threadlet, from which the role can be taken over. Inside a
+    /// threadlet it is just called.
     #[inline]
     pub(crate) fn protect<R>(
         slf: &Bound<'_, Dispatcher>,
@@ -191,7 +191,7 @@ impl Workers {
         }
     }
 
-    /// See to it that somebody watches; `false`: nobody can.
+    /// Make sure that there is a monitor, and that it is awake; `false`: no thread is left for it.
     #[cold]
     fn attend(slf: &Bound<'_, Dispatcher>) -> bool {
         let py = slf.py();
@@ -204,7 +204,7 @@ impl Workers {
                 if !spawned {
                     workers.count_refused();
                     workers.registry.with(py, |registry| workers.role.not_spawned(registry, id));
-                    // Calls can wait for threads that come back, if there are any.
+                    // If there are other threads, calls can wait until one of them is idle.
                     slf.get().hold_calls(py, workers.check_threads(py).is_ok());
                 }
                 spawned
@@ -217,8 +217,7 @@ impl Workers {
         }
     }
 
-    /// Whether a call that found nobody to watch may wait for somebody: there are threads that come
-    /// back.
+    /// Fail unless there are threads: without a monitor, a call can wait for one of them to become idle.
     pub(crate) fn check_threads(&self, py: Python<'_>) -> PyResult<()> {
         if self.registry.with(py, |registry| registry.n_threads()) > 0 {
             return Ok(());
@@ -229,7 +228,7 @@ impl Workers {
         ))
     }
 
-    /// Count a thread that the system has refused.
+    /// Count a thread that the system has refused to start.
     pub(crate) fn count_refused(&self) {
         self.counts.n_not_spawned.fetch_add(1, Relaxed);
     }
@@ -244,10 +243,9 @@ impl Workers {
         count.fetch_add(1, Relaxed);
     }
 
-    /// A worker has the role: tell the loop which thread runs it, and put its own task back.
+    /// Note that a worker has got the role: which thread runs the loop, and its own current task.
     ///
-    /// Runs no Python code before what belongs to the blocked function is put aside: the function
-    /// could return meanwhile.
+    /// Runs no Python code before the blocked function is parked: the function could return meanwhile.
     pub(crate) fn gained(slf: &Bound<'_, Dispatcher>, worker: &Worker, taken: Option<Taken>) {
         let py = slf.py();
         let this = slf.get();
@@ -262,11 +260,11 @@ impl Workers {
         greenlets::look(slf, worker);
     }
 
-    /// Make the task the current one again whose function has returned.
+    /// Make the task whose function has returned the current one again.
     fn resume(slf: &Bound<'_, Dispatcher>, worker: &Worker) {
         let py = slf.py();
         let parked = Self::unpark(slf, worker);
-        // A step of ours does not remove its task itself.
+        // A native step does not clear the current task itself: with this set, the next request does.
         slf.get().names_task.store(true, Relaxed);
         if let Some(task) = parked.as_ref().and_then(|it| it.task.as_ref())
             && let Err(error) = current::unpark(slf, task)
@@ -275,7 +273,7 @@ impl Workers {
         }
     }
 
-    /// In debug mode: look for objects that stay behind with a thread that is blocked.
+    /// In debug mode, look for objects that stay behind on a thread that is blocked.
     pub(crate) fn tell_of_move(slf: &Bound<'_, Dispatcher>, worker: &Worker, taken: Taken) {
         let py = slf.py();
         let Taken::FromThreadlet(victim) = taken else { return };
@@ -292,7 +290,7 @@ impl Workers {
         }
     }
 
-    /// Put aside what belongs to a blocked function, so that other tasks can run.
+    /// Park a blocked function with its task, so that other tasks can run.
     fn park(&self, slf: &Bound<'_, Dispatcher>, victim: WorkerId) {
         let py = slf.py();
         // SAFETY: the dispatcher is inside the call, on whose stack both are alive.
@@ -310,14 +308,13 @@ impl Workers {
         self.keep_parked(py, victim, Parked::new(callable, pool, task, future, thread_id));
     }
 
-    /// Keep what waits for the function in which a thread is, until that returns.
+    /// Record the function that a thread is inside, and what waits for it, until it returns.
     pub(crate) fn keep_parked(&self, py: Python<'_>, worker: WorkerId, parked: Parked) {
         self.n_parked.fetch_add(1, Relaxed);
         drop(self.parked.with(py, |it| it.insert(worker.index(), parked)));
     }
 
-    /// What was parked for a worker whose function has returned; requests that waited for that are
-    /// queued again.
+    /// Take out what was parked for a worker whose function has returned, and queue deferred requests.
     pub(crate) fn unpark(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> Option<Parked> {
         let py = slf.py();
         let this = slf.get();
@@ -327,13 +324,13 @@ impl Workers {
         let deferred = workers.deferred.with(py, std::mem::take);
         if !deferred.is_empty() {
             this.queues.with(py, |queues| deferred.into_iter().for_each(|it| queues.submit(it)));
-            // A closed loop has nobody to wake.
+            // Fails for a closed loop only, where no dispatcher waits.
             let _ = this.wake_if_sleeping(py);
         }
         parked
     }
 
-    /// Whether a context cannot be entered because a threadlet is blocked that was called in it.
+    /// Whether a context cannot be entered because a threadlet that was called in it is blocked.
     #[inline]
     pub(crate) fn holds_context(&self, context: &Bound<'_, PyAny>) -> bool {
         self.n_parked.load(Relaxed) > 0 && !can_enter(context.py(), context)
@@ -344,8 +341,9 @@ impl Workers {
         self.deferred.with(py, |deferred| deferred.push(request));
     }
 
-    /// A function has returned: get the role back, and wait for it if need be. An error came while
-    /// waiting (a signal's), or the loop was closed; the role is here all the same, unless closed.
+    /// Get the role back after a function has returned, and wait for it if need be.
+    ///
+    /// Fails if a signal handler has raised (with the role here all the same), or if the loop was closed.
     pub(crate) fn get_role_back(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<()> {
         let py = slf.py();
         let workers = &slf.get().workers;
@@ -368,16 +366,16 @@ impl Workers {
         let mut looked_at = None;
         let mut reported_at = None;
         loop {
-            // No byte ends this wait: look for signals that came inside the function. A handler that raises
-            // has run, and its exception waits for the role.
+            // A signal's byte does not end this wait: check for signals that came inside the function. If a
+            // handler raises, its exception waits for the role.
             if let Err(error) = py.check_signals() {
                 outcome = Err(error);
             }
-            let heard = py.detach(|| parker.park(WakeReason::GRANT, Some(patience)));
-            if heard.has(WakeReason::GRANT) {
+            let reasons = py.detach(|| parker.park(WakeReason::GRANT, Some(patience)));
+            if reasons.has(WakeReason::GRANT) {
                 break;
             }
-            if heard.has(WakeReason::STOP) {
+            if reasons.has(WakeReason::STOP) {
                 Self::resume(slf, worker);
                 return Err(PyRuntimeError::new_err(
                     "Event loop was closed while a threadlet was blocked; its result is lost",
@@ -399,14 +397,14 @@ impl Workers {
     pub(crate) fn is_cancelled(slf: &Bound<'_, Dispatcher>) -> PyResult<bool> {
         let py = slf.py();
         let Some(task) = current::get(slf)? else { return Ok(false) };
-        // A task of the user's own making need not say so.
+        // A task of a user's own class need not have the attribute.
         match task.getattr_opt(intern!(py, "_must_cancel"))? {
             Some(must_cancel) => must_cancel.is_truthy(),
             None => Ok(false),
         }
     }
 
-    /// Name both sides of a dispatcher that does not come to a boundary while others wait.
+    /// Report a dispatcher that does not come to a boundary, and the threads that wait for the role.
     #[cold]
     fn report_stall(slf: &Bound<'_, Dispatcher>) {
         let py = slf.py();
@@ -419,13 +417,13 @@ impl Workers {
         }
     }
 
-    /// Between two requests: whether the role is still here.
+    /// The boundary between two requests: whether this worker still has the role.
     #[inline]
     pub(crate) fn keeps_role(&self, py: Python<'_>, worker: &Worker) -> bool {
         self.registry.with(py, |registry| self.role.boundary(registry, worker.id)) == Boundary::Kept
     }
 
-    /// A closed loop runs nothing more of what was kept for later.
+    /// Drop the deferred requests and the pending exception, when the loop is closed.
     pub(crate) fn release(&self, py: Python<'_>) {
         drop(self.deferred.with(py, std::mem::take));
         drop(self.pending.with(py, Option::take));
@@ -448,7 +446,7 @@ impl Workers {
         self.pending.with(py, Option::take).map_or(Ok(()), Err)
     }
 
-    /// Cancel whoever awaits functions of this pool that are blocked; how many.
+    /// Cancel the tasks and futures that wait for blocked functions of this pool; how many.
     pub(crate) fn cancel_blocked(
         &self,
         py: Python<'_>,
@@ -468,8 +466,8 @@ impl Workers {
         Ok(n_cancelled)
     }
 
-    /// The functions that are blocked: each with the thread that it blocks, since when in seconds
-    /// of the loop's time, whether it has returned and waits for the role, and the task that awaits it.
+    /// The functions that are blocked: each with the thread that it blocks, since when in seconds of the
+    /// loop's time, whether it has returned and waits for the role, and the task that awaits it.
     pub(crate) fn blocked(&self, py: Python<'_>) -> Vec<Blocked> {
         self.parked.with(py, |parked| {
             let row = |it: &Parked| {
@@ -481,7 +479,7 @@ impl Workers {
         })
     }
 
-    /// What the workers has done so far.
+    /// Statistics of the workers so far.
     pub(crate) fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let counts = &self.counts;
         let stats = PyDict::new(py);
@@ -506,7 +504,7 @@ impl Workers {
         stats.set_item("blocked", self.parked.with(py, |parked| parked.len()))?;
         let monitor = match self.monitor.idle_monitor() {
             IdleMonitor::NotStarted => "not started",
-            IdleMonitor::Present => "idle_monitor and timer",
+            IdleMonitor::Present => "idle monitor and timer",
             IdleMonitor::Refused => "timer",
         };
         stats.set_item("monitor", monitor)?;
@@ -532,7 +530,7 @@ impl Workers {
 
 #[pymethods]
 impl Dispatcher {
-    /// What the workers has done so far, and how many threads it has.
+    /// Statistics of the workers and of calls so far, and how many threads there are.
     fn _worker_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.workers.stats(py)?;
         self.add_calls(&stats)?;
@@ -562,7 +560,7 @@ impl Dispatcher {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        // The idle_monitor holds no reference to the loop, and must not outlive it.
+        // The idle monitor holds no reference to the loop, and must not outlive it.
         self.role.stop_all();
     }
 }

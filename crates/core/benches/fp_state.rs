@@ -1,4 +1,4 @@
-//! What it costs to compare a thread's floating-point state, to put it back, and to forget `errno`.
+//! Cost of comparing a thread's floating-point state, of restoring it, and of forgetting `errno`.
 //!
 //! `cargo bench -p threadlets-core --bench fp_state`; medians of many laps, in nanoseconds.
 

@@ -1,4 +1,4 @@
-//! What it costs to protect a call: `enter` and `leave` around a function, against the function alone.
+//! Cost of protecting a call: `enter` and `leave` around a function, compared with the function alone.
 //!
 //! `cargo bench -p threadlets-core`; medians of many laps, in nanoseconds a call.
 
@@ -30,7 +30,7 @@ fn median_ns(mut lap: impl FnMut()) -> f64 {
 fn main() {
     let (role, mut registry) = (Role::new(1), WorkerRegistry::new(1));
     role.take(&mut registry, WorkerId::HOME);
-    // Somebody watches from here on: nothing clears the bits.
+    // From here on every call counts as watched: nothing clears the bits of `Awake`.
     if let Called::Unmonitored(seq) = role.enter(WorkerId::HOME) {
         assert!(matches!(role.attend(&mut registry), Attendance::Spawn(_)));
         role.leave(WorkerId::HOME, seq);

@@ -1,8 +1,8 @@
-//! A listening socket's backlog, and what has been accepted of it and is not served yet.
+//! A listening socket's accepted connections that are not served yet.
 //!
-//! Accepting is cheap and cannot wait: a backlog that is full refuses clients, who come back a second
-//! later. Serving a connection costs far more, in time and in memory. So connections are accepted as
-//! they come, and held here as bare descriptors until it is their turn.
+//! Accepting is cheap and must not wait: the kernel's backlog refuses clients when it is full, and they try
+//! again a second later. Serving a connection costs far more, in time and in memory. So connections are
+//! accepted as they come, and held here as bare descriptors until they are served.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -10,16 +10,16 @@ use std::os::fd::OwnedFd;
 use crate::error::Result;
 use crate::op::{self, Address, SocketFd};
 
-/// How many connections are accepted before anything else gets its turn.
+/// The most connections that one call of `accept` accepts.
 const ACCEPTED_AT_ONCE_MAX: usize = 256;
 
-/// How many connections are held. The kernel's backlog holds the others.
+/// The most connections that are held. The others stay in the kernel's backlog.
 const HELD_MAX: usize = 16 * 1024;
 
 /// A connection that is not served yet, with its peer's address.
 pub type Connection = (OwnedFd, Address);
 
-/// The connections of a listening socket.
+/// The accepted connections of a listening socket.
 #[derive(Debug)]
 pub struct Backlog {
     fd: SocketFd,
@@ -32,10 +32,10 @@ impl Backlog {
         Self { fd, held: VecDeque::new() }
     }
 
-    /// Accept what is waiting, as far as may be for now; whether there may be more.
+    /// Accept the connections that are waiting, within the limits; returns whether there may be more.
     ///
-    /// A failure is not told before the connections that came first are served: nobody need give them
-    /// up for it, and that they end may help.
+    /// A failure is reported only when no connections are held: they need not be given up for it, and
+    /// their end may help (if descriptors have run out).
     pub fn accept(&mut self) -> Result<bool> {
         for _ in 0..ACCEPTED_AT_ONCE_MAX {
             if self.held.len() >= HELD_MAX {
@@ -51,7 +51,7 @@ impl Backlog {
         Ok(true)
     }
 
-    /// The connection that has been held for the longest time.
+    /// Take out the connection that has been held for the longest time.
     pub fn take(&mut self) -> Option<Connection> {
         self.held.pop_front()
     }
@@ -61,7 +61,7 @@ impl Backlog {
         self.held.len()
     }
 
-    /// Hold none any more; dropping what is returned refuses them.
+    /// Give up the connections that are held; dropping them refuses them.
     pub fn give_up(&mut self) -> VecDeque<Connection> {
         std::mem::take(&mut self.held)
     }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_when_everybody_is_served() {
+    fn a_failure_is_reported_when_all_connections_are_served() {
         let (listener, mut backlog) = listening();
         let _client = connect(&listener);
         backlog.accept().unwrap();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_that_is_given_up_refuses_whom_it_holds() {
+    fn a_backlog_that_is_given_up_refuses_the_connections_it_holds() {
         let (listener, mut backlog) = listening();
         let mut client = connect(&listener);
         backlog.accept().unwrap();

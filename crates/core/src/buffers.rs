@@ -1,7 +1,7 @@
-//! Memory for I/O: leases from a pool that keeps what comes back, within a bound.
+//! Memory for I/O: leases from a pool that keeps returned memory for reuse, within a bound.
 //!
-//! Sizes are powers of two. Memory comes zeroed from the system and keeps what it held when it is
-//! lent again: whoever lends it on says how much of it is his.
+//! Sizes are powers of two. Memory is zeroed when it comes from the system, but keeps its old contents
+//! when it is lent again: a caller that passes it on says how many of its bytes are the caller's own.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 const SIZE_MIN_BYTES: usize = 512;
 const N_CLASSES: usize = 12;
 
-/// The most that is kept of what came back, in bytes.
+/// The most memory that is kept for reuse, in bytes.
 const KEPT_MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// Why there is no lease.
+/// Why a lease is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The pool's bound is reached.
@@ -24,7 +24,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What an operation fails with that needed the memory.
+    /// The errno of an operation that needed the memory.
     pub fn errno(self) -> i32 {
         match self {
             Self::Bound => libc::ENOBUFS,
@@ -33,14 +33,14 @@ impl Refusal {
     }
 }
 
-/// Memory of so many bytes, all of them zero; `None`: there is none. `vec![0; n]` would end the process.
+/// Allocate bytes that are zero; `None` if there is no memory, where `vec![0; n]` would end the process.
 pub fn zeroed(n_bytes: usize) -> Option<Box<[u8]>> {
     if n_bytes == 0 {
         return Some(Box::default());
     }
     let layout = std::alloc::Layout::array::<u8>(n_bytes).ok()?;
-    // SAFETY: the layout is not empty. A box of bytes frees its memory with the same layout, and bytes of
-    // zero are bytes.
+    // SAFETY: the layout is not empty. A box of bytes frees its memory with the same layout, and zero is a
+    // valid byte.
     unsafe {
         let start = std::alloc::alloc_zeroed(layout);
         let memory = std::ptr::slice_from_raw_parts_mut(start, n_bytes);
@@ -48,7 +48,7 @@ pub fn zeroed(n_bytes: usize) -> Option<Box<[u8]>> {
     }
 }
 
-/// Memory that is lent, and the bound on it.
+/// A pool that lends memory, within a bound.
 #[derive(Debug)]
 pub struct BufferPool {
     memory_max_bytes: usize,
@@ -58,7 +58,7 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// A pool that lends up to so many bytes at a time.
+    /// A pool that lends up to `memory_max_bytes` at a time.
     pub fn new(memory_max_bytes: usize) -> Self {
         Self {
             memory_max_bytes,
@@ -68,17 +68,17 @@ impl BufferPool {
         }
     }
 
-    /// The most that is lent at a time, in bytes.
+    /// The most memory that is lent at a time, in bytes.
     pub fn memory_max_bytes(&self) -> usize {
         self.memory_max_bytes
     }
 
-    /// What is lent, in bytes.
+    /// How much memory is lent, in bytes.
     pub fn in_use_bytes(&self) -> usize {
         self.in_use_bytes.load(Relaxed)
     }
 
-    /// What is kept for the next lease, in bytes.
+    /// How much memory is kept for the next leases, in bytes.
     pub fn kept_bytes(&self) -> usize {
         self.kept_bytes.load(Relaxed)
     }
@@ -129,7 +129,7 @@ fn class_of(capacity: usize) -> Option<usize> {
     (class < N_CLASSES).then_some(class)
 }
 
-/// Memory on loan. It goes back when it is dropped.
+/// Memory on loan, which goes back to its pool when it is dropped.
 #[derive(Debug)]
 pub struct Lease {
     memory: Box<[u8]>,
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_back_is_lent_again() {
+    fn memory_that_comes_back_is_lent_again() {
         let pool = Arc::new(BufferPool::new(1 << 20));
         let mut lease = pool.lease(1000).unwrap();
         assert_eq!(1000, lease.len());

@@ -4,7 +4,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 const NS_PER_SECOND: f64 = 1e9;
 
-/// The time now, in nanoseconds since the clock's own start.
+/// The current time, in nanoseconds since the clock's own start.
 pub fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
@@ -15,10 +15,11 @@ pub fn to_seconds(time_ns: u64) -> f64 {
     time_ns as f64 / NS_PER_SECOND
 }
 
-/// The nanosecond at which `seconds` has been reached.
+/// The first nanosecond at which the clock has reached `seconds`.
 ///
 /// Rounds up, so that a timer never fires before the time that its owner can read off the
-/// clock. Times before the clock's start are zero; infinity and not-a-number are never.
+/// clock. Times before the clock's start give zero; infinity and not-a-number give the greatest
+/// number, which is never reached.
 pub fn deadline_ns(seconds: f64) -> u64 {
     if seconds.is_nan() {
         return u64::MAX;

@@ -1,29 +1,29 @@
-//! A connected stream socket: what is sent, what is received, and how it ends.
+//! A connected stream socket: its unsent bytes, water marks and end.
 //!
-//! A stream decides; it calls nobody. Each method makes at most one system call and says what
-//! its owner has to do: pass data on, ask for less, report the end. It knows nothing of the
-//! poller: it is told when to try again.
+//! A connection calls no callbacks. Each method makes at most one system call (`flush`: more while
+//! there is room) and says what the owner has to do: pass data on, ask for less, report the end. It
+//! does not know the poller: its owner tells it when to try again.
 
 use crate::error::Result;
 use crate::op::{self, SocketFd};
 use crate::write_queue::WriteQueue;
 
-/// The most that is unsent before the owner is asked to pause, unless it sets a limit of its own.
+/// The most unsent bytes before the owner is asked to pause, unless it sets a limit of its own.
 const HIGH_WATER_BYTES: usize = 64 * 1024;
 
-/// What a receive brought.
+/// The outcome of a receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// So many bytes; `more` when there may be more to receive at once.
+    /// Bytes were received.
     Data {
         /// How many bytes of the buffer were filled.
         n_bytes: usize,
-        /// There may be more: the buffer was filled, or the read may have been cut short.
+        /// There may be more to receive at once: the buffer was filled, or the read may have been cut short.
         more: bool,
     },
     /// The peer has ended its half.
     End,
-    /// Nothing yet.
+    /// Nothing to receive yet.
     Nothing,
 }
 
@@ -34,27 +34,27 @@ pub struct Connection<C> {
     unsent: WriteQueue<C>,
     low_water_bytes: usize,
     high_water_bytes: usize,
-    /// Its owner wants data. Never set while closing, nor after the peer's end.
+    /// The owner wants data. Never set while closing, nor after the peer's end.
     reading: bool,
     /// The peer has ended its half.
     reading_ended: bool,
-    /// There may be something to read of which nobody will be told again.
+    /// There may be something to read that no further edge reports.
     may_be_readable: bool,
-    /// Its owner was asked to write no more for now.
+    /// The owner was asked to write no more for now.
     writes_paused: bool,
-    /// A receive that comes up short need not have been the last one: the peer's end or urgent
-    /// data was announced, or descriptors that travel along may have cut it (Unix sockets).
+    /// A short read need not be the last one: the peer's end or urgent data was announced, or
+    /// descriptors that are sent along may have cut it short (Unix sockets).
     short_reads_mislead: bool,
-    /// Nothing is to be written after what is unsent.
+    /// Nothing is written after the bytes that are unsent.
     writing_ended: bool,
     /// No more is received, and the connection ends when everything is sent.
     closing: bool,
-    /// The connection is over; its owner is being told. Implies `closing`, and nothing unsent.
+    /// The connection is over, and the owner is told so. Implies `closing`, and that nothing is unsent.
     over: bool,
 }
 
 impl<C: AsRef<[u8]>> Connection<C> {
-    /// A stream on a connected, non-blocking socket, whose owner wants data.
+    /// The state of a connected, non-blocking socket, whose owner wants data.
     pub fn new(fd: SocketFd) -> Self {
         Self {
             fd,
@@ -117,7 +117,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
         self.unsent.slices()
     }
 
-    /// Receive nothing until [`Connection::resume`]; false when that was so already.
+    /// Receive nothing until [`Connection::resume`]; false if reading was paused already.
     pub fn pause(&mut self) -> bool {
         std::mem::replace(&mut self.reading, false)
     }
@@ -127,17 +127,17 @@ impl<C: AsRef<[u8]>> Connection<C> {
         self.short_reads_mislead = true;
     }
 
-    /// Remember that there may be something to read while nobody reads.
+    /// Remember that there may be something to read although reading is paused.
     pub fn missed_readiness(&mut self) {
         self.may_be_readable = true;
     }
 
-    /// Whether readiness was missed since this was asked last.
+    /// Whether readiness was missed since the last call of this method.
     pub fn take_missed_readiness(&mut self) -> bool {
         std::mem::replace(&mut self.may_be_readable, false)
     }
 
-    /// Receive again; false when that was so already, or when nothing more can come.
+    /// Receive again; false if reading was not paused, or if nothing more can come.
     pub fn resume(&mut self) -> bool {
         let resumes = !self.reading && !self.reading_ended && !self.closing;
         self.reading |= resumes;
@@ -162,8 +162,8 @@ impl<C: AsRef<[u8]>> Connection<C> {
 
     /// Send as much of `data` as there is room for now; the result is a count of bytes.
     ///
-    /// Zero while older bytes are unsent: bytes leave in order. What was not sent is the
-    /// owner's to [`Connection::queue`].
+    /// Zero while older bytes are unsent, since bytes leave in order. The owner has to
+    /// [`Connection::queue`] the rest.
     pub fn send(&mut self, data: &[u8]) -> Result<usize> {
         if !self.unsent.is_empty() {
             return Ok(0);
@@ -176,7 +176,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
         self.unsent.push(chunk, n_sent);
     }
 
-    /// Send what is unsent, as far as there is room; true when nothing is left.
+    /// Send unsent bytes as far as there is room; true if nothing is left.
     pub fn flush(&mut self) -> Result<bool> {
         while !self.unsent.is_empty() {
             let fd = self.fd;
@@ -200,15 +200,15 @@ impl<C: AsRef<[u8]>> Connection<C> {
         (self.low_water_bytes, self.high_water_bytes)
     }
 
-    /// Whether the owner is to be asked now to write no more: true once for each time that the
-    /// unsent bytes pass the high-water mark.
+    /// Whether the owner must be asked to pause writing: true once for each time that the unsent
+    /// bytes pass the high-water mark.
     pub fn must_pause_writes(&mut self) -> bool {
         let pauses = !self.writes_paused && self.unsent.n_bytes() > self.high_water_bytes;
         self.writes_paused |= pauses;
         pauses
     }
 
-    /// Whether the owner may be told now to write again: true once for each pause.
+    /// Whether the owner may resume writing: true once for each pause.
     pub fn may_resume_writes(&mut self) -> bool {
         let resumes = self.writes_paused && self.unsent.n_bytes() <= self.low_water_bytes;
         self.writes_paused &= !resumes;
@@ -224,7 +224,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
         if self.unsent.is_empty() { op::shutdown_write(self.fd) } else { Ok(()) }
     }
 
-    /// Close once everything is sent; true when that is now, and the owner is to be told.
+    /// Close once everything is sent; true if the connection is over now, and the owner is to be told.
     pub fn close(&mut self) -> bool {
         if self.closing {
             return false;
@@ -235,7 +235,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
         self.over
     }
 
-    /// Close now and give back what was unsent; `None` when the connection was over already.
+    /// Close now and return the unsent bytes; `None` if the connection was over already.
     pub fn abort(&mut self) -> Option<WriteQueue<C>> {
         if self.over {
             return None;
@@ -246,7 +246,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
         Some(std::mem::take(&mut self.unsent))
     }
 
-    /// Whether a flush that left nothing ends a closing connection; its owner is to be told.
+    /// Whether a flush that left nothing has ended a closing connection; its owner is to be told.
     pub fn ends_drained(&mut self) -> bool {
         let ends = self.closing && !self.over && self.unsent.is_empty();
         self.over |= ends;
@@ -268,7 +268,7 @@ mod tests {
         (ours, theirs, stream)
     }
 
-    /// Fill the socket until it takes no more; returns how many bytes it took.
+    /// Fill the socket until it has no room; returns how many bytes it took.
     fn fill(stream: &mut Connection<Vec<u8>>) -> usize {
         let data = vec![7; 4 << 20];
         let mut n_sent = 0;
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(Ok(Received::Nothing), stream.receive(&mut buffer));
         theirs.write_all(b"abcdef").unwrap();
         assert_eq!(Ok(Received::Data { n_bytes: 4, more: true }), stream.receive(&mut buffer));
-        // A Unix socket: a descriptor sent along could have cut this short.
+        // On a Unix socket, a descriptor that is sent along could have cut this read short.
         assert_eq!(Ok(Received::Data { n_bytes: 2, more: true }), stream.receive(&mut buffer));
         drop(theirs);
         assert_eq!(Ok(Received::End), stream.receive(&mut buffer));

@@ -1,20 +1,20 @@
-//! A descriptor that somebody else owns and watches: callbacks, and operations that wait.
+//! A descriptor that belongs to the program: its callbacks, and the operations that wait for it.
 //!
-//! Callbacks (`add_reader`) want levels: they are called again until they have taken what there
-//! is. Operations (`sock_recv`) were tried before they wait, so an edge is all they need, and
-//! their descriptor stays registered from one operation to the next. One watch serves both.
+//! Callbacks (`add_reader`) want levels: they are called again until they have taken everything.
+//! Operations (`sock_recv`) were tried before they wait, so they need edges only, and their
+//! descriptor stays registered from one operation to the next. One [`Descriptor`] serves both.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 
 use crate::poller::Interest;
 
-/// One direction of a watched descriptor.
+/// One direction of a descriptor.
 #[derive(Debug)]
 pub struct Half<H, W> {
-    /// Called whenever the descriptor is ready in this direction.
+    /// The callback, called for as long as the descriptor is ready in this direction.
     pub handler: Option<H>,
-    /// Operations that wait for this direction, first come first served.
+    /// Operations that wait for this direction, in the order in which they came.
     pub waiting: VecDeque<W>,
 }
 
@@ -24,26 +24,26 @@ impl<H, W> Default for Half<H, W> {
     }
 }
 
-/// A descriptor; `H` is a callback, `W` a waiting operation.
+/// A descriptor of the program; `H` is a callback, `W` a waiting operation.
 #[derive(Debug)]
 pub struct Descriptor<H, W> {
     /// The descriptor.
     pub fd: RawFd,
-    /// Who waits for data.
+    /// The callback and the operations that wait for data.
     pub read: Half<H, W>,
-    /// Who waits for room.
+    /// The callback and the operations that wait for room.
     pub write: Half<H, W>,
     /// Operations use this descriptor, so it stays registered for both directions.
     pub keeps_registration: bool,
 }
 
 impl<H, W> Descriptor<H, W> {
-    /// A watch of a descriptor that nobody waits for yet.
+    /// A descriptor that nothing waits for yet.
     pub fn new(fd: RawFd) -> Self {
         Self { fd, read: Half::default(), write: Half::default(), keeps_registration: false }
     }
 
-    /// The directions to register. Urgent data is for none of them: who reads would find nothing.
+    /// The directions to register. Urgent data is left out: a read for it would find nothing.
     pub fn interest(&self) -> Interest {
         if self.keeps_registration {
             return Interest::BOTH;
@@ -52,17 +52,17 @@ impl<H, W> Descriptor<H, W> {
         Interest { readable, writable, urgent: false }
     }
 
-    /// Whether no callback is to be called.
+    /// Whether there is no callback.
     pub fn is_unhandled(&self) -> bool {
         self.read.handler.is_none() && self.write.handler.is_none()
     }
 
-    /// Whether nobody waits: the watch is kept for the next operation, if there ever is one.
+    /// Whether nothing waits: only the next operation, if there is one, needs the registration.
     pub fn is_unused(&self) -> bool {
         self.is_unhandled() && self.read.waiting.is_empty() && self.write.waiting.is_empty()
     }
 
-    /// Whether nobody watches any more, so that the watch can go away.
+    /// Whether the descriptor can be deregistered: it has no callback, and no operation uses it.
     pub fn is_idle(&self) -> bool {
         self.is_unhandled() && !self.keeps_registration
     }

@@ -1,6 +1,6 @@
-//! C's `errno`: what the last system call of this thread left that failed.
+//! C's `errno`: the number of the last error of a system call in this thread.
 
-/// Leave nothing: whoever runs next is not to find what another has failed with.
+/// Set `errno` to zero: the code that runs next must not find another's error.
 #[inline]
 pub fn forget() {
     // SAFETY: the number is this thread's own, and lives as long as it.

@@ -29,13 +29,13 @@ impl Error {
         Self::new(operation, Errno::BADF)
     }
 
-    /// Whether the descriptor leads nowhere, or to something that cannot be watched: it was closed, and its
-    /// number perhaps used again.
+    /// Whether the descriptor is not open, or cannot be watched: it was closed, and its number perhaps used
+    /// again.
     pub fn is_gone(&self) -> bool {
         matches!(self.errno, Errno::BADF | Errno::NOENT | Errno::PERM)
     }
 
-    /// An error of `operation` for the reason found in a standard library error.
+    /// An error of `operation` for the reason that a standard library error has.
     pub fn from_io(operation: &'static str, error: &std::io::Error) -> Self {
         let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
         Self { operation, errno }

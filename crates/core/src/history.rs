@@ -1,40 +1,41 @@
-//! What is known of the functions that are called: which of them block, and where each starts therefore.
+//! Histories of the functions that are called: which of them block, and therefore where each call starts.
 //!
-//! A function is called *inline*, in the stack of the dispatcher, or *beside* it, on another thread. Inline is
-//! nearly free, but a function that blocks there makes the dispatcher's role move. So a function starts beside
-//! until it has returned a few times without having waited. It is called inline from then on, until it blocks,
-//! which is a *mistake*; after each mistake it takes more successes to be called inline again. A function that
-//! blocks once in a hundred calls therefore makes the role move less than once in a thousand.
+//! A function is called *inline*, on the dispatcher's stack, or *beside* it, on another thread. Inline is
+//! nearly free, but a function that blocks there makes the dispatcher's role move. So a function starts
+//! beside until it has returned a few times in a row without having waited. It is called inline from then
+//! on, until it blocks, which is a *mistake*; after each mistake it takes more successes before the function
+//! is called inline again. A function that blocks once in a hundred calls therefore makes the role move less
+//! than once in a thousand.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// How many times in a row a function that is not known has to return without waiting.
+/// How many times in a row an unknown function has to return without waiting, to be called inline.
 const N_SUCCESSES_FIRST: u32 = 8;
-/// How many more after each mistake.
+/// The factor by which each mistake raises that number.
 const GROWTH: u32 = 8;
-/// The most that are asked for.
+/// The most successes in a row that are asked for.
 const N_SUCCESSES_MAX: u32 = 1 << 24;
-/// A mistake after so many inline calls is rare enough: it costs no more successes than the one before.
+/// A mistake after this many inline calls or more is rare enough: it does not raise the number.
 const N_CALLS_PER_MISTAKE: u64 = 1000;
-/// How many functions are remembered. A program that makes more code than that forgets all of it together.
+/// How many functions are remembered; with one more, all others are forgotten together.
 const N_REMEMBERED_MAX: usize = 4096;
 
 /// Where a call starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// In the stack of the dispatcher.
+    /// On the dispatcher's stack.
     Inline,
     /// On another thread.
     Beside,
 }
 
-/// Names a function, and the pool in which it is called.
+/// Identifies a function, and the pool in which it is called.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EntryPoint {
-    /// The place of the code in memory.
+    /// The address of the function's code.
     pub code: usize,
-    /// The pool, or zero.
+    /// The address of the pool; zero: none.
     pub pool: usize,
 }
 
@@ -42,13 +43,13 @@ pub struct EntryPoint {
 #[derive(Debug, Clone, Copy)]
 pub struct History {
     is_inline: bool,
-    /// Where the last call had to start, whatever was known.
+    /// Where the last call had to start, regardless of the history; `None`: where the history said.
     must: Option<Start>,
-    /// How many successes in a row there were beside the dispatcher.
+    /// How many calls in a row have returned beside the dispatcher without waiting.
     n_successes: u32,
-    /// How many it takes.
+    /// How many of these it takes until the function is called inline.
     n_successes_needed: u32,
-    /// How many calls there were since it is called inline.
+    /// How many calls have started inline since the function is called inline.
     n_inline_in_row: u64,
     n_inline: u64,
     n_beside: u64,
@@ -86,12 +87,12 @@ impl History {
         self.n_beside
     }
 
-    /// How many calls were inline and should not have been.
+    /// How many calls were inline and blocked, or kept others waiting for long.
     pub fn n_mistakes(&self) -> u64 {
         self.n_mistakes
     }
 
-    /// A call starts, here or there.
+    /// Count a call that starts, inline or beside.
     #[inline]
     pub fn started(&mut self, start: Start) {
         match start {
@@ -103,13 +104,13 @@ impl History {
         }
     }
 
-    /// A call that was to start inline could not, for want of a thread.
+    /// Take back the count of an inline call that could not start for want of a thread.
     pub fn did_not_start(&mut self) {
         self.n_inline = self.n_inline.saturating_sub(1);
         self.n_inline_in_row = self.n_inline_in_row.saturating_sub(1);
     }
 
-    /// A call beside the dispatcher has returned; `waited`: inline it would have kept others waiting.
+    /// Note that a call beside the dispatcher has returned; `waited`: inline it would have delayed others.
     pub fn returned(&mut self, waited: bool) {
         self.n_successes = if waited { 0 } else { self.n_successes.saturating_add(1) };
         if self.n_successes >= self.n_successes_needed {
@@ -118,7 +119,7 @@ impl History {
         }
     }
 
-    /// A call that was inline has blocked, or kept others waiting for long.
+    /// Note a mistake: an inline call has blocked, or kept others waiting for long.
     pub fn was_mistaken(&mut self) {
         self.n_mistakes += 1;
         if self.is_inline && self.n_inline_in_row < N_CALLS_PER_MISTAKE {
@@ -130,14 +131,14 @@ impl History {
     }
 }
 
-/// What all functions of a loop have done.
+/// Sums over all functions of a loop.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
     /// Calls that have started inline.
     pub n_inline: u64,
     /// Calls that have started beside the dispatcher.
     pub n_beside: u64,
-    /// Calls that were inline and should not have been.
+    /// Calls that were inline and blocked, or kept others waiting for long.
     pub n_mistakes: u64,
 }
 
@@ -154,7 +155,7 @@ impl Totals {
 /// The histories of all functions that one loop calls, each with its name.
 #[derive(Debug)]
 pub struct Histories<N> {
-    /// What those have done that were forgotten.
+    /// Totals of the functions that were forgotten.
     before: Totals,
     histories: HashMap<EntryPoint, (History, N), BuildHasherDefault<Mix>>,
 }
@@ -166,8 +167,8 @@ impl<N> Default for Histories<N> {
 }
 
 impl<N> Histories<N> {
-    /// Start a call: where the history of its function says, or where it `must` start. `None`: the function
-    /// is not known yet; `meet` it.
+    /// Start a call where it `must` start, or else where the history of its function says. `None`: the
+    /// function is not known yet; call `meet`.
     #[inline]
     pub fn start(&mut self, function: EntryPoint, must: Option<Start>) -> Option<Start> {
         let (history, _) = self.histories.get_mut(&function)?;
@@ -177,7 +178,7 @@ impl<N> Histories<N> {
         Some(start)
     }
 
-    /// Remember a function from now on; what was forgotten for that.
+    /// Remember a function from now on; the names of those that were forgotten for it.
     pub fn meet(&mut self, function: EntryPoint, name: N) -> Vec<N> {
         let mut forgotten = Vec::new();
         if self.histories.len() >= N_REMEMBERED_MAX {
@@ -194,7 +195,7 @@ impl<N> Histories<N> {
         self.histories.get_mut(&function).map(|(history, _)| history)
     }
 
-    /// What all functions have done, the forgotten ones included.
+    /// Totals of all functions, the forgotten ones included.
     pub fn totals(&self) -> Totals {
         self.histories.values().fold(self.before, |totals, (history, _)| totals.with(history))
     }
@@ -205,7 +206,7 @@ impl<N> Histories<N> {
     }
 }
 
-/// Two words, multiplied: entry points are places in memory, which nobody chooses.
+/// Hashes two words by multiplication: that is enough for addresses, which no input chooses.
 #[derive(Debug, Default)]
 pub struct Mix(u64);
 
@@ -230,7 +231,7 @@ mod tests {
 
     const FUNCTION: EntryPoint = EntryPoint { code: 0x7f00, pool: 0 };
 
-    /// Call a function whose calls block as `blocks` says; how many calls and how many mistakes there were.
+    /// Call a function whose calls block as `blocks` says; the number of calls, and of mistakes.
     fn call(history: &mut History, blocks: impl IntoIterator<Item = bool>) -> (u64, u64) {
         for blocks in blocks {
             let start = history.next_start();
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_blocks_every_hundredth_time_is_found_out() {
+    fn a_function_that_blocks_every_hundredth_time_makes_few_mistakes() {
         let mut history = History::default();
         let (n_calls, n_mistakes) = call(&mut history, (1..=100_000).map(|it| it % 100 == 0));
         assert_eq!(100_000, n_calls);

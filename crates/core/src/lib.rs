@@ -1,24 +1,23 @@
-//! The native core of threadlets: what the path of every request runs through.
+//! The native core of threadlets: the code that every request passes through.
 //!
 //! It knows nothing of Python. A request, a timer's value, and a source's owner are type
 //! parameters here; the bindings crate fills them in with Python objects.
 //!
-//! Reading order: [`dispatcher`] (ready queue → tick → timers), [`timers`], [`time_slice`], [`pools`], [`scopes`], [`poller`]
-//! and [`sources`] (readiness), [`op`] (one I/O operation, tried where it stands), [`stream`] and
-//! [`write_queue`] (a connected socket), [`watch`] (a descriptor somebody else owns), [`takeover`]
-//! (how the dispatcher's role moves between threads), [`queue`] (how threads reach each other),
-//! [`fp`] (how a thread computes), [`errno`] (what its last failure left), [`signals`] (what one does while the
-//! host cannot be told).
+//! Reading order: [`scheduler`] (ready queue → tick → timers), [`timers`], [`time_slice`], [`pools`],
+//! [`scopes`], [`poller`] and [`sources`] (readiness), [`op`] (one I/O operation, tried without blocking),
+//! [`connection`] and [`write_queue`] (a connected socket), [`descriptor`] (a descriptor that belongs to the
+//! program), [`takeover`] (how the dispatcher's role moves between threads), [`mpsc_queue`] (how threads
+//! reach each other), [`fp`] (a thread's floating-point state), [`errno`] (its last error), [`signals`]
+//! (signal handlers while the host's table cannot be changed).
 
 #![cfg_attr(feature = "model", allow(dead_code, reason = "a model runs a part of the core"))]
 
 pub mod backlog;
 pub mod buffers;
 pub mod clock;
-pub mod scheduler;
-// It has queues that are constants, which the checker's are not.
 pub mod connection;
 pub mod descriptor;
+// The engine has queues in constants; the model checker's queues cannot be made in constants.
 #[cfg(not(feature = "model"))]
 pub mod engine;
 pub mod errno;
@@ -29,6 +28,7 @@ pub mod mpsc_queue;
 pub mod op;
 pub mod poller;
 pub mod pools;
+pub mod scheduler;
 pub mod scopes;
 pub mod signals;
 pub mod sources;

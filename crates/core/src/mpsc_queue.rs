@@ -1,8 +1,8 @@
-//! A queue: threads put items in, and one takes out all that are there.
+//! Lock-free queue: many producers, and one consumer that takes all items at once.
 //!
-//! It knows nothing of how its taker sleeps: whoever puts a node in is told whether to wake him.
-//! There is no lock. A thread that a fork leaves behind in the middle of putting a node in, or that
-//! dies there, has not put it in; nobody waits for it.
+//! The queue does not know how its consumer sleeps: `push` tells the producer whether to wake it.
+//! There is no lock: a thread that a fork leaves behind in the middle of a `push`, or that dies there,
+//! has not pushed its item, and no other thread waits for it.
 
 use std::marker::PhantomData;
 use std::ptr;
@@ -13,18 +13,18 @@ use crate::sync::{AtomicBool, AtomicPtr, Ordering::SeqCst};
 #[derive(Debug)]
 struct Node<T> {
     content: T,
-    /// The one that was put in before it.
+    /// The node that was pushed before this one.
     older: *mut Node<T>,
 }
 
-/// Items that nobody has taken out yet.
+/// A queue of items that were not taken yet.
 #[derive(Debug)]
 pub struct MpscQueue<T> {
-    /// The newest node, which leads to the others; null: there is none. See also [`Self::CLOSED`].
+    /// The newest node, which leads to the older ones; null: the queue is empty. See also [`Self::CLOSED`].
     newest: AtomicPtr<Node<T>>,
-    /// The taker waits, or is about to.
+    /// The consumer waits, or is about to.
     is_awaited: AtomicBool,
-    /// Items pass between threads: the queue is as good as a lock around them.
+    /// Items pass between threads: for `Send` and `Sync` the queue counts as a lock around them.
     _items: PhantomData<Mutex<T>>,
 }
 
@@ -35,10 +35,10 @@ impl<T> Default for MpscQueue<T> {
 }
 
 impl<T> MpscQueue<T> {
-    /// In place of the newest node: nobody takes any more. No node lies at this address.
+    /// Stands in place of the newest node in a closed queue. No node has this address.
     const CLOSED: *mut Node<T> = ptr::dangling_mut();
 
-    /// An open queue, with nothing in it.
+    /// An open, empty queue.
     #[cfg(not(feature = "model"))]
     pub const fn new() -> Self {
         Self {
@@ -48,7 +48,7 @@ impl<T> MpscQueue<T> {
         }
     }
 
-    /// The same, made while the model runs: the checker's atomics are no constants.
+    /// An open, empty queue, made while a model runs: the checker's atomics cannot be made in constants.
     #[cfg(feature = "model")]
     pub fn new() -> Self {
         Self {
@@ -58,14 +58,14 @@ impl<T> MpscQueue<T> {
         }
     }
 
-    /// Put a node in; whether the taker is to be woken now. The node comes back if nobody takes
-    /// any more.
+    /// Push an item; returns whether the consumer must be woken now. A closed queue returns the item as
+    /// an error.
     pub fn push(&self, content: T) -> Result<bool, T> {
         let mut older = self.newest.load(SeqCst);
         let node = Box::into_raw(Box::new(Node { content, older }));
         loop {
             if older == Self::CLOSED {
-                // SAFETY: made above, and nobody else has seen it.
+                // SAFETY: the node was made above, and no other thread has seen it.
                 return Err(unsafe { Box::from_raw(node) }.content);
             }
             // SAFETY: as above.
@@ -75,8 +75,8 @@ impl<T> MpscQueue<T> {
                 Err(newest) => older = newest,
             }
         }
-        // We put in, then look who waits; the taker says that he waits, then looks what is there. All
-        // swap, so that whoever comes second at the flag sees what the first had done.
+        // The producer pushes, then reads the flag; the consumer sets the flag, then reads the queue. Both
+        // swap the flag, so that the one that swaps second sees what the first did before.
         Ok(self.is_awaited.swap(false, SeqCst))
     }
 
@@ -88,14 +88,14 @@ impl<T> MpscQueue<T> {
                 return Vec::new();
             }
             match self.newest.compare_exchange_weak(newest, ptr::null_mut(), SeqCst, SeqCst) {
-                // SAFETY: what was taken out belongs to who took it.
+                // SAFETY: the nodes were taken out, and belong to this thread alone.
                 Ok(_) => return unsafe { unfold(newest) },
                 Err(other) => newest = other,
             }
         }
     }
 
-    /// Take no more items, unless there are some; whether there were none.
+    /// Close the queue if it is empty; returns whether it is closed.
     pub fn close_if_empty(&self) -> bool {
         match self.newest.compare_exchange(ptr::null_mut(), Self::CLOSED, SeqCst, SeqCst) {
             Ok(_) => true,
@@ -103,24 +103,24 @@ impl<T> MpscQueue<T> {
         }
     }
 
-    /// Take no more items but those that are there.
+    /// Close the queue, and take the items that are in it.
     pub fn close(&self) -> Vec<T> {
         let newest = self.newest.swap(Self::CLOSED, SeqCst);
         if newest == Self::CLOSED {
             return Vec::new();
         }
-        // SAFETY: what was taken out belongs to who took it.
+        // SAFETY: the nodes were taken out, and belong to this thread alone.
         unsafe { unfold(newest) }
     }
 
-    /// The taker is about to wait; whether there are items already.
+    /// Announce that the consumer is about to wait; returns whether there are items already.
     pub fn starts_waiting(&self) -> bool {
         self.is_awaited.swap(true, SeqCst);
         let newest = self.newest.load(SeqCst);
         !newest.is_null() && newest != Self::CLOSED
     }
 
-    /// The taker waits no more.
+    /// Announce that the consumer waits no more.
     pub fn stops_waiting(&self) {
         self.is_awaited.swap(false, SeqCst);
     }
@@ -132,14 +132,14 @@ impl<T> Drop for MpscQueue<T> {
     }
 }
 
-/// The contents of a node and of all older ones, the oldest first.
+/// Free a node and all older ones; returns their contents, the oldest first.
 ///
 /// # Safety
-/// The items were taken out, or there is none; nobody else has them.
+/// The nodes were taken out of the queue, and no other thread has them; null: there are none.
 unsafe fn unfold<T>(mut newest: *mut Node<T>) -> Vec<T> {
     let mut contents = Vec::new();
     while !newest.is_null() {
-        // SAFETY: each was a box when it was put in, and is one again.
+        // SAFETY: each node was a box when it was pushed, and becomes one again.
         let node = unsafe { Box::from_raw(newest) };
         newest = node.older;
         contents.push(node.content);
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn letters_come_out_once_and_in_order() {
+    fn items_come_out_once_and_in_order() {
         let queue = MpscQueue::new();
         assert!(queue.take().is_empty());
         (0..3).for_each(|it| assert_eq!(Ok(false), queue.push(it)));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_woken_once() {
+    fn a_waiting_consumer_is_woken_once() {
         let queue = MpscQueue::new();
         assert!(!queue.starts_waiting());
         assert_eq!([Ok(true), Ok(false)], [queue.push(1), queue.push(2)]);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_letterbox_gives_letters_back() {
+    fn a_closed_queue_gives_items_back() {
         let queue = MpscQueue::new();
         queue.push(1).unwrap();
         assert!(!queue.close_if_empty());
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_took_is_dropped_with_the_letterbox() {
+    fn items_that_were_not_taken_are_dropped_with_the_queue() {
         let content = Arc::new(());
         let queue = MpscQueue::new();
         (0..3).for_each(|_| drop(queue.push(Arc::clone(&content))));
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_and_nobody_sleeps_on_between_threads() {
+    fn no_item_and_no_wake_up_is_lost_between_threads() {
         const N_SENDERS: usize = 3;
         const N_ITEMS: usize = 2000;
         let (queue, n_refused) = (MpscQueue::new(), AtomicUsize::new(0));
@@ -218,7 +218,7 @@ mod tests {
                     }
                 });
             }
-            // The last ones are refused.
+            // The consumer stops early, so that the last items are refused.
             while taken.len() < N_SENDERS * N_ITEMS - 100 {
                 if !queue.starts_waiting() {
                     std::thread::park();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_of_a_fork_finds_it_usable_whatever_the_parents_threads_are_doing() {
+    fn a_child_of_a_fork_finds_the_queue_usable_whatever_the_parents_threads_are_doing() {
         let (queue, is_over) = (MpscQueue::new(), AtomicBool::new(false));
         std::thread::scope(|scope| {
             for _ in 0..2 {
@@ -260,7 +260,7 @@ mod tests {
         });
     }
 
-    /// How a child of a fork ends in which this is to hold, and that is killed if it hangs.
+    /// The wait status of a forked child: zero if the claim holds there. A child that hangs is killed.
     fn in_a_child(claim: impl FnOnce() -> bool) -> i32 {
         let mut status = 0;
         // SAFETY: the child takes no lock that another thread may have, and never returns from here.

@@ -1,7 +1,7 @@
-//! One I/O operation, tried at once where it stands.
+//! One I/O operation, tried at once and without blocking.
 //!
 //! Every function here makes its system call without blocking and returns an [`Attempt`]:
-//! `Some` of the result, or `None` when the operation would block. It knows nothing of waiting.
+//! `Some` of the result, or `None` when the operation would block. This module does not wait.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
@@ -15,7 +15,7 @@ use rustix::net::{
 
 use crate::error::{Error, Result};
 
-/// The outcome of trying an operation: done, or `None`: it would block.
+/// The outcome of trying an operation: its result, or `None` if it would block.
 pub type Attempt<T> = Result<Option<T>>;
 
 /// A socket's descriptor, lent by the object that owns it.
@@ -23,8 +23,8 @@ pub type Attempt<T> = Result<Option<T>>;
 pub struct SocketFd(RawFd);
 
 impl SocketFd {
-    /// Lend a descriptor. Its owner keeps it open as long as operations are tried on it; a
-    /// descriptor that was closed all the same gives `EBADF`.
+    /// Lend a descriptor. Its owner keeps it open as long as operations are tried on it; on a
+    /// descriptor that was closed nevertheless they fail with `EBADF`.
     ///
     /// # Panics
     ///
@@ -41,7 +41,7 @@ impl SocketFd {
 
     fn borrow(&self) -> BorrowedFd<'_> {
         // SAFETY: the number is not negative (checked in `new`), and it is used for one system
-        // call only, which answers EBADF should the owner have closed it.
+        // call only, which fails with EBADF if the owner has closed it.
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
 }
@@ -50,7 +50,7 @@ impl SocketFd {
 pub fn is_readable(fd: SocketFd) -> bool {
     let fd = fd.borrow();
     let mut polled = [PollFd::new(&fd, PollFlags::IN)];
-    // Should the kernel not say, an attempt will show.
+    // If `poll` fails, say yes: the attempt to read will show.
     !matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
 }
 
@@ -68,7 +68,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// The address that the kernel has left in these bytes.
+    /// The address that the kernel has written into these bytes.
     pub(crate) fn from_kernel_bytes(bytes: &[u8]) -> Self {
         let Some((family, rest)) = bytes.split_first_chunk::<2>() else { return Self::Unnamed };
         let port = |rest: &[u8]| u16::from_be_bytes([rest[0], rest[1]]);
@@ -119,9 +119,9 @@ pub fn recv(fd: SocketFd, buffer: &mut [u8]) -> Attempt<usize> {
     })
 }
 
-/// Receive one datagram into `buffer`, with its sender's address; None when it has none.
+/// Receive one datagram into `buffer`, with its sender's address; `None` when it has none.
 ///
-/// What does not fit into the buffer is lost.
+/// The part of it that does not fit into the buffer is lost.
 pub fn receive_from(fd: SocketFd, buffer: &mut [u8]) -> Attempt<(usize, Option<Address>)> {
     let received = attempt("recvfrom", || {
         rustix::net::recvfrom(fd.borrow(), &mut *buffer, RecvFlags::DONTWAIT)
@@ -132,7 +132,7 @@ pub fn receive_from(fd: SocketFd, buffer: &mut [u8]) -> Attempt<(usize, Option<A
     }))
 }
 
-/// Send what there is room for; the result is a count of bytes.
+/// Send as much as there is room for; the result is a count of bytes.
 pub fn send(fd: SocketFd, data: &[u8]) -> Attempt<usize> {
     attempt("send", || {
         rustix::net::send(fd.borrow(), data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
@@ -194,7 +194,7 @@ pub fn peer_address(fd: SocketFd) -> Result<Address> {
         .map_err(|errno| Error::new("getpeername", errno))
 }
 
-/// End the writing half: the peer reads an end after what was sent.
+/// End the writing half: the peer reads the end of the stream after the data that was sent.
 pub fn shutdown_write(fd: SocketFd) -> Result<()> {
     rustix::net::shutdown(fd.borrow(), Shutdown::Write)
         .map_err(|errno| Error::new("shutdown", errno))

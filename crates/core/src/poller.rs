@@ -1,9 +1,9 @@
 //! Readiness: an edge-triggered poller (mio: epoll or kqueue) that any thread may wait on.
 //!
 //! Waiting and delivering are two steps. [`Poller::wait`] blocks and touches nothing else, so it
-//! runs without Python's lock; [`Poller::deliver`] hands out what came. Edges suit what is tried
-//! first anyway: a descriptor is registered once, for both directions, and a system call more is
-//! needed only by who wants levels ([`Poller::modify`] reports a readiness that still holds).
+//! runs without Python's lock; [`Poller::deliver`] hands the events out. Edges suit operations that
+//! are tried first anyway: a descriptor is registered once, for both directions, and only owners that
+//! want levels need another system call ([`Poller::modify`] reports readiness that still holds).
 
 use std::io;
 use std::ops::BitOr;
@@ -25,26 +25,26 @@ const URGENT: mio::Interest = mio::Interest::PRIORITY;
 #[cfg(not(target_os = "linux"))]
 const URGENT: mio::Interest = mio::Interest::READABLE;
 
-/// The directions in which a source wants to be told of readiness.
+/// The kinds of readiness that are reported of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interest {
-    /// Tell when there is something to read.
+    /// Report that there is something to read.
     pub readable: bool,
-    /// Tell when there is room to write.
+    /// Report that there is room to write.
     pub writable: bool,
-    /// Tell also of urgent data, which is nothing to read, but cuts a receive short: who takes a short one
-    /// for the last must hear of it, or what follows would wait for ever.
+    /// Report urgent data, which is nothing to read, but cuts a receive short: an owner that takes a short
+    /// read for the last one must know of it, or the data that follows would wait for ever.
     pub urgent: bool,
 }
 
 impl Interest {
     /// Both directions.
     pub const BOTH: Self = Self { readable: true, writable: true, urgent: false };
-    /// Reading alone.
+    /// Only reading.
     pub const READABLE: Self = Self { readable: true, writable: false, urgent: false };
-    /// The same, and urgent data.
+    /// Reading, and urgent data.
     pub const READABLE_OR_URGENT: Self = Self { urgent: true, ..Self::READABLE };
-    /// Everything there is to be told.
+    /// Both directions, and urgent data.
     pub const ALL: Self = Self { urgent: true, ..Self::BOTH };
 
     fn to_mio(self) -> Option<mio::Interest> {
@@ -58,22 +58,21 @@ impl Interest {
     }
 }
 
-/// What a source has become ready for.
+/// The readiness that is reported of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
     /// There is something to read: data, an end, or an error.
     pub readable: bool,
-    /// There is room to write, or an error to be told by writing.
+    /// There is room to write, or an error that a write reports.
     pub writable: bool,
-    /// The reading half has ended, or has urgent data in it: a read that comes up short is not the
-    /// last one.
+    /// The reading half has ended, or has urgent data in it: a short read need not be the last one.
     pub short_read_misleads: bool,
-    /// There is urgent data, and that may be all there is.
+    /// There is urgent data, and perhaps nothing else.
     pub urgent: bool,
 }
 
 impl Readiness {
-    /// Something to read, without news of an end.
+    /// Something to read, without an end or urgent data.
     pub const READABLE: Self =
         Self { readable: true, writable: false, short_read_misleads: false, urgent: false };
 }
@@ -91,23 +90,23 @@ impl BitOr for Readiness {
     }
 }
 
-/// Waits until registered descriptors are ready, or until somebody wakes it.
+/// Waits until registered descriptors are ready, or until another thread wakes it.
 #[derive(Debug)]
 pub struct Poller {
     registry: Registry,
     waker: Waker,
     usage: Mutex<PollerThreads>,
     changed: Condvar,
-    // Held by whoever waits or delivers.
+    // Held by the thread that waits or delivers.
     waiting: Mutex<(Poll, Events)>,
 }
 
-/// Who is at the poller.
+/// The threads that are in [`Poller::wait`].
 #[derive(Debug, Default)]
 struct PollerThreads {
-    /// Somebody waits: the dispatcher, or one that was until the role was taken from it.
+    /// A thread waits for events: the dispatcher, or the one that was it before the role was taken.
     is_in_use: bool,
-    /// How many wait for that one to return. Telling nobody would be a system call all the same.
+    /// How many threads wait for that thread to return. Notifying costs a system call even if there are none.
     n_queued: usize,
 }
 
@@ -123,10 +122,10 @@ impl Poller {
         Ok(Self { registry, waker, usage, changed, waiting })
     }
 
-    /// Begin to report the readiness of `fd`; whatever it is ready for now is reported too.
+    /// Begin to report the readiness of `fd`; the readiness that it has now is reported, too.
     ///
-    /// A descriptor that is registered already (its number was closed behind our back and a
-    /// duplicate kept the file open) changes over to the new key.
+    /// A descriptor that is registered already (its number was closed unnoticed and a duplicate kept
+    /// the file open) changes over to the new key.
     pub fn register(&self, fd: RawFd, key: SourceKey, interest: Interest) -> Result<()> {
         let Some(interest) = interest.to_mio() else { return Ok(()) };
         let token = Token(key.to_bits());
@@ -139,7 +138,7 @@ impl Poller {
         .map_err(|error| Error::from_io("epoll_ctl", &error))
     }
 
-    /// Change what is reported of a registered `fd`, and report anew what it is ready for now.
+    /// Change what is reported of a registered `fd`, and report again the readiness that it has now.
     ///
     /// A descriptor that the kernel forgot (it was closed and its number opened again) is
     /// registered afresh.
@@ -163,22 +162,22 @@ impl Poller {
         }
     }
 
-    /// Make the present or the next wait return at once. Any thread may call it.
+    /// Make the current or the next wait return at once. Any thread may call this.
     pub fn wake(&self) -> Result<()> {
         self.waker.wake().map_err(|error| Error::from_io("eventfd_write", &error))
     }
 
-    /// Somebody is not wanted any more who waits, or waits for the one who does: have it see that.
+    /// Have threads that wait for another one's [`Poller::wait`] ask `is_wanted` again.
     pub fn recall(&self) {
         let _usage = self.usage();
         self.changed.notify_all();
     }
 
-    /// Wait for events, at most for `patience` (`None`: for ever). A signal ends it early.
+    /// Wait for events, at most for `patience` (`None`: for ever). A signal ends the wait early.
     ///
-    /// One thread waits at a time, a second one until the first is back. Events that the first has
-    /// not delivered end the second one's wait at once. `is_wanted` is asked before either wait:
-    /// whoever makes it false, and then calls `recall` and `wake`, leaves nobody waiting in vain.
+    /// One thread waits for events at a time; another one waits until the first returns. Events that the
+    /// first has not delivered end the second one's wait at once. `is_wanted` is asked before either wait:
+    /// a thread that makes it false, and then calls `recall` and `wake`, leaves no thread waiting in vain.
     pub fn wait(&self, patience: Option<Duration>, is_wanted: impl Fn() -> bool) -> Result<()> {
         let mut usage = self.usage();
         if usage.is_in_use {
@@ -221,9 +220,9 @@ impl Poller {
         }
     }
 
-    /// Hand out the events of the last wait; whether somebody has woken it.
+    /// Hand out the events of the last wait; returns whether [`Poller::wake`] was called.
     pub fn deliver(&self, mut take: impl FnMut(SourceKey, Readiness)) -> bool {
-        // Whoever is waiting now has found nothing undelivered, and will deliver by itself.
+        // A thread that is waiting now has found no undelivered events, and will deliver its own.
         let Ok(mut waiting) = self.waiting.try_lock() else { return false };
         let (_, events) = &mut *waiting;
         let mut is_woken = false;
@@ -233,7 +232,7 @@ impl Poller {
                 continue;
             }
             let has_ended = event.is_read_closed() || event.is_error();
-            // mio takes urgent data for something to read, and does not tell whether there is more.
+            // mio reports urgent data as something to read, and not whether there is more.
             let readiness = Readiness {
                 readable: event.is_readable() || has_ended,
                 writable: event.is_writable() || event.is_write_closed() || event.is_error(),
@@ -301,7 +300,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn urgent_data_is_told_to_those_who_ask() {
+    fn urgent_data_is_reported_to_sources_that_ask_for_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut theirs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (ours, _) = listener.accept().unwrap();
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_another_to_wait_can_be_recalled() {
+    fn a_thread_that_waits_for_another_ones_wait_can_be_recalled() {
         let poller = Poller::new().unwrap();
         let (is_waiting, is_wanted) = (AtomicBool::new(false), AtomicBool::new(true));
         std::thread::scope(|scope| {
@@ -377,14 +376,14 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_another_to_wait_goes_on_when_that_one_is_back() {
+    fn a_thread_that_waits_for_another_ones_wait_goes_on_when_that_ends() {
         let poller = Poller::new().unwrap();
         std::thread::scope(|scope| {
             let both = [(); 2].map(|()| scope.spawn(|| poller.wait(None, || true).unwrap()));
             while poller.usage().n_queued == 0 {
                 std::thread::yield_now();
             }
-            // What the first does not deliver ends the second one's wait too.
+            // The event that the first does not deliver ends the second one's wait, too.
             poller.wake().unwrap();
             both.into_iter().for_each(|it| it.join().unwrap());
         });

@@ -1,8 +1,8 @@
-//! Pools: calls that wait for their turn, grouped, limited, and in order of priority.
+//! Pools: waiting calls, grouped, limited in number, and in order of priority.
 //!
-//! Whatever may start is started by [`Pools::next`]: the most urgent first, a few of one pool in a
-//! row because they run the same code on the same data, and nobody left behind: each priority
-//! lets a lesser one pass now and then, and each pool the next. It knows nothing of what a call is.
+//! [`Pools::next`] starts the waiting calls: the most urgent first, and a few of one pool in a row because
+//! they run the same code on the same data. No call starves: now and then each priority lets a lower one
+//! pass, and each pool the next one. This module knows nothing of what a call is.
 
 use std::collections::VecDeque;
 
@@ -14,11 +14,11 @@ pub(crate) const IN_A_ROW_MAX: u32 = 16;
 /// How urgent the calls of a pool are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// Before whatever else is ready.
+    /// Before everything else that is ready.
     Interactive,
-    /// In turn.
+    /// After the requests that are ready.
     Normal,
-    /// When nothing else is ready, and now and then all the same.
+    /// When nothing else is ready, and otherwise now and then.
     Batch,
 }
 
@@ -26,7 +26,7 @@ impl Priority {
     pub(crate) const ALL: [Self; 3] = [Self::Interactive, Self::Normal, Self::Batch];
 }
 
-/// Names a pool of one dispatcher.
+/// Identifies a pool of one dispatcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PoolKey(usize);
 
@@ -48,7 +48,7 @@ struct PoolQueue<C> {
     priority: Priority,
     n_running: usize,
     n_running_max: usize,
-    /// In the ring of its priority. Set while, and only while, a call of it may start.
+    /// The pool is in the queue of its priority: exactly while one of its calls may start.
     is_startable: bool,
 }
 
@@ -57,7 +57,7 @@ struct PriorityQueue {
     pools: VecDeque<usize>,
     /// How many calls the first pool has started in a row.
     n_in_a_row: u32,
-    /// How many calls of higher priority have started since one of this priority could.
+    /// How many calls of higher priority have started while one of this priority could have.
     n_passed_over: u32,
 }
 
@@ -97,14 +97,14 @@ impl<C> Pools<C> {
         is_idle
     }
 
-    /// Change a pool's limit; calls that run already go on.
+    /// Change a pool's limit; calls that already run are not affected.
     pub fn set_limit(&mut self, key: PoolKey, n_running_max: Option<usize>) {
         self.delist(key);
         self.pools[key.0].n_running_max = n_running_max.unwrap_or(usize::MAX);
         self.enlist(key);
     }
 
-    /// Change a pool's priority, that of its waiting calls included.
+    /// Change a pool's priority, also for the calls that wait.
     pub fn set_priority(&mut self, key: PoolKey, priority: Priority) {
         self.delist(key);
         self.pools[key.0].priority = priority;
@@ -143,7 +143,7 @@ impl<C> Pools<C> {
         self.enlist(key);
     }
 
-    /// Start a call that is not queued; `false`: it has to queue, others wait or the limit is
+    /// Start a call that is not queued; `false`: it has to queue, because others wait or the limit is
     /// reached.
     pub fn try_start(&mut self, key: PoolKey) -> bool {
         let pool = &mut self.pools[key.0];
@@ -152,7 +152,7 @@ impl<C> Pools<C> {
         may_start
     }
 
-    /// A call that `next` gave out could not start: it is the first of its pool again.
+    /// Queue a call that `next` gave out and that could not start: it is the first of its pool again.
     pub fn put_back(&mut self, key: PoolKey, call: C) {
         let pool = &mut self.pools[key.0];
         pool.n_running -= 1;
@@ -161,14 +161,14 @@ impl<C> Pools<C> {
         self.enlist(key);
     }
 
-    /// A call has ended; one that waits may start instead.
+    /// Note that a call has ended; one that waits may start instead.
     pub fn finish(&mut self, key: PoolKey) {
         let pool = &mut self.pools[key.0];
         pool.n_running = pool.n_running.checked_sub(1).expect("a call that ends has started");
         self.enlist(key);
     }
 
-    /// Take the waiting calls of a pool out for which `is_wanted` holds, in their order.
+    /// Take out the waiting calls of a pool for which `is_wanted` holds, in their order.
     pub fn withdraw(&mut self, key: PoolKey, mut is_wanted: impl FnMut(&C) -> bool) -> Vec<C> {
         let queue = std::mem::take(&mut self.pools[key.0].queue);
         let (taken, kept): (Vec<_>, VecDeque<_>) =
@@ -187,7 +187,7 @@ impl<C> Pools<C> {
         taken
     }
 
-    /// Start the next call of at least this priority and give it out.
+    /// Start the next call of at least this priority; the call and its pool.
     pub fn next(&mut self, at_least: Priority) -> Option<(PoolKey, C)> {
         let priority = self.choose(at_least)?;
         for lesser in &mut self.rings[priority as usize + 1..] {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lesser_priority_is_passed_over_a_bounded_number_of_times() {
+    fn a_lower_priority_is_passed_over_a_bounded_number_of_times() {
         use Priority::{Batch, Interactive, Normal};
         let (mut pools, keys) = filled(&[Interactive, Normal, Batch], 1000);
         let order: Vec<_> = (0..1000).map(|_| pools.next(ALL).unwrap().0).collect();
@@ -303,7 +303,7 @@ mod tests {
         pools.submit(key, "waits");
         assert_eq!(None, pools.next(ALL));
         pools.finish(key);
-        assert!(!pools.try_start(key), "the one that waits is first");
+        assert!(!pools.try_start(key), "the waiting call is first");
         assert_eq!(Some((key, "waits")), pools.next(ALL));
         assert!(!pools.close_idle(key));
         pools.finish(key);
@@ -362,11 +362,11 @@ mod tests {
         };
         let (mut pools, keys) = filled(&[Priority::Normal; 2], 40);
         assert_eq!(vec![keys[0]; 10], started(&mut pools, 10));
-        // The one behind leaves and comes back: the row goes on.
+        // The pool behind leaves the queue and comes back: the row of the first one goes on.
         pools.withdraw(keys[1], |call| *call == 0);
         assert_eq!(vec![keys[0]; 6], started(&mut pools, 6));
         assert_eq!(vec![keys[1]; 10], started(&mut pools, 10));
-        // The front leaves: the next one's row is a whole one.
+        // The first pool leaves the queue: the next one begins a whole row.
         pools.withdraw(keys[1], |call| *call == 20);
         assert_eq!(vec![keys[0]; 16], started(&mut pools, 16));
         assert_eq!(vec![keys[1]; 1], started(&mut pools, 1));
@@ -402,8 +402,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, limits hold, each pool is first in first out, and whatever may start
-        /// can be had.
+        /// Whatever happens, limits hold, each pool is first in, first out, and `next` gives out a call if
+        /// one may start.
         #[test]
         fn limits_hold_and_nothing_is_forgotten(steps in steps()) {
             let mut pools = Pools::default();

@@ -1,16 +1,16 @@
-//! Scopes: which requests belong together, so that they are cancelled, awaited and counted together.
+//! Scopes: groups of requests that are cancelled, awaited and counted together.
 //!
 //! Members are in linked lists whose links are in one table, so that joining and leaving cost the same
-//! however many there are. A scope has two lists: its members, and those of them that were told to
-//! end. Cancelling a scope moves one member after the other from the first to the second, in the order
-//! in which they joined; whoever does that may stop at any member and go on later, while others join
-//! and leave. It knows nothing of what a member is, nor of how one is cancelled.
+//! however many there are. A scope has two lists: live members, and members that were told to end.
+//! Cancelling a scope moves one member after the other from the first list to the second, in the order in
+//! which they joined. The caller may stop at any member and go on later, while other members join and
+//! leave. This module does not know what a member is, nor how one is cancelled.
 
 use slab::Slab;
 
 const NONE: u32 = u32::MAX;
 
-/// What kinds of requests there are.
+/// How many kinds of requests there are.
 pub const N_KINDS: usize = 4;
 
 /// Names a scope.
@@ -18,7 +18,7 @@ pub const N_KINDS: usize = 4;
 pub struct ScopeKey(u32);
 
 impl ScopeKey {
-    /// The scope of whatever was not started in another one; it is always there.
+    /// The scope of requests that were not started in another scope; it always exists.
     pub const ROOT: Self = Self(0);
 }
 
@@ -27,7 +27,7 @@ impl ScopeKey {
 pub struct MemberKey(u32);
 
 impl MemberKey {
-    /// Names nobody.
+    /// Names no member.
     pub const NOBODY: Self = Self(NONE);
 }
 
@@ -35,7 +35,7 @@ impl MemberKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum List {
     Live = 0,
-    /// It was told to end.
+    /// The member was told to end.
     Ending = 1,
 }
 
@@ -59,7 +59,7 @@ const EMPTY: Ends = Ends { first: NONE, last: NONE };
 
 #[derive(Debug)]
 struct Scope<O> {
-    /// None: the root.
+    /// `None` for the root.
     owner: Option<O>,
     lists: [Ends; 2],
     n_members: [usize; N_KINDS],
@@ -71,7 +71,7 @@ impl<O> Scope<O> {
     }
 }
 
-/// The scopes of one loop; `M` is what a member is known by, `O` who is to know of a scope's members.
+/// The scopes of one loop; `M` is a member's value, `O` a scope's owner.
 #[derive(Debug)]
 pub struct Scopes<M, O> {
     members: Slab<Member<M>>,
@@ -93,9 +93,9 @@ impl<M, O> Scopes<M, O> {
         ScopeKey(narrow(self.scopes.insert(Scope::new(Some(owner)))))
     }
 
-    /// Close a scope; its owner, and the members that are left: those belong to the root from now on.
+    /// Close a scope; returns its owner and the members that were left, which belong to the root from now on.
     pub fn close(&mut self, key: ScopeKey) -> (Option<O>, Vec<MemberKey>) {
-        assert!(key != ScopeKey::ROOT, "the root is always there");
+        assert!(key != ScopeKey::ROOT, "the root is never closed");
         let left: Vec<MemberKey> = self.keys(key).collect();
         for &member in &left {
             self.unlink(member.0);
@@ -106,7 +106,7 @@ impl<M, O> Scopes<M, O> {
         (self.scopes.remove(key.0 as usize).owner, left)
     }
 
-    /// Who is to know of a scope's members; nobody for the root.
+    /// The owner of a scope; `None` for the root.
     pub fn owner(&self, key: ScopeKey) -> Option<&O> {
         self.scopes[key.0 as usize].owner.as_ref()
     }
@@ -116,12 +116,12 @@ impl<M, O> Scopes<M, O> {
         self.scopes.iter().filter_map(|(_, scope)| scope.owner.as_ref())
     }
 
-    /// What a member is known by.
+    /// The value of a member.
     pub fn value(&self, key: MemberKey) -> &M {
         &self.members[key.0 as usize].value
     }
 
-    /// Have a request of some kind (below [`N_KINDS`]) belong to a scope.
+    /// Add a request of some kind (below [`N_KINDS`]) to a scope.
     pub fn join(&mut self, scope: ScopeKey, kind: usize, value: M) -> MemberKey {
         let member = Member {
             value,
@@ -136,18 +136,18 @@ impl<M, O> Scopes<M, O> {
         MemberKey(at)
     }
 
-    /// Have a member leave its scope; what it is known by, and which scope that was.
+    /// Remove a member from its scope; returns its value and that scope.
     pub fn leave(&mut self, key: MemberKey) -> (M, ScopeKey) {
         self.unlink(key.0);
         let member = self.members.remove(key.0 as usize);
         if self.members.is_empty() {
-            // A storm of requests need not be remembered for ever.
+            // Give back the memory that many requests at once have needed.
             self.members = Slab::new();
         }
         (member.value, ScopeKey(member.scope))
     }
 
-    /// The next member of a scope that was not told to end yet; it counts as told from now on.
+    /// The next live member of a scope; it counts as told to end from now on.
     pub fn next_to_end(&mut self, scope: ScopeKey) -> Option<&M> {
         let at = self.scopes[scope.0 as usize].lists[List::Live as usize].first;
         if at == NONE {
@@ -158,7 +158,7 @@ impl<M, O> Scopes<M, O> {
         Some(&self.members[at as usize].value)
     }
 
-    /// A member was told to end by other means.
+    /// Count a member as told to end: it was told by other means.
     pub fn count_as_told(&mut self, key: MemberKey) {
         if self.members[key.0 as usize].list == List::Live {
             self.unlink(key.0);
@@ -166,7 +166,7 @@ impl<M, O> Scopes<M, O> {
         }
     }
 
-    /// Forget who was told to end: they can be told once more.
+    /// Make all members of a scope live again, so that they can be told to end once more.
     pub fn tell_again(&mut self, scope: ScopeKey) {
         let ending = self.scopes[scope.0 as usize].lists[List::Ending as usize].first;
         let ending: Vec<u32> = self.walk(ending).collect();
@@ -176,7 +176,7 @@ impl<M, O> Scopes<M, O> {
         }
     }
 
-    /// Which scope a member belongs to.
+    /// The scope that a member belongs to.
     pub fn scope_of(&self, key: MemberKey) -> ScopeKey {
         ScopeKey(self.members[key.0 as usize].scope)
     }
@@ -220,7 +220,7 @@ impl<M, O> Scopes<M, O> {
         std::iter::successors(existing(first), move |&at| existing(self.members[at as usize].next))
     }
 
-    /// Append a member, which is in no list, to one of its scope.
+    /// Append a member, which is in no list, to a list of its scope.
     fn link(&mut self, at: u32, list: List) {
         let member = &mut self.members[at as usize];
         let scope = &mut self.scopes[member.scope as usize];
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_left_in_a_closed_scope_belongs_to_the_root() {
+    fn members_that_are_left_in_a_closed_scope_belong_to_the_root() {
         let mut scopes = Scopes::default();
         let scope = scopes.open(());
         let key = scopes.join(scope, 1, "left");
@@ -327,12 +327,12 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever joins, leaves and is told, the lists agree with plain vectors.
+        /// After any sequence of operations the lists agree with plain vectors.
         #[test]
         fn the_lists_agree_with_plain_vectors(steps in steps()) {
             let mut scopes = Scopes::default();
             let keys = [ScopeKey::ROOT, scopes.open(()), scopes.open(())];
-            // For each scope: who was told, then who was not.
+            // For each scope: the members that were told, then the live ones.
             let mut model: [[Vec<usize>; 2]; 3] = Default::default();
             let mut members: Vec<Option<(MemberKey, usize, usize)>> = Vec::new();
             for step in steps {

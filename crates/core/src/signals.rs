@@ -1,10 +1,11 @@
-//! What a signal does while the thread is blocked that alone may tell the host of handlers.
+//! Interim signal actions, set while the only thread that may change the host's handlers is blocked.
 //!
-//! A host keeps a table of handlers. Until the thread that may change it can do so, the kernel is told here: the
-//! signal writes its number to a descriptor, or does what it does without a handler. The host's own handler is not
-//! called meanwhile, so it finds no signal for which its table has another handler, or none.
+//! The host keeps a table of signal handlers. Until the thread that may change it can do so, this module sets
+//! an action with the kernel: the signal writes its number to a descriptor, or has its default action. The
+//! host's own handler is not called meanwhile, so it gets no signal for which its table has another handler,
+//! or none.
 //!
-//! All but the handlers is called with the host's lock held.
+//! All functions but the signal handlers themselves are called with the host's lock held.
 
 use std::mem::{transmute, zeroed};
 use std::os::fd::RawFd;
@@ -16,39 +17,40 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
-/// The numbers of signals are less than this.
+/// Signal numbers are less than this.
 const N_SIGNALS: usize = 65;
 
 static INTERIM: [Interim; N_SIGNALS] = [const { Interim::new() }; N_SIGNALS];
 
-/// What was told to the kernel of one signal, and not yet to the host.
+/// The action of one signal that is set with the kernel, and that the host does not know yet.
 struct Interim {
     is_set: AtomicBool,
-    /// The handler that was set, by its address.
+    /// The address of the handler that was set.
     handler: AtomicUsize,
-    /// Where a handler writes the signal's number.
+    /// The descriptor to which a handler writes the signal's number; -1 for none.
     fd: AtomicI32,
-    /// The handler before, which is the host's, and its flags.
+    /// The previous handler, which is the host's, and its flags.
     host_handler: AtomicUsize,
     host_flags: AtomicI32,
-    /// The signal has arrived and the host's handler was called.
+    /// The signal has arrived, and was passed to the host's handler.
     is_passed: AtomicBool,
 }
 
-/// Have a signal write its number to a descriptor, which does not block.
+/// Have a signal write its number to a non-blocking descriptor.
 pub fn write_number(number: c_int, fd: RawFd) -> Result<()> {
     let interim = Interim::begin(number)?;
     interim.fd.store(fd, SeqCst);
-    // Whatever else is blocked goes on after the signal.
+    // A system call that the signal interrupts is restarted.
     interim.set(number, writing(), SA_ONSTACK | SA_RESTART)
 }
 
-/// Have a signal do what it does without a handler.
+/// Give a signal its default action.
 pub fn use_default(number: c_int) -> Result<()> {
     Interim::begin(number)?.set(number, SIG_DFL, 0)
 }
 
-/// Have the host's handler called again that was there before, if it was one; [`take_passed`] says whether it was.
+/// Have a signal call the host's previous handler again, if there was one; [`take_passed`] tells whether it
+/// was called.
 pub fn pass_to_host(number: c_int) -> Result<()> {
     let interim = Interim::begin(number)?;
     let (handler, flags) = (interim.host_handler.load(SeqCst), interim.host_flags.load(SeqCst));
@@ -58,12 +60,12 @@ pub fn pass_to_host(number: c_int) -> Result<()> {
     interim.set(number, passing(), flags)
 }
 
-/// Whether a signal has been passed to the host since the last question.
+/// Whether a signal was passed to the host's handler since the last call of this function.
 pub fn take_passed(number: c_int) -> bool {
     Interim::of(number).is_some_and(|it| it.is_passed.swap(false, SeqCst))
 }
 
-/// Whether a signal still does what was said here, and no other code has set a handler since.
+/// Whether a signal still has the action that was set here, and no other code has set one since.
 pub fn is_interim(number: c_int) -> bool {
     Interim::of(number).is_some_and(|it| {
         it.is_set.load(SeqCst)
@@ -71,7 +73,7 @@ pub fn is_interim(number: c_int) -> bool {
     })
 }
 
-/// The host has been told.
+/// End the interim action of a signal: the host knows its handler now.
 pub fn end(number: c_int) {
     if let Some(interim) = Interim::of(number) {
         interim.is_set.store(false, SeqCst);
@@ -79,8 +81,8 @@ pub fn end(number: c_int) {
     }
 }
 
-/// Write no number to this descriptor any more: it is about to be closed. Code that has set a handler of its own
-/// may still call ours, which it has found.
+/// Have no handler write to this descriptor any more: it is about to be closed. Other code that has replaced
+/// a handler of this module may still call it.
 pub fn forget(fd: RawFd) {
     for interim in &INTERIM {
         let _ = interim.fd.compare_exchange(fd, -1, SeqCst, SeqCst);
@@ -103,7 +105,7 @@ impl Interim {
         INTERIM.get(usize::try_from(number).ok()?)
     }
 
-    /// Keep the handler that is there now, unless it is one that was set here.
+    /// Remember the current handler as the host's, unless it was set here.
     fn begin(number: c_int) -> Result<&'static Self> {
         let it = Self::of(number).ok_or_else(|| Error::new("sigaction", Errno::INVAL))?;
         let now = action(number)?;
@@ -115,12 +117,12 @@ impl Interim {
     }
 
     fn set(&self, number: c_int, handler: sighandler_t, flags: c_int) -> Result<()> {
-        // SAFETY: all zeroes are an action: the default one, with an empty mask and no flags.
+        // SAFETY: all zeroes are a valid action: the default one, with an empty mask and no flags.
         let mut action: sigaction = unsafe { zeroed() };
         action.sa_sigaction = handler;
         action.sa_flags = flags;
-        // SAFETY: the action is alive. Its handler is one of those below, which do what a handler may do; or it
-        // was set for this signal before, with these flags.
+        // SAFETY: the action is alive. Its handler is one of those below, which only do what a signal handler
+        // may do, or one that was set for this signal before with these flags.
         if unsafe { libc::sigaction(number, &raw const action, null_mut()) } != 0 {
             return Err(last_error());
         }
@@ -130,11 +132,11 @@ impl Interim {
     }
 }
 
-/// What the kernel does about a signal.
+/// The current action of a signal.
 fn action(number: c_int) -> Result<sigaction> {
     // SAFETY: as in `set`.
     let mut action: sigaction = unsafe { zeroed() };
-    // SAFETY: the kernel writes what fits there, and changes nothing.
+    // SAFETY: the kernel writes an action there, and changes nothing else.
     if unsafe { libc::sigaction(number, null(), &raw mut action) } != 0 {
         return Err(last_error());
     }
@@ -153,7 +155,7 @@ fn passing() -> sighandler_t {
     on_signal_pass as *const () as sighandler_t
 }
 
-/// Handles a signal: on any thread, between any two instructions of it.
+/// Signal handler that writes the signal's number. Runs on any thread, between any two of its instructions.
 extern "C" fn on_signal_write(number: c_int) {
     let Some(interim) = Interim::of(number) else { return };
     let fd = interim.fd.load(SeqCst);
@@ -161,7 +163,7 @@ extern "C" fn on_signal_write(number: c_int) {
         return;
     }
     let byte = number as u8;
-    // SAFETY: `errno` is this thread's own, and left as it was found; `write` is allowed in a handler, and the
+    // SAFETY: `errno` is this thread's own, and is restored; `write` is allowed in a signal handler, and the
     // byte is alive.
     unsafe {
         let errno = libc::__errno_location();
@@ -171,12 +173,12 @@ extern "C" fn on_signal_write(number: c_int) {
     }
 }
 
-/// Handles a signal likewise.
+/// Signal handler that calls the host's. Runs on any thread, like the one above.
 extern "C" fn on_signal_pass(number: c_int) {
     let Some(interim) = Interim::of(number) else { return };
     interim.is_passed.store(true, SeqCst);
     let handler = interim.host_handler.load(SeqCst) as *const ();
-    // SAFETY: `pass_to_host` has seen that it is a function of this kind, which handled this signal.
+    // SAFETY: `pass_to_host` has checked that it is a function of this type, which handled this signal.
     let handler: extern "C" fn(c_int) = unsafe { transmute(handler) };
     handler(number);
 }
@@ -202,7 +204,7 @@ mod tests {
     }
 
     fn set_host_handler(number: c_int) {
-        // SAFETY: the handler counts, which a handler may do.
+        // SAFETY: the handler only counts, which a signal handler may do.
         unsafe { libc::signal(number, host_handler as *const () as sighandler_t) };
     }
 
@@ -243,7 +245,7 @@ mod tests {
         end(libc::SIGURG);
         raise(libc::SIGURG);
         assert_eq!(1, reader.read(&mut [0; 2]).unwrap());
-        // Not the host's, so not one to be passed to.
+        // The handler before is not the host's, so nothing is passed to it.
         pass_to_host(libc::SIGURG).unwrap();
         raise(libc::SIGURG);
         write_number(libc::SIGURG, writer.as_raw_fd()).unwrap();

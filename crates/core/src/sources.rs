@@ -1,7 +1,7 @@
-//! Sources: who is told when a descriptor becomes ready.
+//! Sources: the owners to which the readiness of descriptors is reported.
 //!
-//! A key carries the generation of its slot, so that an event that was already on its way when
-//! its source went away finds nobody, rather than the slot's next owner.
+//! A key carries the generation of its slot, so that an event that arrives after its source was
+//! removed finds no owner, rather than the slot's next one.
 
 use slab::Slab;
 
@@ -57,13 +57,13 @@ impl<S> Sources<S> {
         SourceKey::new(self.slots.insert((self.generation, owner)), self.generation)
     }
 
-    /// The owner of a source, unless it went away.
+    /// The owner of a source; `None` if it was removed.
     pub fn get(&self, key: SourceKey) -> Option<&S> {
         let (generation, owner) = self.slots.get(key.slot())?;
         (*generation == key.generation()).then_some(owner)
     }
 
-    /// Forget a source and give its owner back.
+    /// Remove a source and return its owner.
     pub fn remove(&mut self, key: SourceKey) -> Option<S> {
         self.get(key)?;
         Some(self.slots.remove(key.slot()).1)
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn every_source_that_is_there_is_counted_and_listed() {
+    fn every_source_that_was_not_removed_is_counted_and_listed() {
         let mut sources = Sources::default();
         assert!(sources.is_empty());
         let keys = ["one", "two", "three"].map(|owner| sources.insert(owner));

@@ -1,4 +1,4 @@
-//! The atomics of what threads share without a lock: the machine's own, or those of the model
+//! Atomics for the state that threads share without a lock: the machine's own, or those of the model
 //! checker, which tries every interleaving.
 
 #[cfg(not(feature = "model"))]
@@ -7,10 +7,10 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, 
 #[cfg(feature = "model")]
 pub(crate) use modelled::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-/// loom takes a `SeqCst` access for an `AcqRel` one, and has only fences for what is asked of
-/// `SeqCst`: that of two threads which each write and then look, one sees the other. So between a
-/// `SeqCst` write and the `SeqCst` read that follows it there is a fence; and none where either is
-/// weaker, so that the model fails when somebody weakens one.
+/// loom treats a `SeqCst` access as an `AcqRel` one. `SeqCst` is used for one property: of two threads that
+/// each write and then read, at least one sees the other's write. In loom only fences give that property. So
+/// there is a fence between a `SeqCst` write and the `SeqCst` read that follows it; and none where either is
+/// weaker, so that the model fails when one of them is weakened.
 #[cfg(feature = "model")]
 mod modelled {
     use std::cell::Cell;
@@ -19,7 +19,7 @@ mod modelled {
     use loom::sync::atomic::fence;
 
     loom::thread_local! {
-        /// The last write was `SeqCst`, and no fence came after it.
+        /// This thread's last write was `SeqCst`, and no fence came after it.
         static HAS_WRITTEN: Cell<bool> = Cell::new(false);
     }
 
@@ -30,7 +30,7 @@ mod modelled {
     }
 
     fn before_write(order: Ordering) {
-        // A fence further down would order the weaker write too.
+        // Not later: a fence after the weaker write would order that, too.
         if HAS_WRITTEN.with(|it| it.replace(order == Ordering::SeqCst)) && order != Ordering::SeqCst
         {
             fence(Ordering::SeqCst);
@@ -40,8 +40,8 @@ mod modelled {
     /// Before an access that reads and writes at once.
     fn before_both(order: Ordering) {
         before_read(order);
-        // A fence here would order the weaker read too. Without one an earlier `SeqCst` write may seem
-        // weaker than it is: rather a false alarm.
+        // No fence before a weaker access: it would order the access's read, too. Without it an earlier
+        // `SeqCst` write may seem weaker than it is, which at worst is a false alarm.
         HAS_WRITTEN.with(|it| it.set(order == Ordering::SeqCst));
     }
 
@@ -81,7 +81,7 @@ mod modelled {
                     exchanged
                 }
 
-                /// It never fails without a reason here: whoever calls it tries again at once.
+                /// Never fails spuriously here: a caller would only try again at once.
                 pub(crate) fn compare_exchange_weak(
                     &self,
                     current: $value,
@@ -119,9 +119,9 @@ mod modelled {
         };
     }
 
-    // It has no `store`: what several threads change is swapped. loom forgets that nothing comes between
-    // what a swap reads and what it writes, and may have one read what is older than a store that its
-    // thread has seen.
+    // No `store` for these: what several threads change is swapped. loom forgets that no write comes between
+    // a swap's read and its write, and may let a swap read a value older than a store that its thread has
+    // seen.
     atomic!(AtomicBool, bool);
     atomic!(AtomicPtr<T>, *mut T);
     bits!(AtomicU32, u32);

@@ -1,25 +1,28 @@
-//! `TimeSlice`: how long a step goes on with awaits that are done at once before others have their turn.
+//! `TimeSlice`: how long a step goes on with awaits that are done at once, before other requests run.
 //!
-//! A step is known by a number that no other has: the dispatcher counts its requests. So a step that never
-//! begins such an await costs nothing, and one that begins a single one costs a look at the clock.
+//! A step is identified by a number that no other has: the dispatcher counts its requests. So a step that
+//! never begins such an await costs nothing, and one that begins a single one costs a look at the clock.
 
 /// How long the steps of a tick, together, may begin awaits that are done at once, in nanoseconds from the
-/// first of them on; then the poll and timers have their turn.
+/// first of them on; then come the poll and the timers.
 ///
-/// Figures are in docs/threadlets.md: throughput does not tell slices of 50 us to 5 ms apart, a neighbour is late
-/// by about the slice. Shorter ones poll more often, and a poll lends the GIL to any thread that waits for it.
+/// Figures are in docs/threadlets.md: slices of 50 us to 5 ms give the same throughput, and another task is
+/// late by about the slice. With shorter slices the loop polls more often, and a poll lends the GIL to any
+/// thread that waits for it.
 pub const SLICE_NS: u64 = 1_000_000;
 
-/// How long each step may at least: to switch costs less than a hundredth of that.
+/// How long each step may do so at least, in nanoseconds: a switch to another step costs less than a
+/// hundredth of that.
 pub const STEP_MIN_NS: u64 = 100_000;
 
-/// What the steps of a tick have had of it.
+/// When the present tick, and its last step, began such awaits.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeSlice {
-    /// When the tick's first await began; zero: none has.
+    /// When the tick's first such await began; zero: none has.
     tick_began_ns: u64,
-    /// The step that has last begun one, and when its first one began.
+    /// The step that has last begun one.
     step: u64,
+    /// When the step's time began: at its first such await, or when it last was used up.
     step_began_ns: u64,
 }
 
@@ -31,14 +34,14 @@ impl Default for TimeSlice {
 }
 
 impl TimeSlice {
-    /// A tick begins: all that waited have had their turn.
+    /// Begin a tick, and with it another slice.
     #[inline]
     pub fn begin_tick(&mut self) {
         self.tick_began_ns = 0;
     }
 
-    /// Whether others have to run before an await begins in this step. Who goes on in the same step all the
-    /// same, because a coroutine is driven by hand, is not told again at once.
+    /// Whether other requests have to run before an await begins in this step. A step that goes on all the
+    /// same, because a coroutine is driven by hand, is not told so again at once.
     #[inline]
     pub fn is_used_up(&mut self, step: u64, now_ns: u64) -> bool {
         if self.tick_began_ns == 0 {
@@ -68,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_steps_of_a_burst_share_a_slice_but_each_has_some() {
+    fn the_steps_of_a_tick_share_a_slice_but_each_has_some() {
         let mut slice = TimeSlice::default();
         assert!(!slice.is_used_up(0, 5));
         let late = 5 + 2 * SLICE_NS;
@@ -78,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn another_burst_has_another_slice() {
+    fn another_tick_has_another_slice() {
         let mut slice = TimeSlice::default();
         assert!(!slice.is_used_up(0, 5));
         slice.begin_tick();

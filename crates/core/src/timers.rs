@@ -1,17 +1,18 @@
 //! Timers: a heap in which every timer can be cancelled by its key.
 //!
-//! Cancelling gives the timer's value back at once, so that what it refers to is released at once and
-//! the count of outstanding timers is exact. Its node stays behind in the heap; when half of the nodes
-//! are such, all of them are removed in one pass. So cancelling costs the same however many timers there
-//! are, and a million of them need no million walks through the heap. Timers with equal deadlines fire
-//! in the order in which they were started. It knows nothing of clocks: times are passed in.
+//! Cancelling returns the timer's value at once, so that what it refers to is released at once and the
+//! count of outstanding timers is exact. The timer's node stays in the heap; when half of the nodes are
+//! those of cancelled timers, one pass removes them all. So cancelling costs the same however many timers
+//! there are, and cancelling a million of them does not walk through the heap a million times. Timers with
+//! equal deadlines fire in the order in which they were started. This module reads no clock: times are
+//! passed in.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 const NO_SLOT: u32 = u32::MAX;
 
-/// Fewer nodes than this are not worth a pass.
+/// A heap with fewer nodes than this is not worth a pass.
 const PASS_MIN: usize = 64;
 
 /// Names one timer. A key whose timer fired or was cancelled names nothing, even after its slot
@@ -19,7 +20,7 @@ const PASS_MIN: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimerKey {
     slot: u32,
-    /// Of how many timers had been started before, the low bits: they tell the slot's timers apart.
+    /// The low bits of the number of timers started before: they tell the timers of one slot apart.
     started: u32,
 }
 
@@ -27,7 +28,7 @@ impl TimerKey {
     /// Names no timer.
     pub const NOBODY: Self = Self { slot: NO_SLOT, started: 0 };
 
-    /// The key as a number, for those who can keep no other.
+    /// The key as a number, for owners that can only keep a number.
     pub fn to_bits(self) -> u64 {
         u64::from(self.started) << 32 | u64::from(self.slot)
     }
@@ -73,7 +74,7 @@ struct Slot<T> {
 /// The outstanding timers of one dispatcher, each with a value of type `T`.
 #[derive(Debug)]
 pub struct Timers<T> {
-    /// Its first node is never that of a cancelled timer.
+    /// The first node is never that of a cancelled timer.
     heap: BinaryHeap<Node>,
     slots: Vec<Slot<T>>,
     free: u32,
@@ -135,7 +136,7 @@ impl<T> Timers<T> {
         key
     }
 
-    /// Cancel a timer and give its value back; `None` if it has fired or was cancelled before.
+    /// Cancel a timer and return its value; `None` if it has fired or was cancelled before.
     pub fn cancel(&mut self, key: TimerKey) -> Option<T> {
         let value = self.take(key)?;
         self.n_cancelled += 1;
@@ -148,7 +149,7 @@ impl<T> Timers<T> {
         Some(value)
     }
 
-    /// The value of the earliest timer if it is due at `now_ns`; that timer has fired.
+    /// Fire the earliest timer if it is due at `now_ns`, and return its value.
     pub fn pop_due(&mut self, now_ns: u64) -> Option<T> {
         if self.next_deadline_ns()? > now_ns {
             return None;
@@ -179,11 +180,11 @@ impl<T> Timers<T> {
         let free = TimerState::Free { next: std::mem::replace(&mut self.free, key.slot) };
         match std::mem::replace(&mut self.slots[key.slot as usize].state, free) {
             TimerState::Waiting(value) => Some(value),
-            TimerState::Free { .. } => unreachable!("looked at above"),
+            TimerState::Free { .. } => unreachable!("checked above"),
         }
     }
 
-    /// See to it that the first node is a waiting timer's.
+    /// Remove nodes of cancelled timers until the first node is that of a waiting timer.
     fn uncover(&mut self) {
         while let Some(node) = self.heap.peek()
             && !is_waiting(&self.slots, node.key)
@@ -192,7 +193,7 @@ impl<T> Timers<T> {
             self.n_cancelled -= 1;
         }
         if self.heap.is_empty() && self.slots.len() > PASS_MIN {
-            // A storm of timers need not be remembered for ever.
+            // Give back the memory that many timers at once have needed.
             (self.heap, self.slots, self.free) = (BinaryHeap::new(), Vec::new(), NO_SLOT);
         }
     }
@@ -271,7 +272,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is started, cancelled and fired, the heap agrees with a sorted list.
+        /// After any sequence of operations the heap agrees with a sorted list.
         #[test]
         fn the_heap_agrees_with_a_sorted_list(steps in steps()) {
             let mut timers = Timers::default();

@@ -1,9 +1,9 @@
-//! What a connection has yet to send: chunks in order, the first perhaps sent in part.
+//! A connection's unsent bytes: chunks in order, the first of them perhaps sent in part.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-/// How many chunks one system call sends. More than a tick of small writes needs.
+/// The most chunks that one system call sends: more than the small writes of a tick need.
 const SLICES_MAX: usize = 64;
 
 /// A queue of chunks of bytes; `C` owns or shares the bytes of one chunk.
@@ -31,7 +31,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         self.n_bytes == 0
     }
 
-    /// Add a chunk whose first `n_sent` bytes need no sending.
+    /// Add a chunk whose first `n_sent` bytes are sent already.
     pub fn push(&mut self, chunk: C, n_sent: usize) {
         let n_left = chunk.as_ref().len() - n_sent;
         if n_left == 0 {
@@ -54,7 +54,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         self.chunks.iter().zip(n_sent).map(|(chunk, n_sent)| &chunk.as_ref()[n_sent..])
     }
 
-    /// Give the next bytes to `send`, as slices in order, and take off as many as it says it sent.
+    /// Pass the next bytes to `send`, as slices in order, and remove as many as it reports as sent.
     pub fn send_with<E>(
         &mut self,
         send: impl FnOnce(&[IoSlice<'_>]) -> Result<Option<usize>, E>,

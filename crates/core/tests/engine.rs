@@ -1,4 +1,4 @@
-//! Every engine does the same with the same program: claims that hold for each kind of them.
+//! Tests that hold for every kind of engine: each executes the same program in the same way.
 
 #[path = "engine/failures.rs"]
 mod failures;
@@ -81,7 +81,7 @@ fn timeouts_end_in_order_and_not_before_their_time() {
 }
 
 #[test]
-fn what_is_cancelled_ends_and_leaves_nothing_behind() {
+fn a_cancelled_run_ends_and_leaves_nothing_behind() {
     let _alone = alone();
     for kind in kinds() {
         let world = World::new(&kind);
@@ -92,7 +92,7 @@ fn what_is_cancelled_ends_and_leaves_nothing_behind() {
         it.atom(Op::Recv, &[fd, buffer, NONE, NONE, flags], NONE, STOP);
         let mut programs = vec![it.build(), polling(one.as_raw_fd(), libc::POLLIN)];
         if kind.name() != "sim" {
-            // Its hours pass at once.
+            // A simulation skips hours, so the run would end before it is cancelled.
             programs.push(sleeping(Duration::from_secs(3600)));
         }
         let before = descriptors();
@@ -195,7 +195,7 @@ fn a_child_is_waited_for() {
         assert_eq!([child.id().into(), 7, i64::from(libc::CLD_EXITED)], fields, "{kind}");
         let gone = waiting_for_child(child.id(), libc::WEXITED);
         assert_eq!(errno(libc::ECHILD), world.value(&gone), "{kind}");
-        // Nothing is left of it but what the library knows.
+        // The engine has reaped the child, so the standard library cannot.
         assert!(child.wait().is_err());
     }
 }
@@ -208,7 +208,7 @@ fn a_child_that_stops_is_waited_for() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         world.submit(&waiting_for_child(child.id(), libc::WSTOPPED), 0);
         world.sync();
-        // SAFETY: a child of ours, which nobody has waited for.
+        // SAFETY: a child of ours that has not been reaped.
         unsafe { libc::kill(child.id() as i32, libc::SIGSTOP) };
         let run = world.next();
         assert_eq!(i64::from(libc::CLD_STOPPED), run.slot(5), "{kind}");
@@ -268,7 +268,7 @@ fn errors_are_values() {
 }
 
 #[test]
-fn errors_can_lead_on() {
+fn a_program_can_continue_after_an_error() {
     let _alone = alone();
     for kind in kinds() {
         let world = World::new(&kind);
@@ -295,7 +295,7 @@ fn files_are_ready_for_reading_and_writing() {
 }
 
 #[test]
-fn a_read_of_what_is_no_file_gives_what_there_is() {
+fn a_read_of_an_eventfd_returns_what_there_is() {
     let _alone = alone();
     for kind in kinds() {
         let world = World::new(&kind);

@@ -1,11 +1,11 @@
-//! The take-over protocol, in beside.rs and bound.rs work for threads without the role and tasks that belong to a
-//! thread, and in queues.rs queues, under a model checker, which tries every interleaving of their threads in
-//! which no more than a few are preempted.
+//! The take-over protocol under a model checker, with jobs for threads without the role (beside.rs), tasks
+//! that belong to a thread (bound.rs), and queues (queues.rs). The checker tries every interleaving of the
+//! threads that has no more than a few preemptions.
 //!
-//! Some tests make a fault again that was mended, and expect that the model finds it.
+//! Some tests reintroduce a fault that was mended, and expect that the model finds it.
 //!
-//! Nobody's patience ends in a model: whoever is forgotten waits for ever, and the checker reports
-//! a deadlock. Run it alone, in release mode and with the feature `model`.
+//! No wait times out in a model: a thread that is forgotten waits for ever, and the checker reports a
+//! deadlock. Run it alone, in release mode and with the feature `model`.
 
 #![cfg(feature = "model")]
 
@@ -27,7 +27,7 @@ use threadlets_core::takeover::{Awake, Parker, Role, Taken, WakeReason, WorkerId
 
 use world::{HOME, Held, Outcome, Way, World, check};
 
-/// Wait without the lock until somebody rings.
+/// A function that waits, without the lock, until `parker` is unparked.
 fn wait_for(parker: &Rc<Parker>) -> impl FnOnce(&mut Held<'_>) + use<> {
     let parker = Rc::clone(parker);
     move |held| {
@@ -35,7 +35,7 @@ fn wait_for(parker: &Rc<Parker>) -> impl FnOnce(&mut Held<'_>) + use<> {
     }
 }
 
-/// Call a function that blocks until the next request has run; home's loop is to stop then.
+/// Submit a call of a function that blocks until the next request has run; then the loop is to stop.
 fn submit_a_blocking_call(world: &World) {
     let opened = Rc::new(Parker::default());
     let function = wait_for(&opened);
@@ -52,8 +52,8 @@ fn submit_a_blocking_call(world: &World) {
     });
 }
 
-/// A function that blocks until another dispatcher has run the next request returns, and its
-/// request goes on at home.
+/// A function blocks until another worker has run the next request; it then returns, and its request goes
+/// on at home.
 #[test]
 fn a_blocked_call_is_taken_over_and_the_role_returns() {
     check(5, || {
@@ -66,8 +66,8 @@ fn a_blocked_call_is_taken_over_and_the_role_returns() {
     });
 }
 
-/// Two calls, each of which blocks until this monitor has noticed it. `dozes` is asked when the
-/// monitor sees no call, `has_seen_enough` after it has noticed this one.
+/// Two calls, each of which blocks until the monitor, or the idle monitor, has noticed it. `dozes` is asked
+/// when that thread sees no call, `has_seen_enough` after it has noticed one.
 fn two_calls_wait_to_be_noticed(
     monitor: Awake,
     dozes: fn(&Role) -> bool,
@@ -107,14 +107,14 @@ fn two_calls_wait_to_be_noticed(
     });
 }
 
-/// Whenever a call begins, the worker on watch is awake or is woken.
+/// Whenever a call begins, the monitor is awake or is woken.
 #[test]
 fn no_call_begins_unnoticed_by_the_monitor() {
     let dozes = |role: &Role| role.doze(Awake::MONITOR);
     two_calls_wait_to_be_noticed(Awake::MONITOR, dozes, |_, _| false);
 }
 
-/// The model can fail: it catches the monitor that once dozed off without looking again whether a
+/// The model can fail: it catches a former monitor, which dozed off without looking again whether a
 /// threadlet runs.
 #[test]
 #[should_panic(expected = "deadlock")]
@@ -126,8 +126,8 @@ fn dozing_off_without_a_last_look_loses_a_wake_up() {
     two_calls_wait_to_be_noticed(Awake::MONITOR, dozes, |_, _| false);
 }
 
-/// A idle_monitor that dozes off when it has seen enough of a call, but looks again whether it is still
-/// the same call, is awake or is woken whenever a call begins.
+/// An idle monitor that dozes off when it has seen enough of a call, but looks again whether that call still
+/// runs, is awake or is woken whenever a call begins.
 #[test]
 fn no_call_begins_unnoticed_by_the_idle_monitor() {
     let dozes = |role: &Role| role.doze(Awake::IDLE_MONITOR);
@@ -137,8 +137,8 @@ fn no_call_begins_unnoticed_by_the_idle_monitor() {
     });
 }
 
-/// A idle_monitor that does not look again may sleep through the next call, which has begun before it
-/// said that it dozes off.
+/// An idle monitor that does not look again may sleep through the next call, if that has begun before the
+/// idle monitor has cleared its bit.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn having_seen_enough_without_a_last_look_loses_a_wake_up() {
@@ -149,7 +149,7 @@ fn having_seen_enough_without_a_last_look_loses_a_wake_up() {
     });
 }
 
-/// The role is taken from inside a call of `from`.
+/// Begin a call on `from`, and have `to` take the role from inside it; the call's number.
 fn lose_in_call(world: &World, from: WorkerId, to: WorkerId) -> u64 {
     let seq = world.enter(from);
     let taken = world.role.take(&mut world.lock.lock().unwrap(), to);
@@ -157,7 +157,7 @@ fn lose_in_call(world: &World, from: WorkerId, to: WorkerId) -> u64 {
     seq
 }
 
-/// A function has returned, the role is lost: go on with its request when the role is back.
+/// End a call whose role was lost: go on with its request when the role is back.
 fn go_on_after_call(held: &mut Held<'_>, seq: u64) {
     assert_eq!(Outcome::Lost, held.end_call(seq));
     held.work();
@@ -165,7 +165,7 @@ fn go_on_after_call(held: &mut Held<'_>, seq: u64) {
     assert_eq!(Some(held.me), held.world.working.take());
 }
 
-/// A worker's function has returned; then run requests until the role is lost.
+/// On a worker: end a call whose role was lost, then run requests until the role is lost again.
 fn return_to_worker(world: &Rc<World>, me: WorkerId, seq: u64) {
     let mut held = world.hold(me);
     go_on_after_call(&mut held, seq);
@@ -174,7 +174,7 @@ fn return_to_worker(world: &Rc<World>, me: WorkerId, seq: u64) {
     }
 }
 
-/// Home's function has returned; then run requests until the loop is to stop.
+/// On home: end a call whose role was lost, then run requests until the loop is to stop.
 fn return_to_home(world: &Rc<World>, seq: u64) {
     let mut held = world.hold(HOME);
     go_on_after_call(&mut held, seq);
@@ -185,10 +185,10 @@ fn return_to_home(world: &Rc<World>, seq: u64) {
     held.stop();
 }
 
-/// Home and a worker return at once while a third works, and then polls: each gets the role once
-/// for it.
+/// Home and a worker return at the same time while a third worker runs a request, and then polls: each of
+/// the two gets the role back once.
 #[test]
-fn all_who_return_at_once_get_the_role() {
+fn workers_that_return_at_once_all_get_the_role() {
     let seen = check(3, || {
         let world = Rc::new(World::new(2));
         world.n_to_go_on.set(2);
@@ -206,8 +206,8 @@ fn all_who_return_at_once_get_the_role() {
     assert_eq!(vec![Way::FromPoll, Way::Granted], Vec::from_iter(seen));
 }
 
-/// Home returns while a worker is inside a function itself, which returns as well: home takes the
-/// role from inside that function, or from a poll, or is granted it.
+/// Home returns while a worker is itself inside a function, which returns as well: home takes the role from
+/// inside that function, or from a poll, or is granted it.
 #[test]
 fn a_return_takes_the_role_from_inside_a_threadlet_or_waits() {
     let seen = check(6, || {
@@ -254,22 +254,22 @@ fn two_return_to_a_home_that_polls(is_forgetful: bool) {
     });
 }
 
-/// Whoever takes the role from a poll, or asks while another does, gets it once and is not
+/// A worker that takes the role from a poll, or asks for it while another does, gets it once and is not
 /// forgotten.
 #[test]
-fn all_who_return_while_the_dispatcher_polls_get_the_role() {
+fn workers_that_return_while_the_dispatcher_polls_all_get_the_role() {
     two_return_to_a_home_that_polls(false);
 }
 
-/// A dispatcher that begins to poll without a boundary forgets who has asked since it was granted
-/// the role: it has run no request, after which there would have been one.
+/// A dispatcher that begins to poll without a boundary forgets the workers that have asked since it was
+/// granted the role: it has run no request, after which there would have been a boundary.
 #[test]
 #[should_panic(expected = "deadlock")]
-fn polling_without_a_boundary_forgets_who_waits() {
+fn polling_without_a_boundary_forgets_waiting_workers() {
     two_return_to_a_home_that_polls(true);
 }
 
-/// A function that returns while the loop does not run gets the role when the loop runs again,
+/// A worker whose function returns while the loop does not run gets the role when the loop runs again,
 /// though there is nothing else to do.
 #[test]
 fn a_return_to_a_vacant_role_waits_for_home() {
@@ -308,7 +308,7 @@ fn a_role_is_kept_or_taken_never_both() {
     assert!(seen.is_superset(&[Way::Kept, Way::FromThreadlet].into()), "{seen:?}");
 }
 
-/// A thread that is on watch, and goes off watch when it has waited for a call long enough.
+/// Be the monitor, and stop watching after a wait without a call.
 fn watch_for_a_while(world: &Rc<World>, me: WorkerId) {
     let parker = world.parker(me);
     if world.look().is_none()
@@ -322,10 +322,10 @@ fn watch_for_a_while(world: &Rc<World>, me: WorkerId) {
     world.live(me);
 }
 
-/// A call that begins while the worker on watch gives its watch up is watched, by that worker or by
-/// a new one, and never by two.
+/// A call that begins while the monitor stops watching is watched, by that worker or by a new one, and
+/// never by two.
 #[test]
-fn a_call_is_watched_though_the_watcher_leaves() {
+fn a_call_is_watched_though_the_monitor_leaves() {
     check(4, || {
         let world = Rc::new(World::new(2));
         let monitor = world.appoint(&mut world.lock.lock().unwrap());
@@ -347,7 +347,7 @@ fn a_call_is_watched_though_an_idle_thread_ends() {
         world.doing.take();
         world.lock.lock().unwrap().stand_by(idle);
         world.spawn(move |world| {
-            // Its patience ends: it looks, once, whether it was appointed meanwhile.
+            // Its wait has timed out: it looks, once, whether it was appointed meanwhile.
             if !world.parker(idle).take(WakeReason::NONE).has(WakeReason::MONITOR) {
                 let mut held = world.hold(idle);
                 if held.registry().retire(idle) {
@@ -363,10 +363,10 @@ fn a_call_is_watched_though_an_idle_thread_ends() {
     });
 }
 
-/// A worker that took over calls a function that blocks too: another goes on watch, never a second
-/// one with it, and both functions return.
+/// A worker that took over calls a function that blocks, too: one other worker becomes the monitor, never
+/// two, and both functions return.
 #[test]
-fn a_call_of_a_runner_that_took_over_is_watched_by_one_other() {
+fn a_call_of_a_worker_that_took_over_is_watched_by_one_other() {
     check(2, || {
         let world = Rc::new(World::new(2));
         world.n_to_go_on.set(2);
@@ -386,7 +386,7 @@ fn a_call_of_a_runner_that_took_over_is_watched_by_one_other() {
     });
 }
 
-/// A function whose result is sent leaves the role where it is, but for home, which asks for it; a
+/// After a function whose result is sent, a worker leaves the role where it is, and only home asks for it; a
 /// worker that returns at the same time is not forgotten.
 #[test]
 fn a_function_whose_result_is_sent_leaves_the_role_to_others() {
@@ -406,9 +406,9 @@ fn a_function_whose_result_is_sent_leaves_the_role_to_others() {
     });
 }
 
-/// Whatever a thread waits for, the end wakes it, and does so again however often it waits.
+/// `STOP` wakes a thread whatever it waits for, and does so again however often it waits.
 #[test]
-fn the_end_wakes_everyone() {
+fn stop_wakes_every_thread() {
     check(3, || {
         let world = Rc::new(World::new(3));
         world.spawn(|world| {

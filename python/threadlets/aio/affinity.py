@@ -1,7 +1,7 @@
-"""Debug mode's watch over what belongs to one thread: sqlite3 connections, thread identities.
+"""Debug mode's check for what belongs to one thread: sqlite3 connections, thread identities.
 
-While a threadlet is blocked, the loop's other requests run on another thread. What they expect of
-the thread they ran on before stays behind: this names it.
+While a threadlet is blocked, the loop's other requests run on another thread. What they had bound
+to their previous thread stays behind there: this module names it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Affinity:
-    """What requests of one loop have left on which thread."""
+    """Finds and reports what the requests of one loop have bound to a thread."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -31,13 +31,13 @@ class Affinity:
         self._warned: set[Any] = set()
 
     def role_moved(self, blocked: int, dispatcher: int, tasks: Iterable[asyncio.Task[Any]]) -> None:
-        """Warn of what stays behind with the thread that is blocked."""
+        """Warn of what stays behind on the blocked thread."""
         where = f"thread {thread_name(blocked)!r}, where a threadlet is blocked"
         elsewhere = f"other requests of the loop now run on thread {thread_name(dispatcher)!r}"
         for connection, made_at in _connections_of(blocked):
             if self._is_news(id(connection), _is_bound(connection)):
                 self._report(
-                    f"{connection!r}, made at {made_at}, can be used on one thread only, {where}; "
+                    f"{connection!r}, made at {made_at}, can be used only on {where}; "
                     f"{elsewhere}; open it with check_same_thread=False, and use it in threadlets "
                     "of a Pool(limit=1)",
                     None,
@@ -48,8 +48,7 @@ class Affinity:
                 place = place_of(frame)
                 if self._is_news((place, name), True):
                     self._report(
-                        f"{place} keeps the identity of thread "
-                        f"{thread_name(blocked)!r} in {name!r}, where a threadlet is blocked; "
+                        f"{place} keeps in {name!r} the identity of {where}; "
                         f"{elsewhere}, this one among them; ask again after each await",
                         None,
                     )
@@ -62,13 +61,13 @@ class Affinity:
 
 
 def place_of(frame: types.FrameType) -> str:
-    """Name the code that runs in a frame, and where it stands: "function (file:line)"."""
+    """Name the code of a frame and its current line: "function (file:line)"."""
     code = frame.f_code
     return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
 
 
 def _is_a(found: Any, what: type) -> bool:
-    """Look at the type itself: `isinstance` also asks the object, and a proxy has to find out what it is."""
+    """Test the type alone: `isinstance` also reads `__class__`, which makes a lazy proxy load."""
     return issubclass(type(found), what)
 
 
@@ -76,10 +75,10 @@ def _is_a(found: Any, what: type) -> bool:
 
 
 def _identities_kept(task: asyncio.Task[Any], thread: int) -> Iterator[tuple[str, types.FrameType]]:
-    """Find local variables of suspended coroutines that say which thread they ran on."""
+    """Yield the local variables of a suspended task that identify `thread`, with their frames."""
     coroutine: Any = task.get_coro()
-    # One that runs now is on the blocked thread itself, or on this one, and so is what it awaits; CPython
-    # 3.12 crashes when it is asked what that is.
+    # A running coroutine is skipped, with all that it awaits: it runs on the blocked thread or on
+    # this one, and CPython 3.12 crashes when it is asked for the `cr_await` of a running coroutine.
     while getattr(coroutine, "cr_suspended", False):
         frame = coroutine.cr_frame
         for name, value in frame.f_locals.items():
@@ -91,8 +90,8 @@ def _identities_kept(task: asyncio.Task[Any], thread: int) -> Iterator[tuple[str
 
 # -- sqlite3 ---------------------------------------------------------------------------------------
 
-#: Where each connection was made that requests have made, and on which thread; by its identity,
-#: because it cannot be referred to weakly.
+#: Where and on which thread requests have made each connection, by `id(connection)`: a connection
+#: does not support weak references.
 _made_at: dict[int, tuple[str, int]] = {}
 _is_watching = False
 
@@ -119,7 +118,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 def _connections_of(thread: int) -> list[tuple[sqlite3.Connection, str]]:
     if not any(made_by == thread for _, made_by in _made_at.values()):
         return []
-    # There are connections, so it is loaded; not everybody who uses a loop needs it.
+    # Imported only here, since not every program needs it; where connections exist, it is loaded.
     import sqlite3
 
     alive = [found for found in gc.get_objects() if _is_a(found, sqlite3.Connection)]
@@ -130,7 +129,7 @@ def _connections_of(thread: int) -> list[tuple[sqlite3.Connection, str]]:
 
 
 def _is_bound(connection: sqlite3.Connection) -> bool:
-    """Whether a connection refuses this thread."""
+    """Whether a connection refuses to be used on this thread."""
     try:
         connection.cursor().close()
     except Exception as exc:

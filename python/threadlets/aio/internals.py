@@ -1,7 +1,7 @@
-"""The insides of asyncio's loop, as other programs know them: its selector, ready queue and timers.
+"""The internals of asyncio's loop that other programs use: its selector, ready queue and timers.
 
-They are real: what is done to them is done to the native queues and to the native poller. Virtual clocks
-wrap `select`, nested loops bring a `_run_once` of their own, test helpers look at what is scheduled.
+They are live: a change to them is a change to the native queues and the native poller. Virtual
+clocks wrap `select`, nested loops bring a `_run_once` of their own, test helpers inspect the timers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 from threadlets import _core
 
-#: What of a loop is replaced; the same bits as in `internals.rs`.
+#: Parts of a loop that can be replaced, as bits; the same as in `internals.rs`.
 CLOCK, POLL, TURN, TIMERS, LIST = 1, 2, 4, 8, 16
 
-#: Which methods of the loop's class, or of the loop, replace what.
+#: Attributes of a loop or its class, and the part that each replaces.
 REPLACES = {
     "time": CLOCK,
     "_selector": POLL,
@@ -31,7 +31,7 @@ REPLACES = {
 
 
 class InternalsMixin(_core.Dispatcher):
-    """What `Loop` shows of its insides, and how it notices that somebody has replaced some."""
+    """The internals that `Loop` exposes, and the detection of those that a program has replaced."""
 
     _wants_asyncio_tasks = False
     _clock_resolution: float
@@ -39,7 +39,7 @@ class InternalsMixin(_core.Dispatcher):
     # -- what is replaced --------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; one that replaces a part of the loop is used from the next turn on."""
+        """Set an attribute; one that replaces a part of the loop is used from the next tick on."""
         if name == "_selector":
             _check_selector(value)
         super().__setattr__(name, value)
@@ -47,13 +47,13 @@ class InternalsMixin(_core.Dispatcher):
             self._look_inside()
 
     def __delattr__(self, name: str) -> None:
-        """Delete an attribute: what it has replaced is used again."""
+        """Delete an attribute; the part that it has replaced is used again."""
         super().__delattr__(name)
         if name in REPLACES:
             self._look_inside()
 
     def _look_inside(self) -> None:
-        """Find out what is replaced, by the loop's class or on the loop itself."""
+        """Find out which parts are replaced, by the loop's class or on the loop itself."""
         own, cls = vars(self), type(self)
         replaced = self._replaced & LIST
         calls_soon = False
@@ -66,11 +66,11 @@ class InternalsMixin(_core.Dispatcher):
                 replaced |= what
                 calls_soon |= name == "call_soon"
         self._replaced = replaced
-        # A replaced `call_soon` is to see the steps of tasks, too: asyncio's own go through it.
+        # A replaced `call_soon` must see the steps of tasks, too; those of asyncio's tasks use it.
         self._uses_asyncio_tasks = self._wants_asyncio_tasks or calls_soon
 
     def _turn_until_stopped(self) -> None:
-        """Run ticks until the loop is to stop, natively or by whatever `_run_once` there is now."""
+        """Run ticks until the loop is stopped, natively or by a `_run_once` that replaces them."""
         while True:
             if self._replaced & TURN:
                 self._run_once()
@@ -83,7 +83,7 @@ class InternalsMixin(_core.Dispatcher):
     # -- the poll ----------------------------------------------------------------------------------
 
     def _process_events(self, event_list: Iterable[tuple[selectors.SelectorKey, int]]) -> None:
-        """Queue what somebody else's `select` has found; what ours found is queued already."""
+        """Queue the events of a foreign `select`; those of the native poller are queued already."""
         others = [it for it in event_list if not isinstance(it[0], _Delivered)]
         if others:
             selector_events.BaseSelectorEventLoop._process_events(self, others)
@@ -107,7 +107,7 @@ class InternalsMixin(_core.Dispatcher):
         if self._closed:
             return []
         if self._thread_id not in (None, threading.get_ident()):
-            # A look from another thread: the list that may be changed is the loop's thread's.
+            # Another thread gets a copy: only the thread that runs the loop may change the list.
             return self._timer_handles()
         self._sync_timers()
         listed = _TimerList(self._timer_handles())
@@ -125,7 +125,7 @@ class InternalsMixin(_core.Dispatcher):
             self._sync_timers()
 
     def _sync_timers(self) -> None:
-        """Do to the timers what somebody has done to the list of them."""
+        """Apply to the native timers what a program has changed in the list of them."""
         listed = vars(self).get("_timers_listed")
         if listed is None:
             return
@@ -140,7 +140,7 @@ class InternalsMixin(_core.Dispatcher):
                 self._start_timer(handle)
         before[:] = handles
         del listed
-        # Ours, the loop's, and the one that asks.
+        # Only this frame, the loop and this call refer to the list: no program can change it now.
         if sys.getrefcount(handles) <= 3:
             del vars(self)["_timers_listed"]
             self._replaced &= ~LIST
@@ -150,42 +150,42 @@ _OURS: dict[str, Any] = {}
 
 
 def remember_ours(cls: type) -> None:
-    """Remember what is ours of what can be replaced."""
+    """Record the originals of the attributes that can be replaced."""
     _OURS.update((name, getattr(cls, name, None)) for name in REPLACES)
 
 
 _NOT_OURS = (
-    "the loop's {} is native, and a {} cannot take its place; change the one that there is, or use "
-    "asyncio.SelectorEventLoop"
+    "the loop's {} is native, and a {} cannot take its place; change the existing one in place, or "
+    "use asyncio.SelectorEventLoop"
 )
 
 
 class _TimerList(list[Any]):
-    """The timers, as a heap: `heapq` works on it."""
+    """The timers as a heap, on which `heapq` works."""
 
 
 class _Delivered(selectors.SelectorKey):
-    """What `select` has found, and the loop knows already."""
+    """An event of the native poller, for which the loop has queued its requests already."""
 
 
 class Selector:
-    """The loop's poller, with the face of `selectors.BaseSelector`.
+    """The loop's poller, with the interface of `selectors.BaseSelector`.
 
-    `select` polls, and the loop uses another one that is put in its place. Descriptors are registered
-    with `loop.add_reader` and `loop.add_writer`.
+    `select` polls; the loop uses a `select` that a program puts in its place. Descriptors are
+    registered with `loop.add_reader` and `loop.add_writer`.
     """
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; another `select` is used from the next turn on."""
+        """Set an attribute; a new `select` is used from the next tick on."""
         super().__setattr__(name, value)
         if name == "select":
             self._loop._look_inside()
 
     def __delattr__(self, name: str) -> None:
-        """Delete an attribute: `select` is the native one again."""
+        """Delete an attribute; once its replacement is deleted, `select` is the native one again."""
         super().__delattr__(name)
         if name == "select":
             self._loop._look_inside()
@@ -193,8 +193,8 @@ class Selector:
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for events, at most for `timeout` seconds, and queue what they make ready.
 
-        None waits for ever. The descriptors are returned, each with a mask of events. What another
-        thread has made ready is told as asyncio's own loop hears of it: its socket for that is readable.
+        None waits for ever. Return the ready descriptors, each with a mask of events. A wake-up by
+        another thread is reported as in asyncio's own loop: its self-pipe is readable.
         """
         ready, is_woken = self._loop._select(timeout)
         if is_woken and self._loop._ssock is not None:
@@ -205,20 +205,20 @@ class Selector:
         ]
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Refuse it.
+        """Refuse to register a descriptor.
 
         Raises:
             RuntimeError: always.
         """
         raise RuntimeError(
-            "nothing can be registered with the loop's native poller from outside; use "
+            "descriptors cannot be registered with the loop's native poller directly; use "
             "loop.add_reader() or loop.add_writer()"
         )
 
     modify = unregister = register
 
     def get_map(self) -> dict[int, selectors.SelectorKey]:
-        """The watched descriptors, by number."""
+        """Return the registrations of the watched descriptors, by number."""
         return {
             fd: selectors.SelectorKey(
                 fd, fd, _mask(reader is not None, writer is not None), (reader, writer)
@@ -227,10 +227,10 @@ class Selector:
         }
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        """The registration of a descriptor, or of an object that has one.
+        """Return the registration of a descriptor, or of an object that has one.
 
         Raises:
-            KeyError: it is not watched.
+            KeyError: the descriptor is not watched.
         """
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         try:
@@ -247,11 +247,11 @@ def _mask(readable: bool, writable: bool) -> int:
 
 
 def _check_selector(selector: Any) -> None:
-    """Refuse a selector that would have to be told what to wait for."""
+    """Refuse a selector of another kind: the loop registers no descriptors with it."""
     if isinstance(selector, selectors.BaseSelector):
         raise TypeError(
-            f"the loop waits for events by its native poller, and a {type(selector).__name__} cannot "
-            "take its place; wrap loop._selector.select, or use asyncio.SelectorEventLoop"
+            f"the loop waits for events with its native poller, and a {type(selector).__name__} "
+            "cannot take its place; wrap loop._selector.select, or use asyncio.SelectorEventLoop"
         )
 
 
@@ -260,7 +260,7 @@ def _is_wrapped(selector: Any) -> bool:
 
 
 class ReadyQueue(MutableSequence[Any]):
-    """The loop's ready queue, as asyncio has it: a deque of handles."""
+    """The loop's ready queue, with the interface of asyncio's: a deque of handles."""
 
     def __init__(self, loop: InternalsMixin) -> None:
         self._loop = loop
@@ -285,14 +285,14 @@ class ReadyQueue(MutableSequence[Any]):
         return f"ReadyQueue({self._loop._ready_handles()})"
 
     def popleft(self) -> Any:
-        """Take the first handle; it is the caller's to run."""
+        """Remove and return the first handle, which the caller has to run."""
         handle = self._loop._pop_ready()
         if handle is None:
             raise IndexError("pop from an empty ready queue")
         return handle
 
     def append(self, handle: Any) -> None:
-        """Queue a handle; a timer is due then."""
+        """Queue a handle; a timer's handle is due at once."""
         self._loop._queue_handle(handle)
 
     def clear(self) -> None:
@@ -301,7 +301,7 @@ class ReadyQueue(MutableSequence[Any]):
             handle.cancel()
 
     def copy(self) -> collections.deque[Any]:
-        """A deque of the same handles."""
+        """Return a deque of the same handles."""
         return collections.deque(self)
 
     def __setitem__(self, index: Any, handle: Any) -> None:

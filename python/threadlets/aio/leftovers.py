@@ -1,8 +1,8 @@
-"""Debug mode's look at what a request leaves behind in what it shares: with its thread, the process,
-or the tasks that it has inherited from.
+"""Debug mode's check for shared state that a request leaves changed.
 
-A request that suspends takes its context along and nothing else. What it changed elsewhere is the next
-one's, whoever that is: this names who left it.
+A request that suspends takes only its context along. What it has changed in its thread, in the
+process, or in a decimal context that other tasks have inherited, too, is changed for the next
+request: this module names the request that changed it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from threadlets.fp import ledger
 if TYPE_CHECKING:
     import decimal
 
-#: A context, and the decimal context that it began with and therefore shares, both as numbers.
+#: The ids of a context, and of the decimal context that it began with and therefore shares.
 _began_with: ContextVar[tuple[int, int]] = ContextVar("threadlets.decimal")
 
 #: The signal mask, the locale, the decimal context and its settings.
@@ -26,14 +26,14 @@ Snapshot = tuple[Any, Any, Any, Any]
 
 
 class Leftovers:
-    """Compares what is shared before and after each request of one loop."""
+    """Compares shared state before and after each request of one loop."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._warned: set[tuple[str, str]] = set()
 
     def before(self, context: Context | None) -> Snapshot:
-        """Note what a request finds; None: its context is not known.
+        """Record the shared state that a request finds; `context` is None if it is not known.
 
         Raises:
             RuntimeError: code runs in the context already.
@@ -43,12 +43,12 @@ class Leftovers:
             found = _decimal_context(context)
             of, _ = context.get(_began_with, (0, 0))
             if of != id(context):
-                # A copy has its original's: this is the first request in it.
+                # A copied context has its original's value: this is the first request in the copy.
                 context.run(_began_with.set, (id(context), id(found)))
         return (_signal_mask(), locale.setlocale(locale.LC_ALL), found, _settings(found))
 
     def after(self, context: Context | None, subject: Any, before: Snapshot) -> None:
-        """Warn of what a request has left changed."""
+        """Warn of shared state that a request has left changed."""
         mask, its_locale, found, settings = before
         if _signal_mask() != mask:
             self._warn(
@@ -60,7 +60,8 @@ class Leftovers:
             self._warn(
                 subject,
                 "the locale changed",
-                "it is the whole process's; format with a library that takes the locale as an argument",
+                "it belongs to the whole process; format with a library that takes the locale as an "
+                "argument",
             )
         if context is None or found is None:
             return
@@ -68,7 +69,7 @@ class Leftovers:
         if is_inherited and _settings(found) != settings:
             self._warn(
                 subject,
-                "a decimal context changed that the tasks share which inherited it",
+                "a decimal context changed, which it shares with the tasks that inherited it",
                 "use decimal.localcontext()",
             )
 
@@ -76,7 +77,7 @@ class Leftovers:
         name, where = ledger.name_of(subject)
         if (name, what) not in self._warned:
             self._warned.add((name, what))
-            message = f"{name} ({where}) has left {what}: the next request has it so; {remedy}"
+            message = f"{name} ({where}) has left {what}: the next request finds it so; {remedy}"
             self._report(message, None)
 
 
@@ -96,7 +97,7 @@ def _decimal_context(context: Context) -> decimal.Context | None:
 
 
 def _settings(found: decimal.Context | None) -> Any:
-    # Flags are raised by computing: they are no setting.
+    # Flags are left out: computations raise them, so they are no setting.
     if found is None:
         return None
     traps = tuple(found.traps.values())

@@ -1,8 +1,8 @@
 """`threadlets.Loop`: the native dispatcher with everything that asyncio expects of a loop.
 
-What every request passes through is native (`threadlets._core.Dispatcher`). What happens once
-per loop, server or connection is here, and what asyncio's own classes do well they go on doing:
-TLS, subprocesses, pipes, signals, happy eyeballs, executors.
+Everything that each request passes through is native (`threadlets._core.Dispatcher`). What happens
+once per loop, server or connection is here. asyncio's own classes still do TLS, subprocesses, pipes,
+signals, happy eyeballs and executors.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from threadlets.executor import ThreadletExecutor
 from threadlets.scopes.blocked import thread_name
 from threadlets.scopes.leaks import LeakPolicy, describe_what_is_left, report, report_leak
 
-#: After how many milliseconds a function that computes lets the loop go on without it: those of the
-#: interpreter's own switch interval. Less gains little and takes over from more (docs/threadlets.md).
+#: After how many milliseconds the loop is taken over from a function that computes: as many as the
+#: interpreter's own switch interval. Less gains little, for more take-overs (docs/threadlets.md).
 PREEMPT_MS = 5.0
 
-#: What happens when a request changes the floating-point state, beside counting.
+#: What happens, besides counting, when a request leaves the floating-point state changed.
 FpPolicy = Literal["restore", "warn", "raise", "off"]
 
 
@@ -53,7 +53,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
         fp: FpPolicy = "restore",
         leaks: LeakPolicy = "warn",
     ) -> None:
-        # Until the base class opens it: a loop that is refused here needs no closing.
+        # Until the base class opens it: a loop whose arguments are refused needs no closing.
         self._closed = True
         if executor not in ("threads", "threadlets"):
             raise ValueError(
@@ -68,12 +68,12 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
             raise ValueError(f"preempt_ms is {preempt_ms}; it is a time in ms, or None for never")
         self._home_id: int | None = None
         self._socket_transports: dict[int, SocketTransport] = {}
-        # The calls of an executor of threadlets; None where asyncio's thread pool is wanted.
+        # Outstanding calls of the default executor; None if that is asyncio's thread pool.
         self._executor_calls: set[asyncio.Future[Any]] | None = (
             set() if executor == "threadlets" else None
         )
         self._leak_policy = leaks
-        # Refuses what is no policy.
+        # The native setter refuses unknown policies.
         self._fp_policy = fp
         super().__init__(Selector(self))  # type: ignore[arg-type]
         self._wants_asyncio_tasks = tasks == "asyncio"
@@ -109,21 +109,21 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
         """Close the loop and drop what is still queued. Closing it twice does nothing.
 
         Requests that have not ended, and connections that are open, are named in a
-        `ResourceWarning`; where warnings are errors the exception handler is told of them instead.
+        `ResourceWarning`; where warnings are errors, the exception handler gets the message instead.
 
         Raises:
-            LeakError: something was outstanding, and the loop was made with `leaks="raise"`. It is
-                closed all the same.
+            LeakError: something was outstanding, and the loop was made with `leaks="raise"`. The
+                loop is closed all the same.
             RuntimeError: the loop is running.
         """
         if self._closed or self.is_running():
-            super().close()  # Does nothing, or refuses.
+            super().close()  # Does nothing if closed, raises if running.
             return
         left, blocked = describe_what_is_left(self), ""
         try:
             super().close()
         finally:
-            # Whatever was raised, by an executor or for a signal: a closed loop holds nothing.
+            # Also if an executor or a signal handler has raised: a closed loop holds no resources.
             if self._closed:
                 blocked = self._describe_blocked(self._stop_workers())
                 self._end_runs()
@@ -139,7 +139,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        """Call `func(*args)` in an executor, by default as the loop was made to."""
+        """Call `func(*args)` in an executor; None: in the default one that the loop was made with."""
         calls = self._executor_calls
         if executor is not None or calls is None or self._default_executor is not None:
             return super().run_in_executor(executor, func, *args)
@@ -154,7 +154,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
         return future
 
     def set_default_executor(self, executor: Any) -> None:
-        """Use `executor` where none is named: a `ThreadPoolExecutor` or `ThreadletExecutor`."""
+        """Use a `ThreadPoolExecutor` or `ThreadletExecutor` wherever no executor is named."""
         if isinstance(executor, ThreadletExecutor):
             self._default_executor = executor
         else:
@@ -169,11 +169,11 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
     # -- debug mode and failures ---------------------------------------------------------------
 
     def _check_thread(self) -> None:
-        """Refuse a call from a thread that does not run the loop; debug mode asks for it."""
+        """Refuse a call from a thread that does not run the loop; called in debug mode."""
         if self._thread_id in (None, threading.get_ident()):
             return
         if self._home_id == threading.get_ident():
-            # A signal handler, while a function is blocked here: what it queues wakes the dispatcher.
+            # A signal handler while a function blocks this thread: its requests wake the loop.
             return
         raise RuntimeError(
             "Non-thread-safe operation invoked on an event loop other than the current one: "
@@ -190,17 +190,17 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
         context: Context | None,
         method: str,
     ) -> asyncio.Handle:
-        """Make the handle of a callback in debug mode: it knows where it was made."""
+        """Make the handle of a callback in debug mode, which records where it was made."""
         if method != "call_soon_threadsafe":
             self._check_thread()
         self._check_callback(callback, method)
         handle: asyncio.Handle
-        # Frames at the end of its traceback that are not the caller's: this one.
+        # How many frames at the end of its traceback are not the caller's: this method's.
         n_ours = 1
         if method == "call_soon_threadsafe" and sys.version_info >= (3, 14):
-            # Cancelling it waits for a callback that runs in another thread.
+            # Its `cancel` waits for a callback that runs in another thread.
             handle = events._ThreadSafeHandle(callback, args, self, context)
-            n_ours = 2  # And its `__init__`, which a Handle leaves out only where it is its own.
+            n_ours = 2  # Also that of its `__init__`: `Handle` leaves out only its own.
         elif when is None:
             handle = asyncio.Handle(callback, args, self, context)
         else:
@@ -227,28 +227,28 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
         )
 
     def _request_failed(self, exception: BaseException) -> None:
-        """Report the failure of a request of the loop's own, such as a connection's readiness."""
+        """Report the failure of a request of the loop's own, such as that of a ready connection."""
         self.call_exception_handler(
             {"message": "Exception in a request of the loop", "exception": exception}
         )
 
     def _watch_refused(self, fd: int, exception: OSError) -> None:
-        """Report that a descriptor is not watched for the time being, which is tried again."""
+        """Report that the kernel refuses to watch a descriptor; the loop tries again."""
         self.call_exception_handler(
             {
                 "message": f"The kernel refuses to watch descriptor {fd} again, so its callbacks wait "
-                "until it does; it may be short of memory, or at fs.epoll.max_user_watches",
+                "until it accepts; it may be short of memory, or at fs.epoll.max_user_watches",
                 "exception": exception,
             }
         )
 
     def _lost_write(self, n_writes_lost: int) -> None:
-        """Warn of a protocol that goes on writing to a connection that is over."""
+        """Warn of a protocol that keeps writing to a connection that is lost."""
         if n_writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
             asyncio.log.logger.warning("socket.send() raised exception.")
 
     def _protocol_failed(self, exception: BaseException, protocol: asyncio.BaseProtocol) -> None:
-        """Report the exception of a protocol whose connection goes on all the same."""
+        """Report the exception of a protocol's method; the connection stays open."""
         self.call_exception_handler(
             {
                 "message": f"Exception in a method of {protocol!r}",
@@ -334,7 +334,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int) -> int:
-        """Send a file through a socket transport: the socket is lent out meanwhile."""
+        """Send a file through a socket transport, which lends its socket to the loop meanwhile."""
         fd = transp._sock_fd
         del self._socket_transports[fd]
         was_reading = transp.is_reading()
@@ -363,7 +363,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
         return data
 
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
-        """Receive into a writable buffer; the result is a count of bytes."""
+        """Receive into a writable buffer; return the number of bytes."""
         self._check_socket(sock)
         await checkpoint
         done, received = self._sock_recv_into(sock, buf)
@@ -371,7 +371,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
         return n_bytes
 
     async def sock_sendall(self, sock: Any, data: Any) -> None:
-        """Send all of `data`. After an error nobody can tell how much of it was sent."""
+        """Send all of `data`. After an error it is unknown how much of it was sent."""
         self._check_socket(sock)
         await checkpoint
         done, result = self._sock_sendall(sock, data)
@@ -379,12 +379,12 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
             await self._outcome(sock.fileno(), result)
 
     async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, Any]:
-        """Receive a datagram of up to `bufsize` bytes, and whose it is."""
+        """Receive a datagram of up to `bufsize` bytes; return it and its sender's address."""
         await checkpoint
         return await super().sock_recvfrom(sock, bufsize)
 
     async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
-        """Receive a datagram into a writable buffer; return its size in bytes, and whose it is."""
+        """Receive a datagram into a buffer; return its size in bytes and its sender's address."""
         await checkpoint
         return await super().sock_recvfrom_into(sock, buf, nbytes)
 
@@ -422,11 +422,11 @@ class _DebugTimerHandle(asyncio.TimerHandle):
 
     __slots__ = ("_key",)
 
-    #: Names the timer natively.
+    #: The key of the native timer.
     _key: int
 
 
-#: Its representation names the class.
+#: `repr()` of a handle shows the name of its class, which is asyncio's here.
 _DebugTimerHandle.__name__ = "TimerHandle"
 
 

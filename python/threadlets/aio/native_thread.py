@@ -1,4 +1,4 @@
-"""`NativeThread`: a thread that the core has started, as `threading` knows threads."""
+"""`NativeThread`: the `threading.Thread` object of a thread that the core has started."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import _thread
 import sys
 import threading
 
-#: What `threading` calls the system's thread of its own.
+#: The attribute in which a `threading.Thread` keeps the handle of its system thread.
 _HANDLE = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
 
 
 class NativeThread(threading.Thread):
     """A running thread that `threading` has not started.
 
-    Without it `threading.current_thread()` makes a dummy, which cannot be joined, is not traced, and
-    breaks the child of a fork that this thread makes. This does what `Thread._bootstrap_inner` does.
+    Without it, `threading.current_thread()` makes a dummy, which cannot be joined, is not traced, and
+    breaks the child of a fork that this thread makes. `begin` and `unregister` do what
+    `Thread._bootstrap_inner` does.
     """
 
     def __init__(self, name: str) -> None:
@@ -22,7 +23,7 @@ class NativeThread(threading.Thread):
 
     @classmethod
     def begin(cls) -> None:
-        """The calling thread has been entered as one of these: let it be found, traced and profiled."""
+        """Have the calling thread, whose object the core has entered, found, traced and profiled."""
         self = threading.current_thread()
         assert isinstance(self, cls), "the core enters its threads before they run Python code"
         self._set_ident()
@@ -39,7 +40,7 @@ class NativeThread(threading.Thread):
 
     @staticmethod
     def unregister() -> None:
-        """Forget the calling thread: it ends."""
+        """Remove the calling thread, which ends, from the threads that `threading` knows."""
         with threading._active_limbo_lock:
             self = threading._active.pop(threading.get_ident(), None)
         has_begun = isinstance(self, NativeThread) and self._started.is_set()

@@ -1,7 +1,7 @@
-"""What a watch has to say: a warning, and never an exception in the code that is watched.
+"""Reports of debug mode's checks: warnings that never raise in the code that is checked.
 
-A warning that a filter has made an error would be raised wherever the watch happens to look, which may be
-in the middle of the loop's own bookkeeping. It is given to the loop's exception handler instead.
+A warning that a filter has made an error would be raised wherever the check happens to run, which
+may be in the middle of the loop's own bookkeeping. The loop's exception handler gets it instead.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import types
 import warnings
 from collections.abc import Callable
 
-#: Says something, of the place in a frame if one is given.
+#: Reports a message, for the current line of a frame if one is given.
 Report = Callable[[str, types.FrameType | None], None]
 
 
 def warn_without_raising(
     message: str, frame: types.FrameType | None, fail: Callable[[Exception], None]
 ) -> None:
-    """Warn of `message`, at the line where `frame` is; `fail` is told of what that raises."""
+    """Warn with `message`, for the current line of `frame`; call `fail` with what warning raises."""
     try:
         if frame is None:
             warnings.warn(message, RuntimeWarning, stacklevel=4)

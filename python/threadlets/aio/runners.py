@@ -15,7 +15,7 @@ from threadlets.scopes.leaks import LeakPolicy
 
 T = TypeVar("T")
 
-# What a program can be.
+# The type of a program: from CPython 3.14 on, any awaitable.
 if sys.version_info < (3, 14):
     _Main: TypeAlias = Coroutine[Any, Any, T]
 else:
@@ -34,19 +34,20 @@ def new_event_loop(
     """Make a new event loop, for `asyncio.Runner(loop_factory=threadlets.new_event_loop)`.
 
     `executor="threadlets"` makes `asyncio.to_thread` and `loop.run_in_executor(None, …)` call
-    functions as threadlets. `threads_max` is how many threads there may be for functions that
-    block (4096 unless given); calls beyond wait. A function that computes where it was awaited for longer than
-    `preempt_ms` milliseconds shares the CPU with the loop from then on; None: it keeps the loop
+    functions as threadlets. `threads_max` is the maximum number of threads for functions that block
+    (4096 unless given); further calls wait. A function that computes inline for longer than
+    `preempt_ms` milliseconds shares the CPU with the loop from then on; with None it keeps the loop
     waiting until it returns. `tasks="asyncio"` makes tasks and futures instances of asyncio's own
     classes, which cost more; native ones only pass for them (docs/tasks.md).
 
-    `fp` says what happens to a request that leaves the floating-point state of its thread changed: its
-    name is counted and the state put back ("restore"), with a RuntimeWarning ("warn") or an error where
-    failures of that request are reported ("raise"); "off" compares nothing. See docs/floating-point.md.
+    `fp` says what happens when a request leaves the floating-point state of its thread changed: the
+    request is counted by name and the state restored ("restore"), and there is a RuntimeWarning
+    ("warn"), or an error where failures of that request are reported ("raise"); "off" compares
+    nothing. See docs/floating-point.md.
 
-    `leaks` says what `loop.close()` does where requests have not ended or connections are open: it reports
-    them in a ResourceWarning, or to the exception handler where warnings are errors ("warn"), or raises a
-    LeakError ("raise") unless another exception is on its way.
+    `leaks` says what `loop.close()` does if requests have not ended or connections are open: it
+    reports them in a ResourceWarning, or to the exception handler where warnings are errors
+    ("warn"), or raises a LeakError unless another exception is being raised ("raise").
 
     Raises:
         OSError: the process has no descriptors left; raise its limit (`ulimit -n`).
@@ -82,13 +83,13 @@ def run(
 
     Raises:
         RuntimeError: a loop is running in this thread already.
-        ValueError: `main` is not a coroutine. Since CPython 3.14 whatever can be awaited is run, and
-            anything else a TypeError.
-        LeakError: something was left when the loop was closed, and `leaks` is "raise".
+        ValueError: `main` is not a coroutine (before CPython 3.14).
+        TypeError: `main` cannot be awaited (since CPython 3.14, which runs any awaitable).
+        LeakError: something was outstanding when the loop was closed, and `leaks` is "raise".
         BaseException: whatever `main` raises.
     """
     if events._get_running_loop() is not None:
-        # The runner would find out too late: closing its unused loop takes a coroutine.
+        # `Runner` would refuse too late: to close its unused loop it has to run a coroutine.
         if asyncio.iscoroutine(main):
             main.close()
         raise RuntimeError(
@@ -109,18 +110,24 @@ def run(
 
 
 def stats() -> dict[str, Any]:
-    """Say what the running loop's threadlets have done so far.
+    """Return what the running loop's threadlets have done so far, as counts.
 
-    Counts: `calls_inline` and `calls_beside`, which started where they were awaited, or on another thread;
-    `mistakes`, calls that were inline and blocked, or kept the loop waiting for long; `threads`, `threads_idle`,
-    `threads_peak`, `threads_max`; `blocked`, functions that are blocked or run on other threads, and `returning`
-    ones; take-overs from functions that were blocked, computed without the GIL, or computed for too long
-    (`takeovers_blocked`, `takeovers_computing`, `takeovers_overdue`); returns with and without a wait
-    (`returns_at_once`, `returns_granted`); `calls_held` for want of a thread, `threads_refused` by the system.
-    `watcher` says what notices a blocked function: "sentinel and timer", or "timer" where the kernel refuses a
-    thread at idle priority. `functions` is a list of what is known of each function: its name (`function`), where
-    its next call starts (`start`, "inline" or "beside"), how many have (`inline`, `beside`), and its `mistakes`.
-    Those that were called in a pool are there once for each pool.
+    `calls_inline`, `calls_beside`: calls that started inline, or on another thread.
+    `mistakes`: inline calls that blocked, or kept the loop waiting for long.
+    `threads`, `threads_idle`, `threads_peak`, `threads_max`: numbers of threads.
+    `blocked`, `returning`: functions that are blocked or run on other threads, and functions that
+    have returned and wait for the role.
+    `takeovers_blocked`, `takeovers_computing`, `takeovers_overdue`: take-overs from functions that
+    were blocked, computed without the GIL, or computed for too long.
+    `returns_at_once`, `returns_granted`: returns without and with a wait for the role.
+    `calls_held`, `threads_refused`: calls held for want of a thread, threads refused by the system.
+
+    `monitor` says what notices a blocked function: "idle monitor and timer"; only "timer" where the
+    kernel refuses a thread at idle priority; or "not started".
+
+    `functions` lists what is known of each function: its name (`function`), where its next call
+    starts (`start`: "inline" or "beside"), how many calls have started there (`inline`, `beside`),
+    and its `mistakes`. A function that was called in pools is listed once for each pool.
 
     Raises:
         RuntimeError: no threadlets loop runs in this thread.

@@ -24,7 +24,7 @@ _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Serving:
-    """What a listening socket serves, from `start` until the loop removes its reader."""
+    """Serves one listening socket, from `start` until the loop removes its reader."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Serving:
         self._sockname: Any = None
 
     def start(self) -> None:
-        """Accept connections, in ticks, until none is waiting."""
+        """Start to accept connections, natively."""
         if self._sock.fileno() == -1:
             return  # The server was closed while it waited for descriptors.
         self._fd = self._sock.fileno()
@@ -72,7 +72,7 @@ class Serving:
     def _accepted_tls(self, stream: _core.Stream) -> None:
         conn = socket.socket(fileno=stream.fileno())
         conn.setblocking(False)
-        # Before CPython 3.15 none is given, and `_accept_connection2` takes none.
+        # Before CPython 3.15 no context is given, and `_accept_connection2` takes none.
         context = stream.context()
         given: Any = {} if context is None else {"context": context}
         self._loop.create_task(
@@ -89,7 +89,7 @@ class Serving:
         )
 
     def _refused(self, exc: OSError) -> None:
-        """Say why a connection was not accepted, and go on: at once, later, or not at all."""
+        """Report why a connection was not accepted; go on accepting at once, later, or not at all."""
         loop = self._loop
         context: dict[str, Any] = {
             "message": "socket.accept() failed for one connection",

@@ -1,7 +1,8 @@
-"""Signal handlers of a loop, also of coroutines that run while the main thread is blocked in a function.
+"""Signal handlers of a loop, also for coroutines that run while a function blocks the main thread.
 
-The interpreter lets only the main thread change handlers. While that is blocked, the kernel is told at once, and
-the interpreter when the main thread is back. The loop learns of a signal by the byte that it writes either way.
+The interpreter lets only the main thread change handlers. While the main thread is blocked, a handler
+is changed in the kernel at once, and in the interpreter when the main thread is back. Either way the
+loop learns of a signal by the byte that its handler writes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ else:
 
 
 class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
-    """What `Loop` does about signals."""
+    """The signal handling of `Loop`."""
 
     _csock: Any
     _home_id: int | None
@@ -63,12 +64,12 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
         self._signal_handlers[sig] = events.Handle(callback, args, self, None)
 
     def remove_signal_handler(self, sig: int) -> bool:
-        """Let a signal do again what it does without a handler; whether there was a handler."""
+        """Let a signal do again what it does without a handler; return whether there was one."""
         if not self._main_is_blocked():
             self._settle_signals()
             is_removed = super().remove_signal_handler(sig)
             if not self._signal_handlers and self._home_id == threading.get_ident():
-                # asyncio wants no more bytes; the poll does.
+                # asyncio has unset the wake-up descriptor, which the poll needs.
                 signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
             return is_removed
         self._check_signal(sig)
@@ -76,27 +77,27 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
             return False
         with _refusal_as_asyncio_has_it(sig):
             if sig == signal.SIGINT:
-                # KeyboardInterrupt is the interpreter's: by our handler if its table has that, otherwise it calls
-                # the one before until it is told.
+                # The interpreter raises KeyboardInterrupt: by `_signal_arrived` if its table has
+                # that already, else by the previous handler, until `_settle_signals`.
                 self._pass_signal(sig)
             else:
                 self._default_signal(sig)
         return True
 
     def _main_is_blocked(self) -> bool:
-        """Whether this thread runs coroutines in place of the main thread."""
+        """Whether this thread runs coroutines in place of the blocked main thread."""
         this, main = threading.get_ident(), threading.main_thread().ident
         return this == self._thread_id and self._home_id == main != this
 
     def _settle_signals(self) -> None:
         """Tell the interpreter of handlers that were changed while the main thread was blocked.
 
-        Raises what a handler raises of a signal that has come; the rest is told the next time.
+        Raises whatever the handler of a pending signal raises; the rest is told the next time.
         """
         if threading.current_thread() is not threading.main_thread():
             return
         for number in self._interim_signals():
-            # The function that was blocked may have set a handler since.
+            # No longer interim if the blocked function has set a handler itself since.
             if self._is_interim(number):
                 if number in self._signal_handlers:
                     self._tell_interpreter(number)
@@ -107,7 +108,7 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
             self._end_interim(number)
 
     def _tell_interpreter(self, number: int) -> None:
-        """Have the interpreter write a signal's number where the loop reads it."""
+        """Have the interpreter write a signal's number to the self-pipe that the loop reads."""
         signal.set_wakeup_fd(self._csock.fileno())
         signal.signal(number, _signal_arrived)
         signal.siginterrupt(number, False)
@@ -116,7 +117,7 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
     def _signals_wake(self) -> Iterator[None]:
         """Let any signal end the poll, so that its Python handler runs at once.
 
-        Without it a signal that arrives just before the poll is seen only after the next event.
+        Without this, a signal that arrives just before the poll is seen only after the next event.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -124,7 +125,7 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
         ours = self._csock.fileno()
         previous = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
         if previous not in (-1, ours):
-            # Somebody else's descriptor: it stays.
+            # The program has set a descriptor of its own: keep it.
             signal.set_wakeup_fd(previous)
         try:
             yield
@@ -146,7 +147,8 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
         if getattr(self, "_csock", None) is None:
             return
         self._settle_signals()
-        # A byte that the child wrote would come to its parent's loop. asyncio sees to that since CPython 3.12.
+        # A byte that the child writes would reach its parent's loop. Since CPython 3.12 asyncio
+        # prevents that itself.
         ours = self._csock.fileno()
         self._forget_signals(ours)
         previous = signal.set_wakeup_fd(-1)
@@ -155,7 +157,7 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
 
 
 def _signal_arrived(number: int, frame: FrameType | None) -> None:
-    """Do nothing: the loop reads the signal's number. But it may handle SIGINT no more."""
+    """Do nothing, as the loop reads the signal's number; interrupt if it no longer handles SIGINT."""
     if _core.take_passed(number):
         signal.default_int_handler(number, frame)
 

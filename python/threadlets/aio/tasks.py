@@ -1,10 +1,11 @@
-"""Native tasks among asyncio's: `asyncio.all_tasks()` finds them, and `asyncio.current_task()` on each thread.
+"""Makes `asyncio.all_tasks()` find native tasks, and `asyncio.current_task()` on each thread.
 
-asyncio keeps tasks of other makes in one `WeakSet`. A native loop knows its own tasks, so that they need not be
-entered there; whoever goes through the set is given them too.
+asyncio keeps tasks of other implementations in one `WeakSet`. A native loop knows its own tasks, so
+they need not be entered there; iterating over the set yields them, too.
 
-`asyncio.current_task()` is told which task each thread runs. asyncio's own function knows one for each loop, before
-CPython 3.14; since then it takes the first thread in which the loop runs, and a loop may run in several.
+`asyncio.current_task()` is replaced by a function that knows the task of each thread. asyncio's own
+knows one task per loop before CPython 3.14; since then it takes the first thread in which the loop
+runs, and a loop may run in several.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _loops: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 
 class _AllTasks(weakref.WeakSet["asyncio.Task[Any]"]):
-    """What asyncio registers its tasks in, and the native loops' tasks besides."""
+    """A set in which asyncio registers tasks; iterating over it also yields native tasks."""
 
     def __iter__(self) -> Iterator[asyncio.Task[Any]]:
         yield from super().__iter__()
         for loop in loops():
             for request in loop._requests():
-                # By its own class: `asyncio.Task` may be anything by now.
+                # Tested by the native class, since programs may replace `asyncio.Task`.
                 if issubclass(type(request), Task):
                     yield request
 
@@ -39,12 +40,12 @@ def show_tasks_of(loop: Dispatcher) -> None:
 
 
 def loops() -> list[Dispatcher]:
-    """The loops that exist, closed ones among them."""
+    """Return the loops that exist, including closed ones."""
     return list(_loops)
 
 
 def _registries() -> Iterator[object]:
-    """Yield the sets in which asyncio registers tasks of other makes: one that its C code goes through, and one in Python."""
+    """Yield the sets in which asyncio registers foreign tasks: one of its C code, one in Python."""
     if sys.version_info < (3, 12):
         yield asyncio.tasks._all_tasks
         return
@@ -53,9 +54,9 @@ def _registries() -> Iterator[object]:
         return
 
     class Probe:
-        """Something to register."""
+        """An object to register as a task."""
 
-    # No name leads to the set, but what it does when a member is gone refers to it.
+    # The set has no name; the callback that removes a member when it is gone refers to it.
     probe = Probe()
     asyncio.tasks._register_task(probe)
     try:
@@ -67,7 +68,7 @@ def _registries() -> Iterator[object]:
 
 def _extend_the_sets() -> None:
     for tasks in _registries():
-        # The object stays: asyncio's C code and others hold it.
+        # Its class is changed, since asyncio's C code and others refer to the object.
         if type(tasks) is weakref.WeakSet:
             tasks.__class__ = _AllTasks
 
@@ -77,19 +78,19 @@ _extend_the_sets()
 
 asyncio.current_task = asyncio.tasks.current_task = current_task
 if sys.version_info >= (3, 14):
-    # Where asyncio keeps the one of its two that it has from C.
+    # The name under which asyncio keeps its C implementation.
     asyncio.tasks._c_current_task = current_task
 
 
 def _tell_who_awaits() -> None:
-    """Have task groups and `gather` tell our futures, too, who awaits them."""
+    """Have task groups and `gather` record their awaiters in native futures, too."""
     if sys.version_info < (3, 14):
         return
     for name in ("future_add_to_awaited_by", "future_discard_from_awaited_by"):
         ours = getattr(_core, name)
         setattr(asyncio, name, ours)
         setattr(asyncio.futures, name, ours)
-        # Where asyncio keeps the one of its two that it has from C.
+        # The name under which asyncio keeps its C implementation.
         setattr(asyncio.futures, f"_c_{name}", ours)
 
 

@@ -1,12 +1,14 @@
-"""Debug mode's watch over `threading.local`: who relies on a value having survived a suspension.
+"""Debug mode's check for `threading.local`: code that relies on a value surviving a suspension.
 
-A value stays with its thread. A request does not: when it has suspended, others run on the thread and
-find what it has set, and it may itself go on on another thread, where nothing was set.
+A value belongs to a thread, and a request does not. While a request is suspended, others run on its
+thread and find the value that it has set; and it may itself go on on another thread, where nothing
+was set.
 
-What a request sets and puts back before it suspends is its own affair, and so is what it keeps for the
-thread rather than for itself. Code of the second kind looks before it sets: a cache makes what is missing,
-a guard finds that it is not held. Such code may read the value in any request, since it copes with another
-one. Only if the task that has set it puts it back after a suspension was it the task's after all.
+A value that a request sets and puts back before it suspends is not reported, and neither is one that
+code keeps for the thread rather than for the request. Code of the second kind reads before it sets:
+a cache makes what is missing, a guard finds that it is not held. It may read the value in any
+request, since it copes with a value of another one. Only if the task that has set the value puts it
+back after a suspension, the value was the task's after all.
 """
 
 from __future__ import annotations
@@ -26,31 +28,31 @@ from threadlets.aio.reports import Report
 from threadlets.fp import ledger
 from threadlets.scopes.blocked import thread_name
 
-#: Whose own values are none of the user's business.
+#: Packages whose own values are not reported.
 _INTERNAL = frozenset({"anyio", "asyncio", "logging", "sniffio", "threading", "threadlets"})
 
 _REMEDY = "use contextvars.ContextVar instead of threading.local"
 
-#: A value, if there is one.
+#: A value in a tuple; an empty tuple if there is none.
 Found = tuple[()] | tuple[Any]
 
 
 @dataclasses.dataclass
 class _Use:
-    """What the running request has done with one value since it went on."""
+    """What the running request has done with one value since it was resumed."""
 
     of: weakref.ref[Any]
     before: Any = None
     after: Any = None
     n_settings: int = 0
     where: str = ""
-    #: It was looked at before it was set.
+    #: The value was read before it was set.
     is_managed: bool = False
     readers: set[types.CodeType] = dataclasses.field(default_factory=set)
     setters: set[types.CodeType] = dataclasses.field(default_factory=set)
 
     def is_at_rest(self) -> bool:
-        """Whether the value is at rest: cleared, or what a guard holds that is not held."""
+        """Whether the value is at rest: cleared, or that of a guard that is not held."""
         if self.after in (_ABSENT, _of((None,))):
             return True
         return self.n_settings > 1 and isinstance(self.after, tuple) and not self.after[1]
@@ -58,11 +60,11 @@ class _Use:
 
 @dataclasses.dataclass
 class _Running:
-    """A request that runs; each time that it goes on it is another."""
+    """A running request; each step of a task counts as another one."""
 
     number: int
     subject: Any
-    #: The one in the middle of which this one runs, if somebody runs the loop by hand.
+    #: The request inside which this one runs, if a program runs the loop by hand.
     outer: _Running | None
     uses: dict[tuple[int, str], _Use] = dataclasses.field(default_factory=dict)
 
@@ -74,40 +76,40 @@ class _Running:
 
 @dataclasses.dataclass
 class _Setting:
-    """A value that a request has left: which request, and where in the code."""
+    """A value that a request has left set: which request, and where in the code."""
 
     number: int
     task: weakref.ref[asyncio.Task[Any]] | None
     where: str
-    #: The code that looks before it sets; empty: it was set whatever was there.
+    #: The code that reads the value before it sets it; empty: the value was set without reading it.
     managers: frozenset[types.CodeType]
-    #: Where such code has read it for another request.
+    #: Where such code has read the value in another request.
     read_at: str | None = None
 
     def is_of(self, running: _Running) -> bool:
-        """Whether who runs now set it, before it suspended."""
+        """Whether the running task has set the value, before it suspended."""
         return self.task is not None and self.task == running.task
 
 
 class ThreadLocals:
-    """What requests of one loop have set in `threading.local` objects, on which thread."""
+    """The values that requests of one loop have set in `threading.local` objects, by thread."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._numbers = itertools.count()
         self._running: dict[int, _Running] = {}
-        #: By the object's identity: the object, and the settings by thread and name.
+        #: By the object's `id`: a reference to it, and its settings by thread and name.
         self._used: dict[int, tuple[weakref.ref[Any], dict[tuple[int, str], _Setting]]] = {}
         self._warned: set[Any] = set()
 
     def request_begins(self, subject: Any) -> None:
-        """A request runs on this thread from now on."""
+        """Record that a request starts to run on this thread."""
         thread = threading.get_ident()
         outer = self._running.get(thread)
         self._running[thread] = _Running(next(self._numbers), subject, outer)
 
     def request_ended(self) -> None:
-        """It has suspended, or is over."""
+        """Record that the running request has suspended or ended."""
         thread = threading.get_ident()
         running = self._running.pop(thread, None)
         if running is None:
@@ -130,7 +132,7 @@ class ThreadLocals:
         settings[thread, name] = _Setting(running.number, running.task, use.where, managers)
 
     def thread_ended(self) -> None:
-        """Another thread may have this one's number from now on."""
+        """Forget this thread: another one may get its number from now on."""
         ended = threading.get_ident()
         self._running.pop(ended, None)
         for _, settings in self._used.values():
@@ -146,7 +148,7 @@ class ThreadLocals:
         after: Found,
         frame: types.FrameType,
     ) -> None:
-        """Code of a request, in `frame`, uses a value of a `threading.local` on this thread."""
+        """Record that a request's code, in `frame`, uses a value of `found` on this thread."""
         thread = threading.get_ident()
         running = self._running.get(thread)
         if running is None or name.startswith("__") or _is_internal(frame):
@@ -210,7 +212,10 @@ class ThreadLocals:
     def _is_put_back(
         self, thread: int, running: _Running, found: Any, name: str, frame: types.FrameType
     ) -> None:
-        """What was kept for the thread was the task's after all, and others have found it."""
+        """Warn if the running task puts back a value that another request has read meanwhile.
+
+        Such a value was not kept for the thread: it was the task's after all.
+        """
         if id(found) not in self._used:
             return
         setting = self._settings(found).get((thread, name))
@@ -219,13 +224,13 @@ class ThreadLocals:
                 found,
                 name,
                 setting.read_at,
-                f"{setting.read_at} has read %s in another request while the task that had set it by "
-                f"{setting.where} was suspended, which puts it back by {place_of(frame)}",
+                f"{setting.read_at} has read %s in another request, while the task that had set it "
+                f"by {setting.where} was suspended; that task puts it back by {place_of(frame)}",
                 frame,
             )
 
     def role_moved(self, blocked: int, dispatcher: int) -> None:
-        """Warn of values that stay behind with the thread that is blocked."""
+        """Warn of values that stay behind on the blocked thread."""
         for key, (reference, settings) in list(self._used.items()):
             left = [it for (thread, _), it in settings.items() if thread == blocked]
             left = [it for it in left if not it.managers]
@@ -263,12 +268,12 @@ class ThreadLocals:
 
 _ABSENT = None
 
-#: What is compared by value. Everything else is by identity: `__eq__` may be anybody's.
+#: Types that are compared by value; others are by identity, since their `__eq__` may run any code.
 _PLAIN = (bool, bytes, float, int, str, types.NoneType)
 
 
 def _of(found: Found) -> Any:
-    """Remember a value without keeping it alive; `_ABSENT`: there is none."""
+    """Return what identifies a value without keeping it alive; `_ABSENT` if there is none."""
     if not found:
         return _ABSENT
     (value,) = found
@@ -280,13 +285,13 @@ def _is_internal(frame: types.FrameType) -> bool:
 
 
 def _initialises(frame: types.FrameType, found: Any) -> bool:
-    """Whether the object sets values itself, as it does once for each thread."""
+    """Whether the object's own `__init__` sets the value, as it does once for each thread."""
     is_init = frame.f_code.co_name == "__init__"
     return is_init and any(it is found for it in frame.f_locals.values())
 
 
 def _name_of(found: Any) -> str | None:
-    """Name a `threading.local` object; None for one of the runtime's own."""
+    """Name a `threading.local` object; return None for one of the packages in `_INTERNAL`."""
     if type(found).__module__.partition(".")[0] in _INTERNAL:
         return None
     for module_name, module in list(sys.modules.items()):

@@ -27,7 +27,7 @@ class SocketTransport(transports._FlowControlMixin):
     """
 
     __slots__ = (
-        "__dict__",  # For its users: it is made when they set an attribute of their own.
+        "__dict__",  # Made only when a program sets an attribute of its own.
         "__weakref__",
         "_empty_waiter",
         "_known",
@@ -53,16 +53,16 @@ class SocketTransport(transports._FlowControlMixin):
         server: Any = None,
         context: Context | None = None,
     ) -> None:
-        # The socket stays the caller's until nothing can fail any more.
+        # The caller owns the socket until nothing can fail any more.
         self._socket: socket.socket | None = None
         self._sock_fd = -1
         fd = sock.fileno()
-        # What users may ask for is made when they do: most of it is asked of few connections.
+        # Extra information is made on demand, since most connections are never asked for it.
         self._known = extra
         self._sockname: Any = None
         self._users_socket: trsock.TransportSocket | None = None
         self._loop: Loop | None = loop
-        # The water marks are the native stream's.
+        # `_FlowControlMixin.__init__` is not called: the water marks are the native stream's.
         if isinstance(sock, _core.Stream):
             self._stream = sock
             sock.set_transport(self)
@@ -90,9 +90,9 @@ class SocketTransport(transports._FlowControlMixin):
         server: Any = None,
         context: Context | None = None,
     ) -> SocketTransport:
-        """Make a transport of a socket object; the protocol hears of it in the next tick.
+        """Make a transport of a socket object, and call `connection_made` in the next tick.
 
-        It is called in `context`, or where that is None in copies of the present one.
+        The protocol is called in `context`; if that is None, in copies of the current context.
         """
         extra = {"sockname": _address(sock.getsockname)} | (extra or {})
         if "peername" not in extra:
@@ -101,7 +101,7 @@ class SocketTransport(transports._FlowControlMixin):
         base_events._set_nodelay(sock)
         transport = cls(loop, sock, protocol, extra, server, context)
         loop.call_soon(protocol.connection_made, transport, context=context)
-        # Only now: data must not arrive before connection_made.
+        # Queued after connection_made, before which no data may arrive.
         loop.call_soon(transport._stream.start, context=context)
         if waiter is not None:
             loop.call_soon(futures._set_result_unless_cancelled, waiter, None, context=context)
@@ -118,7 +118,7 @@ class SocketTransport(transports._FlowControlMixin):
     ) -> None:
         """Make a transport of a connection that a server has accepted, and start it at once.
 
-        `sockname` may be None, when connections of the server do not share one.
+        `sockname` is None if the connections of the server do not share one.
         """
         try:
             sockname = sockname or _core.sockname(stream.fileno())
@@ -135,23 +135,23 @@ class SocketTransport(transports._FlowControlMixin):
 
     @property
     def _extra(self) -> dict[str, Any]:
-        """What is known of the connection, as asyncio keeps it: with its socket."""
+        """The connection's extra information, with its socket, as asyncio keeps it."""
         return self._names() | {"socket": self.get_extra_info("socket")}
 
     def _names(self) -> dict[str, Any]:
-        """What is known of the connection, but for its socket."""
+        """Return the connection's extra information without its socket."""
         if self._known is None:
             self._known = {"peername": self._stream.peername(), "sockname": self._sockname}
         return self._known
 
     @property
     def _read_ready_cb(self) -> Any:
-        """What reads from the socket, for those who ask a transport of asyncio's own."""
+        """The object that reads from the socket, by its name in asyncio's own transport."""
         return self._stream
 
     @property
     def _sock(self) -> socket.socket | None:
-        """The socket object, made when somebody asks for it; None once it is closed."""
+        """The socket object, made at its first use; None once the socket is closed."""
         if self._socket is None and self._sock_fd != -1:
             late = self._users_socket
             self._socket = _socket_of(self._sock_fd) if late is None else late._sock
@@ -170,7 +170,7 @@ class SocketTransport(transports._FlowControlMixin):
         self._socket = None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What is known of the connection: "socket", "sockname", "peername"."""
+        """Return what is known of the connection: "socket", "sockname" or "peername"."""
         if name != "socket":
             if self._known is None and name not in ("peername", "sockname"):
                 return default
@@ -204,7 +204,7 @@ class SocketTransport(transports._FlowControlMixin):
             )
             self._sock.close()
 
-    # -- what others read of asyncio's transports (docs/compatibility.md) -------------------------
+    # -- private attributes of asyncio's transports that programs read (docs/compatibility.md) ----
 
     @property
     def _closing(self) -> bool:
@@ -232,7 +232,7 @@ class SocketTransport(transports._FlowControlMixin):
 
     @property
     def _buffer(self) -> bytearray:
-        """A copy of what is unsent."""
+        """A copy of the unsent bytes."""
         return self._stream.unsent()
 
     @property
@@ -246,18 +246,18 @@ class SocketTransport(transports._FlowControlMixin):
     # -- protocol ------------------------------------------------------------------------------
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Give what is received to `protocol` from now on."""
+        """Deliver received data to `protocol` from now on."""
         self._protocol: asyncio.BaseProtocol | None = protocol
         self._stream.set_protocol(protocol, isinstance(protocol, asyncio.BufferedProtocol))
 
     def get_protocol(self) -> Any:
-        """The protocol; None once the connection is lost."""
+        """Return the protocol; None once the connection is lost."""
         return self._protocol
 
     # -- reading -------------------------------------------------------------------------------
 
     def is_reading(self) -> bool:
-        """Whether data is received."""
+        """Return whether data is being received."""
         return self._stream.is_reading()
 
     def pause_reading(self) -> None:
@@ -271,7 +271,7 @@ class SocketTransport(transports._FlowControlMixin):
             logger.debug("%r resumes reading", self)
 
     def _received_end(self) -> None:
-        """The peer has ended its half: close too, unless the protocol wants to go on writing."""
+        """Handle the end of the peer's half: close, unless the protocol wants to go on writing."""
         assert self._loop is not None
         assert self._protocol is not None
         if self._loop._debug:
@@ -297,15 +297,15 @@ class SocketTransport(transports._FlowControlMixin):
         self._stream.write_eof()
 
     def can_write_eof(self) -> bool:
-        """True: a socket's halves end one by one."""
+        """Return True: the two halves of a socket can be ended separately."""
         return True
 
     def get_write_buffer_size(self) -> int:
-        """How many bytes are yet to be sent."""
+        """Return how many bytes are yet to be sent."""
         return self._stream.get_write_buffer_size()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """The water marks in bytes: low, high."""
+        """Return the water marks in bytes: low, high."""
         return self._stream.get_write_buffer_limits()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -371,7 +371,7 @@ class SocketTransport(transports._FlowControlMixin):
     # -- ending --------------------------------------------------------------------------------
 
     def is_closing(self) -> bool:
-        """Whether the connection is closing or closed."""
+        """Return whether the connection is closing or closed."""
         return self._stream.is_closing()
 
     def close(self) -> None:
@@ -390,7 +390,7 @@ class SocketTransport(transports._FlowControlMixin):
             self._loop.call_soon(self._lose, exc, context=self._stream.context())
 
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
-        """End the connection; a peer's doing is logged, anything else reported."""
+        """Abort the connection; log an OSError in debug mode, report any other exception."""
         if self._loop is None:
             return
         if not isinstance(exc, OSError):
@@ -407,7 +407,7 @@ class SocketTransport(transports._FlowControlMixin):
         self._force_close(exc)
 
     def _lose(self, exc: BaseException | None) -> None:
-        """Tell the protocol that the connection is over, and give the descriptor back."""
+        """Call `connection_lost`, and close the descriptor."""
         protocol, server = self._protocol, self._server
         try:
             if protocol is not None:
@@ -424,9 +424,9 @@ class SocketTransport(transports._FlowControlMixin):
 
 
 class _LateSocket(trsock.TransportSocket):
-    """The socket of a transport, for its users: a descriptor, and a socket object once it takes one.
+    """The socket that a transport shows: a descriptor, with a socket object made when it is needed.
 
-    Most ask for names alone, and a socket object costs four system calls.
+    Most programs ask only for addresses, and a socket object costs four system calls.
     """
 
     __slots__ = ("_fd", "_made")
@@ -446,15 +446,15 @@ class _LateSocket(trsock.TransportSocket):
         return self._made
 
     def fileno(self) -> int:
-        """The number of the descriptor; -1 once it is closed."""
+        """Return the number of the descriptor; -1 once it is closed."""
         return self._fd
 
     def getsockname(self) -> Any:
-        """The address of this end."""
+        """Return the address of this end."""
         return _core.sockname(self._fd)
 
     def getpeername(self) -> Any:
-        """The address of the other end."""
+        """Return the address of the other end."""
         return _core.peername(self._fd)
 
     def _close(self) -> None:
@@ -466,12 +466,12 @@ class _LateSocket(trsock.TransportSocket):
 
 
 def counting(server: Any) -> Any:
-    """Return the server that a connection counts for: none if it has been closed meanwhile."""
+    """Return the server that counts a new connection; None if it has been closed meanwhile."""
     return None if getattr(server, "_sockets", ()) is None else server
 
 
 def _socket_of(fd: int) -> socket.socket:
-    """Make the socket object of a descriptor that has none, to own it."""
+    """Make the socket object of a descriptor, which then owns the descriptor."""
     made = socket.socket(fileno=fd)
     made.setblocking(False)
     return made

@@ -1,7 +1,7 @@
-"""The threads of a loop: what happens once per thread, wait, or failure of a threadlet.
+"""The Python side of a dispatcher's threads: what happens once per thread, wait, or failure.
 
-The role's way from thread to thread is native. Here is what a thread learns when it first holds the
-role, how a call waits that cannot start, and what is said when something stays blocked.
+The role moves between threads natively. This module sets up a thread that first holds the role, lets
+a call wait that cannot start yet, and reports what stays blocked.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ _dispatchers: weakref.WeakSet[ThreadedDispatcher] = weakref.WeakSet()
 
 
 class ThreadedDispatcher(_core.Dispatcher):
-    """A dispatcher whose threads have names and survive forks."""
+    """A dispatcher whose threads `threading` knows, and which is reset in the child of a fork."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Make a dispatcher, and remember it until it is gone."""
+        """Make a dispatcher, and register it for `_reset_after_fork`."""
         self = super().__new__(cls, *args, **kwargs)
         _dispatchers.add(self)
         return self
 
     def _worker_starts(self, number: int) -> tuple[NativeThread, dict[int, Any]]:
-        """A worker is started: what it is known by, and where that is entered by its ident."""
+        """Return the object of a new worker thread, and the dict to enter it in by its ident."""
         return NativeThread(f"threadlets-{number}"), threading._active
 
     def _worker_joined(self, number: int) -> None:
-        """A worker holds the role or calls a function for the first time, and calls this."""
+        """Called by a worker before it first holds the role or calls a function."""
         NativeThread.begin()
 
     def _worker_left(self) -> None:
-        """A worker ends, and calls this."""
+        """Called by a worker when it ends."""
         NativeThread.unregister()
 
     def _request_failed(self, exception: BaseException) -> None:
-        """Report the failure of a request, which the dispatcher outlives."""
+        """Report the failure of a request; the dispatcher goes on."""
         asyncio.log.logger.error("Exception in a request of %r", self, exc_info=exception)
 
     def _state_changed(self, subject: Any, changes: str, policy: str, is_threadlet: bool) -> None:
-        """What has just run left the floating-point state changed: count it, and say so if asked to.
+        """Count that `subject` has left the floating-point state changed; report it as `policy` says.
 
         Raises:
-            FloatingPointStateChanged: the policy is to raise, and it was a threadlet: its awaiter is
-                told. Of other requests the loop is, as it is of their failures.
+            FloatingPointStateChanged: the policy is "raise", and `subject` is a threadlet, whose
+                awaiter gets the exception. Those of other requests are reported like failures.
         """
         violation = ledger.record(subject, changes)
         error = FloatingPointStateChanged(violation.name, violation.where, changes)
@@ -73,24 +73,24 @@ class ThreadedDispatcher(_core.Dispatcher):
             self._violated(error, ledger.task_of(subject))
 
     def _violated(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
-        """Report a violation for which nobody waits."""
+        """Report a violation by a request that has no awaiter."""
         self._request_failed(error)
 
     def _report(self, message: str, frame: types.FrameType | None = None) -> None:
-        """Warn of something, without an exception in the code that runs."""
+        """Warn with `message`, without raising in the code that runs."""
         warn_without_raising(message, frame, self._warning_raised)
 
     def _warning_raised(self, error: Exception) -> None:
-        """A warning was an error."""
+        """Report a warning that a filter has made an error."""
         asyncio.log.logger.error("%s", error, exc_info=error)
 
     def _dispatcher_stalls(self, dispatcher: int | None, waiting: list[int]) -> None:
-        """The dispatcher stays in one request while functions wait to return from theirs."""
+        """Report a dispatcher that stays in one request while functions wait to return."""
         asyncio.log.logger.error(
-            "The dispatcher does not come to an end of its request, and %d threadlet(s) wait to "
-            "return to theirs. It stands here:\n%s\nWaiting to return:\n%s\nIf the first waits for "
-            "a lock that one of the others holds, none of them can go on. Do not hold a threading "
-            "lock across an await; or acquire it in a threadlet, with threadlets.call(lock.acquire)",
+            "The dispatcher does not finish its request, while %d threadlet(s) wait to return. The "
+            "dispatcher is here:\n%s\nWaiting to return:\n%s\nIf the dispatcher waits for a lock "
+            "that one of the others holds, none of them can go on. Do not hold a threading lock "
+            "across an await; or acquire it in a threadlet, with threadlets.call(lock.acquire)",
             len(waiting) or 1,
             stack_of(dispatcher),
             "\n".join(stack_of(thread) for thread in waiting),
@@ -107,7 +107,7 @@ class ThreadedDispatcher(_core.Dispatcher):
         os._exit(1)
 
     def _describe_blocked(self, n_threads: int) -> str:
-        """Name the functions that are blocked still when the dispatcher is closed; empty: none."""
+        """Name the functions that are still blocked when the dispatcher is closed; empty if none."""
         if not n_threads:
             return ""
         blocked = [str(it) for it in blocked_functions(self)]
@@ -118,14 +118,14 @@ class ThreadedDispatcher(_core.Dispatcher):
 
 
 class LoopDispatcher(ThreadedDispatcher):
-    """The threads of an event loop; `Loop` is made of it."""
+    """The dispatcher of an event loop; a base class of `Loop`."""
 
     _asyncgen_firstiter_hook: Any
     call_exception_handler: Callable[[dict[str, Any]], None]
     _asyncgen_finalizer_hook: Any
     _current_handle: asyncio.Handle | None
     slow_callback_duration: float
-    #: When the role last left a blocked function, by `time.monotonic()`; in debug mode.
+    #: When the role was last taken from a blocked function (`time.monotonic()`); in debug mode.
     _moved_at = float("-inf")
 
     def _worker_joined(self, number: int) -> None:
@@ -157,16 +157,16 @@ class LoopDispatcher(ThreadedDispatcher):
         return DebugWatch(self._report)
 
     def _request_begins(self, what: Any) -> Any:
-        """A request is about to run; see `DebugWatch.request_begins`."""
+        """Called before each request in debug mode; see `DebugWatch.request_begins`."""
         if isinstance(what, asyncio.Handle):
             self._current_handle = what
         return self._debug_watch.request_begins(what)
 
     def _request_ended(self, what: Any, before: Any, duration: float) -> None:
-        """It has run, for so many seconds: warn if that was more than `slow_callback_duration`."""
+        """Called after each request in debug mode; warn if it took `slow_callback_duration`."""
         self._current_handle = None
         self._debug_watch.request_ended(what, before)
-        # Who has lost the role in a blocked function has held up nobody.
+        # A request that lost the role in a blocked function did not hold the loop up.
         has_moved = time.monotonic() - duration <= self._moved_at
         if duration >= self.slow_callback_duration and not has_moved:
             base_events.logger.warning(
@@ -181,12 +181,12 @@ class LoopDispatcher(ThreadedDispatcher):
         before: Found,
         after: Found,
     ) -> None:
-        """Code of a request uses a value of a `threading.local`: there was one before, or will be."""
+        """Called in debug mode when a request uses the value of a `threading.local`, or sets one."""
         frame = sys._getframe(1)
         self._debug_watch.thread_locals.used(how, found, name, before, after, frame)
 
     def _role_moved(self, blocked: int, dispatcher: int) -> None:
-        """Another thread runs requests while a function is blocked on the first."""
+        """Called in debug mode when a thread has taken the role from one that is blocked."""
         self._moved_at = time.monotonic()
         self._debug_watch.role_moved(blocked, dispatcher, asyncio.all_tasks(self))  # type: ignore[arg-type]
 
@@ -210,7 +210,7 @@ class LoopDispatcher(ThreadedDispatcher):
         call: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Call a function outside of the awaiting coroutine's stack, which need not wait for it."""
+        """Call a function off the awaiting coroutine's stack, so that its awaiter need not wait."""
         outcome = self.create_future()
         context = contextvars.copy_context()
         if environment is not None:
@@ -220,7 +220,7 @@ class LoopDispatcher(ThreadedDispatcher):
 
 
 def stack_of(thread: int | None) -> str:
-    """Return the stack of a thread, innermost frame last, or "?" if there is none."""
+    """Return the stack of a thread, innermost frame last; "?" if there is no such thread."""
     stack = stack_at(thread)
     return f"  Thread {thread_name(thread)!r}:\n{stack}" if stack else "  ?"
 

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run_command(arguments: list[str]) -> None:
-    # Imported here: without the `cli` extra the import fails, and that is a message, no traceback.
+    # Imported here, so that without the `cli` extra there is a message instead of a traceback.
     try:
         from threadlets.cli._app import build_command
     except ModuleNotFoundError as error:

@@ -48,17 +48,17 @@ def _global_options(
             "--version",
             "-V",
             help="Show version, build and engine, and exit.",
-            # Eager, so that it comes before the complaint about a missing command.
+            # Eager, so that it comes before the error for a missing command.
             callback=_show_version,
             is_eager=True,
         ),
     ] = False,
 ) -> None:
-    """Hold the options that stand in front of the command."""
+    """Declare the options that come before the command."""
 
 
 def _version_lines() -> list[str]:
-    """Say what a bug report needs: what it is, how it was built, and what it runs on."""
+    """Return what a bug report needs: the version, the build, the platform and the engine."""
     return [
         f"threadlets {threadlets.__version__}",
         f"core: {threadlets.__build__}",
@@ -74,4 +74,4 @@ def _engine() -> str:
     except (OSError, ValueError) as error:
         return f"none: {error}"
     details = [", ".join(engine.features), engine.note or ""]
-    return ": ".join([engine.kind, "; ".join(filter(None, details)) or "the least that suffices"])
+    return ": ".join([engine.kind, "; ".join(filter(None, details)) or "no optional features"])

@@ -1,4 +1,4 @@
-"""From ``module:attribute`` to an ASGI application, or to an error that says what is wrong with it.
+"""Loads an ASGI application from ``module:attribute``, with errors that say what is wrong with it.
 
 Knows nothing of sockets and servers.
 """
@@ -26,7 +26,7 @@ AsgiApp = Callable[[Message, Receive, Send], Awaitable[None]]
 def load_app(target: str, *, app_dir: str, factory: bool) -> AsgiApp:
     """Import the application that `target` names, with `app_dir` first on sys.path.
 
-    With `factory` the name stands for a function without parameters that returns it.
+    With `factory` the target names a function without parameters that returns the application.
     """
     module_name, attribute_path = _split(target)
     if not os.path.isdir(app_dir):
@@ -66,7 +66,7 @@ def _import(module_name: str, app_dir: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # Another name is missing inside the user's module: that is an error of the module.
+        # Another module is missing, one that the user's module imports: that module is at fault.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _import_failure(module_name, error) from None
         raise UserError(
@@ -85,12 +85,12 @@ def _import_failure(module_name: str, error: Exception) -> UserError:
 
 
 def _failure_of(part: str, fact: str, error: Exception) -> UserError:
-    """Tell of an exception in the user's own code, with its traceback minus our frames."""
+    """Return the error for an exception in the user's own code; our frames are left out."""
     shown = error.with_traceback(without_our_frames(error.__traceback__))
     return UserError(
         fact=fact,
         cause=f"{type(error).__name__}: {error}",
-        remedy=f"put the {part} right; its own traceback is above",
+        remedy=f"fix the {part}; its own traceback is above",
         status=STATUS_ENVIRONMENT,
         detail="".join(traceback.format_exception(shown)),
     )
@@ -165,7 +165,7 @@ def _checked(app: object, target: str) -> AsgiApp:
 
 
 def _takes(function: Callable[..., Any], n_arguments: int) -> bool:
-    """Whether the callable accepts that many positional arguments; builtins get the doubt."""
+    """Return whether a callable accepts so many positional arguments; without a signature, three."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -179,7 +179,7 @@ def _takes(function: Callable[..., Any], n_arguments: int) -> bool:
 
 def _strict(app: Callable[..., Any]) -> AsgiApp:
     # uvicorn calls an application without arguments to find factories. One declared with *args
-    # would answer, so it gets a signature that does not.
+    # would accept that, so wrap it in a function that does not.
     async def application(scope: Message, receive: Receive, send: Send) -> None:
         await app(scope, receive, send)
 

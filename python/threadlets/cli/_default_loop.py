@@ -1,6 +1,6 @@
-"""What gives unedited programs our loop: asyncio is told how to make loops.
+"""Makes asyncio create threadlets loops, so that programs run on them unedited.
 
-`asyncio.run`, `asyncio.Runner` and `asyncio.new_event_loop` all ask it, and before CPython 3.14
+`asyncio.run`, `asyncio.Runner` and `asyncio.new_event_loop` do so, and before CPython 3.14
 `asyncio.get_event_loop`, too. A program that names another loop (`loop_factory=`, `uvloop.install()`)
 still gets that one.
 """
@@ -14,18 +14,19 @@ from collections.abc import Callable
 
 
 def make_loops_by(make: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """Have asyncio make its loops by calling `make`, wherever a program names no other."""
+    """Let asyncio make its loops by calling `make`, unless a program names another loop."""
     if sys.version_info < (3, 14):
 
         class Policy(asyncio.DefaultEventLoopPolicy):
-            """The default policy, but for the loops that it makes."""
+            """The default policy, which calls `make` for a new loop."""
 
             def new_event_loop(self) -> asyncio.AbstractEventLoop:
                 return make()
 
         asyncio.set_event_loop_policy(Policy())
         return
-    # Using policies warns; until CPython 3.16 asyncio does so itself, and programs may bring one of their own.
+    # The public functions for policies warn. Until CPython 3.16 asyncio itself uses a policy, and a
+    # program may set its own: change only the loops of the default one.
     default = getattr(unix_events, "_DefaultEventLoopPolicy", None)
     if default is not None:
         default._loop_factory = staticmethod(make)

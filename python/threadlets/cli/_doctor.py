@@ -1,7 +1,7 @@
-"""``threadlets doctor``: who breaks what every request counts on.
+"""``threadlets doctor``: finds packages that break what every request relies on.
 
-Packages are imported in processes of their own; what is found there comes back as JSON in a file,
-because a package may print.
+Packages are imported in processes of their own; the findings come back as JSON in a file, because a
+package may print.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import typer
 
 _TIMEOUT_S = 120.0
 
-doctor = typer.Typer(help="Find out who breaks what every request counts on.", no_args_is_help=True)
+doctor = typer.Typer(
+    help="Find packages that break what every request relies on.", no_args_is_help=True
+)
 
 
 @doctor.callback()
 def _commands() -> None:
-    """Keep the command's name although it is the only one."""
+    """Keep the command's name, which typer drops if there is only one command."""
 
 
 @doctor.command(name="fp")
@@ -32,15 +34,15 @@ def check_floating_point(
         list[str] | None,
         typer.Argument(
             metavar="[PACKAGE]...",
-            help="Names as in an import statement; without any, all that are installed.",
+            help="Names as in an import statement; without any, all installed packages.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Import packages, and name those that change the floating-point state, and by which library.
+    """Import packages, and name those that change the floating-point state, and the library at fault.
 
     A library that was linked with -ffast-math flushes denormals to zero in the thread that loads it.
-    The exit status is 1 when a package does so or cannot be imported, otherwise 0.
+    The exit status is 1 if a package does so or cannot be imported, otherwise 0.
     """
     outcomes = [_tell(name, _probe("import", name)) for name in packages or _installed()]
     raise typer.Exit(int(not all(outcomes)))
@@ -52,7 +54,7 @@ def _installed() -> list[str]:
 
 
 def _tell(name: str, found: dict[str, Any]) -> bool:
-    """Say what was found; whether all is well."""
+    """Print the findings on a package; return whether there are none."""
     violations = found.get("violations", [])
     for violation in violations:
         typer.echo(f"{name}: changes the floating-point state: {violation['changes']}")
@@ -67,7 +69,7 @@ def _tell(name: str, found: dict[str, Any]) -> bool:
 
 
 def _culprits(libraries: list[str]) -> list[str]:
-    """Return those libraries that change the state by themselves, not by what they load."""
+    """Return those libraries that change the state themselves, not by libraries that they load."""
     loads = {library: _probe("load", library) for library in libraries}
     changing = {library for library, found in loads.items() if found.get("changes")}
     return [

@@ -1,4 +1,4 @@
-"""Import a package, or load a library, and see what becomes of the floating-point state.
+"""Import a package, or load a library, and record how it changes the floating-point state.
 
 ``python -m threadlets.cli._doctor_probe import|load NAME FILE`` writes what it found to the file.
 """
@@ -19,7 +19,7 @@ from threadlets import fp
 
 
 class _Watch(importlib.abc.MetaPathFinder):
-    """Stands before the other finders, and has their modules loaded by `_Loader`."""
+    """Finder before all others, which has the modules that they find loaded by `_Loader`."""
 
     def __init__(self) -> None:
         self.violations: list[dict[str, Any]] = []
@@ -27,7 +27,7 @@ class _Watch(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Find a module as it would be found without us."""
+        """Find a module by the other finders."""
         for finder in sys.meta_path:
             find = None if finder is self else getattr(finder, "find_spec", None)
             spec: importlib.machinery.ModuleSpec | None = find and find(fullname, path, target)
@@ -39,7 +39,7 @@ class _Watch(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """Loads one module as its own loader does, and compares."""
+    """Loads one module by its own loader, and compares the floating-point state."""
 
     def __init__(self, watch: _Watch, spec: importlib.machinery.ModuleSpec) -> None:
         self._watch = watch
@@ -52,15 +52,15 @@ class _Loader(importlib.abc.Loader):
         return getattr(self._loader, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        """Make the module; that of an extension loads its library."""
+        """Create the module; for an extension module this loads its library."""
         self._before = _libraries()
         with _compared(self):
             module: ModuleType | None = self._loader.create_module(spec)
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module; what it imports is compared by itself."""
-        # A module may ask its loader what only the real one knows.
+        """Execute the module; the modules that it imports are compared on their own."""
+        # A module may use methods of its loader that only the real one has.
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
@@ -68,7 +68,7 @@ class _Loader(importlib.abc.Loader):
             self._loader.exec_module(module)
 
     def note(self, changes: str) -> None:
-        """Remember that the module has changed the state."""
+        """Record that the module has changed the state."""
         libraries = sorted(_libraries() - self._before)
         self._watch.violations.append(
             {"module": self._name, "file": self._file, "changes": changes, "libraries": libraries}
@@ -76,7 +76,7 @@ class _Loader(importlib.abc.Loader):
 
 
 class _compared:  # noqa: N801 - it reads as what it does
-    """A block that begins in the known state; what it changes is noted, and undone with it."""
+    """A block that begins in the default state; a change is recorded, and undone at the end."""
 
     def __init__(self, loader: _Loader) -> None:
         self._loader = loader
@@ -124,6 +124,6 @@ def _load(path: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     _what, _name, _answer = sys.argv[1:]
-    # As `python -c "import …"` would find it: in the folder where it is asked.
+    # Look in the working directory first, as `python -c "import …"` does.
     sys.path.insert(0, "")
     Path(_answer).write_text(json.dumps(_import(_name) if _what == "import" else _load(_name)))

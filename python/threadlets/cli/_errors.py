@@ -1,4 +1,4 @@
-"""What a user can put right, told as fact, cause and remedy.
+"""Errors that a user can fix, as fact, cause and remedy.
 
 Knows nothing of typer and rich: it must be able to report that they are missing.
 """
@@ -15,9 +15,9 @@ STATUS_INTERRUPTED = 130
 
 @dataclass
 class UserError(Exception):
-    """A situation that the user can put right, so it is shown without a traceback.
+    """An error that the user can fix, so it is shown without a traceback.
 
-    `detail` is shown above the message, as it stands: the user's own traceback, say.
+    `detail` is printed as it is above the message: the user's own traceback, for example.
     """
 
     fact: str

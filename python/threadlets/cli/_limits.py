@@ -1,4 +1,4 @@
-"""The descriptor limit: raised without asking where the system allows it."""
+"""The descriptor limit, which is raised as far as the system allows it."""
 
 from __future__ import annotations
 

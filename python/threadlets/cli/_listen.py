@@ -1,6 +1,6 @@
-"""Bind the listening sockets, so that every refusal is explained before the application starts.
+"""Binds the listening sockets, so that every refusal is explained before the application starts.
 
-Knows nothing of event loops: the sockets are bound here, and listened on by the server.
+Knows nothing of event loops: the server accepts on the sockets that are bound here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def bind_tcp(host: str, port: int) -> list[socket.socket]:
 
 
 def bind_uds(path: str) -> socket.socket:
-    """Bind a Unix socket; a socket file that nobody serves any more is replaced."""
+    """Bind a Unix socket; a socket file without a server is replaced."""
     _remove_stale_socket(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -101,7 +101,7 @@ def explain_uds_refusal(error: OSError, path: str) -> UserError:
 
 
 def describe(listener: socket.socket) -> str:
-    """Give the address as a person would type it: an URL, or the path of a Unix socket."""
+    """Return the address as a user would type it: a URL, or the path of a Unix socket."""
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{address}"
@@ -120,7 +120,7 @@ def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[o
             remedy="use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for all",
             status=STATUS_ENVIRONMENT,
         ) from None
-    # IPv4 first: it is the address that port 0 is taken on, and that most clients try.
+    # IPv4 first: port 0 is bound on the first address only, and most clients try IPv4.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return list(dict.fromkeys((entry[0], entry[4]) for entry in found))
 
@@ -147,7 +147,7 @@ def _remove_stale_socket(path: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except OSError:
-        # Absent, or out of reach: then bind says why.
+        # The file is absent or cannot be reached; bind reports why.
         return
     if not stat.S_ISSOCK(mode):
         raise UserError(

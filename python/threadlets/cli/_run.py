@@ -56,11 +56,11 @@ def run(
     """Run an asyncio program, unedited, on the threadlets event loop.
 
     asyncio.run, asyncio.Runner and asyncio.new_event_loop all give the threadlets loop, and before
-    CPython 3.14 so does asyncio.get_event_loop. The exit status is the program's own: 1 after an uncaught exception, 130 after
-    Ctrl-C.
+    CPython 3.14 so does asyncio.get_event_loop. The exit status is the program's own: 1 after an
+    uncaught exception, 130 after Ctrl-C.
     """
     if module is not None:
-        # With -m the first positional argument is the module's, no script.
+        # With -m the first positional argument is no script: it belongs to the module.
         arguments = [*([] if script is None else [script]), *context.args]
         execute = _module_runner(module)
         sys.argv = [module, *arguments]
@@ -68,7 +68,7 @@ def run(
     elif script is not None:
         execute = _script_runner(script)
         sys.argv = [script, *context.args]
-        # A folder or a zip file with a __main__.py puts itself there, in runpy.
+        # For a folder or a zip file with a __main__.py, runpy puts that in front of this.
         _set_first_path(str(Path(script).resolve().parent))
     else:
         raise UserError(
@@ -89,7 +89,7 @@ def _new_event_loop(*, debug: bool) -> threadlets.Loop:
 
 
 def _end_options_after_module(args: list[str]) -> list[str]:
-    """Insert ``--`` behind ``-m MODULE``: Python, too, gives all that follows to the module."""
+    """Insert ``--`` after ``-m MODULE``: all that follows belongs to the module, as with Python."""
     for position, argument in enumerate(args):
         if argument == "-m":
             end = position + 2
@@ -131,7 +131,7 @@ def _script_runner(script: str) -> Callable[[], object]:
 
 def _module_runner(module: str) -> Callable[[], object]:
     def execute() -> object:
-        # Looking for a module imports its parent packages, so it counts as running the program.
+        # Finding a module imports its parent packages, so it is part of running the program.
         if not _can_run_module(module):
             raise UserError(
                 fact=f"cannot run the module '{module}'",
@@ -150,8 +150,8 @@ def _can_run_module(module: str) -> bool:
         if spec is not None and spec.submodule_search_locations is not None:
             spec = importlib.util.find_spec(f"{module}.__main__")
     except ModuleNotFoundError as error:
-        # A parent that is missing is the user's slip; a missing import inside a parent is a bug
-        # in the program and shown as such.
+        # A missing parent is a mistake in the command line; a missing import inside of a parent is a
+        # bug in the program, and shown as such.
         if error.name is not None and f"{module}.__main__.".startswith(f"{error.name}."):
             return False
         raise
@@ -161,7 +161,7 @@ def _can_run_module(module: str) -> bool:
 
 
 def _set_first_path(folder: str) -> None:
-    """Set sys.path[0] as the interpreter would, which with -P puts nothing there."""
+    """Set sys.path[0] as the interpreter would; with -P it adds no folder."""
     if not sys.flags.safe_path:
         sys.path[0] = folder
 
@@ -173,8 +173,8 @@ def _status_of(execute: Callable[[], object]) -> int:
     except (UserError, SystemExit):
         raise
     except BaseException as error:
-        # Through the hook, since the program may have installed one of its own. Python's own hook
-        # shows the traceback that the exception carries, whatever its third argument says.
+        # By way of the hook, since the program may have installed its own. Python's hook shows the
+        # traceback of the exception, whatever its third argument is.
         shown = without_our_frames(error.__traceback__)
         sys.excepthook(type(error), error.with_traceback(shown), shown)
         return STATUS_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1

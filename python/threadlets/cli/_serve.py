@@ -20,12 +20,12 @@ from threadlets.cli._listen import bind_tcp, bind_uds
 if TYPE_CHECKING:
     import uvicorn
 
-# What the process needs beside its connections: the loop, the log, the application's own files.
+# Descriptors for anything but connections: the loop, the log, the application's own files.
 _N_DESCRIPTORS_SPARE = 64
 
 
 class LogLevel(StrEnum):
-    """How much the server's log tells."""
+    """The level of the server's log."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -59,7 +59,7 @@ def serve(
     access_log: Annotated[
         bool, typer.Option("--access-log/--no-access-log", help="Log each request.")
     ] = True,
-    log_level: Annotated[LogLevel, typer.Option(help="How much the log tells.")] = LogLevel.INFO,
+    log_level: Annotated[LogLevel, typer.Option(help="The level of the log.")] = LogLevel.INFO,
     lifespan: Annotated[
         Lifespan,
         typer.Option(help="'on' refuses to serve if the application's start-up raises."),
@@ -83,7 +83,8 @@ def serve(
     """Serve an ASGI application over HTTP/1.1 and websockets.
 
     SIGINT (Ctrl-C) and SIGTERM stop it gracefully: it accepts no more connections, requests in
-    flight finish within the grace, the exit status is 0. A second Ctrl-C drops what is left.
+    flight may finish within the graceful timeout, and the exit status is 0. A second Ctrl-C drops
+    the remaining connections.
     """
     _require_protocol_stack()
     limit = raise_descriptor_limit(max(8192, backlog + _N_DESCRIPTORS_SPARE))
@@ -145,7 +146,7 @@ def _config(
         timeout_keep_alive=keep_alive,
         timeout_graceful_shutdown=graceful_timeout,
         headers=[("server", "threadlets")],
-        # Without a proxy in front, these headers are whatever a client likes to claim.
+        # Without a proxy in front, clients can put anything into these headers.
         proxy_headers=False,
         workers=1,
     )

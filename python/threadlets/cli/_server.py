@@ -1,7 +1,7 @@
-"""uvicorn's protocol stack as one server on our loop.
+"""uvicorn's protocol stack as one server on the threadlets loop.
 
-What differs from `uvicorn.run`: a stop asked for by a signal is a success, a second Ctrl-C drops
-the connections, and the application can see that the server is stopping.
+Unlike with `uvicorn.run`, a stop by a signal is a success, a second Ctrl-C drops the connections, and
+the application can see that the server is stopping.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger("threadlets.serve")
 STOPPING_KEY = "threadlets.stopping"
 """Key in `scope["state"]` of an asyncio.Event that is set when the server begins to stop.
 
-Endless responses (server-sent events, say) wait for it, so that they need not be cancelled.
+Endless responses, such as server-sent events, can wait for it and end without being cancelled.
 """
 
 
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
             raise UserError(
                 fact=f"'{self._title}' did not start",
                 cause="its lifespan start-up failed; the log above has its message",
-                remedy="put the application's start-up right",
+                remedy="fix the application's start-up",
             ) from None
         for listener in sockets or ():
             logger.info("Serving %s on %s (Ctrl-C stops)", self._title, describe(listener))
@@ -57,8 +57,8 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn raises the signal again at the end, which would turn a clean stop into a death by
-        # SIGTERM. Loop handlers also wake the loop at once.
+        # uvicorn raises the signal again at the end, so that a clean stop would end in a death by
+        # SIGTERM. The loop's handlers also wake the loop at once.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)

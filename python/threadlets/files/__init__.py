@@ -1,7 +1,6 @@
-"""Files: opened, read, written, copied and walked over in tasks, none of which keep a thread waiting.
+"""Files that tasks open, read, write, copy and walk without blocking the loop.
 
-Everything is programs of atoms (`threadlets.syslets`); what there is no atom for is called as a
-threadlet.
+I/O is done by syslets (`threadlets.syslets`); calls for which there is no atom are threadlets.
 """
 
 from threadlets.files.copying import copy_file

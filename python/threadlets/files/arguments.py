@@ -1,6 +1,6 @@
-"""Arguments, taken and refused as `io` does: with its exceptions, and before anything else is looked at.
+"""Checks of arguments as `io` makes them: with its exceptions, and before anything else is checked.
 
-It knows nothing of files.
+Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 _INT_MAX = 2**31 - 1
 _BYTES_MAX = sys.maxsize - 33
-"""No object of bytes is larger."""
+"""The largest size of a bytes object."""
 
 
 def size_of(value: Any, *, error: type[Exception] = OverflowError) -> int:
@@ -20,7 +20,7 @@ def size_of(value: Any, *, error: type[Exception] = OverflowError) -> int:
 
     Raises:
         TypeError: it is no integer.
-        OverflowError: it fits no word of the machine's; or another `error`.
+        OverflowError: it does not fit into a machine word; `error`, if given, replaces this class.
     """
     if type(value) is not int:
         value = operator.index(value)
@@ -31,7 +31,7 @@ def size_of(value: Any, *, error: type[Exception] = OverflowError) -> int:
 
 
 def size_or_all(value: Any) -> int:
-    """Do the same, and take None for -1: all that there is.
+    """Return a size like `size_of`; None gives -1, which means all.
 
     Raises:
         TypeError: it is neither an integer nor None.
@@ -44,21 +44,21 @@ def size_or_all(value: Any) -> int:
 
 
 def check_room(n_bytes: int) -> None:
-    """Refuse what no object could hold.
+    """Refuse a size that no bytes object can have.
 
     Raises:
-        OverflowError: it is more.
+        OverflowError: `n_bytes` is larger.
     """
     if n_bytes > _BYTES_MAX:
         raise OverflowError("byte string is too large")
 
 
 def int_of(value: Any) -> int:
-    """Return a number that the kernel takes as an int: a mode, what a position is relative to.
+    """Return a number that the kernel takes as an int: a mode, or the `whence` of a seek.
 
     Raises:
         TypeError: it is no integer.
-        OverflowError: it fits no int of C's.
+        OverflowError: it does not fit into a C int.
     """
     number = operator.index(value)
     if not -_INT_MAX - 1 <= number <= _INT_MAX:
@@ -67,11 +67,11 @@ def int_of(value: Any) -> int:
 
 
 def bytes_of(data: Any) -> memoryview:
-    """Return the memory of bytes, or of any object in one piece of it, as bytes.
+    """Return the memory of bytes, or of any object with contiguous memory, as a view of bytes.
 
     Raises:
-        TypeError: it has none.
-        BufferError: it is in several pieces.
+        TypeError: `data` has no buffer.
+        BufferError: its memory is not contiguous.
     """
     try:
         view = memoryview(data)
@@ -79,15 +79,15 @@ def bytes_of(data: Any) -> memoryview:
         raise TypeError(f"a bytes-like object is required, not {type(data).__name__!r}") from None
     if not view.c_contiguous:
         raise BufferError("memoryview: underlying buffer is not C-contiguous")
-    # Also what holds structures, of which a view knows no cast.
+    # PickleBuffer also takes formats of structures, which memoryview.cast refuses.
     return view if view.format == "B" and view.ndim == 1 else pickle.PickleBuffer(view).raw()
 
 
 def writable_bytes_of(buffer: Any) -> memoryview:
-    """Return memory to write to, as bytes.
+    """Return memory to write to, as a view of bytes.
 
     Raises:
-        TypeError: it has none, or none that can be written to.
+        TypeError: `buffer` has no buffer, or a read-only one.
     """
     try:
         view = bytes_of(buffer)

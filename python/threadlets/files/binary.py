@@ -1,7 +1,7 @@
-"""`Binary`: a file of bytes with a buffer, as `io.BufferedReader`, `BufferedWriter`, `BufferedRandom`.
+"""`Binary`: a buffered file of bytes, like `io.BufferedReader`, `BufferedWriter`, `BufferedRandom`.
 
-It holds either bytes that were read ahead or bytes that are to be written, never both. A call that
-is cancelled loses neither.
+The buffer holds either bytes that were read ahead or bytes that are to be written, never both. A
+cancelled call loses neither.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from threadlets.files.descriptor import Descriptor, Interrupted
 from threadlets.files.failures import unsupported
 
 _READ_MAX = 64 * 1024 * 1024
-"""The most that is asked for at once, in bytes, when nobody knows how much there is."""
+"""The most bytes that one read asks for, where it is unknown how many there are."""
 
 
 class Binary:
-    """A buffered file; `size` is that of the buffer, in bytes; 0: there is none."""
+    """A buffered file; `size` is the size of the buffer in bytes, 0 for none."""
 
     def __init__(
         self, descriptor: Descriptor, *, readable: bool, writable: bool, size: int
@@ -33,15 +33,15 @@ class Binary:
         self._filled: list[bytes] | None = None
         self.unwritten = bytearray()
         self.n_taken = 0
-        """How many bytes of what `write` was given are in the file or in the buffer."""
+        """How many of the bytes given to `write` are in the file or in the buffer."""
 
     @property
     def n_ahead(self) -> int:
-        """How many bytes were read and not asked for yet."""
+        """Number of bytes that were read ahead and not returned yet."""
         return len(self._ahead) - self._at
 
     async def read(self, size: int = -1) -> bytes:
-        """Read `size` bytes, or up to the end; without a buffer, what one call gives."""
+        """Read `size` bytes, or up to the end; without a buffer, as many as one system call gives."""
         await self._begin_reading()
         check_room(size)
         if size < -1 and self.size:
@@ -53,7 +53,7 @@ class Binary:
         return await self._read_exactly(size)
 
     async def read1(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes with one call at most, none if there are some ahead."""
+        """Read up to `size` bytes with at most one system call; none if bytes were read ahead."""
         await self._begin_reading()
         check_room(size)
         if size < 0:
@@ -63,16 +63,16 @@ class Binary:
         return self._take(size)
 
     async def peek(self) -> bytes:
-        """Return what is ahead, at least a byte unless the file is at its end; move nothing."""
+        """Return the bytes read ahead, at least one unless the file is at its end; do not move."""
         await self._begin_reading()
         if self._at == len(self._ahead):
             await self._fill(self.size)
         return self._ahead[self._at :]
 
     async def readinto(self, memory: memoryview, *, once: bool = False) -> int:
-        """Read into `memory` until it is full; `once`: until a call has given something.
+        """Read into `memory` until it is full; `once`: until one call has given something.
 
-        What fits is read right there, without a copy.
+        While the rest of `memory` is at least as large as the buffer, reads go there without a copy.
         """
         await self._begin_reading()
         once = once or not self.size
@@ -99,7 +99,7 @@ class Binary:
         return n_filled
 
     async def readline(self, limit: int = -1) -> bytes:
-        """Read up to and with the next newline, `limit` bytes at most."""
+        """Read up to and including the next newline, at most `limit` bytes."""
         await self._begin_reading()
         n_searched = 0
         while True:
@@ -109,13 +109,13 @@ class Binary:
                 return self._take(limit)
             if end:
                 return self._take(end - self._at)
-            # A long line is read in ever longer parts, so as not to move it too often.
+            # Read a long line in growing parts, so that it is not copied too often.
             if not await self._fill(max(self.size, n_searched) if self.size else 1):
                 return self._take(n_searched)
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
-        """Have all that is read within ahead again if the end of it is an exception."""
+        """Put all bytes that the block reads back into the buffer if the block raises."""
         before = self._ahead[self._at :]
         self._filled = []
         try:
@@ -127,7 +127,7 @@ class Binary:
             self._filled = None
 
     def line_at_hand(self) -> bytes | None:
-        """Return the next line if all of it is ahead, else None."""
+        """Return the next line if all of it was read ahead, else None."""
         end = self._ahead.find(b"\n", self._at) + 1
         if not end:
             return None
@@ -151,25 +151,25 @@ class Binary:
         return len(view)
 
     async def flush(self) -> None:
-        """Write what is in the buffer; a file that is read and written goes back to its position."""
+        """Write the buffer; a writable file also drops bytes read ahead, and moves back over them."""
         await self._write_out()
         if self.writable:
             self._drop_ahead()
 
     async def close(self) -> None:
-        """Write what is in the buffer and close, whatever comes; see `Descriptor.close`."""
+        """Write the buffer and close, even if cancelled; see `Descriptor.close`."""
         await self.descriptor.close(self._given_up())
 
     def close_now(self) -> None:
-        """Do the same here; see `Descriptor.close_now`."""
+        """Write the buffer and close, in this thread; see `Descriptor.close_now`."""
         self.descriptor.close_now(self._given_up())
 
     def discard(self) -> None:
-        """Forget what is in the buffer."""
+        """Drop the bytes that are to be written."""
         self.unwritten = bytearray()
 
     def _given_up(self) -> bytearray:
-        """Return what is in the buffer, for somebody else to write; the position is the reader's."""
+        """Empty the buffer, and return the bytes to write; the position becomes the reader's."""
         unwritten = self.unwritten
         self.discard()
         if self.writable:
@@ -177,12 +177,12 @@ class Binary:
         return unwritten
 
     def tell(self) -> int:
-        """Return the position, that of the next byte which is read or written."""
+        """Return the position of the next byte to be read or written."""
         position = self.descriptor.seek(0, os.SEEK_CUR)
         return position - self.n_ahead + len(self.unwritten)
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position and return it."""
+        """Move to a position and return it."""
         offset = size_of(offset, error=ValueError if self.size else OverflowError)
         if self.size and whence not in (
             os.SEEK_SET,
@@ -263,7 +263,7 @@ class Binary:
         return len(part)
 
     async def _from_descriptor(self, size: int) -> bytes:
-        """Read past the buffer, in which there is nothing."""
+        """Read without the buffer, which must be empty."""
         try:
             return await self.descriptor.read(size)
         except Interrupted as error:
@@ -290,13 +290,13 @@ class Binary:
         return len(data)
 
     def _go_back(self, n_bytes: int) -> None:
-        """Read so many bytes again, for which there was no memory."""
+        """Move back over bytes for which there was no memory, so that they are read again."""
         if self.descriptor.seekable():
             self.descriptor.seek(-n_bytes, os.SEEK_CUR)
 
     async def _write_out(self) -> None:
         while self.unwritten:
-            # A view would keep the buffer from shrinking, a copy is cheaper than the call.
+            # A view would keep the buffer from shrinking; a copy is cheap beside the system call.
             data = bytes(self.unwritten)
             try:
                 n_written = await self.descriptor.write(data)
@@ -310,16 +310,16 @@ class Binary:
             return await self.descriptor.write(view)
         except Interrupted as error:
             if error.moved and isinstance(error.cause, OSError):
-                # As write(2) has it: the next one tells what is wrong.
+                # Return the part that was written, as write(2) does: the next call raises the error.
                 n_written: int = error.moved
                 return n_written
             raise error.cause from None
 
     async def _write_through(self, view: memoryview) -> int:
-        """Write all, or so much that the rest fits into the buffer; return how much.
+        """Write `view` and return how many bytes were written.
 
-        What is left after an error goes the way of `io.BufferedWriter`: into the buffer, if it fits, and
-        then it is the next flush that fails.
+        After an error, a rest that fits into the buffer goes there, as with `io.BufferedWriter`; then
+        the next flush raises the error.
         """
         n_written = 0
         while n_written < len(view):
@@ -336,7 +336,7 @@ class Binary:
         return n_written
 
     def _drop_ahead(self) -> None:
-        """Go back to where the reader is, behind what was read ahead."""
+        """Drop the bytes read ahead, and move the position back to the reader's."""
         if self.n_ahead:
             if not self.descriptor.seekable():
                 return

@@ -1,4 +1,4 @@
-"""`copy_file`: a file's content and permissions; its holes stay holes."""
+"""`copy_file`: copies a file's content and permissions; holes stay holes."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ from threadlets.files.failures import PathLike, failure, finish, os_error, run
 from threadlets.syslets import syslet
 
 _CHUNK = 256 * 1024
-"""How much a program reads and writes at a time, in bytes."""
+"""How many bytes a program reads and writes at a time."""
 _STEP = 32 * 1024 * 1024
-"""How much the kernel is asked to copy at once, in bytes: what a cancellation waits for."""
+"""How many bytes the kernel is asked to copy at once; a cancellation waits for that."""
 
 _UNABLE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
-"""What the kernel says if it cannot copy between two files by itself, errors in earnest included."""
+"""Errors by which the kernel refuses to copy between two files; some may also be genuine errors."""
 
 
 @syslet
 def _copy(source: Any, target: Any) -> Any:
     named = yield statx(source, mask=1)
-    # Only files have their type's bits from there on, up to those of links.
+    # The types below S_IFREG are folders, pipes and devices. Of those above, links were followed, and
+    # a socket cannot be opened.
     stop_if(named.mode < stat.S_IFREG, (named.mode, 0))
     there = yield statx(target, mask=1).unchecked()
-    # Who opens a named pipe to write to it waits for who reads it.
+    # Opening a named pipe for writing would wait for a reader.
     with when(there == 0), when(there.mode >= stat.S_IFIFO):
         stop_if(there.mode < stat.S_IFCHR, (0, there.mode))
     src = yield openat(source)
@@ -85,19 +86,19 @@ def _link(text: Any, path: Any) -> Any:
 
 
 async def copy_file(source: PathLike, target: PathLike, *, follow_symlinks: bool = True) -> None:
-    """Copy a file's content and permissions to `target`, a file that is made or overwritten.
+    """Copy a file's content and permissions to `target`, a file that is created or overwritten.
 
-    Holes are not filled, and a file system that can share content between files does. Without
+    Holes stay holes, and a file system that can share content between files does so. Without
     `follow_symlinks`, a `source` that is a symbolic link gives another link with the same text.
-    If it fails or is cancelled, `target` has a part of the content. A `target` that is a device is
-    written to, and keeps its permissions.
+    If the copy fails or is cancelled, `target` has a part of the content. A `target` that is a device
+    is written to, and keeps its permissions.
 
     Raises:
         shutil.SameFileError: both are the same file.
         IsADirectoryError: one of them is a folder.
         shutil.SpecialFileError: `source` is no regular file, or `target` is a named pipe.
-        OSError: something cannot be opened, which is its `filename`; or read or written, then
-            `target` is its `filename2`.
+        OSError: a file cannot be opened, and is the error's `filename`; or reading or writing fails,
+            and `source` and `target` are its `filename` and `filename2`.
     """
     if not follow_symlinks and await _core.call(os.path.islink, source):
         text = await _core.call(os.readlink, source)
@@ -107,7 +108,7 @@ async def copy_file(source: PathLike, target: PathLike, *, follow_symlinks: bool
         return
     result, cancellation = await run(_copy, source, target)
     if cancellation is not None:
-        # Nobody has read its value: what it has opened is closed with it.
+        # Dropping a result whose value was not read closes the descriptors in it.
         del result
         raise cancellation
     if result.errno:
@@ -127,12 +128,12 @@ async def copy_file(source: PathLike, target: PathLike, *, follow_symlinks: bool
             raise shutil.SpecialFileError(f"{source!r} is no regular file")
         case _:
             raise shutil.SpecialFileError(
-                f"{target!r} is a named pipe, which has no place for a copy: open it to write to it"
+                f"{target!r} is a named pipe, which cannot hold a copy: open it to write to it"
             )
 
 
 def _copy_failure(result: _core.Result, source: PathLike, target: PathLike) -> OSError:
-    # The second file to be opened is the target.
+    # The program opens the source first, then the target.
     rows = _copy.table.rows()
     opened = [index for index, row in enumerate(rows) if row.op == "openat"]
     if rows[result.atom].op in ("read", "write"):
@@ -163,7 +164,7 @@ async def _copy_large(
 
 
 async def _copy_content(src: int, dst: int, size: int) -> None:
-    """Have the kernel copy a file, in steps; read and write what it cannot."""
+    """Let the kernel copy a file in steps; if it cannot, read and write the rest."""
     position, is_over = 0, False
     try:
         while not is_over:
@@ -184,10 +185,10 @@ async def _read_and_write(src: int, dst: int) -> None:
 
 
 def _copy_step(src: int, dst: int, position: int, size: int) -> tuple[int, bool]:
-    """Copy some of the next bytes that are no hole.
+    """Copy the next bytes that are no hole, `_STEP` at most.
 
-    Return the position behind them, and whether it is the end: that of the file as it is then, which
-    may have been cut, but not what was added to it.
+    Return the position after them, and whether it is the end. A file that is cut meanwhile ends
+    where it is cut; bytes that are added beyond `size` are not copied.
     """
     try:
         start = os.lseek(src, position, os.SEEK_DATA)
@@ -197,7 +198,7 @@ def _copy_step(src: int, dst: int, position: int, size: int) -> tuple[int, bool]
             if n_copied:
                 return start + n_copied, start + n_copied == size
     except OSError as error:
-        # There are no data any more.
+        # ENXIO: there is no data after `position`.
         if error.errno != errno.ENXIO:
             raise
     return max(position, min(os.fstat(src).st_size, size)), True

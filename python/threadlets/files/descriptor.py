@@ -1,4 +1,4 @@
-"""`Descriptor`: an open file without buffers; what a call reads or writes is known even if cancelled."""
+"""`Descriptor`: an open file without a buffer; a cancelled call reports the data that it moved."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from threadlets.files.failures import failure, finish, os_error, read_failure, r
 from threadlets.syslets import Syslet, syslet
 
 _POOLED_MAX = 256 * 1024
-"""Up to here, in bytes, memory for a read comes from the pool."""
+"""The largest read, in bytes, whose memory comes from the buffer pool."""
 _NO_LIMIT = 2**62
 
 
@@ -84,7 +84,7 @@ def _close(fd: Any) -> Any:
 
 @syslet
 def _write_rest(fd: Any, data: Any, length: Any, closes: Any) -> Any:
-    """Write all of the data and close the descriptor, also if it cannot be written."""
+    """Write all of the data and, if `closes`, close the descriptor, even if a write fails."""
     n_written, failure = counter(), counter()
     with loop():
         break_if(n_written == length)
@@ -99,10 +99,10 @@ def _write_rest(fd: Any, data: Any, length: Any, closes: Any) -> Any:
 
 
 class Descriptor:
-    """A file descriptor and what one may do with it. It is used by one task at a time.
+    """A file descriptor, used by one task at a time.
 
-    A read or write that is cancelled is cut short, and so is a write that fails; if it has done
-    something, it raises `Interrupted`.
+    A cancelled read or write is cut short, and so is a write that fails; if it has moved data, it
+    raises `Interrupted`.
     """
 
     def __init__(self, fd: int, *, owned: bool) -> None:
@@ -111,7 +111,7 @@ class Descriptor:
         self._seekable: bool | None = None
 
     async def read(self, size: int) -> bytes:
-        """Read up to `size` bytes at the position; none at the end."""
+        """Read up to `size` bytes at the position; empty at the end."""
         data: bytes
         if size <= _POOLED_MAX:
             data = await self._move(_read, size)
@@ -120,7 +120,7 @@ class Descriptor:
         try:
             data = await self._move(_read_much, size)
         except MemoryError:
-            # It may have been read, and lost for want of memory for the bytes.
+            # The data may have been read, and lost because there was no memory for the bytes object.
             if before >= 0:
                 self.seek(before, os.SEEK_SET)
             raise
@@ -129,7 +129,7 @@ class Descriptor:
     async def read_rest(self) -> bytes:
         """Read from the position to the end; the file must be seekable.
 
-        One that is cancelled leaves the position where it was.
+        A call that is cancelled or fails leaves the position where it was.
         """
         position = self.seek(0, os.SEEK_CUR)
         size = max(os.fstat(self.fd).st_size - position, 0)
@@ -141,15 +141,15 @@ class Descriptor:
         return data
 
     async def read_into(self, memory: memoryview) -> int:
-        """Read at the position into `memory`, as much as comes at once; return how much."""
+        """Read at the position into `memory`, as much as one call gives; return how many bytes."""
         n: int = await self._move(_read_into, memory)
         return n
 
     async def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Write at the position; return how much, which is all.
+        """Write all of `data` at the position; return the number of bytes.
 
         Raises:
-            Interrupted: it failed or was cancelled, perhaps with some of it written.
+            Interrupted: it failed or was cancelled; some of the data may be written.
         """
         result, cancellation = await run(_write, self.fd, data)
         if result.ok and cancellation is None:
@@ -159,11 +159,11 @@ class Descriptor:
         raise Interrupted(n_written, cancellation or failure(result))
 
     def seek(self, offset: int, whence: int) -> int:
-        """Move the position and return it; no kernel waits for that."""
+        """Move the position and return it; this system call does not block."""
         return os.lseek(self.fd, offset, whence)
 
     def seekable(self) -> bool:
-        """Say whether there is a position."""
+        """Return whether the file has a position."""
         if self._seekable is None:
             try:
                 self.seek(0, os.SEEK_CUR)
@@ -182,9 +182,9 @@ class Descriptor:
         _raise_for(*await run(_synchronise, self.fd))
 
     async def close(self, unwritten: bytes | bytearray = b"") -> None:
-        """Write what is left, and close the descriptor if it is ours; both are done whatever comes.
+        """Write `unwritten`, and close the descriptor if it is owned; both happen even if cancelled.
 
-        A cancellation is heard of when they are, and an error rather than that.
+        A cancellation is raised when both are done; if there was an error, that is raised instead.
         """
         program, args = self._ending(unwritten)
         if program is None:
@@ -195,12 +195,12 @@ class Descriptor:
             raise cancellation
 
     def close_now(self, unwritten: bytes | bytearray = b"") -> None:
-        """Do the same here, for a file that was forgotten.
+        """Write and close like `close`, in this thread, for a file that is garbage-collected.
 
-        A pipe or socket that is full is not waited for: it may be this thread that would empty it.
+        It does not wait for room in a pipe or socket: this thread may be the one that reads from it.
 
         Raises:
-            OSError: something could not be written; EAGAIN: for want of room.
+            OSError: something could not be written; EAGAIN: a pipe or socket was full.
         """
         try:
             if unwritten and not self.seekable():
@@ -213,7 +213,7 @@ class Descriptor:
                 _raise_for_ending(program.run(*args), len(unwritten))
 
     def _ending(self, unwritten: bytes | bytearray) -> tuple[Syslet[...] | None, tuple[Any, ...]]:
-        """Return the program that ends the use of the descriptor, which happens once."""
+        """Return the program that writes the rest and closes, if needed; it closes only once."""
         closes, self.owned = self.owned, False
         if unwritten:
             return _write_rest, (self.fd, unwritten, len(unwritten), int(closes))
@@ -224,7 +224,7 @@ class Descriptor:
         if cancellation is not None and result.ok:
             raise Interrupted(result.value, cancellation)
         if result.progress:
-            # What a file gave to a read that nobody hears of is read again.
+            # The caller does not get the data of this read: move back, so that it is read again.
             self.seek(-result.progress, os.SEEK_CUR)
         if cancellation is not None:
             raise cancellation
@@ -234,7 +234,7 @@ class Descriptor:
 
 
 class Interrupted(Exception):
-    """A transfer that a cancellation or an error has cut short: `moved` is what it did, or how much."""
+    """A transfer was cut short by a cancellation or an error: `moved` is the data, or its size."""
 
     def __init__(self, moved: Any, cause: CancelledError | OSError) -> None:
         super().__init__()
@@ -259,11 +259,11 @@ def _raise_for_ending(result: Result, n_bytes: int) -> None:
 
 
 def _write_what_fits(fd: int, data: bytes | bytearray) -> bytes:
-    """Write what there is room for, and return the rest."""
+    """Write as much as fits without blocking, and return the rest."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     n_written = 0
     while n_written < len(data) and poll.poll(0):
-        # There is room for so much, or none is told.
+        # POLLOUT is reported only if there is room for PIPE_BUF bytes.
         n_written += os.write(fd, data[n_written : n_written + select.PIPE_BUF])
     return bytes(data[n_written:])

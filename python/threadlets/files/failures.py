@@ -1,4 +1,4 @@
-"""What became of a program, told in the way of the `os` module; and programs whose end is known."""
+"""Failed results as exceptions of the `os` module; runs that return a result even if cancelled."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 def failure(
     result: Result, path: PathLike | None = None, second_path: PathLike | None = None
 ) -> OSError:
-    """Return the exception for a result that is not ok, with the paths that it is about."""
+    """Return the exception for a result that is not ok, with the paths that it concerns."""
     return os_error(result.errno, path, second_path)
 
 
 def read_failure(result: Result, path: PathLike | None = None) -> OSError | MemoryError:
-    """Return the exception for a read that failed: there may be no memory for what was to be read."""
+    """Return the exception for a failed read: MemoryError if there was no memory for the data."""
     if result.errno == errno.ENOMEM:
         return MemoryError(os.strerror(errno.ENOMEM))
     return failure(result, path)
@@ -33,7 +33,7 @@ def read_failure(result: Result, path: PathLike | None = None) -> OSError | Memo
 def os_error(
     number: int, path: PathLike | None = None, second_path: PathLike | None = None
 ) -> OSError:
-    """Return the exception for an errno; its class is the one that fits: FileNotFoundError …."""
+    """Return the OSError for an errno, of the class that fits: FileNotFoundError …."""
     if path is None:
         return OSError(number, os.strerror(number))
     if second_path is None:
@@ -42,16 +42,16 @@ def os_error(
 
 
 def unsupported(message: str) -> io.UnsupportedOperation:
-    """Return the exception for what a file is not open for."""
+    """Return the exception for an operation that a file is not open for."""
     return io.UnsupportedOperation(message)
 
 
 async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.CancelledError | None]:
-    """Run a program and return its result, also when it was cancelled: then with the cancellation.
+    """Run a program and return its result, with the cancellation if the task was cancelled meanwhile.
 
-    `await program(…)` forgets what a cancelled program had done. This is for those that open a
-    descriptor, or move a position. The caller must raise the cancellation. Other tasks may run
-    before it begins; cancelled then, it does nothing.
+    `await program(…)` drops the result of a cancelled run. This is for programs that open a
+    descriptor or move a position. The caller must raise the cancellation. Other tasks may run before
+    the program begins; if the task is cancelled then, the program does not run.
     """
     await checkpoint
     started = program.native.begin(running_loop(), args)
@@ -59,11 +59,11 @@ async def run(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.Cancell
 
 
 async def finish(program: Syslet[...], *args: Any) -> tuple[Result, asyncio.CancelledError | None]:
-    """Run a program to its end whatever happens, and return its result like `run`.
+    """Run a program to its end in any case, and return its result like `run`.
 
-    For what must not be left undone: closing, removing, writing what nobody has any more. Cancelling
-    does not end it, and neither does closing the loop; it needs no thread of the loop's, and where the
-    coroutine itself is closed, which cannot wait, or no engine can go on, it is done at once, here.
+    For work that must not be left undone: closing, removing, writing the last of the data. Neither
+    cancelling nor closing the loop ends it, and it needs no thread of the loop. If the coroutine is
+    being closed, and so cannot wait, or if no engine works, it is performed at once in this thread.
     """
     cannot_wait = isinstance(sys.exc_info()[1], GeneratorExit)
     loop = None if cannot_wait else asyncio._get_running_loop()
@@ -77,13 +77,13 @@ async def _end_of(started: Pending) -> tuple[Result, asyncio.CancelledError | No
     except BaseException as error:
         if isinstance(error, asyncio.CancelledError) and started.done():
             return started.result().result(), error
-        # Thrown in by somebody who does not wait for the end.
+        # Whatever threw this exception into the coroutine does not wait for the run's end.
         started.abandon()
         raise
 
 
 def close_quietly(fd: int) -> None:
-    """Close a descriptor that nobody wants."""
+    """Close a descriptor, and ignore errors."""
     try:
         os.close(fd)
     except OSError:
@@ -91,5 +91,5 @@ def close_quietly(fd: int) -> None:
 
 
 def is_missing(error: OSError) -> bool:
-    """Say whether an error means that there is no such file, as `pathlib` sees it."""
+    """Return whether an error means that there is no such file, by the rules of `pathlib`."""
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)

@@ -1,4 +1,4 @@
-"""`AsyncFile`: an open file, as `open` gives it; one call at a time, whoever makes it."""
+"""`AsyncFile`: an open file, which runs one call at a time, in whichever tasks they are made."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from threadlets.files.text import Text
 class AsyncFile(Generic[AnyStr]):
     """A file whose methods are those of `io`, to be awaited: of bytes, or of text (str).
 
-    Several tasks may use one file: their calls take turns, in the order in which they were made.
-    `async with file:` closes it at the end. `async for line in file:` gives its lines.
+    Several tasks may use one file: their calls run one at a time, in the order in which they were
+    made. `async with file:` closes it at the end. `async for line in file:` iterates over its lines.
 
-    A call that is cancelled is cut short. What it has read already, the next one reads again; of
-    what is in the buffer to be written, nothing is lost. Of the data that a cancelled `write` was
-    given, a part may be in the file. What a call had written when it failed, on a full disk or to a
-    pipe that nobody reads any more, is not written again: the next flush goes on with the rest.
+    A cancelled call is cut short. The next call reads again what it has read already; buffered data
+    that is not written yet is not lost. Part of the data given to a cancelled `write` may be in the
+    file. Data that a call had written before it failed, on a full disk or a pipe without a reader, is
+    not written again: the next flush continues with the rest.
 
     Raises:
-        OSError: the kernel refuses something, from any method.
+        OSError: from any method: a system call fails.
         io.UnsupportedOperation: the file is not open for reading, not open for writing, or has no
             positions.
-        ValueError: the file is closed, from any method but `close`.
+        ValueError: from any method but `close`: the file is closed.
     """
 
     def __init__(self, layer: Binary | Text, name: Any, mode: str) -> None:
@@ -49,13 +49,13 @@ class AsyncFile(Generic[AnyStr]):
         self._turn = _Turn()
         self._closed = False
         self.name = name
-        """What `open` was given: a path, or a descriptor."""
+        """The argument of `open`: a path, or a descriptor."""
         self.mode = mode
 
     async def read(self, size: int | None = -1) -> AnyStr:
-        """Read `size` bytes or characters, fewer only at the end; None or -1: all that there is.
+        """Read `size` bytes or characters, fewer only at the end; None or -1: up to the end.
 
-        A file without a buffer gives what one call of the kernel's gives.
+        A file without a buffer returns what one system call gives.
         """
         self._check_readable(size)
         n = size_or_all(size)
@@ -63,21 +63,21 @@ class AsyncFile(Generic[AnyStr]):
             return cast(AnyStr, await self._open_layer().read(n))
 
     async def readall(self) -> bytes:
-        """Read up to the end, as an unbuffered file of the builtin does it; not for text."""
+        """Read up to the end, like an unbuffered file of the builtin `open`; not for text."""
         async with self._turn:
             return await self._open_binary().read(-1)
 
     async def read1(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes with at most one call of the kernel's; not for text."""
+        """Read up to `size` bytes with at most one system call; not for text."""
         self._check_readable(size)
         n = size_of(size)
         async with self._turn:
             return await self._open_binary().read1(n)
 
     async def peek(self, size: int = 0) -> bytes:
-        """Return some of the bytes that come next, without moving on; not for text.
+        """Return some of the next bytes, at least one before the end, without moving; not for text.
 
-        How many those are `size` does not say.
+        `size` is not used.
         """
         size_of(size)
         async with self._turn:
@@ -86,8 +86,9 @@ class AsyncFile(Generic[AnyStr]):
     async def readinto(self, buffer: Any) -> int:
         """Read into writable memory until it is full, and return the number of bytes; not for text.
 
-        It is fewer at the end only. Bytes that are not in the file's buffer yet are read right
-        into the memory; it must not be resized, and better not be looked at, before that is over.
+        It is less than the memory's size only at the end. Bytes that are not in the file's buffer
+        are read directly into the memory, which must not be resized, and should not be read, before
+        the call returns.
         """
         memory = writable_bytes_of(buffer)
         self._check_readable()
@@ -95,14 +96,14 @@ class AsyncFile(Generic[AnyStr]):
             return await self._open_binary().readinto(memory)
 
     async def readinto1(self, buffer: Any) -> int:
-        """Read into writable memory with at most one call of the kernel's; not for text."""
+        """Read into writable memory with at most one system call; not for text."""
         memory = writable_bytes_of(buffer)
         self._check_readable()
         async with self._turn:
             return await self._open_binary().readinto(memory, once=True)
 
     async def readline(self, size: int | None = -1) -> AnyStr:
-        """Read a line with its newline, `size` bytes or characters of it at most; empty at the end."""
+        """Read a line with its newline, at most `size` bytes or characters; empty at the end."""
         n = size_of(size) if self._is_text else size_or_all(size)
         self._check_readable()
         async with self._turn:
@@ -124,14 +125,14 @@ class AsyncFile(Generic[AnyStr]):
             return lines
 
     async def write(self, data: Any) -> int:
-        """Write bytes or text, or keep them in the buffer; return how many bytes or characters."""
+        """Write bytes or text, or keep them in the buffer; return their number."""
         data = self._data(data)
         async with self._turn:
             n: int = await self._open_layer().write(data)
             return n
 
     async def writelines(self, lines: Iterable[Any]) -> None:
-        """Write one after another; nothing is put between them."""
+        """Write the lines one after another, with nothing between them."""
         async with self._turn:
             layer = self._open_layer()
             for line in lines:
@@ -139,14 +140,14 @@ class AsyncFile(Generic[AnyStr]):
                 await checkpoint
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position and return it; in text, to one that `tell` gave, the start or the end."""
+        """Move to a position and return it; in text, one that `tell` gave, the start or the end."""
         origin = int_of(whence)
         async with self._turn:
             position: int = await self._open_layer().seek(offset, origin)
             return position
 
     async def tell(self) -> int:
-        """Return the position: in bytes, or for text a number that means something to `seek` alone."""
+        """Return the position: in bytes, or for text a number that only `seek` can interpret."""
         async with self._turn:
             layer = self._open_layer()
             return await layer.tell() if isinstance(layer, Text) else layer.tell()
@@ -158,7 +159,7 @@ class AsyncFile(Generic[AnyStr]):
             return n
 
     async def flush(self) -> None:
-        """Give the kernel what is in the buffer."""
+        """Write the buffer to the file."""
         async with self._turn:
             await self._open_layer().flush()
 
@@ -169,11 +170,11 @@ class AsyncFile(Generic[AnyStr]):
             await self._binary.descriptor.synchronise()
 
     async def close(self) -> None:
-        """Flush and close; the file is closed whatever is raised. Closing again does nothing.
+        """Flush and close; an error closes the file, too. Closing again does nothing.
 
-        Cancelling does not end it: `asyncio.CancelledError` comes when all is written and closed.
-        A pipe, a socket or a terminal may never take what is left. There a cancelled `close` leaves
-        the file open, with all of that in its buffer, for another `close`.
+        A cancelled `close` writes and closes all the same, and raises `asyncio.CancelledError` then.
+        A pipe, a socket or a terminal may never take the rest of the data: there a cancelled `close`
+        leaves the file open, with the rest in its buffer, for another `close`.
         """
         if self._closed and not self._turn.locked():
             return
@@ -198,41 +199,41 @@ class AsyncFile(Generic[AnyStr]):
         return self._open_descriptor().fd
 
     def isatty(self) -> bool:
-        """Say whether the file is a terminal."""
+        """Return whether the file is a terminal."""
         return os.isatty(self._open_descriptor().fd)
 
     def readable(self) -> bool:
-        """Say whether the file can be read."""
+        """Return whether the file can be read."""
         self._open_descriptor()
         return self._binary.readable
 
     def writable(self) -> bool:
-        """Say whether the file can be written."""
+        """Return whether the file can be written."""
         self._open_descriptor()
         return self._binary.writable
 
     def seekable(self) -> bool:
-        """Say whether the file has positions."""
+        """Return whether the file has positions."""
         return self._open_descriptor().seekable()
 
     @property
     def encoding(self) -> str:
-        """The encoding; text has one."""
+        """The encoding; text files only."""
         return self._text().encoding
 
     @property
     def errors(self) -> str:
-        """What happens to what cannot be decoded or encoded; for text."""
+        """The handler of encoding errors; text files only."""
         return self._text().errors
 
     @property
     def newlines(self) -> str | tuple[str, ...] | None:
-        """The kinds of newlines that were read so far; for text."""
+        """The kinds of newlines that were read so far; text files only."""
         return self._text().newlines
 
     @property
     def line_buffering(self) -> bool:
-        """Whether every line is written at once; for text."""
+        """Whether every line is written at once; text files only."""
         return self._text().line_buffering
 
     def __aiter__(self) -> Self:
@@ -241,7 +242,7 @@ class AsyncFile(Generic[AnyStr]):
 
     async def __anext__(self) -> AnyStr:
         await checkpoint
-        # Most lines are there already: nothing more is awaited for them.
+        # Most lines were read ahead: return them without another await.
         if not self._turn.locked() and not self._closed and self._binary.readable:
             line = self._layer.line_at_hand()
             if line is not None:
@@ -278,7 +279,7 @@ class AsyncFile(Generic[AnyStr]):
             self._binary.close_now()
 
     async def _turn_to_close(self) -> asyncio.CancelledError | None:
-        """Wait for the turn, and return the cancellation that came meanwhile."""
+        """Wait for the calls before this one; return a cancellation that came meanwhile."""
         cancellation = None
         while True:
             try:
@@ -286,7 +287,7 @@ class AsyncFile(Generic[AnyStr]):
             except asyncio.CancelledError as error:
                 if not self._binary.descriptor.seekable():
                     raise
-                # What others do with a file on a disk comes to an end.
+                # On a file with positions the calls before this one end by themselves: wait on.
                 cancellation = error
             else:
                 return cancellation
@@ -313,7 +314,7 @@ class AsyncFile(Generic[AnyStr]):
     def _open_binary(self) -> Binary:
         layer = self._open_layer()
         if not isinstance(layer, Binary):
-            raise unsupported("a file of text has no bytes to give; open it in binary mode")
+            raise unsupported("a text file does not return bytes; open it in binary mode")
         return layer
 
     def _open_descriptor(self) -> Descriptor:
@@ -325,9 +326,10 @@ class AsyncFile(Generic[AnyStr]):
         return self._layer is not self._binary
 
     def _check_readable(self, size: Any = 0) -> None:
-        """Refuse to read from a buffered file that is only written, whatever the arguments are.
+        """Refuse to read from a buffered file that is open for writing only, before other checks.
 
-        Since CPython 3.14 the builtin looks whether a size is an integer first, and one of C's.
+        Since CPython 3.14 the builtin checks before that whether a size is an integer that fits into
+        a C int.
         """
         if self._binary.size and not self._binary.readable and not self._is_text:
             if sys.version_info >= (3, 14):
@@ -335,7 +337,7 @@ class AsyncFile(Generic[AnyStr]):
             raise unsupported("read")
 
     def _data(self, data: Any) -> Any:
-        """Return what is to be written, if it is something that goes into such a file."""
+        """Return the data to write, or raise if it is of the wrong type for this file."""
         if not self._is_text:
             if self._binary.size and not self._binary.writable:
                 raise unsupported("write")
@@ -351,7 +353,10 @@ class AsyncFile(Generic[AnyStr]):
 
 
 class _Turn(asyncio.Lock):
-    """Whose call it is. Other tasks run before a call now and then: most calls need not wait for anything."""
+    """Lock that runs the calls on a file one at a time.
+
+    Entering it is a checkpoint: most calls wait for nothing, and would keep other tasks from running.
+    """
 
     async def __aenter__(self) -> None:
         await checkpoint

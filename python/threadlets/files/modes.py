@@ -1,4 +1,4 @@
-"""The mode of a file, `"r+b"` and the like: what it allows, and what it asks of the kernel."""
+"""The mode of a file, such as `"r+b"`: what it allows, and its flags of open(2)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mode:
-    """A mode, taken apart."""
+    """A parsed mode."""
 
     text: str
-    """As it was given."""
+    """The mode as it was given."""
     action: str
     """r, w, a or x."""
     is_binary: bool
@@ -45,23 +45,23 @@ class Mode:
 
     @property
     def name(self) -> str:
-        """What `file.mode` says: a text file tells what it was given, others what they are."""
+        """The value of `file.mode`: for text the mode as it was given, for bytes a normal form."""
         if not self.is_binary:
             return self.text
         if self.action in "xa":
             return f"{self.action}b+" if self.is_updating else f"{self.action}b"
         if not self.is_updating:
             return f"{self.action}b"
-        # The builtin says of both that they are read, before CPython 3.15.
+        # Before CPython 3.15 the builtin has "rb+" for "w+b", too.
         return "rb+" if sys.version_info < (3, 15) else f"{self.action}b+"
 
 
 def parse_mode(mode: str) -> Mode:
-    """Take a mode apart.
+    """Parse a mode.
 
     Raises:
         TypeError: it is no string.
-        ValueError: there is no such mode.
+        ValueError: it is not a valid mode.
     """
     if not isinstance(mode, str):
         raise TypeError(f"open() argument 'mode' must be str, not {type(mode).__name__}")
@@ -83,11 +83,11 @@ def check_text_arguments(
     errors: str | None,
     newline: str | None,
 ) -> None:
-    """Look at what goes with text only.
+    """Check the arguments of `open` that are for text only.
 
     Raises:
-        TypeError: it is no string.
-        ValueError: it is there for a binary file, or the text is to be unbuffered.
+        TypeError: one of them is no string.
+        ValueError: one of them is given for a binary file, or a text file is to be unbuffered.
     """
     texts = (("encoding", encoding), ("errors", errors), ("newline", newline))
     for name, value in texts:

@@ -1,4 +1,4 @@
-"""`open`: a path or a descriptor becomes an `AsyncFile`."""
+"""`open`: opens a path or a descriptor as an `AsyncFile`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from threadlets.files.text import Text
 from threadlets.syslets import Syslet, syslet
 
 BUFFER_SIZE = 64 * 1024
-"""The size of a file's buffer, in bytes, unless one says otherwise."""
+"""The default size of a file's buffer, in bytes."""
 
 Opener: TypeAlias = Callable[[Any, int], int]
 BinaryMode: TypeAlias = Literal[
@@ -63,7 +63,7 @@ class Opening(Generic[AnyStr]):
 
     async def __aenter__(self) -> AsyncFile[AnyStr]:
         if self._is_entered:
-            raise RuntimeError("this file is being used already; call open() again for another")
+            raise RuntimeError("this file is already in use; call open() again for another one")
         self._is_entered = True
         try:
             self._file = file = await self
@@ -144,8 +144,8 @@ def open(  # noqa: A001 - it is what the builtin is
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: there is no such mode, or arguments contradict one another.
-        OSError: when it is awaited, the file cannot be opened; its `filename` is `file`.
+        ValueError: `mode` is invalid, or arguments contradict one another.
+        OSError: on `await`: the file cannot be opened; the error's `filename` is `file`.
     """
     parsed = parse_mode(mode)
     buffering = int_of(buffering)
@@ -186,7 +186,7 @@ async def _open(
     descriptor = Descriptor(fd, owned=closefd)
     try:
         if file_type == stat.S_IFDIR:
-            # A descriptor that is refused stays its owner's.
+            # A descriptor that the caller passed stays open if it is refused.
             descriptor.owned = not isinstance(file, int)
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
         if mode.action == "a" and descriptor.seekable():
@@ -236,14 +236,14 @@ def _discard(opened: tuple[int, int]) -> None:
 
 
 async def open_descriptor(path: PathLike, flags: int, mode: int = 0o666) -> tuple[int, int]:
-    """Open a file, and return its descriptor and its mode; nothing stays open if it is cancelled.
+    """Open a file, and return its descriptor and its mode; if cancelled, nothing stays open.
 
     Raises:
         OSError: it cannot be opened.
     """
     result, cancellation = await run(_program_to_open(flags), path, mode)
     if cancellation is not None:
-        # Nobody has read its value: what it has opened is closed with it.
+        # Dropping a result whose value was not read closes the descriptor in it.
         del result
         raise cancellation
     if result.errno:

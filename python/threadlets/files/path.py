@@ -1,4 +1,4 @@
-"""`Path`: a path as in `pathlib`, whose methods that touch files are awaited."""
+"""`Path`: a path as in `pathlib`; methods that touch files are to be awaited."""
 
 from __future__ import annotations
 
@@ -72,58 +72,58 @@ def _hardlink(target: Any, path: Any) -> Any:
 
 
 class Path(pathlib.PurePosixPath):
-    """A path: what only computes is `pathlib.PurePath`'s, what touches files is to be awaited.
+    """A path: a `pathlib.PurePosixPath`, with methods that touch files, to be awaited.
 
     Methods, results and exceptions are those of `pathlib.Path`. A path equals the pure path with
-    the same text, and goes wherever a path is taken.
+    the same text, and can be used wherever a path is accepted.
     """
 
     __slots__ = ()
 
     async def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Return the status of the file, or of the link itself."""
+        """Return the status of the file; without `follow_symlinks`, of a link itself."""
         flags = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW
         info: os.stat_result = await _done(_stat, self, flags)
         return info
 
     async def lstat(self) -> os.stat_result:
-        """Return the status of the file, or of the link if it is one."""
+        """Return the status of the file, or of a link itself."""
         return await self.stat(follow_symlinks=False)
 
     async def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Say whether there is something; a link is only if what it leads to is."""
+        """Return whether the path exists; a link that is followed exists only if its target does."""
         return await self._mode(follow_symlinks) != 0
 
     async def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Say whether it is a folder, or a link to one."""
+        """Return whether it is a folder, or a link to one."""
         return stat_module.S_ISDIR(await self._mode(follow_symlinks))
 
     async def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        """Say whether it is a regular file, or a link to one."""
+        """Return whether it is a regular file, or a link to one."""
         return stat_module.S_ISREG(await self._mode(follow_symlinks))
 
     async def is_symlink(self) -> bool:
-        """Say whether it is a symbolic link."""
+        """Return whether it is a symbolic link."""
         return stat_module.S_ISLNK(await self._mode(False))
 
     async def is_fifo(self) -> bool:
-        """Say whether it is a named pipe, or a link to one."""
+        """Return whether it is a named pipe, or a link to one."""
         return stat_module.S_ISFIFO(await self._mode(True))
 
     async def is_socket(self) -> bool:
-        """Say whether it is a socket, or a link to one."""
+        """Return whether it is a socket, or a link to one."""
         return stat_module.S_ISSOCK(await self._mode(True))
 
     async def is_block_device(self) -> bool:
-        """Say whether it is a block device, or a link to one."""
+        """Return whether it is a block device, or a link to one."""
         return stat_module.S_ISBLK(await self._mode(True))
 
     async def is_char_device(self) -> bool:
-        """Say whether it is a character device, or a link to one."""
+        """Return whether it is a character device, or a link to one."""
         return stat_module.S_ISCHR(await self._mode(True))
 
     async def is_mount(self) -> bool:
-        """Say whether a file system is mounted here."""
+        """Return whether a file system is mounted here."""
         return bool(await self._call(pathlib.Path.is_mount))
 
     def open(
@@ -146,13 +146,13 @@ class Path(pathlib.PurePosixPath):
     async def read_text(
         self, encoding: str | None = None, errors: str | None = None, newline: str | None = None
     ) -> str:
-        """Return the file's content as text, with newlines translated unless `newline` says not."""
+        """Return the file's content as text; `newline` decides whether newlines are translated."""
         data = await read_file(self)
         with io.TextIOWrapper(io.BytesIO(data), encoding, errors, newline) as text:
             return text.read()
 
     async def write_bytes(self, data: bytes | bytearray | memoryview) -> int:
-        """Make or replace the file's content; return its size in bytes."""
+        """Create or replace the file with `data`; return its size in bytes."""
         return await write_file(self, data)
 
     async def write_text(
@@ -162,7 +162,7 @@ class Path(pathlib.PurePosixPath):
         errors: str | None = None,
         newline: str | None = None,
     ) -> int:
-        """Make or replace the file's content with text; return how many characters it has."""
+        """Create or replace the file with text; return the number of characters."""
         if not isinstance(data, str):
             raise TypeError(f"data must be str, not {type(data).__name__}")
         encoded = io.BytesIO()
@@ -173,7 +173,7 @@ class Path(pathlib.PurePosixPath):
         return len(data)
 
     async def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        """Make the folder; with `parents`, those above it, too, with permissions as by default."""
+        """Make the folder; with `parents`, also missing parents, with default permissions."""
         mode = int_of(mode)
         try:
             await _done(_mkdir, self, mode)
@@ -199,14 +199,14 @@ class Path(pathlib.PurePosixPath):
                 raise
 
     async def rename(self, target: Text) -> Self:
-        """Give the file or folder another name, whose file is replaced; return the new path."""
-        # Refused before anything is done, if it is no path.
+        """Rename the file or folder, replacing an existing file; return the new path."""
+        # First, so that a target that is no path is refused before anything is done.
         renamed = type(self)(target)
         await _done_with_two(_rename, self, target)
         return renamed
 
     async def replace(self, target: Text) -> Self:
-        """Give the file or folder another name, whose file is replaced; return the new path."""
+        """Rename the file or folder, replacing an existing file; return the new path."""
         return await self.rename(target)
 
     async def symlink_to(self, target: PathLike, target_is_directory: bool = False) -> None:
@@ -214,7 +214,7 @@ class Path(pathlib.PurePosixPath):
         await _done_with_two(_symlink, target, self)
 
     async def hardlink_to(self, target: PathLike) -> None:
-        """Make this another name of the file `target`; of a symbolic link's own, before CPython 3.14."""
+        """Make this a hard link to `target`; before CPython 3.14, a symbolic link is not followed."""
         await _done_with_two(_hardlink, target, self)
 
     async def copy(self, target: Text, *, follow_symlinks: bool = True) -> Self:
@@ -224,7 +224,7 @@ class Path(pathlib.PurePosixPath):
         return copied
 
     async def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
-        """Make the file if there is none, and give it the present time."""
+        """Create the file if it is missing, and set its times to now."""
         await self._call(pathlib.Path.touch, mode, exist_ok)
 
     async def chmod(self, mode: int, *, follow_symlinks: bool = True) -> None:
@@ -232,19 +232,19 @@ class Path(pathlib.PurePosixPath):
         await _core.call(os.chmod, self, mode, follow_symlinks=follow_symlinks)
 
     async def lchmod(self, mode: int) -> None:
-        """Change the permissions, of a link itself if it is one."""
+        """Change the permissions; of a link, its own."""
         await self.chmod(mode, follow_symlinks=False)
 
     async def readlink(self) -> Self:
-        """Return what the symbolic link leads to."""
+        """Return the target of the symbolic link."""
         return type(self)(await _core.call(os.readlink, self))
 
     async def resolve(self, strict: bool = False) -> Self:
-        """Return the absolute path without links; `strict`: it must exist."""
+        """Return the absolute path with links resolved; `strict`: it must exist."""
         return type(self)(await self._call(pathlib.Path.resolve, strict))
 
     async def absolute(self) -> Self:
-        """Return the path from the root on; links stay."""
+        """Return the absolute path; links are not resolved."""
         return type(self)(await self._call(pathlib.Path.absolute))
 
     async def expanduser(self) -> Self:
@@ -252,7 +252,7 @@ class Path(pathlib.PurePosixPath):
         return type(self)(await self._call(pathlib.Path.expanduser))
 
     async def samefile(self, other_path: Text) -> bool:
-        """Say whether both are names of one file."""
+        """Return whether both paths name the same file."""
         status = await self.stat()
         return os.path.samestat(status, await type(self)(other_path).stat())
 
@@ -265,17 +265,17 @@ class Path(pathlib.PurePosixPath):
         return str(await self._call(pathlib.Path.group))
 
     async def iterdir(self) -> AsyncIterator[Self]:
-        """Iterate over what is in the folder, in no order."""
+        """Iterate over the entries of the folder, in arbitrary order."""
         for name in await _core.call(os.listdir, self):
             yield self / name
             await _core.checkpoint
 
     def glob(self, pattern: str, **options: Any) -> AsyncIterator[Self]:
-        """Iterate over the paths below that match; what is meant by a pattern, `pathlib` says."""
+        """Iterate over the paths below that match `pattern`, by the rules of `pathlib`."""
         return self._matches(pathlib.Path(self).glob(pattern, **options))
 
     def rglob(self, pattern: str, **options: Any) -> AsyncIterator[Self]:
-        """Iterate over the paths at any depth below that match."""
+        """Iterate over the paths at any depth below that match `pattern`."""
         return self._matches(pathlib.Path(self).rglob(pattern, **options))
 
     async def walk(
@@ -286,7 +286,7 @@ class Path(pathlib.PurePosixPath):
         *,
         depth: int = DEPTH,
     ) -> AsyncIterator[tuple[Self, list[str], list[str]]]:
-        """Walk over the folder and all below it, as `pathlib.Path.walk` and `threadlets.walk` do.
+        """Walk the folder and all below it, as `pathlib.Path.walk` and `threadlets.walk` do.
 
         Links to folders are among the files, unless they are followed.
         """
@@ -314,14 +314,14 @@ class Path(pathlib.PurePosixPath):
         return cls(await _core.call(pathlib.Path.home))
 
     async def _mode(self, follow_symlinks: bool) -> int:
-        """Return the mode, or 0 if there is nothing."""
+        """Return the mode, or 0 if the path does not exist."""
         try:
             return (await self.stat(follow_symlinks=follow_symlinks)).st_mode
         except OSError as error:
             if sys.version_info < (3, 14) and not is_missing(error):
                 raise
         except ValueError:
-            # No file has such a name.
+            # The kernel takes no such name, so no file has it.
             pass
         return 0
 

@@ -1,4 +1,4 @@
-"""`Text`: a file of characters over one of bytes, as `io.TextIOWrapper`."""
+"""`Text`: a text file over a `Binary`, like `io.TextIOWrapper`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from threadlets.files.failures import os_error, unsupported
 _CHUNK = 64 * 1024
 """How many bytes are decoded at a time."""
 _CHUNK_OF_WRITABLE = 8192
-"""The same where text may be written, too: what is written after a read goes behind the chunk, so that it
-is as large as the builtin's."""
+"""The same for a file that can be written, too: text that is written after a read goes behind the
+chunk that was read, so this must be the builtin's size."""
 
 _READ_MAX = 64 * 1024 * 1024
 """The most bytes that are decoded at a time."""
 
 
 class _Cookie(NamedTuple):
-    """What `tell` gives in one integer: where to start decoding, and how far to go from there."""
+    """The position that `tell` packs into an integer: where to start decoding, and how far to go."""
 
     position: int
     flags: int = 0
@@ -42,7 +42,7 @@ class _Cookie(NamedTuple):
 
 
 class Text:
-    """A text file. What was decoded and not asked for yet is kept with the bytes it came from."""
+    """A text file. Text that was decoded and not returned yet is kept with the bytes it came from."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Text:
         *,
         line_buffering: bool,
     ) -> None:
-        # Whatever io refuses is refused, with the same words.
+        # io itself checks the arguments, and refuses wrong ones with its own messages.
         model = io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)
         self.binary = binary
         self.encoding = model.encoding
@@ -73,7 +73,7 @@ class Text:
         self._at = 0
         self._flags_before = 0
         self._bytes_before: bytes | None = None
-        """What `_chars` was decoded from, beginning with the decoder's state `_flags_before`."""
+        """The bytes from which `_chars` was decoded, from the decoder's state `_flags_before` on."""
 
     @property
     def newlines(self) -> str | tuple[str, ...] | None:
@@ -95,7 +95,7 @@ class Text:
         return self._take(self._at + size)
 
     async def readline(self, limit: int = -1) -> str:
-        """Read up to and with the next newline, `limit` characters at most."""
+        """Read up to and including the next newline, at most `limit` characters."""
         self._check_readable()
         n_searched = 0
         while True:
@@ -105,14 +105,14 @@ class Text:
                 return self._take(self._at + limit)
             if end >= 0:
                 return self._take(end)
-            # A newline of two characters may have begun.
+            # The last character may be the first half of a newline of two.
             n_searched = max(n_chars - 1, 0)
             if not await self._read_on():
                 return self._take(len(self._chars))
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
-        """Have all that is read within decoded and not asked for if the end of it is an exception."""
+        """Keep all text that the block reads for the next call if the block raises."""
         chars, at, known = self._chars, self._at, self._bytes_before
         held, flags = self._decoder.getstate() if known is None else (known, self._flags_before)
         self._decoded = []
@@ -133,7 +133,7 @@ class Text:
         return None if end < 0 else self._take(end)
 
     async def write(self, text: str) -> int:
-        """Encode `text` and write it, or keep it in the buffer; return how many characters it has."""
+        """Encode `text` and write it, or keep it in the buffer; return the number of characters."""
         if not self.binary.writable:
             raise unsupported("not writable")
         has_newline = "\n" in text
@@ -146,7 +146,7 @@ class Text:
             await self.binary.write(encoded)
         except BaseException:
             if self.binary.n_taken == n_taken:
-                # What is not in the file has no part in what the next characters become.
+                # Nothing of the text was taken, so it must not affect how the next one is encoded.
                 self._encoder.setstate(before)
             else:
                 self._start_reading_anew()
@@ -157,16 +157,16 @@ class Text:
         return len(text)
 
     async def flush(self) -> None:
-        """Write what is in the buffer."""
+        """Write the buffer."""
         await self.binary.flush()
 
     async def truncate(self, size: int | None = None) -> int:
-        """Cut or extend the file to `size` bytes, or to the position of its bytes."""
+        """Cut or extend the file to `size` bytes, or to the position of the `Binary`."""
         await self.flush()
         return await self.binary.truncate(size)
 
     async def tell(self) -> int:
-        """Return the position as a number that means something to `seek` alone."""
+        """Return the position as a number that only `seek` can interpret."""
         if not self.binary.descriptor.seekable():
             raise unsupported("underlying stream is not seekable")
         await self.flush()
@@ -177,7 +177,7 @@ class Text:
         return self._cookie(position, self._bytes_before).packed()
 
     async def seek(self, cookie: int, whence: int = os.SEEK_SET) -> int:
-        """Go to what `tell` gave, or to the beginning or the end, and return it."""
+        """Move to a position that `tell` returned, or to the beginning or the end, and return it."""
         binary = self.binary
         if not binary.descriptor.seekable():
             raise unsupported("underlying stream is not seekable")
@@ -219,16 +219,16 @@ class Text:
             raise unsupported("not readable")
 
     def _start_reading_anew(self) -> None:
-        """Something was written: what was decoded is behind it."""
+        """Drop the decoded text after a write: the position is behind it."""
         self._forget()
         self._decoder.reset()
 
     async def _read_on(self, n_wanted: int = 0) -> bool:
-        """Decode some more bytes; say whether there were any, or characters after all."""
+        """Decode some more bytes; return whether there were any, or any more characters."""
         if self.binary.writable:
             n_bytes = min(int(max(self._bytes_per_char, 1.0) * n_wanted), _READ_MAX)
         else:
-            # What one asks much of is read in ever larger parts, so as not to move it too often.
+            # Read a long line in growing parts, so that it is not copied too often.
             n_bytes = len(self._chars) - self._at
         data = await self.binary.read1(max(self._chunk, n_bytes))
         if self._at == len(self._chars):
@@ -245,7 +245,7 @@ class Text:
         return bool(data or more)
 
     def _line_end(self, start: int) -> int:
-        """Return where the line ends that goes on at `start`, its newline included; -1: not here."""
+        """Return the end of the line that `start` is in, after its newline; -1: not decoded yet."""
         chars = self._chars
         if self._newline == "":
             feed, carriage = chars.find("\n", start), chars.find("\r", start)
@@ -265,7 +265,7 @@ class Text:
         self._chars, self._at, self._bytes_before = "", 0, None
 
     def _restart(self, position: int) -> None:
-        """Begin anew at a position: only a file's beginning has a byte order mark."""
+        """Reset decoder and encoder for a position: only a file's beginning has a byte order mark."""
         self._forget()
         self._decoder.reset()
         if position:
@@ -274,9 +274,9 @@ class Text:
             self._encoder.reset()
 
     def _cookie(self, position: int, data: bytes) -> _Cookie:
-        """Return where the next character is, given that of the first byte in `data`.
+        """Return the position of the next character; `position` is that of the first byte of `data`.
 
-        Searched for by decoding beginnings of `data`: the more bytes, the more characters.
+        A binary search over the prefixes of `data`: the longer one is, the more characters it has.
         """
         flags_before, n_chars = self._flags_before, self._at
         if not n_chars:
@@ -300,7 +300,7 @@ class Text:
             n, held, flags = decoded(low)
             if n == n_chars and not held:
                 return _Cookie(position + low, flags)
-            # In the middle of what comes at once: begin before it, and skip.
+            # The character is one of several that are decoded at once: start before them, and skip.
             start, flags_there, n_there = 0, flags_before, 0
             for n_bytes in range(low - 1, max(low - 16, 0), -1):
                 n_here, held, flags = decoded(n_bytes)

@@ -1,4 +1,4 @@
-"""`walk`: folders and what is in them; those that are not in the cache are read several at a time."""
+"""`walk`: folders and their entries; folders that are not in the cache are read several at a time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from threadlets.files.arguments import size_of
 from threadlets.running import running_dispatcher
 
 DEPTH = 16
-"""How many folders are read ahead, unless one says otherwise."""
+"""The default for the number of folders that are read ahead at a time."""
 
 _SLOW_NS, _SLOW_NS_PER_ENTRY = 200_000, 2_000
-"""A folder that takes longer is not in the cache; to block and to be relieved takes as long."""
+"""A folder that takes longer was not in the cache; blocking with a take-over takes about as long."""
 _N_AHEAD = 64
-"""How many folders are read ahead after a slow one, before one is read where it stands again."""
+"""For how many folders after a slow one the walk reads ahead."""
 
 OnError = Callable[[OSError], object]
 
@@ -31,14 +31,14 @@ async def walk(
     follow_symlinks: bool = False,
     depth: int = DEPTH,
 ) -> AsyncIterator[tuple[AnyStr, list[AnyStr], list[AnyStr]]]:
-    """Walk over the folder `top` and all below it: (path, names of folders, names of files) of each.
+    """Walk the folder `top` and all below it: (path, names of folders, names of files) for each.
 
-    As `os.walk` does, in its order: `topdown`, one may remove folders from the list or sort it, and
-    they are not walked over; otherwise folders come before what they are in. Links to folders
-    are among the folders, and followed only if `follow_symlinks`. A folder that cannot be read is
-    left out, after `on_error` was called with the exception.
+    The order is that of `os.walk`. With `topdown`, the caller may sort the list of folders, or remove
+    some, which are then skipped; otherwise a folder comes before the one that it is in. Links to
+    folders are among the folders, and are followed only if `follow_symlinks`. A folder that cannot be
+    read is left out, after `on_error` was called with the exception.
 
-    After a folder that was not in the cache, up to `depth` that are next are read at a time.
+    After a folder that was not in the cache, up to `depth` of the next ones are read at a time.
 
     Raises:
         ValueError: `depth` is less than 1.
@@ -58,7 +58,7 @@ async def walk(
 
 
 class _Folder(Generic[AnyStr]):
-    """A folder that is to be walked over; what is in it may be on its way, or there."""
+    """A folder to walk; its entries are not read yet, being read ahead, or read."""
 
     def __init__(self, path: AnyStr) -> None:
         self.path: AnyStr = path
@@ -70,10 +70,10 @@ class _Folder(Generic[AnyStr]):
         """Those of `dirnames` that are links."""
 
     def read(self, looks_behind_links: bool) -> None:
-        """Read what is in it, as a threadlet.
+        """Read the entries; to be called as a threadlet.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the folder cannot be read.
         """
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -93,10 +93,10 @@ def _is_folder(entry: os.DirEntry[Any], looks_behind_links: bool) -> bool:
 
 
 class Walker(Generic[AnyStr]):
-    """A walk, in depth first.
+    """A walk, depth first.
 
-    Folders are read where the walk stands, as threadlets: that costs least where they are in the cache.
-    If one was slow, those next in line are read ahead for a while, each by a task.
+    A folder is read when the walk gets to it, as a threadlet: that is cheapest if it is in the cache.
+    After a slow one, the next folders are read ahead for a while, each by a task.
     """
 
     def __init__(
@@ -112,17 +112,17 @@ class Walker(Generic[AnyStr]):
         self._follow = follow_symlinks
         self._depth = size_of(depth)
         if self._depth < 1:
-            raise ValueError(f"depth is {depth}; one folder at least is read at a time")
+            raise ValueError(f"depth is {depth}; at least one folder is read at a time")
         self._looks_behind_links = links_are_folders or follow_symlinks
         self._loop = running_dispatcher("which has no threadlets; use threadlets.run(main())")
         self._ahead: set[asyncio.Task[None]] = set()
-        #: How many folders more are to be read ahead.
+        #: For how many more folders the walk reads ahead.
         self._n_ahead = 0
-        # The next one is the last.
+        # The folder at the end is the next one.
         self._stack: list[_Folder[AnyStr]] = [_Folder(top)]
 
     async def walk(self, topdown: bool) -> AsyncIterator[tuple[AnyStr, list[AnyStr], list[AnyStr]]]:
-        """Walk from where it stands to the end."""
+        """Walk from the next folder to the end."""
         while self._stack:
             await _core.checkpoint
             folder = self._stack[-1]
@@ -144,7 +144,7 @@ class Walker(Generic[AnyStr]):
                 self._go_into(folder)
 
     async def close(self) -> None:
-        """Stop what is read ahead."""
+        """Cancel the tasks that read ahead."""
         for task in self._ahead:
             task.cancel()
         await asyncio.gather(*self._ahead, return_exceptions=True)

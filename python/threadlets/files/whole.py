@@ -1,4 +1,4 @@
-"""Files as a whole: `read_file`, `write_file`."""
+"""Whole files: `read_file`, `write_file`."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from threadlets.syslets import syslet
 
 _NO_LIMIT = 2**62
 _LOOKS_MAX = 5
-"""How often the file behind a name is looked for while others replace it."""
+"""How often the file behind a name is looked up, if it is being replaced."""
 _LINKS_MAX = 40
-"""After so many links the kernel gives up, too."""
+"""The most links that are followed; it is the kernel's limit, too."""
 
 
 @syslet
@@ -56,7 +56,7 @@ def _read(path: Any, limit: Any) -> Any:
     with loop():
         n = yield read(fd, data)
         yield add(total, n)
-        # A file of the size that it says ends here; there was room for a byte more.
+        # A file of the size that statx gave ends here: the read had room for one byte more.
         break_if(total == info.size)
         break_if(n == 0)
     yield close(fd)
@@ -120,8 +120,8 @@ async def read_file(
 ) -> bytes | str:
     """Read a whole file: its bytes, or with an `encoding` its text, with newlines translated.
 
-    `limit` is the largest size, in bytes, that is accepted. Files that do not tell their size, as
-    those of /proc, and pipes are read to their end.
+    `limit` is the largest size, in bytes, that is accepted. Files that do not report their size, such
+    as those of /proc, and pipes are read to their end.
 
     Raises:
         ValueError: `limit` is negative.
@@ -133,7 +133,7 @@ async def read_file(
         limit = size_of(limit)
         if limit < 0:
             raise ValueError(f"limit is {limit}; it is a number of bytes, or None for any")
-    # One byte more than the limit, so that what is just as large can be told from what is larger.
+    # One byte more than the limit, to tell a file of just that size from a larger one.
     result = await _read(path, _NO_LIMIT if limit is None else min(limit, _NO_LIMIT) + 1)
     if result.errno or (limit is not None and len(result.value) > limit):
         if limit is not None and result.errno in (0, errno.ENOBUFS):
@@ -152,19 +152,19 @@ async def write_file(
     encoding: str | None = None,
     sync: bool = False,
 ) -> int:
-    """Write a whole file, made or replaced; return its size in bytes.
+    """Write a whole file, creating or replacing it; return its size in bytes.
 
     Text needs an `encoding`. A new file has the permissions `mode`, which the umask restricts;
     `sync` waits until everything is on the disk.
 
-    `atomic`: whoever opens the file meanwhile, or after a crash (with `sync`), sees either what was
-    there before or all of `data`. A temporary file in the same folder takes the file's place at the
-    end; it has the permissions of what it replaces, and is removed if anything fails or the task is
-    cancelled. Symbolic links are followed. Owner, extended attributes and further hard links of
-    what is replaced are lost.
+    With `atomic`, a reader of the file meanwhile, or after a crash (with `sync`), sees either the old
+    content or all of `data`. A temporary file in the same folder replaces the old file at the end;
+    it has the permissions of the old one, and is removed if anything fails or the task is cancelled.
+    Symbolic links are followed. Owner, extended attributes and further hard links of the old file
+    are lost.
 
     Raises:
-        OSError: something cannot be written.
+        OSError: the file cannot be written.
         TypeError: text without an encoding, or an encoding without text.
     """
     view = bytes_of(_encoded(data, encoding))
@@ -180,7 +180,7 @@ async def write_file(
 
 async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: bool) -> None:
     if os.fsencode(path).endswith(b"/"):
-        # There are no such files: opening tells why.
+        # No file can have such a name: opening it raises the right error.
         fd, _ = await open_descriptor(path, os.O_WRONLY | os.O_CREAT)
         close_quietly(fd)
     try:
@@ -188,7 +188,7 @@ async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: b
         if mode_before is not None:
             mode = mode_before
         folder, _, name = target.rpartition(b"/")
-        # A name may have 255 bytes; what is cut off does not matter.
+        # A name may have 255 bytes, so the old one is cut; the random part makes it unique.
         temporary = b"%s/.%s.%s.tmp" % (folder, name[:220], secrets.token_hex(8).encode())
         try:
             await _store(temporary, data, mode, keeps_mode=mode_before is not None, sync=sync)
@@ -196,7 +196,7 @@ async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: b
             if result.errno:
                 raise failure(result)
         except BaseException:
-            # What is raised already says more than a cancellation that comes here.
+            # The exception at hand says more than a cancellation that comes here.
             await finish(_remove, temporary)
             raise
     except OSError as error:
@@ -208,8 +208,8 @@ async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: b
 async def _place(path: PathLike) -> tuple[bytes, int | None]:
     """Return the name of the file behind `path`, and its permissions if there is one.
 
-    A name in /proc leads to files that have no name, or no longer. They differ from what is behind it
-    each time; a file that others replace meanwhile differs now and then.
+    A name in /proc may lead to a file that has no name, or no longer has one. Then the file and the
+    one that its link names differ in every look-up; with a file that is being replaced, only in some.
     """
     seen = set()
     for _ in range(_LOOKS_MAX):
@@ -232,7 +232,7 @@ async def _place(path: PathLike) -> tuple[bytes, int | None]:
 
 
 def _check_replaceable(path: PathLike, mode: int) -> None:
-    """Refuse what another file must not take the place of."""
+    """Refuse a file that must not be replaced by another."""
     if stat.S_ISDIR(mode):
         raise os_error(errno.EISDIR, path)
     if not stat.S_ISREG(mode):
@@ -246,14 +246,14 @@ def _irreplaceable(path: PathLike, what: str) -> OSError:
 
 
 def _file_behind(path: bytes) -> bytes:
-    """Return the name that a file has itself, or will have, behind links to it: an absolute one."""
+    """Return the absolute name of the file that `path` leads to by links; it need not exist."""
     if not path:
         raise os_error(errno.ENOENT)
     path = os.path.join(os.getcwdb(), path)
     for _ in range(_LINKS_MAX):
         folder, name = os.path.split(path)
         if name in (b"", b".", b".."):
-            # There may be a folder of this name, and nothing else.
+            # Only a folder can have this name.
             raise os_error(errno.ENOENT if name else errno.EISDIR)
         try:
             text = os.readlink(path)
@@ -266,7 +266,7 @@ def _file_behind(path: bytes) -> bytes:
 
 
 async def _store(path: bytes, data: memoryview, mode: int, *, keeps_mode: bool, sync: bool) -> None:
-    """Make a file, which must not be there yet."""
+    """Create and write a file, which must not exist yet."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     fd, mode_made = await open_descriptor(path, flags, mode & 0o7777)
     descriptor = Descriptor(fd, owned=True)
@@ -281,7 +281,7 @@ async def _store(path: bytes, data: memoryview, mode: int, *, keeps_mode: bool, 
 
 
 def _decoded(data: bytes, encoding: str) -> str:
-    # As a text file does it, newlines included.
+    # As a text file decodes, with newlines translated.
     with io.TextIOWrapper(io.BytesIO(data), encoding) as text:
         return text.read()
 
@@ -291,6 +291,6 @@ def _encoded(data: Any, encoding: str | None) -> Any:
         raise TypeError(
             "data is text, which needs an encoding"
             if encoding is None
-            else f"data is {type(data).__name__}, which an encoding is not for"
+            else f"data is {type(data).__name__}; an encoding is only for text (str)"
         )
     return data if encoding is None else data.encode(encoding)

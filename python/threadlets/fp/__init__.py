@@ -1,7 +1,8 @@
 """Floating-point state as a contract: known when a request begins, the same when it has run.
 
-`environment` gives code a rounding of its own, wherever it goes on; `flags` tells which exceptions it
-raised; `report` names whoever changed what was not theirs. See docs/floating-point.md.
+`environment` gives code a rounding mode of its own, on whichever thread it goes on; `flags` tells
+which exceptions code has raised; `report` names the code that violated the contract. See
+docs/floating-point.md.
 """
 
 from threadlets._core import Environment, Flags

@@ -1,4 +1,4 @@
-"""Who changed the floating-point state, how often, and in what way."""
+"""The record of code that changed the floating-point state: which code, how often, in what way."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _counts: dict[tuple[str, str], tuple[str, int]] = {}
 
 
 def report() -> dict[str, list[Violation]]:
-    """List who changed the floating-point state in this process so far, by qualified name.
+    """List the violations in this process so far, by the qualified name of the code.
 
-    Each name has an entry for every way in which it changed it, with the place where it did last.
+    Each name has an entry for every way in which it changed the state, with the latest place.
     """
     found: dict[str, list[Violation]] = {}
     for (name, changes), (where, count) in _counts.items():
@@ -38,7 +38,7 @@ def report() -> dict[str, list[Violation]]:
 
 
 def record(subject: Any, changes: str) -> Violation:
-    """Count a violation of what ran: a callable, a protocol, or None for a request of the loop's own."""
+    """Count a violation by `subject`: a callable, a protocol, or None for a request of the loop."""
     name, where = name_of(subject)
     _, count = _counts.get((name, changes), ("", 0))
     _counts[name, changes] = (where, count + 1)
@@ -46,13 +46,13 @@ def record(subject: Any, changes: str) -> Violation:
 
 
 def task_of(subject: Any) -> asyncio.Task[Any] | None:
-    """Return the task whose step a callable is, if it is one."""
+    """Return the task whose step a callable is; None if it is no step."""
     owner = getattr(subject, "__self__", subject)
     return owner if isinstance(owner, asyncio.Task) else None
 
 
 def name_of(subject: Any) -> tuple[str, str]:
-    """Name a callable, a protocol, or a request of the loop's own (its name, or None); say where it is."""
+    """Return name and place of a callable, a protocol, or a loop's request (its name, or None)."""
     if subject is None or isinstance(subject, str):
         return subject or "a request of the loop", "?"
     task = task_of(subject)
@@ -75,7 +75,7 @@ def name_of(subject: Any) -> tuple[str, str]:
 
 
 def _name_of_coroutine(coroutine: Any) -> tuple[str, str]:
-    """Name a coroutine, and the place where it, or what it awaits, is suspended."""
+    """Return a coroutine's name, and the place where it, or what it awaits, is suspended."""
     name = getattr(coroutine, "__qualname__", None) or repr(coroutine)
     where = "?"
     while coroutine is not None:

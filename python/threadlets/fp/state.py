@@ -1,4 +1,4 @@
-"""The floating-point state of this thread, and how to have another one for a while."""
+"""The floating-point state of this thread, and environments that change it for a while."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Rounding = Literal["nearest", "upward", "downward", "toward-zero"]
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What the control registers of a thread say."""
+    """What the floating-point control registers of a thread say."""
 
     rounding: Rounding
     flush_to_zero: bool
     denormals_are_zero: bool
-    #: What is different from the ABI's default, in words: "rounding upward, flush-to-zero"; empty if
-    #: nothing is.
+    #: The differences from the ABI's default, in words: "rounding upward, flush-to-zero"; empty if
+    #: there are none.
     changes: str
 
 
@@ -36,17 +36,17 @@ def environment(
 ) -> _core.Environment:
     """Make an environment to compute in: `with environment(rounding="upward"): …`.
 
-    The state is set for the block, taken off whenever its coroutine suspends, and set again where it
-    goes on, on whichever thread. What is None is as in the environment around it, or as the ABI has
-    it. Whatever copies the context within the block (a task, a callback) computes in it too, as long
-    as it lives. An environment can be entered any number of times; it is an argument of
-    `threadlets.call` and `threadlets.Pool`, too.
+    The state is set for the block, removed whenever its coroutine suspends, and set again where the
+    coroutine goes on, on whichever thread. Arguments that are None leave what the surrounding
+    environment, or else the ABI, says. Tasks and callbacks that copy the context within the block
+    compute in the environment, too, as long as they live. An environment can be entered any number
+    of times; it is also an argument of `threadlets.call` and `threadlets.Pool`.
 
-    On aarch64 one bit says of results and operands alike that denormals are zero: the last of
+    On aarch64 one bit makes denormals zero in results and operands alike: the last of
     `flush_to_zero` and `denormals_are_zero` that is not None decides.
 
     Raises:
-        ValueError: `rounding` is none of the four.
+        ValueError: `rounding` is not one of the four.
     """
     return _core.Environment(
         rounding=rounding, flush_to_zero=flush_to_zero, denormals_are_zero=denormals_are_zero
@@ -56,9 +56,9 @@ def environment(
 def flags() -> _core.Flags:
     """Record floating-point exceptions: `with flags() as seen: …; seen.overflow`.
 
-    `seen` tells which exceptions this request raised in the block, across its suspensions and nobody
-    else's: not those of tasks it starts. Its attributes are `inexact`, `underflow`, `overflow`,
-    `divide_by_zero`, `invalid`, and `raised`, the set of their names. They can be read in the block,
-    by the request whose it is, and after it by anybody.
+    `seen` tells which exceptions this request raised in the block, across its suspensions, without
+    those of other requests or of tasks that it starts. Its attributes are `inexact`, `underflow`,
+    `overflow`, `divide_by_zero`, `invalid`, and `raised`, the set of their names. Within the block
+    only the request itself can read them; after it, any code can.
     """
     return _core.Flags()

@@ -1,8 +1,8 @@
-"""Frameworks that call plain functions in worker threads call them as threadlets instead.
+"""Adapters that make frameworks call plain functions as threadlets, not in worker threads.
 
-`use_threadlets_in_anyio` does it for whatever runs on anyio's `to_thread.run_sync`: the `def`
+`use_threadlets_in_anyio` does it for everything that uses anyio's `to_thread.run_sync`: the `def`
 endpoints of Starlette and FastAPI, their sync dependencies and background tasks, file responses.
-`wsgi` does it for WSGI applications. anyio and a2wsgi are imported only where they are asked for.
+`wsgi` does it for WSGI applications. anyio and a2wsgi are imported only when they are needed.
 """
 
 from threadlets.frameworks.gateway import wsgi

@@ -1,8 +1,8 @@
-"""WSGI applications as ASGI applications, each of whose requests is a threadlet.
+"""Runs WSGI applications as ASGI applications, each of whose requests is a threadlet.
 
-A request has three sides: the application, in its own thread; a task that sends what it makes; and
-a task that receives the body, a little ahead, and then hears that the client has left. Whichever
-fails first ends the others: nobody makes a response that nobody takes.
+A request has three parts: the application, in its own thread; a task that sends the response; and a
+task that receives the body, a little ahead, and then waits for the client to leave. Whichever fails
+first ends the others, so that the application makes no response that is not sent.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from a2wsgi.asgi_typing import ASGIApp, HTTPScope, Receive, Scope, Send, SendEvent
     from a2wsgi.wsgi_typing import Environ, ExceptionInfo, WriteCallable, WSGIApp
 
-# How many parts of a response wait to be sent before the application has to.
+# How many parts of a response may wait to be sent before the application blocks.
 _PARTS_MAX = 10
-# How much of a request's body is received before the application reads it.
+# How many bytes of a request's body are received before the application reads them.
 _AHEAD_MAX = 256 * 1024
 
 
 def wsgi(app: WSGIApp, *, pool: Pool | None = None) -> ASGIApp:
     """Make an ASGI application of a WSGI application, each of whose requests is a threadlet.
 
-    Where no threadlets loop runs, a pool of threads does the work. With `pool`, all requests are
-    the pool's: its limit is how many may run at once.
+    On other loops, a thread pool runs the requests. With `pool`, all requests belong to that pool,
+    whose limit is the number that may run at once.
 
-    The first part of a request's body is received before the application is called, and ten
-    parts of a response may wait to be sent while it goes on; it blocks only beyond.
+    The first part of a request's body is received before the application is called, and ten parts
+    of a response may wait to be sent while the application goes on; only further ones block it.
 
     When the client has left, the server's `send` has failed or the request is cancelled, the
     response is closed at its next part, `write()` and reads of `wsgi.input` raise
     ConnectionAbortedError, and a request that has not begun never does.
 
     Raises:
-        MissingPackage: a2wsgi is not installed, or its version is not known.
+        MissingPackage: a2wsgi is not installed, or its version is not supported.
     """
     return _Gateway(app, pool)
 
@@ -54,7 +54,7 @@ class _NobodyThere(ConnectionAbortedError):
 
 
 class _Gateway:
-    """The ASGI application: a2wsgi says what an environ is, and answers what is no request."""
+    """The ASGI application; a2wsgi builds each environ, and answers scopes other than HTTP."""
 
     def __init__(self, app: WSGIApp, pool: Pool | None) -> None:
         with needed("a2wsgi", "serve a WSGI application"):
@@ -74,7 +74,7 @@ class _Gateway:
 
     async def _respond(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        # Now, so that the application need not block for what is here already.
+        # Received first, so that the application need not block for what has arrived already.
         message: Any = await receive()
         if message["type"] == "http.disconnect":
             return
@@ -93,7 +93,7 @@ class _Gateway:
 
         def sent(_sending: asyncio.Task[None]) -> None:
             if not sending.cancelled():
-                # Looked at, in case the application's own error is the one that is raised.
+                # Retrieved, since the application's own error may be raised in its place.
                 sending.exception()
             leave()
 
@@ -104,7 +104,7 @@ class _Gateway:
 
         def listen() -> None:
             nonlocal receiving
-            # Most applications are quick, and nobody listens in vain.
+            # Most applications are quick, and need no task that receives.
             if not outcome.done():
                 receiving = loop.create_task(body.receive_all())
                 receiving.add_done_callback(received)
@@ -113,21 +113,21 @@ class _Gateway:
         error: BaseException | None = None
         try:
             outcome = self._start(loop, _Request(response, environ))
-            # Behind the call, which is queued as well.
+            # Queued behind the call.
             loop.call_soon(listen)
             try:
                 await outcome
             except _NobodyThere:
-                # The application has passed on what it was told.
+                # The application has let the exception of `write()` or of a read propagate.
                 pass
             except Exception as raised:
                 error = raised
-            # What it has made goes out, whatever became of it then.
+            # What the application has made is sent, even if it failed then.
             parts.end()
             try:
                 await sending
             except asyncio.CancelledError:
-                # Because the client has left, or because we are cancelled ourselves?
+                # `leave` cancels `sending`, too; only a cancellation of this task is raised.
                 if not parts.is_closed or _is_cancelled():
                     raise
             except Exception as raised:
@@ -136,7 +136,7 @@ class _Gateway:
             leave()
             if receiving is not None:
                 receiving.cancel()
-        # If the application has answered with its error, the server is to hear of it, too.
+        # An error that the application has answered with a page of its own is raised, too.
         if (error := error or response.error) is not None:
             try:
                 raise error
@@ -159,7 +159,7 @@ def _is_cancelled() -> bool:
 
 
 class _Request:
-    """One call of the application, by which the loop remembers whether it blocks."""
+    """One call of the application; the loop's history counts it for `func`."""
 
     def __init__(self, response: _Response, environ: Environ) -> None:
         self._response = response
@@ -174,18 +174,18 @@ class _Request:
 
 
 class _Response:
-    """What one call of the application answers, as PEP 3333 has it; for the application's thread."""
+    """The response of one call of the application (PEP 3333); used in the application's thread."""
 
     def __init__(self, app: WSGIApp, parts: _Parts) -> None:
         self.app = app
         self._parts = parts
         self._head: SendEvent | None = None
         self._is_started = False
-        #: What went wrong, where the application has answered with an error page.
+        #: The error, if the application has answered with an error page.
         self.error: BaseException | None = None
 
     def make(self, environ: Environ) -> None:
-        """Call the application and put what it answers; close what it returns, however it ends."""
+        """Call the application and put what it answers; always close what it returns."""
         if self._parts.is_closed:
             # The client has left while the request waited for its turn.
             return
@@ -235,7 +235,7 @@ class _Response:
             self._parts.check()
             return
         self._put_head()
-        # A copy of what is mutable: it waits, and the application goes on.
+        # Copied if mutable, since the part waits while the application goes on.
         self._parts.put({"type": "http.response.body", "body": bytes(chunk), "more_body": True})
 
     def _put_head(self) -> None:
@@ -261,24 +261,24 @@ class _Parts:
         self.is_closed = False
 
     def put(self, part: SendEvent) -> None:
-        """Have a part sent, and block only while too many wait; for the application's thread.
+        """Queue a part to be sent; block while too many wait. For the application's thread.
 
         Raises:
-            ConnectionAbortedError: nobody sends any more.
+            ConnectionAbortedError: parts are no longer sent.
         """
         self.check()
         self._room.get()
         if self.is_closed:
-            # Others that wait for room are to hear of it, too.
+            # Wake others that wait for room.
             self._room.put(None)
         self.check()
         self._loop.call_soon_threadsafe(self._waiting.put_nowait, part)
 
     def check(self) -> None:
-        """See that parts are sent.
+        """Check that parts are still sent.
 
         Raises:
-            ConnectionAbortedError: nobody sends any more.
+            ConnectionAbortedError: parts are no longer sent.
         """
         if self.is_closed:
             raise _NobodyThere(
@@ -287,17 +287,17 @@ class _Parts:
             )
 
     def end(self) -> None:
-        """Say that no part follows; on the loop."""
-        # Behind the parts: the stock loop may have ended the call before it has looked for them.
+        """Mark the end of the response; for the thread of the loop."""
+        # Queued behind the parts, which asyncio's own loop may queue only after the call has ended.
         self._loop.call_soon(self._waiting.put_nowait, None)
 
     def close(self) -> None:
-        """Refuse further parts, and wake who waits for room."""
+        """Refuse further parts, and wake threads that wait for room."""
         self.is_closed = True
         self._room.put(None)
 
     async def send_all(self, send: Send) -> None:
-        """Send what is put until the end."""
+        """Send the parts that are put, until the end."""
         while (part := await self._waiting.get()) is not None:
             await send(part)
             self._room.put(None)
@@ -309,10 +309,10 @@ class _Body:
     def __init__(self, loop: asyncio.AbstractEventLoop, receive: Receive) -> None:
         self._loop = loop
         self._receive = receive
-        # None is the end that came early.
+        # None: the body has ended early.
         self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._is_complete = False
-        # The loop writes the one, the application the other: no lock is needed.
+        # Only the loop writes the first, only the application the second: no lock is needed.
         self._n_received = 0
         self._n_taken = 0
         self._room = asyncio.Event()
@@ -331,14 +331,14 @@ class _Body:
             self._chunks.put(b"")
 
     def as_file(self) -> io.BufferedIOBase:
-        """Return what the application reads; now, or piece by piece as it comes."""
+        """Return the file that the application reads, complete or filled while it is read."""
         if self._is_complete:
-            # The usual case, and a tenth of the cost.
+            # The usual case, at a tenth of the cost.
             return io.BytesIO(self.take())
         return io.BufferedReader(_Reader(self))
 
     async def receive_all(self) -> bool:
-        """Receive, not too far ahead, and then return whether the client has left."""
+        """Receive the body, not too far ahead; then wait, and return whether the client has left."""
         try:
             while True:
                 await self._have_room()
@@ -357,7 +357,7 @@ class _Body:
         try:
             while self._is_too_far_ahead():
                 self._room.clear()
-                # Say so before looking again: the application takes, then looks here.
+                # Set before the second check: the application takes a part, then reads this flag.
                 self._waits_for_room = True
                 if self._is_too_far_ahead():
                     await self._room.wait()
@@ -368,20 +368,20 @@ class _Body:
         return not self._is_complete and self._n_received - self._n_taken >= _AHEAD_MAX
 
     def close_early(self) -> None:
-        """Fail who reads on where the body is not complete."""
+        """Make reads beyond the received part of the body fail."""
         self._chunks.put(None)
 
     # -- in the application's thread --
 
     def take(self) -> bytes:
-        """Wait for the next part; b"" at the end, and not to be called after it.
+        """Wait for the next part; return b"" at the end, after which no call may follow.
 
         Raises:
             ConnectionAbortedError: the client has left before the end, or the request is over.
         """
         chunk = self._chunks.get()
         if chunk is None:
-            # For the next read.
+            # Left for the next read.
             self._chunks.put(None)
             raise self._error or _NobodyThere(
                 "the request's body is not complete: the client has left, or the request is over; "
@@ -394,7 +394,7 @@ class _Body:
 
 
 class _Reader(io.RawIOBase):
-    """A body as a raw file, which lines and sizes are read from through a buffer."""
+    """A body as a raw file, for an `io.BufferedReader`."""
 
     def __init__(self, body: _Body) -> None:
         self._body = body
@@ -405,7 +405,7 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Buffer) -> int:
-        """Fill what there is, and wait only for the first of it; 0 at the body's end."""
+        """Read what has arrived, and wait only if that is nothing; return 0 at the body's end."""
         self._fill()
         with memoryview(buffer).cast("B") as into:
             n = min(len(into), len(self._rest))
@@ -414,7 +414,7 @@ class _Reader(io.RawIOBase):
         return n
 
     def readall(self) -> bytes:
-        """Wait for all that is left."""
+        """Wait for the rest of the body, and return it."""
         taken = []
         while self._fill():
             taken.append(self._rest)
@@ -422,7 +422,7 @@ class _Reader(io.RawIOBase):
         return b"".join(taken)
 
     def _fill(self) -> bool:
-        """Have something to read, and return whether there is anything before the end."""
+        """Wait until there is something to read; return False at the body's end."""
         if not self._rest and not self._is_at_end:
             self._rest = memoryview(self._body.take())
             self._is_at_end = not self._rest

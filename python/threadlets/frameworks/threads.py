@@ -1,7 +1,7 @@
-"""anyio's worker threads as threadlets: whatever runs on anyio's `to_thread.run_sync`.
+"""Calls the functions that use anyio's `to_thread.run_sync` as threadlets.
 
-The `def` endpoints of Starlette and FastAPI do, their sync dependencies and background tasks, and
-file responses. anyio is imported only where it is asked for.
+The `def` endpoints of Starlette and FastAPI use it, their sync dependencies and background tasks,
+and file responses. anyio is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 def use_threadlets_in_anyio() -> Replacement:
     """Have `anyio.to_thread.run_sync` call functions as threadlets where a threadlets loop runs.
 
-    On other loops, and in trio, it does what it always did. Every promise of `run_sync` stays: no
-    loop runs where the function is called, it gets a copy of the context, `abandon_on_cancel` and
-    cancel scopes work as before, and so do `anyio.from_thread`'s `run`, `run_sync` and
-    `check_cancelled`. A limiter that the caller passes is obeyed. anyio's default limiter, of 40
-    threads, is obeyed only once its `total_tokens` have been set to another number.
+    On other loops, and in trio, nothing changes. `run_sync` keeps all its promises: no loop runs in
+    the thread of the function, which gets a copy of the context; `abandon_on_cancel` and cancel
+    scopes work as before, and so do `anyio.from_thread`'s `run`, `run_sync` and `check_cancelled`.
+    A limiter that the caller passes is obeyed. anyio's default limiter, of 40 threads, is obeyed
+    only once its `total_tokens` have been set to another number.
 
-    Call it anywhere, any number of times. It lasts until `undo()` is called on what it returns, or
-    until the end of a with-block around that.
+    It can be called anywhere, any number of times. It lasts until `undo()` is called on the returned
+    object, or until the end of a with-block that uses the object.
 
     Raises:
-        MissingPackage: anyio is not installed, or its version is not known.
+        MissingPackage: anyio is not installed, or its version is not supported.
     """
     return Replacement(_anyio())
 
@@ -48,7 +48,7 @@ class Replacement:
         anyio.replace()
 
     def undo(self) -> None:
-        """Put anyio's worker threads back, unless others still want threadlets; once is enough."""
+        """Restore anyio's worker threads, unless another `Replacement` is in use; idempotent."""
         if self._anyio is not None:
             self._anyio.put_back()
             self._anyio = None
@@ -65,24 +65,24 @@ def _anyio() -> _Anyio:
     return _Anyio()
 
 
-# What anyio's default limiter allows unless it is told otherwise.
+# The tokens of anyio's default limiter until a program changes them.
 _DEFAULT_TOKENS = 40
-# Where a loop keeps its `_Worker`: a dictionary of loops could not let go of them.
+# The attribute in which a loop keeps its `_Worker`; a dictionary of loops would keep them alive.
 _WORKER = "_anyio_worker"
-# Under which name `anyio.from_thread` finds the cancel scope of a call.
+# The name under which `anyio.from_thread` finds the cancel scope of a call.
 _SCOPE = "current_cancel_scope"
 
 
 class _Worker(NamedTuple):
-    """What anyio knows of the worker threads of one loop."""
+    """The state that anyio's worker threads of one loop would share."""
 
-    #: What `anyio.from_thread` finds in each: the way back to the loop.
+    #: The thread-local values by which `anyio.from_thread` finds the loop.
     notes: dict[str, Any]
     default_limiter: CapacityLimiter
 
 
 class _Call:
-    """A function on its way to the dispatcher, which calls it as anyio's worker threads would."""
+    """A queued call of a function, which runs as it would in one of anyio's worker threads."""
 
     __slots__ = ("_function", "_threadlocals", "args", "context", "notes")
 
@@ -101,7 +101,7 @@ class _Call:
 
     def __call__(self) -> Any:
         notes = vars(self._threadlocals)
-        # Not always empty: this may be a loop that another loop's threadlet runs.
+        # Not always empty: the loop may itself run in a threadlet of another loop.
         kept = notes.copy()
         notes.update(self.notes)
         try:
@@ -112,7 +112,7 @@ class _Call:
 
     @property
     def func(self) -> Callable[..., Any]:
-        """The user's function; the dispatcher calls those in a row that are the same."""
+        """The user's function, by which the dispatcher groups and remembers calls."""
         function = self._function
         while isinstance(function, functools.partial):
             function = function.func
@@ -123,7 +123,7 @@ class _Call:
 
 
 class _Anyio:
-    """anyio's asyncio backend, and the one method of it that is replaced."""
+    """anyio's asyncio backend, and the replacement of one of its methods."""
 
     def __init__(self) -> None:
         with needed("anyio", "run anyio's functions as threadlets"):
@@ -174,7 +174,7 @@ class _Anyio:
         abandon_on_cancel: bool,
         limiter: CapacityLimiter | None,
     ) -> Any:
-        """Call a function as a threadlet of the running loop, and wait for what it returns."""
+        """Call a function as a threadlet of the running loop, and return its result."""
         worker: _Worker = vars(loop).get(_WORKER) or self._make_worker(loop)
         scope = self._current_scope(loop)
         if scope is not None:
@@ -200,7 +200,7 @@ class _Anyio:
         if self._library_of_context is not None:
             call.context.run(self._library_of_context.set, None)
         if scope is None:
-            # Nobody can cancel in anyio's way, so there is nothing to be shielded from.
+            # Without a cancel scope around it, the call needs no shield from anyio's cancellation.
             loop._submit_call(outcome, False, None, call, ())
             return await outcome
         with self._make_scope(shield=not abandon_on_cancel) as own_scope:
@@ -218,7 +218,7 @@ class _Anyio:
         kept = here.copy()
         here.clear()
         with self._claim_worker_thread(self._backend, loop):
-            # A scope that nobody cancels: what functions run on the loop is to be in one.
+            # A scope that is never cancelled, for what functions run on the loop.
             notes = here | {_SCOPE: self._make_scope()}
         here.update(kept)
         worker = _Worker(notes, self._backend.current_default_thread_limiter())
@@ -227,7 +227,7 @@ class _Anyio:
 
 
 def _library_of_context() -> contextvars.ContextVar[str | None] | None:
-    """Where sniffio looks up which library runs, if there is sniffio."""
+    """Return the variable in which sniffio looks up the running library; None without sniffio."""
     try:
         sniffio = importlib.import_module("sniffio")
     except ImportError:

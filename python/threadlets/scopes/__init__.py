@@ -9,7 +9,7 @@ from threadlets.scopes.ledger import Ledger, ledger
 if TYPE_CHECKING:
     from threadlets.scopes.scope import Scope
 else:
-    # It can start all that there is, and so it knows all of it.
+    # Loaded on demand, since it imports everything that it can start.
     __getattr__ = load_on_demand(__name__, {"Scope": "threadlets.scopes.scope"})
 
 __all__ = ["BlockedFunction", "DrainTimeoutError", "Ledger", "Scope", "ledger"]

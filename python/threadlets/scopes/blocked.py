@@ -1,4 +1,4 @@
-"""Functions that are blocked: who they are, and where they stand."""
+"""Blocked functions: their names, their threads and their stacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from threadlets.scopes.ledger import repr_of
 
 @dataclasses.dataclass(frozen=True)
 class BlockedFunction:
-    """A function that a threadlet is blocked in; nobody can stop it."""
+    """A function that blocks its thread; it cannot be stopped."""
 
     name: str
     """Its qualified name."""
@@ -26,7 +26,7 @@ class BlockedFunction:
     seconds: float
     """How long it has been blocked."""
     stack: str
-    """Where it stands, innermost frame last; empty if it has just returned."""
+    """Its stack, innermost frame last; empty if it has just returned."""
 
     def __str__(self) -> str:
         return f"{self.name} for {self.seconds:.1f} s, in thread {self.thread!r}:\n{self.stack}"
@@ -46,7 +46,7 @@ class DrainTimeoutError(TimeoutError):
 def blocked_functions(
     loop: Dispatcher, tasks: Container[asyncio.Task[Any]] | None = None
 ) -> list[BlockedFunction]:
-    """List the functions of a loop that are blocked; with `tasks`, those that these await."""
+    """List the blocked functions of a loop; with `tasks`, only those that these tasks await."""
     now = time.monotonic()
     return [
         BlockedFunction(_name_of(function), thread_name(thread), now - since, stack_at(thread))
@@ -60,11 +60,11 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 
 def thread_name(ident: int | None) -> str:
-    """Return the name of a thread, by its identity; "?" once it is gone."""
+    """Return the name of the thread with an identity; "?" once it is gone."""
     return next((it.name for it in threading.enumerate() if it.ident == ident), "?")
 
 
 def stack_at(ident: int | None) -> str:
-    """Return where a thread stands, innermost frame last; empty if there is no such thread."""
+    """Return a thread's stack, innermost frame last; empty if there is no such thread."""
     frame = sys._current_frames().get(ident) if ident is not None else None
     return "" if frame is None else "".join(traceback.format_stack(frame)).rstrip()

@@ -1,4 +1,4 @@
-"""What a loop leaves behind when it is closed."""
+"""Reports of what is outstanding when a loop is closed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, Literal
 from threadlets.exceptions import LeakError
 from threadlets.scopes.ledger import Ledger, describe_requests, ledger_of, repr_of
 
-#: In tests, a leak is an error of every loop.
+#: Set in tests: every loop that leaks raises.
 _are_errors = False
 
-#: What closing a loop does about what is left: reports it, or raises it.
+#: What closing a loop does about what is outstanding: reports it, or raises an error.
 LeakPolicy = Literal["warn", "raise"]
 
 
 @contextlib.contextmanager
 def leaks_are_errors() -> Iterator[list[str]]:
-    """Have every loop that is closed meanwhile raise what it otherwise reports.
+    """Make every loop that is closed in the block raise the leaks that it otherwise reports.
 
-    The block is given the list of those that could not be raised: another exception was on its way.
+    Yield the list of leaks that were not raised because another exception was being raised.
     """
     global _are_errors
     before, _are_errors = _are_errors, True
@@ -37,11 +37,12 @@ not_raised: list[str] = []
 
 
 def describe_what_is_left(loop: Any) -> str:
-    """Name what a loop has outstanding that has to come to an end; empty: nothing.
+    """Name what a loop has outstanding that has to end; empty if nothing.
 
-    Functions that are blocked have a warning of their own, with their stacks. Memory on loan is the
-    pool's, which knows no loops. A program that nobody awaits any more is about to end. Descriptors
-    count that the loop owns and nobody has closed: readers and writers of the user's are his.
+    Blocked functions have a warning of their own, with their stacks. Memory on loan belongs to the
+    buffer pool, which knows no loops. A program that is no longer awaited is about to end.
+    Descriptors count if the loop owns them and they are not closed; those of `add_reader` and
+    `add_writer` belong to the program.
     """
     transports = [
         transport
@@ -67,15 +68,16 @@ def describe_what_is_left(loop: Any) -> str:
 
 
 def report_leak(loop: Any, left: str) -> None:
-    """Report what a closed loop had outstanding, or raise it where the user asked for that.
+    """Report what a closed loop had outstanding, or raise it on request.
 
     Raises:
-        LeakError: in tests, and of a loop that was made with `leaks="raise"`; but it does not take the
-            place of an exception that is on its way.
+        LeakError: in tests, and for a loop that was made with `leaks="raise"`; but never in the
+            place of another exception that is being raised.
     """
     message = (
-        f"{loop!r} was closed with something outstanding: {left}. Await or cancel requests, and close "
-        "connections and servers, before the loop; debug mode says where tasks were started"
+        f"{loop!r} was closed with something outstanding: {left}. Await or cancel requests, and "
+        "close connections and servers, before you close the loop; debug mode says where tasks were "
+        "started"
     )
     if loop._leak_policy == "raise" or _are_errors:
         if sys.exception() is None:
@@ -86,10 +88,10 @@ def report_leak(loop: Any, left: str) -> None:
 
 
 def report(loop: Any, message: str, stacklevel: int = 3) -> None:
-    """Warn of what is wrong with a loop that is closed; never raise.
+    """Warn of what is wrong with a closed loop; never raise.
 
-    Where a filter makes the warning an error, its exception handler is told instead: asyncio's own such
-    warnings come from finalizers, which nothing escapes from.
+    Where a filter makes the warning an error, the loop's exception handler gets the message instead:
+    asyncio's own warnings of this kind come from finalizers, from which no exception propagates.
     """
     try:
         warnings.warn(message, ResourceWarning, stacklevel=stacklevel, source=loop)

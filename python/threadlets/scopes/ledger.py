@@ -13,9 +13,9 @@ from threadlets.running import running_dispatcher
 class Ledger:
     """Counts of everything outstanding, of a loop or of one scope.
 
-    It is true while anything is that has to come to an end: false means that nothing leaked.
-    Callbacks that are ready and timers of `call_later` own nothing, so they do not count for that.
-    A scope has requests alone; all the rest is the loop's.
+    A ledger is true while anything is outstanding that has to end; false means that nothing leaked.
+    Ready callbacks and timers of `call_later` own nothing, so they do not count for that. The ledger
+    of a scope counts only requests; everything else belongs to the loop.
     """
 
     tasks: int = 0
@@ -27,17 +27,17 @@ class Ledger:
     waits: int = 0
     """Sleeps and futures that were started in scopes and are not done."""
     runs: int = 0
-    """Programs in an engine's hands for this loop, and waits for one."""
+    """Programs that an engine carries on for this loop, and waits for a sweep or a ring."""
     blocked: int = 0
-    """Functions that are blocked in a thread of their own."""
+    """Functions that are blocked, each in a thread of its own."""
     threads: int = 0
-    """Threads of the loop beside its own that are not idle."""
+    """Threads of the loop, besides its home thread, that are not idle."""
     descriptors: int = 0
     """Descriptors that the loop watches: of connections, listening sockets, readers and writers."""
     buffers_bytes: int = 0
     """Memory that programs have on loan from the pool of all loops, in bytes."""
     timers: int = 0
-    """Sleeps, time-outs and callbacks that wait for their time."""
+    """Sleeps, time-outs and callbacks that are not due yet."""
     ready: int = 0
     """Callbacks and steps of tasks that the next tick runs."""
 
@@ -56,13 +56,13 @@ class Ledger:
 def ledger_of(loop: Dispatcher) -> Ledger:
     """Count what a loop has outstanding."""
     counts = loop._outstanding()
-    # asyncio's own way to wake its selector is registered like any reader.
+    # asyncio's self-pipe is registered like any reader.
     counts["descriptors"] -= getattr(loop, "_internal_fds", 0)
     return Ledger(**counts, buffers_bytes=BufferPool.default().in_use)
 
 
 def ledger() -> Ledger:
-    """Count what the running loop has outstanding; the task that asks is among it.
+    """Count what the running loop has outstanding, including the calling task.
 
     Raises:
         RuntimeError: no threadlets loop runs in this thread.
@@ -74,13 +74,13 @@ def running_loop() -> Dispatcher:
     """Return the running loop.
 
     Raises:
-        RuntimeError: none runs in this thread, or it is not threadlets'.
+        RuntimeError: no loop runs in this thread, or it is not a threadlets loop.
     """
-    return running_dispatcher("which knows no scopes; use threadlets.run(main())")
+    return running_dispatcher("which has no scopes; use threadlets.run(main())")
 
 
 def describe_requests(requests: list[Any], n_max: int = 10) -> str:
-    """Name requests that are outstanding, and where each was started if that is known."""
+    """Name outstanding requests, and where each was started if that is known."""
     lines = []
     for request in requests[:n_max]:
         source = request._source_traceback
@@ -92,7 +92,7 @@ def describe_requests(requests: list[Any], n_max: int = 10) -> str:
 
 
 def repr_of(thing: object) -> str:
-    """Show an object, also where its own way to do so fails: reports must not."""
+    """Return the repr of an object, or a substitute if that raises, since reports must not fail."""
     try:
         return repr(thing)
     except Exception as exc:

@@ -45,16 +45,18 @@ class Scope:
     them have ended. When one of them, or the block, fails, the others are cancelled, and the
     exceptions are raised together as an `ExceptionGroup`, as by `asyncio.TaskGroup`.
 
-    Cancelling is by edges, as asyncio's is: every request of the scope, of the scopes within, and
-    the block get `asyncio.CancelledError` once, where they wait; what they await afterwards, to
-    clean up, is left alone. A scope that was cancelled by its own `cancel` ends without an exception.
+    Cancellation is edge-triggered, as in asyncio: every request of the scope and of the scopes
+    within, and the block, get `asyncio.CancelledError` once, where they wait; what they await
+    afterwards, to clean up, is not interrupted. A scope that was cancelled by its own `cancel` ends
+    without an exception.
 
-    `deadline` is a time of the loop's clock (`loop.time()`), `timeout` so many seconds from the
-    block's beginning; then the scope is cancelled, and its end raises `TimeoutError`. With `shield`
-    the block and its requests are cancelled by the scope itself alone, not by the scopes around it.
+    `deadline` is a time of the loop's clock (`loop.time()`), `timeout` a number of seconds from the
+    start of the block; when it has passed, the scope is cancelled, and its end raises
+    `TimeoutError`. With `shield`, only the scope itself cancels the block and its requests, not the
+    scopes around it.
 
     Raises:
-        ValueError: there are both a deadline and a time-out.
+        ValueError: there are both a deadline and a time-out, or one of them is NaN.
     """
 
     def __init__(
@@ -78,19 +80,19 @@ class Scope:
         self._host: asyncio.Task[Any] | None = None
         self._members: Members | None = None
         self._parent: Scope | None = None
-        # The scopes that the host has entered, the innermost last; all of them have this list.
+        # The scopes that the host has entered, innermost last; they all share this list.
         self._entered: list[Scope] = []
-        # In the order of entering: whoever is cancelled first began first.
+        # In the order of entering, which is the order of cancelling.
         self._children: dict[Scope, None] = {}
         self._timer: TimerHandle | asyncio.TimerHandle | None = None
         self._errors: list[BaseException] = []
-        # A future that has failed may be started again: it is the same request.
+        # A failed future that is started again is the same request: its failure counts once.
         self._have_failed: set[asyncio.Future[Any]] = set()
         self._base_error: BaseException | None = None
         self._reason: str | None = None
         self._is_cancelled = False
         self._is_expired = False
-        # All members were told to end, by whatever reason.
+        # All members have been told to end, for whatever reason.
         self._is_ending = False
         self._is_exiting = False
         self._is_closed = False
@@ -98,7 +100,7 @@ class Scope:
         self._must_cancel_host = False
         self._n_cancels_before = 0
 
-    # -- what it is ------------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------
 
     @property
     def cancelled(self) -> bool:
@@ -124,7 +126,7 @@ class Scope:
             self._set_timer()
 
     def ledger(self) -> Ledger:
-        """Count the scope's own requests that have not ended; those of scopes within are theirs."""
+        """Count the scope's own requests that have not ended, without those of scopes within."""
         return Ledger() if self._members is None else Ledger(**self._members.counts())
 
     def __repr__(self) -> str:
@@ -167,14 +169,14 @@ class Scope:
 
         `what` is a coroutine; a coroutine function, a function or a `Syslet`, with its arguments; or
         something else that can be awaited. A function is called as a threadlet, in the next tick. A
-        future or a `threadlets.sleep` costs no task. What computes does so in the floating-point
-        environment `fp`, if there is one (`threadlets.fp.environment`).
+        future or a `threadlets.sleep` costs no task. Coroutines and functions compute in the
+        floating-point environment `fp`, if it is given (`threadlets.fp.environment`).
 
         In a scope that was cancelled, the request is cancelled at once.
 
         Raises:
             RuntimeError: the scope was not entered, or has ended.
-            TypeError: it can be neither called nor awaited.
+            TypeError: `what` can be neither called nor awaited.
         """
         if self._members is None or self._is_closed:
             if asyncio.iscoroutine(what):
@@ -194,9 +196,10 @@ class Scope:
     def cancel(self, reason: str | None = None) -> None:
         """Cancel the block, all requests of the scope, and those of the scopes within.
 
-        Each gets `asyncio.CancelledError` with the reason where it waits; of many, some in this
-        tick and the others in those that follow. Cancelling again interrupts again what still goes
-        on. Only the loop's own thread may call it. Without effect once the scope has ended.
+        Each gets `asyncio.CancelledError` with the reason where it waits; if there are many, some
+        get it in this tick and the others in the next ones. A second call interrupts again what has
+        not ended. Call it only on the thread that runs the loop. It has no effect once the scope
+        has ended.
         """
         if self._members is None:
             raise RuntimeError(f"{self!r} was not entered: there is nothing to cancel")
@@ -209,7 +212,7 @@ class Scope:
         self._end(f"scope{of} was cancelled" + (f": {reason}" if reason else ""), again)
 
     def _end(self, message: str, again: bool = False) -> None:
-        """Have the members, all within, and the block end."""
+        """Tell the members, those of the scopes within, and the block to end."""
         for scope in self._unshielded():
             scope._is_ending = True
             assert scope._members is not None
@@ -218,7 +221,7 @@ class Scope:
             self._cancel_host(message)
 
     def _unshielded(self) -> Iterator[Scope]:
-        """Yield the scope, and the scopes within that it reaches."""
+        """Yield the scope, and the scopes within that are not shielded from it."""
         scopes = [self]
         while scopes:
             scope = scopes.pop()
@@ -230,10 +233,10 @@ class Scope:
         assert host is not None
         inner = self._entered[self._entered.index(self) + 1 :]
         if any(it._shield for it in inner):
-            # As soon as the shielded scope lets it go.
+            # `_let_go` cancels it when the shielded scope ends.
             self._must_cancel_host = True
             return
-        # Each is counted, so that scopes within see it, and taken back in the end.
+        # Each cancellation is counted, so that scopes within see it, and taken back in `_leave`.
         self._n_cancels_of_host += 1
         if isinstance(host, Task):
             host._cancel_by_scope(message)
@@ -241,7 +244,7 @@ class Scope:
             host.cancel(message)
 
     def _failed(self, request: asyncio.Future[Any], error: BaseException) -> None:
-        """A request has failed; called by the core."""
+        """Called by the core when a request has failed."""
         if request in self._have_failed:
             return
         self._have_failed.add(request)
@@ -268,13 +271,13 @@ class Scope:
     # -- draining --------------------------------------------------------------------------------
 
     async def drain(self, timeout: float | None = None) -> None:
-        """Wait until no request of the scope is outstanding, nor of the scopes within.
+        """Wait until no request of the scope or of the scopes within is outstanding.
 
-        Then all that they had is back: memory, descriptors, timers, threads.
+        Everything that they held has been given back then: memory, descriptors, timers, threads.
 
         Raises:
-            DrainTimeoutError: not within `timeout` seconds; it names the requests, and the functions
-                that are blocked, with the stack where each stands.
+            DrainTimeoutError: requests are outstanding after `timeout` seconds; it names them, and
+                the blocked functions with their stacks.
         """
         await checkpoint
         loop = running_loop()
@@ -317,8 +320,8 @@ class Scope:
     def _report_stall(self) -> None:
         if (blocked := self._blocked_functions()) and self.ledger():
             log.logger.warning(
-                "%r waits for functions that are blocked; they cannot be stopped, and it ends when "
-                "they return:\n%s",
+                "%r waits for functions that are blocked; they cannot be stopped, and the scope ends "
+                "when they return:\n%s",
                 self,
                 "\n".join(map(str, blocked)),
             )
@@ -329,21 +332,21 @@ class Scope:
         """Open the scope.
 
         Raises:
-            RuntimeError: no threadlets loop runs here, no task does, or it was entered before.
+            RuntimeError: no threadlets loop or no task runs here, or the scope was entered before.
         """
         if self._members is not None or self._is_closed:
             raise RuntimeError(f"{self!r} was entered before: a scope is for one block")
-        # A scope whose requests have all ended is left at once.
+        # Here, because leaving a scope whose requests have all ended does not yield.
         await checkpoint
         loop = running_loop()
         host = asyncio.current_task()
         if host is None:
-            raise RuntimeError("a scope is entered by a task; there is none here")
+            raise RuntimeError("a scope is entered by a task, and no task runs here")
         self._loop, self._host = loop, host
-        # One that the task has not come to see yet reaches it in the block.
+        # A cancellation that the task has not seen yet will reach it in the block.
         self._n_cancels_before = host.cancelling() - bool(getattr(host, "_must_cancel", False))
         self._members = Members(loop, self)
-        # The loop keeps the lists, so that what a closed one leaves behind can be collected.
+        # The loop keeps the lists, so that those of a closed loop can be collected.
         entered = loop.__dict__.setdefault("_entered", {}).setdefault(host, [])
         self._entered = entered
         self._parent = entered[-1] if entered else loop._scope_of(host)
@@ -368,13 +371,13 @@ class Scope:
         assert self._host is not None
         try:
             if isinstance(error, GeneratorExit) and not self._may_await(sys._getframe(1)):
-                # The coroutine is thrown away: it cannot await anything any more.
-                self._end("the task of its scope was thrown away")
+                # The coroutine is being dropped, so it cannot await anything any more.
+                self._end("the task of its scope was dropped")
                 return None
             return await self._leave(self._members, self._host, error)
         finally:
             self._close(self._members, self._host)
-            # A traceback leads here; it must not keep requests alive.
+            # A traceback refers to this frame, which must not keep requests alive.
             del error, traceback
 
     def _may_await(self, block: FrameType) -> bool:
@@ -392,7 +395,7 @@ class Scope:
         for _ in range(self._n_cancels_of_host):
             n_cancels = host.uncancel()
         if self._n_cancels_of_host and n_cancels <= self._n_cancels_before:
-            # It was the scope that cancelled the block, and nobody else.
+            # Only the scope has cancelled the block.
             cancelled = await self._forget_cancel(host)
         if error is not None and not self._is_ending:
             self._end(f"the block of the scope failed: {_shown(error)}")
@@ -404,8 +407,8 @@ class Scope:
                 if not self._is_ending:
                     self._end(_shown(again))
             except BaseException:
-                # The coroutine is thrown away.
-                self._end("the task of its scope was thrown away")
+                # GeneratorExit, for instance: the coroutine is being dropped.
+                self._end("the task of its scope was dropped")
                 raise
         if self._base_error is not None:
             raise self._base_error
@@ -428,12 +431,12 @@ class Scope:
             finally:
                 self._errors = []
                 if cancelled is not None and host.cancelling():
-                    # Nobody saw the exception of who else cancelled the task.
+                    # The group hides a cancellation that is not the scope's.
                     _cancel_anew(host)
         return isinstance(error, asyncio.CancelledError)
 
     async def _forget_cancel(self, host: asyncio.Task[Any]) -> asyncio.CancelledError | None:
-        """Take back a cancellation that the block did not come to see; not one that comes meanwhile."""
+        """Consume a cancellation that the block has not seen; return one that comes meanwhile."""
         if getattr(host, "_must_cancel", False):
             try:
                 await asyncio.sleep(0)
@@ -470,15 +473,15 @@ class Scope:
         self._host = self._parent = None
 
     def _let_go(self, host: asyncio.Task[Any], entered: list[Scope]) -> None:
-        """The host is shielded less: cancel it if that was asked for meanwhile."""
+        """Take one shield off the host, and cancel it if that was asked for meanwhile."""
         is_shielded = any(it._shield for it in entered)
         if not is_shielded and isinstance(host, Task) and host._set_shield(False):
-            host.cancel("the scope around was cancelled")
+            host.cancel("the enclosing scope was cancelled")
         for scope in entered:
-            # It may be in another one that is shielded; then it says so again.
+            # If another shield is left within the scope, `_cancel_host` sets the flag again.
             if scope._must_cancel_host:
                 scope._must_cancel_host = False
-                scope._cancel_host("the scope around was cancelled")
+                scope._cancel_host("the enclosing scope was cancelled")
 
 
 def _current_task() -> asyncio.Task[Any] | None:
@@ -489,17 +492,17 @@ def _current_task() -> asyncio.Task[Any] | None:
 
 
 def _cancel_anew(host: asyncio.Task[Any]) -> None:
-    """Have the task see once more that it was cancelled, unless whoever did that takes it back."""
+    """Have the task see once more that it was cancelled, unless that is taken back first."""
     if isinstance(host, Task):
         host._cancel_anew()
     elif sys.version_info >= (3, 13):
-        # Before, it would be cancelled although it was taken back.
+        # Before CPython 3.13, the task would be cancelled even if that is taken back.
         host.uncancel()
         host.cancel()
 
 
 def _shown(error: BaseException) -> str:
-    """Show an exception in a message; some cannot show themselves."""
+    """Return the repr of an exception, or its type's name if that raises."""
     try:
         return repr(error)
     except Exception:

@@ -17,9 +17,9 @@ from threadlets.syslets import Syslet
 def start(
     members: _core.Members, what: Any, args: Any, kwargs: Any, context: Context | None
 ) -> Any:
-    """Start `what` as a member; functions, coroutine functions and programs with these arguments.
+    """Start `what` as a member; a function, coroutine function or program gets the arguments.
 
-    With a context, it runs there, and not in a copy of the present one.
+    It runs in `context`, or in a copy of the current one if that is None.
     """
     has_arguments = bool(args or kwargs)
     if type(what) is CoroutineType and not has_arguments:
@@ -50,7 +50,7 @@ def start(
 
 def _called(function: Any, args: Any, kwargs: Any) -> Any:
     if hasattr(function, "__wrapped__"):
-        # A function that `threadlet` has wrapped gives a call, which knows its pool.
+        # A function that `threadlet` has wrapped returns a `Call`, which knows its pool.
         return _wrapped(function, args, kwargs)
     return _core.call(function, *args, **kwargs)
 

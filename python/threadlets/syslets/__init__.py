@@ -1,8 +1,8 @@
-"""Syslets: programs of I/O atoms, traced from Python once, and run without it.
+"""Syslets: programs of I/O atoms, traced from a Python function once, and run without Python.
 
-`syslet` calls a generator function with symbols, and keeps what it yields as statements (`trace`,
-`tracing`); these become a graph (`graph`), which is put in order (`arrangement`) and written as
-the table that the native core runs (`lowering`).
+`syslet` calls a generator function with symbols and records the atoms that it yields as statements
+(`trace`, `tracing`). The statements become a graph (`graph`); the graph is put in order
+(`arrangement`) and lowered to the table that the native core runs (`lowering`).
 """
 
 from threadlets.syslets.completion_ring import Completion, CompletionRing

@@ -1,4 +1,4 @@
-"""The order of atoms in the table: what a stop skips to must stand next to the atom that stops."""
+"""The order of atoms in the table: an atom can branch only to the atom that follows it directly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from threadlets.syslets.graph import End, Node, Target, Way
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A node in its place, and the way that it takes; None if it has no condition."""
+    """A node at its position in the table, and the way it branches; None if it does not branch."""
 
     node: Node
     way: Way | None
@@ -17,21 +17,21 @@ class Placed:
 
     @property
     def skips(self) -> bool:
-        """Whether a stop goes on with the adjacent node."""
+        """Whether a stop continues with the adjacent node."""
         return self.way is not None and isinstance(self.way.branch, Node)
 
     @property
     def end(self) -> End | None:
-        """Where the program may end after this node."""
+        """The end that the program may reach from this node, if any."""
         if self.way is not None and isinstance(self.way.branch, End):
             return self.way.branch
         return self.next if isinstance(self.next, End) else None
 
 
 def arrange(nodes: list[Node], entry: Node) -> list[Placed]:
-    """Return the nodes in an order in which every one can branch, the entry first.
+    """Return the nodes in an order in which every branch goes to the adjacent node; `entry` is first.
 
-    Nodes that only pass flow on are added where two branches want the same neighbour.
+    Nodes that only pass flow on are added where two branches need the same adjacent node.
     """
     position = {node: index for index, node in enumerate(nodes)}
     followers: dict[Node, Node] = {}
@@ -62,7 +62,7 @@ def arrange(nodes: list[Node], entry: Node) -> list[Placed]:
             followers[node] = neighbour
             taken.add(neighbour)
         elif isinstance(way.next, End) and not way.next.is_same(way.branch):
-            # One atom has one ending: the other one needs an atom of its own.
+            # An atom has one outcome: a second end needs an atom of its own.
             added.append(Node(way.next.place, way.next))
             way = replace(way, next=added[-1])
         ways[node] = way

@@ -1,4 +1,4 @@
-"""`Atom`: one operation as an inert value, with its operands and what is to happen around it."""
+"""`Atom`: one operation with its operands and flags, as an immutable value."""
 
 from __future__ import annotations
 
@@ -17,61 +17,60 @@ if TYPE_CHECKING:
 class Atom:
     """One I/O operation, to be yielded by a syslet; it does nothing by itself and never changes.
 
-    A failure ends the program, and its result names the atom and the error, unless the atom is
-    `unchecked()`. Every method returns another atom.
+    A failure ends the program, and the result names the atom and the error, unless the atom is
+    `unchecked()`. Every method returns a new atom.
     """
 
     operation: Operation
     operands: tuple[object, ...]
     place: Place
-    """Where it was made."""
+    """The line that made the atom."""
     flags: Flow
     result: Variable | None = None
     next: int | EllipsisType | None = ...
-    """Its successor in a list of atoms; Ellipsis: the adjacent one."""
+    """Index of the next atom in a list of atoms; Ellipsis: the adjacent atom; None: the end."""
 
     def unchecked(self) -> Atom:
-        """Let the program go on after a failure: the atom's value is then the negative errno."""
+        """Continue the program after a failure: the atom's value is then the negative errno."""
         return replace(self, flags=self.flags & ~Flow.STOP_ON_NEGATIVE)
 
     def asynchronous(self) -> Atom:
-        """Queue the operation at once, without trying whether it can be done without waiting."""
+        """Queue the operation at once, without a non-blocking attempt before."""
         return replace(self, flags=self.flags & ~Flow.SYNC | Flow.ASYNC)
 
     def synchronous(self) -> Atom:
-        """Never queue the operation: the executor waits for it where it stands, even if it blocks."""
+        """Never queue the operation: the thread that runs the program performs it, and may block."""
         return replace(self, flags=self.flags & ~Flow.ASYNC | Flow.SYNC)
 
     def no_complete(self) -> Atom:
-        """Leave no entry in the completion ring when the operation is done."""
+        """Make no entry in the completion ring when the program ends at this atom."""
         return replace(self, flags=self.flags | Flow.NO_COMPLETE)
 
     def into(self, variable: Variable) -> Atom:
         """Store the atom's value in `variable`, too, which the whole program can read.
 
         Raises:
-            SysletTypeError: `variable` is none.
+            SysletTypeError: `variable` is not a variable.
         """
         from threadlets.syslets.symbols import Variable
 
         if not isinstance(variable, Variable):
             raise here().type_refusal(
-                f"{variable!r} is no variable: into() stores in what counter() returned"
+                f"{variable!r} is no variable: into() stores in a variable that counter() returned"
             )
         return replace(self, result=variable)
 
     def then(self, index: int | None) -> Atom:
-        """Go on with the atom at `index` of the list, or end the program after this one (None).
+        """Continue with the atom at `index` of the list, or end the program after this atom (None).
 
-        For `Syslet.from_atoms` only, where an atom is otherwise followed by its neighbour.
+        For `Syslet.from_atoms` only, where the adjacent atom follows otherwise.
         """
         return replace(self, next=index)
 
     def with_flags(self, flags: Flow) -> Atom:
-        """Replace all flags, the check for failures included.
+        """Replace all flags, including the check for failures.
 
-        For `Syslet.from_atoms`; in a traced syslet, conditions belong to `when`, `stop_if` and
-        `break_if`.
+        For `Syslet.from_atoms`; a traced syslet uses `when`, `stop_if` and `break_if` for conditions.
         """
         return replace(self, flags=Flow(flags))
 

@@ -1,4 +1,4 @@
-"""What can be told of a table before it runs: that its values exist, and that it can end."""
+"""Checks of a table before it runs: every value that it reads exists, and it can end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _SLOT_KINDS = (Kind.NUMBER, Kind.OPTIONAL_NUMBER, Kind.DESCRIPTOR, Kind.NANOSECO
 
 
 def check(table: Table, notes: Notes) -> None:
-    """Look at every way through a program.
+    """Check every path through a program.
 
     Raises:
-        SysletError: on one of them, an atom needs what has no value yet; or there is a loop that
-            does no I/O, or one that nothing can end.
+        SysletError: on one of the paths an atom reads a slot that has no value yet; or there is a
+            loop that does no I/O, or a loop that cannot end.
     """
     rows = table.rows()
     ways = [_successors(rows, index) for index in range(len(rows))]
@@ -25,7 +25,7 @@ def check(table: Table, notes: Notes) -> None:
 
 
 def _successors(rows: list[Row], index: int) -> list[int]:
-    """Return the atoms that may run after one."""
+    """Return the indices of the atoms that may run next after the atom at `index`."""
     row = rows[index]
     found = [] if row.next == ABSENT else [row.next]
     if row.flags & STOPS and row.flags & Flow.SKIP_TO_NEXT_ON_STOP and index + 1 < len(rows):
@@ -41,18 +41,18 @@ def _check_values(table: Table, rows: list[Row], ways: list[list[int]], notes: N
             continue
         for slot in _reads(table, row) - before:
             raise notes.places[index].refusal(
-                f"{row.op} uses {notes.slots[slot]}, which has no value on one of the ways to here"
+                f"{row.op} uses {notes.slots[slot]}, which has no value on one of the paths to here"
             )
         if _may_succeed_here(rows, index):
             after = before | _writes(row)
             for slot in _slots_of_outcome(table, table.outcomes[row.outcome]) - after:
                 raise notes.endings[index].refusal(
-                    f"{notes.slots[slot]} is returned, but has no value on one of the ways to here"
+                    f"{notes.slots[slot]} is returned, but has no value on one of the paths to here"
                 )
 
 
 def _known_slots(rows: list[Row], ways: list[list[int]], notes: Notes) -> list[set[int] | None]:
-    """Return the slots that have a value whenever an atom begins; None: it never does."""
+    """Return, for each atom, the slots that have a value when it begins; None: it is not reached."""
     known: list[set[int] | None] = [None] * len(rows)
     known[0] = set(notes.initial)
     pending = [0]
@@ -71,19 +71,19 @@ def _known_slots(rows: list[Row], ways: list[list[int]], notes: Notes) -> list[s
 
 
 def _check_loops(rows: list[Row], ways: list[list[int]], notes: Notes) -> None:
-    """Find a cycle of atoms that only compute."""
+    """Refuse a cycle of atoms that only compute."""
     computing = {index for index, row in enumerate(rows) if not OPERATIONS[row.op].is_io}
     graph = {index: computing & {*ways[index]} for index in computing}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         raise min(notes.places[index] for index in error.args[1]).refusal(
-            "a loop comes by here that does no I/O: nothing but its own computing could end it"
+            "this atom is in a loop that does no I/O: nothing but its own computing could end it"
         ) from None
 
 
 def _check_endings(rows: list[Row], ways: list[list[int]], notes: Notes) -> None:
-    """Go back from where the program may end: whatever is not met never ends."""
+    """Walk back from the atoms at which the program may end: an atom that is not met never ends."""
     comes_from: list[list[int]] = [[] for _ in rows]
     for index, successors in enumerate(ways):
         for successor in successors:
@@ -97,7 +97,7 @@ def _check_endings(rows: list[Row], ways: list[list[int]], notes: Notes) -> None
                 pending.append(index)
     if endless:
         raise min(notes.places[index] for index in endless).refusal(
-            "nothing can end the loop that comes by here: no atom of it is checked, and there is "
+            "nothing can end the loop that this atom is in: no atom of it is checked, and there is "
             "no break_if or stop_if"
         )
 

@@ -1,4 +1,4 @@
-"""`CompletionRing`: programs of any kind, whose ends come out of one queue."""
+"""`CompletionRing`: one completion queue for runs of any program."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Completion(NamedTuple):
     """An entry of a completion ring."""
 
     tag: Any
-    """What `submit` was given."""
+    """The `tag` that `submit` was given."""
     result: Result
 
 
 class CompletionRing:
-    """A queue of programs that have ended: files, sockets, timers, children, whatever they wait for.
+    """A completion queue for runs of any program: of files, sockets, timers, child processes.
 
-    A program that ends without blocking is told so by `submit` itself; only one that had to wait
-    makes an entry, with the result of its last atom. Entries come in the order in which programs
-    end. None is ever lost: those beyond `size` are kept until there is room, and counted
+    `submit` returns the result of a run that ends without blocking; only a run that had to wait
+    makes an entry, with its result. Entries come in the order in which the runs end. No entry is
+    lost: those beyond `size` are kept outside of the ring until there is room, and are counted
     (`overflowed`).
 
-    `wait` is for threads, `async_wait` for tasks of a loop. Runs that are under way when the ring
-    is closed, or given up, are cancelled.
+    `wait` is for threads, `async_wait` for tasks. Closing the ring, or dropping the last reference
+    to it, cancels the runs in flight.
 
     Raises:
         ValueError: `size` is less than 1.
@@ -53,11 +53,11 @@ class CompletionRing:
         timeout: float | None = None,
         pool: BufferPool | None = None,
     ) -> Result | None:
-        """Start a program: return its result if it ended at once, None if an entry is to come.
+        """Start a run of `program`: return its result if it ended at once, None if an entry follows.
 
-        `flags`: ASYNC tries nothing here, SYNC does everything here, however long it takes, and
-        NO_COMPLETE makes no entry. One that takes longer than `timeout` seconds after it first had
-        to wait fails with ETIMEDOUT. Any thread may submit.
+        `flags`: ASYNC gives the run to the engine without an attempt here, SYNC performs all of it
+        here, even if it blocks, and NO_COMPLETE makes no entry. A run that takes longer than
+        `timeout` seconds after it first had to wait fails with ETIMEDOUT. Any thread may submit.
 
         Raises:
             TypeError: an argument is of the wrong kind.
@@ -68,10 +68,10 @@ class CompletionRing:
         return self._native._submit(program.native, args, None, tag, int(flags), timeout, pool)
 
     def wait(self, min_events: int = 1, timeout: float | None = None) -> list[Completion]:
-        """Wait until there are at least `min_events` entries, and take all that there are.
+        """Wait until there are at least `min_events` entries, and return all entries.
 
-        After `timeout` seconds, and when nothing is under way any more that could make one, there
-        may be fewer. A signal handler runs meanwhile, and may raise.
+        There may be fewer after `timeout` seconds, and when no run in flight can make another one.
+        Signal handlers run meanwhile, and may raise.
         """
         self._check(min_events)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -83,9 +83,7 @@ class CompletionRing:
         return self._take()
 
     async def async_wait(self, min_events: int = 1) -> list[Completion]:
-        """Wait for entries in a task, like `wait`.
-
-        A task that is cancelled here loses no entry.
+        """Wait for entries in a task, like `wait`; a cancelled task loses no entry.
 
         Raises:
             RuntimeError: the running loop is not threadlets'.
@@ -99,20 +97,20 @@ class CompletionRing:
 
     @property
     def outstanding(self) -> int:
-        """How many programs are under way, or have ended and were not taken yet."""
+        """Number of runs that are in flight, or have ended and were not taken yet."""
         return self._native._counts()[0] + len(self._waiting)
 
     @property
     def overflowed(self) -> int:
-        """How many entries found the ring full and had to wait outside."""
+        """Number of entries that found the ring full and were kept outside of it."""
         return self._native._counts()[1]
 
     def cancel(self) -> None:
-        """Cancel everything that is under way; each makes its entry, with errno ECANCELED."""
+        """Cancel all runs in flight; each makes its entry, with errno ECANCELED."""
         self._native._cancel()
 
     def close(self) -> None:
-        """Cancel everything that is under way, wait until it has ended, and drop the entries."""
+        """Cancel all runs in flight, wait until they have ended, and drop the entries."""
         self.cancel()
         while self.outstanding:
             self.wait()
@@ -124,10 +122,10 @@ class CompletionRing:
         self.close()
 
     def _collect(self, min_events: int) -> int:
-        """Take entries from outside; return how many more runs have to end, 0 if there are enough."""
+        """Move native entries into the ring; return how many more runs must end; 0: enough have."""
         taken = self._native._take(self.size - len(self._waiting))
         self._waiting.extend(Completion(*it) for it in taken)
-        # Nothing is waited for that nobody works at.
+        # Never wait for more entries than there are runs in flight.
         return max(0, min(min_events - len(self._waiting), self._native._counts()[0]))
 
     def _take(self) -> list[Completion]:
@@ -143,6 +141,6 @@ class CompletionRing:
 
 def _check_flags(flags: Flow) -> None:
     if flags & ~(Flow.ASYNC | Flow.SYNC | Flow.NO_COMPLETE):
-        raise ValueError(f"{flags!r} says something of an atom; ASYNC, SYNC and NO_COMPLETE go")
+        raise ValueError(f"{flags!r} has flags of atoms; submit takes ASYNC, SYNC and NO_COMPLETE")
     if Flow.ASYNC | Flow.SYNC in flags:
-        raise ValueError("ASYNC queues at once and SYNC never; leave one out")
+        raise ValueError("ASYNC and SYNC contradict one another; leave one out")

@@ -1,4 +1,4 @@
-"""A table as text."""
+"""The table of a program as text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OBJECT_KINDS = {
 def explain(table: Table, notes: Notes) -> str:
     """Return a line for each atom: index, operation, operands, result, next, flags, source.
 
-    `end` is the end of the program, and after it is what a run gives there.
+    `end` is the end of the program; the value that a run returns there follows it.
     """
     parameters = ", ".join(f"{name}: {kind}" for name, kind, _, _ in table.parameters)
     lines = [
@@ -60,7 +60,7 @@ def _flags(flags: int, table: Table, row: Row, notes: Notes) -> str:
     names = " ".join(str(flag.name) for flag in Flow if flags & flag)
     silent = Flow.ASYNC | Flow.SYNC | Flow.NO_COMPLETE
     if OPERATIONS[row.op].is_io:
-        # A check: it ends the program with a failure, not with a value.
+        # On I/O this is the check for failures: it ends the program without a value to show.
         silent |= Flow.STOP_ON_NEGATIVE
     decides = flags & ~silent
     if decides and not flags & Flow.SKIP_TO_NEXT_ON_STOP and row.next != ABSENT:

@@ -1,4 +1,4 @@
-"""Atoms of files, folders and their names."""
+"""Atoms for files and folders."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def openat(
 ) -> Atom:
     """Open a file; the value is its descriptor, which is closed when the run ends.
 
-    Close it earlier with `close`, or return it to hand it over. `flags` are those of os.open, a
-    constant, to which O_CLOEXEC is added. See openat(2).
+    Close it earlier with `close`, or return it to hand it over. `flags` are those of os.open, and
+    must be constant; O_CLOEXEC is added. See openat(2).
 
     Errors: ENOENT, EACCES, EEXIST, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENOTDIR, EROFS.
     """
@@ -44,12 +44,12 @@ def openat2(
     *,
     dir_fd: Fd = AT_FDCWD,
 ) -> Atom:
-    """Open a file as `openat` does, but only where `resolve` (RESOLVE_BENEATH …) lets its path go.
+    """Open a file as `openat` does; `resolve` (RESOLVE_BENEATH …) restricts where its path may lead.
 
     `mode` must be 0 unless `flags` create a file. See openat2(2).
 
-    Errors: those of openat; EXDEV and ELOOP for a path that leaves what `resolve` allows, EINVAL
-    for flags or a mode that openat would ignore, EAGAIN, ENOSYS.
+    Errors: those of openat; EXDEV and ELOOP for a path that `resolve` forbids, EINVAL for flags or
+    a mode that openat would ignore, EAGAIN, ENOSYS.
     """
     return make("openat2", dir_fd, path, constant(flags, "flags") | os.O_CLOEXEC, mode, resolve)
 
@@ -61,9 +61,9 @@ def statx(
     flags: Number = 0,
     mask: Number = STATX_BASIC_STATS | STATX_BTIME,
 ) -> Atom:
-    """Ask for a file's status; the value is 0, and has fields: `info.size`, `info.mtime_ns` ….
+    """Get a file's status; the value is 0, and has fields: `info.size`, `info.mtime_ns` ….
 
-    Without a path, `dir_fd` itself is asked for. Sizes are in bytes, `blocks` in units of 512
+    Without a path it is the status of `dir_fd` itself. Sizes are in bytes, `blocks` in units of 512
     bytes, times in nanoseconds since the epoch. See statx(2).
 
     Errors: ENOENT, EACCES, EBADF, ELOOP, ENAMETOOLONG, ENOTDIR.
@@ -76,15 +76,15 @@ def statx(
 def fsync(fd: Fd) -> Atom:
     """Wait until a file's content and status are on the disk; see fsync(2).
 
-    Errors: EBADF, EIO, ENOSPC, EINVAL for what cannot be synchronised.
+    Errors: EBADF, EIO, ENOSPC, EINVAL for a descriptor that cannot be synchronised.
     """
     return make("fsync", fd)
 
 
 def fdatasync(fd: Fd) -> Atom:
-    """Wait until a file's content is on the disk, with what is needed to find it; see fdatasync(2).
+    """Wait until a file's content, and the status needed to read it, is on the disk: fdatasync(2).
 
-    Errors: EBADF, EIO, ENOSPC, EINVAL for what cannot be synchronised.
+    Errors: EBADF, EIO, ENOSPC, EINVAL for a descriptor that cannot be synchronised.
     """
     return make("fdatasync", fd)
 
@@ -92,13 +92,13 @@ def fdatasync(fd: Fd) -> Atom:
 def fallocate(fd: Fd, mode: Number, offset: Number, length: Number) -> Atom:
     """Reserve or free `length` bytes of a file from `offset` on, as `mode` says; see fallocate(2).
 
-    Errors: EBADF, EFBIG, EINVAL, EIO, ENOSPC, EOPNOTSUPP for a file system that cannot.
+    Errors: EBADF, EFBIG, EINVAL, EIO, ENOSPC, EOPNOTSUPP for a file system without support.
     """
     return make("fallocate", fd, mode, offset, length)
 
 
 def ftruncate(fd: Fd, length: Number) -> Atom:
-    """Cut or extend a file to `length` bytes; what is new reads as zeros; see ftruncate(2).
+    """Cut or extend a file to `length` bytes; new bytes read as zeros; see ftruncate(2).
 
     Errors: EBADF, EFBIG, EINVAL for a descriptor that is not open for writing, EIO.
     """
@@ -106,7 +106,7 @@ def ftruncate(fd: Fd, length: Number) -> Atom:
 
 
 def close(fd: Fd) -> Atom:
-    """Close a descriptor, which is gone whatever the error; see close(2).
+    """Close a descriptor; an error leaves it closed, too; see close(2).
 
     Errors: EBADF; EIO, ENOSPC or EDQUOT of an earlier write.
     """
@@ -129,9 +129,9 @@ def renameat(
     dst_dir_fd: Fd = AT_FDCWD,
     flags: Number = 0,
 ) -> Atom:
-    """Give `src` the name `dst`, whose file is replaced in one step; see renameat2(2).
+    """Rename `src` to `dst`, replacing an existing file atomically; see renameat2(2).
 
-    `flags` RENAME_NOREPLACE refuses to replace, RENAME_EXCHANGE swaps the two.
+    `flags`: RENAME_NOREPLACE refuses to replace, RENAME_EXCHANGE swaps the two.
 
     Errors: ENOENT, EACCES, EEXIST, EINVAL, EISDIR, ENOTDIR, ENOTEMPTY, EROFS, EXDEV.
     """
@@ -139,7 +139,7 @@ def renameat(
 
 
 def mkdirat(path: Path, mode: Number = 0o777, *, dir_fd: Fd = AT_FDCWD) -> Atom:
-    """Make a folder, whose mode the umask restricts; see mkdirat(2).
+    """Make a folder with `mode`, which the umask restricts; see mkdirat(2).
 
     Errors: EEXIST, EACCES, ENOENT, ENOSPC, ENOTDIR, EROFS.
     """
@@ -154,9 +154,9 @@ def linkat(
     dst_dir_fd: Fd = AT_FDCWD,
     flags: Number = 0,
 ) -> Atom:
-    """Give the file `src` another name, `dst`; see linkat(2).
+    """Make `dst` a hard link to the file `src`; see linkat(2).
 
-    A symbolic link is not followed, unless `flags` have AT_SYMLINK_FOLLOW.
+    If `src` is a symbolic link, it is followed only with AT_SYMLINK_FOLLOW in `flags`.
 
     Errors: EEXIST, EACCES, ELOOP, EMLINK, ENOENT, ENOTDIR, EPERM, EROFS, EXDEV.
     """

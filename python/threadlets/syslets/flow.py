@@ -1,4 +1,4 @@
-"""What a syslet's function says besides atoms: its memory, its variables, and the way through it."""
+"""What a syslet's function uses besides atoms: memory, variables, conditions and loops."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from threadlets.syslets.waiting import add
 
 
 def buffer(size: Number) -> Buffer:
-    """Return scratch memory of `size` bytes, made when a run first uses it.
+    """Return scratch memory of `size` bytes, allocated when a run first uses it.
 
-    A slice is a part of it: `chunk[:n]` are the first n bytes.
+    A slice is a part of it: `chunk[:n]` is its first n bytes.
     """
     return Buffer(number(size, "a buffer's size"))
 
 
 def growing(limit: Number, expected: Number | None = None) -> Growing:
-    """Return memory that reads append to, until it holds `limit` bytes.
+    """Return memory that reads append to, up to `limit` bytes.
 
-    A read asks for all of the `expected` bytes that are still to come, and otherwise for as many as
-    there are already (4 KiB at least). What does not fit fails with ENOBUFS.
+    A read asks for all of the `expected` bytes that are still missing, otherwise for as many bytes
+    as the memory holds already (4 KiB at least). Data beyond `limit` fails with ENOBUFS.
     """
     what = "the limit of growing memory"
     hint = None if expected is None else number(expected, "the size to expect")
@@ -42,7 +42,7 @@ def growing(limit: Number, expected: Number | None = None) -> Growing:
 
 
 def counter(initial: int = 0) -> Variable:
-    """Return a variable that is `initial` when a run begins; `add` changes it, or an atom's `into`.
+    """Return a variable that is `initial` when a run begins; change it by `add` or an atom's `into`.
 
     Raises:
         SysletTypeError: `initial` is a symbol: add it instead.
@@ -56,25 +56,25 @@ def counter(initial: int = 0) -> Variable:
 
 
 def assign(variable: Variable, value: Number) -> Atom:
-    """Give a variable a value, when a run gets here; its initial one is given once per run."""
+    """Return an atom that sets a variable each time it runs; `initial` is set only once per run."""
     return add(value, 0).into(variable)
 
 
 def parameter(name: str, default: object = ...) -> Parameter:
-    """Return what a run of `Syslet.from_atoms` is given; its use tells what that must be."""
+    """Return a parameter of a program that `Syslet.from_atoms` makes; its uses decide its type."""
     return Parameter(name, default)
 
 
 def address() -> Address:
-    """Return a socket address that accept or recvmsg fills in."""
+    """Return a socket address for accept or recvmsg to fill in."""
     return Address()
 
 
 def lease(memory: Memory | Span) -> Lease:
-    """Return, from a syslet, memory without copying it, which belongs to the caller from then on.
+    """Return memory for a syslet to return without a copy; it then belongs to the caller.
 
     Raises:
-        SysletTypeError: `memory` is none.
+        SysletTypeError: `memory` is neither memory nor a slice of it.
     """
     if isinstance(memory, Memory):
         return Lease(Span(memory, None, None))
@@ -84,7 +84,7 @@ def lease(memory: Memory | Span) -> Lease:
 
 
 def stop_if(condition: Condition, value: object = None) -> None:
-    """End the program with `value` if the condition holds; its result is no failure."""
+    """End the program with `value` if the condition holds; the result is `ok`."""
     trace.needed("stop_if").record(trace.StopIf(_condition(condition), value, here()))
 
 
@@ -92,19 +92,19 @@ def break_if(condition: Condition) -> None:
     """Leave the innermost loop if the condition holds.
 
     Raises:
-        SysletError: there is no loop around.
+        SysletError: there is no enclosing loop.
     """
     recorder = trace.needed("break_if")
     innermost = recorder.innermost_loop()
     if innermost is None:
-        raise here().refusal("there is no loop around that break_if could leave")
+        raise here().refusal("break_if has no enclosing loop to leave")
     recorder.record(trace.BreakIf(_condition(condition), innermost, here()))
 
 
 class loop:  # noqa: N801 - a statement
     """`with loop(): …` repeats the body until `break_if` leaves it, or the program ends.
 
-    The function goes through the body once, the program as often as it takes.
+    Tracing executes the body once; a run repeats it.
     """
 
     def __enter__(self) -> None:
@@ -118,7 +118,7 @@ class loop:  # noqa: N801 - a statement
 
 
 class when:  # noqa: N801 - a statement
-    """`with when(condition): …` does the body if the condition holds."""
+    """`with when(condition): …` executes the body if the condition holds."""
 
     def __init__(self, condition: Condition) -> None:
         self._condition = _condition(condition)
@@ -134,10 +134,10 @@ class when:  # noqa: N801 - a statement
 
 
 class otherwise:  # noqa: N801 - a statement
-    """`with otherwise(): …`, directly after `with when(condition): …`, is for when it does not hold.
+    """`with otherwise(): …` executes the body if the condition of the `when` before does not hold.
 
     Raises:
-        SysletError: something else is before it.
+        SysletError: it does not follow the body of a `when` directly.
     """
 
     def __enter__(self) -> None:

@@ -1,7 +1,7 @@
-"""The way through a program as a graph: atoms, and where flow goes after each.
+"""The control flow of a program as a graph: atoms, and where flow goes after each.
 
-Made from the nested statements of a trace, and simplified; knows nothing of the order in which
-atoms stand in the table.
+Built from the nested statements of a trace, and simplified; knows nothing of the order of atoms in
+the table.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from threadlets.syslets.trace import BreakIf, Loop, Statement, Step, StopIf, Whe
 
 @dataclass(frozen=True, eq=False)
 class End:
-    """The end of the program, and what a run gives that ends here."""
+    """An end of the program, and the value of a run that ends here."""
 
     value: object
     place: Place
 
     def is_same(self, other: Target) -> bool:
-        """Say whether a run gives the same at both."""
+        """Return whether runs that end here and at `other` have the same value."""
         return isinstance(other, End) and self.value is other.value
 
 
 @dataclass(frozen=True, eq=False)
 class Way:
-    """One way to say where flow goes: to `branch` if the atom's value meets `stop`, else to `next`.
+    """One way to express a branch: to `branch` if the atom's value meets `stop`, else to `next`.
 
-    A test has its value from comparing; `swapped` is right - left instead of left - right.
+    The value of a test is left - right, or right - left if `swapped`.
     """
 
     stop: Flow
@@ -43,9 +43,10 @@ class Way:
 
 @dataclass(eq=False)
 class Node:
-    """An atom. A `step` of the user's, a test of `condition`, or neither: it only passes on.
+    """An atom: a `step` of the function, a test of `condition`, or neither: it only passes flow on.
 
-    Flow goes to `next`; if there are `ways`, any one of them says it better.
+    Flow goes to `next`. If there are `ways`, each of them says alone where flow goes, and `next` does
+    not count.
     """
 
     place: Place
@@ -54,12 +55,12 @@ class Node:
     condition: Condition | None = None
     ways: list[Way] = field(default_factory=list)
     number: int = field(default_factory=itertools.count().__next__)
-    """Nodes are made from last to first."""
+    """Order of creation: nodes are made from last to first."""
 
 
 Target: TypeAlias = Node | End
 
-# What a difference is when the comparison holds: which stop, and whether it is right - left.
+# By relation: the stop that the difference meets if the comparison holds; whether it is right - left.
 _TESTS = {
     "==": (Flow.STOP_ON_ZERO, False),
     "!=": (Flow.STOP_ON_NONZERO, False),
@@ -70,14 +71,14 @@ _TESTS = {
 }
 _OPPOSITES = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _MIRRORED = {"==": "==", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
-# A comparison of a value with zero as a stop of the atom that gave the value.
+# By relation of an atom's value to zero: the stop of this atom that expresses it.
 _STOPS_AT_ZERO = {
     "==": Flow.STOP_ON_ZERO,
     "!=": Flow.STOP_ON_NONZERO,
     "<": Flow.STOP_ON_NEGATIVE,
     "<=": Flow.STOP_ON_NON_POSITIVE,
 }
-# The same where negative values are failures already.
+# The same for checked atoms, whose negative values are failures already.
 _STOPS_OF_CHECKED = {
     "==": Flow.STOP_ON_ZERO,
     "<=": Flow.STOP_ON_ZERO,
@@ -87,10 +88,10 @@ _STOPS_OF_CHECKED = {
 
 
 def build(statements: list[Statement], end: End) -> Target:
-    """Return where a program begins that does `statements`, then ends.
+    """Return the entry of a graph that executes `statements` and then reaches `end`.
 
     Raises:
-        SysletError: there is an empty loop.
+        SysletError: a loop is empty.
     """
     entry = _block(statements, end, {})
     for node in nodes_from(entry):
@@ -115,7 +116,7 @@ def nodes_from(entry: Target) -> list[Node]:
 
 
 def merge_tests(nodes: list[Node]) -> None:
-    """Let an atom test its own value where that is what follows, instead of an atom that only tests."""
+    """Merge a test of an atom's value into the atom, where its own stops can express the test."""
     for node in nodes:
         test = node.next
         if node.step is not None and isinstance(test, Node) and test.condition is not None:
@@ -125,7 +126,7 @@ def merge_tests(nodes: list[Node]) -> None:
 
 
 def _block(statements: list[Statement], after: Target, exits: dict[Loop, Target]) -> Target:
-    """Return where `statements` begin, after which flow goes to `after`; built from last to first."""
+    """Return the entry of `statements`, built from last to first; flow goes to `after` from there."""
     for statement in reversed(statements):
         after = _statement(statement, after, exits)
     return after
@@ -163,7 +164,7 @@ def _test(statement: When | BreakIf | StopIf, holds: Target, fails: Target) -> T
 
 
 def _own_ways(step: Step, test: Node) -> list[Way]:
-    """Return the ways in which a step can do what a test after it does; none if it cannot."""
+    """Return the ways that express the test after a step by the step's own stops, if any do."""
     assert test.condition is not None
     relation = _compared_with_zero(test.condition, step.value)
     if relation is None:
@@ -179,17 +180,17 @@ def _own_ways(step: Step, test: Node) -> list[Way]:
 
 def _own_stop(step: Step, relation: str, *, ends: bool) -> Flow | None:
     if step.atom.flags & Flow.STOP_ON_NEGATIVE:
-        # A failure must end the program, so nothing else may skip.
+        # A failure must end the program, so no other stop of this atom may skip.
         return _STOPS_OF_CHECKED.get(relation) if ends else None
     stop = _STOPS_AT_ZERO.get(relation)
     if ends and step.atom.operation.is_io and stop is not Flow.STOP_ON_ZERO:
-        # Ending at a negative value of I/O would be a failure, not what was asked for.
+        # I/O that ends the program with a negative value is a failure; this end is a success.
         return None
     return stop
 
 
 def _compared_with_zero(condition: Condition, value: Integer) -> str | None:
-    """Return how a condition compares `value` with zero; None if it does something else."""
+    """Return the relation of `value` to zero that a condition tests; None if it tests another one."""
     left, relation, right = condition.left, condition.relation, condition.right
     if isinstance(left, int):
         left, relation, right = right, _MIRRORED[relation], left
@@ -203,11 +204,11 @@ def _compared_with_zero(condition: Condition, value: Integer) -> str | None:
 
 
 def _passed(target: Target) -> Target:
-    """Return where flow gets to from `target`, past nodes that only pass it on."""
+    """Return the target that flow reaches from `target`, past nodes that only pass it on."""
     seen = set()
     while isinstance(target, Node) and target.step is None and target.condition is None:
         if target in seen:
-            raise target.place.refusal("this loop does nothing, for ever")
+            raise target.place.refusal("this loop yields no atom and never ends")
         seen.add(target)
         assert target.next is not None
         target = target.next

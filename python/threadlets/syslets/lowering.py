@@ -1,4 +1,4 @@
-"""From what was traced, or from a list of atoms, to the table that the native core runs."""
+"""Lowering of a traced function, or of a list of atoms, to the table that the native core runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lower(traced: Traced) -> tuple[Table, Notes]:
     """Return the table of a traced function.
 
     Raises:
-        SysletError: the program uses what has no value, never ends, or has parts that never run.
+        SysletError: the program reads a value that is not set, never ends, or has unreachable parts.
     """
     entry = build(traced.trace.statements, End(traced.value, traced.value_place))
     if isinstance(entry, End) or not any(_steps(traced.trace.statements)):
@@ -34,14 +34,14 @@ def lower(traced: Traced) -> tuple[Table, Notes]:
     storage = Storage(traced.trace)
     index_of = {each.node: index for index, each in enumerate(placed)}
     operations = [_operation(each, storage) for each in placed]
-    # What is returned comes after the operands: they tell what the parameters are.
+    # Outcomes come after the operands, whose kinds decide the types of the parameters.
     outcomes = [
         0 if each.end is None else storage.outcome(each.end.value, each.end.place)
         for each in placed
     ]
     if not storage.outcomes:
         storage.outcome(None, traced.place)
-    # And results last: what nobody has used needs no slot.
+    # Results come last: a value that nothing reads needs no slot.
     rows = [
         (name, operands, _result(each, storage), _next(each, index_of), flags, outcome)
         for each, (name, operands, flags), outcome in zip(placed, operations, outcomes, strict=True)
@@ -62,13 +62,13 @@ def lower(traced: Traced) -> tuple[Table, Notes]:
 def lower_atoms(
     name: str, atoms: Sequence[Atom], parameters: Sequence[Parameter], place: Place
 ) -> tuple[Table, Notes]:
-    """Return the table of a list of atoms, which a run begins with the first of.
+    """Return the table of a list of atoms; a run begins with the first one.
 
     Raises:
-        SysletError: there are none, or one goes on where there is none, or the program never ends.
+        SysletError: the list is empty, an atom's successor does not exist, or the program never ends.
     """
     if not atoms:
-        raise place.refusal("there are no atoms: a syslet has one at least")
+        raise place.refusal("there are no atoms: a syslet has at least one")
     storage = Storage(None)
     outcomes: list[tuple[object, ...]] = [("atom",)]
     drafts = []
@@ -80,8 +80,8 @@ def lower_atoms(
             following = ABSENT
         elif not isinstance(following, int) or not 0 <= following < len(atoms):
             raise atom.place.refusal(
-                f"{atom.operation.name} goes on with the atom {following!r}, but there are "
-                f"{len(atoms)}, the first of which is 0"
+                f"{atom.operation.name} has the successor {following!r}, but there are {len(atoms)} "
+                "atoms, counted from 0"
             )
         value = value_of(atom)
         operands = storage.operands(atom, value, atom.place)

@@ -1,4 +1,4 @@
-"""What can stand for each kind of operand; everything else is refused where the atom is made."""
+"""Checks of operands, by kind: a wrong operand is refused at the line that makes the atom."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ SocketAddress: TypeAlias = tuple[Any, ...] | str | bytes | Address | Parameter
 
 
 def make(name: str, *operands: object) -> Atom:
-    """Return the atom of an operation with its operands in the table's order.
+    """Return the atom of an operation, with the operands in the table's order.
 
     Raises:
         SysletTypeError: an operand is of the wrong kind.
-        SysletError: it is of the right kind, but cannot be what it is.
+        SysletError: an operand is of the right kind, but its value is not allowed.
     """
     operation = OPERATIONS[name]
     given = [(column, kind) for column, kind in operation.operands if kind is not Kind.FIELDS]
@@ -51,10 +51,10 @@ def make(name: str, *operands: object) -> Atom:
 
 
 def constant(value: object, what: str) -> int:
-    """Return an integer that must be known when the program is built, such as flags that we add to.
+    """Return an integer that must be known when the program is built: flags to which a bit is added.
 
     Raises:
-        SysletTypeError: it is no integer, or a symbol.
+        SysletTypeError: it is no integer, or it is a symbol.
     """
     checked = number(value, what)
     if isinstance(checked, Integer):
@@ -133,7 +133,7 @@ def _several(
     def checked(value: object, what: str) -> tuple[Span | bytes, ...]:
         parts = value if isinstance(value, list | tuple) else (value,)
         if not parts:
-            raise here().refusal(f"{what} is empty: take one buffer at least")
+            raise here().refusal(f"{what} is empty: take at least one buffer")
         return tuple(check(part, what) for part in parts)
 
     return checked

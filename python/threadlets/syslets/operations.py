@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 
 class Flow(enum.IntFlag):
-    """How an atom runs, and which of its values are a stop.
+    """How an atom is executed, and which of its values are a stop.
 
-    If one of the STOP conditions holds for the value, flow goes on with the adjacent atom when
-    there is SKIP_TO_NEXT_ON_STOP, and otherwise the program ends. If none holds, flow follows
-    the atom's next.
+    If the value meets one of the STOP conditions, flow continues with the adjacent atom if
+    SKIP_TO_NEXT_ON_STOP is set, otherwise the program ends. If it meets none, flow follows the
+    atom's `next`.
     """
 
     ASYNC = 1
@@ -32,7 +32,7 @@ BRANCHES = STOPS | Flow.SKIP_TO_NEXT_ON_STOP
 
 
 class Kind(enum.Enum):
-    """What an operand is, and how many columns of the table it takes: see `Operation.columns`."""
+    """The kind of an operand, which decides how many columns of the table it takes."""
 
     NUMBER = "number"
     OPTIONAL_NUMBER = "number?"
@@ -57,7 +57,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Operation:
-    """What can be done in one step: its name, its operands, and what comes of it."""
+    """An operation: its name, its operands, and what it fills in."""
 
     name: str
     operands: tuple[tuple[str, Kind], ...]
@@ -67,11 +67,11 @@ class Operation:
 
     @property
     def is_io(self) -> bool:
-        """Whether it talks to the kernel; if so, a negative value is an error's number."""
+        """Whether it makes a system call; if so, a negative value is a negated errno."""
         return self.name not in ("nop", "add")
 
     def columns(self) -> list[tuple[str, Kind]]:
-        """Return name and kind of each column of the table; spans take three."""
+        """Return name and kind of each column of the table; a span takes three."""
         columns = []
         for name, kind in self.operands:
             columns.append((name, kind))

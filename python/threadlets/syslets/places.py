@@ -1,4 +1,4 @@
-"""Where in the user's code something was written, and the errors that say so."""
+"""Lines of the user's code, and errors that name them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Place(NamedTuple):
         return f"{self.filename}:{self.line}"
 
     def refusal(self, message: str) -> SysletError:
-        """Return the error for a program that is wrong here."""
+        """Return the error for a wrong program, which names this line."""
         return SysletError(message, *self)
 
     def type_refusal(self, message: str) -> SysletTypeError:
-        """Return the error for something of the wrong type here."""
+        """Return the error for a value of the wrong type, which names this line."""
         return SysletTypeError(message, *self)
 
 

@@ -1,4 +1,4 @@
-"""Atoms of sockets."""
+"""Atoms for sockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from threadlets.syslets.symbols import Address, Buffer, Parameter
 def socket(domain: Number, type: int, protocol: Number = 0) -> Atom:  # noqa: A002 - its name
     """Make a socket; the value is its descriptor, which is closed when the run ends; see socket(2).
 
-    `type` is a constant, to which SOCK_CLOEXEC is added.
+    `type` must be constant; SOCK_CLOEXEC is added.
 
     Errors: EACCES, EAFNOSUPPORT, EINVAL, EMFILE, EPROTONOSUPPORT.
     """
@@ -21,7 +21,7 @@ def socket(domain: Number, type: int, protocol: Number = 0) -> Atom:  # noqa: A0
 
 
 def connect(fd: Fd, address: SocketAddress) -> Atom:
-    """Connect a socket to an address as Python writes it, with a numeric host; see connect(2).
+    """Connect a socket to an address in Python's form, with a numeric host; see connect(2).
 
     Errors: ECONNREFUSED, EADDRNOTAVAIL, EHOSTUNREACH, EISCONN, ENETUNREACH, ENOENT, ETIMEDOUT.
     """
@@ -31,7 +31,7 @@ def connect(fd: Fd, address: SocketAddress) -> Atom:
 def accept(fd: Fd, flags: int = 0, address: Address | None = None) -> Atom:
     """Accept a connection; the value is its descriptor, which is closed when the run ends.
 
-    `address` is filled with the peer's. SOCK_CLOEXEC is added to `flags`, a constant. See
+    `address` is filled with the peer's address. `flags` must be constant; SOCK_CLOEXEC is added. See
     accept4(2).
 
     Errors: EAGAIN, EBADF, ECONNABORTED, EINVAL, EMFILE, ENOTSOCK.
@@ -48,7 +48,7 @@ def recv(fd: Fd, buffer: Target, flags: Number = 0) -> Atom:
 
 
 def send(fd: Fd, data: Source, flags: Number = 0) -> Atom:
-    """Send `data`; the value is the number of bytes that were taken; see send(2).
+    """Send `data`; the value is the number of bytes that the kernel took; see send(2).
 
     Errors: EAGAIN, EBADF, ECONNRESET, EMSGSIZE, ENOTCONN, ENOTSOCK, EPIPE.
     """
@@ -56,7 +56,7 @@ def send(fd: Fd, data: Source, flags: Number = 0) -> Atom:
 
 
 def shutdown(fd: Fd, how: Number) -> Atom:
-    """End a connection's receiving (SHUT_RD), sending (SHUT_WR) or both; see shutdown(2).
+    """End receiving (SHUT_RD), sending (SHUT_WR) or both on a connection; see shutdown(2).
 
     Errors: EBADF, EINVAL, ENOTCONN, ENOTSOCK.
     """
@@ -72,8 +72,8 @@ def recvmsg(
 ) -> Atom:
     """Receive a message into several buffers, one after another; the value is the number of bytes.
 
-    It has fields: `message.control_length`, the bytes of `control` that were filled with
-    ancillary data, and `message.flags`. `address` is filled with the sender's. See recvmsg(2).
+    The value has fields: `message.control_length`, the number of bytes of `control` that were filled
+    with ancillary data, and `message.flags`. `address` is filled with the sender's. See recvmsg(2).
 
     Errors: EAGAIN, EBADF, ECONNRESET, ENOTCONN, ENOTSOCK.
     """
@@ -89,7 +89,7 @@ def sendmsg(
 ) -> Atom:
     """Send several pieces of memory as one message; the value is the number of bytes taken.
 
-    `control` is ancillary data as the kernel reads it. See sendmsg(2).
+    `control` is ancillary data in the kernel's form. See sendmsg(2).
 
     Errors: EAGAIN, EBADF, ECONNRESET, EMSGSIZE, ENOTCONN, ENOTSOCK, EPIPE.
     """

@@ -1,4 +1,4 @@
-"""`Storage`: which slots and objects stand for a program's symbols, and what its parameters are."""
+"""`Storage`: the slots and objects for a program's symbols, and the types of its parameters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _USES = {
     Kind.ADDRESS: "address",
     Kind.OPTIONAL_ADDRESS: "address",
 }
-"""What a parameter is that stands for an operand; any integer will do where it is compared."""
+"""The use of a parameter, by the kind of the operand; "compared" where any integer will do."""
 
 _EMPTY_OBJECTS: dict[str, tuple[object, ...]] = {
     "path": ("path", None),
@@ -49,22 +49,22 @@ _EMPTY_OBJECTS: dict[str, tuple[object, ...]] = {
     "readable": ("lent",),
     "writable": ("lent",),
 }
-"""What stands for a parameter that is no integer."""
+"""The object that stands for a parameter until a run fills it, by use; integers have slots."""
 
 _AGREEMENTS = {
     ("compared", "int"): "int",
     ("compared", "fd"): "fd",
     ("readable", "writable"): "writable",
 }
-"""What two different uses of a parameter come to; all others are incompatible."""
+"""The use that two different uses of a parameter combine to; other pairs are incompatible."""
 
 _SpanColumns = tuple[int, int, int]
 
 
 class Storage:
-    """Gives indices to symbols and constants, in the order of their first use.
+    """Assigns indices to symbols and constants, in the order of their first use.
 
-    `trace` is where the symbols come from, None for atoms that were made outside.
+    `trace` is where the symbols come from, None for atoms that were made outside of a trace.
     """
 
     def __init__(self, trace: Trace | None) -> None:
@@ -96,11 +96,11 @@ class Storage:
         return tuple(columns)
 
     def result(self, value: Integer) -> int:
-        """Return the slot that an atom's value is stored in; none if nothing has used it so far."""
+        """Return the slot that an atom's value is stored in; ABSENT if nothing has used it so far."""
         return self._slot_of.get(value, ABSENT)
 
     def slot(self, value: Integer | int, place: Place, use: str = "compared") -> int:
-        """Return the slot of an integer; a record's is followed by those of its fields."""
+        """Return the slot of an integer; the slots of a record's fields follow its own."""
         if isinstance(value, Parameter):
             self._use(value, use, place)
         if isinstance(value, Field):
@@ -111,7 +111,7 @@ class Storage:
         return self._slot_of[value]
 
     def difference(self, condition: Condition, swapped: bool) -> tuple[int, int, int]:
-        """Return operands of `add` for the left side less the right one, or the other way round."""
+        """Return the operands of `add` for left - right, or for right - left if `swapped`."""
         left, right = condition.left, condition.right
         if swapped:
             left, right = right, left
@@ -120,7 +120,7 @@ class Storage:
         return slots[0], slots[1], slots[2]
 
     def outcome(self, value: object, place: Place) -> int:
-        """Return the index of what a run gives that ends with `value`, a symbol or a constant."""
+        """Return the index of the outcome of a run that ends with `value`, a symbol or a constant."""
         outcome = self._outcome(value, place)
         key = outcome if outcome[0] not in ("const", "tuple") else id(value)
         if key not in self._outcome_of:
@@ -131,10 +131,10 @@ class Storage:
     def parameters(
         self, parameters: Sequence[Parameter], place: Place
     ) -> list[tuple[str, str, int, object]]:
-        """Return the parameters as the table has them.
+        """Return the parameters as rows of the table.
 
         Raises:
-            SysletError: nothing uses one of them, or its default is of the wrong type.
+            SysletError: a parameter is not used, or its default is of the wrong type.
         """
         rows = []
         for parameter in parameters:
@@ -178,7 +178,7 @@ class Storage:
         key = operand if isinstance(operand, Symbol) else (kind.value, operand)
         try:
             known = self._object_of.get(key)
-        except TypeError:  # An address need not be hashable.
+        except TypeError:  # An address may be unhashable.
             known = None
         if known is None:
             known = self._add_object(*self._new_object(operand, kind, place))
@@ -232,7 +232,7 @@ class Storage:
             )
 
     def _use(self, parameter: Parameter, use: str, place: Place) -> None:
-        """Note a use of a parameter, and refuse it if it contradicts an earlier one."""
+        """Record a use of a parameter, and refuse it if it contradicts an earlier use."""
         known, known_place = self._uses.setdefault(parameter, (use, place))
         agreement = use if known == use else None
         agreement = agreement or _AGREEMENTS.get((known, use)) or _AGREEMENTS.get((use, known))

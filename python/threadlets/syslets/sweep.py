@@ -1,4 +1,4 @@
-"""`sweep`: one program over any number of inputs, at a bounded depth."""
+"""`sweep`: one program over any number of inputs, with a bounded number of runs in flight."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from threadlets._core import Sweep as _NativeSweep
 from threadlets.syslets.syslet import Syslet, running_loop
 
 DEPTH = 256
-"""How many runs are under way at a time, unless one says otherwise."""
+"""The default for the number of runs in flight at a time."""
 
 Progress = Callable[[int, int | None], object]
 
 
 class _Counter:
-    """Counts results, and tells whoever wants to know of progress."""
+    """Counts results, and reports them to the `progress` callback."""
 
     def __init__(self, total: int | None, progress: Progress | None) -> None:
         self._total = total
@@ -36,29 +36,30 @@ class _Counter:
 class Sweep:
     """The results of a sweep: iterate over it, with `for` or with `async for`.
 
-    Whoever iterates drives it: nothing is read from the inputs before there is room for it. Leaving
-    a `with` block, `close()`, and the end of the last reference cancel what is under way.
+    The iteration drives the sweep: an input is taken only when there is room for its run. Leaving a
+    `with` block, `close()`, and dropping the last reference cancel the runs in flight.
     """
 
     def __init__(self, native: _NativeSweep, counter: _Counter) -> None:
         self._native = native
         self._counter = counter
-        # They do not refer to this object: the last reference to it is to end the sweep.
+        # The generators must not refer to this object, or dropping it would not end the sweep.
         self._results = _results(native, counter)
         self._results_async: AsyncIterator[Result] | None = None
 
     def batches(self) -> Iterator[list[Result]]:
-        """Iterate over the results in lists, as they come: the cheapest way."""
+        """Iterate over the results in lists, as they arrive; this is the cheapest way."""
         return _batches(self._native, self._counter)
 
     def batches_async(self) -> AsyncIterator[list[Result]]:
-        """Do the same in a loop, other tasks of which run between two lists."""
+        """Iterate like `batches` in a task; other tasks run between two lists."""
         return _batches_async(self._native, self._counter)
 
     def close(self) -> None:
-        """Take no more inputs, cancel the runs that are under way, and drop what they came to."""
+        """Take no more inputs, cancel the runs in flight, and drop their results."""
         self._native.close()
-        # It may hold a list of results; while it runs, as when it calls `progress`, it is not closed.
+        # The generator may hold a list of results. While it runs, as when `progress` calls this, it
+        # cannot be closed.
         with contextlib.suppress(ValueError):
             self._results.close()
         self._results_async = None
@@ -150,17 +151,17 @@ def sweep(
     progress: Progress | None = None,
     pool: BufferPool | None = None,
 ) -> Sweep:
-    """Run a program once for each of the inputs, and iterate over the results.
+    """Run a program once for each input, and iterate over the results.
 
-    An input is the program's argument, or a tuple of its arguments if it takes several. Up to
-    `depth` runs are under way at a time; memory does not grow with the number of inputs. `ordered`
-    results come in the order of the inputs, others as they end; `result.input` says what each is
-    of. A run that takes longer than `timeout` seconds after it first had to wait fails with
-    ETIMEDOUT. After each batch `progress` is called with the number of results so far and that of the
-    inputs (None if they do not tell). Buffers come from `pool`.
+    An input is the program's argument, or a tuple of its arguments if it takes several. At most
+    `depth` runs are in flight at a time; memory does not grow with the number of inputs. Results come
+    in the order of the inputs if `ordered`, else as the runs end; `result.input` is the input of a
+    result. A run that takes longer than `timeout` seconds after it first had to wait fails with
+    ETIMEDOUT. After each batch `progress` is called with the number of results so far and the number
+    of inputs (None if `inputs` has no length). Buffers come from `pool`.
 
-    A failure is a result like any other. What the inputs raise, and an input of the wrong kind,
-    raises once the results before it have been given.
+    A failed run is a result like any other. An exception of `inputs`, and the error for an input of
+    the wrong kind, are raised after the results before it have been returned.
 
     Raises:
         ValueError: `depth` is less than 1, or `timeout` is not above 0.
@@ -169,7 +170,7 @@ def sweep(
     n_runs = operator.index(depth)
     if n_runs < 1:
         raise ValueError(f"depth is {depth}; a sweep has at least one run under way")
-    # Nobody has as many inputs as that.
+    # The native sweep takes a machine word; there cannot be more inputs than that.
     n_runs = min(n_runs, sys.maxsize)
     native = _NativeSweep(program.native, inputs, n_runs, ordered, timeout, pool)
     return Sweep(native, _Counter(len(inputs) if isinstance(inputs, Sized) else None, progress))

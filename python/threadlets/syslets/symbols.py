@@ -1,6 +1,6 @@
-"""Symbols: what stands for values while a syslet is traced, before anything has run.
+"""Symbols: they stand for values while a syslet is traced, before anything has run.
 
-Integer symbols compute by recording `add` atoms, and compare by making conditions.
+Arithmetic on integer symbols records `add` atoms; comparing them makes conditions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
 class Symbol:
-    """A value of the program's future; it belongs to the syslet that was traced when it was made."""
+    """Stands for a value that exists only in a run; belongs to the trace in which it was made."""
 
     description = "a symbol"
 
@@ -39,7 +39,7 @@ class Symbol:
 
 
 class Integer(Symbol):
-    """An integer of 64 bits, which wraps around."""
+    """An integer of 64 bits, whose arithmetic wraps around."""
 
     description = "an integer"
 
@@ -105,7 +105,7 @@ class Descriptor(Integer):
 class Record(Integer):
     """The value of an atom that fills in several fields: an integer, with integers as attributes.
 
-    Returned as a whole, it gives the fields; its `value` is the integer alone.
+    A syslet that returns the record returns its fields; `value` is the integer alone.
     """
 
     description = "a record"
@@ -138,7 +138,7 @@ class Field(Integer):
 
 
 class Memory(Symbol):
-    """Bytes that operations read and write; a slice of them is a span."""
+    """Bytes that operations read and write; a slice of it is a span."""
 
     description = "memory"
 
@@ -154,7 +154,7 @@ class Memory(Symbol):
             start = None
         for end in (start, stop):
             if isinstance(end, int) and end < 0:
-                raise here().refusal(f"{end} counts from the end, which only a run will know")
+                raise here().refusal(f"{end} counts from the end, which is unknown before a run")
         if start is None or stop is None:
             return Span(self, start, stop)
         length = stop - start
@@ -176,7 +176,7 @@ class Buffer(Memory):
 
 
 class Growing(Memory):
-    """Memory that reads append to, until it holds `limit` bytes; so many are `expected`, if any."""
+    """Memory that reads append to, up to `limit` bytes; `expected` is its probable size, if known."""
 
     description = "growing memory"
 
@@ -187,7 +187,7 @@ class Growing(Memory):
 
 
 class Parameter(Integer, Memory):
-    """What a caller passes: an integer, descriptor, path, memory …, as its uses will tell."""
+    """An argument of a run: an integer, descriptor, path, memory …; its uses decide which."""
 
     description = "a parameter"
 
@@ -205,7 +205,7 @@ class Address(Symbol):
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """A part of memory. None stands for its start, and for as far as it goes."""
+    """A part of memory. A `start` of None is its beginning, a `length` of None goes up to its end."""
 
     memory: Memory
     start: Integer | int | None
@@ -214,7 +214,7 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class Lease:
-    """A span that the caller gets without a copy."""
+    """A span that a run returns without a copy."""
 
     span: Span
 
@@ -231,8 +231,8 @@ class Condition:
     def __bool__(self) -> NoReturn:
         raise here().type_refusal(
             "a comparison of symbols has no truth value yet: the program is only being traced. "
-            "Write `with when(n == 0): …` for `if`, break_if or stop_if for what ends a loop or "
-            "the program, and one of them for each part of `and`, `or` and 0 < n < 10"
+            "Write `with when(n == 0): …` for `if`, break_if or stop_if to end a loop or the "
+            "program, and one of them for each part of `and`, `or` and 0 < n < 10"
         )
 
 
@@ -272,7 +272,7 @@ def add_up(base: Integer | int, amount: Integer | int, factor: Integer | int = 1
 
 
 def name_symbols(frame: FrameType) -> None:
-    """Call symbols what a function calls them: people will read it."""
+    """Name symbols after the function's variables, for error messages and `explain`."""
     for name, value in frame.f_locals.items():
         if isinstance(value, Symbol) and value.name is None:
             value.name = name

@@ -1,4 +1,4 @@
-"""`Syslet`: a program of I/O atoms that the native core runs; `@syslet`: made from a function."""
+"""`Syslet`: a program of I/O atoms that the native core runs; `@syslet` makes it from a function."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ P = ParamSpec("P")
 
 
 class Syslet(Generic[P]):
-    """A program of I/O atoms: made once, run any number of times, also at the same time.
+    """A program of I/O atoms: made once, run any number of times, also concurrently.
 
-    `await program(…)` runs it while other tasks go on; `program.run(…)` runs it where it is
-    called. Either gives a result, whose `ok` says whether it came to its end, `value` what it
-    returned, and `errno` and `atom` what failed, and where. Only misuse raises.
+    `await program(…)` runs it while other tasks run; `program.run(…)` runs it in the calling thread.
+    Both return a result: `ok` tells whether no atom failed, `value` is what the program returned,
+    and `errno` and `atom` tell what failed and where. Only misuse raises.
     """
 
     def __init__(self, table: Table, notes: Notes) -> None:
@@ -40,22 +40,22 @@ class Syslet(Generic[P]):
         parameters: Sequence[Parameter] = (),
         name: str = "syslet",
     ) -> Syslet[...]:
-        """Make a program of atoms in the order of the table; a run gives the value of the last.
+        """Make a program from atoms in the order of the table; a run returns its last atom's value.
 
-        An atom goes on with its neighbour, or as its `then` says; its flags say what stops it
-        (`with_flags`), and a variable keeps its value (`into`). `parameters` are what a run is
-        given, in order: those that atoms have as operands (`parameter(name)`).
+        The adjacent atom follows an atom, unless its `then` names another; its flags say what stops
+        it (`with_flags`), and `into` stores its value in a variable. `parameters` are the arguments
+        of a run, in order: those that atoms have as operands (`parameter(name)`).
 
         Raises:
-            SysletError: there are none, one goes on where there is none, or nothing ends a loop.
+            SysletError: the list is empty, an atom's successor does not exist, or a loop cannot end.
         """
         return Syslet(*lower_atoms(name, atoms, parameters, here()))
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Run the program: here as far as nothing blocks, from there on in the engine.
+        """Run the program: inline as far as nothing blocks, from there on in the engine.
 
-        Cancelling ends the run, and its descriptors are closed; `asyncio.CancelledError` comes once
-        nothing of it is under way any more.
+        Cancelling ends the run and closes its descriptors; `asyncio.CancelledError` is raised once
+        nothing of the run is in flight any more.
 
         Raises:
             TypeError: an argument is of the wrong kind.
@@ -72,7 +72,7 @@ class Syslet(Generic[P]):
             raise
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Run the program here and return its result; what blocks, blocks this thread.
+        """Run the program in this thread, which may block, and return its result.
 
         Raises:
             TypeError: an argument is of the wrong kind.
@@ -96,9 +96,9 @@ class Syslet(Generic[P]):
 
 
 def syslet(function: Callable[P, Generator[Any, Any, Any]], /) -> Syslet[P]:
-    """Make a program of a generator function that yields atoms: it is called once, with symbols.
+    """Make a program from a generator function that yields atoms: it is called once, with symbols.
 
-    The function itself is `__wrapped__`.
+    `__wrapped__` is the function itself.
 
     Raises:
         SysletError: the function does what no program can do; the message says where.
@@ -109,12 +109,12 @@ def syslet(function: Callable[P, Generator[Any, Any, Any]], /) -> Syslet[P]:
 
 
 def running_loop() -> Dispatcher:
-    """Return the running loop, to which an engine can come back.
+    """Return the running loop, to which an engine can deliver results.
 
     Raises:
-        RuntimeError: none runs, or it is not threadlets'.
+        RuntimeError: no loop runs in this thread, or it is not threadlets'.
     """
     return running_dispatcher(
-        "to which programs cannot come back; use threadlets.run(main()), or program.run(…), which "
-        "needs no loop"
+        "which cannot await programs; use threadlets.run(main()), or program.run(…), which needs no "
+        "loop"
     )

@@ -1,4 +1,4 @@
-"""`Table`: a program as the native core takes it, and `Notes`: what only people and checks need."""
+"""`Table`: a program as the native core takes it; `Notes`: what only messages and checks need."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Row:
 class Table:
     """A program: the arguments of the native `Program`, by their names.
 
-    `atoms` are (operation, operands, result, next, flags, outcome), in the order in which a stop
-    with SKIP_TO_NEXT_ON_STOP goes through them; the first is where a run begins.
+    `atoms` are (operation, operands, result, next, flags, outcome). A run begins with the first; a
+    stop with SKIP_TO_NEXT_ON_STOP continues with the one that follows in the list.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Notes:
-    """What is known of a table besides: where each atom was written, what its storage is called."""
+    """What belongs to a table besides: where its atoms were written, and the names of its storage."""
 
     place: Place
     """Where the program as a whole was written."""
     places: list[Place]
-    """Of each atom."""
+    """Where each atom was written."""
     endings: list[Place]
-    """Of each atom, where what a run gives was written."""
+    """For each atom, where the value of a run that ends there was written."""
     slots: list[str]
     objects: list[str]
     initial: frozenset[int]

@@ -1,4 +1,4 @@
-"""`Trace`: what a syslet's function did when it was called with symbols, as nested statements.
+"""`Trace`: the nested statements that a syslet's function made when it was called with symbols.
 
 Knows nothing of tables.
 """
@@ -27,7 +27,7 @@ class Step:
 
 @dataclass(eq=False)
 class Loop:
-    """Statements that repeat until a `BreakIf` of theirs leaves them."""
+    """Statements that repeat until a `BreakIf` among them leaves the loop."""
 
     place: Place
     body: list[Statement] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Loop:
 
 @dataclass(eq=False)
 class When:
-    """Statements for a condition that holds, and for one that does not."""
+    """Statements for when a condition holds, and for when it does not."""
 
     condition: Condition
     place: Place
@@ -65,7 +65,7 @@ Statement: TypeAlias = Step | Loop | When | BreakIf | StopIf
 
 
 class Trace:
-    """What has been traced so far, and the blocks that are open."""
+    """The statements traced so far, and the blocks that are open."""
 
     def __init__(self) -> None:
         self.statements: list[Statement] = []
@@ -77,7 +77,7 @@ class Trace:
         self._blocks[-1].append(statement)
 
     def last(self) -> Statement | None:
-        """Return what was recorded last in the innermost block."""
+        """Return the last statement of the innermost block."""
         return self._blocks[-1][-1] if self._blocks[-1] else None
 
     def innermost_loop(self) -> Loop | None:
@@ -91,7 +91,7 @@ class Trace:
             self._loops.append(loop)
 
     def close(self, loop: Loop | None = None) -> None:
-        """Go back to the block around."""
+        """Continue with the enclosing block."""
         self._blocks.pop()
         if loop is not None:
             self._loops.pop()
@@ -105,7 +105,7 @@ _active = _Active()
 
 
 def current() -> Trace | None:
-    """Return the trace that is being made in this thread."""
+    """Return the trace that is being made in this thread, if there is one."""
     return _active.trace
 
 
@@ -113,7 +113,7 @@ def needed(what: str) -> Trace:
     """Return the trace that is being made.
 
     Raises:
-        SysletError: there is none, so that `what` makes no sense.
+        SysletError: there is none: `what` was used outside of a syslet's function.
     """
     if _active.trace is None:
         raise here().refusal(
@@ -123,7 +123,7 @@ def needed(what: str) -> Trace:
 
 
 class tracing:  # noqa: N801 - a context manager that is used like a function
-    """Make a new trace the current one of this thread, and the previous one again afterwards."""
+    """Make a new trace the current one of this thread, and restore the previous one afterwards."""
 
     def __enter__(self) -> Trace:
         self._previous = _active.trace

@@ -1,4 +1,4 @@
-"""What tracing cannot see, found in the source: a `return` or `break` out of a traced block."""
+"""Search of the source for what tracing cannot see: a `return` or `break` out of a traced block."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _BLOCKS = (loop, when, otherwise)
 
 
 def check_source(function: Callable[..., Any]) -> None:
-    """Look for jumps out of `with loop()`, `when` and `otherwise`; without source, look away.
+    """Refuse jumps out of `with loop()`, `when` and `otherwise`; without source, check nothing.
 
     Raises:
-        SysletError: there is one. The function would take it while it is traced, once, whatever
-            the condition.
+        SysletError: there is such a jump. The function would take it while it is traced, once,
+            whatever the condition.
     """
     try:
         lines, first_line = inspect.getsourcelines(function)
@@ -35,17 +35,18 @@ def check_source(function: Callable[..., Any]) -> None:
         remedy = "stop_if" if isinstance(jump, ast.Return) else "break_if"
         place = Place(function.__code__.co_filename, first_line + jump.lineno - 1)
         raise place.refusal(
-            f"`{statement}` inside a traced block would be obeyed while the program is traced: "
-            f"use {remedy}"
+            f"`{statement}` inside a traced block takes effect while the program is traced, not in "
+            f"a run: use {remedy}"
         )
 
 
 def _jumps_out(
     body: list[Any], names: dict[str, Any], *, blocks: int, python_loops: int
 ) -> Iterator[ast.stmt]:
-    """Yield the jumps out of blocks in `body`, which is in so many of them, and of Python's loops.
+    """Yield the jumps in `body` that leave a traced block.
 
-    Only Python's loops inside the innermost block count: they are unrolled, and may be left.
+    `blocks` and `python_loops` count the traced blocks and Python loops around `body`. Only Python
+    loops inside the innermost block count: they are unrolled, and may be left.
     """
     for node in body:
         is_return = isinstance(node, ast.Return)

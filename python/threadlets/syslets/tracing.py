@@ -1,4 +1,4 @@
-"""Calling a syslet's function with symbols, once, to see what it does."""
+"""Tracing: a syslet's function is called once, with symbols, to record what it does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def trace_function(function: Callable[..., Any]) -> Traced:
     """Call a generator function with symbols, and return what it did.
 
     Raises:
-        SysletError: it did what no syslet can do.
+        SysletError: the function did what no syslet can do.
     """
     code = function.__code__
     place = Place(code.co_filename, code.co_firstlineno)
@@ -65,7 +65,7 @@ def _parameters(function: Callable[..., Any], place: Place) -> list[Parameter]:
 
 
 def _exhaust(generator: Generator[Any, Any, Any], recorder: trace.Trace) -> tuple[object, Place]:
-    # A frame knows its line even after it has ended: that of the return.
+    # Kept for the line of the return, which the frame still has after the generator has ended.
     frame = _innermost(generator)
     value: object = None
     try:

@@ -9,7 +9,7 @@ from threadlets.syslets.operands import Fd, Number, Source, Target, make
 
 
 def read(fd: Fd, buffer: Target) -> Atom:
-    """Read at the file's position into `buffer`, as much as there is and fits; see read(2).
+    """Read at the file's position into `buffer`, as much as is available and fits; see read(2).
 
     The value is the number of bytes, 0 at the end of the file.
 
@@ -21,8 +21,8 @@ def read(fd: Fd, buffer: Target) -> Atom:
 def write(fd: Fd, data: Source) -> Atom:
     """Write `data` at the file's position; the value is the number of bytes written; see write(2).
 
-    It writes all of it, however often the kernel takes a part only. Where it fails on the way, on a
-    full disk or because nobody reads a pipe any more, `Result.progress` is what was written.
+    It writes all of `data`, also where the kernel takes only a part at a time. If it fails on the
+    way, on a full disk or a pipe without a reader, `Result.progress` is the number of bytes written.
 
     Errors: EBADF, EAGAIN, EFBIG, EIO, ENOSPC, EPIPE.
     """
@@ -34,7 +34,7 @@ def pread(fd: Fd, buffer: Target, offset: Number) -> Atom:
 
     The value is the number of bytes, 0 at the end of the file.
 
-    Errors: EBADF, EINVAL, EIO, EISDIR, ESPIPE for what has no position.
+    Errors: EBADF, EINVAL, EIO, EISDIR, ESPIPE for a descriptor without a position.
     """
     return make("pread", fd, buffer, offset)
 
@@ -44,7 +44,7 @@ def pwrite(fd: Fd, data: Source, offset: Number) -> Atom:
 
     The value is the number of bytes written.
 
-    Errors: EBADF, EFBIG, EINVAL, EIO, ENOSPC, ESPIPE for what has no position.
+    Errors: EBADF, EFBIG, EINVAL, EIO, ENOSPC, ESPIPE for a descriptor without a position.
     """
     return make("pwrite", fd, data, offset)
 
@@ -52,7 +52,7 @@ def pwrite(fd: Fd, data: Source, offset: Number) -> Atom:
 def readv(fd: Fd, buffers: Target | Sequence[Target], offset: Number | None = None) -> Atom:
     """Read into several buffers, one after another; the value is the number of bytes.
 
-    From byte `offset` on, or at the file's position (None); see preadv(2).
+    It reads from byte `offset` on, or at the file's position (None); see preadv(2).
 
     Errors: EBADF, EAGAIN, EINVAL, EIO, EISDIR, ESPIPE.
     """
@@ -62,7 +62,7 @@ def readv(fd: Fd, buffers: Target | Sequence[Target], offset: Number | None = No
 def writev(fd: Fd, buffers: Source | Sequence[Source], offset: Number | None = None) -> Atom:
     """Write several pieces of memory, one after another; the value is the number of bytes written.
 
-    From byte `offset` on, or at the file's position (None); see pwritev(2).
+    It writes from byte `offset` on, or at the file's position (None); see pwritev(2).
 
     Errors: EBADF, EAGAIN, EFBIG, EINVAL, EIO, ENOSPC, EPIPE, ESPIPE.
     """
@@ -79,8 +79,7 @@ def splice(
 ) -> Atom:
     """Move up to `count` bytes from `src` to `dst`, one of which is a pipe; see splice(2).
 
-    The value is the number of bytes, 0 at the end. An offset of -1 or None is the position of the
-    file.
+    The value is the number of bytes, 0 at the end. An offset of -1 or None is the file's position.
 
     Errors: EBADF, EAGAIN, EINVAL if neither is a pipe, ESPIPE.
     """
@@ -88,9 +87,9 @@ def splice(
 
 
 def sendfile(out_fd: Fd, in_fd: Fd, offset: Number | None, count: Number) -> Atom:
-    """Send up to `count` bytes of a file from byte `offset` on; the value is how many; see sendfile(2).
+    """Send up to `count` bytes of a file from byte `offset` on; the value is the number sent.
 
-    An `offset` of None reads at the file's position, and moves it.
+    An `offset` of None reads at the file's position, and moves it. See sendfile(2).
 
     Errors: EBADF, EAGAIN, EINVAL for an `in_fd` that is no file, EIO, EPIPE, ECONNRESET.
     """

@@ -1,4 +1,4 @@
-"""Atoms that wait, and those that only compute."""
+"""Atoms that wait, and atoms that only compute."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from threadlets.syslets.symbols import Parameter
 
 
 def poll(fd: Fd, events: Number) -> Atom:
-    """Wait until one of `events` (select.POLLIN …) is true of a descriptor; see poll(2).
+    """Wait until a descriptor has one of `events` (select.POLLIN …); see poll(2).
 
-    The value is the set of events that are.
+    The value is the set of events that it has.
 
     Errors: EBADF.
     """
@@ -22,8 +22,8 @@ def timeout(seconds: float | Parameter) -> Atom:
     """Wait for `seconds`, a number or a parameter; the value is 0 when they have passed.
 
     Raises:
-        SysletTypeError: it is something else, also a computed integer.
-        SysletError: it is negative, or not finite.
+        SysletTypeError: `seconds` is neither; a computed integer is refused, too.
+        SysletError: `seconds` is negative, not finite, or 2**33 or more.
     """
     if isinstance(seconds, Parameter):
         return make("timeout", seconds)
@@ -32,12 +32,12 @@ def timeout(seconds: float | Parameter) -> Atom:
             f"seconds of timeout is {seconds!r}: take a number of seconds or a parameter"
         )
     if not 0 <= seconds < 2**33:
-        raise here().refusal(f"seconds of timeout is {seconds}: no wait is that long")
+        raise here().refusal(f"seconds of timeout is {seconds}: take 0 or more, below 2**33")
     return make("timeout", round(seconds * 1_000_000_000))
 
 
 def waitid(idtype: Number, id: Number, options: Number) -> Atom:  # noqa: A002 - its name
-    """Wait until a child process changes; the value is 0, and has fields; see waitid(2).
+    """Wait until a child process changes its state; the value is 0, and has fields; see waitid(2).
 
     `child.pid` is the process, `child.code` what happened (os.CLD_EXITED …), `child.status` its
     exit status or signal. `idtype` is os.P_PID, os.P_PIDFD ….
@@ -55,6 +55,6 @@ def nop() -> Atom:
 def add(base: Number, amount: Number, factor: Number = 1) -> Atom:
     """Compute `base + amount * factor`, modulo 2**64; the value is the sum, which may be negative.
 
-    If `base` is a variable, it is changed, and what the atom gives is the variable itself.
+    If `base` is a variable, it is changed, and the value of the atom is the variable itself.
     """
     return make("add", base, amount, factor)

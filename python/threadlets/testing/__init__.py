@@ -1,7 +1,7 @@
-"""Help for tests: programs on an engine of one's choice, and proof that nothing leaked.
+"""Helpers for tests: a choice of engine, and a check that nothing leaked.
 
-With `pytest_plugins = ["threadlets.testing.plugin"]` in a conftest.py, every test ends with a ledger
-of zero, or fails.
+With `pytest_plugins = ["threadlets.testing.plugin"]` in a conftest.py, a test fails unless the
+ledgers of its loops end at zero.
 """
 
 from threadlets.testing.engines import use_engine

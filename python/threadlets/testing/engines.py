@@ -1,4 +1,4 @@
-"""Programs on an engine of one's choice, a seeded simulation among them."""
+"""Choice of the engine that carries on programs; one of them is a seeded simulation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from threadlets import _core
-from threadlets.syslets import engine  # noqa: F401 - it tells the engine of forks
+from threadlets.syslets import engine  # noqa: F401 - registers the engine's hook for forks
 
 
 @contextlib.contextmanager
@@ -19,12 +19,12 @@ def use_engine(
     error_rate: float = 0.0,
     short_rate: float = 0.0,
 ) -> Iterator[None]:
-    """Have programs carried on by this engine for as long as the block lasts.
+    """Use this engine for all programs for the length of the block.
 
     The simulation makes the same system calls, one at a time, in an order that `seed` decides; its
-    clock stands still while there is anything to do, and then jumps to the next time-out. An
-    `error_rate` of its operations fails, and a `short_rate` of its transfers moves less than it
-    could. Programs that are under way when the block begins or ends are cancelled.
+    clock stands still while there is anything to do, and then jumps to the next timeout. It fails
+    operations with the probability `error_rate`, and cuts transfers short with the probability
+    `short_rate`. Runs in flight when the block begins or ends are cancelled.
 
     Raises:
         OSError: `uring` does not work here.
@@ -32,7 +32,7 @@ def use_engine(
     """
     for name, rate in (("error_rate", error_rate), ("short_rate", short_rate)):
         if not 0 <= rate <= 1:
-            raise ValueError(f"{name} is {rate}; it is a share, from 0 to 1")
+            raise ValueError(f"{name} is {rate}; it is a probability, from 0 to 1")
     _core.use_engine(kind, threads, seed, error_rate, short_rate)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Proof that nothing leaked: every loop of a test ends with a ledger of zero."""
+"""Check that nothing leaked: the ledger of every loop of a test ends at zero."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from threadlets.scopes.leaks import describe_what_is_left, leaks_are_errors
 
 @contextlib.contextmanager
 def no_leaks() -> Iterator[None]:
-    """Check that what the block does on threadlets loops leaves nothing behind.
+    """Check that the block leaves nothing behind on threadlets loops.
 
-    Loops that are closed in the block raise `LeakError` instead of warning; where another exception
-    is on its way, the block does when it ends. Loops that it makes and
-    leaves open must have nothing outstanding, and no program may have kept memory on loan.
+    Closing a loop in the block raises `LeakError` instead of warning; where that would replace
+    another exception, the end of the block raises it. Loops that the block makes and leaves open must
+    have nothing outstanding, and no result or run may still hold memory of the default buffer pool.
 
     Raises:
         LeakError: something is left; the message names it.
@@ -34,12 +34,12 @@ def no_leaks() -> Iterator[None]:
         if id(loop) in before or not isinstance(loop, Loop) or loop.is_closed():
             continue
         if left := describe_what_is_left(loop):
-            raise LeakError(f"{loop!r} has something outstanding still: {left}")
+            raise LeakError(f"{loop!r} still has something outstanding: {left}")
     if pool.in_use > in_use_before:
-        # Results that nobody refers to any more may wait for the collector.
+        # Unreferenced results may still wait for the garbage collector.
         gc.collect()
     if (n_bytes := pool.in_use - in_use_before) > 0:
         raise LeakError(
-            f"{n_bytes} bytes of memory are on loan still: a result of a program holds them, or a "
-            "program is under way"
+            f"{n_bytes} bytes of the buffer pool are still in use: a result of a program holds them, "
+            "or a program is in flight"
         )

@@ -1,7 +1,7 @@
-"""A pytest plugin: after each test, the ledger of every loop that it used is zero.
+"""A pytest plugin: a test fails unless the ledger of every loop that it used ends at zero.
 
-Enable it in a conftest.py with `pytest_plugins = ["threadlets.testing.plugin"]`. A test that leaves
-something on purpose is marked `@pytest.mark.leaks`.
+Enable it in a conftest.py with `pytest_plugins = ["threadlets.testing.plugin"]`. Mark a test that
+leaves something on purpose with `@pytest.mark.leaks`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from threadlets.testing.leaks import no_leaks
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line("markers", "leaks: the test leaves requests or descriptors behind")
 
 

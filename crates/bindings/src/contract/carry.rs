@@ -1,10 +1,10 @@
-//! What a request carries from thread to thread: its environment, who slots its flags, its `errno`.
+//! What a request carries from thread to thread: its environment, the recorder of its flags, its `errno`.
 //!
-//! They are in its `contextvars.Context`, in two variables: whoever enters a context puts this thread
-//! into the state that was carried, and whoever leaves it puts away what is to be carried on. What
-//! copies the context therefore inherits the environment; flags and `errno` belong to one context.
+//! They are in its `contextvars.Context`, in two variables. Entering a context puts the thread into the
+//! carried state, and leaving it saves the state that is to be carried on. A copy of the context therefore
+//! inherits the environment; flags and `errno` belong to one context.
 //!
-//! Nothing of this costs anything while nobody in the process carries anything: a count says so.
+//! None of this costs anything while nothing in the process is carried, which a count tells.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -19,16 +19,16 @@ use crate::contract::flags::Flags;
 use crate::contract::{VIOLATION, errno};
 use crate::interpreter;
 
-/// How many things are carried in the process.
+/// How many blocks and `errno`s are carried in the process.
 static N_CARRIED: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether anybody in the process carries anything.
+/// Whether anything in the process is carried.
 #[inline]
 pub(super) fn is_in_use() -> bool {
     N_CARRIED.load(Relaxed) > 0
 }
 
-/// Counts while it lives.
+/// Counts in `N_CARRIED` while it lives.
 #[derive(Debug)]
 pub(super) struct Counted;
 
@@ -53,13 +53,13 @@ pub(crate) struct Block {
     pub(super) made_by: Py<PyAny>,
     /// The context in which it was opened, as a number: a copy of it has another.
     pub(super) context: usize,
-    /// What code in the block computes in.
+    /// The floating-point state of code in the block.
     pub(super) state: State,
     /// What the thread's registers held before.
     pub(super) before: State,
     /// Flags that were raised before.
     pub(super) flags_before: fp::Flags,
-    /// Who slots flags, within the context where the block was opened.
+    /// The recorder of flags, for the context where the block was opened.
     pub(super) recorder: Option<Py<Flags>>,
     pub(super) outer: Option<Py<Self>>,
     pub(super) _counted: Counted,
@@ -75,7 +75,7 @@ impl Block {
 }
 
 impl Block {
-    /// Who slots what this context raises.
+    /// The recorder of the flags that are raised in this context.
     pub(super) fn recorder_of(&self, context: usize) -> Option<&Py<Flags>> {
         self.recorder.as_ref().filter(|_| self.context == context)
     }
@@ -103,7 +103,7 @@ pub(super) fn errno_variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     variable(py, &ERRNO, "threadlets.errno")
 }
 
-/// A variable's value in `context`, or in the present one.
+/// A variable's value in `context`, or in the current one.
 fn value<'py>(
     variable: &Bound<'py, PyAny>,
     context: Option<&Bound<'py, PyAny>>,
@@ -115,7 +115,7 @@ fn value<'py>(
     Ok(found.filter(|it| !it.is_none()))
 }
 
-/// The innermost block of the present context.
+/// The innermost block of the current context.
 pub(super) fn block(py: Python<'_>) -> PyResult<Option<Bound<'_, Block>>> {
     block_in(py, None)
 }
@@ -131,19 +131,19 @@ fn block_in<'py>(
     Ok(found.map(|it| it.cast_into::<Block>()).transpose()?)
 }
 
-/// Make this the innermost block of the present context, or let there be none.
+/// Set the innermost block of the current context; `None`: no block.
 pub(super) fn set_block(py: Python<'_>, block: Option<&Bound<'_, Block>>) -> PyResult<()> {
     interpreter::set_context_variable(block_variable(py)?, block.map(|it| it.as_any()))
 }
 
-/// What was in this thread before a context was entered.
+/// The state of this thread before a context was entered.
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
-    /// None: nobody carried anything, so it was the known state.
+    /// None: nothing was carried, so it was the default state.
     before: Option<State>,
 }
 
-/// The context that was just entered runs a request: bring what it carries.
+/// After the context of a request was entered: put this thread into the state that it carries.
 #[inline]
 pub(crate) fn enter(py: Python<'_>) -> Carried {
     threadlets_core::errno::forget();
@@ -153,7 +153,7 @@ pub(crate) fn enter(py: Python<'_>) -> Carried {
     bring(py, None)
 }
 
-/// Bring what a context carries that somebody else enters.
+/// As `enter`, for a context that other code is about to enter.
 #[inline]
 pub(crate) fn enter_of(context: &Bound<'_, PyAny>) -> Carried {
     threadlets_core::errno::forget();
@@ -189,7 +189,7 @@ fn bring<'py>(py: Python<'py>, context: Option<&Bound<'py, PyAny>>) -> Carried {
     Carried { before: Some(before) }
 }
 
-/// The request has run, and its context is about to be left: put away what it carries on.
+/// After a request has run, before its context is left: save what it carries on.
 #[inline]
 pub(crate) fn leave(py: Python<'_>, carried: Carried) {
     let errno = errno::take();
@@ -199,7 +199,7 @@ pub(crate) fn leave(py: Python<'_>, carried: Carried) {
     put_away(py, carried, errno, None);
 }
 
-/// Put away what a context carries on that somebody else has left.
+/// As `leave`, for a context that other code has left.
 #[inline]
 pub(crate) fn leave_of(context: &Bound<'_, PyAny>, carried: Carried) {
     let errno = errno::take();
@@ -216,7 +216,7 @@ fn put_away<'py>(
     errno: Option<i32>,
     context: Option<&Bound<'py, PyAny>>,
 ) {
-    // The request may have failed, and its exception is not ours.
+    // The request may have failed: its exception is kept aside while Python is called here.
     let raised = PyErr::take(py);
     let before = carried.before.unwrap_or(State::DEFAULT);
     let found = State::read();

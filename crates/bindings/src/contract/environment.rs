@@ -1,4 +1,4 @@
-//! Environments: how the code of a block or of a function computes, wherever it goes on.
+//! Environments: the floating-point state of a block's or a function's code, on whichever thread it runs.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -9,9 +9,9 @@ use crate::callback::in_context;
 use crate::contract::carry::{self, Block, Counted};
 use crate::interpreter;
 
-/// How to compute: rounding, and what is done with denormals. What is not said is as outside.
+/// A floating-point environment: rounding, and the treatment of denormals. The rest is as outside.
 ///
-/// It can be entered any number of times, by anybody, at once and one inside another.
+/// It can be entered any number of times, at once and one inside another.
 #[pyclass(frozen, module = "threadlets.fp")]
 #[derive(Debug)]
 pub(crate) struct Environment {
@@ -35,13 +35,13 @@ impl Environment {
         state
     }
 
-    /// Open a block of the present context; the thread's registers are left alone.
+    /// Open a block of the current context; the thread's registers are left alone.
     fn open(slf: &Bound<'_, Self>) -> PyResult<State> {
         let py = slf.py();
         let outer = carry::block(py)?;
         let outside = outer.as_ref().map_or(State::DEFAULT, |it| it.get().state);
         let state = slf.get().over(outside);
-        // Setting makes the thread's context, should it have none.
+        // Setting the variable makes the thread's context, if it has none.
         carry::set_block(py, outer.as_ref())?;
         let context = interpreter::context_number(py);
         let recorder = outer.as_ref().and_then(|it| it.get().recorder_of(context));
@@ -59,17 +59,17 @@ impl Environment {
         Ok(state)
     }
 
-    /// Compute like this in the present context from now on.
+    /// Enter the environment, in the current context.
     pub(crate) fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::open(slf)?.restore();
         Ok(())
     }
 
-    /// Compute as before.
+    /// Leave the environment: restore the state before it.
     pub(crate) fn end(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        // A block that is not the innermost of this context is not this one's to close: a generator
-        // that somebody else finalizes, for instance.
+        // A block is closed only if it is the innermost of this context: a generator may be finalized in
+        // another one, for instance.
         let Some(block) = carry::block(py)?.filter(|it| it.get().made_by.is(slf)) else {
             return Ok(());
         };
@@ -124,10 +124,9 @@ impl Environment {
         result
     }
 
-    /// Let what runs in `context` from now on compute in the environment, for as long as the context
-    /// lives.
+    /// Have code that runs in `context` from now on, for as long as that lives, compute in the environment.
     fn apply_to(slf: &Bound<'_, Self>, context: Py<PyAny>) -> PyResult<()> {
-        // What is entered for a moment is no request: the registers stay as they are.
+        // The context is entered only to set its variable: the registers stay as they are.
         let now = State::read();
         let opened = in_context(slf.py(), &context, || Self::open(slf).map(|it| it.restore()));
         now.restore();
@@ -150,8 +149,8 @@ impl Environment {
     }
 }
 
-/// The state of this thread: rounding, flush to zero, denormals are zero, and in words what is
-/// different from the default.
+/// Return the state of this thread: rounding, flush to zero, denormals are zero, and in words what differs
+/// from the default.
 #[pyfunction]
 pub(crate) fn fp_state() -> (&'static str, bool, bool, String) {
     let state = State::read();

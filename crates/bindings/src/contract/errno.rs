@@ -1,8 +1,8 @@
 //! `errno` as ctypes keeps it: a number per thread, beside C's own.
 //!
-//! ctypes makes a thread's number when code there first asks for it, and puts it into the dictionary of
-//! the thread's state. Whether it has is seen from how many entries the dictionary has: two loads a
-//! request, and nothing else where nobody uses it.
+//! ctypes makes a thread's number when code there first asks for it, and puts it into the dictionary of the
+//! thread's state. It is looked for when the number of entries in that dictionary has changed: a request
+//! pays two loads, and nothing else where the number is not used.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -17,7 +17,7 @@ use crate::contract::carry::Counted;
 use crate::interpreter;
 use crate::worker::Worker;
 
-/// Where to find ctypes' `errno` of one thread; part of what a worker knows of its thread.
+/// Finds ctypes' `errno` of one thread; a part of `Worker`.
 #[derive(Debug)]
 pub(crate) struct CtypesErrno {
     thread_dict: *mut ffi::PyObject,
@@ -26,13 +26,13 @@ pub(crate) struct CtypesErrno {
 }
 
 impl CtypesErrno {
-    /// That of this thread.
+    /// The finder for this thread.
     pub(crate) fn of_this_thread(py: Python<'_>) -> Self {
         let thread_dict = interpreter::thread_dict(py).map_or(null_mut(), |it| it.as_ptr());
         Self { thread_dict, n_entries: Cell::new(-1), number: Cell::new(null_mut()) }
     }
 
-    /// The number's place, once there is one.
+    /// The address of the number; null while there is none.
     #[inline]
     fn find(&self) -> *mut c_int {
         if !self.number.get().is_null() || self.thread_dict.is_null() {
@@ -49,7 +49,7 @@ impl CtypesErrno {
 
     #[cold]
     fn look_up(&self) {
-        // SAFETY: the GIL is held by whoever runs requests.
+        // SAFETY: called by a thread that runs requests, which holds the GIL.
         let py = unsafe { Python::assume_attached() };
         let raised = PyErr::take(py);
         const KEY: &std::ffi::CStr = c"ctypes.error_object";
@@ -68,7 +68,7 @@ impl CtypesErrno {
     }
 }
 
-/// Take this thread's number away, for the next request to find zero; `None`: it was zero.
+/// Take this thread's number, so that the next request finds zero; `None`: it was zero.
 #[inline]
 pub(super) fn take() -> Option<i32> {
     Worker::with_current(|worker| {
@@ -82,7 +82,7 @@ pub(super) fn take() -> Option<i32> {
     })
 }
 
-/// What a context carries.
+/// The `errno` that a context carries.
 #[pyclass(frozen, module = "threadlets._core")]
 #[derive(Debug)]
 pub(crate) struct CarriedErrno {
@@ -91,7 +91,7 @@ pub(crate) struct CarriedErrno {
     _counted: Counted,
 }
 
-/// Give a request its number back, on whichever thread.
+/// Give a request its number back, on this thread.
 pub(super) fn bring(carried: &Bound<'_, PyAny>, context: usize) -> PyResult<()> {
     let py = carried.py();
     let carried = carried.cast::<CarriedErrno>()?.get();
@@ -110,7 +110,7 @@ pub(super) fn bring(carried: &Bound<'_, PyAny>, context: usize) -> PyResult<()> 
     Ok(())
 }
 
-/// Keep a request's number in its context.
+/// Save a request's number in its context.
 pub(super) fn put_away<'py>(
     variable: &Bound<'py, PyAny>,
     context: Option<&Bound<'py, PyAny>>,

@@ -1,4 +1,4 @@
-//! Flags: which floating-point exceptions a request raises in a block, and nobody else.
+//! Flags: which floating-point exceptions a request raises in a block, without those of other requests.
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
@@ -21,7 +21,7 @@ impl Flags {
         self.seen.fetch_or(flags.bits(), Relaxed);
     }
 
-    /// What was seen so far, with what has not been put away yet where the block is open.
+    /// The flags that were recorded so far, and those still in the registers if the block is open here.
     fn seen(slf: &Bound<'_, Self>) -> PyResult<fp::Flags> {
         let py = slf.py();
         let context = interpreter::context_number(py);
@@ -55,7 +55,7 @@ impl Flags {
         let py = slf.py();
         let flags_before = fp::Flags::read();
         let outer = carry::block(py)?;
-        // Setting makes the thread's context, should it have none.
+        // Setting the variable makes the thread's context, if it has none.
         carry::set_block(py, outer.as_ref())?;
         let context = interpreter::context_number(py);
         let of_outer = outer.as_ref().map(|it| it.get());
@@ -117,19 +117,19 @@ impl Flags {
         Self::has(slf, fp::Flags::OVERFLOW)
     }
 
-    /// An infinity came of finite operands, exactly.
+    /// Finite operands gave an exact infinity.
     #[getter]
     fn divide_by_zero(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Self::has(slf, fp::Flags::DIVIDE_BY_ZERO)
     }
 
-    /// A result was no number, and the operands were.
+    /// A result was not a number, although the operands were numbers.
     #[getter]
     fn invalid(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Self::has(slf, fp::Flags::INVALID)
     }
 
-    /// All that were raised, by name.
+    /// The names of all flags that were raised.
     #[getter]
     fn raised<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyFrozenSet>> {
         let seen = Self::seen(slf)?;

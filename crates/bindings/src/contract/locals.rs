@@ -1,9 +1,9 @@
-//! Debug mode's ear at `threading.local`: who reads, sets and deletes values while a request runs.
+//! Debug mode's hook on `threading.local`: reports values that a request reads, sets or deletes.
 //!
-//! Python has no hook there: the type cannot be changed, and neither can its objects. What the
-//! interpreter calls to get and to set an attribute of one is replaced, in the type and in those that
-//! inherit from it: once in the life of the process, when debug mode first runs a request. It does what
-//! it did, and tells the loop whose request runs on the thread.
+//! Python has no hook there: neither the type nor its objects can be changed. So the slots are replaced
+//! that the interpreter calls to get and to set an attribute, in the type and in its subclasses, once per
+//! process, when debug mode first runs a request. The replacements call the originals, and tell the loop
+//! whose request runs on the thread.
 
 use std::cell::Cell;
 use std::ptr::null_mut;
@@ -17,7 +17,7 @@ use crate::dispatcher::Dispatcher;
 use crate::error::ends_the_loop;
 use crate::interpreter;
 
-/// What the slots of `threading.local` were.
+/// The original slots of `threading.local`.
 struct Original {
     get: ffi::getattrofunc,
     set: ffi::setattrofunc,
@@ -26,7 +26,7 @@ struct Original {
 static ORIGINAL: OnceLock<Original> = OnceLock::new();
 
 thread_local! {
-    /// Whose request runs on this thread, in debug mode; while it is told, nobody's.
+    /// The loop whose request runs on this thread, in debug mode; null while that loop is being told.
     static LISTENER: Cell<*mut ffi::PyObject> = const { Cell::new(null_mut()) };
 }
 
@@ -55,7 +55,7 @@ fn with_listener<R>(listener: *mut ffi::PyObject, run: impl FnOnce() -> R) -> R 
 fn replace_slots(py: Python<'_>) -> PyResult<()> {
     let base = py.import(intern!(py, "_thread"))?.getattr(intern!(py, "_local"))?;
     let base = base.cast_into::<PyType>()?;
-    // SAFETY: a type is alive, and what it holds in its slots is fixed while the GIL is held.
+    // SAFETY: the type is alive, and its slots do not change while the GIL is held.
     let (get, set) = unsafe {
         let slots = &*base.as_type_ptr();
         (slots.tp_getattro, slots.tp_setattro)
@@ -66,8 +66,8 @@ fn replace_slots(py: Python<'_>) -> PyResult<()> {
     ORIGINAL.get_or_init(|| Original { get, set });
     let mut types = vec![base];
     while let Some(found) = types.pop() {
-        // SAFETY: as above. Both functions do what the original does for whatever inherits it, and a
-        // type that does something else keeps it.
+        // SAFETY: as above. Both functions do what the originals do, for each type that inherits those; a
+        // type with slots of its own keeps them.
         unsafe {
             let slots = &mut *found.as_type_ptr();
             if slots.tp_getattro.is_some_and(|it| it as usize == get as usize) {
@@ -89,8 +89,8 @@ unsafe extern "C" fn threadlets_local_get(
     object: *mut ffi::PyObject,
     name: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls this with the GIL, as it would the original; which is known, since
-    // only then was it replaced.
+    // SAFETY: the interpreter calls this with the GIL, as it would call the original, which was stored
+    // before it was replaced.
     unsafe {
         if !LISTENER.get().is_null() && !tell("read", object, name, null_mut(), null_mut()) {
             return null_mut();
@@ -105,7 +105,7 @@ unsafe extern "C" fn threadlets_local_set(
     name: *mut ffi::PyObject,
     value: *mut ffi::PyObject,
 ) -> std::ffi::c_int {
-    // SAFETY: as in `threadlets_local_get`. What is got is a new reference, or null with an exception.
+    // SAFETY: as in `threadlets_local_get`. `before` is a new reference, or null with an exception.
     unsafe {
         let original = ORIGINAL.get().expect("it was replaced");
         if LISTENER.get().is_null() {
@@ -123,11 +123,11 @@ unsafe extern "C" fn threadlets_local_set(
     }
 }
 
-/// Tell the loop whose request runs here what the value was and what it is, if there was one and is one.
-/// What goes wrong is not the request's; `false`: an exception is set that ends the loop, such as Ctrl-C.
+/// Tell the loop whose request runs here the values before and after, null for none. Errors are not the
+/// request's, and are unraisable; `false`: an exception that ends the loop, such as Ctrl-C, is set.
 ///
 /// # Safety
-/// The GIL is held, no exception is set, somebody listens, and the objects are alive or null.
+/// The GIL is held, no exception is set, `LISTENER` is set, and the objects are alive or null.
 unsafe fn tell(
     how: &str,
     object: *mut ffi::PyObject,

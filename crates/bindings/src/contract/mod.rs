@@ -1,11 +1,11 @@
-//! What every request finds and has to leave behind: the thread's floating-point state, and `errno`.
+//! The contract: the floating-point state and `errno` that every request finds and has to leave behind.
 //!
-//! A request begins in the known state. When it has run, the state is compared with what the request
-//! was to have; whoever changed it is named, counted, and the state put back before the next request.
-//! What a request has of its own (`carry.rs`) it takes along through its `contextvars.Context`.
+//! When a request has run, the state is compared with the expected one; a violation is reported and counted
+//! with the request's name, and the state is restored before the next request. A request takes state of its
+//! own along in its `contextvars.Context` (`carry.rs`).
 //!
 //! Comparing is on the path of every request. Naming is not, and is left to Python
-//! (`CrewDispatcher._state_changed`).
+//! (`ThreadedDispatcher._state_changed`).
 
 mod carry;
 mod environment;
@@ -30,7 +30,7 @@ pub(crate) use locals::listening;
 use crate::dispatcher::Dispatcher;
 use crate::error::ends_the_loop;
 
-/// What happens when a request has changed the state, beside putting it back and counting.
+/// What happens when a request has changed the state, besides restoring it and counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Policy {
@@ -74,15 +74,13 @@ impl Contract {
 }
 
 thread_local! {
-    /// What was found instead of what was expected when a request left its context; whoever runs the
-    /// request takes it out.
+    /// The states found and expected when a request left its context; `check` takes them.
     static VIOLATION: Cell<Option<(State, State)>> = const { Cell::new(None) };
 }
 
-/// A request has run: compare, and name `subject` should the state not be what it was to be.
+/// Compare the state after a request has run; a violation is reported with the name of `subject`.
 ///
-/// Called by whoever runs requests, outside of their contexts, with the callable, protocol or task that
-/// ran.
+/// Called outside of the request's context, with the callable, protocol or task that ran.
 #[inline]
 pub(crate) fn check<'a, 'py: 'a>(
     slf: &Bound<'py, Dispatcher>,
@@ -91,7 +89,7 @@ pub(crate) fn check<'a, 'py: 'a>(
     check_within(slf, State::DEFAULT, subject)
 }
 
-/// The same in the middle of another request, which computes as `expected`.
+/// As `check`, in the middle of another request, whose state is `expected`.
 #[inline]
 pub(crate) fn check_within<'a, 'py: 'a>(
     slf: &Bound<'py, Dispatcher>,
@@ -123,7 +121,7 @@ fn check_closely<'py>(
     }
 }
 
-/// Have Python name, count and report who changed the state.
+/// Have Python name, count and report the request that changed the state.
 #[cold]
 fn report(
     slf: &Bound<'_, Dispatcher>,
@@ -139,8 +137,8 @@ fn report(
     slf.call_method1(intern!(py, "_state_changed"), report).map(drop)
 }
 
-/// Call a function as a threadlet, in an environment if it is given one, and compare: whoever awaits it
-/// goes on in the state that it was in. An violation is an error where the policy is to raise.
+/// Call a function as a threadlet, in an environment if it is given one, and compare: the awaiting code
+/// goes on in the state that it was in. A violation is an error if the policy is to raise.
 #[inline]
 pub(crate) fn call_threadlet(
     slf: &Bound<'_, Dispatcher>,
@@ -202,7 +200,7 @@ fn threadlet_changed(
         (Bound::from_borrowed_ptr(py, callable), Bound::from_owned_ptr_or_opt(py, result))
     };
     let outcome = report(slf, Some(subject), found, expected, true);
-    // What the function raised itself comes first.
+    // An exception of the function itself takes precedence.
     match raised.map_or(outcome, Err) {
         Ok(()) => result.map_or(std::ptr::null_mut(), Bound::into_ptr),
         Err(error) => {

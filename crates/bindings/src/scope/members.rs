@@ -1,4 +1,4 @@
-//! `Members`: the requests of one scope, natively. What a scope means is decided in Python
+//! `Members`: the requests of one scope. The semantics of scopes are decided in Python
 //! (`threadlets/scopes`).
 
 use pyo3::PyTraverseError;
@@ -17,11 +17,11 @@ use crate::task::any_future;
 use crate::task::future::Future;
 use crate::task::task::{FirstStep, Shield, Task};
 
-/// How long one request goes on telling members to end, in nanoseconds.
+/// How long one request goes on cancelling members, in nanoseconds.
 const BUDGET_NS: u64 = 1_000_000;
-/// How many tasks it tells at most: each of them takes a step in the next tick.
+/// How many tasks it cancels at most: each of them takes a step in the next tick.
 const N_TASKS_MAX: usize = 512;
-/// How many members are told between two looks at the clock.
+/// How many members are cancelled between two reads of the clock.
 const N_BETWEEN_LOOKS: usize = 64;
 
 /// The members of one open scope.
@@ -32,11 +32,11 @@ pub(crate) struct Members {
     key: GilSlot<Option<ScopeKey>>,
     /// The scope: its `_failed(request, exception)` is called when a member fails.
     scope: GilSlot<Option<Py<PyAny>>>,
-    /// Done when the last member has ended.
+    /// Futures that are settled when the last member has ended.
     emptied: GilSlot<Vec<Py<PyAny>>>,
-    /// What members are told to end with; None: they are not to end.
+    /// The message with which members are cancelled; None: they are not to be.
     ending: GilSlot<Option<Py<PyAny>>>,
-    /// A request is queued that tells more of them.
+    /// A request is queued that cancels more of them.
     tells_more: GilSlot<bool>,
 }
 
@@ -45,14 +45,14 @@ impl Members {
         self.key.get(py).ok_or_else(|| PyRuntimeError::new_err("the scope is closed"))
     }
 
-    /// A request has left its scope because it has ended.
+    /// Report the failure of a request that has left its scope; settle `emptied` if it was the last.
     pub(crate) fn request_ended(request: &Bound<'_, Future>, left: Left) -> PyResult<()> {
         let py = request.py();
         let Some(owner) = left.owner else { return Ok(()) };
         let this = owner.get();
         let outcome = this.report_failure(request);
         if left.is_last {
-            // Whatever comes of the report: somebody waits for this.
+            // Whatever the report has raised: these futures are awaited.
             for emptied in this.emptied.take(py) {
                 any_future::settle(emptied.bind(py), Ok(py.None()))?;
             }
@@ -70,7 +70,7 @@ impl Members {
         Ok(())
     }
 
-    /// A task was told to end; if its scope is to tell it as well, that was it.
+    /// Note that a task was cancelled: if its scope cancels its members, this one is counted as cancelled.
     pub(crate) fn count_as_told(task: &Bound<'_, Task>) {
         let py = task.py();
         let (future, dispatcher) = (task.as_super().get(), task.as_super().get().dispatcher.get());
@@ -80,12 +80,12 @@ impl Members {
         }
     }
 
-    /// The scope that these are the members of; none once it is closed.
+    /// The scope of these members; none once it is closed.
     pub(crate) fn scope(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.scope.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
     }
 
-    /// Tell members to end, as many as there is time for; the others in the next tick.
+    /// Cancel as many members as there is time for; the others in the next tick.
     pub(crate) fn tell_some(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         this.tells_more.set(slf.py(), false);
@@ -96,7 +96,7 @@ impl Members {
         this.dispatcher.get().submit(slf.py(), Request::End(slf.clone().unbind()))
     }
 
-    /// Tell so many tasks, until about that time, and any number of waits; whether that is all.
+    /// Cancel up to `n_tasks_max` tasks and any number of waits until about `until_ns`; whether none is left.
     fn tell(&self, py: Python<'_>, n_tasks_max: usize, until_ns: u64) -> PyResult<bool> {
         let Some(key) = self.key.get(py) else { return Ok(true) };
         let Some(message) = self.ending.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
@@ -111,7 +111,7 @@ impl Members {
             let told = match request.cast::<Task>() {
                 Ok(task) => {
                     n_tasks += 1;
-                    // Whoever is shielded is told by his scope, when that lets him go.
+                    // A shielded task is cancelled by its own scope, when that lifts the shield.
                     match task.get().shield.get(py) {
                         Shield::Down => Task::request_cancel(task, Some(&message), true).map(drop),
                         Shield::Up | Shield::Hit => {
@@ -121,12 +121,12 @@ impl Members {
                     }
                 }
                 Err(_) => {
-                    // Why is for those who wait: of a million waits, most are awaited by nobody.
+                    // The message is for awaiters: of a million waits, most have none.
                     let why = request.get().is_awaited(py).then(|| message.clone_ref(py));
                     Future::cancel_with(&request, why).map(drop)
                 }
             };
-            // What one awaits may refuse to be cancelled; the others are told all the same.
+            // What a member awaits may refuse to be cancelled; the others are cancelled all the same.
             Dispatcher::outlive(dispatcher, told)?;
             n_told += 1;
             if n_told % N_BETWEEN_LOOKS == 0 && clock::now_ns() >= until_ns {
@@ -177,8 +177,8 @@ impl Members {
         Ok(members)
     }
 
-    /// FirstStep a task of a coroutine, of the kind `"task"`, `"call"` or `"syslet"`, in a context, or in a
-    /// copy of the present one.
+    /// Start a task of a coroutine, of the kind `"task"`, `"call"` or `"syslet"`, in a context, or in a
+    /// copy of the current one.
     #[pyo3(signature = (coroutine, kind, context))]
     fn start_task<'py>(
         slf: &Bound<'py, Self>,
@@ -203,7 +203,7 @@ impl Members {
         Ok(task)
     }
 
-    /// Have a future that is not done, and in no scope, belong to this one.
+    /// Add a future that is in no scope to this one; if it is done, report its failure only.
     fn start_wait(slf: &Bound<'_, Self>, wait: &Bound<'_, Future>) -> PyResult<()> {
         let py = slf.py();
         if !wait.get().dispatcher.is(&slf.get().dispatcher) {
@@ -218,7 +218,7 @@ impl Members {
         }
         if wait.get().member.get(py) != MemberKey::NOBODY {
             return Err(PyRuntimeError::new_err(format!(
-                "{} belongs to a scope already: what was started once is one request; await it \
+                "{} belongs to a scope already, and a request belongs to one only; await it \
                  where it is needed, or start another",
                 wait.repr()?
             )));
@@ -226,7 +226,7 @@ impl Members {
         Self::join(slf, RequestKind::Wait, wait)
     }
 
-    /// Tell all members to end, now and those that will join; `again`: also those that were told.
+    /// Cancel all members, and those that will join; `again`: also those that were cancelled before.
     fn end(slf: &Bound<'_, Self>, message: Py<PyAny>, again: bool) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -238,7 +238,7 @@ impl Members {
         if this.tells_more.get(py) { Ok(()) } else { Self::tell_some(slf) }
     }
 
-    /// A future that is done once there are no members; None: there are none now.
+    /// Return a future that is done once there are no members; None if there are none now.
     fn emptied<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some(key) = self.key.get(py) else { return Ok(None) };
         let dispatcher = self.dispatcher.bind(py);
@@ -246,7 +246,7 @@ impl Members {
             return Ok(None);
         }
         let future = any_future::make(dispatcher)?;
-        // Whoever waits no more has cancelled his.
+        // A waiter that has given up has cancelled its future.
         let mut waiting = Vec::new();
         for emptied in self.emptied.take(py) {
             if !any_future::is_done(emptied.bind(py))? {
@@ -275,8 +275,8 @@ impl Members {
         })
     }
 
-    /// No more requests join; those that are left, if they are to end, are told so, and belong to the
-    /// loop alone.
+    /// Close the scope: no more requests join. Those that are left are cancelled if members are to be, and
+    /// belong to the loop alone.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let told = self.tell(py, usize::MAX, u64::MAX);
         let Some(key) = self.key.replace(py, None) else { return Ok(()) };
@@ -297,7 +297,7 @@ impl Members {
     }
 }
 
-/// Counts of requests by what their kinds are called.
+/// Counts of requests by the names of their kinds.
 pub(crate) fn counts_by_name(
     py: Python<'_>,
     n_requests: [usize; RequestKind::NAMES.len()],

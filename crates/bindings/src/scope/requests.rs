@@ -1,7 +1,7 @@
 //! The requests of a loop that have not ended, by the scopes that they belong to.
 //!
-//! A scope keeps its requests alive. The root, to which belongs what was started in no scope, does
-//! not: as asyncio has it, a task lives for as long as somebody refers to it.
+//! A scope keeps its requests alive. The root, to which requests belong that were started in no scope, does
+//! not: as in asyncio, a task lives only as long as it is referenced.
 
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
@@ -17,7 +17,7 @@ use super::members::Members;
 use crate::task::future::Future;
 use crate::task::task::Task;
 
-/// What a request is.
+/// The kinds of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestKind {
     Task = 0,
@@ -27,24 +27,24 @@ pub(crate) enum RequestKind {
 }
 
 impl RequestKind {
-    /// What the kinds are called in a ledger.
+    /// The names of the kinds in a ledger.
     pub(crate) const NAMES: [&str; N_KINDS] = ["tasks", "calls", "syslets", "waits"];
 }
 
-/// See the module.
+/// The requests of one loop, by their scopes.
 #[derive(Debug, Default)]
 pub(crate) struct Requests(Scopes<NonNull<ffi::PyObject>, Py<Members>>);
 
-// SAFETY: the pointers are used with the GIL held, and only while the futures are alive: a scope has
-// a reference to each of its own, and a task of the root leaves before its memory goes (`slots.rs`).
+// SAFETY: the pointers are used with the GIL held, and only while the futures are alive: a scope has a
+// reference to each of its own, and a task of the root leaves before it is freed (`slots.rs`).
 unsafe impl Send for Requests {}
 
 /// A request that has left its scope.
 pub(crate) struct Left {
-    /// The scope's reference to the request, given up with this; none of the root.
+    /// The scope's reference to the request, dropped with this; the root has none.
     _reference: Option<Py<Future>>,
     pub(crate) owner: Option<Py<Members>>,
-    /// It was the last one.
+    /// It was the last one of its scope.
     pub(crate) is_last: bool,
 }
 
@@ -53,7 +53,7 @@ impl Requests {
         self.0.open(owner)
     }
 
-    /// Close a scope; what it kept alive.
+    /// Close a scope; returns its owner, and the requests that it kept alive.
     #[must_use = "dropping a reference may run Python code"]
     pub(crate) fn close(
         &mut self,
@@ -64,13 +64,13 @@ impl Requests {
         (owner, left.into_iter().map(|it| owned(py, *self.0.value(it))).collect())
     }
 
-    /// Have a task, which nobody has seen yet, belong to the root.
+    /// Add a new task to the root.
     pub(crate) fn join_root(&mut self, task: &Bound<'_, Task>) {
         let key = self.0.join(ScopeKey::ROOT, RequestKind::Task as usize, pointer(task.as_any()));
         task.as_super().get().member.set(task.py(), key);
     }
 
-    /// Have a request, which is in no scope, belong to one, and be kept alive by it.
+    /// Add a request that is in no scope to one, which keeps it alive.
     pub(crate) fn join(&mut self, scope: ScopeKey, kind: RequestKind, request: &Bound<'_, Future>) {
         let value = pointer(request.clone().into_any().as_any());
         // SAFETY: the object is alive; `leave` and `close` give the reference back.
@@ -79,7 +79,7 @@ impl Requests {
         request.get().member.set(request.py(), key);
     }
 
-    /// Have a request leave its scope, if it has not before.
+    /// Remove a request from its scope, if it has not left before.
     #[must_use = "dropping a reference may run Python code"]
     pub(crate) fn leave(&mut self, py: Python<'_>, request: &Future) -> Option<Left> {
         let key = request.member.get(py);
@@ -96,7 +96,7 @@ impl Requests {
         Some(Left { _reference: Some(owned(py, value)), owner, is_last })
     }
 
-    /// The next request of a scope that was not told to end yet.
+    /// The next request of a scope that was not cancelled yet; it counts as cancelled from now on.
     pub(crate) fn next_to_end<'py>(
         &mut self,
         py: Python<'py>,
@@ -105,7 +105,7 @@ impl Requests {
         self.0.next_to_end(scope).map(|&it| borrowed(py, it))
     }
 
-    /// A request was told to end by other means than `next_to_end`.
+    /// Note that a request was cancelled by other means than `next_to_end`.
     pub(crate) fn count_as_told(&mut self, py: Python<'_>, request: &Future) {
         let key = request.member.get(py);
         if key != MemberKey::NOBODY {
@@ -170,7 +170,7 @@ fn pointer(object: &Bound<'_, PyAny>) -> NonNull<ffi::PyObject> {
 
 /// A new reference to a request that is alive.
 fn borrowed(py: Python<'_>, value: NonNull<ffi::PyObject>) -> Bound<'_, Future> {
-    // SAFETY: what has joined is a future that is alive.
+    // SAFETY: a request that has joined is a future that is alive.
     unsafe { Bound::from_borrowed_ptr(py, value.as_ptr()).cast_into_unchecked() }
 }
 

@@ -11,14 +11,14 @@ use crate::request::Request;
 use crate::task::future::Future;
 use crate::worker::Worker;
 
-/// What `threadlets.sleep` gives.
+/// The future that `threadlets.sleep` returns.
 #[pyclass(frozen, extends = Future, module = "threadlets._core")]
 pub(crate) struct Sleep {
     timer: GilSlot<TimerKey>,
 }
 
 impl Sleep {
-    /// The time has come.
+    /// Settle the sleep: its time has come.
     pub(crate) fn end(slf: &Bound<'_, Self>) -> PyResult<()> {
         Future::resolve(slf.as_super(), slf.py().None())
     }
@@ -29,9 +29,9 @@ impl Sleep {
     }
 }
 
-/// A future of the running loop that is done after `delay` seconds, with the result None.
+/// Return a future of the running loop that is done after `delay` seconds, with the result None.
 ///
-/// The time runs from now on, whether or when it is awaited.
+/// The time runs from now on, whether or not the future is awaited.
 ///
 /// Raises:
 ///     RuntimeError: no threadlets loop runs in this thread.
@@ -44,8 +44,8 @@ pub(crate) fn sleep<'py>(py: Python<'py>, delay: f64) -> PyResult<Bound<'py, Sle
     Worker::with_current(|worker| {
         let worker = worker.ok_or_else(|| {
             PyRuntimeError::new_err(
-                "threadlets.sleep() needs a running threadlets loop, whose timer it is; use \
-                 threadlets.run(main())",
+                "threadlets.sleep() was called where no threadlets loop runs; call it in a \
+                 coroutine, within threadlets.run(main())",
             )
         })?;
         let dispatcher = worker.dispatcher(py);
@@ -53,7 +53,7 @@ pub(crate) fn sleep<'py>(py: Python<'py>, delay: f64) -> PyResult<Bound<'py, Sle
         this.check_closed()?;
         let future = Future::new(dispatcher.clone().unbind());
         future.remember_source(py)?;
-        // The key of no timer, until there is one.
+        // Set below, once the timer was started.
         let sleep = Sleep { timer: GilSlot::new(TimerKey::NOBODY) };
         let sleep = Bound::new(py, PyClassInitializer::from(future).add_subclass(sleep))?;
         let deadline_ns = clock::deadline_ns(internals::now(dispatcher)? + delay);
@@ -67,7 +67,7 @@ pub(crate) fn sleep<'py>(py: Python<'py>, delay: f64) -> PyResult<Bound<'py, Sle
 
 #[pymethods]
 impl Sleep {
-    /// Sleeps end by themselves.
+    /// Refuse: a sleep ends by itself.
     #[pyo3(signature = (_result, /))]
     fn set_result(&self, _result: Bound<'_, PyAny>) -> PyResult<()> {
         Err(PyTypeError::new_err("a sleep ends by itself; cancel() ends it before its time"))

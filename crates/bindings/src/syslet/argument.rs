@@ -1,4 +1,4 @@
-//! What a run is given: Python objects become paths, numbers, addresses and lent memory.
+//! Arguments of a run: converts Python objects to paths, numbers, addresses and lent memory.
 
 use std::ffi::CString;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use threadlets_core::syslet::{Lent, Memory, Run, SocketAddress};
 use crate::byte_buffer::ByteBuffer;
 use crate::memory;
 
-/// What kind of thing a parameter takes.
+/// The kind of argument that a parameter takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ParameterKind {
     Int,
@@ -47,7 +47,7 @@ impl ParameterKind {
     }
 }
 
-/// A parameter of a program: where what it is given goes.
+/// A parameter of a program, and the slot or object that its argument goes to.
 #[derive(Debug)]
 pub(crate) struct Parameter {
     pub(crate) name: Py<PyString>,
@@ -57,7 +57,7 @@ pub(crate) struct Parameter {
 }
 
 impl Parameter {
-    /// Give a run what the parameter is given.
+    /// Set the parameter's argument in a run.
     pub(crate) fn fill(&self, run: &mut Run, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = value.py();
         let filled = match self.kind {
@@ -78,7 +78,7 @@ impl Parameter {
         filled.map_err(|error| self.name_argument(py, error))
     }
 
-    /// Say which argument an error is about.
+    /// Add the argument's name to an error.
     #[cold]
     fn name_argument(&self, py: Python<'_>, error: PyErr) -> PyErr {
         let its_type = error.get_type(py);
@@ -108,10 +108,10 @@ fn integer(value: &Bound<'_, PyAny>) -> PyResult<i64> {
 #[cold]
 fn wrong_type(wanted: &str, value: &Bound<'_, PyAny>) -> PyErr {
     let name = value.get_type().name().map_or_else(|_| "?".to_owned(), |it| it.to_string());
-    PyTypeError::new_err(format!("{wanted} is wanted, not '{name}'"))
+    PyTypeError::new_err(format!("expected {wanted}, not '{name}'"))
 }
 
-/// A descriptor's number, of an int or of an object with `fileno()`.
+/// A descriptor's number, from an int or from an object with `fileno()`.
 pub(crate) fn descriptor(value: &Bound<'_, PyAny>) -> PyResult<i32> {
     if let Ok(fd) = value.extract::<i32>() {
         return Ok(fd);
@@ -132,8 +132,8 @@ fn seconds(value: &Bound<'_, PyAny>) -> PyResult<i64> {
 
 /// A path as the kernel reads it.
 pub(crate) fn path(value: &Bound<'_, PyAny>) -> PyResult<CString> {
-    // Not all strings have one: those that came from bytes which are no UTF-8 take the long way, as
-    // do those with zeros in them, which it refuses.
+    // Not all strings are valid UTF-8: those that came from other bytes take the slow path, and so do those
+    // with zeros in them, which it refuses.
     if let Ok(text) = value.cast_exact::<PyString>()
         && filesystem_is_utf8(value.py())
         && let Ok(text) = text.to_str()
@@ -152,7 +152,7 @@ pub(crate) fn path(value: &Bound<'_, PyAny>) -> PyResult<CString> {
     c_string(encoded.as_bytes())
 }
 
-/// A copy of the bytes, with a zero behind them.
+/// A copy of the bytes, with a zero after them.
 fn c_string(bytes: &[u8]) -> PyResult<CString> {
     let copy = memory::copy(bytes, 1)?;
     CString::new(copy).map_err(|_| PyValueError::new_err("embedded null byte"))
@@ -183,29 +183,30 @@ fn lend(value: &Bound<'_, PyAny>, writable: bool) -> PyResult<Memory> {
 
 /// Whether the object has the buffer protocol at all.
 fn has_buffer(value: &Bound<'_, PyAny>) -> bool {
-    // SAFETY: looks at the type.
+    // SAFETY: the object is alive; only its type is read.
     unsafe { ffi::PyObject_CheckBuffer(value.as_ptr()) != 0 }
 }
 
-/// Exported memory that may be given up by a thread without the GIL.
+/// Exported memory that a thread without the GIL may drop.
 struct Kept(Option<ByteBuffer>);
 
-/// A thread that puts something in may be missing in the child of a fork: no lock must be.
+/// Buffers that threads without the GIL have dropped. Without a lock: a thread that pushes may be missing
+/// in the child of a fork.
 static LEFT_BEHIND: MpscQueue<ByteBuffer> = MpscQueue::new();
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // SAFETY: asks whether this thread holds the GIL; any thread may.
+        // SAFETY: any thread may ask whether it holds the GIL.
         if unsafe { ffi::PyGILState_Check() } == 0
             && let Some(buffer) = self.0.take()
         {
-            // It is never closed.
+            // It cannot fail: the queue is never closed.
             let _ = LEFT_BEHIND.push(buffer);
         }
     }
 }
 
-/// Give up what threads without the GIL have left behind.
+/// Release the buffers that threads without the GIL have dropped.
 pub(crate) fn bury_what_was_left(_py: Python<'_>) {
     drop(LEFT_BEHIND.take());
 }
@@ -223,7 +224,7 @@ pub(crate) fn address(value: &Bound<'_, PyAny>) -> PyResult<SocketAddress> {
     let (host, port): (String, u16) = (host.extract()?, port.extract()?);
     let ip: std::net::IpAddr = host.parse().map_err(|_| {
         PyValueError::new_err(format!(
-            "'{host}' is no IP address, and programs look no names up; use socket.getaddrinfo first"
+            "'{host}' is not an IP address, and programs look up no names; use socket.getaddrinfo()"
         ))
     })?;
     let optional = |idx: usize| match tuple.get_item(idx) {

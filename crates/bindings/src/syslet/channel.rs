@@ -1,4 +1,4 @@
-//! How runs that have ended come to whoever waits for many: a sweep, a completion ring.
+//! Channels: how ended runs come to a sweep or a completion ring, which waits for many.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,15 +14,15 @@ use super::completion_queue::CompletionQueue;
 #[derive(Default)]
 struct ChannelState {
     ended: VecDeque<Box<Run>>,
-    /// Loops that are told when so many runs are there, and the tokens by which they know what for.
+    /// Loops that are notified when so many runs are there, each with the token of the future that waits.
     told: Vec<(usize, Arc<CompletionQueue>, u64)>,
     /// The fewest runs that a waiting thread wants to see.
     n_wanted: usize,
     /// How many threads wait.
     n_waiting: usize,
-    /// How many runs found more than `room` others that nobody had taken.
+    /// How many runs came when `room` others were not taken yet.
     n_overflowed: u64,
-    /// Nobody takes runs any more: they are dropped as they come, and what they have delivered closed.
+    /// No more runs are taken: they are dropped as they come, and their descriptors closed.
     is_closed: bool,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// A channel that counts what comes while so many runs are there already.
+    /// A channel that counts the runs that come while `room` others are there already.
     pub(crate) fn with_room(room: usize) -> Self {
         Self { room, ..Self::default() }
     }
@@ -49,7 +49,7 @@ impl Channel {
         use_state(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Take up to so many runs.
+    /// Take up to `n_max` runs.
     pub(crate) fn take(&self, n_max: usize) -> VecDeque<Box<Run>> {
         self.with(|state| {
             if state.ended.len() <= n_max {
@@ -59,13 +59,13 @@ impl Channel {
         })
     }
 
-    /// Take no more runs; those that are there come back, to be dropped.
+    /// Close the channel; the runs that are there come back, to be dropped.
     pub(crate) fn close(&self) -> VecDeque<Box<Run>> {
         let (runs, told) = self.with(|state| {
             state.is_closed = true;
             (std::mem::take(&mut state.ended), std::mem::take(&mut state.told))
         });
-        // A waiter finds that there is nothing to wait for.
+        // Waiters find that the channel is closed.
         for (_, completions, token) in told {
             completions.notify(token);
         }
@@ -73,7 +73,7 @@ impl Channel {
         runs
     }
 
-    /// Wait until there are so many runs, without the GIL; `false`: the time is up.
+    /// Wait, without the GIL, until there are `n_wanted` runs; `false`: the deadline has passed.
     ///
     /// Raises what a signal handler raises.
     pub(crate) fn wait(
@@ -89,7 +89,7 @@ impl Channel {
             state.n_waiting > 0
         });
         if is_shared {
-            // One parker for all: whoever has heard it passes it on.
+            // All waiting threads share one parker: the one that it has woken wakes the next.
             self.parker.unpark(WakeReason::WAKE);
         }
         waited
@@ -102,7 +102,7 @@ impl Channel {
         deadline_ns: Option<u64>,
     ) -> PyResult<bool> {
         loop {
-            // Before each wait: a signal may have come before the first, and ends the others.
+            // Before each wait: a signal may have come before the first, and ends the later ones.
             py.check_signals()?;
             let has_enough = self.with(|state| {
                 let is_alone = state.n_waiting < 2;
@@ -120,7 +120,7 @@ impl Channel {
         }
     }
 
-    /// Have a loop told when there are so many runs; `false`: there are already.
+    /// Have a loop notified when there are `n_wanted` runs; `false`: there are already.
     pub(crate) fn tell(
         &self,
         completions: &Arc<CompletionQueue>,
@@ -141,7 +141,7 @@ impl CompletionSink for Channel {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
         let (has_enough, told) = self.with(|state| {
             if state.is_closed {
-                // They are dropped where they come from.
+                // The caller drops them.
                 return (false, Vec::new());
             }
             let n_full = (state.ended.len() + runs.len()).saturating_sub(self.room);

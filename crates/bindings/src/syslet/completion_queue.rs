@@ -1,8 +1,7 @@
-//! How runs that have ended come back to a loop: engines drop them here, the dispatcher takes them
-//! at its next turn.
+//! The completion queue of a loop: engines put ended runs in, the dispatcher takes them at its next tick.
 //!
-//! Engines' threads hold no GIL: one of them may be in the middle of this when another thread forks.
-//! So nothing is locked here.
+//! Engines' threads hold no GIL: one of them may be in the middle of a push when another thread forks. So
+//! there is no lock here.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
@@ -13,12 +12,12 @@ use threadlets_core::syslet::{CompletionSink, Run};
 use threadlets_core::takeover::{Parker, WakeReason};
 use threadlets_core::{Poller, clock};
 
-/// What a loop is told by a thread without the GIL.
+/// A message to a loop from a thread without the GIL.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// A run has ended; its token says which.
     Ended(Box<Run>),
-    /// A channel has something, for the one that waits with this token.
+    /// A channel has enough runs for the future with this token.
     Notified(u64),
 }
 
@@ -26,13 +25,13 @@ pub(crate) enum Message {
 pub(crate) struct CompletionQueue {
     messages: MpscQueue<Message>,
     poller: Current,
-    /// How many runs will come here that have not.
+    /// How many runs are still to come here.
     n_under_way: AtomicUsize,
-    /// Rings when that was the last one.
+    /// Unparked when the last of them has come.
     quiet: Parker,
 }
 
-/// A loop's poller, as long as the loop has it; then the one that a child of a fork has instead.
+/// A loop's poller, as long as the loop has it; its successor is the poller in the child of a fork.
 struct Current {
     poller: Weak<Poller>,
     successor: OnceLock<Box<Self>>,
@@ -43,7 +42,7 @@ impl Current {
         Self { poller: Arc::downgrade(poller), successor: OnceLock::new() }
     }
 
-    /// The one that counts.
+    /// The latest successor.
     fn last(&self) -> &Self {
         self.successor.get().map_or(self, |it| it.last())
     }
@@ -59,18 +58,18 @@ impl CompletionQueue {
         }
     }
 
-    /// The sink of one run more.
+    /// The completion sink of one more run.
     pub(crate) fn sink(self: &Arc<Self>) -> Arc<dyn CompletionSink> {
         self.n_under_way.fetch_add(1, SeqCst);
         Arc::clone(self) as Arc<dyn CompletionSink>
     }
 
-    /// A run that was given the sink will not come.
+    /// Do not expect one run that was given the sink.
     pub(crate) fn forget_one(&self) {
         self.n_under_way.fetch_sub(1, SeqCst);
     }
 
-    /// Wait, within reason, until every run has come.
+    /// Wait until every run has come, for `patience` at most.
     pub(crate) fn wait_until_quiet(&self, patience: Duration) {
         let deadline_ns = clock::now_ns() + patience.as_nanos() as u64;
         while self.n_under_way.load(SeqCst) > 0 {
@@ -82,8 +81,8 @@ impl CompletionQueue {
         }
     }
 
-    /// In the child of a fork: from now on messages wake this poller. The GIL is held, so that nobody
-    /// else says so meanwhile.
+    /// In the child of a fork: have messages wake this poller from now on. The caller holds the GIL, so
+    /// that no other thread does so meanwhile.
     pub(crate) fn wake_by(&self, poller: &Arc<Poller>) {
         // The runs that are under way are the parent's.
         self.n_under_way.store(0, SeqCst);
@@ -91,7 +90,7 @@ impl CompletionQueue {
         assert!(known.is_ok(), "the last one has no successor");
     }
 
-    /// The dispatcher is about to wait; whether there are messages already.
+    /// Note that the dispatcher is about to wait; whether there are messages already.
     pub(crate) fn starts_waiting(&self) -> bool {
         self.messages.starts_waiting()
     }
@@ -105,12 +104,12 @@ impl CompletionQueue {
         self.messages.take()
     }
 
-    /// The loop is closed: take the last messages, those that come later are thrown away.
+    /// Take the last messages, when the loop is closed; those that come later are dropped.
     pub(crate) fn close(&self) -> Vec<Message> {
         self.messages.close()
     }
 
-    /// Tell the one that waits with this token.
+    /// Notify the future with this token.
     pub(crate) fn notify(&self, token: u64) {
         self.post(std::iter::once(Message::Notified(token)));
     }
@@ -118,11 +117,11 @@ impl CompletionQueue {
     fn post(&self, new: impl Iterator<Item = Message>) {
         let mut wakes = false;
         for message in new {
-            // What a closed loop gives back is dropped here.
+            // What a closed queue gives back is dropped here.
             wakes |= matches!(self.messages.push(message), Ok(true));
         }
         if wakes && let Some(poller) = self.poller.last().poller.upgrade() {
-            // It fails only when the counter of rings is full, and then the poller wakes anyway.
+            // It fails only when the counter of wake-ups is full, and then the poller wakes anyway.
             let _ = poller.wake();
         }
     }

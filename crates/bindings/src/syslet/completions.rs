@@ -20,7 +20,7 @@ use super::sweep::{new_group, readiness, timeout_ns};
 use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilCell;
 
-/// What is known of a run under way.
+/// A run that is under way.
 #[derive(Debug)]
 struct Submitted {
     program: Py<SysletProgram>,
@@ -34,7 +34,7 @@ struct CompletionsState {
     n_submitted: u64,
 }
 
-/// Runs that went asynchronous, and come back in the order in which they end.
+/// Submitted runs that did not end at once; they come back in the order in which they end.
 #[pyclass(frozen, module = "threadlets._core")]
 pub(crate) struct Completions {
     engine: Arc<Engine>,
@@ -44,7 +44,7 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    /// Take entries: pairs of tag and result.
+    /// Take up to `n_max` entries: pairs of tag and result.
     fn take<'py>(&self, py: Python<'py>, n_max: usize) -> PyResult<Bound<'py, PyList>> {
         argument::bury_what_was_left(py);
         let entries = PyList::empty(py);
@@ -78,7 +78,7 @@ impl Completions {
     }
 }
 
-/// Whether the program says that ending at this atom makes no entry.
+/// Whether the run has ended at an atom that is flagged to make no entry.
 fn ends_silently(run: &Run) -> bool {
     run.end().is_some_and(|end| {
         let atom = &run.program().atoms()[usize::from(end.atom)];
@@ -98,7 +98,7 @@ impl Completions {
         })
     }
 
-    /// Start a program: its result if it ends without blocking, else None, and an entry to come.
+    /// Start a program; return its result if it ends without blocking, else None, and an entry follows.
     #[pyo3(signature = (program, args, kwargs, tag, flags, timeout=None, pool=None))]
     #[allow(clippy::too_many_arguments)]
     fn _submit(
@@ -150,19 +150,19 @@ impl Completions {
         }
     }
 
-    /// Wait until so many runs have ended, without the GIL; `false`: the time is up.
+    /// Wait, without the GIL, until `n_wanted` runs have ended; return False if the time is up.
     #[pyo3(signature = (n_wanted, timeout=None))]
     fn _wait(&self, py: Python<'_>, n_wanted: usize, timeout: Option<f64>) -> PyResult<bool> {
         let deadline_ns = timeout.map(|it| clock::now_ns().saturating_add(clock::deadline_ns(it)));
         self.channel.wait(py, n_wanted, deadline_ns)
     }
 
-    /// Take entries that are there, perhaps none.
+    /// Take up to `n_max` entries that are there, perhaps none.
     fn _take<'py>(&self, py: Python<'py>, n_max: usize) -> PyResult<Bound<'py, PyList>> {
         self.take(py, n_max)
     }
 
-    /// A future of the loop's that is done when so many runs have ended.
+    /// Return a future of the loop that is done when `n_wanted` runs have ended.
     fn _readiness<'py>(
         &self,
         py: Python<'py>,
@@ -172,7 +172,7 @@ impl Completions {
         readiness(py, dispatcher, &self.channel, n_wanted)
     }
 
-    /// End the runs that are under way; each makes its entry as usual.
+    /// Cancel the runs that are under way; each makes its entry as usual.
     fn _cancel(&self) {
         self.engine.cancel_group(self.group);
     }

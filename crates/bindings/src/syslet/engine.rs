@@ -1,4 +1,4 @@
-//! The process's engine and pool of buffers: made when they are first needed.
+//! The process's engine and its pool of buffers, each made when it is first needed.
 
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,12 +9,12 @@ use threadlets_core::buffers::BufferPool;
 use threadlets_core::engine::{self, Engine, EngineKind, Simulation};
 use threadlets_core::syslet::Run;
 
-/// What the default pool lends at a time, at most, in bytes.
+/// The most that the default pool lends at a time, in bytes.
 const MEMORY_MAX_BYTES: usize = 1024 * 1024 * 1024;
 
 struct DefaultEngine {
     engine: Option<Arc<Engine>>,
-    /// Why it is not the engine that one would expect.
+    /// Why this engine was chosen, if it is not the default.
     note: Option<String>,
     pool: Option<Arc<BufferPool>>,
 }
@@ -26,7 +26,7 @@ fn shared<R>(use_it: impl FnOnce(&mut DefaultEngine) -> R) -> R {
     use_it(&mut SHARED.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The engine.
+/// The process's engine.
 pub(crate) fn current() -> PyResult<Arc<Engine>> {
     shared(|shared| {
         if let Some(engine) = &shared.engine {
@@ -52,9 +52,9 @@ fn n_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
-/// What the environment asks for, or what works here.
+/// The engine that the environment asks for, or the best that works here.
 ///
-/// The environment is read before io_uring is tried: a seccomp filter may kill whoever tries.
+/// The environment is read before io_uring is tried: a seccomp filter may kill a process that tries it.
 fn kind_for_process() -> PyResult<(EngineKind, Option<String>)> {
     let wanted = std::env::var_os("THREADLETS_ENGINE");
     match wanted.as_ref().and_then(|it| it.to_str()) {
@@ -76,8 +76,8 @@ fn kind_for_process() -> PyResult<(EngineKind, Option<String>)> {
 
 fn unknown_engine(name: &OsString) -> PyErr {
     PyValueError::new_err(format!(
-        "THREADLETS_ENGINE is {name:?}; it can be uring or workers, and without it the best that \
-         works here is taken"
+        "THREADLETS_ENGINE is {name:?}; set it to uring or workers, or unset it to have the best \
+         that works here"
     ))
 }
 
@@ -92,25 +92,25 @@ fn why_no_uring(error: threadlets_core::Error) -> String {
     format!("io_uring cannot be used ({error}): {}", engine::uring_remedy(error))
 }
 
-/// Have a run carried on; its name for `Engine::cancel`, or the run itself if nobody can.
+/// Submit a run to an engine; returns its id for `Engine::cancel`, or the run itself if no thread takes it.
 pub(crate) fn submit(engine: &Engine, run: Box<Run>) -> Result<u64, (PyErr, Box<Run>)> {
     engine.submit(run).map_err(|(error, run)| (no_thread(error), run))
 }
 
-/// Have many runs carried on; on an error, how many were not taken.
+/// Submit many runs to an engine; on an error, returns how many were not taken.
 pub(crate) fn submit_many(engine: &Engine, runs: Vec<Box<Run>>) -> Result<(), (PyErr, usize)> {
     engine.submit_many(runs).map_err(|(error, left)| (no_thread(error), left.len()))
 }
 
 fn no_thread(error: threadlets_core::Error) -> PyErr {
     PyRuntimeError::new_err(format!(
-        "the engine cannot carry this on ({error}): it was stopped (use_engine() \
+        "the engine cannot carry the run on ({error}): it was stopped (use_engine() \
          has replaced it), or its thread could not start (ulimit -u, -n, -l)"
     ))
 }
 
-/// Say which engine carries on what would block: its kind, its threads, what it has in its hands,
-/// why it is not io_uring, if it is not, and whether threads of it have failed.
+/// Return the engine's kind, how many threads it has, how many runs are in flight, and a note: why it is
+/// not io_uring, if it is not, and whether threads of it have failed.
 #[pyfunction]
 pub(crate) fn engine_info() -> PyResult<(&'static str, usize, usize, Option<String>)> {
     let engine = current()?;
@@ -123,14 +123,14 @@ pub(crate) fn engine_info() -> PyResult<(&'static str, usize, usize, Option<Stri
     Ok((engine.kind().name(), engine.n_threads(), engine.n_in_flight(), note))
 }
 
-/// What rings are used with on this kernel, by the kernel's names.
+/// Return the features that rings are used with on this kernel, by the kernel's names.
 #[pyfunction]
 pub(crate) fn uring_features() -> Vec<&'static str> {
     engine::uring_features()
 }
 
-/// Stop the engine, and have another one take its place: `uring`, `workers`, `sim`, or None for what
-/// the environment says. Runs in its hands end as cancelled.
+/// Stop the engine, and replace it by `uring`, `workers`, `sim`, or None for what the environment says.
+/// Runs in flight end as cancelled.
 #[pyfunction]
 #[pyo3(signature = (kind, threads=None, seed=0, error_rate=0.0, short_rate=0.0))]
 pub(crate) fn use_engine(
@@ -175,7 +175,7 @@ pub(crate) fn use_engine(
 /// Stop the engine: its runs end as cancelled, its threads end. The next use starts another.
 #[pyfunction]
 pub(crate) fn stop_engine(py: Python<'_>) -> PyResult<()> {
-    // No signal ends the wait.
+    // No signal ends the wait below.
     py.check_signals()?;
     if let Some(engine) = shared(|shared| shared.engine.take()) {
         py.detach(|| engine.stop());
@@ -183,12 +183,12 @@ pub(crate) fn stop_engine(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// In the child of a fork: the engine's threads are the parent's. What they had in their hands, and
-/// what they had locked, is left alone for good.
+/// In the child of a fork: forget the engine, whose threads are the parent's. The runs that they had, and
+/// the locks that they held, are left alone for good.
 #[pyfunction]
 pub(crate) fn forget_engine() {
-    // The lock itself may be another thread's, which does not exist here; but whoever holds it holds
-    // the GIL, as does whoever forks.
+    // No thread that is missing here can hold the lock of `SHARED`: a thread that locks it holds the GIL,
+    // and so does a thread that forks.
     let (engine, pool) = shared(|shared| (shared.engine.take(), shared.pool.take()));
     if let Some(engine) = &engine {
         engine.abandon();
@@ -196,7 +196,7 @@ pub(crate) fn forget_engine() {
     std::mem::forget((engine, pool));
 }
 
-/// A bound on the memory of buffers.
+/// A bounded pool of memory for buffers.
 ///
 /// Programs that are given this pool borrow their buffers from it, up to `memory_max` bytes at a time;
 /// beyond that an atom that needs a buffer fails with `ENOBUFS`.
@@ -208,7 +208,7 @@ impl Pool {
     #[new]
     fn new(memory_max: usize) -> PyResult<Self> {
         if memory_max == 0 {
-            return Err(PyValueError::new_err("a pool without memory lends nothing"));
+            return Err(PyValueError::new_err("memory_max is 0; such a pool could lend nothing"));
         }
         Ok(Self(Arc::new(BufferPool::new(memory_max))))
     }
@@ -225,13 +225,13 @@ impl Pool {
         self.0.memory_max_bytes()
     }
 
-    /// What is lent now, in bytes.
+    /// How much is lent now, in bytes.
     #[getter]
     fn in_use(&self) -> usize {
         self.0.in_use_bytes()
     }
 
-    /// What is kept for the next lease, in bytes.
+    /// How much is kept for the next lease, in bytes.
     #[getter]
     fn kept(&self) -> usize {
         self.0.kept_bytes()

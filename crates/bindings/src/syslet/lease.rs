@@ -1,4 +1,4 @@
-//! LentMemory that a run filled, handed to Python as it is.
+//! Memory that a run has filled, handed to Python without a copy.
 
 use std::ffi::{c_int, c_void};
 
@@ -14,7 +14,7 @@ enum LentMemory {
     Grown(Vec<u8>),
 }
 
-/// LentMemory on loan from a pool of buffers, filled by a syslet; it goes back when nobody uses it any
+/// Memory that a pool of buffers has lent, filled by a syslet. It goes back when it is not referenced any
 /// more, or when it is released.
 ///
 /// It has the buffer protocol: `memoryview(lease)`, `numpy.frombuffer(lease, …)`, `bytes(lease)`.
@@ -47,7 +47,7 @@ impl LeasedMemory {
     /// Give the memory back now.
     ///
     /// Raises:
-    ///     BufferError: a memoryview of it, or an array, is still there.
+    ///     BufferError: a memoryview or an array of it is still there.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         if self.n_exports.with(py, |it| *it) > 0 {
             return Err(PyBufferError::new_err(
@@ -93,8 +93,8 @@ impl LeasedMemory {
             None => None,
         });
         let start = start.ok_or_else(|| PyBufferError::new_err("the lease was released"))?;
-        // SAFETY: the memory stays where it is while it is exported, which is counted; the interpreter
-        // gives a view to be filled in.
+        // SAFETY: the memory stays where it is while it is exported, which `n_exports` counts; the
+        // interpreter passes a view to be filled in.
         let filled = unsafe {
             let start = start.add(this.start).cast::<c_void>();
             let len = this.len as ffi::Py_ssize_t;

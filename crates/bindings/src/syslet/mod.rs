@@ -1,5 +1,5 @@
-//! Syslets as Python sees them: programs, what they are given and what they give; runs awaited in a
-//! loop, swept over many inputs, or collected in a completion ring.
+//! Syslets as Python sees them: programs, their arguments and results; runs awaited in a loop, swept over
+//! many inputs, or collected in a completion ring.
 
 pub(crate) mod argument;
 pub(crate) mod channel;

@@ -1,4 +1,4 @@
-//! What a run gives: its outcome, as Python objects.
+//! The outcome of a run, converted to Python objects.
 
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -13,7 +13,7 @@ use crate::{address, memory};
 
 /// The result of a run that has ended.
 ///
-/// Its descriptors are the result's from then on.
+/// The result owns the run's descriptors from then on.
 pub(crate) fn result(
     py: Python<'_>,
     run: &mut Run,
@@ -29,7 +29,7 @@ pub(crate) fn result(
     }
     let program = run.program().clone();
     let value = match convert(py, run, program.outcome_at(end.atom), end.value, constants) {
-        // A failure is a result like any other; what the run has opened is closed with it.
+        // A failure is a result like any other; descriptors that the run has opened are closed with the run.
         Err(error) if error.is_instance_of::<PyMemoryError>(py) => {
             return Ok(SysletResult::new(py.None(), Refusal::NoMemory.errno(), &end, input));
         }
@@ -68,9 +68,9 @@ fn convert(
     })
 }
 
-/// Hand the memory over as it is; what is not the run's own is copied.
+/// Hand the memory over without a copy; memory that is not the run's own is copied.
 fn lease(py: Python<'_>, run: &mut Run, span: Span) -> PyResult<Py<PyAny>> {
-    // Whatever others left in it is wiped on the way.
+    // `bytes` also wipes what earlier users have left in the memory.
     let len = run.bytes(span).len();
     let start = run.start_of(span);
     let program = run.program().clone();
@@ -91,7 +91,7 @@ fn lease(py: Python<'_>, run: &mut Run, span: Span) -> PyResult<Py<PyAny>> {
     Ok(Py::new(py, leased)?.into_any())
 }
 
-/// How often an outcome shows an object.
+/// How often an outcome uses an object.
 fn n_uses(outcome: &ResultSpec, object: u16) -> usize {
     match outcome {
         ResultSpec::Bytes(span) | ResultSpec::Lease(span) => usize::from(span.object == object),
@@ -117,7 +117,7 @@ fn stat(py: Python<'_>, run: &Run, first: u16) -> PyResult<Py<PyAny>> {
         |time_ns: i64| seconds(time_ns) as f64 + 1e-9 * time_ns.rem_euclid(1_000_000_000) as f64;
     let base = (
         mode,
-        // The kernel counts inodes without a sign.
+        // Inode numbers are unsigned.
         ino as u64,
         field(12),
         nlink,
@@ -136,13 +136,13 @@ fn stat(py: Python<'_>, run: &Run, first: u16) -> PyResult<Py<PyAny>> {
     for (name, idx) in [("st_blksize", 7), ("st_blocks", 6), ("st_rdev", 13)] {
         more.set_item(name, field(idx))?;
     }
-    // It takes no names any more that it does not have on this system.
+    // Since CPython 3.14 it refuses names that it does not have on this system.
     #[cfg(not(Py_3_14))]
     more.set_item("st_birthtime", float(field(11)))?;
     its_type.bind(py).call1((base, more)).map(Bound::unbind)
 }
 
-/// Read an outcome as Python writes it: `("int", slot)`, `("tuple", (…))`, …; constants are collected.
+/// Parse an outcome in Python's notation: `("int", slot)`, `("tuple", (…))`, …; constants are collected.
 pub(crate) fn parse(
     outcome: &Bound<'_, PyTuple>,
     constants: &mut Vec<Py<PyAny>>,

@@ -1,4 +1,4 @@
-//! A run that a coroutine waits for: the engine carries it on, the dispatcher says when it has ended.
+//! A run that a coroutine awaits: the engine carries it on, and the dispatcher settles its future.
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use crate::gil_cell::{GilCell, GilSlot};
 use crate::task::any_future;
 use crate::task::future::{Future, Outcome};
 
-/// Who is told when something comes back to a loop.
+/// What a message of the completion queue settles.
 pub(crate) enum Awaited {
-    /// A run, and the program that it is of.
+    /// The future of a run, and the run's program.
     Run { program: Py<SysletProgram>, pending: Py<Pending> },
-    /// A future that is to be done when a channel has something.
+    /// A future that is to be done when a channel has enough runs.
     Channel(Py<PyAny>),
 }
 
 impl Awaited {
-    /// The loop is closed: nobody waits any more.
+    /// Cancel the run, if it is one: the loop is closed.
     pub(crate) fn give_up(&self, py: Python<'_>) {
         if let Self::Run { pending, .. } = self {
             pending.get().ask_to_end(py);
@@ -46,8 +46,8 @@ impl Awaited {
     }
 }
 
-/// A run that has ended, on its way to whoever awaits it. If he never comes, its descriptors are
-/// closed with it.
+/// A run that has ended, on its way to the task that awaits it. If its result is never taken, its
+/// descriptors are closed with it.
 #[pyclass(frozen, module = "threadlets._core")]
 pub(crate) struct Landed {
     program: Py<SysletProgram>,
@@ -56,14 +56,14 @@ pub(crate) struct Landed {
 
 #[pymethods]
 impl Landed {
-    /// The result, once.
+    /// Return the result, once.
     fn result(&self, py: Python<'_>) -> PyResult<SysletResult> {
         let run = self.run.with(py, Option::take);
         let mut run = run.ok_or_else(|| PyRuntimeError::new_err("the result was taken already"))?;
         self.program.get().result(py, &mut run, None)
     }
 
-    /// Nobody wants the result: close what it has delivered, give back what it was lent.
+    /// Drop the result: close its descriptors, and give back lent memory.
     fn discard(&self, py: Python<'_>) {
         drop(self.run.with(py, Option::take));
     }
@@ -73,21 +73,21 @@ impl Landed {
     }
 }
 
-/// A run in an engine's hands: a future that is done when it has ended, with what has `Landed`.
+/// The future of a run in an engine: done, with a `Landed`, when the run has ended.
 ///
-/// Cancelling asks the engine to end it, and the future is not done before. Whoever awaits it and is
-/// cancelled therefore hears of that when nothing of the run is under way any more.
+/// Cancelling it asks the engine to cancel the run, and the future is not done before the run has ended. A
+/// task that awaits it and is cancelled is therefore resumed when nothing of the run is under way any more.
 #[pyclass(frozen, extends = Future, module = "threadlets._core")]
 pub(crate) struct Pending {
     engine: Arc<Engine>,
     id: GilSlot<u64>,
-    /// Asking the run to end is useless: it was asked already, or goes to its end in any case.
+    /// Cancelling the run has no effect: it was cancelled already, or it persists.
     is_deaf: GilSlot<bool>,
 }
 
 impl Pending {
-    /// Have a run carried on for a loop; if nobody can, it comes back. `persists`: only its own end
-    /// ends it.
+    /// Submit a run to an engine for a loop; if no thread can carry it on, it comes back. `persists`: it is
+    /// not ended by cancelling.
     pub(crate) fn submit<'py>(
         dispatcher: &Bound<'py, Dispatcher>,
         program: &Bound<'py, SysletProgram>,
@@ -132,7 +132,7 @@ impl Pending {
         Bound::new(py, PyClassInitializer::from(future).add_subclass(pending))
     }
 
-    /// Have the run end soon, unless it persists.
+    /// Ask the engine to cancel the run, unless it persists or was cancelled before.
     fn ask_to_end(&self, py: Python<'_>) {
         if !self.is_deaf.get(py) {
             self.is_deaf.set(py, true);
@@ -143,7 +143,7 @@ impl Pending {
 
 #[pymethods]
 impl Pending {
-    /// Have the run end soon; `false`, because it is not cancelled before it has ended.
+    /// Ask the engine to cancel the run; return False, since the future is done only when the run has ended.
     #[pyo3(signature = (msg=None))]
     fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> bool {
         drop(msg);
@@ -153,7 +153,7 @@ impl Pending {
         false
     }
 
-    /// Nobody waits any more: have the run end soon, or discard what it came to.
+    /// Give the run up: cancel it, or discard its result.
     fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         match slf.as_super().get().outcome(py) {
@@ -166,17 +166,17 @@ impl Pending {
 }
 
 impl Dispatcher {
-    /// Have a future done when a channel has something; the token by which to say so.
+    /// Register a future that is to be done when a channel has enough runs; returns its token.
     pub(crate) fn await_channel(&self, py: Python<'_>, future: Py<PyAny>) -> u64 {
         self.awaited.with(py, |awaited| awaited.insert(Awaited::Channel(future))) as u64
     }
 
-    /// Nobody will say so.
+    /// Forget the future with this token: no channel will notify it.
     pub(crate) fn forget_channel(&self, py: Python<'_>, token: u64) {
         drop(self.awaited.with(py, |awaited| awaited.try_remove(token as usize)));
     }
 
-    /// Settle what a message is about.
+    /// Settle the future that a message is about.
     pub(crate) fn deliver(slf: &Bound<'_, Self>, message: Message) -> PyResult<()> {
         let py = slf.py();
         argument::bury_what_was_left(py);

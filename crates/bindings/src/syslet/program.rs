@@ -30,7 +30,7 @@ pub(crate) struct SysletProgram {
     constants: Vec<Py<PyAny>>,
 }
 
-/// What of a run's way through the inline executor its caller has to know.
+/// How a run has left the inline executor.
 pub(crate) enum Started {
     Ended(Box<Run>),
     Blocked(Box<Run>),
@@ -53,7 +53,7 @@ impl SysletProgram {
         Ok(run)
     }
 
-    /// Give these arguments to a run that is to begin.
+    /// Set the arguments of a run that is to begin.
     pub(crate) fn fill(
         &self,
         py: Python<'_>,
@@ -129,15 +129,15 @@ impl SysletProgram {
         outcome::result(py, run, &self.constants, input)
     }
 
-    /// A run of the program, whose parameters are still to be given.
+    /// A run of the program, whose arguments are yet to be set.
     pub(crate) fn new_run(&self, pool: &Arc<BufferPool>) -> Box<Run> {
         Box::new(Run::new(Arc::clone(&self.program), Arc::clone(pool)))
     }
 
-    /// Run to the end, here, however long it takes; without the GIL.
+    /// Run to the end on this thread, without the GIL, however long it takes.
     pub(crate) fn perform(&self, py: Python<'_>, mut run: Box<Run>) -> PyResult<SysletResult> {
         loop {
-            // A signal ends a system call; Python looks what the signal means before each.
+            // A signal ends a system call: its Python handler runs before the next.
             py.check_signals()?;
             let stopped = py.detach(|| inline::advance(&mut run, Budget::PATIENT));
             if stopped == Stopped::Ended {
@@ -152,7 +152,7 @@ impl SysletProgram {
         }
     }
 
-    /// Run as far as nothing blocks; what the program wants to block for, without the GIL.
+    /// Run until an atom would block; without the GIL if the program has atoms that it wants to block.
     pub(crate) fn start_here(
         py: Python<'_>,
         run: Box<Run>,
@@ -165,7 +165,7 @@ impl SysletProgram {
         Ok(Self::start(run, tries_first))
     }
 
-    /// Run as far as nothing blocks.
+    /// Run until an atom would block.
     pub(crate) fn start(mut run: Box<Run>, tries_first: bool) -> Started {
         if tries_first && inline::advance(&mut run, Budget::SHARED) == Stopped::Ended {
             return Started::Ended(run);
@@ -173,7 +173,7 @@ impl SysletProgram {
         Started::Blocked(run)
     }
 
-    /// Run to the end, here, however long it takes and whatever signals come.
+    /// Run to the end on this thread, however long it takes and whatever signals come.
     fn perform_all(mut run: Box<Run>) -> Box<Run> {
         loop {
             match inline::advance(&mut run, Budget::PATIENT) {
@@ -189,7 +189,7 @@ impl SysletProgram {
     }
 }
 
-/// A table's index: -1 names nothing.
+/// An index of a table; -1 is none.
 pub(crate) fn index(value: &Bound<'_, PyAny>) -> PyResult<u16> {
     match value.extract::<i64>()? {
         -1 => Ok(NONE),
@@ -293,8 +293,8 @@ impl SysletProgram {
         Ok(Self { program: Arc::new(program), name, parameters: parameters?, constants })
     }
 
-    /// Run the program here and now, and return its result; what blocks, blocks this thread, without
-    /// the GIL.
+    /// Run the program on this thread, and return its result; an atom that blocks, blocks this thread,
+    /// without the GIL.
     #[pyo3(signature = (args, kwargs=None, pool=None))]
     fn execute(
         &self,
@@ -308,8 +308,8 @@ impl SysletProgram {
         self.perform(py, run)
     }
 
-    /// Run the program as far as nothing blocks: its result, or a `Pending` that the dispatcher's
-    /// engine goes on with.
+    /// Run the program until an atom would block; return its result, or the `Pending` of the run, which the
+    /// engine carries on.
     #[pyo3(signature = (dispatcher, args, kwargs=None, pool=None))]
     fn begin(
         slf: &Bound<'_, Self>,
@@ -334,9 +334,8 @@ impl SysletProgram {
         }
     }
 
-    /// Run the program to its end, whatever becomes of its waiter: a `Pending` of it is not ended
-    /// by cancelling, nor by closing its loop. Without a loop, or an engine that could go on with
-    /// it, all of it is done here.
+    /// Run the program to its end: neither cancelling its `Pending` nor closing the loop ends it. Without a
+    /// loop, or an engine that can carry it on, all of it is run on this thread.
     fn finish(
         slf: &Bound<'_, Self>,
         dispatcher: Option<&Bound<'_, Dispatcher>>,
@@ -382,7 +381,7 @@ pub(crate) fn pool_or_default(pool: Option<&Pool>) -> Arc<BufferPool> {
     pool.map_or_else(engine::default_pool, |it| Arc::clone(&it.0))
 }
 
-/// Memory that is written to must have been lent for writing, and every given object be given.
+/// Check that memory that is written to is lent for writing, and that parameters fill all given objects.
 fn check_memory(program: &Program, parameters: &PyResult<Vec<Parameter>>) -> PyResult<()> {
     let Ok(parameters) = parameters else { return Ok(()) };
     for (idx, object) in program.objects().iter().enumerate() {

@@ -1,4 +1,4 @@
-//! `Result`: what a run came to, errors included, as a value.
+//! `Result`: the outcome of a run, errors included, as a value.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 
@@ -12,20 +12,20 @@ use threadlets_core::syslet::End;
 
 use crate::gil_cell::GilCell;
 
-/// What a syslet came to.
+/// The outcome of a syslet.
 ///
-/// `ok` is whether it ended as its program meant it to; then `value` is what the program gives, and
-/// `errno` is 0. Otherwise `errno` says why the atom with the index `atom` failed, and `value` is
-/// None. A descriptor in the value belongs to whoever reads `value`; if nobody does, it is closed with
-/// the result. `progress` is how many bytes an atom had moved before it failed or was cancelled, the last
-/// one if several failed and the program went on; 0 if none did. `input` is what a sweep gave to the
-/// program, and None elsewhere. Two results are equal when their values, errnos, atoms and progress
-/// are; `len()` is that of the value.
+/// `ok` is whether it ended as its program meant it to; then `value` is the program's result, and `errno`
+/// is 0. Otherwise `errno` says why the atom with the index `atom` failed, and `value` is None. A
+/// descriptor in the value belongs to the code that reads `value`; if it is never read, the descriptor is
+/// closed with the result. `progress` is how many bytes an atom had moved before it failed or was
+/// cancelled, the last one if several failed and the program went on; 0 if none did. `input` is what a
+/// sweep gave to the program, and None elsewhere. Two results are equal when their values, errnos, atoms
+/// and progress are; `len()` is that of the value.
 #[pyclass(frozen, module = "threadlets._core", name = "Result")]
 #[derive(Debug)]
 pub(crate) struct SysletResult {
     value: Py<PyAny>,
-    /// Those in the value, until somebody has read it.
+    /// The descriptors in the value, until it was read.
     descriptors: GilCell<Vec<OwnedFd>>,
     #[pyo3(get)]
     errno: i32,
@@ -54,7 +54,7 @@ impl SysletResult {
     fn value(&self, py: Python<'_>) -> Py<PyAny> {
         self.descriptors.with(py, |descriptors| {
             for descriptor in descriptors.drain(..) {
-                // It is the reader's from now on.
+                // The reader owns it from now on.
                 let _ = descriptor.into_raw_fd();
             }
         });

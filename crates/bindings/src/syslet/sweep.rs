@@ -1,8 +1,8 @@
 //! `Sweep`: one program over many inputs, at a bounded depth.
 //!
-//! A chunk of inputs is tried where it stands, without the GIL; what would block goes to the engine,
-//! and what has ended comes back in batches. Whoever consumes the results does all of this: nothing
-//! runs ahead of him by more than the depth.
+//! A chunk of inputs is tried on the consumer's thread, without the GIL; runs that would block go to the
+//! engine, and ended runs come back in batches. All of this happens when the consumer asks for results: no
+//! more runs than the depth are ahead of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -33,16 +33,16 @@ use crate::task::any_future;
 /// How many inputs are taken at once.
 const CHUNK: usize = 128;
 
-/// How long results are waited for together, in nanoseconds.
+/// How long to wait for several results rather than one, in nanoseconds.
 const MOMENT_NS: u64 = 1_000_000;
 
-/// The time slice of a caller that holds up no other task.
+/// The deadline of a caller that holds up no other task.
 const FOREVER: u64 = u64::MAX;
 
-/// Names the runs of each sweep.
+/// Counter for groups of runs.
 static N_GROUPS: AtomicU64 = AtomicU64::new(1);
 
-/// A group of runs that nobody else has.
+/// A new group of runs.
 pub(crate) fn new_group() -> u64 {
     N_GROUPS.fetch_add(1, Relaxed)
 }
@@ -57,13 +57,13 @@ struct SweepState {
     outstanding: Slab<(u64, Py<PyAny>)>,
     /// Runs that have ended, to be used again.
     spare: Vec<Box<Run>>,
-    /// Results that are to be given, in order.
+    /// Results that are to be returned, in order.
     ready: VecDeque<Py<SysletResult>>,
-    /// Results that came before their turn.
+    /// Results that wait for an earlier one.
     early: HashMap<u64, Py<SysletResult>>,
-    /// What the inputs have raised; told once the results before it are given.
+    /// The exception that the inputs have raised; raised once the results before it were returned.
     failure: Option<PyErr>,
-    /// The last advance ended before its work, because its time was over.
+    /// The last `advance` stopped early, because its time was over.
     is_cut_short: bool,
     is_closed: bool,
 }
@@ -83,8 +83,7 @@ pub(crate) struct Sweep {
 }
 
 impl Sweep {
-    /// Keep as many runs under way as the depth allows, and take what has ended; some of it, once the time
-    /// `until_ns` has come.
+    /// Keep as many runs under way as the depth allows, and take ended ones; stop early after `until_ns`.
     fn advance(&self, py: Python<'_>, until_ns: u64) -> PyResult<()> {
         let is_over = || until_ns != FOREVER && clock::now_ns() >= until_ns;
         self.state.with(py, |state| state.is_cut_short = false);
@@ -125,7 +124,7 @@ impl Sweep {
         if state.early.len() >= n_early_max {
             return 0;
         }
-        // Inputs are taken some at a time, unless nothing is under way.
+        // Inputs are taken several at a time, unless nothing is under way.
         let room = self.depth.saturating_sub(state.n_in_flight).min(CHUNK);
         let is_worth_while = state.n_in_flight == 0 || room >= (self.depth / 4).clamp(1, CHUNK / 2);
         if is_worth_while { room } else { 0 }
@@ -187,14 +186,14 @@ impl Sweep {
             run.sink = Some(Arc::clone(&self.channel) as Arc<dyn CompletionSink>);
         }
         engine::submit_many(&self.engine, blocked).map_err(|(error, n_left)| {
-            // None of them is in flight if the sweep was closed meanwhile.
+            // Saturating: if the sweep was closed meanwhile, none of them counts as in flight.
             self.state.with(py, |it| it.n_in_flight = it.n_in_flight.saturating_sub(n_left));
             error
         })
     }
 
-    /// Wait until something has ended: several runs if that takes no longer than a moment, since every
-    /// wake-up costs as much as some runs.
+    /// Wait until runs have ended: several, if that takes no longer than `MOMENT_NS`, since a wake-up costs
+    /// as much as several runs; else one.
     fn wait(&self, py: Python<'_>) -> PyResult<()> {
         let n_in_flight = self.state.with(py, |it| it.n_in_flight);
         if n_in_flight == 0 {
@@ -208,7 +207,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// Take some of what the engine has finished; whether there was any.
+    /// Take some of the runs that the engine has finished; whether there were any.
     fn collect(&self, py: Python<'_>) -> PyResult<bool> {
         argument::bury_what_was_left(py);
         let ended = self.channel.take(CHUNK);
@@ -255,7 +254,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// What is ready; None when all is given.
+    /// Take the results that are ready; None when all were returned.
     fn take_ready<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
         enum SweepResults {
             Ready(VecDeque<Py<SysletResult>>),
@@ -322,7 +321,7 @@ impl Sweep {
         })
     }
 
-    /// Wait for results, without the GIL; None when there are no more.
+    /// Wait for results, without the GIL, and return them; None when there are no more.
     fn next_batch<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
         loop {
             self.advance(py, FOREVER)?;
@@ -335,24 +334,24 @@ impl Sweep {
         }
     }
 
-    /// Take results that are ready, perhaps none, within a time slice; None when there are no more.
+    /// Return results that are ready, perhaps none, within a time slice; None when there are no more.
     fn next_batch_nowait<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
         self.advance(py, clock::now_ns() + SLICE_NS)?;
         self.take_ready(py)
     }
 
-    /// A future of the loop's that is done when there is something to take.
+    /// Return a future of the loop that is done when there is something to take.
     fn readiness<'py>(
         &self,
         py: Python<'py>,
         dispatcher: &Bound<'py, Dispatcher>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        // What was cut short goes on at once.
+        // An `advance` that was cut short goes on at once.
         let n_wanted = usize::from(!self.state.with(py, |state| state.is_cut_short));
         readiness(py, dispatcher, &self.channel, n_wanted)
     }
 
-    /// Take no more inputs, and end the runs that are under way: nobody takes what they come to.
+    /// Take no more inputs, and cancel the runs that are under way; their results are dropped.
     fn close(&self, py: Python<'_>) {
         let (n_in_flight, dropped) = self.state.with(py, |state| {
             state.is_closed = true;
@@ -371,7 +370,7 @@ impl Sweep {
         }
     }
 
-    /// How many inputs were taken, how many results given, how many runs are under way.
+    /// How many inputs were taken, how many results were returned, how many runs are under way.
     fn counts(&self, py: Python<'_>) -> (u64, u64, usize) {
         self.state.with(py, |it| (it.n_taken, it.n_given, it.n_in_flight))
     }
@@ -393,12 +392,12 @@ impl Sweep {
 
 impl Drop for Sweep {
     fn drop(&mut self) {
-        // Whoever gives a sweep up in the middle does not want the rest.
+        // A sweep that is given up in the middle does not need the rest.
         self.engine.cancel_group(self.group);
     }
 }
 
-/// Give an input to a run: the program's argument, or its arguments.
+/// Set a run's arguments from an input: the program's argument, or its arguments.
 fn fill(program: &SysletProgram, run: &mut Run, input: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = input.py();
     if program.n_parameters() == 1 {
@@ -412,7 +411,7 @@ fn fill(program: &SysletProgram, run: &mut Run, input: &Bound<'_, PyAny>) -> PyR
     program.fill(py, run, &args)
 }
 
-/// Run as far as nothing blocks, until the time is over: what has ended, and what goes on elsewhere.
+/// Run each until it would block, until the time is over; returns ended runs, and those for the engine.
 fn try_all(runs: Vec<Box<Run>>, is_over: impl Fn() -> bool) -> (Vec<Box<Run>>, Vec<Box<Run>>) {
     let mut ended = Vec::with_capacity(runs.len());
     let mut blocked = Vec::new();
@@ -436,7 +435,7 @@ pub(crate) fn timeout_ns(seconds: Option<f64>) -> PyResult<u64> {
     }
 }
 
-/// A future of the loop's that is done when a channel has so many runs.
+/// A future of the loop that is done when a channel has `n_wanted` runs.
 pub(crate) fn readiness<'py>(
     py: Python<'py>,
     dispatcher: &Bound<'py, Dispatcher>,

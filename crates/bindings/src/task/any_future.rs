@@ -1,4 +1,4 @@
-//! Futures of any make: native ones are settled without a call, asyncio's by their methods.
+//! Futures of any class: native ones are settled directly, others by their methods.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use super::future::{Future, FutureState};
 use crate::dispatcher::Dispatcher;
 
-/// A new future of a loop, of the make that the loop is to use.
+/// A new future of a loop, of the class that the loop uses.
 pub(crate) fn make<'py>(slf: &Bound<'py, Dispatcher>) -> PyResult<Bound<'py, PyAny>> {
     slf.call_method0(intern!(slf.py(), "create_future"))
 }
@@ -19,13 +19,12 @@ pub(crate) fn is_done(future: &Bound<'_, PyAny>) -> PyResult<bool> {
     }
 }
 
-/// Give a future what it came to, unless it is done.
+/// Settle a future, unless it is done.
 pub(crate) fn settle(future: &Bound<'_, PyAny>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> {
     if is_done(future)? { Ok(()) } else { put(future, outcome) }
 }
 
-/// Give a future that is not done what it came to; should it be done all the same, those of other makes
-/// say so.
+/// Settle a future that must not be done; if it is, one of another class raises.
 pub(crate) fn put(future: &Bound<'_, PyAny>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> {
     let py = future.py();
     match (outcome, future.cast_exact::<Future>()) {

@@ -1,7 +1,7 @@
-//! Who awaits a future: what `asyncio.capture_call_graph` shows, from CPython 3.14 on.
+//! The awaiters of a future: what `asyncio.capture_call_graph` shows, from CPython 3.14 on.
 //!
-//! A task that awaits a future of ours is among its waiters. Of others a future has to be told: a task group awaits
-//! its tasks by a callback. And asyncio's own futures have to be told of tasks of ours.
+//! A task that awaits a future of ours is among its waiters. Other awaiters have to be registered: a task
+//! group awaits its tasks by a callback. And with asyncio's own futures, tasks of ours have to be.
 
 use std::mem::offset_of;
 use std::ptr::null_mut;
@@ -19,7 +19,7 @@ use super::waiters::Waiter;
 use crate::asyncio_state::{at, is_stock_future};
 use crate::gil_cell::GilSlot;
 
-/// Where a task's fields begin, in bytes: `slots::fill` checks it.
+/// Where a task's own fields begin, in bytes; `slots::fill` checks it.
 pub(super) const FIELDS_AT: usize = 64;
 
 const _: () = {
@@ -31,7 +31,7 @@ const _: () = {
     assert!(FIELDS_AT + size_of::<Task>() == at::COROUTINE);
 };
 
-/// What a task has where asyncio's own have the same.
+/// The fields of a task that are at the same offsets as in asyncio's own.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct AsAsyncio {
@@ -40,7 +40,7 @@ pub(super) struct AsAsyncio {
     state: u32,
     is_task: u8,
     awaited_by_is_set: GilSlot<u8>,
-    /// Ours: what the task waits for was told so. Nothing of asyncio's own is looked at here.
+    /// Ours: the task is registered with what it awaits. No tool reads asyncio's own field at this offset.
     has_told: GilSlot<bool>,
 }
 
@@ -65,7 +65,7 @@ impl AsAsyncio {
     }
 }
 
-/// The field of a task of ours, or of any future of asyncio's own: one that awaits it, or a set of several.
+/// The field of a task of ours, or of asyncio's own futures, with one awaiter, or a set of several.
 struct AwaitedBy<'a, 'py>(&'a Bound<'py, PyAny>);
 
 impl<'a, 'py> AwaitedBy<'a, 'py> {
@@ -74,7 +74,7 @@ impl<'a, 'py> AwaitedBy<'a, 'py> {
     }
 
     fn field(&self) -> *mut *mut ffi::PyObject {
-        // SAFETY: both kinds of objects are longer.
+        // SAFETY: objects of both kinds are longer than this offset.
         unsafe { self.0.as_ptr().byte_add(at::AWAITED_BY).cast() }
     }
 
@@ -84,12 +84,12 @@ impl<'a, 'py> AwaitedBy<'a, 'py> {
     }
 
     fn is_set(&self) -> bool {
-        // SAFETY: both kinds of objects have a byte there, which is changed below only, and by asyncio.
+        // SAFETY: objects of both kinds have a byte there, which only the code below and asyncio change.
         unsafe { self.0.as_ptr().byte_add(at::AWAITED_BY_IS_SET).cast::<u8>().read() != 0 }
     }
 
     fn put(&self, awaiter: Option<Bound<'py, PyAny>>, is_set: bool) {
-        // SAFETY: as in `get` and `is_set`. The reference that was there goes last: that may run code.
+        // SAFETY: as in `get` and `is_set`. The old reference is dropped last, since that may run code.
         unsafe {
             let flag = self.0.as_ptr().byte_add(at::AWAITED_BY_IS_SET).cast::<u8>();
             flag.write(u8::from(is_set));
@@ -130,7 +130,7 @@ impl<'a, 'py> AwaitedBy<'a, 'py> {
     }
 }
 
-/// A task of ours awaits something that shows it, or that does not know it by itself.
+/// Register a task of ours with what it awaits, if that has the field.
 pub(super) fn begins(awaited: &Bound<'_, PyAny>, task: &Bound<'_, Task>) -> PyResult<()> {
     let Some(field) = AwaitedBy::of(awaited) else { return Ok(()) };
     field.add(task.as_any())?;
@@ -138,7 +138,7 @@ pub(super) fn begins(awaited: &Bound<'_, PyAny>, task: &Bound<'_, Task>) -> PyRe
     Ok(())
 }
 
-/// A task of ours awaits something no more.
+/// Undo `begins`, if it had an effect: a task of ours does not await something any more.
 #[inline]
 pub(super) fn ends(awaited: Option<&Py<PyAny>>, task: &Bound<'_, Task>) -> PyResult<()> {
     if !task.get().as_asyncio.has_told.replace(task.py(), false) {
@@ -151,12 +151,12 @@ pub(super) fn ends(awaited: Option<&Py<PyAny>>, task: &Bound<'_, Task>) -> PyRes
     }
 }
 
-/// Whether programs outside look at the field of what a task awaits.
+/// Whether tools outside of the process read the field of what a task awaits.
 pub(super) fn is_visible(awaited: &Bound<'_, PyAny>) -> bool {
     awaited.is_exact_instance_of::<VisibleTask>()
 }
 
-/// Those that await a future of ours.
+/// The awaiters of a future of ours; none if nothing awaits it.
 pub(super) fn of<'py>(future: &Bound<'py, Future>) -> PyResult<Option<Bound<'py, PyFrozenSet>>> {
     let py = future.py();
     let waiters = future.get().waiters(py).into_iter();
@@ -173,7 +173,7 @@ pub(super) fn of<'py>(future: &Bound<'py, Future>) -> PyResult<Option<Bound<'py,
     if all.is_empty() { Ok(None) } else { PyFrozenSet::new(py, all).map(Some) }
 }
 
-/// Those of which a future was told that is no task.
+/// The awaiters that were registered with a future that is not a task.
 fn told_of<'py>(future: &Bound<'py, Future>) -> Option<Bound<'py, PySet>> {
     let py = future.py();
     let told = |it: &mut super::future::Extras| it.awaited_by.as_ref().map(|it| it.clone_ref(py));
@@ -184,13 +184,13 @@ fn is_future(object: &Bound<'_, PyAny>) -> bool {
     object.is_instance_of::<Future>() || is_stock_future(object)
 }
 
-/// Call asyncio's own function: these are not both futures of ours or of its own.
+/// Call asyncio's own function, with arguments that are not both futures of ours or of its own.
 #[cold]
 fn as_asyncio(name: &str, fut: &Bound<'_, PyAny>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
     fut.py().import("_asyncio")?.getattr(name)?.call1((fut, waiter)).map(drop)
 }
 
-/// WorkerSlot that a future is awaited by another, in asyncio's words.
+/// Record that a future is awaited by another, as asyncio's function of this name does.
 #[pyfunction]
 #[pyo3(signature = (fut, waiter, /))]
 pub(crate) fn future_add_to_awaited_by(
@@ -216,7 +216,7 @@ pub(crate) fn future_add_to_awaited_by(
     set.add(waiter)
 }
 
-/// WorkerSlot that a future is awaited by another no more.
+/// Record that a future is not awaited by another any more.
 #[pyfunction]
 #[pyo3(signature = (fut, waiter, /))]
 pub(crate) fn future_discard_from_awaited_by(

@@ -1,7 +1,7 @@
-//! Which task runs: what `asyncio.current_task` reads.
+//! The current task: what `asyncio.current_task` reads.
 //!
-//! From one step to the next it is replaced rather than removed and set. Whatever else runs clears it first, and
-//! so does the end of a tick.
+//! A step that follows another replaces the current task rather than clear and set it. Any other request
+//! clears it first, and so does the end of a tick.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -17,13 +17,14 @@ use super::task::Task;
 use crate::dispatcher::Dispatcher;
 pub(crate) use place::{get, leave, load, named, park, unpark};
 
-/// Say that the loop runs in this thread too. Where it does not, asyncio has no current task, since CPython 3.14.
+/// Set the loop as the running one in this thread, too. Without that, asyncio has no current task there,
+/// since CPython 3.14.
 pub(crate) fn begin_thread(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
     static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     SET.import(slf.py(), "asyncio.events", "_set_running_loop")?.call1((slf,)).map(drop)
 }
 
-/// Say that a task's step begins.
+/// Make a task the current one: its step begins.
 #[inline]
 pub(crate) fn enter(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {
     if !slf.get().names_task.load(Relaxed) {
@@ -44,7 +45,7 @@ fn check_nobody_runs(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyR
     )))
 }
 
-/// Nothing that is a task's runs from now on.
+/// Clear the current task: what runs from now on is not a task's.
 #[inline]
 pub(crate) fn clear(slf: &Bound<'_, Dispatcher>) {
     if slf.get().names_task.load(Relaxed) {
@@ -59,7 +60,7 @@ fn forget(slf: &Bound<'_, Dispatcher>) {
     }
 }
 
-/// Run something in the middle of a task's step, or outside of any: the same task is the current one then.
+/// Run something inside of a task's step, or outside of any, and restore the current task afterwards.
 pub(crate) fn kept<R>(slf: &Bound<'_, Dispatcher>, run: impl FnOnce() -> R) -> R {
     let named = slf.get().names_task.load(Relaxed);
     let before = get(slf);
@@ -72,7 +73,7 @@ pub(crate) fn kept<R>(slf: &Bound<'_, Dispatcher>, run: impl FnOnce() -> R) -> R
     result
 }
 
-/// Run the first step of a task in the middle of another's.
+/// Run the first step of a task in the middle of another task's step.
 pub(super) fn replaced<R>(
     slf: &Bound<'_, Dispatcher>,
     task: &Bound<'_, Task>,
@@ -84,8 +85,8 @@ pub(super) fn replaced<R>(
     })
 }
 
-/// The task that runs in this thread, or that awaits the function which does; with a loop that does not run in
-/// this thread, the task whose step that loop takes.
+/// Return the task that runs in this thread, or that awaits the function that runs here. For a loop that
+/// does not run in this thread, return the task whose step that loop takes.
 #[pyfunction]
 #[pyo3(signature = (r#loop=None))]
 pub(crate) fn current_task(

@@ -1,7 +1,7 @@
 //! Before CPython 3.14, asyncio keeps one current task for each loop, in a table.
 //!
-//! Where a function is called on another thread, that is the task whose step the loop takes, and not the one that
-//! awaits the function. We know that one.
+//! In a function that is called on another thread, asyncio's table has the task whose step the loop takes,
+//! not the one that awaits the function; that one is found in `Workers::parked`.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -20,7 +20,7 @@ fn table(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
     Ok(tasks.bind(py))
 }
 
-/// Find out where it is kept.
+/// Find the table.
 pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
     table(py).map(drop)
 }
@@ -40,20 +40,20 @@ pub(super) fn set(slf: &Bound<'_, Dispatcher>, task: Option<&Bound<'_, PyAny>>) 
     }
 }
 
-/// The role was taken from a function that is blocked on another thread: the task that awaits it, which is the
-/// loop's current one no more.
+/// After the role was taken from a function that is blocked on another thread: clear the loop's current
+/// task and return it. It awaits the function.
 pub(crate) fn park(slf: &Bound<'_, Dispatcher>, _victim: WorkerId) -> PyResult<Option<Py<PyAny>>> {
     let task = get(slf)?.map(Bound::unbind);
     set(slf, None)?;
     Ok(task)
 }
 
-/// The function has returned, and its thread has the role again.
+/// After the function has returned, and its thread has the role again: make its task the current one.
 pub(crate) fn unpark(slf: &Bound<'_, Dispatcher>, task: &Py<PyAny>) -> PyResult<()> {
     set(slf, Some(task.bind(slf.py())))
 }
 
-/// This thread has lost the role, and with it the current task.
+/// After this thread has lost the role: the table is the loop's, so there is nothing to clear.
 pub(crate) fn leave(_slf: &Bound<'_, Dispatcher>) {}
 
 /// Call a function on this thread, without the role, for the task that awaits it.

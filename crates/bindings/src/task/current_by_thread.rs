@@ -1,6 +1,6 @@
 //! From CPython 3.14 on, asyncio keeps one current task for each thread, in the thread's state.
 //!
-//! A function that is blocked, or was begun beside the dispatcher, keeps its task in its own thread.
+//! A function that is blocked, or runs beside the dispatcher, keeps its task in its own thread's state.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -17,13 +17,13 @@ pub(crate) fn get<'py>(slf: &Bound<'py, Dispatcher>) -> PyResult<Option<Bound<'p
 
 #[inline]
 pub(super) fn set(slf: &Bound<'_, Dispatcher>, task: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-    // Where no loop runs, in asyncio's eyes, no task can be the current one: in the child of a fork, and where somebody
-    // has told asyncio that another loop runs, or none.
+    // Fails in a thread where asyncio does not take this loop to be running: in the child of a fork, and
+    // where code has set another running loop, or none. No task can be the current one there.
     asyncio_state::set_task(slf, task);
     Ok(())
 }
 
-/// The role was taken from a function that is blocked on another thread: the task that awaits it.
+/// After the role was taken from a function that is blocked on another thread: the task that awaits it.
 pub(crate) fn park(slf: &Bound<'_, Dispatcher>, victim: WorkerId) -> PyResult<Option<Py<PyAny>>> {
     let traces = &slf.get().workers.role.record(victim).traces;
     // SAFETY: a thread that leaves traces has a thread state.
@@ -31,12 +31,12 @@ pub(crate) fn park(slf: &Bound<'_, Dispatcher>, victim: WorkerId) -> PyResult<Op
     Ok(task.flatten().map(Bound::unbind))
 }
 
-/// The function has returned, and its thread has the role again.
+/// After the function has returned, and its thread has the role again: its task is the current one still.
 pub(crate) fn unpark(_slf: &Bound<'_, Dispatcher>, _task: &Py<PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-/// This thread has lost the role, and with it the current task.
+/// After this thread has lost the role: clear its current task.
 pub(crate) fn leave(slf: &Bound<'_, Dispatcher>) {
     asyncio_state::set_task(slf, None);
 }
@@ -57,7 +57,7 @@ pub(super) fn of_loop<'py>(its_loop: &Bound<'py, PyAny>) -> PyResult<Option<Boun
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = its_loop.py();
     match its_loop.cast::<Dispatcher>() {
-        // Several threads run this loop, in asyncio's eyes. The one that is asked for has the role.
+        // asyncio takes this loop to run in several threads; the one that has the role is meant.
         Ok(slf) if !asyncio_state::is_running(slf) => {
             let Some(owner) = slf.get().workers.role.owner() else { return Ok(None) };
             Ok(park(slf, owner)?.map(|it| it.into_bound(py)))

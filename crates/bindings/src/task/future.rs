@@ -1,7 +1,6 @@
 //! `Future`: a value that is yet to come, like `asyncio.Future`, in a hundred bytes.
 //!
-//! It is its own iterator, so that awaiting it makes no object (`slots.rs`). What few futures have is
-//! in a box.
+//! It is its own iterator, so awaiting it makes no object (`slots.rs`). Rarely needed fields are in a box.
 
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyBaseException, PyStopIteration, PyTypeError};
@@ -22,12 +21,12 @@ use crate::gil_cell::GilSlot;
 use crate::scope::members::Members;
 use crate::scope::sleep::Sleep;
 
-/// What few futures have.
+/// Fields that few futures need.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
-    /// What `cancel` was given, for the exception that comes of it.
+    /// The message that `cancel` was given, for the `CancelledError`.
     pub(crate) cancel_message: Option<Py<PyAny>>,
-    /// The exception with which a task has ended when it was cancelled, until somebody gets it.
+    /// The exception with which a cancelled task has ended, until it is retrieved.
     pub(crate) cancelled_error: Option<Py<PyBaseException>>,
     /// The traceback that the exception had when it was set: each raise begins with it.
     pub(crate) traceback: Option<Py<PyAny>>,
@@ -35,9 +34,9 @@ pub(crate) struct Extras {
     pub(crate) source_traceback: Option<Py<PyAny>>,
     /// The name of a task that was given one.
     pub(crate) name: Option<Py<PyAny>>,
-    /// Attributes that somebody else has set.
+    /// Attributes that other code has set.
     pub(super) attributes: Option<Py<PyDict>>,
-    /// Those that await it, as asyncio was told; a task has a field of its own.
+    /// The awaiters that were registered with it; a task has a field of its own.
     #[cfg(Py_3_14)]
     pub(super) awaited_by: Option<Py<pyo3::types::PySet>>,
 }
@@ -55,24 +54,24 @@ impl Extras {
     }
 }
 
-/// A future of a threadlets loop: all that `asyncio.Future` is, and it passes for one.
+/// A future of a threadlets loop, with the interface of `asyncio.Future`; `isinstance` takes it for one.
 #[pyclass(frozen, subclass, weakref, module = "threadlets._core")]
 pub(crate) struct Future {
     pub(crate) dispatcher: Py<Dispatcher>,
     pub(super) state: GilSlot<FutureState>,
     extras: GilSlot<Option<Box<Extras>>>,
-    /// What it is in its scope.
+    /// Its key in its scope.
     pub(crate) member: GilSlot<MemberKey>,
-    /// It was handed to whoever drives the coroutine that awaits it, and he has not taken it yet.
+    /// An await has yielded it, and the driver of the coroutine has not accepted it yet.
     pub(crate) is_blocking: GilSlot<bool>,
-    /// Nobody has asked for the exception yet.
+    /// The exception was not retrieved yet.
     pub(super) log_traceback: GilSlot<bool>,
-    /// Not if a class derived from this one is yet to call `__init__`.
+    /// False while a derived class has not called `__init__` yet.
     #[cfg(Py_3_15)]
     is_initialised: GilSlot<bool>,
 }
 
-/// What a done future gives.
+/// The outcome of a done future.
 pub(crate) enum Outcome {
     Result(Py<PyAny>),
     Error(PyErr),
@@ -95,7 +94,7 @@ impl Future {
     /// In debug mode, remember where the future is made.
     pub(crate) fn remember_source(&self, py: Python<'_>) -> PyResult<()> {
         if self.dispatcher.get().is_debug() {
-            // It looks at files, and so at times: that is not what the request computes.
+            // Extracting a stack checks the times of files, and so raises flags that are not the request's.
             let stack = fp::Flags::unseen(|| names::extract_stack(py)?.call0())?.unbind();
             self.with_extras(py, |it| it.source_traceback = Some(stack));
         }
@@ -113,12 +112,12 @@ impl Future {
         self.state.with(py, |state| matches!(state, FutureState::Error(_) | FutureState::Cancelled))
     }
 
-    /// Whether somebody waits for it.
+    /// Whether it has waiters.
     pub(crate) fn is_awaited(&self, py: Python<'_>) -> bool {
         self.state.with(py, |it| matches!(it, FutureState::Awaited(_) | FutureState::AwaitedBy(_)))
     }
 
-    /// Nobody need be told of the exception.
+    /// Do not report the exception, even if it is never retrieved.
     pub(crate) fn forget_traceback(&self, py: Python<'_>) {
         self.log_traceback.set(py, false);
     }
@@ -127,7 +126,7 @@ impl Future {
         self.state.with(py, |state| matches!(state, FutureState::Cancelled))
     }
 
-    /// Change what few futures have; `change` may drop nothing that runs Python code.
+    /// Change the extras; `change` must not drop anything that could run Python code.
     pub(crate) fn with_extras<R>(
         &self,
         py: Python<'_>,
@@ -136,7 +135,7 @@ impl Future {
         self.extras.with(py, |extras| change(extras.get_or_insert_default()))
     }
 
-    /// Look at what few futures have; `None` if this one has none of it.
+    /// Look at the extras; `None` if this future has none.
     pub(crate) fn peek_extras<R>(
         &self,
         py: Python<'_>,
@@ -145,7 +144,7 @@ impl Future {
         self.extras.with(py, |extras| extras.as_deref_mut().and_then(look))
     }
 
-    /// What the future came to; `None` while it is not done. Whoever asks has seen its exception.
+    /// The outcome of the future; `None` while it is not done. Its exception counts as retrieved.
     #[inline]
     pub(crate) fn outcome(&self, py: Python<'_>) -> Option<Outcome> {
         let result = self.state.with(py, |state| match state {
@@ -182,7 +181,7 @@ impl Future {
         Some(Outcome::Error(error))
     }
 
-    /// The exception for whoever waits for what was cancelled.
+    /// The `CancelledError` for the waiters of a cancelled future.
     pub(crate) fn cancelled_error(&self, py: Python<'_>) -> PyErr {
         if let Some(error) = self.peek_extras(py, |it| it.cancelled_error.take()) {
             return PyErr::from_value(error.into_bound(py).into_any());
@@ -195,8 +194,8 @@ impl Future {
         }
     }
 
-    /// Have `waiter` told when the future is done, after all who asked before; it is given back if it
-    /// is done already.
+    /// Add a waiter, to be woken when the future is done, after those that were added before; it is given
+    /// back if the future is done already.
     pub(crate) fn await_by(&self, py: Python<'_>, waiter: Waiter) -> Option<Waiter> {
         self.state.with(py, |state| match state {
             FutureState::Pending => {
@@ -216,7 +215,7 @@ impl Future {
         })
     }
 
-    /// Have a task, which waits, wait no more; the reference to it.
+    /// Remove a task from the waiters; returns the reference to it.
     #[must_use = "dropping a reference may run Python code"]
     pub(super) fn forget_waiter(&self, py: Python<'_>, task: &Bound<'_, Task>) -> Option<Waiter> {
         let is_its = |it: &Waiter| matches!(it, Waiter::Task(waiting) if waiting.is(task));
@@ -233,7 +232,7 @@ impl Future {
         })
     }
 
-    /// Who waits, in order.
+    /// The waiters, in order.
     pub(super) fn waiters(&self, py: Python<'_>) -> Vec<Waiter> {
         self.state.with(py, |state| match state {
             FutureState::Awaited(waiter) => vec![waiter.clone_ref(py)],
@@ -242,7 +241,7 @@ impl Future {
         })
     }
 
-    /// The future is done: tell whoever waits. It was pending.
+    /// Settle a pending future, and wake its waiters.
     pub(crate) fn settle(slf: &Bound<'_, Self>, state: FutureState) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -265,7 +264,7 @@ impl Future {
         }
     }
 
-    /// As `settle`; but who waits cannot be told any more once the loop is closed, which is an error.
+    /// As `settle`, but fails if there are waiters, and cannot be woken because the loop is closed.
     fn settle_if_open(slf: &Bound<'_, Self>, state: FutureState) -> PyResult<()> {
         let this = slf.get();
         match this.dispatcher.get().check_closed() {
@@ -281,7 +280,7 @@ impl Future {
         }
     }
 
-    /// Give the future its result unless it is done.
+    /// Settle the future with a result, unless it is done.
     pub(crate) fn resolve(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
         if slf.get().is_done(slf.py()) {
             return Ok(());
@@ -289,7 +288,7 @@ impl Future {
         Self::settle(slf, FutureState::Result(result))
     }
 
-    /// Give the future an exception unless it is done; somebody must ask for it.
+    /// Settle the future with an exception, unless it is done; it is reported if it is never retrieved.
     pub(crate) fn fail(slf: &Bound<'_, Self>, error: Bound<'_, PyBaseException>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -337,7 +336,7 @@ impl Future {
         })
     }
 
-    /// The loop of a future that is made without one: the running one, or the thread's.
+    /// The loop of a new future: the given one, else the running one, else the thread's.
     pub(crate) fn its_loop<'py>(
         py: Python<'py>,
         given: Option<Bound<'py, PyAny>>,
@@ -349,12 +348,12 @@ impl Future {
         owner.cast_into::<Dispatcher>().map_err(|error| {
             let owner = error.into_inner();
             PyTypeError::new_err(format!(
-                "{owner:?} is not a threadlets loop; asyncio.Future and asyncio.Task are for all others"
+                "{owner:?} is not a threadlets loop; use asyncio.Future and asyncio.Task with other loops"
             ))
         })
     }
 
-    /// The exception, which has been seen herewith.
+    /// The exception, if there is one; it counts as retrieved.
     pub(crate) fn seen_error(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
         let error = self.state.with(py, |state| match state {
             FutureState::Error(error) => Some(error.clone_ref(py)),
@@ -364,7 +363,7 @@ impl Future {
         Some(error)
     }
 
-    /// The exception that nobody has asked for, to be reported when the future goes.
+    /// The exception, if it was never retrieved, to be reported when the future is freed.
     pub(super) fn unseen_error(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
         if !self.log_traceback.get(py) {
             return None;
@@ -389,7 +388,7 @@ impl Future {
         Ok(future)
     }
 
-    /// What there is to do `__new__` has done; for classes derived from this one.
+    /// Do nothing: `__new__` has done it all. Derived classes call this.
     #[pyo3(signature = (*_args, **_kwargs))]
     fn __init__(
         slf: &Bound<'_, Self>,
@@ -414,13 +413,13 @@ impl Future {
         cls.py().import("types")?.getattr("GenericAlias")?.call1((cls, item))
     }
 
-    /// What the future passes for: `isinstance(future, asyncio.Future)` holds.
+    /// asyncio's class, so that `isinstance(future, asyncio.Future)` holds.
     #[getter]
     fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
         names::future_class(py)
     }
 
-    /// Cancel the future; False: it was done.
+    /// Cancel the future; return False if it is done.
     #[pyo3(signature = (msg=None))]
     fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
         Self::cancel_with(slf, msg)
@@ -436,7 +435,7 @@ impl Future {
         self.is_done(py)
     }
 
-    /// The result; raises the exception instead if there is one.
+    /// Return the result; raise the exception if there is one.
     fn result(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self.outcome(py) {
             Some(Outcome::Result(result)) => Ok(result),
@@ -445,7 +444,7 @@ impl Future {
         }
     }
 
-    /// The exception, or None.
+    /// Return the exception, or None.
     fn exception(&self, py: Python<'_>) -> PyResult<Option<Py<PyBaseException>>> {
         match self.state_name(py) {
             "CANCELLED" => return Err(self.cancelled_error(py)),
@@ -481,14 +480,14 @@ impl Future {
         }
     }
 
-    /// Remove a callback, however often it was added; how often that was.
+    /// Remove a callback, however often it was added; return how often that was.
     #[pyo3(signature = (r#fn, /))]
     fn remove_done_callback(slf: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<usize> {
         let py = slf.py();
         let this = slf.get();
         let waiters = this.waiters(py);
-        // Comparing runs Python code, which may change the list: those that are equal are looked for
-        // by identity afterwards.
+        // Comparing runs Python code, which may change the list: the callbacks that are equal are found by
+        // identity afterwards.
         let mut equal = Vec::new();
         for waiter in &waiters {
             if let Waiter::Callback(callback) = waiter
@@ -517,14 +516,14 @@ impl Future {
         Ok(removed.len())
     }
 
-    /// Give the future its result.
+    /// Settle the future with a result.
     #[pyo3(signature = (result, /))]
     fn set_result(slf: &Bound<'_, Self>, result: Py<PyAny>) -> PyResult<()> {
         Self::check_pending(slf)?;
         Self::settle_if_open(slf, FutureState::Result(result))
     }
 
-    /// Give the future an exception: an instance, or a class to be instantiated.
+    /// Settle the future with an exception: an instance, or a class to be instantiated.
     #[pyo3(signature = (exception, /))]
     fn set_exception(slf: &Bound<'_, Self>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
@@ -536,7 +535,7 @@ impl Future {
             PyTypeError::new_err(format!("{given:?} is not an exception"))
         })?;
         if exception.is_instance_of::<PyStopIteration>() {
-            // Whether it is refused or raised as the cause of another depends on asyncio's version.
+            // Depending on its version, asyncio refuses it or makes it the cause of another exception.
             let kwargs = PyDict::new(py);
             kwargs.set_item("loop", &slf.get().dispatcher)?;
             let stock = names::stock_future(py)?.call((), Some(&kwargs))?;
@@ -547,12 +546,12 @@ impl Future {
         Self::fail(slf, exception)
     }
 
-    /// The loop that the future is of.
+    /// Return the loop that the future belongs to.
     fn get_loop(&self, py: Python<'_>) -> Py<Dispatcher> {
         self.dispatcher.clone_ref(py)
     }
 
-    /// Those that await the future; None: nobody that is known.
+    /// The known awaiters of the future; None if there are none.
     #[cfg(Py_3_14)]
     #[getter]
     fn _asyncio_awaited_by<'py>(
@@ -561,7 +560,7 @@ impl Future {
         super::awaited_by::of(slf)
     }
 
-    /// What whoever drives a coroutine by hand goes through; `await` needs none (`slots.rs`).
+    /// Return an iterator for code that drives a coroutine by hand; `await` needs none (`slots.rs`).
     fn __await__(slf: Py<Self>) -> FutureIter {
         FutureIter::new(slf)
     }
@@ -570,7 +569,7 @@ impl Future {
         FutureIter::new(slf)
     }
 
-    /// Nobody holds the future any more.
+    /// Report an exception that was never retrieved.
     fn __del__(slf: &Bound<'_, Self>) {
         slots::say_goodbye(slf.as_any());
     }

@@ -1,5 +1,5 @@
-//! `FutureIter`: a future's await as an object of its own, for those who drive it by hand and for
-//! classes derived from ours.
+//! `FutureIter`: a future's await as an object of its own, for code that drives it by hand and for classes
+//! derived from ours.
 
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyBaseException, PyDeprecationWarning, PyStopIteration, PyTypeError};
@@ -28,7 +28,7 @@ impl FutureIter {
         slf
     }
 
-    /// The future itself while it is not done; then StopIteration with its result.
+    /// Return the future itself while it is not done; then raise StopIteration with its result.
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let Some(future) = self.0.take(py) else { return Err(PyStopIteration::new_err(())) };
         let (sent, object) = slots::step(py, future.bind(py).as_any())?;
@@ -82,8 +82,8 @@ impl FutureIter {
 
 #[pymethods]
 impl Future {
-    /// Raise an exception in whoever awaits the future: what happens without this method, too, but only
-    /// after a vain look for it.
+    /// Raise an exception in the awaiting coroutine. The interpreter does the same without this method, but
+    /// only after it has looked for it in vain.
     #[pyo3(signature = (kind, value=None, traceback=None))]
     fn throw(
         &self,
@@ -98,7 +98,7 @@ impl Future {
         Err(PyErr::from_value(error))
     }
 
-    /// End the await: there is nothing to end.
+    /// End the await; there is nothing to do.
     fn close(&self) {}
 }
 

@@ -29,14 +29,15 @@ fn as_asyncio<'py>(
     base.getattr(method)?.call(pyo3::types::PyTuple::new(slf.py(), all)?, Some(kwargs))
 }
 
-/// Whether a task factory is asyncio's own that starts tasks at once.
+/// Whether a task factory is `asyncio.eager_task_factory`.
 fn is_eager_factory(factory: &Bound<'_, PyAny>) -> PyResult<bool> {
     let asyncio = factory.py().import("asyncio")?;
     let eager = asyncio.getattr_opt(intern!(factory.py(), "eager_task_factory"))?;
     Ok(eager.is_some_and(|eager| eager.is(factory)))
 }
 
-/// Whether native tasks start at once unless they are told otherwise; None: asyncio makes the tasks of this loop.
+/// Whether native tasks are eager by default; None: this loop's tasks are made by asyncio's method, which
+/// calls the factory.
 fn makes_eager_tasks(slf: &Bound<'_, Dispatcher>) -> PyResult<Option<bool>> {
     let py = slf.py();
     let this = slf.get();
@@ -54,7 +55,7 @@ fn makes_eager_tasks(slf: &Bound<'_, Dispatcher>) -> PyResult<Option<bool>> {
 #[cfg(Py_3_14)]
 #[pymethods]
 impl Dispatcher {
-    /// Make a task of a coroutine. The arguments are the task's; a task factory gets those that were given.
+    /// Make a task of a coroutine. The arguments are those of `Task`; a task factory gets the given ones.
     #[pyo3(signature = (coro, **kwargs))]
     fn create_task<'py>(
         slf: &Bound<'py, Self>,
@@ -135,12 +136,12 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// What makes the loop's tasks; None: the loop itself.
+    /// Return what makes the loop's tasks; None if the loop makes them itself.
     fn get_task_factory(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.task_factory.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
     }
 
-    /// asyncio's name for the same.
+    /// asyncio's name for the task factory.
     #[getter]
     fn _task_factory(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.get_task_factory(py)
@@ -167,7 +168,7 @@ impl Dispatcher {
         self.requests.with(py, |it| it.requests(py, None))
     }
 
-    /// The scope that a task was started in; None: in none.
+    /// The scope that a task was started in; None if there was none.
     fn _scope_of(&self, task: &Bound<'_, PyAny>) -> Option<Py<PyAny>> {
         let py = task.py();
         let task = task.cast::<Task>().ok()?;
@@ -175,9 +176,8 @@ impl Dispatcher {
         owner.get().scope(py)
     }
 
-    /// What the loop has outstanding: requests by kind, callbacks that are ready, timers, runs in an
-    /// engine's hands, descriptors that somebody waits for, functions that are blocked, threads that are
-    /// not idle.
+    /// Counts of what the loop has outstanding: requests by kind, callbacks that are ready, timers, runs in
+    /// flight in an engine, descriptors that are waited for, blocked functions, threads that are not idle.
     fn _outstanding<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let counts = counts_by_name(py, self.requests.with(py, |it| it.n_requests(None)))?;
         let (n_ready, n_timers) = self.queues.with(py, |it| (it.n_ready(), it.n_timers()));

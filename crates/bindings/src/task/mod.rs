@@ -1,4 +1,4 @@
-//! Futures and tasks, natively: what asyncio's own promise, resumed straight from the tick.
+//! Native futures and tasks: they promise what asyncio's own do, and are resumed directly from the tick.
 
 pub(crate) mod any_future;
 #[cfg(Py_3_14)]

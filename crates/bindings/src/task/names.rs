@@ -1,7 +1,7 @@
-//! What the native classes take from asyncio: its exceptions, its own classes, how it shows them.
+//! What the native classes use of asyncio: its exceptions, its own classes, its repr functions.
 //!
-//! All of it is taken when this module is loaded: a pending task is reported when the interpreter ends,
-//! and by then nothing can be imported.
+//! All of it is imported when this module is loaded: a pending task may be reported when the interpreter
+//! ends, and by then nothing can be imported.
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::intern;
@@ -18,7 +18,7 @@ static TASK_REPR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static CALLBACK_SOURCE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static EXTRACT_STACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
-/// Take everything, while it can be imported.
+/// Import everything, while it can be imported.
 pub(crate) fn load(py: Python<'_>) -> PyResult<()> {
     cancelled_class(py)?;
     invalid_state_class(py)?;
@@ -39,7 +39,7 @@ fn invalid_state_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     INVALID_STATE.import(py, "asyncio", "InvalidStateError")
 }
 
-/// A fresh `asyncio.CancelledError`.
+/// A new `asyncio.CancelledError`.
 pub(crate) fn cancelled_error<'py>(
     py: Python<'py>,
     message: Option<&Py<PyAny>>,
@@ -70,14 +70,14 @@ pub(crate) fn stock_future(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     FUTURE.import(py, "_asyncio", "Future").cloned()
 }
 
-/// What a native future passes for: asyncio's own class, and what somebody has put in its place.
+/// The class that a native future passes for: asyncio's own, and the one that has replaced it, if any.
 pub(crate) fn future_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     let asyncio = asyncio(py)?;
     let (stock, now) = (stock_future(py)?, asyncio.getattr(intern!(py, "Future"))?);
     if now.is(&stock) { Ok(stock) } else { passing_for(stock, &[now]) }
 }
 
-/// The same of a native task.
+/// The class that a native task passes for, likewise.
 pub(crate) fn task_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     let asyncio = asyncio(py)?;
     let stock = TASK.import(py, "_asyncio", "Task")?.clone();
@@ -97,7 +97,7 @@ fn asyncio(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 }
 
 /// A class that derives from asyncio's own and from those that replace it (debuggers, `nest_asyncio` and
-/// tests put Python's in their place): code that has kept either of them finds that a task is one.
+/// tests install the pure-Python ones): a task is an instance of either for code that has kept it.
 #[cold]
 fn passing_for<'py>(
     stock: Bound<'py, PyType>,
@@ -119,7 +119,7 @@ fn passing_for<'py>(
             && let Ok(both) =
                 py.get_type::<PyType>().call1((stock.name()?, (&passes, other), PyDict::new(py)))
         {
-            // Some classes do not go together; then it passes for one of them.
+            // Some classes cannot be combined; then it passes for one of them.
             passes = both.cast_into()?;
         }
     }
@@ -127,17 +127,17 @@ fn passing_for<'py>(
     Ok(passes)
 }
 
-/// asyncio's function that shows a future.
+/// asyncio's repr function for futures.
 pub(super) fn future_repr(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     FUTURE_REPR.import(py, "asyncio.base_futures", "_future_repr")
 }
 
-/// asyncio's function that shows a task.
+/// asyncio's repr function for tasks.
 pub(super) fn task_repr(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     TASK_REPR.import(py, "asyncio.base_tasks", "_task_repr")
 }
 
-/// asyncio's function that shows a callback with its arguments, and where it stands.
+/// asyncio's function that formats a callback with its arguments and its place in the source.
 pub(crate) fn callback_source(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     CALLBACK_SOURCE.import(py, "asyncio.format_helpers", "_format_callback_source")
 }

@@ -1,5 +1,4 @@
-//! What a future shows of itself: to asyncio's own Python code, to debuggers, and to those who keep
-//! attributes of their own on it.
+//! Attributes of a future: those that asyncio's own Python code and debuggers read, and those that users set.
 
 use std::ptr::null_mut;
 
@@ -20,8 +19,8 @@ impl Future {
         named_after_type(slf, names::future_repr(slf.py())?)
     }
 
-    /// The attributes that were set by others. Few futures have any, so the dictionary is made when it
-    /// is asked for.
+    /// The attributes that other code has set. Few futures have any, so the dictionary is made when it is
+    /// first asked for.
     #[getter]
     fn __dict__<'py>(&self, py: Python<'py>) -> Bound<'py, PyDict> {
         let made = PyDict::new(py);
@@ -105,7 +104,7 @@ impl Future {
         })
     }
 
-    /// The callbacks, each with its context; a task that awaits is there as its `_wakeup`.
+    /// The callbacks, each with its context; an awaiting task is listed as its `_wakeup`.
     #[getter]
     fn _callbacks<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
         let waiters = self.waiters(py);
@@ -160,14 +159,14 @@ impl Future {
     }
 }
 
-/// What asyncio's function shows of a future, under the name of its own type.
+/// The repr that asyncio's function makes, with the name of the object's own type.
 pub(super) fn named_after_type<'py>(
     object: &Bound<'py, PyAny>,
     repr: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = object.py();
     let shown = repr.call1((object,))?;
-    // asyncio asks for `__class__`, which is a class of its own.
+    // asyncio's function uses the name of `__class__`, which is a class of asyncio's.
     let (kind, taken_for) = (object.get_type().name()?, object.getattr("__class__")?);
     let taken_for = taken_for.getattr("__name__")?;
     if kind.as_any().eq(&taken_for)? {
@@ -178,7 +177,7 @@ pub(super) fn named_after_type<'py>(
     Ok(PyString::new(py, &rest.unwrap_or(shown)).into_any())
 }
 
-/// Set an attribute that the class has, or delete it, as objects do.
+/// Set an attribute that the class has, or delete it if `value` is null, as `object` does.
 fn generic_set(
     slf: &Bound<'_, Future>,
     name: &Bound<'_, PyString>,

@@ -1,6 +1,5 @@
-//! The slots of the native futures' types that PyO3 does not fill: awaiting without an iterator or
-//! an exception, and what is said when a future goes. Classes derived from ours have the methods
-//! instead.
+//! The slots of the native futures' types that PyO3 does not fill: awaiting without an iterator or an
+//! exception, and the report when a future is freed. Classes derived from ours have the methods instead.
 
 use std::ptr::null_mut;
 use std::sync::OnceLock;
@@ -17,7 +16,7 @@ use crate::beside::CallBeside;
 use crate::scope::sleep::Sleep;
 use crate::syslet::pending::Pending;
 
-/// How PyO3 frees them.
+/// PyO3's deallocators of the types.
 #[cfg(Py_3_14)]
 static FREE_VISIBLE: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_FUTURE: OnceLock<ffi::destructor> = OnceLock::new();
@@ -26,7 +25,7 @@ static FREE_SLEEP: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_PENDING: OnceLock<ffi::destructor> = OnceLock::new();
 static FREE_CALL_BESIDE: OnceLock<ffi::destructor> = OnceLock::new();
 
-/// Fill the slots; before anybody makes a future.
+/// Fill the slots, before the first future is made.
 pub(crate) fn fill(py: Python<'_>) {
     #[cfg(Py_3_14)]
     {
@@ -53,8 +52,8 @@ fn fill_type(
     free: &OnceLock<ffi::destructor>,
     dealloc: ffi::destructor,
 ) {
-    // SAFETY: the type is a heap type of ours, nobody has used it yet, and it has a table for the
-    // slots of awaitables, since it has `__await__`.
+    // SAFETY: the type is a heap type of ours, it was not used yet, and it has a table for the slots of
+    // awaitables, since it has `__await__`.
     unsafe {
         let raw = its_type.as_ptr().cast::<ffi::PyTypeObject>();
         let heap = raw.cast::<ffi::PyHeapTypeObject>();
@@ -63,10 +62,10 @@ fn fill_type(
         }
         (*raw).tp_dealloc = Some(dealloc);
         (*raw).tp_finalize = Some(finalize);
-        // Not `__next__`: a future is no `collections.abc.Iterator`.
+        // Not `__next__`: a future is not a `collections.abc.Iterator`.
         (*raw).tp_iternext = Some(next);
         (*raw).tp_as_async = &raw mut (*heap).as_async;
-        // The interpreter's way; the method makes a `FutureIter`.
+        // For the interpreter's `await`; the method `__await__` makes a `FutureIter`.
         (*heap).as_async.am_await = Some(itself);
         (*heap).as_async.am_send = Some(send);
         ffi::PyType_Modified(raw);
@@ -74,11 +73,11 @@ fn fill_type(
 }
 
 unsafe extern "C" fn itself(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter's: an object that is alive.
+    // SAFETY: the interpreter passes an object that is alive.
     unsafe { ffi::Py_NewRef(slf) }
 }
 
-/// The next step of an await: the future itself while it is not done, then what it came to.
+/// The next step of an await: the future itself while it is not done, then its outcome.
 pub(super) fn step(
     py: Python<'_>,
     slf: &Bound<'_, PyAny>,
@@ -103,8 +102,7 @@ unsafe extern "C" fn send(
     _value: *mut ffi::PyObject,
     result: *mut *mut ffi::PyObject,
 ) -> ffi::PySendResult {
-    // SAFETY: the interpreter calls with the GIL held, an object of our type, and a place for the
-    // result.
+    // SAFETY: the interpreter calls this with the GIL, an object of our type, and a place for the result.
     unsafe {
         let py = Python::assume_attached();
         match step(py, &Bound::from_borrowed_ptr(py, slf)) {
@@ -128,7 +126,8 @@ unsafe extern "C" fn next(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
         match step(py, &Bound::from_borrowed_ptr(py, slf)) {
             Ok((ffi::PySendResult::PYGEN_NEXT, object)) => object.into_ptr(),
             Ok((_, object)) => {
-                // A tuple or an exception would be taken for the arguments of the exception.
+                // Instantiated here: a tuple or an exception would be taken for the arguments of
+                // `StopIteration`.
                 match ffi::PyObject_CallOneArg(ffi::PyExc_StopIteration, object.as_ptr()) {
                     stop if stop.is_null() => {}
                     stop => {
@@ -147,7 +146,7 @@ unsafe extern "C" fn next(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
 }
 
 unsafe extern "C" fn dealloc_future(slf: *mut ffi::PyObject) {
-    // SAFETY: the interpreter's: the last reference is gone.
+    // SAFETY: the interpreter calls this when the last reference is gone.
     unsafe { dealloc(slf, &FREE_FUTURE) }
 }
 
@@ -180,12 +179,12 @@ unsafe extern "C" fn dealloc_call_beside(slf: *mut ffi::PyObject) {
 /// # Safety
 /// The last reference is gone; the object is of the type that `free` is for.
 unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
-    // SAFETY: the caller's. Whoever was told may have kept the object: then it stays.
+    // SAFETY: the caller guarantees both. The finalizer may have made a reference: then the object stays.
     unsafe {
         if ffi::PyObject_CallFinalizerFromDealloc(slf) < 0 {
             return;
         }
-        // A reference more would be one to drop.
+        // Borrowed: dropping a reference of our own would free the object once more.
         let object = Borrowed::from_ptr(Python::assume_attached(), slf);
         forget_request(&object);
         free_nested(&object);
@@ -196,11 +195,11 @@ unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
 }
 
 unsafe extern "C" fn finalize(slf: *mut ffi::PyObject) {
-    // SAFETY: the interpreter calls with the GIL held and an object of our type, which is alive.
+    // SAFETY: the interpreter calls this with the GIL held and an object of our type, which is alive.
     unsafe { say_goodbye(&Bound::from_borrowed_ptr(Python::assume_attached(), slf)) }
 }
 
-/// Nobody holds the object any more: say so if somebody should know.
+/// Report a future whose last reference is gone, if it has not ended or its exception was never retrieved.
 pub(super) fn say_goodbye(object: &Bound<'_, PyAny>) {
     let py = object.py();
     let raised = PyErr::take(py);
@@ -213,8 +212,8 @@ pub(super) fn say_goodbye(object: &Bound<'_, PyAny>) {
     }
 }
 
-/// Whatever comes of it: the loop's list must not lead to memory that is gone. Tasks are in it, and waits
-/// whose scope was thrown away.
+/// Remove an object from the loop's list of requests, which must not lead to freed memory. Tasks are in it,
+/// and waits whose scope was dropped.
 fn forget_request(object: &Bound<'_, PyAny>) {
     let py = object.py();
     #[cfg(Py_3_14)]
@@ -224,8 +223,8 @@ fn forget_request(object: &Bound<'_, PyAny>) {
     drop(future.dispatcher.get().requests.with(py, |it| it.leave(py, future)));
 }
 
-/// Free a result that is a future, and its result, one after the other: one inside the other they would
-/// need a stack as deep as they are many.
+/// Free a result that is a future, and that one's result, and so on, one after the other: nested calls
+/// would need a stack as deep as the chain is long.
 fn free_nested(object: &Bound<'_, PyAny>) {
     let py = object.py();
     // SAFETY: as in `step`.
@@ -236,8 +235,7 @@ fn free_nested(object: &Bound<'_, PyAny>) {
     }
 }
 
-/// Tell the loop's exception handler of a task that has not ended, and of an exception that nobody
-/// has asked for.
+/// Call the loop's exception handler for a task that has not ended, or an exception never retrieved.
 fn report(object: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = object.py();
     let task = object.cast::<Task>().ok();

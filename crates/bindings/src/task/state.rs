@@ -1,4 +1,4 @@
-//! Where a future stands, in two words.
+//! The state of a future, in two words.
 
 use std::mem;
 
@@ -11,15 +11,15 @@ use super::future::Future;
 use super::waiters::Waiter;
 use crate::interpreter;
 
-/// Where a future stands.
+/// The state of a future.
 #[derive(Debug, Default)]
 pub(crate) enum FutureState {
-    /// Not done; nobody waits.
+    /// Not done; without waiters.
     #[default]
     Pending,
-    /// Not done; one waits.
+    /// Not done; with one waiter.
     Awaited(Waiter),
-    /// Not done; several wait.
+    /// Not done; with several waiters.
     #[expect(clippy::box_collection, reason = "a state of two words, in every future")]
     AwaitedBy(Box<Vec<Waiter>>),
     Result(Py<PyAny>),
@@ -42,7 +42,7 @@ impl FutureState {
         }
     }
 
-    /// Take a result out that is a future and goes with this one.
+    /// Take out a result that is a future and would be freed with this one.
     pub(super) fn take_nested(&mut self, py: Python<'_>) -> Option<Py<Future>> {
         let Self::Result(result) = self else { return None };
         if !interpreter::is_last_reference(result) || !result.bind(py).is_instance_of::<Future>() {

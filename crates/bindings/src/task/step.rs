@@ -1,4 +1,4 @@
-//! A step of a task: its coroutine goes on until it waits again, or ends.
+//! A step of a task: its coroutine runs until it awaits something again, or ends.
 
 use pyo3::exceptions::{
     PyBaseException, PyKeyboardInterrupt, PyRuntimeError, PyStopIteration, PySystemExit,
@@ -25,15 +25,15 @@ use crate::request::Request;
 use crate::scope::sleep::Sleep;
 use crate::syslet::pending::Pending;
 
-/// Where a coroutine has come to.
+/// How a step has ended.
 enum Reached<'py> {
-    /// It waits for this.
+    /// The coroutine awaits this.
     Wait(Bound<'py, PyAny>),
     End(Py<PyAny>),
     Error(PyErr),
 }
 
-/// Take a step, from the tick.
+/// Take a step, as a request of a tick.
 #[inline]
 pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {
     let py = slf.py();
@@ -50,7 +50,7 @@ pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyRes
     settle(task, reached)
 }
 
-/// Whether a task belongs to another thread: its step goes on there.
+/// Whether a task is bound to another thread; its step is handed over to that thread then.
 #[inline]
 fn is_elsewhere(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> bool {
     let workers = &slf.get().workers;
@@ -74,13 +74,13 @@ pub(super) fn take_in_context(task: &Bound<'_, Task>) -> PyResult<()> {
     outcome
 }
 
-/// Take the first step in the stack of whoever makes the task.
+/// Take the first step in the stack of the code that makes the task.
 pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {
     let py = slf.py();
     let (reached, checked) = current::replaced(slf, task, || {
         let outside = fp::State::read();
         let reached = in_context(py, &task.get().context, || go_on(py, task));
-        // What it has changed is the task's, and not its maker's.
+        // Checked here: a change of the floating-point state is the new task's, not its maker's.
         (reached, contract::check_within(slf, outside, || Some(task.clone().into_any())))
     })?;
     let outcome = settle(task, reached?);
@@ -93,7 +93,7 @@ pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>)
     outcome.and(checked)
 }
 
-/// Run the coroutine to where it waits or ends.
+/// Run the coroutine until it awaits something or ends.
 #[inline]
 fn go_on<'py>(py: Python<'py>, task: &Bound<'py, Task>) -> PyResult<Reached<'py>> {
     let this = task.get();
@@ -119,7 +119,7 @@ fn go_on<'py>(py: Python<'py>, task: &Bound<'py, Task>) -> PyResult<Reached<'py>
     })
 }
 
-/// Somebody has given the task a result of his own.
+/// The error for a task that other code has settled.
 #[cold]
 fn already_done(task: &Bound<'_, Task>) -> PyErr {
     match task.repr() {
@@ -128,7 +128,7 @@ fn already_done(task: &Bound<'_, Task>) -> PyErr {
     }
 }
 
-/// The exception for a task that was cancelled: what it waited for may have one of its own.
+/// The exception for a task that was cancelled: that of the future it awaited, if that was cancelled.
 #[cold]
 fn cancellation(task: &Bound<'_, Task>, waited_for: Option<Py<PyAny>>) -> PyErr {
     let py = task.py();
@@ -142,7 +142,7 @@ fn cancellation(task: &Bound<'_, Task>, waited_for: Option<Py<PyAny>>) -> PyErr 
     task.as_super().get().cancelled_error(py)
 }
 
-/// What the future that was waited for has failed with.
+/// The exception of the awaited future, if it has failed.
 #[inline]
 fn failure(waited_for: Bound<'_, PyAny>) -> Option<PyErr> {
     let py = waited_for.py();
@@ -157,7 +157,7 @@ fn failure(waited_for: Bound<'_, PyAny>) -> Option<PyErr> {
     outcome.err()
 }
 
-/// The object as a future of ours. One of a derived class is not: its methods may be its own.
+/// The object as a native future; `None` for a derived class, which may override the methods.
 #[inline]
 fn as_ours<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Future>> {
     if object.is_exact_instance_of::<Future>()
@@ -172,7 +172,7 @@ fn as_ours<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Futu
     None
 }
 
-/// The object is a task of ours, and not one of a derived class.
+/// Whether the object is a native task, and not of a derived class.
 #[inline]
 pub(super) fn is_task(object: &Bound<'_, PyAny>) -> bool {
     #[cfg(Py_3_14)]
@@ -212,7 +212,7 @@ fn throw<'py>(coroutine: &Bound<'py, PyAny>, error: PyErr) -> Reached<'py> {
     }
 }
 
-/// See to what the step has come to. An error is one that ends the loop.
+/// Act on how a step has ended. Returns only errors that end the loop.
 #[inline]
 fn settle(task: &Bound<'_, Task>, reached: Reached<'_>) -> PyResult<()> {
     match reached {
@@ -226,7 +226,7 @@ fn end(task: &Bound<'_, Task>, result: Py<PyAny>) -> PyResult<()> {
     let py = task.py();
     task.get().stays_no_more(py, task.as_super().get().dispatcher.get());
     if task.get().must_cancel.get(py) {
-        // It was cancelled before it could notice.
+        // It was cancelled, but ended before `CancelledError` was thrown in.
         task.get().must_cancel.set(py, false);
         return Future::settle(task.as_super(), FutureState::Cancelled);
     }
@@ -249,7 +249,7 @@ fn fail(task: &Bound<'_, Task>, error: PyErr) -> PyResult<()> {
     if ends_the_loop { Err(error) } else { Ok(()) }
 }
 
-/// The coroutine has yielded: have the task resumed when what it waits for is there.
+/// Have the task resumed when what its coroutine has yielded is done.
 #[inline]
 fn wait(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
     let py = task.py();
@@ -266,7 +266,7 @@ fn wait(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
     }
     this.is_blocking.set(py, false);
     if this.await_by(py, Waiter::Task(task.clone().unbind())).is_some() {
-        // It was done meanwhile.
+        // It is done already.
         resume_soon(task)?;
     }
     #[cfg(Py_3_14)]
@@ -276,7 +276,7 @@ fn wait(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
     waits(task, awaited)
 }
 
-/// Remember what the task waits for, and cancel it if the task is to be cancelled.
+/// Record what the task awaits, and cancel that if the task is to be cancelled.
 #[inline]
 fn waits(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
     let py = task.py();
@@ -302,7 +302,7 @@ pub(super) fn resume_soon(task: &Bound<'_, Task>) -> PyResult<()> {
     dispatcher.submit(task.py(), Request::Step(task.clone().unbind()))
 }
 
-/// Wait for a future of another make, as asyncio's protocol has it.
+/// Await a future of another class, by asyncio's protocol.
 #[cold]
 fn wait_for_foreign(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
     let py = task.py();
@@ -325,7 +325,7 @@ fn wait_for_foreign(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResu
     waits(task, awaited)
 }
 
-/// Throw in what is wrong with what the coroutine has yielded.
+/// Have an error thrown into a coroutine that has yielded something that cannot be awaited.
 #[cold]
 fn refuse(task: &Bound<'_, Task>, awaited: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = task.py();
@@ -352,7 +352,7 @@ fn refuse(task: &Bound<'_, Task>, awaited: &Bound<'_, PyAny>) -> PyResult<()> {
         }
         None => format!("Task got bad yield: {awaited_repr}"),
     };
-    // As if it had waited for something that failed.
+    // Thrown as if the task had awaited a future that failed.
     let dispatcher = task.as_super().get().dispatcher.clone_ref(py);
     let failed = Bound::new(py, Future::new(dispatcher))?;
     Future::fail(&failed, PyRuntimeError::new_err(what).into_value(py).into_bound(py))?;

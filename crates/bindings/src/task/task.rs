@@ -23,35 +23,35 @@ use crate::dispatcher::Dispatcher;
 use crate::gil_cell::GilSlot;
 use crate::scope::members::Members;
 
-/// Numbers for the names of tasks that have none.
+/// Counter for the names of tasks that were not given one.
 static N_MADE: AtomicU64 = AtomicU64::new(0);
 
-/// A task of a threadlets loop: all that `asyncio.Task` is, and it passes for one.
+/// A task of a threadlets loop, with the interface of `asyncio.Task`; `isinstance` takes it for one.
 ///
-/// Some fields have places that are asyncio's own (`asyncio_state::at`).
+/// Some fields are at the offsets of asyncio's own (`asyncio_state::at`).
 #[pyclass(frozen, subclass, extends = Future, module = "threadlets._core")]
 #[repr(C)]
 pub(crate) struct Task {
     pub(crate) context: Py<PyAny>,
-    /// What the coroutine awaits; for a moment longer than it is not done.
+    /// What the coroutine awaits; kept for a moment after that is done.
     pub(super) waits_for: GilSlot<Option<Py<PyAny>>>,
     number: u64,
     n_cancels: GilSlot<u32>,
-    /// The thread that it belongs to, or nobody's.
+    /// The worker that the task is bound to, or `NOBODY`.
     bound_to: GilSlot<WorkerId>,
     #[cfg(Py_3_14)]
     pub(super) as_asyncio: AsAsyncio,
-    /// How many things tie it to that: greenlets, and stays.
+    /// How many things bind it to that worker: greenlets, and stays.
     n_ties: GilSlot<u16>,
     n_stays: GilSlot<u8>,
     /// The next step throws `CancelledError` in.
     pub(crate) must_cancel: GilSlot<bool>,
-    /// Not if all requests to cancel are taken back before.
+    /// `must_cancel` is cleared if all requests to cancel are taken back before that.
     pub(super) may_forget_cancel: GilSlot<bool>,
     pub(crate) shield: GilSlot<Shield>,
-    /// It is on its way: in its scope's list, with a step to come.
+    /// It was started: it is in its scope's list, with a step to come.
     has_begun: GilSlot<bool>,
-    /// Nobody need be told when it goes before it has ended.
+    /// It is not reported if it is freed before it has ended.
     goes_silently: GilSlot<bool>,
     pub(super) coroutine: GilSlot<Option<Py<PyAny>>>,
 }
@@ -62,7 +62,7 @@ pub(crate) enum Shield {
     Down,
     /// The task is in a scope of its own that is shielded.
     Up,
-    /// It was to be cancelled meanwhile.
+    /// It is shielded, and was to be cancelled meanwhile.
     Hit,
 }
 
@@ -71,7 +71,7 @@ pub(crate) enum Shield {
 pub(crate) enum FirstStep {
     /// In the next tick.
     Soon,
-    /// At once, in the stack of whoever makes it, if the loop runs.
+    /// At once, in the stack of the code that makes it, if the loop runs.
     Eager,
 }
 
@@ -82,7 +82,7 @@ impl FirstStep {
 }
 
 impl Task {
-    /// A task of a coroutine, on its way.
+    /// Make a task of a coroutine, and start it.
     pub(crate) fn start<'py>(
         dispatcher: &Bound<'py, Dispatcher>,
         coroutine: Bound<'py, PyAny>,
@@ -105,7 +105,7 @@ impl Task {
         Ok(task)
     }
 
-    /// A task that has not begun.
+    /// Make a task that has not begun.
     fn prepare(
         dispatcher: &Bound<'_, Dispatcher>,
         coroutine: Bound<'_, PyAny>,
@@ -136,7 +136,7 @@ impl Task {
         Ok(PyClassInitializer::from(future).add_subclass(task))
     }
 
-    /// Send a task on its way.
+    /// Start a task.
     fn begin(
         slf: &Bound<'_, Self>,
         name: Option<Bound<'_, PyAny>>,
@@ -161,19 +161,19 @@ impl Task {
         step::resume_soon(slf)
     }
 
-    /// The thread that the task belongs to, unless it may go on in any.
+    /// The worker that the task is bound to, unless it may go on in any.
     #[inline]
     pub(crate) fn bound_to(&self, py: Python<'_>) -> Option<WorkerId> {
         Some(self.bound_to.get(py)).filter(|&it| it != WorkerId::NOBODY)
     }
 
-    /// Something more ties the task to a thread.
+    /// Bind the task to a worker, for one more reason.
     pub(crate) fn tie(&self, py: Python<'_>, worker: WorkerId) {
         self.bound_to.set(py, worker);
         self.n_ties.set(py, self.n_ties.get(py).saturating_add(1));
     }
 
-    /// It does no more.
+    /// Take one of the reasons back; without any, the task is not bound any more.
     pub(crate) fn untie(&self, py: Python<'_>) {
         let n_left = self.n_ties.get(py).saturating_sub(1);
         self.n_ties.set(py, n_left);
@@ -182,7 +182,7 @@ impl Task {
         }
     }
 
-    /// The task asks to stay in its thread once more.
+    /// Count one more `threadlets.stay()` of the task.
     pub(crate) fn stays(&self, py: Python<'_>) -> PyResult<()> {
         let n_stays = self.n_stays.get(py).checked_add(1).ok_or_else(|| {
             PyRuntimeError::new_err(
@@ -193,14 +193,14 @@ impl Task {
         Ok(())
     }
 
-    /// One stay ends; `false`: it ended with the task.
+    /// End one stay; `false`: it has ended with the task.
     pub(crate) fn leaves(&self, py: Python<'_>) -> bool {
         let n_stays = self.n_stays.get(py);
         self.n_stays.set(py, n_stays.saturating_sub(1));
         n_stays > 0
     }
 
-    /// The task has ended, and with it its stays.
+    /// End all stays of a task that has ended.
     #[inline]
     pub(super) fn stays_no_more(&self, py: Python<'_>, dispatcher: &Dispatcher) {
         if let Some(worker) = self.bound_to(py) {
@@ -217,10 +217,11 @@ impl Task {
         Ok(())
     }
 
-    /// Ask the task to end with `CancelledError`; `false`: it has ended.
+    /// Request the task's cancellation; `false`: it has ended.
     ///
-    /// What it awaits is cancelled instead, if that can be: of tasks that await one another, the last.
-    /// `by_scope`: a task among those that is shielded goes on, and is awaited no more.
+    /// The request passes along the chain of tasks that await one another. What the last one awaits is
+    /// cancelled or, if that cannot be cancelled, that task at its next step. `by_scope`: a shielded task
+    /// of the chain goes on, and the one before it stops waiting for it.
     pub(crate) fn request_cancel(
         slf: &Bound<'_, Self>,
         message: Option<&Py<PyAny>>,
@@ -233,7 +234,7 @@ impl Task {
         }
         let message = || message.map(|it| it.clone_ref(py));
         let mut task = slf.clone();
-        // One of those that were passed, so that a circle does not go unnoticed.
+        // A task of the chain that was passed before, to detect a cycle.
         let (mut passed, mut n_steps) = (slf.clone(), 0_usize);
         loop {
             let this = task.get();
@@ -275,7 +276,7 @@ impl Task {
         }
     }
 
-    /// Cancel what a task awaits; whether it could be.
+    /// Cancel what a task awaits; whether that was possible.
     pub(super) fn cancel_awaited(
         awaited: &Bound<'_, PyAny>,
         message: Option<Py<PyAny>>,
@@ -289,7 +290,7 @@ impl Task {
         awaited.call_method(intern!(py, "cancel"), (), Some(&kwargs))?.is_truthy()
     }
 
-    /// What the task waits for; it does no more.
+    /// Take out what the task awaits: it does not wait any more.
     #[inline]
     pub(super) fn take_awaited(slf: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
         let py = slf.py();
@@ -307,7 +308,7 @@ impl Task {
         step::resume_soon(slf)
     }
 
-    /// Whether whoever holds the last reference should be told that the task has not ended.
+    /// Whether to report that the task is freed: it has not ended.
     pub(super) fn is_missed(slf: &Bound<'_, Self>) -> bool {
         let py = slf.py();
         !slf.as_super().get().is_done(py) && !slf.get().goes_silently.get(py)
@@ -331,7 +332,7 @@ fn check_coroutine(object: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 fn check_context(object: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
-    // SAFETY: looks at the type.
+    // SAFETY: the object is alive; only its type is read.
     if unsafe { ffi::PyContext_CheckExact(object.as_ptr()) } != 0 {
         return Ok(object);
     }
@@ -343,7 +344,7 @@ fn check_context(object: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
 fn is_coroutine(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     static IS_COROUTINE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = object.py();
-    // SAFETY: looks at the type.
+    // SAFETY: the object is alive; only its type is read.
     if unsafe { ffi::PyCoro_CheckExact(object.as_ptr()) } != 0 {
         return Ok(true);
     }
@@ -365,7 +366,7 @@ impl Task {
         Self::prepare(&Future::its_loop(coro.py(), r#loop)?, coro, context)
     }
 
-    /// Send the task that `__new__` has made on its way.
+    /// Start the task that `__new__` has made.
     #[pyo3(signature = (_coro, *, r#loop=None, name=None, context=None, eager_start=None))]
     fn __init__(
         slf: &Bound<'_, Self>,
@@ -377,41 +378,43 @@ impl Task {
     ) -> PyResult<()> {
         let _ = (r#loop, context);
         if slf.get().has_begun.get(slf.py()) {
-            return Err(PyRuntimeError::new_err("a task runs one coroutine; make another task"));
+            return Err(PyRuntimeError::new_err(
+                "the task was started already, and a task runs one coroutine; make another task",
+            ));
         }
         let is_eager = eager_start.map_or(Ok(false), |it| it.is_truthy())?;
         Self::begin(slf, name, FirstStep::eager_if(is_eager))
     }
 
-    /// What the task passes for: `isinstance(task, asyncio.Task)` holds.
+    /// asyncio's class, so that `isinstance(task, asyncio.Task)` holds.
     #[getter]
     fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
         names::task_class(py)
     }
 
-    /// Nobody holds the task any more.
+    /// Report a task that has not ended, or whose exception was never retrieved.
     fn __del__(slf: &Bound<'_, Self>) {
         slots::say_goodbye(slf.as_any());
     }
 
-    /// Ask the task to end with `asyncio.CancelledError`; False: it has ended.
+    /// Have `asyncio.CancelledError` thrown into the task; return False if it has ended.
     #[pyo3(signature = (msg=None))]
     fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
         Self::request_cancel(slf, msg.as_ref(), false)
     }
 
-    /// The same, by a scope: tasks that are shielded are not reached through what the task awaits.
+    /// Cancel the task by a scope: shielded tasks are not reached through what the task awaits.
     #[pyo3(signature = (msg=None))]
     fn _cancel_by_scope(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
         Self::request_cancel(slf, msg.as_ref(), true)
     }
 
-    /// How many requests to cancel are not taken back.
+    /// Return how many requests to cancel were not taken back.
     fn cancelling(&self, py: Python<'_>) -> u32 {
         self.n_cancels.get(py)
     }
 
-    /// Take back one request to cancel; how many are left.
+    /// Take back one request to cancel; return how many are left.
     fn uncancel(&self, py: Python<'_>) -> u32 {
         let n_left = self.n_cancels.get(py).saturating_sub(1);
         self.n_cancels.set(py, n_left);
@@ -421,7 +424,7 @@ impl Task {
         n_left
     }
 
-    /// Have the task, which runs, see again that it was cancelled, unless that is taken back before.
+    /// Cancel the running task again at its next await, unless its cancellation is taken back before.
     fn _cancel_anew(&self, py: Python<'_>) {
         self.must_cancel.set(py, true);
         self.may_forget_cancel.set(py, true);
@@ -485,13 +488,13 @@ impl Task {
         showing::named_after_type(slf, names::task_repr(slf.py())?)
     }
 
-    /// What a future that is not of ours calls when it is done; the task's context has been entered.
+    /// Take a step: the callback of an awaited future that is not ours. The task's context was entered.
     fn _wakeup(slf: &Bound<'_, Self>, _future: &Bound<'_, PyAny>) -> PyResult<()> {
         step::take_in_context(slf)
     }
 
-    /// Have cancelling the task's scope not reach it, or reach it again; whether it was to be cancelled
-    /// meanwhile.
+    /// Shield the task from the cancellation of its scope, or end that; return whether it was to be
+    /// cancelled meanwhile.
     fn _set_shield(&self, py: Python<'_>, is_up: bool) -> bool {
         let is_hit = self.shield.get(py) == Shield::Hit;
         self.shield.set(
@@ -520,7 +523,7 @@ impl Task {
         self.get_coro(py)
     }
 
-    /// Have another coroutine resumed from the next step on.
+    /// Resume another coroutine from the next step on.
     #[setter(_coro)]
     fn set_coro(slf: &Bound<'_, Self>, coro: Bound<'_, PyAny>) {
         let before = slf.get().coroutine.replace(slf.py(), Some(coro.unbind()));

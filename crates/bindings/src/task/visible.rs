@@ -1,8 +1,8 @@
-//! Tasks that are seen from outside the process: by `python -m asyncio ps`, by `profiling.sampling`.
+//! Tasks that tools see from outside of the process: `python -m asyncio ps`, `profiling.sampling`.
 //!
-//! Those read another process's memory, where they take each task for one of asyncio's own: its name, its coroutine,
-//! and who awaits it are at fixed places, and lists of each thread lead to all of them. A task that is laid out so
-//! takes half as much memory again, so loops make such tasks in debug mode only.
+//! These tools read another process's memory, and take each task for one of asyncio's own: its name, its
+//! coroutine and its awaiters are at fixed offsets, and each thread has a list of its tasks. A task of that
+//! layout takes half as much memory again, so loops make such tasks in debug mode only.
 
 use std::cell::UnsafeCell;
 
@@ -15,18 +15,18 @@ use super::task::Task;
 use crate::asyncio_state::{self, Link, at};
 use crate::gil_cell::GilSlot;
 
-/// A task that is laid out as asyncio's own from where `Task` ends.
+/// A task with the layout of asyncio's own from the end of `Task` on.
 #[pyclass(frozen, extends = Task, name = "Task", module = "threadlets._core")]
 #[repr(C)]
 pub(crate) struct VisibleTask {
-    /// The coroutine, once more; the task has the reference.
+    /// The coroutine, once more; the task owns the reference.
     coroutine: GilSlot<*mut ffi::PyObject>,
     name: GilSlot<Option<Py<PyAny>>>,
     _unused: usize,
     link: UnsafeCell<Link>,
 }
 
-// SAFETY: all of it is looked at with the GIL held only.
+// SAFETY: all of it is accessed with the GIL held only.
 unsafe impl Send for VisibleTask {}
 // SAFETY: as above.
 unsafe impl Sync for VisibleTask {}
@@ -51,15 +51,16 @@ impl VisibleTask {
         Ok(visible.into_super())
     }
 
-    /// A task is on its way: enter it in the list of this thread.
+    /// Enter a task that begins in the list of this thread.
     pub(super) fn enter(task: &Bound<'_, Task>) {
         let Ok(visible) = task.cast_exact::<Self>() else { return };
         Self::show(task);
-        // SAFETY: the GIL is held. The link does not move with its object, and is taken out before that goes.
+        // SAFETY: the GIL is held. The link does not move, since its object does not, and is taken out
+        // before that is freed.
         unsafe { Link::enter(visible.get().link.get()) }
     }
 
-    /// A task has ended, or goes.
+    /// Take a task that has ended, or is being freed, out of its list.
     pub(super) fn leave(future: &Bound<'_, PyAny>) {
         if let Ok(visible) = future.cast_exact::<Self>() {
             // SAFETY: the GIL is held; the link is in a list or in none.

@@ -1,4 +1,4 @@
-//! Who is told that a future is done, in order.
+//! The waiters of a future: the tasks and callbacks that are woken, in order, when it is done.
 
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
@@ -10,7 +10,7 @@ use crate::callback::{Callback, in_context};
 use crate::dispatcher::Dispatcher;
 use crate::request::Request;
 
-/// One that waits for a future.
+/// One waiter of a future.
 #[derive(Debug)]
 pub(crate) enum Waiter {
     /// A task that awaits it: resumed from the tick.
@@ -20,7 +20,7 @@ pub(crate) enum Waiter {
 }
 
 impl Waiter {
-    /// Queue what the waiter does when `future` is done.
+    /// Queue the waiter's request: `future` is done.
     pub(super) fn wake(self, dispatcher: &Dispatcher, future: &Bound<'_, Future>) -> PyResult<()> {
         let py = future.py();
         let request = match self {
@@ -54,8 +54,8 @@ impl Waiter {
     }
 }
 
-/// A callback of a future that is done. The tuple with which any other callback is called is made
-/// only for who looks at it: very many futures may be done at once.
+/// A callback of a future that is done. Its tuple of arguments is made only if code looks at it: very many
+/// futures may be done at once.
 #[derive(Debug)]
 pub(crate) struct DoneCallback {
     pub(crate) callable: Py<PyAny>,
@@ -69,7 +69,7 @@ impl DoneCallback {
         in_context(py, &self.context, || self.callable.call1(py, (&self.future,)).map(drop))
     }
 
-    /// The same as any other callback is written.
+    /// Convert it to an ordinary callback, with a tuple of arguments.
     pub(crate) fn into_callback(self, py: Python<'_>) -> PyResult<Callback> {
         let args = (self.future,).into_pyobject(py)?.unbind();
         Ok(Callback { callable: self.callable, args, context: self.context })

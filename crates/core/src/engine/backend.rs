@@ -1,5 +1,5 @@
-//! What an engine's thread asks of whoever makes its system calls: a ring, worker threads, or a
-//! simulation.
+//! Backend: the interface of an engine's thread to what makes its system calls, which is a ring, epoll
+//! with a blocking pool, or a simulation.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -8,10 +8,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::error::{Error, Result};
 use crate::syslet::Call;
 
-/// Names an operation in flight.
+/// Identifies an operation in flight.
 pub(crate) type Key = u32;
 
-/// What came back: which operation, and its value.
+/// An operation that has come back, with its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Completion {
     pub(crate) key: Key,
@@ -20,26 +20,26 @@ pub(crate) struct Completion {
 
 /// Makes system calls that block, and waits for them. It belongs to one thread.
 ///
-/// Every operation that was started comes back exactly once, also when it was cancelled: until then
+/// Every operation that was started comes back exactly once, even if it was cancelled; until then
 /// its addresses are in use.
 pub(crate) trait Backend {
-    /// Begin an operation; its key is not in use.
+    /// Start an operation under a key that is not in use.
     ///
     /// # Safety
-    /// The call's addresses are valid for what it does, and nobody else's, until the operation has come back.
+    /// The call's addresses are valid for what it does, and nothing else uses them, until the operation
+    /// has come back.
     unsafe fn start(&mut self, key: Key, call: Call);
 
-    /// The same for what has to block a thread: connecting to a Unix socket whose
-    /// backlog is full.
+    /// Start an operation that has to block a thread: connecting to a Unix socket whose backlog is full.
     ///
     /// # Safety
     /// As for [`Self::start`].
     unsafe fn start_patiently(&mut self, key: Key, call: Call) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.start(key, call) }
     }
 
-    /// Whether `start` opens named pipes without waiting for the other end, or fails to.
+    /// Whether `start` opens a named pipe at once or not at all, instead of waiting for its other end.
     fn opens_half(&self) -> bool {
         false
     }
@@ -47,22 +47,22 @@ pub(crate) trait Backend {
     /// Have an operation come back soon, with `ECANCELED` if it did nothing.
     fn cancel(&mut self, key: Key);
 
-    /// Wait until something has come back, the waker was rung, or the deadline has passed; without
-    /// a deadline, for as long as it takes. What has come back already does not wait.
+    /// Wait until an operation has come back, the waker has been used, or the deadline has passed;
+    /// without a deadline, for as long as it takes. Return at once if an operation has come back already.
     fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>);
 
-    /// The time, in nanoseconds, that deadlines refer to.
+    /// The current time on the clock of the deadlines, in nanoseconds.
     fn now_ns(&self) -> u64;
 
-    /// Whether operations on descriptors that become ready (sockets, pipes) are not to be started
-    /// here: their readiness is waited for, by `poll`, and they are tried again.
+    /// Whether the engine's thread must not start operations on descriptors that become ready (sockets,
+    /// pipes): it starts a `poll` instead, and tries the operation again when the descriptor is ready.
     fn waits_for_readiness(&self) -> bool;
 
-    /// Whether operations are to be tried where the run stands before they are started here.
+    /// Whether the engine's thread should try an operation inline before it starts the operation here.
     fn tries_first(&self) -> bool;
 }
 
-/// How other threads wake an engine's thread.
+/// Wakes an engine's thread from other threads.
 #[derive(Debug)]
 pub(crate) struct Waker(OwnedFd);
 
@@ -75,11 +75,11 @@ impl Waker {
 
     /// Wake the thread, now or when it next waits.
     pub(crate) fn wake(&self) {
-        // It can only fail when the counter is full: then the thread is woken anyway.
+        // The write fails only when the counter is full, and then the thread wakes anyway.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Forget all rings so far.
+    /// Forget all wake-ups so far.
     pub(crate) fn reset(&self) {
         let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
     }

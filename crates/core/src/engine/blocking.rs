@@ -1,7 +1,7 @@
-//! Calls that hold their thread for as long as a disk does, never for as long as somebody else does.
+//! Calls that may wait for a disk, never for a peer, a child or the other end of a pipe.
 //!
-//! What has to wait for another party (a peer, a child, a pipe's other end) is turned away: whoever
-//! wanted it made waits, and has it made again.
+//! A call that would have to wait for such another party is refused with `NOT_YET`: the backend waits,
+//! and makes the call again.
 
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
@@ -11,19 +11,19 @@ use libc::c_int;
 use crate::syslet::syscall::{self, Attempt};
 use crate::syslet::{Call, Op, readiness};
 
-/// The value of a call that has to wait; no call has this value.
+/// The value of a call that would have to wait for another party; no system call returns it.
 pub(crate) const NOT_YET: i64 = i64::MIN;
 
-/// How much may be written to a pipe that is ready without waiting for its reader, in bytes.
+/// How many bytes a pipe that is ready for writing takes without waiting for its reader.
 const PIPE_ROOM_BYTES: u64 = 4096;
 
 const EAGAIN: i64 = libc::EAGAIN as i64;
 
-/// Whoever looks whether a descriptor is ready, and then makes a call that would block if it was not,
-/// does so alone: one lock for each of them, more or less.
+/// Locks under which a thread looks whether a descriptor is ready, and then makes a call that would
+/// block if it was not. The descriptor's number chooses the lock.
 ///
-/// They are an engine's, not the process's: the child of a fork, whose threads are missing, has
-/// another engine, and with it locks that nobody holds.
+/// They belong to an engine, not to the process: the child of a fork, in which the parent's threads are
+/// missing, has another engine, and with it locks that no thread holds.
 #[derive(Debug)]
 pub(crate) struct DescriptorLocks([Mutex<()>; 64]);
 
@@ -33,12 +33,12 @@ impl Default for DescriptorLocks {
     }
 }
 
-/// Make a call, unless it has to wait for another party: then its value is `NOT_YET`.
+/// Make a call, unless it would have to wait for another party; then the value is `NOT_YET`.
 ///
 /// # Safety
 /// The addresses in the call are valid for what the operation does with them.
 pub(crate) unsafe fn perform(call: &Call, locks: &DescriptorLocks) -> i64 {
-    // SAFETY: the caller's, for this and for what follows.
+    // SAFETY: guaranteed by the caller, here and below.
     let attempt = || match unsafe { syscall::attempt(call) } {
         Attempt::Done(value) => value,
         Attempt::OpenedNonBlocking(fd) => {
@@ -67,7 +67,7 @@ pub(crate) unsafe fn perform(call: &Call, locks: &DescriptorLocks) -> i64 {
             value if value == -EAGAIN || syscall::is_connecting(-value) => NOT_YET,
             value => value,
         },
-        // Nothing at all is moved wherever it comes from.
+        // A splice of zero bytes never waits.
         Op::Splice if call.words[4] > 0 => splice(call, locks, make),
         Op::Openat | Op::Openat2 if leads_to_pipe(call) => NOT_YET,
         _ => make(call),
@@ -75,13 +75,14 @@ pub(crate) unsafe fn perform(call: &Call, locks: &DescriptorLocks) -> i64 {
 }
 
 impl DescriptorLocks {
-    /// Make a call that does not block if its descriptor is ready, if it is.
+    /// Make a call under its descriptor's lock, if all of its descriptors are ready.
     ///
-    /// Others than us may come first, and then it blocks after all: there is no flag against that.
+    /// Code outside of the engine may still come first, and then the call blocks after all: there is no
+    /// flag against that.
     fn cross(&self, call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
-        let border = &self.0[call.int(0) as usize % self.0.len()];
-        // Somebody else is about to make one: there may be nothing left for us.
-        let _guard = match border.try_lock() {
+        let lock = &self.0[call.int(0) as usize % self.0.len()];
+        // Another thread is about to make such a call, and may leave nothing for this one.
+        let _guard = match lock.try_lock() {
             Ok(guard) => guard,
             Err(std::sync::TryLockError::Poisoned(error)) => PoisonError::into_inner(error),
             Err(std::sync::TryLockError::WouldBlock) => return NOT_YET,
@@ -100,7 +101,7 @@ impl DescriptorLocks {
     }
 }
 
-/// As much of a call as a pipe takes that is ready.
+/// Shorten a write to what a pipe takes that is ready; other calls stay as they are.
 ///
 /// # Safety
 /// The call's addresses are valid.
@@ -108,7 +109,7 @@ unsafe fn of_a_pipe(call: &Call) -> Call {
     match call.op() {
         Op::Write => call.with(2, call.words[2].min(PIPE_ROOM_BYTES)),
         Op::Writev if call.offset(3) == -1 && call.len(2) > 0 => {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             let pieces = unsafe {
                 std::slice::from_raw_parts(call.at::<libc::iovec>(1).cast_const(), call.len(2))
             };
@@ -122,7 +123,7 @@ unsafe fn of_a_pipe(call: &Call) -> Call {
 
 fn splice(call: &Call, locks: &DescriptorLocks, make: impl FnOnce(&Call) -> i64) -> i64 {
     let outcome = locks.cross(call, |call| {
-        // The flag counts for pipes alone. A socket that blocks takes only what fits.
+        // SPLICE_F_NONBLOCK works for pipes only: a blocking socket is given no more than fits.
         let room = match syscall::kind(call.int(2)) {
             Some(libc::S_IFSOCK) => syscall::send_room(call.int(2)) as u64,
             _ => u64::MAX,
@@ -151,14 +152,14 @@ pub(crate) fn leads_to_pipe(call: &Call) -> bool {
             syscall::close(fd as c_int);
             is_pipe
         }
-        // The call itself tells why not.
+        // The call itself reports why the path cannot be opened.
         _ => false,
     }
 }
 
-/// Open a named pipe as far as that goes without waiting: `NOT_YET` until the other end is opened.
+/// Open a named pipe without waiting; the value is `NOT_YET` until the other end is open.
 ///
-/// The end that was opened already is kept in `half`: it lets the other party go on.
+/// `half` keeps our end open between attempts, so that the other party's open(2) can return.
 ///
 /// # Safety
 /// As for [`perform`].
@@ -167,10 +168,10 @@ pub(crate) unsafe fn open_pipe(call: &Call, half: &mut Option<OwnedFd>) -> i64 {
     let fd = match half.take() {
         Some(fd) => fd,
         None => match open(call, flags | libc::O_NONBLOCK, open_mode(call)) {
-            // There is no reader.
+            // The pipe has no reader yet.
             value if value == -i64::from(libc::ENXIO) => return NOT_YET,
             value if value < 0 => return value,
-            // SAFETY: it was opened just now, for us.
+            // SAFETY: it was opened just now, and nothing else owns it.
             value => unsafe { OwnedFd::from_raw_fd(value as c_int) },
         },
     };
@@ -187,7 +188,7 @@ fn open_flags(call: &Call) -> c_int {
     if call.op() == Op::Openat {
         return call.int(2);
     }
-    // SAFETY: whoever makes the call vouches for its addresses.
+    // SAFETY: callers pass calls that are to be made, whose addresses are valid.
     unsafe { (*call.at::<libc::open_how>(2)).flags as c_int }
 }
 
@@ -199,18 +200,18 @@ fn open_mode(call: &Call) -> u64 {
     unsafe { (*call.at::<libc::open_how>(2)).mode }
 }
 
-/// The same call with other flags.
+/// Make the call with other flags and another mode.
 fn open(call: &Call, flags: c_int, mode: u64) -> i64 {
     if call.op() == Op::Openat {
         let call = call.with(2, flags as u64).with(3, mode);
-        // SAFETY: whoever makes the call vouches for its addresses.
+        // SAFETY: callers pass calls that are to be made, whose addresses are valid.
         return unsafe { syscall::perform_unless_non_blocking(&call) };
     }
     // SAFETY: see above.
     let mut how = unsafe { *call.at::<libc::open_how>(2) };
     (how.flags, how.mode) = (flags as u64, mode);
     let call = call.with(2, &raw const how as u64);
-    // SAFETY: see above; what is new lives here.
+    // SAFETY: see above; the new structure is a local variable.
     unsafe { syscall::perform_unless_non_blocking(&call) }
 }
 
@@ -219,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_one_engine_holds_up_no_other_waits_for() {
+    fn engines_do_not_share_their_locks() {
         let (one, other) = (DescriptorLocks::default(), DescriptorLocks::default());
         let (reader, mut writer) = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut writer, b"x").unwrap();

@@ -1,7 +1,7 @@
-//! BlockingPool: native threads that make calls for one engine thread, which must not block.
+//! Blocking pool: native threads that make calls for one engine thread, which must not block.
 //!
-//! They know nothing of runs: a call comes in, its value goes out. Threads start when there is work
-//! for them, and end when there has been none for a while.
+//! The pool knows nothing of runs: it takes calls and returns their values. Threads start when there is
+//! work for them, and end when there has been none for a while.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ const THREADS_MAX: usize = 16;
 
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
-/// How pool make a call. Whoever starts one vouches for its addresses until it has come back.
+/// Makes a call on a thread of the pool. `start` requires valid addresses until the call has come back.
 type Perform = dyn Fn(&Call) -> i64 + Send + Sync;
 
 struct BlockingJob {
@@ -36,7 +36,7 @@ struct BlockingPoolState {
 
 struct PoolShared {
     state: Mutex<BlockingPoolState>,
-    /// There is a job, or there will be no more.
+    /// Notified when there is a job, and when the pool closes.
     has_news: Condvar,
     commands: Arc<CommandQueue>,
     perform: Box<Perform>,
@@ -55,7 +55,8 @@ pub(crate) struct BlockingPool {
 }
 
 impl BlockingPool {
-    /// No thread yet; they make calls this way, and ring the commands's waker when something has come back.
+    /// Create a pool without threads. Its threads make calls with `perform`, and use the waker of
+    /// `commands` when a call has come back.
     pub(crate) fn new(
         commands: &Arc<CommandQueue>,
         perform: impl Fn(&Call) -> i64 + Send + Sync + 'static,
@@ -69,11 +70,11 @@ impl BlockingPool {
         Self { shared: Arc::new(shared), threads: Vec::new() }
     }
 
-    /// Have a call made, for as long as it takes.
+    /// Have a thread make a call, for as long as it takes.
     ///
     /// # Safety
-    /// The call's addresses are valid for what it does until the operation has come back, or the pool are
-    /// dropped.
+    /// The call's addresses are valid for what it does until the operation has come back, or the pool has
+    /// been dropped.
     pub(crate) unsafe fn start(&mut self, key: Key, call: Call) {
         let mut state = self.shared.lock();
         state.jobs.push_back(BlockingJob { key, call });
@@ -89,7 +90,7 @@ impl BlockingPool {
         if let Err(errno) = self.start_thread() {
             let mut state = self.shared.lock();
             state.n_threads -= 1;
-            // Without any thread nobody would ever look at it.
+            // Without any thread the queued calls would never be made.
             if state.n_threads == 0 {
                 let jobs = std::mem::take(&mut state.jobs);
                 let refused = jobs.into_iter().map(|it| Completion { key: it.key, value: errno });
@@ -98,7 +99,7 @@ impl BlockingPool {
         }
     }
 
-    /// Have an operation come back at once if no hand has taken it; any other goes on.
+    /// Have an operation come back at once if no thread has begun it; one that has begun continues.
     pub(crate) fn cancel(&mut self, key: Key) {
         let mut state = self.shared.lock();
         if let Some(idx) = state.jobs.iter().position(|it| it.key == key) {
@@ -107,7 +108,8 @@ impl BlockingPool {
         }
     }
 
-    /// Take what has come back. The pool ring for what comes after: look here before sleeping.
+    /// Take the operations that have come back. The pool uses the waker for later ones, so call this
+    /// before each wait.
     pub(crate) fn collect(&mut self, completions: &mut Vec<Completion>) {
         completions.append(&mut self.shared.lock().done);
     }
@@ -121,7 +123,7 @@ impl BlockingPool {
                 crate::fp::begin_thread();
                 work(&shared);
             })
-            // Not EAGAIN, which says that the operation is to be tried again.
+            // Not EAGAIN, which would mean that the operation is to be tried again.
             .map_err(|_| -i64::from(libc::ENOMEM))?;
         self.threads.push(thread);
         Ok(())
@@ -132,12 +134,12 @@ impl Drop for BlockingPool {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.is_closing = true;
-        // Nobody waits for these any more, nor keeps their addresses valid.
+        // These calls must not be made any more: their addresses may become invalid.
         state.jobs.clear();
         drop(state);
         self.shared.has_news.notify_all();
         for thread in self.threads.drain(..) {
-            // What a hand does is caught.
+            // `work` catches the panics of calls.
             let _ = thread.join();
         }
     }
@@ -149,12 +151,12 @@ fn work(shared: &PoolShared) {
     loop {
         if let Some(job) = state.jobs.pop_front() {
             drop(state);
-            // A hand that fails has said so. What it was making comes back all the same.
+            // The panic hook has reported a panic; the call comes back all the same.
             let made = catch_unwind(AssertUnwindSafe(|| (shared.perform)(&job.call)));
             let value = made.unwrap_or(-i64::from(libc::EIO));
             state = shared.lock();
             state.done.push(Completion { key: job.key, value });
-            // Whoever put something there before has rung, and it has not been collected yet.
+            // If `done` had entries, the first of them has used the waker and is not collected yet.
             if state.done.len() == 1 {
                 shared.commands.waker.wake();
             }
@@ -191,9 +193,9 @@ mod tests {
     }
 
     #[test]
-    fn what_no_hand_has_taken_is_cancelled_at_once() {
+    fn a_call_that_no_thread_has_begun_is_cancelled_at_once() {
         let commands = Arc::new(CommandQueue::new().unwrap());
-        // SAFETY: the bytes are there until all calls have come back.
+        // SAFETY: the bytes live until all calls have come back.
         let mut pool = BlockingPool::new(&commands, |call| unsafe {
             syscall::perform_unless_non_blocking(call)
         });
@@ -202,10 +204,10 @@ mod tests {
         let mut bytes = [0u8; THREADS_MAX + 1];
         for (key, byte) in bytes.iter_mut().enumerate() {
             let words = [fd, std::ptr::from_mut(byte) as u64, 1, u64::MAX];
-            // SAFETY: the bytes are there until all calls have come back.
+            // SAFETY: the bytes live until all calls have come back.
             unsafe { pool.start(key as Key, Call::new(Op::Read, words)) };
         }
-        // One hand for each, but for the last one.
+        // Every call has a thread, except the last one.
         while pool.shared.lock().jobs.len() > 1 {
             std::thread::yield_now();
         }
@@ -218,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_hand_fails_at_comes_back() {
+    fn a_call_that_panics_comes_back() {
         let commands = Arc::new(CommandQueue::new().unwrap());
-        let mut pool = BlockingPool::new(&commands, |_| panic!("a hand fails, as it is told to"));
+        let mut pool = BlockingPool::new(&commands, |_| panic!("panics, as the test wants"));
         // SAFETY: a call without addresses.
         unsafe { pool.start(7, Call::new(Op::Nop, [])) };
         let failed = Completion { key: 7, value: -i64::from(libc::EIO) };

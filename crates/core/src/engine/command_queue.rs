@@ -1,27 +1,27 @@
-//! How runs and wishes reach an engine's thread.
+//! Command queue: how runs and cancellations reach an engine's thread.
 
 use super::backend::Waker;
 use crate::error;
 use crate::mpsc_queue::MpscQueue;
 use crate::syslet::Run;
 
-/// What other threads ask of an engine's thread.
+/// A command from another thread to an engine's thread.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Carry this run on.
+    /// Continue this run.
     Run(Box<Run>),
-    /// Carry these on.
+    /// Continue these runs.
     Runs(Vec<Box<Run>>),
     /// End the run with this identity, if it has not ended.
     Cancel(u64),
     /// End all runs of this group.
     CancelGroup(u64),
-    /// End all runs, then yourself.
+    /// End all runs, then the thread.
     Stop,
 }
 
-/// The messages that an engine's thread has not taken yet, and how it is woken. Closed, once it has
-/// ended.
+/// The commands that an engine's thread has not taken yet, and the thread's waker. The queue is closed
+/// when the thread has ended.
 #[derive(Debug)]
 pub(crate) struct CommandQueue {
     pub(crate) queue: MpscQueue<Command>,
@@ -33,7 +33,7 @@ impl CommandQueue {
         Ok(Self { queue: MpscQueue::new(), waker: Waker::new()? })
     }
 
-    /// Send a message, and wake the thread if it sleeps; the message comes back if it has ended.
+    /// Send a command, and wake the thread if it waits. The command comes back if the thread has ended.
     pub(crate) fn send(&self, message: Command) -> Result<(), Command> {
         if self.queue.push(message)? {
             self.waker.wake();

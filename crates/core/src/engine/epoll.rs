@@ -1,11 +1,12 @@
-//! Worker threads and epoll: what makes an engine's calls where there is no ring.
+//! The backend on epoll and a blocking pool, for systems where io_uring is missing or forbidden.
 //!
-//! What waits for a descriptor waits by epoll, what waits for a disk does so on a hand. What waits for
-//! somebody else without a descriptor to tell (any child, a named pipe's other end) is tried again and
-//! again. So everything but disks can be cancelled, and nothing else holds a hand: fsync and its like
-//! go on until they are done, cancelled or not, and with them whoever waits for their hand to end.
-//! Opening a named pipe does not: it is opened without blocking, until the other end is there, too.
-//! What remains: an accept on a listener that blocks, and that others than us accept from as well.
+//! An operation that waits for a descriptor waits by epoll; one that waits for a disk blocks a thread of
+//! the pool. An operation that waits for another party without a descriptor that becomes ready (any
+//! child, the other end of a named pipe) is tried again at intervals. So only disks hold a thread of the
+//! pool, and everything else can be cancelled: fsync and its like continue until they are done, cancelled
+//! or not, and stopping the engine waits for them. Opening a named pipe holds no thread, since it is tried
+//! without blocking until the other end is open too. One other call can hold a thread: an accept on a
+//! blocking listener from which code outside of the engine accepts as well.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -21,7 +22,7 @@ use crate::error::Result;
 use crate::syslet::{Call, Op, readiness, syscall};
 use crate::timers::{TimerKey, Timers};
 
-/// How long to wait before another attempt at what nothing tells the time for.
+/// How long to wait before another attempt at an operation for which no event comes, in nanoseconds.
 pub(crate) const RETRY_NS: u64 = 10_000_000;
 
 const CANCELED: i64 = -(libc::ECANCELED as i64);
@@ -29,12 +30,13 @@ const CANCELED: i64 = -(libc::ECANCELED as i64);
 /// Where an operation is.
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    /// About to be made, or made again.
+    /// On the engine's thread, which is about to make the call, or to make it again.
     Here,
+    /// Queued or running in the blocking pool.
     Hand,
     /// Waiting for a descriptor.
     Watch(RawFd),
-    /// Waiting for another attempt.
+    /// Waiting until it is time for another attempt.
     Pause(TimerKey),
 }
 
@@ -45,12 +47,13 @@ struct EpollOperation {
     is_cancelled: bool,
     /// It opens a named pipe, and waits for the other end.
     opens_pipe: bool,
+    /// Our end of the named pipe, if it is open already.
     half: Option<OwnedFd>,
-    /// The child that it waits for.
+    /// A pidfd of the child that it waits for.
     child: Option<OwnedFd>,
 }
 
-/// The operations of one engine thread.
+/// The epoll backend of one engine thread.
 pub(crate) struct EpollBackend {
     pool: BlockingPool,
     watches: EpollSet,
@@ -64,13 +67,13 @@ pub(crate) struct EpollBackend {
 }
 
 impl EpollBackend {
-    /// For this thread, of an engine with these locks.
+    /// Create the backend of a thread; `locks` are the engine's.
     pub(crate) fn new(commands: &Arc<CommandQueue>, locks: &Arc<DescriptorLocks>) -> Result<Self> {
-        let at_hand = Arc::clone(locks);
+        let pool_locks = Arc::clone(locks);
         Ok(Self {
             pool: BlockingPool::new(commands, move |call| {
-                // SAFETY: whoever started the operation vouches for its addresses until it comes back.
-                unsafe { blocking::perform(call, &at_hand) }
+                // SAFETY: `start` requires valid addresses until the operation has come back.
+                unsafe { blocking::perform(call, &pool_locks) }
             }),
             watches: EpollSet::new(commands.waker.as_fd())?,
             operations: HashMap::new(),
@@ -83,13 +86,13 @@ impl EpollBackend {
         })
     }
 
-    /// Make an operation's call, here or on a hand.
+    /// Make an operation's call, on this thread or in the pool.
     fn make(&mut self, key: Key) {
         let Some(operation) = self.operations.get_mut(&key) else { return };
         let call = operation.call;
         operation.place = Place::Here;
         let value = match call.op() {
-            // SAFETY: whoever started the operation vouches for its addresses until it comes back.
+            // SAFETY: `start` requires valid addresses until the operation has come back.
             _ if operation.opens_pipe => unsafe { blocking::open_pipe(&call, &mut operation.half) },
             Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg | Op::Connect | Op::Waitid => {
                 // SAFETY: see above.
@@ -104,7 +107,7 @@ impl EpollBackend {
         self.note_made(key, value);
     }
 
-    /// An operation's call was made, or turned away.
+    /// Handle the value of an operation's call, which may be `NOT_YET`.
     fn note_made(&mut self, key: Key, value: i64) {
         if value != NOT_YET {
             return self.finish(key, value);
@@ -143,7 +146,7 @@ impl EpollBackend {
         self.done.push(Completion { key, value });
     }
 
-    /// Carry on with everything that has come back to us.
+    /// Handle calls that the pool has made, attempts that are due, and descriptors that are ready.
     fn carry_on(&mut self) {
         self.pool.collect(&mut self.made);
         for Completion { key, value } in std::mem::take(&mut self.made) {
@@ -160,7 +163,7 @@ impl EpollBackend {
             match operation.call.op() {
                 Op::Poll => self.finish(key, value),
                 _ if operation.is_cancelled => self.finish(key, CANCELED),
-                // The call itself tells what is wrong with its descriptor.
+                // If the descriptor is bad, the call itself reports the error.
                 _ => self.make(key),
             }
         }
@@ -168,13 +171,13 @@ impl EpollBackend {
 }
 
 impl EpollOperation {
-    /// Which descriptor it waits for; `None`: nothing tells.
+    /// The descriptor and events that the operation waits for; `None` if no event tells.
     fn awaited(&mut self) -> Option<(RawFd, i16)> {
         if self.call.op() != Op::Waitid {
             return readiness::missing(&self.call);
         }
         let (kind, id, options) = (self.call.int(0) as u32, self.call.int(1), self.call.int(2));
-        // Only the end of a child can be watched.
+        // A pidfd becomes readable when the child ends, not when it stops or continues.
         if options & (libc::WSTOPPED | libc::WCONTINUED) != 0 {
             return None;
         }
@@ -214,7 +217,7 @@ impl Backend for EpollBackend {
         let Some(operation) = self.operations.get_mut(&key) else { return };
         operation.is_cancelled = true;
         match operation.place {
-            // It has fired, and comes back soon.
+            // Its call is being made, and comes back soon.
             Place::Here => {}
             Place::Hand => self.pool.cancel(key),
             Place::Watch(fd) => {
@@ -236,13 +239,13 @@ impl Backend for EpollBackend {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
-        let patience_ns = match deadline_ns {
+        let timeout_ns = match deadline_ns {
             _ if !self.done.is_empty() || !self.fired.is_empty() => Some(0),
             Some(0) => Some(0),
             Some(deadline_ns) => Some(deadline_ns.saturating_sub(clock::now_ns())),
             None => None,
         };
-        if self.watches.wait(patience_ns, &mut self.fired) {
+        if self.watches.wait(timeout_ns, &mut self.fired) {
             self.commands.waker.reset();
         }
         self.carry_on();

@@ -1,8 +1,8 @@
-//! EpollSet: which operations wait for which descriptor, by epoll.
+//! Epoll set: which operations of an engine's thread wait for which descriptor.
 //!
-//! Descriptors are named by their numbers, which may be closed, and used again, while somebody waits
-//! for them. The kernel forgets a closed one by itself, and then does not know the number any more:
-//! that is how it is noticed.
+//! A descriptor is named by its number, which may be closed, and used again, while an operation waits
+//! for it. The kernel removes a closed descriptor by itself, and then refuses to modify the number's
+//! registration: that is how the set notices.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -23,10 +23,10 @@ const EVENTS_KNOWN: u16 = (libc::POLLIN
     | libc::POLLWRBAND
     | libc::POLLRDHUP) as u16;
 
-/// The events that come unasked.
+/// The events that epoll reports unasked.
 const EVENTS_UNASKED: u16 = (libc::POLLERR | libc::POLLHUP) as u16;
 
-/// What files and their like are always ready for.
+/// The events for which files and their like, which epoll refuses, are always ready.
 const EVENTS_OF_FILES: u16 =
     (libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM) as u16;
 
@@ -36,7 +36,7 @@ const N_EVENTS_MAX: usize = 256;
 
 const BAD_DESCRIPTOR: i64 = -(libc::EBADF as i64);
 
-/// An operation's descriptor is ready: for what, or a negative errno.
+/// An operation whose descriptor is ready, with the events or a negative errno.
 pub(crate) type Fired = (Key, i64);
 
 #[derive(Debug)]
@@ -47,8 +47,8 @@ struct EpollWaiter {
 
 #[derive(Debug)]
 struct EpollEntry {
-    /// Tells the registration from earlier ones of the same number, which may still be there: the
-    /// kernel forgets what was closed when its last duplicate is.
+    /// Tells the registration from earlier ones of the same number, which the kernel keeps until the
+    /// last duplicate of the closed descriptor is closed.
     generation: u32,
     waiters: Vec<EpollWaiter>,
 }
@@ -78,7 +78,7 @@ impl EpollSet {
         Ok(Self { epoll, watched: HashMap::new(), n_registered: 0, occurred })
     }
 
-    /// Wait for events of a descriptor, once.
+    /// Have an operation wait for events of a descriptor; it fires once.
     pub(crate) fn add(&mut self, key: Key, fd: RawFd, events: u16, fired: &mut Vec<Fired>) {
         let events = events & EVENTS_KNOWN;
         let waiter = EpollWaiter { key, events };
@@ -87,7 +87,7 @@ impl EpollSet {
             match control(&self.epoll, Control::Modify, fd, watched.generation, watched.events()) {
                 Ok(()) => return,
                 Err(errno) if !is_another(errno) => return self.refuse(key, fd, errno, fired),
-                // The number leads to something else, if anywhere, than what the others wait for.
+                // The number was closed: it is not open, or no longer what the others wait for.
                 Err(_) => {
                     watched.waiters.pop();
                     self.drop_waiters(fd, BAD_DESCRIPTOR, fired);
@@ -105,14 +105,14 @@ impl EpollSet {
                 let waiters = vec![EpollWaiter { key, events }];
                 self.watched.insert(fd, EpollEntry { generation, waiters });
             }
-            // Files are always ready; for anything else than reading and writing, never.
+            // Files are always ready for reading and writing, and never for anything else.
             Err(Errno::PERM) if events & EVENTS_OF_FILES == 0 => {}
             Err(Errno::PERM) => fired.push((key, i64::from(events & EVENTS_OF_FILES))),
             Err(errno) => fired.push((key, negative(errno))),
         }
     }
 
-    /// The kernel takes no more: the others keep what they have.
+    /// Fail one waiter with the kernel's error; the descriptor's other waiters keep waiting.
     fn refuse(&mut self, key: Key, fd: RawFd, errno: Errno, fired: &mut Vec<Fired>) {
         self.forget(key, fd);
         fired.push((key, negative(errno)));
@@ -124,16 +124,16 @@ impl EpollSet {
         }
     }
 
-    /// Wait no more.
+    /// End an operation's wait.
     pub(crate) fn remove(&mut self, key: Key, fd: RawFd) {
         self.forget(key, fd);
         if let Some(watched) = self.watched.get(&fd)
             && watched.waiters.is_empty()
         {
             self.watched.remove(&fd);
-            // SAFETY: a mere number; one that leads nowhere is refused.
+            // SAFETY: only the number is passed; the kernel refuses one that is not open.
             let source = unsafe { BorrowedFd::borrow_raw(fd) };
-            // It may be closed already.
+            // It fails, harmlessly, if the descriptor is closed already.
             let _ = epoll::delete(&self.epoll, source);
         }
     }
@@ -144,23 +144,24 @@ impl EpollSet {
         }
     }
 
-    /// Wait until something is ready, the waker was rung (that is the answer), or the time has passed.
-    pub(crate) fn wait(&mut self, patience_ns: Option<u64>, fired: &mut Vec<Fired>) -> bool {
+    /// Wait until a descriptor is ready, the waker has been used, or the time has passed; return whether
+    /// the waker has been used.
+    pub(crate) fn wait(&mut self, timeout_ns: Option<u64>, fired: &mut Vec<Fired>) -> bool {
         let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if let Some(rest_ns @ 1..) = patience_ns {
-            // epoll_wait(2) counts milliseconds.
+        if let Some(rest_ns @ 1..) = timeout_ns {
+            // Poll the epoll instance first: epoll_wait(2) counts milliseconds.
             let rest = Timespec {
                 tv_sec: i64::try_from(rest_ns / 1_000_000_000).unwrap_or(i64::MAX),
                 tv_nsec: (rest_ns % 1_000_000_000) as i64,
             };
-            // Whatever comes of it, we look what is there afterwards.
+            // The outcome does not matter: the epoll_wait(2) below finds out what is ready.
             let mut polled = [PollFd::new(&self.epoll, PollFlags::IN)];
             let _ = rustix::event::poll(&mut polled, Some(&rest));
         }
-        let patience = patience_ns.map(|_| &nothing);
+        let timeout = timeout_ns.map(|_| &nothing);
         let room = rustix::buffer::spare_capacity(&mut self.occurred);
-        // An interruption is as good as nothing.
-        if let Err(errno) = epoll::wait(&self.epoll, room, patience)
+        // An interrupted wait has found no events.
+        if let Err(errno) = epoll::wait(&self.epoll, room, timeout)
             && errno != Errno::INTR
         {
             panic!("the epoll instance of an engine's thread is broken: {errno}");
@@ -168,7 +169,7 @@ impl EpollSet {
         let mut is_woken = false;
         let mut occurred = std::mem::take(&mut self.occurred);
         for event in occurred.drain(..) {
-            // The structure is packed: copy before looking.
+            // The structure is packed: copy its fields before using them.
             let (data, flags) = (event.data, event.flags);
             let (data, events) = (data.u64(), flags.bits() as u16);
             if data == WAKER {
@@ -193,7 +194,7 @@ impl EpollSet {
             }
             its_events == 0
         });
-        // An event comes once; the others still wait for theirs.
+        // ONESHOT has disarmed the registration: arm it again for the waiters that are left.
         if watched.waiters.is_empty() {
             return;
         }
@@ -221,7 +222,7 @@ fn control(
     if fd < 0 {
         return Err(Errno::BADF);
     }
-    // SAFETY: a mere number; one that leads nowhere is refused.
+    // SAFETY: only the number is passed; the kernel refuses one that is not open.
     let source = unsafe { BorrowedFd::borrow_raw(fd) };
     let data = epoll::EventData::new_u64(u64::from(generation) << 32 | u64::from(fd as u32));
     let flags = epoll::EventFlags::from_bits_retain(u32::from(events)) | epoll::EventFlags::ONESHOT;
@@ -235,7 +236,7 @@ fn negative(errno: Errno) -> i64 {
     -i64::from(errno.raw_os_error())
 }
 
-/// Whether the kernel says that this number is not what it was.
+/// Whether the errno says that the number is no longer the descriptor that was registered.
 fn is_another(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::BADF | Errno::PERM)
 }
@@ -261,9 +262,9 @@ mod tests {
         crate::syslet::syscall::close(fd);
     }
 
-    /// Have `to` lead where `from` leads, whatever it led to before.
+    /// Make `to` a duplicate of `from`, whatever it was before.
     fn redirect(from: &impl AsRawFd, to: RawFd) {
-        // SAFETY: numbers only.
+        // SAFETY: only numbers are passed.
         assert_eq!(to, unsafe { libc::dup2(from.as_raw_fd(), to) });
     }
 
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_used_again_fails_those_who_waited_for_the_closed_one() {
+    fn a_number_that_is_used_again_fails_the_waiters_of_the_closed_descriptor() {
         let (mut watches, _waker) = watches();
         let ((old, _old_writer), (new, mut writer)) = (pipe().unwrap(), pipe().unwrap());
         let fd = old.into_raw_fd();
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_duplicate_keeps_registered_does_not_fire_for_the_numbers_next_owner() {
+    fn a_registration_kept_by_a_duplicate_does_not_fire_for_a_number_that_is_used_again() {
         let (mut watches, _waker) = watches();
         let ((old, mut old_writer), (new, _writer)) = (pipe().unwrap(), pipe().unwrap());
         let _duplicate = old.try_clone().unwrap();

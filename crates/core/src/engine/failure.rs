@@ -1,8 +1,8 @@
-//! When an engine's thread fails: it has panicked, which is a bug of ours or a kernel that breaks its
-//! word. Its runs come out all the same, ended with `EIO`, and the next ones get another thread.
+//! Failure of an engine's thread: it has panicked, because of a bug of ours or because the kernel breaks
+//! its promises. Its runs still come out, ended with `EIO`, and later runs get another thread.
 //!
-//! What is in flight is called back first. What does not come back keeps its memory for good, since the
-//! kernel may write to it at any time: another run comes out in its place.
+//! Operations in flight are cancelled first. If one does not come back, its run keeps its memory for
+//! good, since the kernel may write to it at any time, and another run comes out in its place.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,22 +14,23 @@ use super::thread::{EngineThread, Waits};
 use crate::mpsc_queue::MpscQueue;
 use crate::syslet::{Op, Run, syscall};
 
-/// How long operations may take to come back.
+/// How long cancelled operations may take to come back; after that their runs are kept for good.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long to wait before they are cancelled again, in nanoseconds.
+/// How long to wait before the operations are cancelled again, in nanoseconds.
 const RESEND_CANCEL_NS: u64 = 10_000_000;
 
-/// How runs end that the thread could not carry on.
+/// The errno of runs that the failed thread could not finish.
 const ERRNO: i32 = libc::EIO;
 
-/// Runs whose memory may be written to at any time: here they stay.
+/// Runs that are kept for good, because the kernel may write to their memory at any time.
 static LOST: MpscQueue<Box<Run>> = MpscQueue::new();
 
 impl<B: Backend> EngineThread<B> {
-    /// Give everything back, ended. Nothing is taken for granted but that what is in flight is known.
+    /// End all runs and give them back. This relies on nothing of the panicked thread but that its table
+    /// tells which operations are in flight.
     pub(super) fn fail(mut self) {
-        // Whoever sends something from now on is told that we are gone.
+        // From now on senders get their commands back.
         self.queue.extend(self.commands.queue.close());
         let _ = catch_unwind(AssertUnwindSafe(|| self.call_back()));
         let mut runs: Vec<_> = self.arrivals.drain(..).collect();
@@ -62,7 +63,7 @@ impl<B: Backend> EngineThread<B> {
         self.give_back();
     }
 
-    /// Cancel what is in flight, and wait for it.
+    /// Cancel the operations in flight, and wait for them.
     fn call_back(&mut self) {
         let started = Instant::now();
         loop {
@@ -85,7 +86,7 @@ impl<B: Backend> EngineThread<B> {
         let waited = std::mem::replace(&mut entry.waits, Waits::Turn);
         let is_undone = [libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&(-value as i32));
         if waited == Waits::Operation && (!is_undone || entry.run.op() == Op::Close) {
-            // What it has opened or closed is to be known.
+            // The run has to know which descriptors the operation has opened or closed.
             let run = &mut entry.run;
             let _ = catch_unwind(AssertUnwindSafe(|| run.complete(value)));
         }
@@ -95,36 +96,36 @@ impl<B: Backend> EngineThread<B> {
         let name = std::thread::current().name().unwrap_or("engine").to_owned();
         let lost = match n_lost {
             0 => String::new(),
-            n => format!(", the memory of {n} of them is lost to the kernel"),
+            n => format!(" (the memory of {n} of them is leaked: the kernel may still use it)"),
         };
         eprintln!(
-            "threadlets: thread '{name}' has failed, as told above: its {n_runs} programs end with \
-             EIO{lost}, others go on, and the next ones get another thread. It should not happen; \
-             please report it"
+            "threadlets: thread '{name}' has panicked with the message above: its {n_runs} programs \
+             end with EIO{lost}, others continue, and new ones get another thread. This should not \
+             happen; please report it"
         );
     }
 }
 
-/// End a run that nothing is in flight for.
+/// End a run that has no operation in flight.
 fn end(run: &mut Box<Run>) {
     if run.end().is_some() {
         return;
     }
     if catch_unwind(AssertUnwindSafe(|| run.give_up(ERRNO))).is_err() {
-        // Perhaps it was this one that made the thread fail: do not look at it again.
+        // Perhaps this run has made the thread fail: keep it, and do not touch it again.
         lose(run);
     }
 }
 
-/// Keep a run for good, and have another one come out in its place.
+/// Keep a run for good, and put a stand-in in its place.
 fn lose(run: &mut Box<Run>) {
     let stand_in = run.stand_in(ERRNO);
-    // It is never closed.
+    // The queue is never closed, so it takes the run.
     let _ = LOST.push(std::mem::replace(run, stand_in));
 }
 
 impl Waits {
-    /// Whether the backend has something of the run's.
+    /// Whether the backend has an operation of the run.
     fn is_in_flight(self) -> bool {
         matches!(self, Self::Operation | Self::Readiness | Self::Connection)
     }
@@ -143,7 +144,7 @@ mod tests {
     use crate::syslet::program::{Atom, AtomFlags, NONE, Object, Program, ResultSpec};
     use crate::syslet::{Call, CompletionSink};
 
-    /// Starts everything, and gives back only what is cancelled; fails when it is told to.
+    /// Starts every operation, and gives back only cancelled ones; panics at an fsync, or in every wait.
     struct Faulty {
         in_flight: Arc<Mutex<Vec<Key>>>,
         cancelled: Vec<Key>,
@@ -153,7 +154,7 @@ mod tests {
     impl Backend for Faulty {
         unsafe fn start(&mut self, key: Key, call: Call) {
             self.in_flight.lock().unwrap().push(key);
-            assert_ne!(Op::Fsync, call.op(), "the backend fails, as it is told to");
+            assert_ne!(Op::Fsync, call.op(), "the backend panics, as the test wants");
         }
 
         fn cancel(&mut self, key: Key) {
@@ -161,7 +162,7 @@ mod tests {
         }
 
         fn wait(&mut self, _deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {
-            assert!(!self.fails_for_good, "the backend fails, as it is told to");
+            assert!(!self.fails_for_good, "the backend panics, as the test wants");
             for key in self.cancelled.drain(..) {
                 self.in_flight.lock().unwrap().retain(|it| *it != key);
                 completions.push(Completion { key, value: -i64::from(libc::ECANCELED) });
@@ -181,7 +182,7 @@ mod tests {
         }
     }
 
-    /// Notes which runs came out, how, and whether anything was in flight then.
+    /// Notes which runs came out, their values, and whether operations were in flight then.
     #[derive(Default)]
     struct Noted {
         in_flight: Arc<Mutex<Vec<Key>>>,
@@ -198,7 +199,7 @@ mod tests {
         }
     }
 
-    /// A thread that fails, and has these operations to carry on; what came of it.
+    /// Let a thread fail that has runs of these operations; return what its sink has noted.
     fn fail_with(ops: &[Op], fails_for_good: bool, pool: &Arc<BufferPool>) -> Arc<Noted> {
         let sink = Arc::new(Noted::default());
         let commands = Arc::new(CommandQueue::new().unwrap());
@@ -238,7 +239,7 @@ mod tests {
     };
 
     #[test]
-    fn what_a_failing_thread_has_in_flight_is_called_back_before_its_runs_come_out() {
+    fn a_failing_thread_gets_its_operations_back_before_its_runs_come_out() {
         let pool = Arc::new(BufferPool::new(1 << 20));
         let sink = fail_with(&[Op::Recv, Op::Fsync, Op::Recv], false, &pool);
         let mut ended = std::mem::take(&mut *sink.ended.lock().unwrap());
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_back_keeps_its_memory_and_its_run_ends_all_the_same() {
+    fn a_run_that_does_not_come_back_keeps_its_memory_and_a_stand_in_ends() {
         let pool = Arc::new(BufferPool::new(1 << 20));
         let sink = fail_with(&[Op::Recv, Op::Recv], true, &pool);
         let mut ended = std::mem::take(&mut *sink.ended.lock().unwrap());

@@ -1,8 +1,8 @@
-//! Engines: native threads, never with the host's lock, that carry on runs which would block.
+//! Engines: native threads that continue runs which would block. They never hold the host's lock.
 //!
 //! Each thread has a table of runs, timers and a backend that makes the system calls: an io_uring,
-//! worker threads where that is missing or forbidden, or a simulation for tests. Only the backends
-//! differ; what a program does, and when it ends, is the same on all of them.
+//! epoll with a blocking pool where io_uring is missing or forbidden, or a simulation for tests.
+//! Only the backends differ: a program has the same effects and the same end on all of them.
 
 mod backend;
 mod blocking;
@@ -32,19 +32,19 @@ use thread::EngineThread;
 
 pub use sim::Simulation;
 
-/// What makes an engine's system calls.
+/// The kind of backend that makes an engine's system calls.
 #[derive(Debug, Clone)]
 pub enum EngineKind {
     /// An io_uring for each thread.
     Uring,
-    /// Worker threads and epoll.
+    /// Epoll and a blocking pool for each thread.
     Workers,
-    /// One thread, seeded, with a clock of its own.
+    /// One thread, for which a seed decides the order of events, with a clock of its own.
     Simulated(Simulation),
 }
 
 impl EngineKind {
-    /// The kind's name: `uring`, `workers`, `sim`.
+    /// The kind's name: `uring`, `workers` or `sim`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Uring => "uring",
@@ -60,42 +60,42 @@ impl fmt::Display for EngineKind {
     }
 }
 
-/// Why io_uring cannot be used here; `None`: it can.
+/// The reason why io_uring cannot be used here; `None` if it can.
 pub fn uring_refusal() -> Option<Error> {
     uring::refusal()
 }
 
-/// What the rings of this kernel are used with; nothing is before Linux 6.1.
+/// The optional setup flags with which this kernel's rings are used; none before Linux 6.1.
 pub fn uring_features() -> Vec<&'static str> {
     uring::features()
 }
 
-/// What to do about a refusal.
+/// What a user can do about a refusal.
 pub fn uring_remedy(refusal: Error) -> &'static str {
     match refusal.errno {
         Errno::PERM | Errno::ACCESS => {
             "it is forbidden here (kernel.io_uring_disabled, or a container's seccomp filter); set \
              kernel.io_uring_disabled=0 and allow io_uring_setup, io_uring_enter and \
-             io_uring_register, or go on with worker threads (THREADLETS_ENGINE=workers)"
+             io_uring_register, or use worker threads (THREADLETS_ENGINE=workers)"
         }
         Errno::NOSYS => {
-            "this kernel has none, or one too old; boot Linux 5.15 or later, or go on with worker \
-             threads (THREADLETS_ENGINE=workers)"
+            "this kernel has no io_uring, or one that is too old; boot Linux 5.15 or later, or use \
+             worker threads (THREADLETS_ENGINE=workers)"
         }
         Errno::NOMEM => {
-            "its memory cannot be locked; raise RLIMIT_MEMLOCK (ulimit -l), or go on with worker \
+            "the memory of a ring cannot be locked; raise RLIMIT_MEMLOCK (ulimit -l), or use worker \
              threads (THREADLETS_ENGINE=workers)"
         }
-        _ => "go on with worker threads (THREADLETS_ENGINE=workers)",
+        _ => "use worker threads (THREADLETS_ENGINE=workers)",
     }
 }
 
-/// How many runs one thread takes before the next one gets some.
+/// How many runs the first thread may have in flight before runs are spread over all threads.
 const LIGHT_LOAD: usize = 64;
 
-/// One native thread for each CPU, started as they are needed.
+/// A bounded number of native threads, each started when it is needed.
 ///
-/// Dropping it is stopping it.
+/// Dropping the engine stops it.
 pub struct Engine {
     kind: EngineKind,
     lanes: Box<[Lane]>,
@@ -111,10 +111,10 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// Where one thread at a time takes runs.
+/// The place of one thread in the engine; a thread that fails is replaced.
 #[derive(Default)]
 struct Lane {
-    /// The last one takes runs. Any before it have failed, and are about to end.
+    /// The last thread takes runs. Those before it have failed and are about to end.
     threads: Mutex<Vec<RunningEngine>>,
     tally: Arc<Tally>,
 }
@@ -124,7 +124,7 @@ struct RunningEngine {
     thread: JoinHandle<()>,
 }
 
-/// What is counted of a lane's threads.
+/// Counters of a lane's threads.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     n_in_flight: AtomicUsize,
@@ -138,11 +138,11 @@ impl Lane {
 }
 
 impl Engine {
-    /// An engine of this kind, with up to so many threads; none is started yet.
+    /// Create an engine with up to `n_threads` threads (a simulation has one); none is started yet.
     ///
     /// # Panics
     ///
-    /// Without threads.
+    /// If `n_threads` is zero.
     pub fn new(kind: EngineKind, n_threads: usize) -> Self {
         assert!(n_threads > 0, "an engine has at least one thread");
         let n_threads = if matches!(kind, EngineKind::Simulated(_)) { 1 } else { n_threads };
@@ -156,39 +156,39 @@ impl Engine {
         }
     }
 
-    /// What makes the system calls.
+    /// The engine's kind.
     pub fn kind(&self) -> &EngineKind {
         &self.kind
     }
 
-    /// How many threads there may be.
+    /// How many threads the engine may start.
     pub fn n_threads(&self) -> usize {
         self.lanes.len()
     }
 
-    /// Whether runs are to be tried where they stand before they are submitted.
+    /// Whether a caller should try a run inline before it submits the run.
     pub fn tries_first(&self) -> bool {
         !matches!(self.kind, EngineKind::Simulated(_))
     }
 
-    /// Whether many runs are better tried by the engine than where they stand: its system calls take
-    /// many at a time.
+    /// Whether many runs are better tried by the engine than inline, because one of its system calls
+    /// takes many operations.
     pub fn tries_in_bulk(&self) -> bool {
         !matches!(self.kind, EngineKind::Workers)
     }
 
-    /// How many runs the engine has in its pool.
+    /// How many runs have been submitted and have not ended.
     pub fn n_in_flight(&self) -> usize {
         self.lanes.iter().map(|lane| lane.tally.n_in_flight.load(Relaxed)).sum()
     }
 
-    /// How many of the engine's threads have failed, and were replaced. The runs that they had in their
-    /// pool have ended with `EIO`.
+    /// How many of the engine's threads have failed and were replaced. Their runs have ended with `EIO`.
     pub fn n_failures(&self) -> usize {
         self.lanes.iter().map(|lane| lane.tally.n_failures.load(Relaxed)).sum()
     }
 
-    /// Have a run carried on, and name it for `cancel`. Its sink is given it when it has ended.
+    /// Continue a run on the engine, and return the identity that `cancel` takes. The run goes to its
+    /// sink when it has ended. With an error, the run comes back.
     pub fn submit(&self, mut run: Box<Run>) -> std::result::Result<u64, (Error, Box<Run>)> {
         let lane_idx = self.lightest_lane();
         let n_lanes = self.lanes.len() as u64;
@@ -200,8 +200,8 @@ impl Engine {
         }
     }
 
-    /// Have many runs carried on, shared out among the threads. They have no names; `cancel_group`
-    /// ends them.
+    /// Continue many runs, divided among the threads. They get no identities; `cancel_group` ends
+    /// them. With an error, the runs that were not taken come back.
     pub fn submit_many(
         &self,
         mut runs: Vec<Box<Run>>,
@@ -222,19 +222,19 @@ impl Engine {
         Ok(())
     }
 
-    /// End the run with this name soon, if it has not ended.
+    /// Have the run with this identity end soon, if it has not ended.
     pub fn cancel(&self, id: u64) {
         if self.is_stopped.load(Relaxed) {
             return;
         }
         let lane = &self.lanes[(id % self.lanes.len() as u64) as usize];
         if let Some(it) = lane.threads().last() {
-            // Whoever has ended has nothing to cancel.
+            // A thread that has ended has no run to cancel.
             let _ = it.commands.send(Command::Cancel(id));
         }
     }
 
-    /// End all runs of a group soon. Zero is none: whoever has no group is in none together.
+    /// Have all runs of a group end soon. Zero means no group: such runs are not cancelled together.
     pub fn cancel_group(&self, group: u64) {
         if group == 0 || self.is_stopped.load(Relaxed) {
             return;
@@ -246,9 +246,9 @@ impl Engine {
         }
     }
 
-    /// End all runs, and the threads; returns when the last one has ended.
+    /// End all runs and threads, and return when the last thread has ended.
     ///
-    /// A thread of the engine's own, in an sink, does not wait for itself.
+    /// A thread of the engine that calls this from a sink does not wait for itself.
     pub fn stop(&self) {
         self.is_stopped.store(true, Relaxed);
         if self.is_abandoned.load(Relaxed) {
@@ -263,14 +263,14 @@ impl Engine {
         }
         for it in threads {
             if it.thread.thread().id() != std::thread::current().id() {
-                // A thread that panicked has said so; there is nothing to be done about it here.
+                // The thread itself has reported a panic; nothing is left to do about it here.
                 let _ = it.thread.join();
             }
         }
     }
 
-    /// In the child of a fork: the threads are the parent's. Take no more runs, touch nothing that they
-    /// may have locked.
+    /// Give the engine up in the child of a fork, which does not have its threads: take no more runs,
+    /// and touch nothing that those threads may have locked.
     pub fn abandon(&self) {
         self.is_stopped.store(true, Relaxed);
         self.is_abandoned.store(true, Relaxed);
@@ -284,7 +284,7 @@ impl Engine {
         (0..self.lanes.len()).min_by_key(|&idx| load(idx)).unwrap_or(0)
     }
 
-    /// Send so many runs to a lane's thread, which is started if it is not running, or has failed.
+    /// Send a command with `n_runs` runs to a lane's thread; start a thread if there is none that works.
     fn send(
         &self,
         lane_idx: usize,
@@ -296,7 +296,7 @@ impl Engine {
         }
         let lane = &self.lanes[lane_idx];
         let mut threads = lane.threads();
-        // It may have been stopped while we waited for the lock.
+        // The engine may have been stopped while this thread waited for the lock.
         if self.is_stopped.load(Relaxed) {
             return Err((stopped(), message));
         }
@@ -316,7 +316,7 @@ impl Engine {
                     Ok(()) => return Ok(()),
                     Err(returned) => message = returned,
                 }
-                // It has failed already.
+                // The new thread has failed already.
                 Error::new("engine", Errno::IO)
             }
             Err(error) => error,
@@ -354,7 +354,7 @@ impl Engine {
                 body();
             })
             .map_err(|error| Error::from_io("clone", &error))?;
-        // A thread that ended without a word has panicked.
+        // A thread that ended without sending an outcome has panicked.
         receiver.recv().unwrap_or(Err(Error::new("engine", Errno::IO)))?;
         Ok(RunningEngine { commands, thread })
     }
@@ -364,7 +364,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
         if *self.is_abandoned.get_mut() {
-            // There are no such threads here, not even to be let go.
+            // The child of a fork does not have these threads, so a drop must not detach them.
             for lane in &mut self.lanes {
                 std::mem::forget(std::mem::take(&mut lane.threads));
             }
@@ -384,7 +384,7 @@ fn serve<B: Backend>(
 ) {
     match backend {
         Ok(backend) => {
-            // Whoever waits for this is there until it comes.
+            // `start_thread` keeps the receiver until this arrives.
             let _ = sender.send(Ok(()));
             EngineThread::new(commands, backend, tally).run();
         }
@@ -394,13 +394,13 @@ fn serve<B: Backend>(
     }
 }
 
-/// Leave signals to the host's threads, which know what to do about them.
+/// Block signals on this thread, so that the host's threads handle them.
 pub(crate) fn ignore_signals() {
     // SAFETY: a set of all signals, made and used here.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
-        // What the thread does to itself ends the process, and the host may have a word on it.
+        // Faults of the thread itself end the process, and the host may have handlers that report them.
         for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL] {
             libc::sigdelset(&raw mut all, fault);
         }

@@ -1,7 +1,7 @@
-//! A simulation: real calls, in an order, with failures, and at times that a seed decides.
+//! Simulation: the backend makes real calls, and a seed decides their order, failures and times.
 //!
-//! Everything happens on the engine's own thread. What the seed decides depends on the sequence of
-//! the operations that are started, and on nothing else, as long as nobody outside takes part.
+//! Everything happens on the engine's own thread. The seed's decisions depend on the sequence of the
+//! operations that are started, and on nothing else, as long as no other thread or process takes part.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::clock;
 use crate::error::Result;
 use crate::syslet::{Call, Op, readiness, syscall};
 
-/// How a simulated engine treats what it is asked to do.
+/// The settings of a simulated engine.
 #[derive(Debug, Clone, Default)]
 pub struct Simulation {
-    /// Decides everything else.
+    /// The seed of all random decisions.
     pub seed: u64,
     /// The share of operations that fail without being made, from 0 to 1.
     pub error_rate: f64,
@@ -25,10 +25,10 @@ pub struct Simulation {
     pub short_rate: f64,
 }
 
-/// A folder's entries do not fit into less, in bytes.
+/// The least memory for a folder's entries, in bytes: an entry may not fit into less.
 const FOLDER_MIN_BYTES: u64 = 512;
 
-/// What a pipe takes in one piece, in bytes.
+/// How many bytes a pipe takes in one piece; a shortened write to a pipe has no fewer.
 const PIPE_MIN_BYTES: u64 = 4096;
 
 /// Random numbers, the same ones for the same seed (splitmix64).
@@ -58,15 +58,15 @@ struct SimulatedOperation {
     key: Key,
     call: Call,
     is_cancelled: bool,
-    /// Fails with this; zero: does not.
+    /// The negative errno with which it fails; zero: it does not fail.
     errno: i64,
-    /// Falls short by this much, in some measure; zero: does not.
+    /// A random number that decides by how much it falls short; zero: it does not.
     shortage: u64,
     opens_pipe: bool,
     half: Option<OwnedFd>,
 }
 
-/// The operations of the one thread of a simulated engine.
+/// The backend of a simulated engine, which has one thread.
 pub(crate) struct Simulated {
     simulation: Simulation,
     random: Random,
@@ -78,7 +78,7 @@ pub(crate) struct Simulated {
 }
 
 impl Simulated {
-    /// For this thread.
+    /// Create the backend of a thread.
     pub(crate) fn new(commands: &Arc<CommandQueue>, simulation: Simulation) -> Result<Self> {
         Ok(Self {
             random: Random(simulation.seed),
@@ -90,7 +90,7 @@ impl Simulated {
         })
     }
 
-    /// Make some of the calls; all of them, as long as none comes back.
+    /// Make some of the calls in random order, and more of them until one has come back.
     fn make_some(&mut self, completions: &mut Vec<Completion>) {
         let n_operations = self.operations.len();
         if n_operations == 0 {
@@ -123,7 +123,7 @@ impl Simulated {
             }
         }
         if completions.is_empty() {
-            // How often we look in vain is up to others: it must not change what comes next.
+            // The number of attempts in vain depends on others: it must not change later decisions.
             self.random = before;
             return;
         }
@@ -131,19 +131,19 @@ impl Simulated {
         self.operations.retain(|_| is_back.next() != Some(true));
     }
 
-    /// Wait in earnest, until somebody outside does something.
+    /// Wait in real time for the waker, for descriptors, or for another attempt.
     fn wait_in_earnest(&mut self) {
         let pollfd = |fd, events| libc::pollfd { fd, events, revents: 0 };
         let mut polled = vec![pollfd(self.commands.waker.as_fd().as_raw_fd(), libc::POLLIN)];
-        let mut patience_ms = -1;
+        let mut timeout_ms = -1;
         for operation in &self.operations {
             match operation.awaited() {
                 Some((fd, events)) => polled.push(pollfd(fd, events)),
-                None => patience_ms = (RETRY_NS / 1_000_000) as i32,
+                None => timeout_ms = (RETRY_NS / 1_000_000) as i32,
             }
         }
         // SAFETY: the address and the length are those of a vector that lives here.
-        unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, patience_ms) };
+        unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout_ms) };
         if polled[0].revents != 0 {
             self.commands.waker.reset();
         }
@@ -151,11 +151,11 @@ impl Simulated {
 }
 
 impl SimulatedOperation {
-    /// Make the call, unless it has to wait.
+    /// Make the call; the value is `NOT_YET` if it has to wait.
     fn make(&mut self, locks: &DescriptorLocks) -> i64 {
         let call = match self.errno {
             0 => self.call,
-            // What close(2) was given is gone, whatever it says.
+            // close(2) frees the number even when it fails, so make the call all the same.
             errno if self.call.op() == Op::Close => {
                 // SAFETY: a call without addresses.
                 return match unsafe { blocking::perform(&self.call, locks) } {
@@ -173,7 +173,7 @@ impl SimulatedOperation {
         }
         let mut value = NOT_YET;
         if !self.opens_pipe {
-            // SAFETY: whoever started the operation vouches for its addresses until it comes back.
+            // SAFETY: `start` requires valid addresses until the operation has come back.
             unsafe {
                 let call = if self.shortage > 0 { shortened(&call, self.shortage) } else { call };
                 value = blocking::perform(&call, locks);
@@ -187,7 +187,7 @@ impl SimulatedOperation {
         value
     }
 
-    /// Which descriptor it waits for; `None`: nothing tells.
+    /// The descriptor and events that the operation waits for; `None` if no event tells.
     fn awaited(&self) -> Option<(RawFd, i16)> {
         match self.call.op() {
             Op::Poll => Some((self.call.int(0), self.call.int(1) as i16)),
@@ -196,10 +196,10 @@ impl SimulatedOperation {
     }
 }
 
-/// What an operation may fail with.
+/// The errnos with which an operation may be made to fail.
 fn errors(call: &Call) -> Vec<i32> {
     match call.op() {
-        // Time-outs are the thread's own, the rest leaves no trace.
+        // Not these: the engine's thread handles time-outs, and the others make no system call.
         Op::Nop | Op::Add | Op::Timeout => return Vec::new(),
         Op::Close => return vec![libc::EIO, libc::EINTR],
         Op::Poll => return vec![libc::ENOMEM, libc::EINTR],
@@ -216,10 +216,10 @@ fn errors(call: &Call) -> Vec<i32> {
     errors
 }
 
-/// A call that moves less, but something, if it may come up short at all.
+/// Reduce what a call moves, to at least something, if such a call may come up short at all.
 ///
 /// # Safety
-/// The call's addresses are valid, and nobody else's.
+/// The call's addresses are valid, and nothing else uses them.
 unsafe fn shortened(call: &Call, shortage: u64) -> Call {
     let fd = call.int(0);
     let writes = matches!(call.op(), Op::Write | Op::Pwrite | Op::Writev);
@@ -227,7 +227,7 @@ unsafe fn shortened(call: &Call, shortage: u64) -> Call {
         (Op::Getdents, _) => FOLDER_MIN_BYTES,
         (_, Some(libc::S_IFIFO)) if writes => PIPE_MIN_BYTES,
         (_, Some(libc::S_IFREG | libc::S_IFIFO)) => 1,
-        // A datagram that is cut is another datagram.
+        // Not for datagrams: a shorter one would be another message.
         (_, Some(libc::S_IFSOCK)) if syscall::is_stream(fd) => 1,
         _ => return *call,
     };
@@ -239,13 +239,13 @@ unsafe fn shortened(call: &Call, shortage: u64) -> Call {
         }
         Op::Splice => call.with(4, less(call.words[4])),
         Op::Readv | Op::Writev if min_bytes == 1 => {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             let n_pieces = unsafe { fewer(call.at::<libc::iovec>(1), call.len(2), shortage) };
             call.with(2, n_pieces as u64)
         }
         Op::Recvmsg | Op::Sendmsg => {
             let message = call.at::<libc::msghdr>(1);
-            // SAFETY: the caller's; the pieces are listed anew for each call.
+            // SAFETY: guaranteed by the caller; the pieces are listed anew for each call.
             unsafe {
                 (*message).msg_iovlen = fewer((*message).msg_iov, (*message).msg_iovlen, shortage);
             }
@@ -255,15 +255,15 @@ unsafe fn shortened(call: &Call, shortage: u64) -> Call {
     }
 }
 
-/// A count of fewer pieces, with something in them: nothing at all would be the end of the file.
+/// Return a smaller count of pieces that still have bytes: none at all would be the end of the file.
 ///
 /// # Safety
-/// There are as many pieces at the address.
+/// `pieces` points to `n_pieces` valid pieces.
 unsafe fn fewer(pieces: *const libc::iovec, n_pieces: usize, shortage: u64) -> usize {
     if n_pieces == 0 {
         return 0;
     }
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let pieces = unsafe { std::slice::from_raw_parts(pieces, n_pieces) };
     let first = pieces.iter().position(|it| it.iov_len > 0).unwrap_or(n_pieces - 1);
     n_pieces - (shortage % (n_pieces - first) as u64) as usize
@@ -271,7 +271,7 @@ unsafe fn fewer(pieces: *const libc::iovec, n_pieces: usize, shortage: u64) -> u
 
 impl Backend for Simulated {
     unsafe fn start(&mut self, key: Key, call: Call) {
-        // What happens to it is decided now, however often it has to be tried.
+        // Decide the outcome now, so that the number of attempts does not matter.
         let (fails, falls_short) = (
             self.random.happens(self.simulation.error_rate),
             self.random.happens(self.simulation.short_rate),

@@ -1,7 +1,8 @@
-//! An engine's thread: takes runs in, carries them on, and gives back those that have ended.
+//! An engine's thread: takes runs, executes them, and gives back those that have ended.
 //!
-//! CommandQueue → tick of runs that can go on → timers → wait. A run is tried where it stands before the
-//! backend is asked; what the backend holds stays in the table of runs until it has come back.
+//! One iteration is: command queue → tick of the runs that can continue → timers → wait. A run is tried
+//! inline before the backend is asked. A run whose operation the backend has stays in the table of runs
+//! until the operation has come back.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
@@ -19,7 +20,7 @@ use crate::syslet::inline::{self, Budget, Stopped};
 use crate::syslet::{Call, CompletionSink, Flow, Op, Run, readiness, syscall};
 use crate::timers::{TimerKey, Timers};
 
-/// How often somebody at the other end of a named pipe is looked for, in nanoseconds.
+/// How long to wait before another look whether the other end of a named pipe is open, in nanoseconds.
 const PARTNER_NS: u64 = 10_000_000;
 
 /// How long a cancelled operation may take to come back before it is cancelled again, in nanoseconds.
@@ -28,15 +29,15 @@ const RESEND_CANCEL_NS: u64 = 10_000_000;
 /// What a run waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waits {
-    /// For its turn.
+    /// For the next tick.
     Turn,
     /// For the operation that it has in flight.
     Operation,
-    /// For its descriptor to become ready, to be tried again.
+    /// For its descriptor to become ready; then it is tried again.
     Readiness,
     /// For a connection that is being made.
     Connection,
-    /// For somebody at the other end of a named pipe; its own end may be open already.
+    /// For the other end of a named pipe to be opened; its own end may be open already.
     Partner(Option<i32>, TimerKey),
     /// For its time-out.
     Time(TimerKey),
@@ -47,11 +48,11 @@ pub(super) enum Waits {
 enum Alarm {
     /// The time-out that a run waits for.
     Timeout(Key),
-    /// A run has taken too long.
+    /// The time limit of a run.
     Deadline(Key),
-    /// Perhaps somebody has opened the other end of a named pipe.
+    /// Another look whether the other end of a named pipe is open.
     Partner(Key),
-    /// A cancelled operation has not come back.
+    /// Cancelling an operation again that has not come back.
     ResendCancel(Key),
 }
 
@@ -59,22 +60,23 @@ enum Alarm {
 pub(super) struct Entry {
     pub(super) run: Box<Run>,
     pub(super) waits: Waits,
-    /// Why it is to end, if it is.
+    /// The errno with which the run is to end, if it is.
     ends_with: Option<i32>,
-    /// When its time is up.
+    /// The timer of its time limit; after a cancellation, that of the next one.
     deadline: Option<TimerKey>,
-    /// Its descriptor was ready, and yet the attempt would have blocked.
+    /// The current atom's descriptor has become ready: if the atom would still block, the backend starts it.
     was_ready: bool,
 }
 
-/// The runs of one thread.
+/// The state of one engine thread.
 pub(crate) struct EngineThread<B> {
     pub(super) commands: Arc<CommandQueue>,
-    /// What was taken out of the commands and is still to be looked at.
+    /// Commands that were taken out of the command queue and are still to be executed.
     pub(super) queue: VecDeque<Command>,
+    /// Runs of the current command that are still to be admitted.
     pub(super) arrivals: VecDeque<Box<Run>>,
     pub(super) backend: B,
-    /// What came back and is still to be looked at, the oldest last.
+    /// Completions that are still to be handled, the oldest last.
     pub(super) completions: Vec<Completion>,
     pub(super) entries: Slab<Entry>,
     by_id: HashMap<u64, Key>,
@@ -103,7 +105,7 @@ impl<B: Backend> EngineThread<B> {
         }
     }
 
-    /// Run until the engine stops and everything that was taken in has ended.
+    /// Serve until the engine stops and all runs that were taken have ended.
     pub(crate) fn run(mut self) {
         if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             self.fail();
@@ -119,7 +121,7 @@ impl<B: Backend> EngineThread<B> {
             if self.is_stopping && self.entries.is_empty() && self.commands.queue.close_if_empty() {
                 break;
             }
-            // Say that we sleep before looking a last time: whoever sends a message looks after.
+            // Announce the wait, then look at the queue: a sender pushes, then looks whether we wait.
             let deadline_ns = if !self.turns.is_empty() || self.commands.queue.starts_waiting() {
                 Some(0)
             } else {
@@ -185,7 +187,7 @@ impl<B: Backend> EngineThread<B> {
         keys.into_iter().for_each(|key| self.cut_short(key, libc::ECANCELED));
     }
 
-    /// Have a run end soon, for this reason.
+    /// Have a run end soon, with this errno.
     fn cut_short(&mut self, key: Key, errno: i32) {
         let entry = &mut self.entries[key as usize];
         if entry.ends_with.is_some() {
@@ -193,7 +195,7 @@ impl<B: Backend> EngineThread<B> {
         }
         entry.ends_with = Some(errno);
         match entry.waits {
-            // Its turn comes soon, and ends it.
+            // The next tick ends it.
             Waits::Turn => {}
             Waits::Time(timer) => {
                 self.timers.cancel(timer);
@@ -208,8 +210,8 @@ impl<B: Backend> EngineThread<B> {
         }
     }
 
-    /// Cancel an operation, and again until it has come back: the kernel can miss a worker that is
-    /// about to block.
+    /// Cancel an operation, and again until it has come back: the kernel can miss one of its workers
+    /// that is about to block.
     fn resend_cancel(&mut self, key: Key) {
         self.backend.cancel(key);
         let timer =
@@ -219,7 +221,7 @@ impl<B: Backend> EngineThread<B> {
         }
     }
 
-    /// Give each run that can go on one turn.
+    /// Advance each run that can continue once.
     fn tick(&mut self) {
         for _ in 0..self.turns.len() {
             let Some(key) = self.turns.pop_front() else { break };
@@ -236,7 +238,7 @@ impl<B: Backend> EngineThread<B> {
         }
         let mut stopped = inline::advance(&mut entry.run, Budget { atoms: 1, ..budget });
         if stopped == Stopped::BudgetSpent {
-            // Only the atom whose descriptor was ready can be stuck, not one that comes after it.
+            // Only the atom whose descriptor was ready can be stuck, not a later one.
             entry.was_ready = false;
             stopped = inline::advance(&mut entry.run, budget);
         }
@@ -252,7 +254,7 @@ impl<B: Backend> EngineThread<B> {
         self.turns.push_back(key);
     }
 
-    /// The run's current atom would block: have it done elsewhere.
+    /// Give the run's current atom, which would block, to a timer or to the backend.
     fn start(&mut self, key: Key) {
         let entry = &mut self.entries[key as usize];
         let call = match entry.run.prepare() {
@@ -269,15 +271,15 @@ impl<B: Backend> EngineThread<B> {
                 return self.connect(key, &call);
             }
             let is_stuck = std::mem::take(&mut entry.was_ready);
-            // There is no trying a splice: the backend itself waits for its ends.
+            // A splice cannot be tried: the backend itself waits for both of its descriptors.
             let waits = !is_stuck && call.op() != Op::Splice;
             if let Some(awaited) = readiness::awaited(&call).filter(|_| waits) {
                 return self.wait_for(key, Waits::Readiness, awaited);
             }
         }
         entry.waits = Waits::Operation;
-        // SAFETY: the addresses are the run's, which stays where it is and is not touched until the operation
-        // has come back.
+        // SAFETY: the addresses lead into memory of the run, which does not move and is not touched until the
+        // operation has come back.
         unsafe { self.backend.start(key, call) };
     }
 
@@ -287,14 +289,14 @@ impl<B: Backend> EngineThread<B> {
         unsafe { self.backend.start(key, Call::new(Op::Poll, [fd as u64, events as u64])) };
     }
 
-    /// Begin to connect, and wait until that is done.
+    /// Begin to connect, and wait for the connection.
     fn connect(&mut self, key: Key, call: &Call) {
         // SAFETY: the run has just looked up the addresses; they are used at once.
         let value = unsafe { syscall::begin_to_connect(call) };
         if syscall::is_connecting(-value) {
             self.wait_for(key, Waits::Connection, (call.int(0), libc::POLLOUT));
         } else if value == -i64::from(libc::EAGAIN) {
-            // A Unix socket whose backlog is full: no event tells when there is room.
+            // A Unix socket whose peer's backlog is full: no event tells when there is room.
             self.entries[key as usize].waits = Waits::Operation;
             // SAFETY: as in `start`.
             unsafe { self.backend.start(key, *call) };
@@ -303,7 +305,7 @@ impl<B: Backend> EngineThread<B> {
         }
     }
 
-    /// An operation has come back.
+    /// Handle an operation that has come back.
     fn come_back(&mut self, Completion { key, value }: Completion) {
         let entry = &mut self.entries[key as usize];
         let waits = std::mem::replace(&mut entry.waits, Waits::Turn);
@@ -348,7 +350,7 @@ impl<B: Backend> EngineThread<B> {
             {
                 self.await_partner(key, (value >= 0).then_some(value as i32));
             }
-            // What close(2) was given is gone even then, and its number may be somebody else's.
+            // An interrupted close(2) has freed its number, which may be in use again.
             _ if value == -i64::from(libc::EINTR) && entry.run.op() != Op::Close => {
                 self.start(key);
             }
@@ -356,9 +358,9 @@ impl<B: Backend> EngineThread<B> {
         }
     }
 
-    /// A named pipe was opened, or refused, because nobody is at its other end: look again later.
+    /// Look again later at a named pipe that was opened, or refused, while its other end was not open.
     ///
-    /// Its own end stays open meanwhile: who has found it open is not to find it closed.
+    /// Our end stays open meanwhile: a process that has found it open must not find it closed.
     fn await_partner(&mut self, key: Key, half: Option<i32>) {
         let deadline_ns = self.backend.now_ns() + PARTNER_NS;
         let timer = self.timers.start(deadline_ns, Alarm::Partner(key));
@@ -380,7 +382,7 @@ impl<B: Backend> EngineThread<B> {
         }
     }
 
-    /// The run's current atom has this value.
+    /// Complete the run's current atom with this value.
     fn go_on(&mut self, key: Key, value: i64) {
         let entry = &mut self.entries[key as usize];
         entry.was_ready = false;
@@ -414,7 +416,7 @@ impl<B: Backend> EngineThread<B> {
         }
     }
 
-    /// End a run that nobody wants any more, and that has nothing in flight.
+    /// End a run early, with its errno or `ECANCELED`; it has no operation in flight.
     fn end(&mut self, key: Key) {
         let entry = &mut self.entries[key as usize];
         entry.run.give_up(entry.ends_with.unwrap_or(libc::ECANCELED));
@@ -434,7 +436,7 @@ impl<B: Backend> EngineThread<B> {
         }
     }
 
-    /// Deliver what has ended: neighbours with the same sink together.
+    /// Deliver the runs that have ended: adjacent ones with the same sink together.
     pub(super) fn give_back(&mut self) {
         let mut batch: Vec<Box<Run>> = Vec::new();
         let mut sink: Option<Arc<dyn CompletionSink>> = None;
@@ -458,13 +460,13 @@ fn deliver(sink: Option<Arc<dyn CompletionSink>>, batch: &mut Vec<Box<Run>>) {
     if let Some(sink) = sink
         && !batch.is_empty()
     {
-        // An sink that fails has said so, and has had its runs. The others still get theirs.
+        // The panic hook reports a sink that panics. Its runs are dropped; other sinks still get theirs.
         let _ = catch_unwind(AssertUnwindSafe(|| sink.deliver(batch)));
     }
     batch.clear();
 }
 
-/// Whether the run has opened, or could not open, a named pipe whose other end nobody has opened.
+/// Whether the run has opened, or could not open, a named pipe because its other end is not open.
 fn is_half_open(run: &mut Run, value: i64) -> bool {
     if !matches!(run.op(), Op::Openat | Op::Openat2)
         || run.open_flags() & (libc::O_NONBLOCK | libc::O_PATH) != 0
@@ -472,7 +474,7 @@ fn is_half_open(run: &mut Run, value: i64) -> bool {
         return false;
     }
     if value == -i64::from(libc::ENXIO) {
-        // Sockets, and devices that nothing stands behind, give it for good.
+        // Sockets, and device files without a device, fail with ENXIO for good.
         return run.prepare().is_ok_and(|call| leads_to_pipe(&call));
     }
     let fd = value as i32;

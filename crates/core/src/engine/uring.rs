@@ -1,8 +1,8 @@
-//! The backend on io_uring: a ring of the thread's own, entered by nobody else.
+//! The backend on io_uring: a ring for each engine thread, which no other thread enters.
 //!
 //! Completions are run when the thread asks for them (`DEFER_TASKRUN`), not when they interrupt it.
-//! What the kernel's ring does not know (folders are not read there) is for the pool. Time-outs are
-//! the thread's own: one deadline goes along with each wait.
+//! Operations that the kernel's ring does not have (reading folders) go to the blocking pool. The
+//! thread itself keeps the time-outs, and passes one deadline to each wait.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -21,20 +21,22 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::syslet::{Call, Op, syscall};
 
-/// How many operations go to the kernel with one system call, at most.
+/// How many operations go to the kernel with one system call at most.
 const ENTRIES: u32 = 256;
 
 /// How many completions may lie in the ring before the kernel keeps them elsewhere.
 const COMPLETIONS: u32 = 4096;
 
-/// How many of the kernel's own threads may block in files for one ring: opening a file that is not
-/// in the cache takes one each.
+/// How many of the kernel's own threads may block in file operations for one ring: each opening of a
+/// file that is not in the cache takes one.
 const BOUNDED_WORKERS: u32 = 64;
 
+/// The user data of the poll on the waker.
 const WOKEN: u64 = u64::MAX;
+/// The user data of cancellations.
 const CANCELLED: u64 = u64::MAX - 1;
 
-/// Why there can be no ring; `None`: there can be one.
+/// The reason why io_uring cannot be used; `None` if it can.
 pub(crate) fn refusal() -> Option<Error> {
     match IoUring::new(2) {
         Ok(ring) => {
@@ -48,10 +50,10 @@ pub(crate) fn refusal() -> Option<Error> {
     }
 }
 
-/// What this kernel's rings are used with beside the least that suffices, by the kernel's names.
+/// The setup flags beyond the required ones that this kernel's rings are used with, by the kernel's names.
 pub(crate) fn features() -> Vec<&'static str> {
     match set_up(2, 4) {
-        // It is taken with all that is asked for, or without any of it.
+        // `set_up` gets all of these flags or none of them.
         Ok(ring) if ring.params().is_setup_single_issuer() => {
             vec!["single_issuer", "defer_taskrun", "taskrun_flag", "submit_all"]
         }
@@ -68,11 +70,11 @@ fn set_up(entries: u32, completions: u32) -> io::Result<IoUring> {
         .setup_submit_all()
         .setup_cqsize(completions)
         .build(entries)
-        // Kernels before 6.1 do not know these.
+        // Kernels before 6.1 do not know these flags.
         .or_else(|_| IoUring::builder().dontfork().setup_cqsize(completions).build(entries))
 }
 
-/// A ring, and pool for what it does not know.
+/// A ring, and a blocking pool for the operations that the ring does not have.
 pub(crate) struct UringBackend {
     ring: IoUring,
     probe: Probe,
@@ -82,30 +84,30 @@ pub(crate) struct UringBackend {
 }
 
 impl UringBackend {
-    /// A ring of this thread.
+    /// Create the ring of the current thread.
     pub(crate) fn new(commands: &Arc<CommandQueue>) -> Result<Self> {
         let setup = |error: io::Error| Error::from_io("io_uring_setup", &error);
         let ring = set_up(ENTRIES, COMPLETIONS).map_err(setup)?;
         let mut probe = Probe::new();
-        // Without an answer nothing is supported, and the pool do all.
+        // If it fails, no operation counts as supported, and the pool makes all calls.
         let _ = ring.submitter().register_probe(&mut probe);
-        // A kernel that cannot be told has its own bound.
+        // If it fails, the kernel's own bound applies.
         let _ = ring.submitter().register_iowq_max_workers(&mut [BOUNDED_WORKERS, 0]);
         let commands = Arc::clone(commands);
         let pool = BlockingPool::new(&commands, |call| {
-            // SAFETY: whoever started the operation vouches for its addresses until it comes back.
+            // SAFETY: `start` requires valid addresses until the operation has come back.
             unsafe { syscall::perform_unless_non_blocking(call) }
         });
         Ok(Self { ring, probe, pool, commands, is_listening: false })
     }
 
-    /// Begin an operation, on the ring if it has it.
+    /// Start an operation, in the ring if the ring has such an operation, else in the pool.
     ///
     /// # Safety
     /// As for [`Backend::start`].
     unsafe fn start_with(&mut self, key: Key, call: Call, flags: squeue::Flags) {
         let known = entry(&call).filter(|(code, _)| self.probe.is_supported(*code));
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             match known.filter(|_| !needs_system_call(&call)) {
                 Some((_, entry)) => self.push(&entry.flags(flags).user_data(u64::from(key))),
@@ -115,10 +117,10 @@ impl UringBackend {
     }
 
     /// # Safety
-    /// The entry's addresses are valid until it has come back.
+    /// The entry's addresses are valid until the operation has come back.
     unsafe fn push(&mut self, entry: &Entry) {
         loop {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return;
             }
@@ -126,21 +128,22 @@ impl UringBackend {
         }
     }
 
-    /// Have the kernel take what was pushed; wait for so long, if at all, until something comes back.
-    fn enter(&mut self, patience: Option<Option<Duration>>) {
+    /// Have the kernel take the entries that were pushed; with a `timeout`, wait for a completion: for that
+    /// long, or (`Some(None)`) for as long as it takes.
+    fn enter(&mut self, timeout: Option<Option<Duration>>) {
         let submitter = self.ring.submitter();
-        let entered = match patience {
+        let entered = match timeout {
             None => submitter.submit(),
             Some(None) => submitter.submit_and_wait(1),
-            Some(Some(patience)) => {
-                let patience = Timespec::from(patience);
-                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&patience))
+            Some(Some(timeout)) => {
+                let timeout = Timespec::from(timeout);
+                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
             }
         };
         match entered {
             Ok(_) => {}
-            // The time is up; or completions have to be taken before more can be submitted, which is
-            // what happens next.
+            // The time is up, a signal came, or completions have to be taken before more can be
+            // submitted, which happens next.
             Err(error)
                 if matches!(
                     error.raw_os_error(),
@@ -154,25 +157,25 @@ impl UringBackend {
         if !self.is_listening {
             let fd = Fd(self.commands.waker.as_fd().as_raw_fd());
             let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
-            // SAFETY: it has no addresses.
+            // SAFETY: the entry has no addresses.
             unsafe { self.push(&entry.user_data(WOKEN)) };
             self.is_listening = true;
         }
     }
 
     fn reap(&mut self, completions: &mut Vec<Completion>) {
-        let mut has_rung = false;
+        let mut is_woken = false;
         for entry in self.ring.completion() {
             match entry.user_data() {
                 WOKEN => {
-                    has_rung = true;
+                    is_woken = true;
                     self.is_listening = false;
                 }
                 CANCELLED => {}
                 key => {
                     let value = match entry.result() {
-                        // What was interrupted in a kernel worker comes back with the kernel's own
-                        // codes for that (ERESTARTSYS and its like).
+                        // An operation that was interrupted in a kernel worker comes back with the
+                        // kernel's internal codes (ERESTARTSYS and its like).
                         -516..=-512 => -i64::from(libc::EINTR),
                         value => i64::from(value),
                     };
@@ -180,7 +183,7 @@ impl UringBackend {
                 }
             }
         }
-        if has_rung {
+        if is_woken {
             self.commands.waker.reset();
         }
     }
@@ -188,23 +191,23 @@ impl UringBackend {
 
 impl Backend for UringBackend {
     unsafe fn start(&mut self, key: Key, call: Call) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.start_with(key, call, squeue::Flags::empty()) }
     }
 
     unsafe fn start_patiently(&mut self, key: Key, call: Call) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.start_with(key, call, squeue::Flags::ASYNC) }
     }
 
-    /// The kernel tries with `O_NONBLOCK`, which is another thing for a named pipe.
+    /// The kernel first tries with `O_NONBLOCK`, which opens a named pipe in another way.
     fn opens_half(&self) -> bool {
         true
     }
 
     fn cancel(&mut self, key: Key) {
         self.pool.cancel(key);
-        // SAFETY: it has no addresses.
+        // SAFETY: the entry has no addresses.
         unsafe {
             self.push(&opcode::AsyncCancel::new(u64::from(key)).build().user_data(CANCELLED))
         };
@@ -213,7 +216,7 @@ impl Backend for UringBackend {
     fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {
         self.listen();
         self.pool.collect(completions);
-        let patience = match deadline_ns {
+        let timeout = match deadline_ns {
             _ if !completions.is_empty() => None,
             Some(0) => None,
             Some(deadline_ns) => {
@@ -222,7 +225,7 @@ impl Backend for UringBackend {
             }
             None => Some(None),
         };
-        self.enter(patience);
+        self.enter(timeout);
         self.reap(completions);
         self.pool.collect(completions);
     }
@@ -235,7 +238,7 @@ impl Backend for UringBackend {
         false
     }
 
-    /// The kernel tries by itself, and many operations at a time with one system call.
+    /// The kernel itself tries each operation, and takes many of them with one system call.
     fn tries_first(&self) -> bool {
         false
     }
@@ -243,25 +246,25 @@ impl Backend for UringBackend {
 
 /// Whether the ring would do something else than the system call.
 ///
-/// It overlooks an offset where there can be none. And of a file's position it is careless: a transfer
-/// with the offset -1 takes the position when it starts, holds no lock meanwhile, and writes it back
-/// when it ends. So two of them at a time may both have the same bytes. It does not write it back at
-/// all when an error ends a transfer in the middle. As of Linux 6.18, for files and block devices:
+/// The ring ignores an offset where there can be none. And it moves a file's position without a lock: a
+/// transfer with the offset -1 reads the position when it starts, and writes it back when it ends. So
+/// two concurrent transfers may move the same bytes. The ring does not write the position back at all
+/// when an error ends a transfer in the middle. As of Linux 6.18, for files and block devices:
 ///
-/// - A write that comes up short is tried again for the rest by the kernel itself. When that fails, the
-///   value is what was written before, and the position stays where it was; so it is when the rest
-///   is cancelled. With the offset -1 again, what is left would go over what is there. It makes no
-///   difference whether the write was tried inline or by one of the kernel's workers, nor whether the
-///   file appends: then the bytes are where they should be, and the position is not.
-/// - A read that was tried inline is like that, too. One that a worker has made moves the position by
-///   what it has read, as read(2) does.
-/// - At the end of a file, what was read counts, and the position is moved.
-/// - A transfer that fails with nothing done moves nothing.
+/// - If a write comes up short, the kernel itself tries again for the rest. If that fails or is
+///   cancelled, the value is the count of the bytes written before, and the position does not move. With
+///   the offset -1 again, the rest would overwrite them. It makes no difference whether the write was
+///   tried inline or by one of the kernel's workers. If the file appends, the bytes are in the right
+///   place, but the position is still wrong.
+/// - A read that was tried inline behaves in the same way. A read by a worker moves the position by what
+///   it has read, as read(2) does.
+/// - At the end of a file, the bytes read count, and the position moves.
+/// - A transfer that fails before it has moved a byte does not move the position.
 ///
-/// Nothing tells afterwards which of these it was, once others move the same position. read(2) and
-/// write(2) hold the position's lock and count what they have moved. Pipes, sockets and devices without
-/// blocks have no such retries: they stay in the ring, and so does a file that the run has opened, since
-/// it counts for itself.
+/// Afterwards these cases cannot be told apart if others move the same position. read(2) and write(2)
+/// hold the position's lock and count what they have moved. Pipes, sockets and character devices have no
+/// such retries: they stay in the ring, and so does a file that the run has opened, since the run counts
+/// that position itself.
 fn needs_system_call(call: &Call) -> bool {
     let has_offset = match call.op() {
         Op::Pread | Op::Pwrite => true,
@@ -273,7 +276,7 @@ fn needs_system_call(call: &Call) -> bool {
         || call.moves_shared_position() && syscall::has_position(fd)
 }
 
-/// The ring's entry for a call, and its operation code; `None`: the ring has no such operation.
+/// The ring's entry for a call, and its operation code; `None` if the ring has no such operation.
 fn entry(call: &Call) -> Option<(u8, Entry)> {
     let fd = Fd(call.int(0));
     let path = |idx| call.at::<libc::c_char>(idx).cast_const();

@@ -1,6 +1,6 @@
 //! aarch64: FPCR, whose default is zero, and the flags of FPSR.
 //!
-//! One bit (FZ) says of operands and results alike that denormals are zero.
+//! One bit (FZ) makes denormals zero, in operands and results alike.
 
 use std::arch::asm;
 
@@ -12,7 +12,7 @@ pub(super) const DEFAULT: u64 = 0;
 
 const ROUNDING_SHIFT: u32 = 22;
 const FLUSH_TO_ZERO: u64 = 1 << 24;
-/// What is named beside rounding and FZ.
+/// The control bits that are named, beside rounding and FZ.
 const NAMES: [(u64, &str); 7] = [
     (1 << 26, "alternative half precision"),
     (1 << 25, "default NaN"),
@@ -22,10 +22,10 @@ const NAMES: [(u64, &str); 7] = [
     (1 << 1, "alternate handling"),
     (1, "inputs flushed to zero"),
 ];
-/// Traps, by exception in the order of the flags.
+/// The exceptions that can be trapped, in the order of the flags.
 const TRAPS: [&str; 5] = ["invalid", "divide-by-zero", "overflow", "underflow", "inexact"];
 const TRAPS_SHIFT: u32 = 8;
-/// Everything above, and nothing that a processor reserves or that says how long vectors are.
+/// All control bits above, without those that are reserved or that set the length of vectors.
 const CONTROL: u64 = 3 << ROUNDING_SHIFT
     | FLUSH_TO_ZERO
     | 31 << TRAPS_SHIFT
@@ -34,7 +34,7 @@ const CONTROL: u64 = 3 << ROUNDING_SHIFT
     | 1 << 19
     | 1 << 15
     | 7;
-/// The order of the flags in FPSR is ours.
+/// The flags in FPSR, which are in the order of `Flags`.
 const FLAGS: u64 = 31;
 
 #[inline]
@@ -57,7 +57,7 @@ fn read_fpsr() -> u64 {
 }
 
 fn write_fpsr(fpsr: u64) {
-    // SAFETY: raises or lowers flags, which nothing compiled here looks at.
+    // SAFETY: raises or lowers flags, on which no code compiled here depends.
     unsafe {
         asm!("msr fpsr, {}", in(reg) fpsr, options(nomem, nostack, preserves_flags));
     }
@@ -71,8 +71,8 @@ pub(super) fn read() -> u64 {
 #[inline]
 pub(super) fn write(bits: u64) {
     let fpcr = (read_fpcr() & !CONTROL) | bits;
-    // SAFETY: what is changed is control bits; those that the processor lacks ignore it. Nothing
-    // compiled here counts on a rounding of its own: the dispatcher's code runs in the default state.
+    // SAFETY: only control bits are changed; writes to those that the processor lacks are ignored. No code
+    // compiled here relies on a rounding of its own: the dispatcher's code runs in the default state.
     unsafe {
         asm!("msr fpcr, {}", in(reg) fpcr, options(nomem, nostack, preserves_flags));
     }
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_no_name_elsewhere_is_named() {
+    fn bits_of_this_architecture_alone_are_named() {
         let words = |bits| State(bits).changes_from(State::DEFAULT).to_string();
         assert_eq!("default NaN", words(1 << 25));
         assert_eq!("trapping divide-by-zero", words(1 << 9));

@@ -1,12 +1,12 @@
-//! The floating-point state of a thread: how it rounds, what it does with denormals, what it traps;
-//! and the flags that say which exceptions there were.
+//! The floating-point state of a thread: its rounding, its treatment of denormals, its traps; and the flags
+//! of the exceptions that have occurred.
 //!
-//! A [`State`] is what the control registers say, and nothing else: on x86-64 MXCSR and the x87 control
-//! word, on aarch64 FPCR. [`Flags`] are the sticky bits beside them. Both belong to the thread that
-//! runs; a new thread inherits them from the one that made it, which is why every thread of ours begins
-//! with [`begin_thread`].
+//! A [`State`] is the contents of the control registers, and nothing else: on x86-64 of MXCSR and the x87
+//! control word, on aarch64 of FPCR. [`Flags`] are the sticky bits beside them. Both belong to the thread
+//! that runs; a new thread inherits them from the thread that made it, which is why every thread of this
+//! library begins with [`begin_thread`].
 //!
-//! It knows nothing of requests: who is to have which state is its owner's affair.
+//! This module does not know requests: its callers decide which state is in force when.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ mod arch;
 /// Whether this architecture's registers are known; where they are not, every state is the default.
 pub const IS_KNOWN: bool = arch::IS_KNOWN;
 
-/// Where results go that cannot be represented.
+/// How results that cannot be represented are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
     /// To the nearest number, ties to the even one.
@@ -37,7 +37,7 @@ pub enum Rounding {
 }
 
 impl Rounding {
-    /// All of them, with the names that users know them by.
+    /// All roundings, with the names that users know them by.
     pub const NAMES: [(&str, Self); 4] = [
         ("nearest", Self::Nearest),
         ("downward", Self::Downward),
@@ -45,20 +45,20 @@ impl Rounding {
         ("toward-zero", Self::TowardZero),
     ];
 
-    /// The name that users know it by.
+    /// The name that users know the rounding by.
     pub fn name(self) -> &'static str {
         let named = Self::NAMES.iter().find(|(_, it)| *it == self);
         named.map_or("?", |(name, _)| name)
     }
 }
 
-/// What the control registers say, without the flags.
+/// The contents of the control registers, without the flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State(u64);
 
 impl State {
-    /// What the ABI promises to every function: rounding to nearest, no exception trapped, denormals
-    /// computed as what they are, and the x87 unit at its full precision.
+    /// The state that the ABI promises to every function: rounding to nearest, no exception trapped,
+    /// denormals not replaced by zero, and the x87 unit at its full precision.
     pub const DEFAULT: Self = Self(arch::DEFAULT);
 
     /// The state of this thread.
@@ -94,27 +94,27 @@ impl State {
         Self(arch::with_rounding(self.0, rounding))
     }
 
-    /// The same state, which makes zero of denormal results or does not. On aarch64 one bit says so of
+    /// The same state, with denormal results replaced by zero or not. On aarch64 one bit decides for
     /// results and operands alike.
     #[must_use]
     pub fn with_flush_to_zero(self, flushes: bool) -> Self {
         Self(arch::with_flush_to_zero(self.0, flushes))
     }
 
-    /// The same state, which takes denormal operands for zero or does not; see
+    /// The same state, with denormal operands counting as zero or not; see
     /// [`Self::with_flush_to_zero`].
     #[must_use]
     pub fn with_denormals_as_zero(self, are_zero: bool) -> Self {
         Self(arch::with_denormals_as_zero(self.0, are_zero))
     }
 
-    /// Say in words what is different from `expected`: "rounding upward, flush-to-zero".
+    /// Describe the differences from `expected` in words: "rounding upward, flush-to-zero".
     pub fn changes_from(self, expected: Self) -> Changes {
         Changes { found: self, expected }
     }
 }
 
-/// What is different between two states, in words.
+/// The differences between two states, in words.
 #[derive(Debug, Clone, Copy)]
 pub struct Changes {
     found: State,
@@ -152,16 +152,16 @@ impl fmt::Display for Changes {
     }
 }
 
-/// Which exceptions there were.
+/// The flags of the exceptions that have occurred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags(u8);
 
 impl Flags {
     /// No exception.
     pub const NONE: Self = Self(0);
-    /// A result that is no number came of operands that were some.
+    /// Operands that are numbers had a result that is not a number.
     pub const INVALID: Self = Self(1);
-    /// An exact infinity came of finite operands.
+    /// Finite operands had a result that is exactly infinite.
     pub const DIVIDE_BY_ZERO: Self = Self(2);
     /// A result was too large.
     pub const OVERFLOW: Self = Self(4);
@@ -170,7 +170,7 @@ impl Flags {
     /// A result was rounded.
     pub const INEXACT: Self = Self(16);
 
-    /// All of them, with the names that users know them by.
+    /// All flags, with the names that users know them by.
     pub const NAMES: [(&str, Self); 5] = [
         ("invalid", Self::INVALID),
         ("divide-by-zero", Self::DIVIDE_BY_ZERO),
@@ -189,7 +189,7 @@ impl Flags {
         arch::clear_flags();
     }
 
-    /// Do something of which the flags of this thread are to know nothing.
+    /// Run `work`, and put the flags of this thread back as they were before.
     pub fn unseen<R>(work: impl FnOnce() -> R) -> R {
         let before = Self::read();
         let result = work();
@@ -198,12 +198,12 @@ impl Flags {
         result
     }
 
-    /// Raise these in this thread, beside those that are raised.
+    /// Raise these flags in this thread, beside those that are raised.
     pub fn raise(self) {
         arch::raise_flags(self.0);
     }
 
-    /// These and those.
+    /// These flags and `others`.
     #[must_use]
     pub fn and(self, others: Self) -> Self {
         Self(self.0 | others.0)
@@ -214,18 +214,18 @@ impl Flags {
         self.0 & flags.0 == flags.0
     }
 
-    /// As a number, for an atomic.
+    /// The flags as a number, for an atomic.
     pub fn bits(self) -> u8 {
         self.0
     }
 
-    /// What `bits` gave.
+    /// The flags with the number that [`Self::bits`] gave.
     pub fn from_bits(bits: u8) -> Self {
         Self(bits & 31)
     }
 }
 
-/// Begin a thread of ours: it has inherited the state of whoever made it.
+/// Put a new thread into the default state: it has inherited the state of the thread that made it.
 pub fn begin_thread() {
     State::DEFAULT.restore();
     Flags::clear_all();
@@ -238,10 +238,10 @@ mod tests {
 
     use super::*;
 
-    /// Compute in a state, and put the default back: the harness has expectations of its own.
+    /// Run `body` in a state, and restore the default, which the test harness expects.
     ///
-    /// The compiler takes arithmetic for independent of the registers and would move it, were it not
-    /// in a function of which it knows nothing.
+    /// The compiler takes arithmetic for independent of the registers and would move it, if it were not in
+    /// a function that the compiler cannot see into.
     fn within<R>(state: State, body: impl Fn() -> R) -> R {
         let body: &dyn Fn() -> R = &body;
         state.restore();

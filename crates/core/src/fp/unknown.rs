@@ -1,5 +1,5 @@
 //! An architecture whose registers are not known: every state is the default, nothing is compared, and
-//! no flag is ever raised. `fp::IS_KNOWN` says so.
+//! no flag is ever raised. `fp::IS_KNOWN` is false here.
 
 use super::Rounding;
 

@@ -1,7 +1,7 @@
 //! x86-64: MXCSR for SSE and AVX, the control and status words of the x87 unit for `long double`.
 //!
-//! A state is MXCSR's control bits below and the x87 control word's above. What the processor reserves
-//! is left out, so that states compare as numbers.
+//! A state has MXCSR's control bits in its lower half and the x87 control word's in its upper half.
+//! Reserved bits are left out, so that states compare as numbers.
 
 use std::arch::asm;
 
@@ -10,16 +10,16 @@ use super::Rounding;
 pub(super) const IS_KNOWN: bool = true;
 
 const MXCSR_FLAGS: u32 = 0x003F;
-/// Without what lies above: a processor has bits of its own there.
+/// Without the bits above, which differ between processors.
 const MXCSR_CONTROL: u32 = 0xFFC0;
 const DENORMALS_ARE_ZERO: u32 = 0x0040;
 const FLUSH_TO_ZERO: u32 = 0x8000;
 const MXCSR_ROUNDING_SHIFT: u32 = 13;
 const MXCSR_MASKS_SHIFT: u32 = 7;
 
-/// Masks, precision, rounding; without the bits that are fixed or that say nothing.
+/// Masks, precision, rounding; without the bits that are fixed or without meaning.
 const X87_CONTROL: u16 = 0x0F3F;
-/// Reads as one whatever is written.
+/// A bit that reads as one whatever is written.
 const X87_FIXED: u16 = 0x0040;
 const X87_ROUNDING_SHIFT: u32 = 10;
 const X87_PRECISION_SHIFT: u32 = 8;
@@ -50,8 +50,8 @@ fn read_mxcsr() -> u32 {
 
 #[inline]
 fn write_mxcsr(mxcsr: u32) {
-    // SAFETY: `mxcsr` was read from the register, and what was changed in it is control bits and flags
-    // that every x86-64 processor has. Nothing compiled here counts on a rounding of its own: the
+    // SAFETY: `mxcsr` was read from the register, and only control bits and flags that every x86-64
+    // processor has were changed in it. No code compiled here relies on a rounding of its own: the
     // dispatcher's code runs in the default state.
     unsafe {
         asm!("ldmxcsr [{}]", in(reg) &raw const mxcsr, options(nostack, preserves_flags, readonly));
@@ -93,7 +93,7 @@ pub(super) fn read() -> u64 {
 pub(super) fn write(bits: u64) {
     let mxcsr = read_mxcsr();
     write_mxcsr((mxcsr & !MXCSR_CONTROL) | mxcsr_of(bits));
-    // Slower to load than to look at, and changed by hardly anybody.
+    // The control word is slower to load than to read, and programs hardly ever change it.
     if read_x87() & X87_CONTROL != x87_of(bits) {
         write_x87(x87_of(bits) | X87_FIXED);
     }
@@ -146,7 +146,7 @@ pub(super) fn describe_rest(found: u64, expected: u64, words: &mut Vec<String>) 
     let sse_mode = mxcsr_of(found) >> MXCSR_ROUNDING_SHIFT & 3;
     let (found, expected) = (u32::from(x87_of(found)), u32::from(x87_of(expected)));
     let modes = (found >> X87_ROUNDING_SHIFT & 3, expected >> X87_ROUNDING_SHIFT & 3);
-    // Both units are mostly set together, and said once.
+    // Both units are mostly set together; then the rounding is named once.
     if modes.0 != modes.1 && modes.0 != sse_mode {
         words.push(format!("x87 rounding {}", of_mode(modes.0).name()));
     }
@@ -165,7 +165,7 @@ pub(super) fn describe_rest(found: u64, expected: u64, words: &mut Vec<String>) 
     describe_masks("x87 ", found, expected, words);
 }
 
-/// Name exceptions whose mask is another; a mask that is not set lets the exception trap.
+/// Name the exceptions whose masks differ; an exception whose mask is not set traps.
 fn describe_masks(unit: &str, found: u32, expected: u32, words: &mut Vec<String>) {
     const NAMES: [&str; 6] =
         ["invalid", "denormal", "divide-by-zero", "overflow", "underflow", "inexact"];
@@ -178,7 +178,7 @@ fn describe_masks(unit: &str, found: u32, expected: u32, words: &mut Vec<String>
     }
 }
 
-/// From the processor's order to ours; denormal operands are nobody's exception but this unit's.
+/// Convert the processor's order of flags to that of `Flags`, which has none for denormal operands.
 fn to_flags(bits: u32) -> u8 {
     (bits & 1 | bits >> 1 & 0b1_1110) as u8
 }

@@ -4,7 +4,7 @@ use super::op::Op;
 
 /// An operation with its operands as the kernel takes them: numbers, and addresses within the run.
 ///
-/// The words, by operation (`Read` and `Pread`, `Write` and `Pwrite` differ in their offset alone):
+/// The words, by operation (`Read` and `Pread`, `Write` and `Pwrite` differ only in their offset):
 ///
 /// | operation | words |
 /// |---|---|
@@ -21,7 +21,7 @@ use super::op::Op;
 /// | recv, send | descriptor, start, length, flags |
 /// | recvmsg, sendmsg | descriptor, `msghdr`, flags |
 /// | waitid | kind of identity, identity, options, `siginfo_t` |
-/// | timeout | how long in nanoseconds; for whoever makes the call itself: until when |
+/// | timeout | duration in nanoseconds; for `syscall::perform`, the deadline in nanoseconds |
 /// | others | as in [`Op::operands`] |
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
@@ -41,7 +41,7 @@ impl Call {
         self.op
     }
 
-    /// How many bytes the call may move, as far as it is told in one word.
+    /// How many bytes the call may move, if one of its words says so; otherwise 0.
     #[inline]
     pub(crate) fn n_bytes(&self) -> usize {
         match self.op {
@@ -50,28 +50,28 @@ impl Call {
         }
     }
 
-    /// Whether the call moves a position that is not the run's alone.
+    /// Whether the call moves a file position that is not the run's own.
     pub(crate) fn moves_shared_position(&self) -> bool {
         matches!(self.op, Op::Read | Op::Write | Op::Readv | Op::Writev)
             && self.offset(3) == -1
             && self.words[4] == 0
     }
 
-    /// The same call with another word.
+    /// Return the call with one word replaced.
     pub(crate) fn with(mut self, idx: usize, word: u64) -> Self {
         self.words[idx] = word;
         self
     }
 
-    /// How many bytes a read may give.
+    /// How many bytes a read may return at most.
     ///
     /// # Safety
-    /// The addresses of its pieces, if it has some, are valid.
+    /// The addresses of the call's `iovec`s, if it has any, are valid.
     pub(crate) unsafe fn room(&self) -> usize {
         if self.op != Op::Readv || self.len(2) == 0 {
             return self.len(2);
         }
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let pieces = unsafe {
             std::slice::from_raw_parts(self.at::<libc::iovec>(1).cast_const(), self.len(2))
         };

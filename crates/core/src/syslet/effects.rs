@@ -1,4 +1,4 @@
-//! What an operation leaves behind beside its value: descriptors, positions, filled memory, details.
+//! Effects of an operation beside its value: descriptors, positions, filled memory, details.
 
 use super::call::Call;
 use super::memory::{Access, Memory};
@@ -8,21 +8,21 @@ use super::run::{Opened, Run};
 use super::syscall;
 
 impl Run {
-    /// Whether a read of `fd` that came up short may have been cut by what the cache holds rather
-    /// than by the end of the file.
+    /// Whether a read that came up short may have been cut by what the page cache holds rather than by
+    /// the end of the file.
     ///
     /// # Safety
     /// The call's addresses are valid.
     pub(crate) unsafe fn is_cut_short(&self, call: &Call, n_read: i64) -> bool {
         const PAGE_MASK: i64 = 4095;
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         if n_read <= 0 || n_read as usize >= unsafe { call.room() } {
             return false;
         }
         let end = match call.offset(3) {
             -1 => match self.opened.iter().find(|it| it.fd == call.int(0)) {
                 Some(opened) if opened.position >= 0 => opened.position + n_read,
-                // One that appends, or somebody else's: what stands nowhere gives what there is.
+                // It appends, or the run has not opened it. Without a position, reads return what there is.
                 _ => match syscall::position(call.int(0)) {
                     Some(position) => position,
                     None => return false,
@@ -30,10 +30,11 @@ impl Run {
             },
             offset => offset + n_read,
         };
-        // Pipes and devices give what there is, wherever they stand.
+        // The cache cuts at a page. Pipes and devices return what there is, at any position.
         end & PAGE_MASK == 0 && syscall::is_file(call.int(0))
     }
-    /// What an operation leaves behind, beside its value.
+
+    /// Note the effects of an operation beside its value.
     pub(super) fn note_effects(&mut self, op: Op, words: &[u16; 6], value: i64) {
         let span = Span { object: words[1], start: words[2], length: words[3] };
         match op {
@@ -45,7 +46,7 @@ impl Run {
                 let fd = value as i32;
                 self.opened.push(Opened { fd, is_tried: false, position, is_file: false });
             }
-            // Whatever close(2) says, the number is free afterwards, unless there was nothing, or it was
+            // Even a close(2) that fails frees the number, unless the number was not open, or the call was
             // cancelled before it began.
             Op::Close if ![libc::EBADF, libc::ECANCELED].contains(&(-value as i32)) => {
                 let fd = self.frame.slot(words[0]) as i32;
@@ -55,7 +56,7 @@ impl Run {
                 self.frame.note_filled(span, value as usize);
             }
             Op::Readv | Op::Recvmsg if value >= 0 => {
-                // The pieces of the last call leave out what earlier ones have done.
+                // The pieces of the last call leave out what earlier calls have moved: list all of them.
                 let access = Access::WritesTo;
                 let vector =
                     self.frame.resolve_vector(&self.program, words[1], access, 0, &self.pool);
@@ -71,7 +72,7 @@ impl Run {
                 [words[0], words[1]].into_iter().for_each(|it| self.forget_position(it))
             }
             Op::Statx if value >= 0 => self.note_stat(words[4]),
-            // What an earlier one has told is not true of this one.
+            // A failed statx must not leave an earlier one's fields.
             Op::Statx => {
                 let first = usize::from(words[4]);
                 self.frame.slots[first..first + 16].fill(0);
@@ -81,7 +82,7 @@ impl Run {
         }
     }
 
-    /// A call of the current atom has moved so many bytes.
+    /// Note that a call of the current atom has moved `n_bytes` bytes.
     pub(super) fn note_moved(&mut self, n_bytes: i64) {
         let atom = &self.program.atoms[usize::from(self.at)];
         let moves_position = match atom.op {
@@ -98,16 +99,16 @@ impl Run {
         }
     }
 
-    /// Where a read or write of `fd` without an offset is to be made, and whether the position is the
-    /// run's own. The offset -1 leaves it to the kernel.
+    /// The offset for a read or write of `fd` that has none, and whether the position is the run's own.
+    /// The offset -1 leaves it to the kernel.
     ///
-    /// A position that is nobody else's is counted here: what the kernel has noted after a transfer
-    /// that an error cut short depends on who made the call (see `uring.rs`). Whether there is a
-    /// position at all is looked at once, and not before it matters: most files are read with one call.
+    /// The run counts a position that is its own: after a transfer that an error cut short, the kernel's
+    /// position depends on the backend that made the call (see `uring.rs`). Whether there is a position
+    /// at all is looked up once, and not before it matters: most files are read with one call.
     pub(super) fn own_position(&mut self, fd: i32) -> (i64, bool) {
         match self.opened.iter_mut().find(|it| it.fd == fd && it.position >= 0) {
             None => (-1, false),
-            // Nothing has moved: the kernel cannot be mistaken yet.
+            // No byte has moved, so the kernel's position is still right.
             Some(opened) if opened.position == 0 => (-1, true),
             Some(opened) => {
                 opened.is_file = opened.is_file || syscall::has_position(fd);
@@ -120,13 +121,13 @@ impl Run {
         }
     }
 
-    /// Something that asks the kernel for the position of the descriptor in this slot comes next.
+    /// Set the kernel's position of the descriptor in this slot, since the next call uses it.
     pub(super) fn tell_position(&self, fd: u16) {
         let fd = self.frame.slot(fd) as i32;
         self.opened.iter().filter(|it| it.fd == fd).for_each(Opened::tell_position);
     }
 
-    /// Something else than a read or write has moved the descriptor in this slot.
+    /// Ask the kernel for the position of the descriptor in this slot, after a splice or sendfile.
     fn forget_position(&mut self, fd: u16) {
         let fd = self.frame.slot(fd) as i32;
         if let Some(opened) = self.opened.iter_mut().find(|it| it.fd == fd) {
@@ -192,7 +193,7 @@ impl Run {
 }
 
 impl Opened {
-    /// Have the kernel know the position that the run has counted.
+    /// Set the kernel's position to the one that the run has counted.
     pub(super) fn tell_position(&self) {
         if self.position > 0 {
             syscall::set_position(self.fd, self.position);
@@ -211,7 +212,7 @@ mod tests {
     use crate::syslet::program::{Atom, AtomFlags, Object, Program, ResultSpec};
     use crate::syslet::run::Opened;
 
-    /// A run of one atom, which has opened these, and believes them to stand there.
+    /// A run of one atom that has opened these descriptors and has counted these positions.
     fn run(op: Op, operands: &[u16], slots: &[i64], opened: &[(i32, i64)]) -> Run {
         let mut words = [NONE; 6];
         words[..operands.len()].copy_from_slice(operands);
@@ -236,7 +237,7 @@ mod tests {
         for (op, operands) in [(Op::Writev, &[0u16, 1, 1][..]), (Op::Sendfile, &[0, 0, 1, 1])] {
             let (target, other) = (File::open("/dev/null").unwrap(), tempfile().into_raw_fd());
             let slots = [i64::from(target.as_raw_fd()), i64::from(other)];
-            // Whoever appends does not know where it stands.
+            // -1: the position of a file that appends is not known.
             let mut run = run(op, operands, &slots, &[(other, -1)]);
             let words = run.program.atoms()[0].words;
             run.note_effects(op, &words, 10);
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_sent_stands_elsewhere() {
+    fn sending_a_file_moves_its_position() {
         let (target, source) = (File::open("/dev/null").unwrap(), tempfile());
         let fd = source.into_raw_fd();
         syscall::move_position(fd, 10);
@@ -268,14 +269,14 @@ mod tests {
         run.opened[1].position = 3;
         assert_eq!((-1, false), run.own_position(pipe));
         assert_eq!((-1, false), run.own_position(0));
-        // Nobody has told the kernel yet.
+        // The kernel has not been told the position yet.
         assert_eq!(Some(0), syscall::position(fd));
         run.tell_position(0);
         assert_eq!(Some(3), syscall::position(fd));
     }
 
     #[test]
-    fn what_an_atom_has_moved_comes_out_with_the_end() {
+    fn the_end_tells_how_many_bytes_an_atom_has_moved() {
         let slots = [i64::from(tempfile().into_raw_fd()), 0];
         let words = &[0, 0, NONE, NONE];
         let mut failed = run(Op::Write, words, &slots, &[]);

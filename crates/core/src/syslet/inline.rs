@@ -1,4 +1,4 @@
-//! The inline executor: a run goes on where it stands, for as long as nothing blocks.
+//! The inline executor: it advances a run on the calling thread, for as long as nothing blocks.
 
 use super::op::Op;
 use super::program::AtomFlags;
@@ -10,27 +10,27 @@ use super::syscall::{self, Attempt};
 pub enum Stopped {
     /// The run has ended.
     Ended,
-    /// The current atom would block, or is to be queued unseen.
+    /// The current atom would block, or must be queued without an attempt.
     WouldBlock,
-    /// Others want to run, too.
+    /// The budget is spent; the run can continue.
     BudgetSpent,
 }
 
-/// How much a run may do in one go.
+/// How much a run may do in one call of [`advance`].
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
-    /// How many atoms.
+    /// How many atoms may be executed.
     pub atoms: usize,
     /// How many bytes may be moved, and how many an atom may ask for at once.
     pub bytes: usize,
-    /// Whether operations are tried here at all, before it is known that they are ready.
+    /// Whether operations are tried before their descriptors are known to be ready.
     pub tries: bool,
 }
 
 impl Budget {
-    /// For a thread on which others wait for their turn: well below a millisecond.
+    /// For a thread on which other work waits: well below a millisecond.
     pub const SHARED: Self = Self { atoms: 256, bytes: 1024 * 1024, tries: true };
-    /// Any number of bytes, for whoever is not waited for.
+    /// Any number of bytes, for a thread on which no other work is urgent.
     pub const PATIENT: Self = Self { atoms: 256, bytes: usize::MAX, tries: true };
 }
 
@@ -94,7 +94,7 @@ fn attempt(run: &mut Run, tries: bool, bytes_left: &mut usize) -> Result<Flow, S
 }
 
 /// Make the current atom's call, for as long as it takes. A signal ends it if it `is_interruptible`;
-/// the same atom is to be performed again then.
+/// then the same atom has to be performed again.
 fn perform(run: &mut Run, is_interruptible: bool) -> Flow {
     run.settle_descriptors();
     let mut call = match run.prepare() {
@@ -103,7 +103,7 @@ fn perform(run: &mut Run, is_interruptible: bool) -> Flow {
     };
     if call.op == Op::Timeout {
         let now_ns = crate::clock::now_ns();
-        // A point in time: what goes on after a signal does not begin anew.
+        // An absolute time, so that a time-out does not begin anew after a signal.
         call.words[0] = run.deadline_ns(call.words[0], now_ns);
     }
     // SAFETY: see `attempt`.

@@ -1,5 +1,5 @@
-//! What a run's atoms read and write: paths, addresses, buffers; each at an address that stays the
-//! same while an operation is in flight.
+//! Memory that a run's atoms read and write: paths, socket addresses, buffers. None of it moves while
+//! an operation is in flight.
 
 use std::any::Any;
 use std::ffi::CString;
@@ -12,7 +12,7 @@ use super::program::{NONE, Object, Program, Span};
 use crate::buffers::{BufferPool, Lease};
 use crate::op::Address;
 
-/// How much a growing buffer makes room for when nobody knows what comes.
+/// How many bytes a growing buffer makes room for, at least, if the size to expect is not known.
 const GROWTH_MIN_BYTES: usize = 4096;
 
 /// The most that one system call moves, in bytes.
@@ -21,11 +21,11 @@ const COUNT_MAX: usize = 0x7fff_f000;
 /// A negative errno, the value of an atom that failed.
 pub(crate) type Errno = i32;
 
-/// Memory that a run was given, with what keeps it alive.
+/// Memory that a run was given, with the owner that keeps it alive.
 pub struct Lent {
     start: *mut u8,
     len: usize,
-    /// Kept, and dropped with the memory's last use.
+    /// Keeps the memory alive; dropped after its last use.
     _owner: Box<dyn Any + Send>,
 }
 
@@ -33,7 +33,7 @@ pub struct Lent {
 unsafe impl Send for Lent {}
 
 impl Lent {
-    /// Memory of so many bytes, alive for as long as its owner.
+    /// Wrap `len` bytes of memory that live as long as `owner`.
     ///
     /// # Safety
     /// `start` is valid for reads of `len` bytes until `owner` is dropped, and for writes too if the
@@ -64,7 +64,7 @@ impl SocketAddress {
         Self { storage, len: size_of::<sockaddr_storage>() as socklen_t }
     }
 
-    /// The address that the kernel reads in these bytes; `None`: they are too many.
+    /// The address with these bytes, in the kernel's format; `None` if they are too many.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut address = Self::room();
         if bytes.len() > size_of::<sockaddr_storage>() {
@@ -106,13 +106,13 @@ impl SocketAddress {
         it
     }
 
-    /// The path of a Unix socket, or its abstract name, which begins with a zero byte; `None`: it is
-    /// too long.
+    /// The address of a Unix socket with this path, or abstract name, which begins with a zero byte;
+    /// `None` if it is too long.
     pub fn from_unix(name: &[u8]) -> Option<Self> {
         // SAFETY: a structure of numbers.
         let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
         address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-        // A path ends with a zero byte, a name in the abstract namespace with its length.
+        // A zero byte ends a path; the address's length ends a name in the abstract namespace.
         let is_abstract = name.first() == Some(&0);
         let room = address.sun_path.len() - usize::from(!is_abstract);
         if name.len() > room {
@@ -135,12 +135,12 @@ impl SocketAddress {
         self.len = size_of::<T>() as socklen_t;
     }
 
-    /// The address as `socket.getsockname()` tells it.
+    /// The address as `socket.getsockname()` returns it.
     pub fn to_address(&self) -> Address {
         Address::from_kernel_bytes(self.bytes())
     }
 
-    /// The address as the kernel reads it.
+    /// The address in the kernel's format.
     pub fn bytes(&self) -> &[u8] {
         let len = (self.len as usize).min(size_of::<sockaddr_storage>());
         // SAFETY: the storage is plain memory, initialised as a whole.
@@ -159,26 +159,26 @@ impl std::fmt::Debug for SocketAddress {
 pub enum Memory {
     /// The program's constant, which is not copied.
     Constant,
-    /// What a parameter is to fill.
+    /// Not set yet: a parameter is to set it.
     Missing,
     /// A path that was given.
     Path(CString),
     /// An address that was given, or room for one.
     Address(Box<SocketAddress>),
-    /// Scratch memory that nobody has used yet.
+    /// Scratch memory that has not been used, and so not been made.
     Unmade,
     /// Scratch memory, and how much of it the run has filled.
     Buffer {
         /// The memory.
         lease: Lease,
-        /// The bytes from here on are somebody else's leavings.
+        /// How many bytes are the run's own; the rest may hold an earlier user's data.
         filled: usize,
     },
     /// Memory that reads append to.
     Growing(Vec<u8>),
     /// Memory that was given.
     Lent(Lent),
-    /// Several pieces, as the kernel reads them; made for each operation.
+    /// Several pieces in the kernel's format; listed anew for each operation.
     Vector(Vec<Piece>),
 }
 
@@ -191,7 +191,7 @@ pub struct Piece(pub(crate) iovec);
 unsafe impl Send for Piece {}
 
 impl Memory {
-    /// What a run begins with.
+    /// The memory of an object when a run begins.
     pub(crate) fn for_object(object: &Object) -> Self {
         match object {
             Object::Path(_) | Object::Address(_) | Object::Data(_) => Self::Constant,
@@ -204,14 +204,14 @@ impl Memory {
     }
 }
 
-/// What an operation does with memory.
+/// Whether an operation writes to memory or reads from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     WritesTo,
     ReadsFrom,
 }
 
-/// A piece of memory, resolved.
+/// A piece of memory, by its address.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Resolved {
     pub(crate) start: *mut u8,
@@ -231,7 +231,7 @@ impl Frame {
         Self { slots: program.slots.clone(), objects }
     }
 
-    /// A variable, or -1 without one.
+    /// The value of a variable; -1 if the operand is absent.
     pub(crate) fn slot_if_any(&self, slot: u16) -> i64 {
         if slot == NONE { -1 } else { self.slot(slot) }
     }
@@ -246,7 +246,7 @@ impl Frame {
         if span.start == NONE { 0 } else { self.slot(span.start).max(0) as usize }
     }
 
-    /// Where a path is.
+    /// The address of a path.
     pub(crate) fn path(&self, program: &Program, object: u16) -> Result<*const u8, Errno> {
         let idx = usize::from(object);
         match (&self.objects[idx], &program.objects[idx]) {
@@ -257,7 +257,7 @@ impl Frame {
         }
     }
 
-    /// Where an address is: its first byte, and its length's.
+    /// The run's socket address; a constant one is copied first.
     pub(crate) fn address(
         &mut self,
         program: &Program,
@@ -276,7 +276,7 @@ impl Frame {
         }
     }
 
-    /// Where a span of memory is; scratch memory is made, growing memory grows.
+    /// The memory of a span; scratch memory is made, growing memory grows.
     pub(crate) fn resolve(
         &mut self,
         program: &Program,
@@ -300,7 +300,7 @@ impl Frame {
                     let end = length.map_or(lease.len(), |it| (start + it).min(lease.len()));
                     wipe(lease, filled, end);
                 } else if start > *filled {
-                    // What lies before becomes the run's own, too, and not once it has been filled.
+                    // The gap before the span counts as filled once the span is, so wipe it now.
                     let end = start.min(lease.len());
                     wipe(lease, filled, end);
                 }
@@ -353,9 +353,9 @@ impl Frame {
         let limit = usize::try_from(self.slot(limit)).map_err(|_| -libc::EINVAL)?;
         let hint = if hint == NONE { 0 } else { self.slot(hint) };
         let Memory::Growing(bytes) = &mut self.objects[idx] else { return Err(-libc::EFAULT) };
-        // Into full memory one byte is read, to see whether there is one: the end is no error.
+        // Full memory gets room for one byte more, to find the end of the file, which is no error.
         let room = limit.saturating_sub(bytes.len()).max(1);
-        // One byte more than expected: so the read after the last one finds its room, too.
+        // One byte more than expected, so that the read that finds the end has room too.
         let expected = usize::try_from(hint).unwrap_or(0).saturating_add(1);
         let wanted = match wanted {
             Some(wanted) => wanted,
@@ -368,7 +368,7 @@ impl Frame {
         Ok(Resolved { start, len: wanted.min(COUNT_MAX) })
     }
 
-    /// Whether so many bytes more are too many for growing memory.
+    /// Whether `n_bytes` more bytes exceed the limit of growing memory.
     pub(crate) fn overflows(&self, program: &Program, object: u16, n_bytes: usize) -> bool {
         let idx = usize::from(object);
         match (&self.objects[idx], &program.objects[idx]) {
@@ -379,7 +379,7 @@ impl Frame {
         }
     }
 
-    /// Several spans, as the kernel reads them, without the first `skipped` bytes.
+    /// The address and count of the `iovec`s of several spans, without the first `skipped` bytes.
     pub(crate) fn resolve_vector(
         &mut self,
         program: &Program,
@@ -413,7 +413,7 @@ impl Frame {
         outcome.map(|()| (start, n_pieces))
     }
 
-    /// Note that so many bytes were written to a span, from its start on.
+    /// Note that `n_bytes` bytes were written to a span, from its start on.
     pub(crate) fn note_filled(&mut self, span: Span, n_bytes: usize) {
         let start = self.start_of(span);
         match &mut self.objects[usize::from(span.object)] {
@@ -422,7 +422,7 @@ impl Frame {
             }
             Memory::Growing(bytes) => {
                 let len = bytes.len() + n_bytes;
-                assert!(len <= bytes.capacity(), "the kernel was given the spare capacity only");
+                assert!(len <= bytes.capacity(), "a read has overrun its room");
                 // SAFETY: the kernel has just written that many bytes, where `grow` made room.
                 unsafe { bytes.set_len(len) };
             }
@@ -430,7 +430,7 @@ impl Frame {
         }
     }
 
-    /// The same for several spans in turn.
+    /// Note that `n_bytes` bytes were written to the spans of a vector, one after the other.
     pub(crate) fn note_vector_filled(&mut self, program: &Program, object: u16, n_bytes: usize) {
         let idx = usize::from(object);
         let Object::Vector(spans) = &program.objects[idx] else { return };
@@ -443,7 +443,7 @@ impl Frame {
         }
     }
 
-    /// The bytes of a span, for whoever takes a run's outcome; those outside are left out.
+    /// The bytes of a span, for a run's outcome; those outside of the object are left out.
     pub(crate) fn bytes<'a>(&'a mut self, program: &'a Program, span: Span) -> &'a [u8] {
         let start = self.start_of(span);
         let length = if span.length == NONE { None } else { Some(self.slot(span.length).max(0)) };
@@ -469,7 +469,7 @@ impl Frame {
     }
 }
 
-/// Make the bytes up to `end` the run's own: what others left there is not shown to anybody.
+/// Make the bytes up to `end` the run's own: zero what an earlier user has left there.
 fn wipe(lease: &mut Lease, filled: &mut usize, end: usize) {
     if *filled < end {
         lease[*filled..end].fill(0);

@@ -1,9 +1,9 @@
 //! Syslets: programs of I/O atoms, and the runs that execute them.
 //!
-//! Reading order: [`op`] (what an atom can do), [`program`] (atoms in a table, and the rules of the
-//! flow), [`memory`] (what atoms read and write), [`run`] (one execution: what it asks of the kernel,
-//! and where it goes with the answer; `prepare` and `effects` have the details), [`inline`] (goes on where it stands). What would block is for
-//! the [engine](crate::engine).
+//! Reading order: [`op`] (the operations of atoms), [`program`] (atoms in a table, and the rules of the
+//! flow), [`memory`] (what atoms read and write), [`run`] (one execution: which calls it makes, and
+//! where it goes with their values; `prepare` and `effects` have the details), [`inline`] (executes a run
+//! on the calling thread until it would block). Runs that would block are for the [engine](crate::engine).
 
 mod call;
 mod effects;

@@ -1,33 +1,33 @@
 //! The operations that atoms name, and what operands each takes.
 //!
-//! This is the one list of them: programs are checked against it, and whatever executes an operation
-//! reads its operands in this order.
+//! This is the only list: programs are checked against it, and every executor reads the operands of an
+//! operation in this order.
 
 use std::fmt;
 
-/// What an operand of an operation is.
+/// The kind of an operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operand {
     /// A variable, by the index of its slot.
     Slot,
-    /// The same, or absent: -1.
+    /// A variable, by the index of its slot, or absent: -1.
     SlotIfAny,
     /// A path, by the index of its object.
     Path,
     /// Three words: memory that is written to (by its object), the first byte (a slot, or absent),
     /// and the count of bytes (a slot, or absent).
     Into,
-    /// The same, of memory that is read from.
+    /// Three words as for `Into`, of memory that is read from.
     From,
-    /// Several such pieces of memory, by the index of their object.
+    /// Several pieces of memory, by the index of their object.
     Vector,
     /// A socket address, by the index of its object.
     Address,
-    /// The same, or absent.
+    /// A socket address, by the index of its object, or absent.
     AddressIfAny,
     /// Memory for ancillary data, by the index of its object, or absent.
     ControlIfAny,
-    /// The first of so many adjacent slots to which details of the result go.
+    /// The first of this many adjacent slots, to which details of the result go.
     Fields(u16),
 }
 
@@ -40,7 +40,7 @@ impl Operand {
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $variant:ident $name:literal [$($operand:expr),*];)*) => {
-        /// What an atom does. The words of its operands follow the order given here.
+        /// The operation of an atom. The words of its operands have the order given here.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Op { $($(#[$doc])* $variant,)* }
@@ -54,7 +54,7 @@ macro_rules! operations {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// What operands the operation takes.
+            /// The operands that the operation takes.
             pub fn operands(self) -> &'static [Operand] {
                 use Operand::*;
                 match self { $(Self::$variant => &[$($operand),*],)* }
@@ -142,7 +142,7 @@ impl Op {
         Self::ALL.iter().copied().find(|op| op.name() == name)
     }
 
-    /// Whether the operation leaves the program: a loop needs one that does.
+    /// Whether the operation does I/O or waits; a loop needs one that does.
     pub fn is_io(self) -> bool {
         !matches!(self, Self::Nop | Self::Add)
     }
@@ -152,7 +152,7 @@ impl Op {
         matches!(self, Self::Openat | Self::Openat2 | Self::Socket | Self::Accept)
     }
 
-    /// Whether the operation writes until everything is written, as it does on a blocking descriptor.
+    /// Whether the operation continues until everything is written, as on a blocking descriptor.
     pub(crate) fn writes_all(self) -> bool {
         matches!(self, Self::Write | Self::Pwrite | Self::Writev | Self::Send | Self::Sendmsg)
     }

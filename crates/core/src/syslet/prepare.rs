@@ -1,4 +1,4 @@
-//! What a run's current atom asks of the kernel: operands looked up, structures filled in.
+//! Prepares the call of a run's current atom: looks its operands up, and fills structures in.
 
 use super::call::Call;
 use super::memory::{Access, Errno};
@@ -7,7 +7,7 @@ use super::program::{NONE, Span};
 use super::run::{Conduit, Run};
 use super::syscall;
 
-/// How much goes through the conduit at a time, in bytes: what a pipe holds.
+/// How many bytes go through the conduit at a time: as many as a pipe holds.
 const CONDUIT_BYTES: usize = 64 * 1024;
 
 /// Structures that the kernel reads and writes during an operation.
@@ -19,7 +19,7 @@ pub(super) struct Details {
 }
 
 impl Run {
-    /// What the current atom asks of the kernel now; an errno if it cannot be asked.
+    /// The call that the current atom has to make now; an errno if its operands are not valid.
     pub(crate) fn prepare(&mut self) -> Result<Call, Errno> {
         let atom = self.program.atoms[usize::from(self.at)];
         let [a, b, c, d, e, f] = atom.words;
@@ -121,7 +121,7 @@ impl Run {
         self.details.get_or_insert_with(|| Box::new(unsafe { std::mem::zeroed() }))
     }
 
-    /// Descriptor, start, length and offset of a piece of memory, what is done already left out.
+    /// A transfer between a descriptor and memory, without the bytes that are done already.
     fn prepare_transfer(
         &mut self,
         op: Op,
@@ -151,7 +151,7 @@ impl Run {
         Ok((vector.0 as u64, vector.1 as u64))
     }
 
-    /// Room for an address, and for its length.
+    /// The addresses of the room for a socket address and for its length.
     fn address_room(&mut self, object: u16) -> Result<(u64, u64), Errno> {
         let address = self.frame.address(&self.program, object)?;
         address.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -174,7 +174,7 @@ impl Run {
             (name, name_len) = (&raw mut it.storage as u64, it.len);
         }
         let (mut control_start, mut control_len) = (std::ptr::null_mut(), 0);
-        // What goes along goes once, with the first bytes.
+        // Ancillary data goes once, with the first bytes.
         if control != NONE && self.progress == 0 {
             let span = Span { object: control, start: NONE, length: NONE };
             let access = if receives { Access::WritesTo } else { Access::ReadsFrom };
@@ -194,7 +194,7 @@ impl Run {
         Ok(Call::new(op, [self.frame.slot(fd) as u64, message, flags]))
     }
 
-    /// The next splice of a file that is sent: into the pipe, or out of it.
+    /// The next splice of a file that is sent: into the conduit's pipe, or out of it.
     fn prepare_conduit(
         &mut self,
         [to_slot, from_slot, offset, count]: [u16; 4],
@@ -210,7 +210,7 @@ impl Run {
             let moved = (offset < 0).then_some(from as i32);
             self.conduit = Some(Box::new(Conduit { ends: syscall::pipe()?, held: 0, moved }));
         }
-        let Some(conduit) = &self.conduit else { unreachable!("it was made just now") };
+        let Some(conduit) = &self.conduit else { unreachable!("the pipe was made just now") };
         let nowhere = u64::MAX;
         let flags = libc::SPLICE_F_MOVE as u64;
         if conduit.held > 0 {
@@ -218,19 +218,19 @@ impl Run {
             return Ok(Call::new(Op::Splice, [from, nowhere, to, nowhere, held, flags]));
         }
         let rest = (count as usize).saturating_sub(self.progress).min(CONDUIT_BYTES) as u64;
-        // Without an offset the file's position goes along by itself.
+        // Without an offset the kernel moves the file's position.
         let offset = if offset < 0 { nowhere } else { offset as u64 + self.progress as u64 };
         let into = conduit.ends[1] as u64;
         Ok(Call::new(Op::Splice, [from, offset, into, nowhere, rest, flags]))
     }
 }
 
-/// The flags as the kernel is given them.
+/// The flags of a message as the kernel is given them.
 fn kernel_flags(flags: u64) -> Result<u64, Errno> {
-    // The value would be no longer how much memory has been filled.
+    // With MSG_TRUNC the value would not be the number of bytes filled.
     if flags & libc::MSG_TRUNC as u64 != 0 {
         return Err(-libc::EINVAL);
     }
-    // The run itself goes on until all is there.
+    // The run itself continues until everything has arrived.
     Ok(flags & !(libc::MSG_WAITALL as u64))
 }

@@ -1,4 +1,4 @@
-//! Programs: atoms in a flat table, with everything that they name checked once.
+//! Programs: atoms in a flat table, whose operands are checked once.
 
 use std::ffi::CString;
 
@@ -9,8 +9,8 @@ pub const NONE: u16 = u16::MAX;
 
 /// How an atom is executed, and where the flow goes after it.
 ///
-/// The conditions look at the atom's own value. A stop ends the program, or goes on with the adjacent
-/// atom if `SKIP_TO_NEXT_ON_STOP` says so; otherwise the flow follows `next`.
+/// The conditions look at the atom's own value. A stop ends the program, or continues with the adjacent
+/// atom if `SKIP_TO_NEXT_ON_STOP` is set. Without a stop the flow follows `next`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AtomFlags(u8);
 
@@ -29,7 +29,7 @@ impl AtomFlags {
     pub const STOP_ON_NEGATIVE: Self = Self(1 << 5);
     /// Stop on zero or a negative value.
     pub const STOP_ON_NON_POSITIVE: Self = Self(1 << 6);
-    /// On a stop, go on with the adjacent atom: a branch.
+    /// On a stop, continue with the adjacent atom: a branch.
     pub const SKIP_TO_NEXT_ON_STOP: Self = Self(1 << 7);
 
     /// The flags with these bits.
@@ -55,20 +55,20 @@ impl AtomFlags {
     }
 }
 
-/// One I/O operation as an inert value.
+/// One operation of a program, as plain data.
 #[derive(Debug, Clone, Copy)]
 pub struct Atom {
-    /// What to do.
+    /// The operation.
     pub op: Op,
     /// The operands: indices of slots and of objects, in the order of [`Op::operands`].
     pub words: [u16; 6],
     /// The slot to which the value goes, or `NONE`.
     pub result: u16,
-    /// The atom to go on with, or `NONE`: the program ends.
+    /// The atom to continue with; `NONE` ends the program.
     pub next: u16,
-    /// How to execute, where to go.
+    /// How to execute the atom, and when to stop.
     pub flags: AtomFlags,
-    /// What the program gives when it ends here, by its index among the outcomes.
+    /// The result of a program that ends here, by its index among the outcomes.
     pub outcome: u16,
 }
 
@@ -83,14 +83,14 @@ pub struct Span {
     pub length: u16,
 }
 
-/// What a program's object is before a run fills it.
+/// An object of a program, before a run fills it.
 #[derive(Debug, Clone)]
 pub enum Object {
-    /// A path that is always the same.
+    /// A constant path.
     Path(CString),
     /// A path that each run is given.
     PathGiven,
-    /// A socket address that is always the same, as the kernel reads it.
+    /// A constant socket address, in the kernel's format.
     Address(Box<[u8]>),
     /// A socket address that each run is given, or room for one that the kernel fills in.
     AddressGiven,
@@ -103,7 +103,7 @@ pub enum Object {
         /// The slot with the size to expect, or `NONE`.
         hint: u16,
     },
-    /// Bytes that are always the same.
+    /// Constant bytes.
     Data(Box<[u8]>),
     /// Memory that each run is given.
     Lent,
@@ -111,7 +111,7 @@ pub enum Object {
     Vector(Box<[Span]>),
 }
 
-/// What a program gives when it ends.
+/// The result of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ResultSpec {
     /// The value of its last atom.
@@ -128,7 +128,7 @@ pub enum ResultSpec {
     Bytes(Span),
     /// The memory itself.
     Lease(Span),
-    /// What statx told, from this slot on.
+    /// The fields of a statx, in the slots from this one on.
     Stat(u16),
     /// A socket address.
     Address(u16),
@@ -142,11 +142,11 @@ pub enum ResultSpec {
 pub struct Malformed {
     /// Where the fault is.
     pub place: String,
-    /// What it is.
+    /// What is wrong there.
     pub reason: String,
 }
 
-/// A program, ready to be run any number of times at once.
+/// A checked program, which any number of runs may execute at the same time.
 #[derive(Debug)]
 pub struct Program {
     pub(crate) atoms: Box<[Atom]>,
@@ -156,7 +156,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Check a table. Every index in it names something of the right kind afterwards.
+    /// Make a program of a table, in which every index is checked to name something of the right kind.
     pub fn new(
         atoms: Vec<Atom>,
         slots: Vec<i64>,
@@ -178,12 +178,12 @@ impl Program {
         &self.atoms
     }
 
-    /// What the program gives when it ends at this atom.
+    /// The result of the program if it ends at this atom.
     pub fn outcome_at(&self, atom: u16) -> &ResultSpec {
         &self.outcomes[usize::from(self.atoms[usize::from(atom)].outcome)]
     }
 
-    /// Whether an atom may block whoever runs it, because the program says so.
+    /// Whether an atom may block the thread that executes it, because the program says so.
     pub fn may_block(&self) -> bool {
         self.atoms.iter().any(|atom| atom.flags.has(AtomFlags::SYNC))
     }
@@ -270,8 +270,8 @@ impl Program {
                         self.check_span(span, writes_to)?;
                         let object = &self.objects[usize::from(span.object)];
                         if writes_to && matches!(object, Object::Growing { .. }) {
-                            return Err("reads into growing memory, which has one end only; read \
-                                        into it alone"
+                            return Err("reads into growing memory, to which reads append, among \
+                                        other memory; read into it alone"
                                 .to_owned());
                         }
                     }
@@ -306,7 +306,7 @@ impl Program {
             return Err(format!("outcome {} does not exist", atom.outcome));
         }
         if atom.flags.has(AtomFlags::ASYNC) && atom.flags.has(AtomFlags::SYNC) {
-            return Err("is to be queued at once and never; leave out ASYNC or SYNC".to_owned());
+            return Err("is to be queued always and never; leave out ASYNC or SYNC".to_owned());
         }
         Ok(())
     }
@@ -362,7 +362,7 @@ impl Program {
             Object::Address(bytes) if bytes.len() > size_of::<libc::sockaddr_storage>() => {
                 Err("is too long for a socket address".to_owned())
             }
-            // Their spans are checked where atoms use them.
+            // The spans of a vector are checked with the atoms that use it.
             _ => Ok(()),
         }
     }
@@ -383,10 +383,10 @@ impl Program {
         }
     }
 
-    /// Refuse a loop without I/O: it would hold its thread, with nothing to show for it.
+    /// Refuse a loop without I/O: it would keep its thread busy without any effect.
     fn check_loops(&self) -> Result<(), Malformed> {
-        // A cycle among the atoms that are no I/O: take away, again and again, those from which no
-        // such atom can be reached.
+        // Find a cycle among the atoms that do no I/O: take away, again and again, those of which no
+        // successor is left.
         let mut is_left: Vec<bool> = self.atoms.iter().map(|it| !it.op.is_io()).collect();
         loop {
             let mut has_changed = false;
@@ -401,7 +401,7 @@ impl Program {
                 break;
             }
         }
-        // What is left leads into a cycle; the cycle itself is what it all comes from in the end.
+        // Each atom that is left leads into a cycle, or is part of one.
         match is_left.iter().position(|&it| it) {
             Some(idx) => Err(malformed(
                 &format!("atom {idx} ({})", self.atoms[idx].op),
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_named() {
+    fn an_index_that_names_nothing_is_reported() {
         let mut atom = nop(NONE, AtomFlags::default());
         atom.result = 1;
         assert_eq!(

@@ -1,6 +1,6 @@
-//! What a call that would block waits for: which descriptor, and which events of it.
+//! Readiness: the descriptor, and its events, for which a call that would block waits.
 //!
-//! This is the one place that knows. When to wait, and by what, is up to whoever makes the call.
+//! No other module decides this. When and how to wait is up to the caller.
 
 use libc::{POLLIN, POLLOUT, c_int};
 
@@ -11,7 +11,7 @@ use super::syscall;
 /// A descriptor, and events of it.
 type Awaited = (c_int, i16);
 
-/// The descriptors that a call needs to be ready, and what for.
+/// The descriptors that a call needs to be ready, with their events.
 ///
 /// Files are not among them: they are always ready, and block all the same.
 pub(crate) fn ends(call: &Call) -> [Option<Awaited>; 2] {
@@ -20,18 +20,18 @@ pub(crate) fn ends(call: &Call) -> [Option<Awaited>; 2] {
         (!syscall::is_file(fd)).then_some((fd, events))
     };
     match call.op {
-        // Where there is no offset, one is refused at once.
+        // A descriptor that has no offsets, such as a pipe, refuses one at once.
         Op::Readv | Op::Writev if call.offset(3) >= 0 => [None, None],
         Op::Read | Op::Readv | Op::Recv | Op::Recvmsg | Op::Accept => [end(0, POLLIN), None],
         Op::Write | Op::Writev | Op::Send | Op::Sendmsg => [end(0, POLLOUT), None],
         Op::Splice => [end(0, POLLIN), end(2, POLLOUT)],
-        // Of a connection EAGAIN says something else: the peer's backlog is full.
+        // Not Connect: its EAGAIN means that the peer's backlog is full.
         _ => [None, None],
     }
 }
 
-/// What to wait for before a call is made, or made again after it has failed with `EAGAIN`. `None`:
-/// nothing; that is its value then.
+/// What to wait for before a call is made, or made again after it has failed with `EAGAIN`. `None` if
+/// there is nothing to wait for; then `EAGAIN` is its value.
 pub(crate) fn awaited(call: &Call) -> Option<Awaited> {
     if is_impatient(call) || is_refused(call) {
         return None;
@@ -42,7 +42,7 @@ pub(crate) fn awaited(call: &Call) -> Option<Awaited> {
     }
 }
 
-/// The first end that is not ready now.
+/// The first descriptor that the call needs and that is not ready now.
 pub(crate) fn missing(call: &Call) -> Option<Awaited> {
     ends(call).into_iter().flatten().find(|&end| is_missing(end))
 }
@@ -62,7 +62,7 @@ pub(crate) fn is_impatient(call: &Call) -> bool {
     call.int(flags_idx) & libc::MSG_DONTWAIT != 0
 }
 
-/// Whether the call's descriptor is no listener, or no socket at all: it is ready to say so.
+/// Whether the call fails at once, because its descriptor is not a listener, or not a socket.
 fn is_refused(call: &Call) -> bool {
     match call.op {
         Op::Accept => !syscall::is_listening(call.int(0)),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_files_nor_for_what_is_refused_or_impatient() {
+    fn files_and_refused_or_impatient_calls_are_not_waited_for() {
         let file = std::fs::File::open("/proc/self/exe").unwrap();
         let (socket, _peer) = UnixStream::pair().unwrap();
         for op in [Op::Read, Op::Write, Op::Recv, Op::Sendmsg, Op::Accept, Op::Fsync] {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_waited_for_until_somebody_comes() {
+    fn a_listener_is_waited_for_until_a_peer_connects() {
         let path = std::env::temp_dir().join(format!("readiness-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
         let call = of(Op::Accept, &listener);

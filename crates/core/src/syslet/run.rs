@@ -1,7 +1,7 @@
-//! A run: one execution of a program, wherever it is carried on.
+//! A run: one execution of a program, by whichever executor.
 //!
-//! It decides what the current atom asks of the kernel ([`Run::prepare`]), and where the flow goes
-//! with the value that came back ([`Run::complete`]). It makes no blocking call itself.
+//! It decides which call the current atom makes ([`Run::prepare`]), and where the flow goes with the
+//! value that came back ([`Run::complete`]). It makes no blocking call itself.
 
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::program::{Atom, AtomFlags, NONE, Program, ResultSpec, Span};
 use super::syscall;
 use crate::buffers::BufferPool;
 
-/// Who is given runs that have ended.
+/// Receives runs that have ended.
 pub trait CompletionSink: Send + Sync {
     /// Take these runs; called by an engine's thread.
     fn deliver(&self, runs: &mut Vec<Box<Run>>);
@@ -22,7 +22,7 @@ pub trait CompletionSink: Send + Sync {
 /// Where a run goes after an atom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// To an atom, the same one again if there is more of it to do.
+    /// To an atom, which is the same one again if it is not done.
     On,
     /// It has ended.
     Ended,
@@ -41,14 +41,14 @@ pub struct End {
     pub progress: usize,
 }
 
-/// What is known of an atom that has not been done.
+/// What is known of an atom that has not been executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Prospect {
     /// Nothing.
     Open,
     /// Its descriptor is ready.
     Ready,
-    /// An attempt has shown that it blocks, or nobody is to try.
+    /// An attempt has shown that it blocks, or it must not be tried.
     Blocked,
 }
 
@@ -56,11 +56,11 @@ enum Prospect {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Opened {
     pub(super) fd: i32,
-    /// It is non-blocking because that is how we tried to open it.
+    /// It is non-blocking only because an attempt has opened it so.
     pub(super) is_tried: bool,
-    /// Where reads and writes without an offset go on; negative: the kernel alone knows.
+    /// The position for reads and writes without an offset; negative: only the kernel knows it.
     pub(super) position: i64,
-    /// It was looked at, and is a file: its bytes are read and written where we say.
+    /// It was looked up, and is a file: reads and writes can name an offset.
     pub(super) is_file: bool,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Opened {
 pub(super) struct Conduit {
     pub(super) ends: [i32; 2],
     pub(super) held: usize,
-    /// The file that is sent, if that moves its position: it goes back by what does not get through.
+    /// The file that is sent, if that moves its position, which goes back by what does not get through.
     pub(super) moved: Option<i32>,
 }
 
@@ -81,9 +81,9 @@ pub struct Run {
     pub(super) at: u16,
     /// What is known of the current atom.
     prospect: Prospect,
-    /// What the current atom has done already, in bytes.
+    /// How many bytes the current atom has moved already.
     pub(super) progress: usize,
-    /// What the last atom that failed had done before.
+    /// How many bytes the last atom that failed had moved before.
     failed_after: usize,
     end: Option<End>,
     pub(super) opened: Vec<Opened>,
@@ -91,15 +91,15 @@ pub struct Run {
     pub(super) conduit: Option<Box<Conduit>>,
     /// When the current time-out is due; zero: it has not begun.
     deadline_ns: u64,
-    /// Names the run for whoever wants to cancel it; zero: nobody does.
+    /// The identity by which the run is cancelled; zero: none.
     pub id: u64,
-    /// Names the runs that are cancelled together; zero: none.
+    /// The identity of the runs that are cancelled together; zero: none.
     pub group: u64,
-    /// How long an engine may take, in nanoseconds; zero: as long as it takes.
+    /// How long an engine may take, in nanoseconds; zero: without a limit.
     pub timeout_ns: u64,
-    /// The owner's own, untouched.
+    /// For the owner's use; the core does not look at it.
     pub token: u64,
-    /// Who is given the run when it has ended.
+    /// Where the run goes when it has ended.
     pub sink: Option<Arc<dyn CompletionSink>>,
 }
 
@@ -183,7 +183,7 @@ impl Run {
     /// The bytes of a span.
     pub fn bytes(&mut self, span: Span) -> &[u8] {
         if matches!(self.object(span.object), Memory::Unmade) {
-            // Nobody has used it: it is zeros, unless there is no memory for that.
+            // It has not been used: make it, zeroed, unless there is no memory for it.
             let whole = Span { object: span.object, start: NONE, length: NONE };
             let _ = self.frame.resolve(&self.program, whole, Access::ReadsFrom, &self.pool);
         }
@@ -200,7 +200,7 @@ impl Run {
         std::mem::replace(&mut self.frame.objects[usize::from(object)], Memory::Missing)
     }
 
-    /// Whether the current atom is to be tried where the run stands, by somebody who `tries` or not.
+    /// Whether to try the current atom inline; `tries` is whether the executor tries atoms at all.
     #[inline]
     pub(crate) fn is_to_be_tried(&self, tries: bool) -> bool {
         match self.prospect {
@@ -226,18 +226,18 @@ impl Run {
         self.frame.slot(atom.words[2]) as i32
     }
 
-    /// The attempt at the current atom has shown that it blocks.
+    /// Note that the current atom would block.
     pub(crate) fn note_blocked(&mut self) {
         self.prospect = Prospect::Blocked;
         self.settle_descriptors();
     }
 
-    /// The current atom is worth another attempt: its descriptor is ready.
+    /// Note that the current atom's descriptor is ready, so another attempt is worthwhile.
     pub(crate) fn note_ready(&mut self) {
         self.prospect = Prospect::Ready;
     }
 
-    /// When the current time-out is due, in nanoseconds; the first question starts it.
+    /// When the current time-out is due, in nanoseconds; the first call starts the time-out.
     pub(crate) fn deadline_ns(&mut self, duration_ns: u64, now_ns: u64) -> u64 {
         if self.deadline_ns == 0 {
             self.deadline_ns = now_ns.saturating_add(duration_ns);
@@ -245,7 +245,7 @@ impl Run {
         self.deadline_ns
     }
 
-    /// Descriptors that we tried to open without blocking become what the program asked for.
+    /// Make descriptors blocking that attempts have opened non-blocking, as the program asked.
     pub(crate) fn settle_descriptors(&mut self) {
         for opened in self.opened.iter_mut().filter(|it| it.is_tried) {
             syscall::make_blocking(opened.fd);
@@ -268,7 +268,7 @@ impl Run {
         }
     }
 
-    /// A new descriptor is non-blocking, which the program did not ask for.
+    /// Complete an open whose descriptor is non-blocking although the program did not ask for that.
     pub(crate) fn complete_tried_open(&mut self, value: i64) -> Flow {
         let flow = self.complete(value);
         // It may be closed already, if the program ended with it.
@@ -281,13 +281,13 @@ impl Run {
         flow
     }
 
-    /// So many bytes of the current atom are done; the rest is still to come.
+    /// Note that `n_bytes` bytes of the current atom are done, and not the rest.
     pub(crate) fn note_progress(&mut self, n_bytes: i64) {
         self.note_moved(n_bytes);
         self.progress += n_bytes as usize;
     }
 
-    /// The current atom's call has returned: note what it did, and follow the flow.
+    /// Complete the current atom with its call's value: note the effects, and follow the flow.
     pub(crate) fn complete(&mut self, value: i64) -> Flow {
         let atom = self.program.atoms[usize::from(self.at)];
         if value > 0 {
@@ -304,7 +304,7 @@ impl Run {
             }
             op if value > 0 && (op.writes_all() || self.waits_for_all(&atom)) => {
                 if op == Op::Recvmsg && self.progress == 0 {
-                    // What goes along with a message comes with its first bytes.
+                    // Ancillary data comes with the first bytes of a message.
                     self.note_message(&atom.words);
                 }
                 self.progress += value as usize;
@@ -313,10 +313,10 @@ impl Run {
                 }
                 self.progress as i64
             }
-            // All or an error: nobody looks whether what writes everything has done so.
+            // A write moves everything or is an error: programs do not look for short writes.
             op if value < 0 && op.writes_all() => value,
             _ if self.progress > 0 => {
-                // What went well before the end, or before an error, counts.
+                // The bytes moved before the end of the file, or before an error, count.
                 self.progress as i64 + value.max(0)
             }
             _ => value,
@@ -365,9 +365,9 @@ impl Run {
         Flow::On
     }
 
-    /// Whether a receive is to go on until the memory is full.
+    /// Whether a receive continues until the memory is full.
     fn waits_for_all(&self, atom: &Atom) -> bool {
-        // Who peeks gets the same bytes again, and datagrams have borders.
+        // Peeking returns the same bytes again, and datagrams are not to be joined.
         matches!(atom.op, Op::Recv | Op::Recvmsg)
             && self.message_flags(atom) & (libc::MSG_WAITALL | libc::MSG_PEEK) == libc::MSG_WAITALL
             && syscall::is_stream(self.frame.slot(atom.words[0]) as i32)
@@ -381,7 +381,7 @@ impl Run {
         }
     }
 
-    /// Whether the atom has not moved all of its bytes yet, and may go on.
+    /// Whether the atom has not moved all of its bytes yet, and may continue.
     fn has_more_to_move(&mut self, atom: &Atom) -> bool {
         if self.message_flags(atom) & libc::MSG_DONTWAIT != 0 {
             return false;
@@ -404,14 +404,14 @@ impl Run {
         self.progress < total
     }
 
-    /// The value of a file that was sent, once it is.
+    /// Handle a splice of a file that is sent; the value is that of the whole, once it is done.
     fn advance_conduit(&mut self, words: [u16; 4], value: i64) -> Option<i64> {
         let Some(conduit) = &mut self.conduit else { return Some(value) };
         let sent = |progress: usize, value: i64| if progress > 0 { progress as i64 } else { value };
         if value <= 0 {
             let mut value = value;
             if value == 0 && self.progress == 0 {
-                // With nothing to send, nobody has looked at the target yet.
+                // With nothing to send, no call has checked the target yet.
                 let [to, from, ..] = words.map(|it| self.frame.slot_if_any(it) as i32);
                 value = syscall::send_nothing(to, from);
             }
@@ -437,7 +437,7 @@ impl Run {
     fn close_conduit(&mut self) {
         let Some(conduit) = self.conduit.take() else { return };
         if let Some(fd) = conduit.moved.filter(|_| conduit.held > 0) {
-            // What was read and did not get through is read again by the next reader.
+            // The next reader reads the bytes again that did not get through.
             syscall::move_position(fd, -(conduit.held as i64));
         }
         conduit.ends.into_iter().for_each(syscall::close);
@@ -449,8 +449,8 @@ impl Run {
         self.finish(-i64::from(errno), true);
     }
 
-    /// A run that has ended with this errno in this one's place, and goes to its sink. It has none of
-    /// this one's memory: the kernel may be using that.
+    /// A run that goes to the sink in this one's place, ended with this errno. It has none of this one's
+    /// memory, which the kernel may be using.
     pub(crate) fn stand_in(&mut self, errno: i32) -> Box<Self> {
         let mut it = Box::new(Self::new(Arc::clone(&self.program), Arc::clone(&self.pool)));
         (it.id, it.group, it.token) = (self.id, self.group, self.token);
@@ -474,7 +474,7 @@ impl Run {
         Flow::Ended
     }
 
-    /// Close what the run has opened, but for what its outcome hands over.
+    /// Close the descriptors that the run has opened, except those that its outcome hands over.
     fn close_leftovers(&mut self, value: i64, is_failure: bool) {
         let mut handed_over = Vec::new();
         if !is_failure {
@@ -510,7 +510,7 @@ impl Run {
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         self.opened
             .drain(..)
-            // SAFETY: the run has opened it, nobody has closed it, and the run forgets it here.
+            // SAFETY: the run has opened it and not closed it, and forgets it here.
             .map(|it| unsafe { OwnedFd::from_raw_fd(it.fd) })
             .collect()
     }

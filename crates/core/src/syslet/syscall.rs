@@ -1,4 +1,4 @@
-//! System calls as calls are made of them: tried without blocking, or made for good.
+//! Executes a `Call` by system calls: `attempt` never blocks, `perform` may.
 //!
 //! Values are the kernel's: what the call returned, or a negative errno.
 
@@ -10,12 +10,12 @@ use super::call::Call;
 use super::op::Op;
 use super::readiness;
 
-/// What trying a call came to.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempt {
     /// It is done, with this value.
     Done(i64),
-    /// The same; the new descriptor is non-blocking, which nobody asked for.
+    /// It is done; the value is a new descriptor, non-blocking although the call did not ask for that.
     OpenedNonBlocking(i64),
     /// It would block.
     WouldBlock,
@@ -26,7 +26,7 @@ use Attempt::{Done, WouldBlock};
 /// Make a raw system call.
 macro_rules! sys {
     ($number:expr $(, $arg:expr)*) => {
-        // SAFETY: see `Call`: whoever makes one vouches for its addresses for as long as it is in use.
+        // SAFETY: addresses are of local variables, or of a `Call`, which has valid ones while it is made.
         value(unsafe { libc::syscall($number $(, $arg)*) })
     };
 }
@@ -42,13 +42,13 @@ fn errno() -> c_int {
     unsafe { *libc::__errno_location() }
 }
 
-/// Try a call where it stands.
+/// Try a call without blocking.
 ///
 /// # Safety
 /// The addresses in the call are valid for what the operation does with them.
 #[inline]
 pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
-    // SAFETY: the caller's, for all of them.
+    // SAFETY: guaranteed by the caller, for all of them.
     unsafe {
         match call.op {
             Op::Nop | Op::Add => Done(0),
@@ -92,7 +92,7 @@ pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
     }
 }
 
-/// The value of an attempt, unless the kernel says that it cannot be made now.
+/// Make a call that does not block, again if it is interrupted; `EAGAIN` means that it would block.
 #[inline]
 fn unless_blocked(mut call: impl FnMut() -> i64) -> Attempt {
     loop {
@@ -107,8 +107,8 @@ fn unless_blocked(mut call: impl FnMut() -> i64) -> Attempt {
     }
 }
 
-/// The same for `RWF_NOWAIT`, which some files do not support; sandboxes and emulators may lack the whole
-/// system call.
+/// As `unless_blocked`, for `RWF_NOWAIT`: some files do not support it, and sandboxes and emulators may
+/// lack the whole system call.
 #[inline]
 fn unless_unknown(call: impl FnMut() -> i64) -> Attempt {
     match unless_blocked(call) {
@@ -137,7 +137,7 @@ unsafe fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Atte
     if flags & CHANGES_FOLDERS != 0 {
         return WouldBlock;
     }
-    // A pipe or a device may block in open(2) itself, however well its name is cached.
+    // open(2) itself may block for a pipe or a device, even if its name is cached.
     // SAFETY: a structure of numbers.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = all_flags | libc::O_NONBLOCK as u64;
@@ -150,7 +150,7 @@ unsafe fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Atte
             value if value >= 0 => break value as c_int,
             value => match -value as c_int {
                 EINTR => {}
-                // What openat2 does not take, openat may; ENXIO is a pipe without a reader.
+                // openat may take what openat2 does not; ENXIO is a pipe without a reader.
                 EAGAIN | libc::EINVAL | libc::E2BIG | libc::ENXIO | ENOSYS | EPERM => {
                     return WouldBlock;
                 }
@@ -162,14 +162,14 @@ unsafe fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Atte
         return Done(i64::from(fd));
     }
     if flags & libc::O_PATH == 0 && position(fd).is_none() && !has_partner(fd, flags) {
-        // A pipe, or a device like one: it is to be opened as the program says.
+        // A pipe, or a device like one, has to be opened as the program says.
         close(fd);
         return WouldBlock;
     }
     Attempt::OpenedNonBlocking(i64::from(fd))
 }
 
-/// Look the path up in the cache, and ask what it leads to.
+/// Look the path up in the cache only, and call statx(2) on what is found.
 unsafe fn try_statx(call: &Call) -> Attempt {
     let (flags, mask, target) = (call.int(2), call.int(3), call.at::<libc::statx>(4));
     // SAFETY: a path ends with a zero byte.
@@ -201,17 +201,17 @@ unsafe fn try_message(call: &Call, flags_idx: usize) -> Attempt {
     let flags = call.int(flags_idx);
     let mut tried = *call;
     tried.words[flags_idx] = (flags | libc::MSG_DONTWAIT) as u64;
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let perform = || unsafe { perform_once(&tried) };
     if flags & libc::MSG_DONTWAIT != 0 { Done(perform()) } else { unless_blocked(perform) }
 }
 
 unsafe fn try_accept(call: &Call) -> Attempt {
-    // There is no flag for one call: a listener that blocks is not tried, unlike what is no listener.
+    // No flag makes one accept non-blocking: a blocking listener is not tried, but a non-listener is.
     match status(call.int(0)) {
         Err(errno) => Done(errno),
         Ok(status) if !status.is_non_blocking() && is_listening(call.int(0)) => WouldBlock,
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         Ok(_) => unless_blocked(|| unsafe { perform_once(call) }),
     }
 }
@@ -219,16 +219,16 @@ unsafe fn try_accept(call: &Call) -> Attempt {
 unsafe fn try_waitid(call: &Call) -> Attempt {
     let mut tried = *call;
     tried.words[2] |= libc::WNOHANG as u64;
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let value = unsafe { perform_once(&tried) };
-    // SAFETY: the caller's; the call that has just succeeded has filled the structure in.
+    // SAFETY: guaranteed by the caller; the call that has just succeeded has filled the structure in.
     let is_none = value == 0 && unsafe { (*call.at::<libc::siginfo_t>(3)).si_pid() } == 0;
     if is_none && call.int(2) & libc::WNOHANG == 0 { WouldBlock } else { Done(value) }
 }
 
 /// Wait for events of one descriptor; the value is what it is ready for, or 0 after `timeout_ms`.
 pub(crate) fn poll(fd: c_int, events: i16, timeout_ms: c_int) -> i64 {
-    // poll(2) overlooks such a number, and waits for ever.
+    // poll(2) ignores a negative number, and would wait for ever.
     if fd < 0 {
         return -i64::from(libc::EBADF);
     }
@@ -238,7 +238,7 @@ pub(crate) fn poll(fd: c_int, events: i16, timeout_ms: c_int) -> i64 {
     if n <= 0 {
         return n;
     }
-    // As the kernel's ring has it: a number that names nothing is an error, not an event.
+    // As in the kernel's ring, a number that is not open is an error, not an event.
     if polled.revents & libc::POLLNVAL != 0 {
         return -i64::from(libc::EBADF);
     }
@@ -247,13 +247,13 @@ pub(crate) fn poll(fd: c_int, events: i16, timeout_ms: c_int) -> i64 {
 
 /// Make a call, for as long as it takes.
 ///
-/// A signal ends it with `EINTR` when it `is_interruptible`, otherwise the call goes on.
+/// A signal ends it with `EINTR` if it `is_interruptible`; otherwise the call continues.
 ///
 /// # Safety
 /// As for [`attempt`].
 pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
     loop {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let value = unsafe { perform_once(call) };
         let waited = match -value {
             it if it == i64::from(EAGAIN) => match readiness::awaited(call) {
@@ -275,12 +275,12 @@ pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
     }
 }
 
-/// Whether connect(2) has begun, and goes on by itself.
+/// Whether connect(2) has begun, and the kernel continues it.
 pub(crate) fn is_connecting(errno: i64) -> bool {
     errno == i64::from(libc::EINPROGRESS) || errno == i64::from(libc::EALREADY)
 }
 
-/// Begin to connect without blocking, whatever the descriptor does otherwise.
+/// Begin to connect without blocking, even on a blocking descriptor.
 ///
 /// # Safety
 /// As for [`attempt`].
@@ -291,24 +291,24 @@ pub(crate) unsafe fn begin_to_connect(call: &Call) -> i64 {
         Err(errno) => return errno,
     };
     if status.is_non_blocking() {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         return unsafe { perform_once(call) };
     }
     set_status(fd, status.with_non_blocking(true));
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let value = unsafe { perform_once(call) };
     set_status(fd, status);
     value
 }
 
-/// Finish what `begin_to_connect` has begun, once the descriptor is ready.
+/// Finish the connection of `begin_to_connect`, once the descriptor is ready.
 ///
 /// # Safety
 /// As for [`attempt`].
 pub(crate) unsafe fn finish_connecting(call: &Call) -> i64 {
     match connect_outcome(call.int(0)) {
-        // The kernel takes the socket for one that connects until it is asked once more.
-        // SAFETY: the caller's.
+        // For the kernel the socket is still connecting, until connect(2) is called once more.
+        // SAFETY: guaranteed by the caller.
         0 => match unsafe { begin_to_connect(call) } {
             value if value == -i64::from(libc::EISCONN) => 0,
             value => value,
@@ -317,16 +317,16 @@ pub(crate) unsafe fn finish_connecting(call: &Call) -> i64 {
     }
 }
 
-/// Make a call once: it does not wait on a non-blocking descriptor.
+/// Make a call once; on a non-blocking descriptor it does not wait.
 ///
 /// # Safety
 /// As for [`attempt`].
 pub(crate) unsafe fn perform_unless_non_blocking(call: &Call) -> i64 {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { perform_once(call) }
 }
 
-/// What a connection that was being made has come to.
+/// The outcome of a connection attempt: 0 or a negative errno.
 fn connect_outcome(fd: c_int) -> i64 {
     let mut error: c_int = 0;
     let mut len = size_of::<c_int>() as libc::socklen_t;
@@ -464,7 +464,7 @@ fn set_status(fd: c_int, status: Status) {
     sys!(libc::SYS_fcntl, fd, libc::F_SETFL, status.0);
 }
 
-/// Make a descriptor blocking, as everybody expects one to be.
+/// Make a descriptor blocking, which is the default.
 pub(crate) fn make_blocking(fd: c_int) {
     if let Ok(status) = status(fd) {
         set_status(fd, status.with_non_blocking(false));
@@ -476,36 +476,34 @@ pub(crate) fn close(fd: c_int) {
     sys!(libc::SYS_close, fd);
 }
 
-/// Whether reads of a descriptor come in one piece unless the file ends: where it stands then.
-///
-/// `None` for pipes, sockets, and terminals, whose reads give what there is.
+/// The position of a descriptor whose reads come in one piece unless the file ends; `None` for pipes,
+/// sockets and terminals, whose reads return what there is.
 pub(crate) fn position(fd: c_int) -> Option<i64> {
     Some(sys!(libc::SYS_lseek, fd, 0, libc::SEEK_CUR)).filter(|it| *it >= 0)
 }
 
-/// Whether a file could be sent: the value of sending nothing of it.
+/// The value of sending no bytes of a file: an error if it cannot be sent.
 pub(crate) fn send_nothing(to: c_int, from: c_int) -> i64 {
     sys!(libc::SYS_sendfile, to, from, std::ptr::null_mut::<i64>(), 0)
 }
 
-/// Whether a descriptor leads to a file, and its reads and writes go on where the last one ended.
-///
-/// Some regular files have no position, as the kernel's own that are read like pipes.
+/// Whether a descriptor is a file whose reads and writes continue where the last one ended. Some regular
+/// files have no position: those of the kernel that are read like pipes.
 pub(crate) fn has_position(fd: c_int) -> bool {
     position(fd).is_some() && is_file(fd)
 }
 
-/// Have a file's next read or write without an offset go on there.
+/// Set a file's position.
 pub(crate) fn set_position(fd: c_int, position: i64) {
     sys!(libc::SYS_lseek, fd, position, libc::SEEK_SET);
 }
 
-/// Move a file's position by so many bytes.
+/// Move a file's position by `n_bytes`.
 pub(crate) fn move_position(fd: c_int, n_bytes: i64) {
     sys!(libc::SYS_lseek, fd, n_bytes, libc::SEEK_CUR);
 }
 
-/// A pipe: where it is read, and where it is written.
+/// Create a pipe: the read end and the write end.
 pub(crate) fn pipe() -> Result<[c_int; 2], c_int> {
     let mut ends = [0; 2];
     match sys!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC) {
@@ -519,7 +517,7 @@ pub(crate) fn is_blocking(fd: c_int) -> bool {
     status(fd).is_ok_and(|it| !it.is_non_blocking())
 }
 
-/// What a descriptor leads to, by the bits of `S_IFMT`; `None`: it is not open.
+/// The type of a descriptor's file, by the bits of `S_IFMT`; `None` if it is not open.
 pub(crate) fn kind(fd: c_int) -> Option<libc::mode_t> {
     // SAFETY: a structure of numbers.
     let mut status: libc::stat = unsafe { std::mem::zeroed() };
@@ -528,21 +526,19 @@ pub(crate) fn kind(fd: c_int) -> Option<libc::mode_t> {
     (outcome == 0).then_some(status.st_mode & libc::S_IFMT)
 }
 
-/// Whether what a descriptor leads to is on a disk: it is always ready, and blocks all the same.
-///
-/// Where it stands does not tell: eventfd, inotify and their like stand at zero for ever.
+/// Whether a descriptor's file is on a disk: it is always ready, and blocks all the same. The position
+/// does not tell: that of eventfd, inotify and their like is always zero.
 pub(crate) fn is_file(fd: c_int) -> bool {
     matches!(kind(fd), Some(libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK))
 }
 
-/// Whether open(2) of a named pipe would have returned: its other end is open, or being opened.
-///
-/// The descriptor was opened with these flags, and without blocking.
+/// Whether a blocking open(2) of a named pipe would have returned: its other end is open, or being
+/// opened. The descriptor was opened with `flags`, but without blocking.
 pub(crate) fn has_partner(fd: c_int, flags: c_int) -> bool {
     if kind(fd) != Some(libc::S_IFIFO) {
         return false;
     }
-    // Without a reader it could not be opened for writing.
+    // Without a reader, opening it for writing would have failed.
     flags & libc::O_ACCMODE != libc::O_RDONLY || has_writer(fd)
 }
 
@@ -550,7 +546,7 @@ fn has_writer(fd: c_int) -> bool {
     if poll(fd, libc::POLLIN, 0) != 0 {
         return true;
     }
-    // Nothing came yet. A copy of nothing is the end of the file without a writer, and EAGAIN with one.
+    // The pipe is empty: tee(2) returns 0, the end of the file, without a writer, and EAGAIN with one.
     let Ok(ends) = pipe() else { return false };
     let n = sys!(libc::SYS_tee, fd, ends[1], 1, libc::SPLICE_F_NONBLOCK);
     ends.into_iter().for_each(close);
@@ -562,7 +558,7 @@ pub(crate) fn is_listening(fd: c_int) -> bool {
     socket_option(fd, libc::SO_ACCEPTCONN).is_some_and(|it| it != 0)
 }
 
-/// Whether a descriptor is a socket whose bytes have no borders.
+/// Whether a descriptor is a stream socket, whose bytes are not divided into messages.
 pub(crate) fn is_stream(fd: c_int) -> bool {
     socket_option(fd, libc::SO_TYPE) == Some(libc::SOCK_STREAM)
 }
@@ -574,9 +570,9 @@ fn socket_option(fd: c_int, name: c_int) -> Option<c_int> {
     (outcome == 0).then_some(answer)
 }
 
-/// How many bytes a socket that is ready to be written to takes without blocking, at least.
+/// How many bytes at least a socket that is ready for writing takes without blocking.
 pub(crate) fn send_room(fd: c_int) -> usize {
-    /// What fits into one packet's memory, of which a ready socket has some.
+    /// As much as fits into the memory of one packet, for which a ready socket has room.
     const ROOM_MIN_BYTES: usize = 4096;
     const SO_MEMINFO: c_int = 55;
     let (allocated, limit, queued) = (2, 3, 5);
@@ -590,14 +586,14 @@ pub(crate) fn send_room(fd: c_int) -> usize {
         return ROOM_MIN_BYTES;
     }
     let free = memory[limit].saturating_sub(memory[allocated].max(memory[queued]));
-    // The kernel counts what it needs for itself, too.
+    // The kernel's counts include its own overhead: promise half.
     (free as usize / 2).max(ROOM_MIN_BYTES)
 }
 
 /// A descriptor that becomes readable when the process ends.
 pub(crate) fn pidfd(pid: c_int) -> Result<OwnedFd, c_int> {
     match sys!(libc::SYS_pidfd_open, pid, 0) {
-        // SAFETY: it was opened just now, for us.
+        // SAFETY: it was opened just now, and nothing else owns it.
         fd if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) }),
         value => Err(value as c_int),
     }

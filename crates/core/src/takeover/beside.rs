@@ -1,10 +1,10 @@
-//! Work for threads beside the dispatcher: functions that may block, and so do not start in its stack.
+//! Jobs for threads beside the dispatcher: functions that may block, and so do not start on its stack.
 //!
-//! Guarded by the host lock, as the registry is. While work waits, one thread is on its way to it and no more:
-//! it takes the first piece, has another thread called for the rest, and begins. A thread that does not block
-//! therefore does all of the work by itself, one piece after the other, and one that blocks holds up nothing.
+//! Guarded by the host lock, as the registry is. While jobs wait, one thread is on its way to them, and no
+//! more: it takes the first job, has another thread called for the rest, and begins. A thread whose jobs do
+//! not block therefore runs all of them, one after the other, and a job that blocks delays no other.
 //!
-//! Threads that block are not limited in number. Those that compute are: with more than a few of them
+//! Threads that block are not limited in number. Threads that compute are: with more than a few of them
 //! the dispatcher would wait for the host lock behind all of them.
 
 use std::collections::VecDeque;
@@ -13,56 +13,58 @@ use super::registry::WorkerRegistry;
 use super::role::WorkerId;
 use crate::pools::{IN_A_ROW_MAX, Priority};
 
-/// How long a look at who computes stays good, in nanoseconds.
+/// How long the count of computing threads stays valid, in nanoseconds.
 pub const LOOK_NS: u64 = 5_000_000;
-/// A piece of work computes once it has used so much of a CPU, in nanoseconds …
+/// A job counts as computing once it has used this much CPU time, in nanoseconds …
 const COMPUTES_NS: u64 = 1_000_000;
-/// … and went on with it in this last while: it may have waited its turn for the host lock.
+/// … and some of it within this time, in nanoseconds: meanwhile it may have waited for the host lock.
 const LATELY_NS: u64 = 50_000_000;
 
-/// Which thread is to come, if one is to be called.
+/// Which thread to call for the jobs that wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Summons {
-    /// No work waits, or a thread is on its way.
+    /// None: no job waits, or a thread is on its way.
     Nobody,
-    /// WakeReason this thread's parker: it stands by.
+    /// Unpark this idle worker.
     Unpark(WorkerId),
-    /// Start this thread.
+    /// Start a thread for this worker.
     Spawn(WorkerId),
-    /// There is no thread left. One that is through with its work takes what waits.
+    /// None: no thread is left. A thread that ends its job takes the next one.
     Full,
 }
 
-/// A thread that is at work.
+/// A thread that runs a job.
 #[derive(Debug)]
 struct AtWork {
     worker: WorkerId,
     began_ns: u64,
-    /// How much of a CPU the thread had used when its piece of work began, and at the last look.
+    /// CPU time of the thread when the job began.
     cpu_before_ns: u64,
+    /// CPU time of the thread at the last look.
     cpu_ns: u64,
-    /// When it was last seen to have used more of it.
+    /// When a look last found more CPU time than the one before.
     advanced_at_ns: u64,
 }
 
-/// The work that waits, and the threads that are at work.
+/// The jobs that wait, and the threads that run jobs.
 #[derive(Debug)]
 pub struct Beside<J> {
-    /// What waits, by priority, each in the order in which it came.
+    /// Waiting jobs by priority, each queue in the order of submission.
     jobs: [VecDeque<J>; Priority::ALL.len()],
-    /// How many pieces of a higher priority were taken while one of this waited.
+    /// For each priority, how many jobs of higher ones were taken while one of it waited.
     n_passed_over: [u32; Priority::ALL.len()],
-    /// A thread is on its way.
+    /// A thread is on its way to the jobs.
     is_summoned: bool,
     at_work: Vec<AtWork>,
-    /// How many may compute at once.
+    /// How many threads may compute at once.
     n_computing_max: usize,
+    /// How many threads computed at the last look.
     n_computing: usize,
     looked_at_ns: u64,
 }
 
 impl<J> Beside<J> {
-    /// No work; with more than `n_computing_max` threads that compute, no other begins.
+    /// No jobs; while `n_computing_max` threads compute, no other job begins.
     pub fn new(n_computing_max: usize) -> Self {
         Self {
             jobs: Default::default(),
@@ -75,39 +77,39 @@ impl<J> Beside<J> {
         }
     }
 
-    /// Queue a piece of work; then `summon`.
+    /// Queue a job; call `summon` then.
     pub fn submit(&mut self, priority: Priority, job: J) {
         self.jobs[priority as usize].push_back(job);
     }
 
-    /// The work that waits, in the order of its priorities.
+    /// The jobs that wait, in the order of their priorities.
     pub fn jobs(&self) -> impl Iterator<Item = &J> {
         self.jobs.iter().flatten()
     }
 
-    /// Take out all work that waits.
+    /// Take out all jobs that wait.
     pub fn take_all(&mut self) -> Vec<J> {
         self.jobs.iter_mut().flat_map(std::mem::take).collect()
     }
 
-    /// The priority of some of the work has changed.
+    /// Queue the waiting jobs anew, because the priority of some has changed.
     pub fn sort_anew(&mut self, priority: impl Fn(&J) -> Priority) {
         for job in self.take_all() {
             self.submit(priority(&job), job);
         }
     }
 
-    /// Whether no work waits.
+    /// Whether no job waits.
     pub fn is_empty(&self) -> bool {
         self.jobs.iter().all(VecDeque::is_empty)
     }
 
-    /// How many threads are at work.
+    /// How many threads run a job.
     pub fn n_at_work(&self) -> usize {
         self.at_work.len()
     }
 
-    /// Which thread to call, so that what waits is done. It is on its way then.
+    /// Choose the thread to call for the jobs that wait; it counts as on its way from now on.
     pub fn summon(&mut self, registry: &mut WorkerRegistry) -> Summons {
         if self.is_empty() || self.is_summoned {
             return Summons::Nobody;
@@ -121,17 +123,17 @@ impl<J> Beside<J> {
         }
     }
 
-    /// Call a thread that is busy with something less urgent.
+    /// Count the monitor as on its way to the jobs; the caller unparks it.
     pub fn summon_from_watch(&mut self) {
         self.is_summoned = true;
     }
 
-    /// The thread that was on its way is here, or will not come.
+    /// Note that the thread that was on its way has come, or will not come.
     pub fn arrived(&mut self) {
         self.is_summoned = false;
     }
 
-    /// Whether one more may begin; `cpu_ns` tells how much of a CPU a thread has used.
+    /// Whether one more job may begin; `cpu_ns` gives a thread's CPU time in nanoseconds.
     pub fn may_begin(&mut self, now_ns: u64, cpu_ns: impl Fn(WorkerId) -> Option<u64>) -> bool {
         if self.at_work.len() < self.n_computing_max {
             return true;
@@ -147,7 +149,7 @@ impl<J> Beside<J> {
         self.n_computing < self.n_computing_max
     }
 
-    /// Take the first piece of work of the highest priority; now and then, of a lower one that was passed over.
+    /// Take the first job of the highest priority, or now and then of a lower one that was passed over.
     pub fn take(&mut self) -> Option<J> {
         let waits = |&it: &usize| !self.jobs[it].is_empty();
         let first = (0..self.jobs.len()).find(waits)?;
@@ -160,7 +162,7 @@ impl<J> Beside<J> {
         self.jobs[chosen].pop_front()
     }
 
-    /// A thread begins a piece of work, having used so much of a CPU before.
+    /// Note that a thread begins a job; `cpu_before_ns` is its CPU time so far.
     pub fn begins(&mut self, worker: WorkerId, now_ns: u64, cpu_before_ns: u64) {
         self.at_work.push(AtWork {
             worker,
@@ -171,13 +173,14 @@ impl<J> Beside<J> {
         });
     }
 
-    /// It is through with it; when it began.
+    /// Note that a thread has ended its job; when the job began.
     pub fn ends(&mut self, worker: WorkerId) -> Option<u64> {
         let at = self.at_work.iter().rposition(|it| it.worker == worker)?;
         Some(self.at_work.swap_remove(at).began_ns)
     }
 
-    /// In the child of a fork: nobody is at work but the thread that forked, if it was.
+    /// In the child of a fork: forget all threads, and take out the jobs that wait. For a thread that forked
+    /// within its job, `ends` then gives `None`.
     pub fn reset(&mut self) -> Vec<J> {
         self.is_summoned = false;
         self.at_work.clear();
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn one_thread_is_on_its_way_while_work_waits() {
+    fn one_thread_is_on_its_way_while_jobs_wait() {
         let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(4));
         assert_eq!(Summons::Nobody, beside.summon(&mut registry));
         beside.submit(Priority::Normal, 1);
@@ -219,7 +222,7 @@ mod tests {
         assert_eq!(Summons::Nobody, beside.summon(&mut registry));
         beside.arrived();
         assert_eq!(Some(1), beside.take());
-        // For the rest.
+        // Another thread is called for the rest.
         summoned(&mut beside, &mut registry);
         beside.arrived();
         assert_eq!(Some(2), beside.take());
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_stands_by_is_called_before_one_is_started() {
+    fn an_idle_thread_is_called_before_one_is_started() {
         let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(4));
         beside.submit(Priority::Normal, 1);
         let first = summoned(&mut beside, &mut registry);
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn without_threads_work_waits_for_one_that_is_through() {
+    fn at_the_limit_of_threads_jobs_wait_for_one_that_ends_its_job() {
         let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(1));
         beside.submit(Priority::Normal, 1);
         beside.submit(Priority::Normal, 2);
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn urgent_work_is_first_and_the_rest_is_not_forgotten() {
+    fn urgent_jobs_are_first_and_the_rest_is_not_forgotten() {
         let mut beside = Beside::new(2);
         beside.submit(Priority::Batch, 3);
         beside.submit(Priority::Normal, 2);
@@ -270,19 +273,19 @@ mod tests {
     fn few_threads_compute_at_once_and_any_number_is_blocked() {
         let mut beside = Beside::<u32>::new(2);
         let workers: Vec<_> = (1..10).map(WorkerId::new).collect();
-        // Blocked ones use no CPU.
+        // Blocked threads use no CPU.
         for (now, &worker) in workers[..4].iter().enumerate() {
             assert!(beside.may_begin(now as u64 * 10 * MS, |_| Some(0)));
             beside.begins(worker, now as u64 * 10 * MS, 0);
         }
-        // Two of them compute, and are seen to by the second look.
+        // Two of them compute, as the next look finds.
         let computing = |it: WorkerId| Some(if it.index() <= 2 { 3 * MS } else { 0 });
         assert!(!beside.may_begin(100 * MS, computing));
-        // A look stays good for a while.
+        // The count stays valid for a while.
         assert!(!beside.may_begin(101 * MS, |_| Some(0)));
-        // They block: nothing has changed for long.
+        // They block: their CPU time has not grown for longer than `LATELY_NS`.
         assert!(beside.may_begin(200 * MS, computing));
-        // One goes on.
+        // One computes again.
         let one = |it: WorkerId| Some(if it.index() == 1 { 9 * MS } else { 0 });
         assert!(beside.may_begin(300 * MS, one));
         beside.begins(workers[8], 300 * MS, 0);

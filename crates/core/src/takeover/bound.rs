@@ -1,14 +1,14 @@
-//! Tasks that belong to a thread: what of them goes on where, while the role is elsewhere.
+//! Tasks that belong to a thread: their steps wait for that thread while the role is elsewhere.
 //!
 //! Guarded by the host lock. A task that belongs to a thread takes its steps there and nowhere else. When
-//! its turn comes on another thread, the step is handed over, and the thread asks for the role. A thread to
-//! which something belongs stays, and nobody else's functions are called there.
+//! another thread comes to such a step, it hands the step over, and the task's thread asks for the role. A
+//! thread to which something belongs does not end, and runs no jobs beside the dispatcher.
 
 use std::collections::BTreeMap;
 
 use super::role::WorkerId;
 
-/// What belongs to threads; `S` is a step of a task.
+/// The threads to which tasks belong, and the steps that wait there; `S` is a step of a task.
 #[derive(Debug)]
 pub struct Bound<S> {
     threads: BTreeMap<usize, BoundThread<S>>,
@@ -16,9 +16,9 @@ pub struct Bound<S> {
 
 #[derive(Debug)]
 struct BoundThread<S> {
-    /// How many things belong to it.
+    /// How many things belong to the thread.
     n_ties: usize,
-    /// What is to go on there.
+    /// Steps that wait until the thread has the role.
     steps: Vec<S>,
 }
 
@@ -29,12 +29,12 @@ impl<S> Default for Bound<S> {
 }
 
 impl<S> Bound<S> {
-    /// Something more belongs to a thread.
+    /// Count one more thing that belongs to a thread.
     pub fn tie(&mut self, worker: WorkerId) {
         self.thread(worker).n_ties += 1;
     }
 
-    /// Something belongs to it no more; whether that was the last.
+    /// Count one thing less that belongs to a thread; whether nothing belongs to it any more.
     pub fn untie(&mut self, worker: WorkerId) -> bool {
         let thread = self.thread(worker);
         thread.n_ties = thread.n_ties.saturating_sub(1);
@@ -42,7 +42,7 @@ impl<S> Bound<S> {
         !self.is_tied(worker)
     }
 
-    /// Whether something belongs to a thread: it has to stay.
+    /// Whether something belongs to a thread, which must not end then.
     pub fn is_tied(&self, worker: WorkerId) -> bool {
         self.threads.get(&worker.index()).is_some_and(|it| it.n_ties > 0)
     }
@@ -57,25 +57,25 @@ impl<S> Bound<S> {
         self.threads.get(&worker.index()).is_some_and(|it| !it.steps.is_empty())
     }
 
-    /// The steps that a thread has to take, in order. It has the role.
+    /// Take out a thread's waiting steps, in order, for the thread to take them: it has the role.
     pub fn take_steps(&mut self, worker: WorkerId) -> Vec<S> {
         let steps = self.threads.get_mut(&worker.index()).map(|it| std::mem::take(&mut it.steps));
         self.tidy(worker);
         steps.unwrap_or_default()
     }
 
-    /// Give back steps that could not be taken: they are the first again.
+    /// Put back steps that the thread could not take; they are the first again.
     pub fn put_back(&mut self, worker: WorkerId, steps: impl IntoIterator<Item = S>) {
         self.thread(worker).steps.splice(0..0, steps);
         self.tidy(worker);
     }
 
-    /// Every step that is to be taken.
+    /// The waiting steps of all threads.
     pub fn steps(&self) -> impl Iterator<Item = &S> {
         self.threads.values().flat_map(|it| &it.steps)
     }
 
-    /// Take out everything.
+    /// Take out all waiting steps, and forget what belongs to threads.
     pub fn take_all(&mut self) -> Vec<S> {
         std::mem::take(&mut self.threads).into_values().flat_map(|it| it.steps).collect()
     }

@@ -1,19 +1,20 @@
 //! The dispatcher's role, and how it moves between threads.
 //!
-//! A function is called inside the caller's stack. If it blocks, another *worker* takes the role of
-//! dispatcher and runs ticks; when the function returns, its thread gets the role back. Nothing
-//! migrates: the role follows the stack.
+//! A function is called on the stack of its caller. If it blocks there, another *worker* takes the
+//! dispatcher's role and runs ticks; when the function returns, its thread gets the role back. Stacks
+//! stay on their threads: only the role moves.
 //!
-//! It knows nothing of Python. It knows a *host lock* (the GIL), which whoever changes the role
-//! holds, and can ask of any thread whether it holds that lock.
+//! A take-over is the exception: a function that is known to block starts on another thread at once,
+//! *beside* the dispatcher, and the role stays where it is.
 //!
-//! That is the rescue. A function that is known to block starts on another thread at once, beside the
-//! dispatcher, whose role stays where it is.
+//! This module knows nothing of Python. It knows a *host lock* (the GIL): the role changes only with that
+//! lock held, and a probe tells of any thread whether it holds the lock.
 //!
 //! Reading order: [`Role`] (the state that threads share, and the protocol on it), [`WorkerRegistry`]
-//! (who waits for what; guarded by the host lock), [`Beside`] (work for threads that do not have the role),
-//! [`Bound`] (tasks that belong to a thread), [`Parker`] (how a thread is woken), [`WorkerSlot`] (what can be seen of a worker's thread from outside),
-//! [`Monitor`] (who notices a block).
+//! (which workers are idle, and which wait for the role; guarded by the host lock), [`Beside`] (jobs for
+//! threads that do not have the role), [`Bound`] (tasks that belong to a thread), [`Parker`] (how a thread
+//! sleeps and is woken), [`WorkerSlot`] (what other threads see of a worker), [`Monitor`] (how a blocked
+//! dispatcher is noticed).
 
 mod beside;
 mod bound;

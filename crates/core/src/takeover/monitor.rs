@@ -1,13 +1,13 @@
-//! Who notices that the dispatcher is blocked inside a threadlet.
+//! The monitor: it notices that the dispatcher is blocked inside a threadlet.
 //!
-//! The question is not "does the thread sleep" but "did the dispatcher give the host lock away
-//! inside this call". Two ask it. The *idle_monitor* runs on the dispatcher's CPU at idle priority:
-//! that CPU has nothing to run at the moment the dispatcher blocks, so it looks within
+//! The question is not whether the thread sleeps but whether the dispatcher has released the host lock
+//! inside this call. Two threads look. The *idle monitor* runs on the dispatcher's CPU at idle priority:
+//! that CPU has nothing else to run at the moment the dispatcher blocks, so the idle monitor looks within
 //! microseconds, and costs nothing while the dispatcher works. On a busy machine it starves; so the
-//! worker *on watch* also looks by itself, at every period. Both doze while no threadlet runs.
+//! *monitor*, a worker, also looks by itself, once in every period. Both doze while no threadlet runs.
 //!
-//! Neither holds the host lock. What they find is a candidate: who takes over looks again, with the
-//! lock.
+//! Neither holds the host lock. What they find is a candidate: the worker that takes over checks it again,
+//! with the lock held.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -18,79 +18,79 @@ use super::role::{Awake, Role, WorkerId};
 use super::thread::{HostProbe, ThreadTraits};
 use crate::{clock, fp};
 
-/// How often the worker on watch looks by itself.
+/// How often the monitor looks by itself.
 const PERIOD: Duration = Duration::from_millis(1);
-/// The same where there is no idle_monitor, or where it starves: on a busy machine.
+/// The same where there is no idle monitor, or where it starves on a busy machine.
 const PERIOD_ALONE: Duration = Duration::from_micros(200);
-/// A function that takes so long, in nanoseconds, should not be called in the dispatcher's stack.
+/// A function that takes this long, in nanoseconds, should not be called on the dispatcher's stack.
 pub const SLOW_NS: u64 = 2_000_000;
-/// How many blocks in a row that a period finds, and not the idle_monitor, make it count as starved.
+/// How many blocks in a row a period may find first until the idle monitor counts as starved.
 const N_MISSED_MAX: u32 = 2;
-/// How many periods without a call make the worker on watch doze: waking it takes the dispatcher a
-/// few microseconds, which calls now and then should not pay each time.
+/// After how many periods without a call the monitor dozes: waking it takes the dispatcher a few
+/// microseconds, which occasional calls should not pay each time.
 const N_QUIET_PERIODS: u32 = 50;
 
-/// Why the dispatcher should be relieved.
+/// Why the role should be taken from the dispatcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// It sleeps, without the host lock.
+    /// The dispatcher sleeps, without the host lock.
     Blocked,
-    /// It computes without the host lock.
+    /// It computes, without the host lock.
     Computing,
-    /// It computes, and others have waited long enough.
+    /// It computes, and other requests have waited long enough.
     Overdue,
 }
 
 /// A call from inside which the role should be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// The call.
+    /// The call's sequence number.
     pub seq: u64,
-    /// Why.
+    /// Why the role should be taken.
     pub cause: Cause,
 }
 
-/// How a watch ends.
+/// Why the monitor stops watching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Noticed {
-    /// The dispatcher should be relieved.
+    /// The role should be taken over.
     Found(Candidate),
-    /// This thread was called to other work, and no threadlet runs.
+    /// This thread was called for a job, and no threadlet runs.
     Work,
     /// The loop ends, or has called no threadlet for long.
     Nothing,
 }
 
-/// What the watchers of one role share.
+/// State that the monitor and the idle monitor of one role share.
 #[derive(Debug)]
 pub struct Monitor {
     role: Arc<Role>,
     probe: HostProbe,
-    /// The last call of which the idle_monitor raised the alarm.
+    /// The last call in which the idle monitor has seen the dispatcher block.
     alarm_seq: AtomicU64,
-    /// How long a call may compute before it is overdue; `u64::MAX`: for ever.
+    /// How long a call may compute before it is overdue, in nanoseconds; `u64::MAX`: for ever.
     overdue_ns: AtomicU64,
-    /// The last call that was seen to keep others waiting for long.
+    /// The last call that was seen to take `SLOW_NS` or longer.
     slow_seq: AtomicU64,
     idle_monitor: AtomicU32,
-    /// How many blocks in a row the idle_monitor has missed.
+    /// How many blocks in a row the idle monitor has missed.
     n_missed: AtomicU32,
 }
 
-/// How the idle_monitor fares.
+/// State of the idle monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdleMonitor {
-    /// It was not needed yet.
+    /// No call has needed it yet.
     NotStarted,
-    /// It is there.
+    /// It runs.
     Present,
-    /// The kernel refused it a thread, the idle priority or the place, or does not tell on which
-    /// CPU a thread runs.
+    /// The kernel refused it a thread, the idle priority or the CPU affinity, or does not tell on which CPU a
+    /// thread runs.
     Refused,
 }
 
 impl Monitor {
-    /// The watchers of `role`; `probe` tells whether a thread holds the host lock.
+    /// A monitor of `role`; `probe` tells whether a thread holds the host lock.
     pub fn new(role: Arc<Role>, probe: HostProbe) -> Self {
         Self {
             role,
@@ -103,24 +103,24 @@ impl Monitor {
         }
     }
 
-    /// Let a call compute for so long before it is overdue; `None`: for ever.
+    /// Set how long a call may compute before it is overdue; `None`: for ever.
     pub fn set_overdue(&self, after: Option<Duration>) {
         let after_ns = after.map_or(u64::MAX, |it| it.as_nanos().try_into().unwrap_or(u64::MAX));
         self.overdue_ns.store(after_ns, Relaxed);
     }
 
-    /// Whether a call was seen to keep others waiting for long.
+    /// Whether a call was seen to take `SLOW_NS` or longer.
     pub fn was_slow(&self, seq: u64) -> bool {
         self.slow_seq.load(Relaxed) == seq
     }
 
-    /// After how long a computing call is overdue.
+    /// How long a call may compute before it is overdue; `None`: for ever.
     pub fn overdue(&self) -> Option<Duration> {
         let after_ns = self.overdue_ns.load(Relaxed);
         (after_ns != u64::MAX).then(|| Duration::from_nanos(after_ns))
     }
 
-    /// How the idle_monitor fares.
+    /// State of the idle monitor.
     pub fn idle_monitor(&self) -> IdleMonitor {
         match self.idle_monitor.load(Relaxed) {
             0 => IdleMonitor::NotStarted,
@@ -129,12 +129,12 @@ impl Monitor {
         }
     }
 
-    /// On watch: wait until the dispatcher should be relieved, or something else is to be done.
+    /// Be the monitor until the role should be taken over, a job waits, or no call has come for `idle`.
     pub fn watch(&self, me: WorkerId, idle: Duration) -> Noticed {
         let mut has_work = false;
         let watched = self.watch_for(me, idle, &mut has_work);
         if has_work && watched != Noticed::Work {
-            // It is called still, and comes to the work later.
+            // The job still waits for this thread, which gets to it later.
             self.role.slot(me).parker.unpark(WakeReason::WORK);
         }
         watched
@@ -162,27 +162,27 @@ impl Monitor {
             if n_quiet_periods >= N_QUIET_PERIODS && self.role.doze(Awake::MONITOR) {
                 n_quiet_periods = 0;
                 is_after_period = false;
-                // An alarm may come late, from a call that is over.
-                let heard = parker
+                // `BLOCKED` may come late, from a call that has ended.
+                let reasons = parker
                     .park(WakeReason::BLOCKED | WakeReason::WAKE | WakeReason::WORK, Some(idle));
-                if heard == WakeReason::NONE || heard.has(WakeReason::STOP) {
+                if reasons == WakeReason::NONE || reasons.has(WakeReason::STOP) {
                     return Noticed::Nothing;
                 }
-                *has_work |= heard.has(WakeReason::WORK);
+                *has_work |= reasons.has(WakeReason::WORK);
                 continue;
             }
-            let heard = parker.park(
+            let reasons = parker.park(
                 WakeReason::BLOCKED | WakeReason::WAKE | WakeReason::WORK,
                 Some(self.period()),
             );
-            if heard.has(WakeReason::STOP) {
+            if reasons.has(WakeReason::STOP) {
                 return Noticed::Nothing;
             }
-            *has_work |= heard.has(WakeReason::WORK);
-            if heard.has(WakeReason::BLOCKED) {
+            *has_work |= reasons.has(WakeReason::WORK);
+            if reasons.has(WakeReason::BLOCKED) {
                 self.n_missed.store(0, Relaxed);
             }
-            is_after_period = heard == WakeReason::NONE;
+            is_after_period = reasons == WakeReason::NONE;
         }
     }
 
@@ -220,11 +220,11 @@ impl Monitor {
         } else {
             return None;
         };
-        // It may have returned and given the lock away elsewhere while we looked.
+        // The call may have returned meanwhile, and the dispatcher released the lock elsewhere.
         (self.role.seq() == inside_seq).then_some(Candidate { seq, cause })
     }
 
-    /// Start the idle_monitor, once.
+    /// Start the idle monitor, once.
     pub fn start_idle_monitor(self: &Arc<Self>) {
         if self.idle_monitor() != IdleMonitor::NotStarted {
             return;
@@ -232,18 +232,18 @@ impl Monitor {
         self.idle_monitor.store(IdleMonitor::Present as u32, Relaxed);
         let monitor = Arc::clone(self);
         let thread =
-            std::thread::Builder::new().name("tl-idle_monitor".into()).stack_size(64 * 1024);
+            std::thread::Builder::new().name("tl-idle-monitor".into()).stack_size(64 * 1024);
         if thread.spawn(move || monitor.run_idle_monitor()).is_err() {
             self.idle_monitor.store(IdleMonitor::Refused as u32, Relaxed);
         }
     }
 
-    /// In the child of a fork the idle_monitor is gone; the next call starts another.
+    /// In the child of a fork: the idle monitor is gone, and the next call starts another.
     pub fn reset(&self) {
         self.idle_monitor.store(IdleMonitor::NotStarted as u32, Relaxed);
     }
 
-    /// The idle_monitor's life.
+    /// Body of the idle monitor's thread.
     fn run_idle_monitor(&self) {
         ThreadTraits::block_signals();
         fp::begin_thread();
@@ -254,7 +254,7 @@ impl Monitor {
 
     fn guard(&self) -> Guarded {
         let role = &self.role;
-        let mut post = None;
+        let mut pinned_to = None;
         let mut last_seq = u64::MAX;
         loop {
             if role.idle_monitor.take(WakeReason::WAKE).has(WakeReason::STOP) {
@@ -262,7 +262,8 @@ impl Monitor {
             }
             let Some((seq, owner)) = role.inside() else {
                 let seq = role.seq();
-                // Let a dispatcher that has just left one call begin the next.
+                // Doze only if no call came since the last look: a dispatcher that has just left a call may
+                // soon begin the next.
                 if std::mem::replace(&mut last_seq, seq) == seq && role.doze(Awake::IDLE_MONITOR) {
                     role.idle_monitor.park(WakeReason::WAKE, None);
                 }
@@ -274,23 +275,23 @@ impl Monitor {
                 if traces.holds_lock(self.probe).is_some() {
                     return Guarded::Refused;
                 }
-                // The owner leaves just now.
+                // The owner is just detaching its traces.
                 rustix::thread::sched_yield();
                 continue;
             };
-            if post != Some(cpu) {
+            if pinned_to != Some(cpu) {
                 if !ThreadTraits::stay_on(cpu) {
                     return Guarded::Refused;
                 }
-                post = Some(cpu);
+                pinned_to = Some(cpu);
             } else if traces.holds_lock(self.probe) == Some(false) && role.seq() == seq {
-                // We run, so the dispatcher does not, and it has given the lock away.
+                // This thread runs, so the dispatcher does not, and it has released the lock.
                 self.alarm_seq.store(seq, Relaxed);
                 role.doze_until_next_call(Awake::IDLE_MONITOR);
                 if let Some(monitor) = role.monitor() {
                     role.slot(monitor).parker.unpark(WakeReason::BLOCKED);
                 }
-                // Once more: the next call may have begun while our bit was still set.
+                // Look again: the next call may have begun while this thread's bit was still set.
                 if role.seq() == seq {
                     role.idle_monitor.park(WakeReason::WAKE, None);
                 }
@@ -306,7 +307,7 @@ enum Guarded {
     Refused,
 }
 
-/// What the last look showed.
+/// What the last look at the dispatcher has found.
 #[derive(Debug, Default)]
 struct Look {
     seq: u64,

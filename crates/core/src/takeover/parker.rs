@@ -1,6 +1,7 @@
-//! A parker: what a thread waits on when it has nothing to do.
+//! A parker: what a thread sleeps on until another thread unparks it.
 //!
-//! Rings are bits and stay until they are taken, so that none is lost, whoever is first.
+//! Wake reasons are bits and stay set until they are taken, so that none is lost, whether the thread is
+//! unparked before or after it parks.
 
 use std::fmt;
 use std::ops::{BitAnd, BitOr};
@@ -8,30 +9,30 @@ use std::time::Duration;
 
 use crate::sync::{AtomicU32, Ordering};
 
-/// Why a thread is woken.
+/// Why a thread is unparked: a set of reasons.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct WakeReason(u32);
 
 impl WakeReason {
-    /// Nothing: the wait timed out, or a signal ended it.
+    /// No reason: the wait timed out, or a signal ended it.
     pub const NONE: Self = Self(0);
-    /// Go on watch.
+    /// Be the monitor.
     pub const MONITOR: Self = Self(1);
-    /// The dispatcher's role is yours.
+    /// The role is granted to this thread.
     pub const GRANT: Self = Self(1 << 1);
-    /// Threadlets run again: watch, do not doze.
+    /// A threadlet begins: stop dozing.
     pub const WAKE: Self = Self(1 << 2);
-    /// The idle_monitor has seen the dispatcher block. Only for who is on watch.
+    /// The idle monitor has seen the dispatcher block. For the monitor only.
     pub const BLOCKED: Self = Self(1 << 3);
-    /// End. Never withdrawn.
+    /// End. Stays set when it is taken.
     pub const STOP: Self = Self(1 << 4);
-    /// Work waits that is to be done beside the dispatcher.
+    /// A job waits beside the dispatcher.
     pub const WORK: Self = Self(1 << 5);
-    /// Something that belongs to this thread is to go on there: ask for the role.
+    /// A step that belongs to this thread waits: ask for the role; or nothing belongs to it any more.
     pub const ASK: Self = Self(1 << 6);
     const ALL: Self = Self((1 << 7) - 1);
 
-    /// Whether these reasons and those have one in common.
+    /// Whether the two sets have a reason in common.
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
@@ -87,7 +88,7 @@ impl Default for Parker {
 }
 
 impl Parker {
-    /// Wake the thread whose parker this is, now or when it next waits.
+    /// Wake the parker's thread for `reason`: now, or when it next parks.
     pub fn unpark(&self, reason: WakeReason) {
         if reason == WakeReason::NONE {
             return;
@@ -98,13 +99,13 @@ impl Parker {
         }
     }
 
-    /// Take those of the wanted reasons that have come, without waiting.
+    /// Take those of the wanted reasons that are set, and `STOP` if it is, without waiting.
     pub fn take(&self, wanted: WakeReason) -> WakeReason {
         let taken = self.reasons.fetch_and(!(wanted.0 & !WakeReason::STOP.0), Ordering::SeqCst);
         WakeReason(taken & (wanted.0 | WakeReason::STOP.0))
     }
 
-    /// Wait for one of the wanted reasons, or for the end; `NONE` after the time is up or a signal.
+    /// Wait for one of the wanted reasons or for `STOP`; `NONE` after a time-out or a signal.
     pub fn park(&self, wanted: WakeReason, patience: Option<Duration>) -> WakeReason {
         let taken = self.take(wanted);
         if taken != WakeReason::NONE {
@@ -114,7 +115,7 @@ impl Parker {
         self.take(wanted)
     }
 
-    /// Forget every reason: in the child of a fork, where nobody is left who could mean them.
+    /// Clear all reasons, in the child of a fork: the threads that have set them do not exist there.
     pub fn reset(&self) {
         self.reasons.fetch_and(!WakeReason::ALL.0, Ordering::SeqCst);
     }
@@ -127,7 +128,7 @@ impl Parker {
             return;
         }
         let patience = patience.and_then(|it| rustix::time::Timespec::try_from(it).ok());
-        // Whatever ends it (a reason, the time, a signal), the caller looks at the reasons.
+        // Whatever ends the wait (a reason, a time-out, a signal), the caller looks at the reasons.
         let _ = wait(&self.reasons, Flags::PRIVATE, reasons, patience.as_ref());
     }
 
@@ -137,7 +138,7 @@ impl Parker {
             rustix::thread::futex::wake(&self.reasons, rustix::thread::futex::Flags::PRIVATE, 1);
     }
 
-    /// In the model nobody's patience ends: a lost reason shows as a deadlock.
+    /// In the model no wait times out: a lost reason shows as a deadlock.
     #[cfg(feature = "model")]
     fn sleep(&self, wanted: WakeReason, _patience: Option<Duration>) {
         let (lock, condition) = &self.woken;
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_before_the_wait_is_heard_once() {
+    fn a_reason_from_before_the_wait_is_taken_once() {
         let parker = Parker::default();
         parker.unpark(WakeReason::GRANT);
         assert_eq!(WakeReason::GRANT, parker.park(WakeReason::GRANT, None));
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unwanted_ring_waits_until_it_is_wanted() {
+    fn an_unwanted_reason_stays_until_it_is_wanted() {
         let parker = Parker::default();
         parker.unpark(WakeReason::MONITOR);
         assert_eq!(WakeReason::NONE, parker.park(WakeReason::GRANT, Some(Duration::ZERO)));
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_heard_by_everyone_every_time() {
+    fn stop_ends_every_wait() {
         let parker = Parker::default();
         parker.unpark(WakeReason::STOP);
         assert!(parker.park(WakeReason::GRANT, None).has(WakeReason::STOP));
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_ends_the_wait_of_another_thread() {
+    fn unpark_ends_the_wait_of_another_thread() {
         let parker = Parker::default();
         std::thread::scope(|scope| {
             scope.spawn(|| parker.unpark(WakeReason::BLOCKED));

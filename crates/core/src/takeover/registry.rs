@@ -1,48 +1,48 @@
-//! The registry: which threads there are, who stands by, who waits for the role to come back.
+//! The registry: which workers there are, which are idle, and which wait for the role.
 //!
-//! Guarded by the host lock. It knows nothing of how a thread is made or woken.
+//! Guarded by the host lock. It knows nothing of how a thread is started or woken.
 
 use std::collections::VecDeque;
 
 use super::role::WorkerId;
 
-/// What `take` took the role from.
+/// From where `take` took the role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// A worker that is inside a threadlet; its task is to be parked.
+    /// From a worker that is inside a threadlet; its task is to be parked.
     FromThreadlet(WorkerId),
-    /// A dispatcher that waits for events; it must be woken if it waits long.
+    /// From a dispatcher that waits for events; it must be woken if it waits long.
     FromPoll,
-    /// Nobody.
+    /// From no other worker.
     Vacant,
 }
 
 /// Whether a call may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attendance {
-    /// Somebody watches.
+    /// Yes: there is a monitor.
     Monitored,
-    /// Somebody will: start this thread, on watch.
+    /// Yes, once a thread is started for this worker, which is the monitor.
     Spawn(WorkerId),
-    /// Every thread that there may be is busy.
+    /// No: every thread that there may be is busy.
     Full,
 }
 
-/// What a boundary between two requests came to.
+/// Whether a worker still has the role after a boundary between two requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Boundary {
-    /// Go on.
+    /// It still has the role.
     Kept,
-    /// Somebody else is the dispatcher now.
+    /// Another worker is the dispatcher now.
     Lost,
 }
 
-/// The threads of one loop.
+/// The workers of one loop.
 #[derive(Debug)]
 pub struct WorkerRegistry {
-    /// Returned from a threadlet, in the order in which they get the role back.
+    /// Workers that wait for the role, in the order in which they get it.
     grants: VecDeque<WorkerId>,
-    /// Idle, the last used first, so that the others can end.
+    /// Idle workers. The last used is the first to be called, so that the others can end.
     standby: Vec<WorkerId>,
     free: Vec<WorkerId>,
     n_named: usize,
@@ -54,7 +54,7 @@ pub struct WorkerRegistry {
 }
 
 impl WorkerRegistry {
-    /// Nobody yet but the home thread.
+    /// No worker yet but home.
     pub fn new(n_threads_max: usize) -> Self {
         Self {
             grants: VecDeque::new(),
@@ -88,44 +88,39 @@ impl WorkerRegistry {
         self.standby.len()
     }
 
-    /// How many threads wait for the role to come back.
+    /// How many threads wait for the role.
     pub fn n_waiting(&self) -> usize {
         self.grants.len()
     }
 
-    /// Whether somebody could go on watch now.
-    pub fn has_room(&self) -> bool {
-        !self.standby.is_empty() || self.n_threads < self.n_threads_max
-    }
-
-    /// The dispatcher begins to wait for events.
+    /// Note that the dispatcher begins to wait for events.
     pub fn start_polling(&mut self) {
         self.polling = true;
     }
 
-    /// It waits no more, or not as the dispatcher; whether it did.
+    /// Note that the dispatcher waits no more, or has lost the role; whether it waited.
     pub fn stop_polling(&mut self) -> bool {
         std::mem::replace(&mut self.polling, false)
     }
 
-    /// A thread has nothing to do.
+    /// Note that a worker is idle.
     pub fn stand_by(&mut self, worker: WorkerId) {
         self.standby.push(worker);
     }
 
-    /// Whether a thread stands by.
+    /// Whether a worker is idle.
     pub fn stands_by(&self, worker: WorkerId) -> bool {
         self.standby.contains(&worker)
     }
 
-    /// An idle thread ends, unless it was appointed meanwhile. Its number is free only once it is
-    /// gone.
+    /// Remove a worker from the idle ones, so that its thread can end; `false`: it was appointed meanwhile.
+    /// Its number is free only after `ended`.
     pub fn retire(&mut self, worker: WorkerId) -> bool {
         let at = self.standby.iter().position(|&it| it == worker);
         at.map(|at| self.standby.remove(at)).is_some()
     }
 
-    /// A thread has ended.
+    /// Note that a worker's thread has ended.
     pub fn ended(&mut self, worker: WorkerId) {
         self.n_threads -= 1;
         self.free.push(worker);
@@ -135,6 +130,7 @@ impl WorkerRegistry {
         self.ended(worker);
     }
 
+    /// Choose a worker: an idle one, or a new one (`true`) if there may be another thread.
     pub(super) fn appoint(&mut self) -> Option<(WorkerId, bool)> {
         if let Some(worker) = self.standby.pop() {
             return Some((worker, false));

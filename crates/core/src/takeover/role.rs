@@ -1,7 +1,8 @@
-//! The role and the protocol by which it moves: call, take over, return, doze and wake.
+//! The role, and the protocol by which it moves: call, take over, return, doze and wake.
 //!
-//! Whoever changes the role holds the host lock; who merely looks (the monitor) does not. A number
-//! says what the dispatcher does: odd while it is inside a threadlet, and never the same twice.
+//! The role changes only with the host lock held; the monitor and the idle monitor look at it without. A
+//! sequence number says what the dispatcher does: it is odd while the dispatcher is inside a threadlet, and
+//! never has the same value twice.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -11,12 +12,12 @@ use super::registry::{Attendance, Boundary, Taken, WorkerRegistry};
 use super::slot::WorkerSlot;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Names a thread that can hold the role. Numbers are used again after a thread has ended.
+/// Number of a thread that can hold the role. It is used again after the thread has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerId(u32);
 
 impl WorkerId {
-    /// The thread that runs the loop: the role begins and ends there.
+    /// The home thread, which runs the loop: the role begins and ends there.
     pub const HOME: Self = Self(0);
     /// No worker.
     pub const NOBODY: Self = Self(u32::MAX);
@@ -31,17 +32,17 @@ impl WorkerId {
     }
 }
 
-/// Which watchers are awake.
+/// Which of the monitor and the idle monitor are awake.
 ///
-/// A bit is cleared by its monitor alone, before it looks whether the dispatcher is inside a
-/// threadlet; it is set by the dispatcher alone, after it has said that it is.
+/// Each of the two clears its own bit before it looks whether the dispatcher is inside a threadlet, and
+/// may then set it again. Otherwise the dispatcher alone sets bits, after it has written that it is inside.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Awake(u32);
 
 impl Awake {
-    /// The worker on watch. Cannot be set while nobody is on watch.
+    /// The monitor. Cannot be set while no worker is the monitor.
     pub const MONITOR: Self = Self(1);
-    /// The idle_monitor. Stays set where there is none.
+    /// The idle monitor. Stays set where there is none.
     pub const IDLE_MONITOR: Self = Self(1 << 1);
     const ALL: Self = Self(3);
 
@@ -63,9 +64,9 @@ impl fmt::Debug for Awake {
 pub enum Called {
     /// Call the function, then `leave` with this number.
     Monitored(u64),
-    /// The same, once `attend` has seen to it that somebody watches.
+    /// The same, but call `attend` first: nothing watches this call yet.
     Unmonitored(u64),
-    /// This thread does not hold the role, or is inside a threadlet already: nothing to protect.
+    /// This thread does not hold the role, or is inside a threadlet already: there is nothing to protect.
     Inside,
 }
 
@@ -73,12 +74,13 @@ pub enum Called {
 pub struct Role {
     /// Odd while the dispatcher is inside a threadlet.
     seq: AtomicU64,
-    /// Who holds the role. Written with the host lock held.
+    /// The worker that holds the role. Written with the host lock held.
     owner: AtomicU32,
+    /// Bits of `Awake`.
     watching: AtomicU32,
-    /// Who is on watch. Written with the host lock held.
+    /// The worker that is the monitor. Written with the host lock held.
     monitor: AtomicU32,
-    /// The idle_monitor's parker.
+    /// The idle monitor's parker.
     pub idle_monitor: Parker,
     slots: Box<[OnceLock<Box<WorkerSlot>>]>,
 }
@@ -94,7 +96,7 @@ impl fmt::Debug for Role {
 }
 
 impl Role {
-    /// A role that nobody holds, for a home thread and up to `n_threads_max` others.
+    /// A role that no thread holds, for a home thread and up to `n_threads_max` others.
     pub fn new(n_threads_max: usize) -> Self {
         Self {
             seq: AtomicU64::new(0),
@@ -106,12 +108,12 @@ impl Role {
         }
     }
 
-    /// What can be seen of a worker's thread from outside.
+    /// What other threads see of a worker.
     pub fn slot(&self, worker: WorkerId) -> &WorkerSlot {
         self.slots[worker.index()].get_or_init(Box::default)
     }
 
-    /// Who holds the role; `None` while the loop does not run.
+    /// The worker that holds the role; `None` while the loop does not run.
     pub fn owner(&self) -> Option<WorkerId> {
         named(self.owner.load(Ordering::SeqCst))
     }
@@ -121,19 +123,19 @@ impl Role {
         self.owner.load(Ordering::Relaxed) == me.0
     }
 
-    /// Who is on watch.
+    /// The worker that is the monitor.
     pub fn monitor(&self) -> Option<WorkerId> {
         named(self.monitor.load(Ordering::SeqCst))
     }
 
-    /// What the dispatcher does: odd while it is inside a threadlet.
+    /// The sequence number: odd while the dispatcher is inside a threadlet.
     pub fn seq(&self) -> u64 {
         self.seq.load(Ordering::SeqCst)
     }
 
     // -- the dispatcher: host lock held ----------------------------------------------------------
 
-    /// Whether this worker dispatches, and is in no threadlet.
+    /// Whether this worker holds the role, and is inside no threadlet.
     pub fn may_enter(&self, me: WorkerId) -> bool {
         !is_inside(self.seq.load(Ordering::Relaxed)) && self.is_held_by(me)
     }
@@ -144,8 +146,8 @@ impl Role {
         if !self.may_enter(me) {
             return Called::Inside;
         }
-        // First say that a threadlet runs, then look who watches: a monitor that dozes off does the
-        // reverse, so that at least one of the two sees the other.
+        // First write that a threadlet runs, then read which threads are awake: a thread that dozes off
+        // does the reverse, so that at least one of the two sees the other.
         self.seq.store(seq + 1, Ordering::SeqCst);
         if self.watching.load(Ordering::SeqCst) == Awake::ALL.0 {
             Called::Monitored(seq + 1)
@@ -154,7 +156,7 @@ impl Role {
         }
     }
 
-    /// End a call; whether the role is still ours. If not, `ask` for it.
+    /// End a call; whether this worker still has the role. If not, `ask` for it.
     pub fn leave(&self, me: WorkerId, seq: u64) -> bool {
         let kept = self.is_held_by(me) && self.seq.load(Ordering::Relaxed) == seq;
         if kept {
@@ -163,7 +165,7 @@ impl Role {
         kept
     }
 
-    /// See to it that somebody watches. After `Full` nobody does: `leave` without calling.
+    /// Make sure that the present call is watched. After `Full` it is not: `leave` without calling.
     pub fn attend(&self, registry: &mut WorkerRegistry) -> Attendance {
         let mut attendance = Attendance::Monitored;
         if self.monitor().is_none() {
@@ -187,13 +189,13 @@ impl Role {
         attendance
     }
 
-    /// The thread that `attend` asked for could not be started.
+    /// Undo `attend`: the thread that it asked for could not be started.
     pub fn not_spawned(&self, registry: &mut WorkerRegistry, worker: WorkerId) {
         self.relieve();
         registry.not_spawned(worker);
     }
 
-    /// Between two requests: hand the role to the first who waits for it.
+    /// Between two requests: hand the role to the first worker that waits for it.
     pub fn boundary(&self, registry: &mut WorkerRegistry, me: WorkerId) -> Boundary {
         if !self.is_held_by(me) {
             return Boundary::Lost;
@@ -210,10 +212,10 @@ impl Role {
         self.owner.store(WorkerId::NOBODY.0, Ordering::SeqCst);
     }
 
-    // -- everybody else: host lock held ----------------------------------------------------------
+    // -- the other workers: host lock held -------------------------------------------------------
 
     /// Take the role if the dispatcher can do without it: it is inside a threadlet, or waits for
-    /// events, or there is none (then only home may). With the host lock held nobody races for it.
+    /// events, or there is none (then only home may). The host lock excludes other takers.
     pub fn take(&self, registry: &mut WorkerRegistry, me: WorkerId) -> Option<Taken> {
         let seq = self.seq.load(Ordering::Relaxed);
         let taken = match self.owner() {
@@ -230,7 +232,7 @@ impl Role {
         Some(taken)
     }
 
-    /// Take the role, or queue for it: then it comes with a `GRANT`.
+    /// Take the role, or queue for it: it then comes with `GRANT`.
     pub fn ask(&self, registry: &mut WorkerRegistry, me: WorkerId) -> Option<Taken> {
         let taken = self.take(registry, me);
         if taken.is_none() {
@@ -239,7 +241,7 @@ impl Role {
         taken
     }
 
-    /// On watch: take the role from inside call `seq`, unless that is over. The watch is vacant
+    /// As the monitor: take the role from inside call `seq`, unless that call is over. There is no monitor
     /// then.
     pub fn take_over(
         &self,
@@ -255,22 +257,22 @@ impl Role {
         Some(taken)
     }
 
-    /// Leave the watch vacant.
+    /// Leave the loop without a monitor.
     pub fn relieve(&self) {
         self.watching.fetch_and(!Awake::MONITOR.0, Ordering::SeqCst);
         self.monitor.store(WorkerId::NOBODY.0, Ordering::SeqCst);
     }
 
-    // -- watchers: no lock -----------------------------------------------------------------------
+    // -- the monitor and the idle monitor: no lock -----------------------------------------------
 
-    /// The call that the dispatcher is inside, and who the dispatcher is.
+    /// The call that the dispatcher is inside, and the worker that is the dispatcher.
     pub fn inside(&self) -> Option<(u64, WorkerId)> {
         let seq = self.seq();
         let owner = self.owner()?;
         is_inside(seq).then_some((seq, owner))
     }
 
-    /// Say that this monitor dozes off; `false`: it must not, a threadlet has begun.
+    /// Clear this thread's bit before it dozes; `false`: it must not doze, a threadlet has begun.
     pub fn doze(&self, monitor: Awake) -> bool {
         self.watching.fetch_and(!monitor.0, Ordering::SeqCst);
         if !is_inside(self.seq()) {
@@ -280,12 +282,12 @@ impl Role {
         false
     }
 
-    /// Say that this monitor dozes off although a threadlet runs: it has seen enough of it.
+    /// Clear this thread's bit although a threadlet runs: it has seen enough of this call.
     pub fn doze_until_next_call(&self, monitor: Awake) {
         self.watching.fetch_and(!monitor.0, Ordering::SeqCst);
     }
 
-    /// WakeReason the end for every thread, the idle_monitor included.
+    /// Unpark every thread with `STOP`, the idle monitor included.
     pub fn stop_all(&self) {
         self.idle_monitor.unpark(WakeReason::STOP);
         for slot in self.slots.iter().filter_map(OnceLock::get) {
@@ -296,11 +298,11 @@ impl Role {
     // -- fork ------------------------------------------------------------------------------------
 
     /// In the child of a fork only the thread that forked goes on: forget the others. `me` is that
-    /// thread if it is one of ours; it holds the role then.
+    /// thread if it is a worker; it then holds the role.
     pub fn reset(&self, registry: &mut WorkerRegistry, me: Option<WorkerId>) {
         let seq = self.seq.load(Ordering::Relaxed);
         if is_inside(seq) && self.owner() != me {
-            // The one inside is not here to leave.
+            // The thread inside the call does not exist here, and cannot `leave`.
             self.seq.store(seq + 1, Ordering::SeqCst);
         }
         self.owner.store(me.unwrap_or(WorkerId::NOBODY).0, Ordering::SeqCst);
@@ -402,15 +404,15 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_watched_by_a_new_thread_then_by_one_that_stands_by() {
+    fn a_call_is_watched_by_a_new_thread_then_by_an_idle_one() {
         let (role, mut registry) = held_by_home();
-        let Called::Unmonitored(seq) = role.enter(WorkerId::HOME) else { panic!("nobody watches") };
+        let Called::Unmonitored(seq) = role.enter(WorkerId::HOME) else { panic!("no monitor yet") };
         let Attendance::Spawn(first) = role.attend(&mut registry) else {
-            panic!("nobody is there")
+            panic!("no worker is idle")
         };
         assert!(role.take_over(&mut registry, first, seq).is_some());
         registry.stand_by(WORKER);
-        let Called::Unmonitored(_) = role.enter(first) else { panic!("nobody watches") };
+        let Called::Unmonitored(_) = role.enter(first) else { panic!("no monitor yet") };
         assert_eq!(Attendance::Monitored, role.attend(&mut registry));
         assert_eq!(WakeReason::MONITOR, role.slot(WORKER).parker.take(WakeReason::MONITOR));
     }
@@ -421,16 +423,16 @@ mod tests {
         role.take(&mut registry, WorkerId::HOME);
         let seq = enter(&role, WorkerId::HOME);
         let Attendance::Spawn(first) = role.attend(&mut registry) else {
-            panic!("nobody is there")
+            panic!("no worker is idle")
         };
         role.take_over(&mut registry, first, seq);
-        let Called::Unmonitored(seq) = role.enter(first) else { panic!("nobody watches") };
+        let Called::Unmonitored(seq) = role.enter(first) else { panic!("no monitor yet") };
         assert_eq!(Attendance::Full, role.attend(&mut registry));
         assert!(role.leave(first, seq));
     }
 
     #[test]
-    fn nobody_dozes_while_a_threadlet_runs() {
+    fn the_monitor_does_not_doze_while_a_threadlet_runs() {
         let (role, _) = held_by_home();
         assert!(role.doze(Awake::MONITOR));
         let seq = enter(&role, WorkerId::HOME);

@@ -1,22 +1,22 @@
-//! What can be seen of a worker's thread from outside: its parker, and, while it lives, where to ask
-//! what it does.
+//! What other threads see of a worker: its parker, and, while its thread lives, where to look what the
+//! thread does.
 
 use super::parker::Parker;
 #[cfg(not(feature = "model"))]
 use super::thread::Traces;
 
-/// One worker, as other threads see it. Records outlive their threads and are used again.
+/// A worker as other threads see it. A slot outlives its thread and is used again for another one.
 #[derive(Debug, Default)]
 pub struct WorkerSlot {
     /// Wakes the worker.
     pub parker: Parker,
-    /// Where to look what its thread does; the model does not look.
+    /// Where to look what the worker's thread does; the model does not look.
     #[cfg(not(feature = "model"))]
     pub traces: Traces,
 }
 
 impl WorkerSlot {
-    /// In the child of a fork, which this worker has made or not.
+    /// Reset the slot in the child of a fork; `is_here`: this worker's thread is the one that forked.
     pub(super) fn reset(&self, is_here: bool) {
         self.parker.reset();
         #[cfg(not(feature = "model"))]

@@ -1,43 +1,43 @@
 //! What one thread can learn of another without its help: whether it holds the host lock, on which
 //! CPU it runs, whether it sleeps.
 //!
-//! A thread leaves traces while it can be the dispatcher, and they are wiped before it or what its host
-//! knows it by ends; a reader says that it reads, and the wiping waits for that.
+//! A thread attaches its traces while it can be the dispatcher, and detaches them before it or its host's
+//! thread state ends. Readers are counted while they read, and detaching waits for them.
 
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-/// How often a thread looks whether somebody has waited for its child that has ended.
+/// How often a thread looks whether its ended child has been reaped.
 const CHILDREN: Duration = Duration::from_secs(1);
 
-/// Asks whether a thread of the host holds the host lock.
+/// Tells whether a thread of the host holds the host lock.
 ///
 /// # Safety
-/// The function is called with what [`Traces::appear`] was given, from any thread and without the
-/// lock, until `vanish` returns.
+/// The function is called with what [`Traces::attach`] was given, from any thread and without the
+/// lock, until [`Traces::detach`] returns.
 pub type HostProbe = unsafe fn(NonNull<c_void>) -> bool;
 
-/// By how much a thread is nicer that gives way: it gets half of the time of one that does not.
+/// How much a thread that gives way is nicer: it gets half of the CPU time of one that does not.
 const NICE: i32 = 3;
 
-/// Where to look what a thread does.
+/// Where other threads look what a thread does.
 #[derive(Debug, Default)]
 pub struct Traces {
-    /// What the host knows the thread by; null while there are no traces.
+    /// What the host knows the thread by; null while no traces are attached.
     host: AtomicPtr<c_void>,
     /// Where the kernel keeps the number of the thread's CPU; null where it does not.
     cpu: AtomicPtr<u32>,
-    /// The kernel's number of the thread.
+    /// The thread's kernel ID.
     tid: AtomicI32,
-    /// The process of the thread, and of those that read.
+    /// The process of the thread, and of the readers that `n_readers` counts.
     pid: AtomicU32,
     n_readers: AtomicU32,
 }
 
 impl Traces {
-    /// Leave traces; called by the thread itself.
+    /// Attach the calling thread's traces.
     pub fn attach(&self, host: NonNull<c_void>) {
         self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), SeqCst);
         self.pid.store(std::process::id(), SeqCst);
@@ -45,10 +45,11 @@ impl Traces {
         self.host.store(host.as_ptr(), SeqCst);
     }
 
-    /// Wipe the traces, before the thread or its host's thread state ends.
+    /// Wipe the traces and wait for readers, before the thread or its host's thread state ends.
     pub fn detach(&self) {
         self.wipe();
-        // A reader needs some nanoseconds, unless it was preempted. In the child of a fork there is none.
+        // A reader needs some nanoseconds, unless it was preempted. In the child of a fork there is no
+        // reader: the count is the parent's.
         while self.n_readers.load(SeqCst) != 0 && self.pid.load(SeqCst) == std::process::id() {
             std::thread::yield_now();
         }
@@ -59,14 +60,15 @@ impl Traces {
         self.cpu.store(null_mut(), SeqCst);
     }
 
-    /// Look at what the host knows the thread by; `None` without traces.
+    /// Call `look` with what the host knows the thread by; `None` without traces.
     pub fn with_host<R>(&self, look: impl FnOnce(NonNull<c_void>) -> R) -> Option<R> {
         self.read(|| NonNull::new(self.host.load(SeqCst)).map(look))
     }
 
     /// Whether the thread holds the host lock; `None` without traces.
     pub fn holds_lock(&self, probe: HostProbe) -> Option<bool> {
-        // SAFETY: `vanish` wipes the pointer and then waits for readers, of which we are one: it has not returned.
+        // SAFETY: `detach` wipes the pointer and then waits for readers; this thread is one, so `detach` has
+        // not returned.
         self.with_host(|host| unsafe { probe(host) })
     }
 
@@ -75,13 +77,13 @@ impl Traces {
     pub fn cpu(&self) -> Option<u32> {
         self.read(|| {
             let cpu = NonNull::new(self.cpu.load(SeqCst))?;
-            // SAFETY: the thread lives until `vanish` has returned, which waits for readers; its
+            // SAFETY: the thread lives until `detach` has returned, which waits for readers; the
             // kernel writes the word whole.
             Some(unsafe { cpu.as_ptr().read_volatile() })
         })
     }
 
-    /// Whether the thread runs or could run, by the kernel's word; `None` if it does not say.
+    /// Whether the thread runs or could run; `None` if the kernel does not tell.
     pub fn is_running(&self) -> Option<bool> {
         let stat = std::fs::read(format!("/proc/self/task/{}/stat", self.tid.load(SeqCst))).ok()?;
         // The name is in parentheses and may hold anything; the state follows it.
@@ -89,17 +91,20 @@ impl Traces {
         Some(*stat.get(name_end + 2)? == b'R')
     }
 
-    /// How much of a CPU the thread has used since it began, in nanoseconds; `None` without a thread.
+    /// CPU time of the thread since it began, in nanoseconds; `None` without a thread.
     pub fn cpu_ns(&self) -> Option<u64> {
-        // How the kernel names the clock of a thread's CPU time (CPUCLOCK_SCHED, CPUCLOCK_PERTHREAD_MASK).
-        let clock = (!self.tid.load(SeqCst) << 3) | 0b110;
+        // To the kernel zero is the calling thread.
+        let tid = Some(self.tid.load(SeqCst)).filter(|&it| it != 0)?;
+        // The kernel's ID of the clock of a thread's CPU time (CPUCLOCK_SCHED, CPUCLOCK_PERTHREAD_MASK).
+        let clock = (!tid << 3) | 0b110;
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: writes to a variable of ours; a clock whose thread has ended is refused.
+        // SAFETY: writes to a local variable; a clock whose thread has ended is refused.
         let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
         (status == 0).then_some(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
     }
 
-    /// In the child of a fork: nobody reads, and the thread is the one that forked, or not there.
+    /// In the child of a fork: no thread reads. The traces stay if `is_here`: their thread is the one that
+    /// forked.
     pub(super) fn reset(&self, is_here: bool) {
         if !is_here {
             self.wipe();
@@ -120,14 +125,14 @@ impl Traces {
 /// What a thread has used of the machine since it began.
 #[derive(Debug, Clone, Copy)]
 pub struct ThreadUsage {
-    /// Its time on a CPU.
+    /// CPU time, in nanoseconds.
     pub cpu_ns: u64,
-    /// How often it has waited for something.
+    /// How often it has waited for something: voluntary context switches.
     pub n_waits: u64,
 }
 
 impl ThreadUsage {
-    /// What this thread has used.
+    /// Usage of the calling thread.
     pub fn of_this_thread() -> Self {
         // SAFETY: a plain structure, which the call fills.
         let usage = unsafe {
@@ -140,7 +145,7 @@ impl ThreadUsage {
     }
 }
 
-/// How a thread asks the kernel to be treated.
+/// How the kernel treats the calling thread: scheduling and signals.
 #[derive(Debug)]
 pub struct ThreadTraits;
 
@@ -148,15 +153,16 @@ impl ThreadTraits {
     /// Run this thread only where a CPU would be idle; `false`: not allowed.
     pub fn run_when_idle() -> bool {
         let parameters = libc::sched_param { sched_priority: 0 };
-        // SAFETY: a system call on this thread; the parameters live as long as it.
+        // SAFETY: a system call on this thread; the parameters outlive it.
         unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameters) == 0 }
     }
 
-    /// Have this thread give way to others that want its CPU, or be their equal again. Many functions may return at
-    /// once, and what else runs on the machine, the dispatcher included, is not to wait for all of them. The second
-    /// needs a privilege; without it the thread goes on as it is.
+    /// Have this thread give way to others that want its CPU, or be their equal again. Many functions may
+    /// return at once, and what else runs on the machine, the dispatcher included, must not wait for all of
+    /// them. To be equal again needs a privilege; without it the thread goes on as it is.
     pub fn give_way(gives_way: bool) {
-        // SAFETY: system calls with numbers. The process's number is that of its first thread, which is as it was.
+        // SAFETY: system calls with numbers. The process ID is that of its first thread, which never gives
+        // way: its niceness is the process's own.
         unsafe {
             let base = libc::getpriority(libc::PRIO_PROCESS, libc::getpid() as u32);
             let nice = if gives_way { base + NICE } else { base };
@@ -174,9 +180,9 @@ impl ThreadTraits {
         rustix::thread::sched_setaffinity(None, &set).is_ok()
     }
 
-    /// Leave all signals to the other threads.
+    /// Block all signals on this thread: the other threads handle them.
     pub fn block_signals() {
-        // SAFETY: plain calls on a set of our own and on this thread's mask.
+        // SAFETY: plain calls on a local set and on this thread's mask.
         unsafe {
             let mut all = std::mem::zeroed();
             libc::sigfillset(&mut all);
@@ -184,20 +190,20 @@ impl ThreadTraits {
         }
     }
 
-    /// Return when this thread has no children any more: processes that it has made, and that nobody has waited
-    /// for yet. It takes no part in anything meanwhile.
+    /// Return when all processes that this thread has made have ended and been reaped. It does nothing else
+    /// meanwhile.
     ///
-    /// The kernel has a child's PR_SET_PDEATHSIG sent when the thread ends that has made it.
+    /// The kernel sends a child's PR_SET_PDEATHSIG when the thread that has made the child ends.
     pub fn outlive_children() {
         Self::block_signals();
         let options = libc::WEXITED | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD;
-        // SAFETY: all zeroes are a `siginfo_t`; the kernel writes what fits there. No child is taken from those
-        // who wait for it.
+        // SAFETY: all zeroes are a `siginfo_t`; the kernel writes what fits there. WNOWAIT leaves the child
+        // to those that wait for it.
         let has_ended = || unsafe {
             let mut info: libc::siginfo_t = std::mem::zeroed();
             libc::waitid(libc::P_ALL, 0, &raw mut info, options) == 0
         };
-        // It fails when there are none. One that has ended is found again until it was waited for.
+        // `waitid` fails when there are no children. One that has ended is found again until it is reaped.
         while has_ended() {
             std::thread::sleep(CHILDREN);
         }
@@ -209,9 +215,9 @@ mod rseq {
     use std::ptr::null_mut;
     use std::sync::OnceLock;
 
-    /// Where `cpu_id` stands in `struct rseq`.
+    /// Offset of `cpu_id` in `struct rseq`.
     const CPU_ID_OFFSET: isize = 4;
-    /// "Not registered": -1 and -2 as unsigned.
+    /// `cpu_id` of a thread that is not registered: -1 or -2 as unsigned.
     const UNREGISTERED_MIN: u32 = u32::MAX - 1;
 
     pub(super) fn cpu_of_this_thread() -> *mut u32 {
@@ -222,7 +228,7 @@ mod rseq {
         if unsafe { cpu.read_volatile() } >= UNREGISTERED_MIN { null_mut() } else { cpu }
     }
 
-    /// The C library's word for where its area is, from the thread pointer.
+    /// Offset of the C library's `struct rseq` from the thread pointer, as the library tells it.
     fn offset_of_area() -> Option<isize> {
         // SAFETY: looks up a name; both variables are constants once the program runs.
         unsafe {
@@ -310,7 +316,7 @@ mod tests {
         let traces = Traces::default();
         traces.attach(NonNull::dangling());
         traces.n_readers.store(1, SeqCst);
-        // What `appear` has written is the parent's.
+        // As in a child: `attach` has written the parent's ID.
         traces.pid.store(0, SeqCst);
         traces.detach();
         assert_eq!(None, traces.holds_lock(says_yes));
@@ -354,7 +360,7 @@ mod tests {
                 traces.detach();
             });
             asleep.wait();
-            // It goes to sleep within its second wait.
+            // The thread goes to sleep in its second wait.
             while traces.is_running() == Some(true) {
                 std::thread::yield_now();
             }

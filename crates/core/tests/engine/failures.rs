@@ -1,4 +1,4 @@
-//! What fails within an engine stays within bounds: runs come out, others go on, threads end.
+//! Failures within an engine are contained: its runs come out, others continue, threads end.
 
 use std::fs;
 use std::io::Write;
@@ -16,12 +16,12 @@ struct Failing;
 
 impl CompletionSink for Failing {
     fn deliver(&self, _runs: &mut Vec<Box<Run>>) {
-        panic!("the sink fails, as it is told to");
+        panic!("the sink panics, as the test wants");
     }
 }
 
 #[test]
-fn an_outlet_that_fails_keeps_no_other_from_its_runs() {
+fn other_sinks_get_their_runs_when_one_panics() {
     let _alone = alone();
     for kind in kinds() {
         let world = World::new(&kind);
@@ -40,7 +40,7 @@ fn an_outlet_that_fails_keeps_no_other_from_its_runs() {
 }
 
 #[test]
-fn the_runs_of_a_broken_ring_end_and_the_next_ones_get_another() {
+fn the_runs_of_a_broken_ring_end_and_later_runs_get_another_ring() {
     let _alone = alone();
     if real_kinds().iter().all(|it| it.name() != "uring") {
         return;
@@ -54,7 +54,7 @@ fn the_runs_of_a_broken_ring_end_and_the_next_ones_get_another() {
         let path = entry.unwrap().path();
         if fs::read_link(&path).is_ok_and(|it| it.to_string_lossy().contains("io_uring")) {
             let number = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
-            // SAFETY: the ring is the engine's, whose thread is to fail.
+            // SAFETY: the ring belongs to the engine, whose thread is meant to fail.
             unsafe { libc::dup2(nothing.as_raw_fd(), number) };
         }
     }
@@ -71,7 +71,7 @@ fn the_runs_of_a_broken_ring_end_and_the_next_ones_get_another() {
 }
 
 #[test]
-fn an_engine_that_nobody_has_any_more_ends_its_runs_and_its_threads() {
+fn an_engine_that_is_dropped_ends_its_runs_and_its_threads() {
     let _alone = alone();
     for kind in kinds() {
         let world = World::new(&kind);

@@ -1,4 +1,4 @@
-//! What a fork leaves of an engine: nothing that its child would have to wait for.
+//! Forks: the child's own engine does not wait for threads of the parent's engine.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -9,10 +9,10 @@ use threadlets_core::syslet::program::NONE;
 
 use crate::kit::*;
 
-/// How a child of a fork ends in which this is to hold, and that is killed if it hangs.
+/// The wait status of a forked child that checks `claim`: 0 if it holds. A child that hangs is killed.
 fn in_a_child(claim: impl FnOnce() -> bool) -> i32 {
     let mut status = 0;
-    // SAFETY: nobody else forks in the middle of what the child needs, and it never returns from here.
+    // SAFETY: tests run one at a time, so no other test holds what the child needs; it never returns.
     unsafe {
         match libc::fork() {
             0 => {
@@ -26,11 +26,11 @@ fn in_a_child(claim: impl FnOnce() -> bool) -> i32 {
 }
 
 #[test]
-fn an_engine_of_the_childs_own_waits_for_no_thread_of_the_parents() {
+fn the_childs_own_engine_waits_for_no_thread_of_the_parents() {
     let _alone = alone();
     let world = World::new(&EngineKind::Workers);
     let (one, other) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
-    // There and back again, for ever: a thread is hardly ever not about to make such a call.
+    // A byte goes there and back for ever, so a thread of the parent holds a lock almost all the time.
     let mut it = Builder::default();
     let ends = [&one.0 as &dyn AsRawFd, &other.1, &other.0, &one.1].map(|it| it.as_raw_fd());
     let [from, to, back_from, back_to] = ends.map(|fd| it.slot(fd.into()));
@@ -43,7 +43,7 @@ fn an_engine_of_the_childs_own_waits_for_no_thread_of_the_parents() {
     let outcomes = (0..60).map(|_| {
         in_a_child(|| {
             let world = World::new(&EngineKind::Workers);
-            // Every number that may be locked, whichever it is.
+            // The numbers of 64 readers need all of the locks, so also the one that the parent held.
             (0..64).all(|_| {
                 let (reader, writer) = std::io::pipe().unwrap();
                 (&writer).write_all(b"x").unwrap();

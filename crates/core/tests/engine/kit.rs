@@ -1,4 +1,4 @@
-//! What the engines' tests are made of: programs built by hand, and engines that give runs back.
+//! Helpers for the engine tests: programs built by hand, and engines that give runs back.
 
 use std::ffi::CString;
 use std::fs;
@@ -17,16 +17,16 @@ use threadlets_core::syslet::{
     Atom, AtomFlags, CompletionSink, Object, Op, Program, ResultSpec, Run,
 };
 
-/// Longer than anything takes that is not broken.
+/// How long a test waits for a run before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Tests count the process's descriptors: one at a time.
+/// Keep other tests from running meanwhile: tests count the process's descriptors.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every kind of engine that there is here.
+/// Every kind of engine that works here.
 pub(crate) fn kinds() -> Vec<EngineKind> {
     let mut kinds = real_kinds();
     kinds.push(simulated(1, 0.0, 0.0));
@@ -34,7 +34,7 @@ pub(crate) fn kinds() -> Vec<EngineKind> {
     kinds
 }
 
-/// Those whose clock is the real one.
+/// The kinds of engine whose clock is the real one.
 pub(crate) fn real_kinds() -> Vec<EngineKind> {
     let mut kinds = vec![EngineKind::Workers];
     if uring_refusal().is_none() {
@@ -47,18 +47,18 @@ pub(crate) fn simulated(seed: u64, error_rate: f64, short_rate: f64) -> EngineKi
     EngineKind::Simulated(Simulation { seed, error_rate, short_rate })
 }
 
-/// What the process has open.
+/// The open descriptors of the process, and their targets.
 pub(crate) fn descriptors() -> Vec<String> {
     let entries = fs::read_dir("/proc/self/fd").unwrap().map(|entry| {
         let path = entry.unwrap().path();
-        // The folder itself is one of them, gone by now or not.
+        // One of them is that of the folder itself, which may be closed by now.
         let target = fs::read_link(&path).unwrap_or_default();
         format!("{} {}", path.file_name().unwrap().display(), target.display())
     });
     entries.collect()
 }
 
-/// A folder of its own, gone in the end.
+/// A temporary folder, removed when it is dropped.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -81,7 +81,7 @@ impl Drop for Folder {
     }
 }
 
-/// Puts a program together.
+/// Builds a program.
 #[derive(Default)]
 pub(crate) struct Builder {
     atoms: Vec<Atom>,
@@ -101,7 +101,7 @@ impl Builder {
         self.slot(i64::from(fd.as_raw_fd()))
     }
 
-    /// The first of so many slots.
+    /// Add `n_slots` slots; return the first.
     pub(crate) fn fields(&mut self, n_slots: usize) -> u16 {
         self.slots.extend(std::iter::repeat_n(0, n_slots));
         (self.slots.len() - n_slots) as u16
@@ -125,7 +125,7 @@ impl Builder {
         self.object(Object::Data(bytes.into()))
     }
 
-    /// An atom that goes on with the adjacent one; its index.
+    /// Add an atom that continues with the adjacent one; return its index.
     pub(crate) fn atom(&mut self, op: Op, operands: &[u16], result: u16, flags: AtomFlags) -> u16 {
         let mut words = [NONE; 6];
         words[..operands.len()].copy_from_slice(operands);
@@ -134,7 +134,7 @@ impl Builder {
         at
     }
 
-    /// Where an atom goes on.
+    /// Have an atom continue with `next`.
     pub(crate) fn lead(&mut self, atom: u16, next: u16) {
         self.atoms[usize::from(atom)].next = next;
     }
@@ -146,7 +146,7 @@ impl Builder {
         fd
     }
 
-    /// The last atom ends the program.
+    /// Build the program, which ends with the last atom.
     pub(crate) fn build(mut self) -> Arc<Program> {
         self.atoms.last_mut().unwrap().next = NONE;
         self.build_as_led()
@@ -158,7 +158,7 @@ impl Builder {
     }
 }
 
-/// Opens the one, creates the other, and copies through a buffer of this size.
+/// Opens `from`, creates `to`, and copies through a buffer of `size` bytes.
 pub(crate) fn copying(from: &Path, to: &Path, size: usize) -> Arc<Program> {
     let mut it = Builder::default();
     let source = it.open(from, libc::O_RDONLY);
@@ -183,13 +183,13 @@ impl CompletionSink for Ended {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
         let sender = self.0.lock().unwrap();
         for run in runs.drain(..) {
-            // A test that has failed listens no more.
+            // A test that has failed receives no more.
             let _ = sender.send(run);
         }
     }
 }
 
-/// An engine, and what its runs need.
+/// An engine, with the pool and the sink of its runs.
 pub(crate) struct World {
     pub(crate) engine: Engine,
     pub(crate) pool: Arc<BufferPool>,
@@ -198,7 +198,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// The engine's threads are running.
+    /// Create a world whose engine has a running thread.
     pub(crate) fn new(kind: &EngineKind) -> Self {
         let (sender, ended) = channel();
         let world = Self {
@@ -211,7 +211,7 @@ impl World {
         world
     }
 
-    /// What was submitted before has had its first turn.
+    /// Wait until the runs that were submitted before have taken part in a tick.
     pub(crate) fn sync(&self) {
         let mut it = Builder::default();
         it.atom(Op::Nop, &[], NONE, AtomFlags::default());
@@ -236,7 +236,7 @@ impl World {
 
     /// The next run that ends.
     pub(crate) fn next(&self) -> Box<Run> {
-        let run = self.ended.recv_timeout(PATIENCE).expect("a run that does not end");
+        let run = self.ended.recv_timeout(PATIENCE).expect("no run has ended in time");
         assert!(run.end().is_some());
         run
     }
@@ -273,7 +273,7 @@ pub(crate) fn make_fifo(path: &Path) {
     assert_eq!(0, unsafe { libc::mkfifo(path.as_ptr(), 0o600) });
 }
 
-/// A program of one atom with a descriptor and memory.
+/// Receives up to `size` bytes.
 pub(crate) fn receiving(fd: &impl AsRawFd, size: usize) -> Arc<Program> {
     let mut it = Builder::default();
     let (fd, buffer, flags) = (it.fd(fd), it.buffer(size), it.slot(0));
@@ -308,7 +308,7 @@ pub(crate) fn opening(path: &Path, flags: i32) -> Arc<Program> {
     it.build()
 }
 
-/// The fields are at slots 3 to 5.
+/// Waits for a child; the fields are in the slots 3 to 5.
 pub(crate) fn waiting_for_child(pid: u32, options: i32) -> Arc<Program> {
     let mut it = Builder::default();
     let kind = it.slot(i64::from(libc::P_PID));

@@ -1,4 +1,4 @@
-//! Runs that need somebody at the other end: sockets, pipes, named pipes; and what stops them.
+//! Runs that need another party (sockets, pipes, named pipes), and how they are cancelled.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -70,7 +70,7 @@ fn runs_talk_to_each_other_over_loopback() {
 }
 
 #[test]
-fn what_came_before_the_peer_went_away_is_there() {
+fn bytes_from_before_the_peer_closed_are_received() {
     let _alone = alone();
     for kind in kinds() {
         let world = World::new(&kind);
@@ -145,7 +145,7 @@ fn a_file_is_sent_to_a_file_a_pipe_and_a_socket() {
 }
 
 #[test]
-fn a_file_is_sent_where_the_run_stands() {
+fn a_file_is_sent_on_the_calling_thread() {
     let _alone = alone();
     let (world, folder) = (World::new(&real_kinds()[0]), Folder::new());
     let bytes: Vec<u8> = (0..1_500_001u32).map(|it| (it % 239) as u8).collect();
@@ -178,7 +178,7 @@ fn a_named_pipe_is_opened_when_its_other_end_is() {
         let (fd, buffer) = (it.open(&path, libc::O_RDONLY), it.buffer(8192));
         it.atom(Op::Read, &[fd, buffer, NONE, NONE], NONE, STOP);
         let reading = it.build();
-        // As much as a page: what comes after it is not waited for.
+        // No more than a page, which is written at once: the reader reads only once.
         let mut it = Builder::default();
         let (fd, data) = (it.open(&path, libc::O_WRONLY), it.data(&[7; 4096]));
         it.atom(Op::Write, &[fd, data, NONE, NONE], NONE, STOP);
@@ -193,7 +193,7 @@ fn a_named_pipe_is_opened_when_its_other_end_is() {
                 assert!((1..=4096).contains(&n_bytes), "{kind}: {n_bytes}");
             }
         }
-        // A stranger at the other end, blocked there as we would be.
+        // Another party, which blocks when it opens the other end.
         world.submit(&reading, 0);
         world.sync();
         let stranger = std::thread::spawn({
@@ -236,11 +236,11 @@ fn a_descriptor_that_is_closed_meanwhile_can_be_waited_for_anew() {
             (std::io::pipe().unwrap(), std::io::pipe().unwrap());
         let old_id = world.submit(&polling(old.as_raw_fd(), libc::POLLIN), 1);
         world.sync();
-        // SAFETY: both are ours.
+        // SAFETY: both descriptors are the test's own.
         unsafe { libc::dup2(new.as_raw_fd(), old.as_raw_fd()) };
         world.submit(&polling(old.as_raw_fd(), libc::POLLIN), 2);
         writer.write_all(b"x").unwrap();
-        // A ring goes on to wait for the closed one, and a simulation looks at the new one.
+        // A ring keeps waiting for the closed pipe, and a simulation polls the new one.
         let mut runs = vec![world.next()];
         world.engine.cancel(old_id);
         runs.push(world.next());
@@ -264,7 +264,7 @@ fn stopping_ends_everything() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         make_fifo(&folder.path("pipe"));
         make_fifo(&folder.path("other pipe"));
-        // So full that nothing more goes in.
+        // Fill the socket, so that nothing more goes in.
         one.set_nonblocking(true).unwrap();
         while (&one).write(&[0; 4096]).is_ok() {}
         one.set_nonblocking(false).unwrap();

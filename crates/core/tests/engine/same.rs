@@ -1,4 +1,4 @@
-//! Programs of file atoms do the same on an engine as where they stand.
+//! Programs of file atoms do the same on an engine as on the calling thread.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,7 +41,7 @@ const MEMORY_BYTES: usize = 10_000;
 fn deeds() -> impl Strategy<Value = Vec<(Deed, bool, bool)>> {
     let (file, name) = (0..3usize, 0..3usize);
     let len = 0..MEMORY_BYTES;
-    // At the locks more often than chance has it.
+    // Offsets around zero come more often than by chance.
     let offset = prop_oneof![1 => -1..2i64, 4 => -1..20_000i64].boxed();
     let flags = prop::sample::select(vec![
         libc::O_RDONLY,
@@ -81,7 +81,7 @@ fn deeds() -> impl Strategy<Value = Vec<(Deed, bool, bool)>> {
     prop::collection::vec((deed, prop::bool::weighted(0.15), prop::bool::weighted(0.1)), 1..25)
 }
 
-/// A program, and which of its slots mean the same wherever it runs.
+/// A program, and its slots whose values are the same wherever it runs.
 struct Made {
     program: Arc<Program>,
     results: Vec<u16>,
@@ -110,7 +110,7 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
         let mut is_open = false;
         match *deed {
             Deed::Open { file, name, flags: open_flags } => {
-                // Whatever it was, it is not lost.
+                // Do not leak the descriptor that the slot had before.
                 it.atom(Op::Close, &[files[file]], NONE, AtomFlags::default());
                 let open_flags = it.slot(open_flags.into());
                 let operands = [here, names[name], open_flags, mode];
@@ -158,7 +158,7 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
             }
             Deed::Close { file } => {
                 it.atom(Op::Close, &[files[file]], result, AtomFlags::default());
-                // The number is somebody else's soon.
+                // Forget the number, which is soon used for another descriptor.
                 it.atom(Op::Add, &[nothing, zero, one], files[file], AtomFlags::default());
             }
             Deed::Send { from, to, offset, count } => {
@@ -193,7 +193,7 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
     Made { program: it.build(), results, files, memory }
 }
 
-/// How many bytes, and a hash of them: nobody wants to read them all.
+/// The length and a hash of bytes that are too many to print.
 type Digest = (usize, u64);
 
 fn digest(bytes: &[u8]) -> Digest {
@@ -202,12 +202,12 @@ fn digest(bytes: &[u8]) -> Digest {
     (bytes.len(), hasher.finish())
 }
 
-/// A call with two faults: which of them is told is nobody's promise.
+/// The value, with `EBADF` for `EINVAL`: of a call with two faults, either may be reported.
 fn result(value: i64) -> i64 {
     if value == errno(libc::EINVAL) { errno(libc::EBADF) } else { value }
 }
 
-/// Everything that a run has left behind.
+/// All effects of a run.
 #[derive(Debug, PartialEq)]
 struct Traces {
     end: End,
@@ -255,7 +255,7 @@ fn on_an_engine(world: &World, deeds: &[(Deed, bool, bool)]) -> Traces {
 }
 
 #[test]
-fn programs_do_the_same_on_an_engine_as_where_they_stand() {
+fn programs_do_the_same_on_an_engine_as_on_the_calling_thread() {
     let _alone = alone();
     let mut kinds = real_kinds();
     kinds.push(simulated(3, 0.0, 0.0));

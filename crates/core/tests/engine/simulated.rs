@@ -1,4 +1,4 @@
-//! What a simulation adds: its seed decides the order, and it fails on purpose.
+//! Simulations: the seed decides the order, and operations fail on purpose.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -46,7 +46,7 @@ fn the_seed_decides_the_order() {
 }
 
 #[test]
-fn hours_pass_at_once() {
+fn a_time_out_of_hours_ends_at_once() {
     let _alone = alone();
     let world = World::new(&simulated(1, 0.0, 0.0));
     let started = std::time::Instant::now();
@@ -84,7 +84,7 @@ fn injected_errors_leak_nothing() {
         }
         let n_runs = runs.len();
         world.engine.submit_many(runs).map_err(|(error, _)| error).unwrap();
-        // Not all receivers may find something.
+        // If sends fail, some of the receives would wait for ever.
         world.engine.cancel_group(1);
         let mut n_failed = 0;
         for _ in 0..n_runs {

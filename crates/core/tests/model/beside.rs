@@ -1,5 +1,5 @@
-//! Work beside the dispatcher, under the model checker: who comes for it, and what becomes of the dispatcher's role
-//! and of watches meanwhile.
+//! Jobs beside the dispatcher, under the model checker: which thread comes for them, while the role moves and
+//! calls are watched.
 
 use std::rc::Rc;
 
@@ -8,12 +8,12 @@ use threadlets_core::takeover::{Parker, WakeReason};
 use crate::life::{Job, Slip};
 use crate::world::{HOME, Outcome, Request, World, check};
 
-/// Give the lock away for a while.
+/// A function that releases the lock for a while.
 pub(crate) fn release() -> Request {
     Box::new(|held| held.release(|| ()))
 }
 
-/// Block until somebody rings.
+/// A function that blocks until `opened` is unparked.
 fn wait_for(opened: &Rc<Parker>) -> Request {
     let opened = Rc::clone(opened);
     Box::new(move |held| {
@@ -21,7 +21,7 @@ fn wait_for(opened: &Rc<Parker>) -> Request {
     })
 }
 
-/// WakeReason, and count a request that was to go on.
+/// Unpark `opened`, and count a request that was to go on.
 fn open(opened: &Rc<Parker>) -> Request {
     let opened = Rc::clone(opened);
     Box::new(move |held| {
@@ -38,7 +38,7 @@ pub(crate) fn job(function: Request, settles: Request) -> Job {
     Job { function, callback: None, settles }
 }
 
-/// Call a function, when there is a thread that could take over; then go on.
+/// Call a function if a thread is left that could take over, and then go on; otherwise hold the call.
 fn call(function: Request, then: Request) -> Request {
     Box::new(move |held| {
         let Some(seq) = held.try_call() else {
@@ -51,7 +51,7 @@ fn call(function: Request, then: Request) -> Request {
     })
 }
 
-/// One loop runs until so many requests have gone on.
+/// Run one loop until `n_to_go_on` requests have gone on.
 pub(crate) fn run(
     n_preemptions_max: usize,
     n_workers: usize,
@@ -74,7 +74,7 @@ pub(crate) fn run(
     });
 }
 
-/// Two pieces of work are done once each, by one thread or two, and the dispatcher sleeps through no result.
+/// Two jobs are done once each, by one thread or two, and the dispatcher sleeps through no result.
 #[test]
 fn work_is_done_once_and_its_results_wake_the_dispatcher() {
     run(3, 2, 2, None, |world| {
@@ -85,9 +85,9 @@ fn work_is_done_once_and_its_results_wake_the_dispatcher() {
     });
 }
 
-/// A piece of work that blocks until the next one is done does not hold that up.
+/// A job that blocks until the next one is done does not delay that one.
 #[test]
-fn work_that_blocks_holds_up_nothing() {
+fn a_job_that_blocks_delays_no_other() {
     run(3, 2, 2, None, |world| {
         let opened = Rc::new(Parker::default());
         let (blocks, opens) = (wait_for(&opened), open(&opened));
@@ -98,9 +98,9 @@ fn work_that_blocks_holds_up_nothing() {
     });
 }
 
-/// A piece of work that comes just when a thread is through with the last one finds that thread or another.
+/// A job that comes just when a thread has ended the last one is done, by that thread or another.
 #[test]
-fn work_that_comes_while_a_thread_stands_by_is_done() {
+fn a_job_that_comes_while_a_thread_becomes_idle_is_done() {
     run(3, 1, 2, None, |world| {
         world.submit(|held| {
             let settles: Request = Box::new(|held| {
@@ -112,8 +112,8 @@ fn work_that_comes_while_a_thread_stands_by_is_done() {
     });
 }
 
-/// Two threads are to be called when the dispatcher gives the lock up: a third one had come for the work for which
-/// the first was to be called.
+/// Two threads are to be called when the dispatcher releases the lock: a third one had come for the job for
+/// which the first was to be called.
 fn two_are_to_be_called(slip: Option<Slip>) {
     run(1, 3, 2, slip, |world| {
         let worker = world.appoint(&mut world.lock.lock().unwrap());
@@ -134,17 +134,17 @@ fn two_are_to_be_called(slip: Option<Slip>) {
 }
 
 #[test]
-fn all_who_are_to_be_called_are_called() {
+fn all_threads_that_are_to_be_called_are_called() {
     two_are_to_be_called(None);
 }
 
 #[test]
-#[should_panic(expected = "was called and does not know")]
-fn who_takes_the_place_of_another_one_makes_it_wait_for_ever() {
+#[should_panic(expected = "was called and has no wake reason")]
+fn calling_one_of_two_threads_makes_the_other_wait_for_ever() {
     two_are_to_be_called(Some(Slip::CallsOneOfTwo));
 }
 
-/// A callback of a future that any thread settles waits for the loop.
+/// A callback that runs on a job's thread waits for the loop: one of a future that any thread settles.
 fn a_callback_waits_for_the_loop(slip: Option<Slip>) {
     run(3, 1, 1, slip, |world| {
         let opened = Rc::new(Parker::default());
@@ -170,12 +170,12 @@ fn a_callback_of_a_result_may_wait_for_the_loop() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn who_is_to_wake_the_dispatcher_and_waits_for_it_waits_for_ever() {
+fn claiming_to_wake_the_dispatcher_before_a_callback_is_a_deadlock() {
     a_callback_waits_for_the_loop(Some(Slip::ClaimsTooEarly));
 }
 
-/// A function that was thought not to block is called inline and blocks until the work beside it is done: one thread
-/// works while another takes over.
+/// A function that is called inline blocks until the job beside it is done: one thread runs the job while
+/// another takes over.
 fn a_call_blocks_while_others_work(slip: Option<Slip>) {
     run(2, 2, 3, slip, |world| {
         let opened = Rc::new(Parker::default());
@@ -193,22 +193,22 @@ fn a_call_blocks_while_others_work(slip: Option<Slip>) {
 }
 
 #[test]
-fn a_call_is_taken_over_while_others_release() {
+fn a_call_is_taken_over_while_others_work() {
     a_call_blocks_while_others_work(None);
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn who_is_woken_in_place_of_the_dispatcher_and_relies_on_others_makes_it_sleep_for_ever() {
+fn a_former_dispatcher_that_takes_a_wake_up_makes_the_next_one_sleep_for_ever() {
     a_call_blocks_while_others_work(Some(Slip::LeavesWakingToOthers));
 }
 
-/// With one thread for all, a call that blocks and a piece of work are both done, whichever comes first.
+/// With one thread for all, a call that blocks and a job are both done, whichever comes first.
 fn a_call_and_work_share_one_thread(slip: Option<Slip>) {
     run(3, 1, 2, slip, |world| {
         let opened = Rc::new(Parker::default());
         let opens = Rc::clone(&opened);
-        // From now on one is on watch.
+        // From this call on the thread is the monitor.
         world.submit(call(Box::new(|_| ()), Box::new(|_| ())));
         world.submit(|held| {
             held.submit_beside(job(release(), go_on()));
@@ -226,11 +226,11 @@ fn at_the_limit_calls_and_work_share_threads() {
 
 #[test]
 #[should_panic]
-fn who_takes_over_and_forgets_work_leaves_it_undone() {
+fn a_monitor_that_takes_over_and_forgets_work_leaves_it_undone() {
     a_call_and_work_share_one_thread(Some(Slip::TakesOverAndForgetsWork));
 }
 
-/// With one thread for all, which has waited for long enough: idle or, after a call, on watch.
+/// With one thread for all, whose wait times out: as an idle worker or, after a call, as the monitor.
 fn work_comes_when_the_last_thread_ends(is_on_watch: bool, slip: Option<Slip>) {
     run(3, 1, 1, slip, move |world| {
         if is_on_watch {
@@ -252,18 +252,18 @@ fn at_the_limit_work_is_done_though_an_idle_thread_ends() {
 }
 
 #[test]
-fn at_the_limit_work_is_done_though_the_watcher_ends() {
+fn at_the_limit_work_is_done_though_the_monitor_ends() {
     work_comes_when_the_last_thread_ends(true, None);
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn an_idle_thread_that_ends_and_calls_nobody_leaves_work_undone() {
+fn an_idle_thread_that_ends_and_calls_no_other_leaves_work_undone() {
     work_comes_when_the_last_thread_ends(false, Some(Slip::EndsAndCallsNobody));
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn a_watcher_that_ends_though_called_leaves_work_undone() {
+fn a_monitor_that_ends_though_called_leaves_work_undone() {
     work_comes_when_the_last_thread_ends(true, Some(Slip::EndsThoughCalledToWork));
 }

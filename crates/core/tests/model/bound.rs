@@ -1,4 +1,4 @@
-//! Tasks that belong to a thread, and items of engines, under the model checker, while the role changes hands.
+//! Tasks that belong to a thread, and items that engines send, under the model checker while the role moves.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use crate::beside::{go_on, job, release, run};
 use crate::life::{Doing, Item, Slip};
 use crate::world::{HOME, Held, Outcome, Request, World};
 
-/// Take a step of a task that belongs to this thread.
+/// A step of a task that belongs to `owner`; `then` runs at its end.
 fn step(owner: WorkerId, then: impl FnOnce(&mut Held<'_>) + 'static) -> Request {
     Box::new(move |held| {
         assert_eq!(owner, held.me);
@@ -19,7 +19,7 @@ fn step(owner: WorkerId, then: impl FnOnce(&mut Held<'_>) + 'static) -> Request 
     })
 }
 
-/// A thread to which something belongs, and that waits.
+/// Start a thread to which something belongs, and that waits.
 fn spawn_tied(world: &Rc<World>) -> WorkerId {
     let id = world.appoint(&mut world.lock.lock().unwrap());
     world.role.relieve();
@@ -29,7 +29,7 @@ fn spawn_tied(world: &Rc<World>) -> WorkerId {
     id
 }
 
-/// Steps of two tasks, one of which belongs to another thread, are taken once each where they belong.
+/// Steps of two tasks, one of which belongs to another thread, are taken once each, on their own threads.
 #[test]
 fn steps_are_taken_by_the_thread_to_which_their_tasks_belong() {
     run(3, 1, 3, None, |world| {
@@ -40,7 +40,8 @@ fn steps_are_taken_by_the_thread_to_which_their_tasks_belong() {
     });
 }
 
-/// A step of home's comes while home is in a function that blocks: it is taken when home has the role again.
+/// A step that belongs to home comes while home is blocked in a function: it is taken when home has the role
+/// again.
 #[test]
 fn a_step_waits_for_home_while_home_is_blocked() {
     run(3, 1, 2, None, |world| {
@@ -58,8 +59,8 @@ fn a_step_waits_for_home_while_home_is_blocked() {
     });
 }
 
-/// A task's last step sets its thread free, which then stands by, or watches a call, or works.
-fn a_thread_is_set_free(slip: Option<Slip>) {
+/// A task's last step unties its thread, which then is idle, or watches a call, or runs a job.
+fn a_thread_is_untied(slip: Option<Slip>) {
     run(2, 2, 3, slip, |world| {
         let owner = spawn_tied(world);
         world.submit_step(owner, step(owner, move |held| held.untie(owner)));
@@ -76,19 +77,19 @@ fn a_thread_is_set_free(slip: Option<Slip>) {
 }
 
 #[test]
-fn a_thread_that_is_set_free_stands_by_and_is_called_once() {
-    a_thread_is_set_free(None);
+fn a_thread_that_is_untied_is_idle_and_is_called_once() {
+    a_thread_is_untied(None);
 }
 
 #[test]
 #[should_panic]
-fn a_thread_that_stands_by_though_called_is_called_twice() {
-    a_thread_is_set_free(Some(Slip::StandsByThoughCalled));
+fn a_thread_that_becomes_idle_though_called_is_called_twice() {
+    a_thread_is_untied(Some(Slip::StandsByThoughCalled));
 }
 
-/// A thread that is set free is called for work just when it learns of that, and does not stand by while it works.
+/// A thread is called for a job just when it learns that it is untied: it is not idle while it works.
 #[test]
-fn a_thread_that_is_set_free_works_or_stands_by() {
+fn a_thread_that_is_untied_works_or_is_idle() {
     run(2, 1, 2, None, |world| {
         let owner = spawn_tied(world);
         world.submit_step(
@@ -101,7 +102,7 @@ fn a_thread_that_is_set_free_works_or_stands_by() {
     });
 }
 
-/// While something belongs to a thread it is called for no work.
+/// A thread to which something belongs is called for no job.
 #[test]
 fn a_thread_to_which_something_belongs_does_no_other_work() {
     run(2, 2, 3, None, |world| {
@@ -119,9 +120,9 @@ fn a_thread_to_which_something_belongs_does_no_other_work() {
     });
 }
 
-/// Another thread sets a thread free to which nothing belongs any more.
+/// Another thread unties a thread.
 #[test]
-fn a_thread_that_another_sets_free_stands_by() {
+fn a_thread_that_another_unties_becomes_idle() {
     run(3, 1, 2, None, |world| {
         let owner = spawn_tied(world);
         world.submit(move |held| {
@@ -132,7 +133,7 @@ fn a_thread_that_another_sets_free_stands_by() {
     });
 }
 
-/// A step fails so that the role goes on to home, which is to end the loop, and another one is left.
+/// A step fails while another one is left: the role goes to home, which is to end the loop.
 fn a_step_fails(slip: Option<Slip>) {
     run(3, 1, 2, slip, |world| {
         let owner = spawn_tied(world);
@@ -148,13 +149,13 @@ fn steps_that_are_left_when_one_fails_are_taken() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn who_waits_with_steps_to_take_waits_for_ever() {
+fn a_thread_that_waits_with_steps_to_take_waits_for_ever() {
     a_step_fails(Some(Slip::WaitsWithStepsToTake));
 }
 
 /// An engine sends items while a function returns and takes the role from a dispatcher that waits for them.
 #[test]
-fn letters_are_opened_once_while_the_role_changes_hands() {
+fn items_are_taken_once_while_the_role_changes_hands() {
     run(2, 1, 3, None, |world| {
         let items = Rc::new(MpscQueue::default());
         world.completions.replace(Some(Rc::clone(&items)));

@@ -1,5 +1,5 @@
-//! A thread's life, as in the bindings' worker.rs, with what it does beside the dispatcher (beside.rs) and for
-//! tasks that belong to it (bound.rs).
+//! The life of a worker's thread, as in worker.rs of the bindings, with its jobs beside the dispatcher
+//! (beside.rs) and its steps of tasks that belong to it (bound.rs).
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,17 +10,17 @@ use threadlets_core::takeover::{Awake, Role, Summons, Taken, WakeReason, WorkerI
 
 use crate::world::{HOME, Held, Request, World};
 
-/// Work for a thread without the role.
+/// A job for a thread without the role.
 pub(crate) struct Job {
     pub(crate) function: Request,
     /// Runs once the function has returned, and may wait for the loop: a callback of a future that any thread
     /// settles.
     pub(crate) callback: Option<Request>,
-    /// What the dispatcher runs then.
+    /// The request that the dispatcher runs then.
     pub(crate) settles: Request,
 }
 
-/// What an engine sends; the dispatcher runs it.
+/// What an engine sends, and the dispatcher runs.
 pub(crate) struct Item(pub(crate) Box<dyn FnOnce(&mut Held<'_>)>);
 
 impl Item {
@@ -29,7 +29,7 @@ impl Item {
     }
 }
 
-/// What a thread does.
+/// What a thread does, unless it is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
     /// It was called, and has not come yet.
@@ -41,28 +41,29 @@ pub(crate) enum Doing {
     Tied,
 }
 
-/// A fault that was mended, and that a model finds when it is made again.
+/// A fault that was mended, and that a model finds when it is reintroduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slip {
-    /// Who is to be called later takes the place of another one.
+    /// A thread that is to be called later replaces another one, which then is never called.
     CallsOneOfTwo,
-    /// Who is called from the watch to work, and takes over, keeps the call to itself.
+    /// A monitor that was called for a job, and takes over, has no other thread called for the job.
     TakesOverAndForgetsWork,
-    /// Who is called to work just when it goes off watch ends.
+    /// A monitor that is called for a job just when it stops watching ends, and still counts as on its way.
     EndsThoughCalledToWork,
-    /// A thread ends without having another one called for the work for which there was no room.
+    /// A thread ends without having another one called for the jobs for which no thread was left.
     EndsAndCallsNobody,
-    /// Who serves stands by although it was called.
+    /// A thread that was untied becomes idle although it was called.
     StandsByThoughCalled,
-    /// Who has to give up the role before it has taken its steps waits for another one.
+    /// A thread that loses the role before it has taken all of its steps waits until another one comes.
     WaitsWithStepsToTake,
-    /// Who is to wake the dispatcher runs something else before.
+    /// A thread that has claimed to wake the dispatcher runs something else before.
     ClaimsTooEarly,
-    /// Who was to be woken to give up a wait takes the wake-up for another one, and relies on who made it.
+    /// A thread that was woken from its poll because it lost the role has taken the wake-up of the next
+    /// dispatcher, and leaves waking that to others.
     LeavesWakingToOthers,
 }
 
-/// How a watch ends.
+/// Why the monitor stops watching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Noticed {
     Found(u64),
@@ -75,14 +76,14 @@ impl World {
         self.slip.get() == Some(slip)
     }
 
-    /// A thread is to do something else than to stand by.
+    /// Note that an idle thread is called.
     pub(crate) fn calls(&self, id: WorkerId) {
         let before = self.doing.borrow_mut().insert(id.index(), Doing::Called);
         let is_free = matches!(before, None | Some(Doing::Called));
         assert!(is_free, "{id:?} is called and does {before:?}");
     }
 
-    /// The same, with the parker rung already.
+    /// The same for a thread that `attend` has made the monitor.
     pub(crate) fn calls_to_watch(&self, id: WorkerId) {
         if self.doing.borrow().get(&id.index()) != Some(&Doing::Watch) {
             self.calls(id);
@@ -93,14 +94,14 @@ impl World {
         self.doing.borrow_mut().insert(me.index(), what);
     }
 
-    /// Whether the wait that begins is to end although nothing has happened.
+    /// Whether the wait that begins is to time out.
     fn is_impatient(n_left: &Cell<u32>) -> bool {
         let before = n_left.get();
         n_left.set(before.saturating_sub(1));
         before > 0
     }
 
-    /// So many threads that stand by.
+    /// Start `n_idle` idle threads.
     pub(crate) fn spawn_idle(self: &Rc<Self>, n_idle: usize) {
         let mut idle = Vec::new();
         for _ in 0..n_idle {
@@ -118,27 +119,27 @@ impl World {
         let parker = self.parker(me);
         loop {
             let wanted = WakeReason::MONITOR | WakeReason::WORK | WakeReason::ASK;
-            let heard = if Self::is_impatient(&self.n_impatient) {
+            let reasons = if Self::is_impatient(&self.n_impatient) {
                 parker.take(wanted)
             } else {
                 parker.park(wanted, None)
             };
-            if heard.has(WakeReason::STOP) {
-                self.assert_not_forgotten(me, heard);
+            if reasons.has(WakeReason::STOP) {
+                self.assert_not_forgotten(me, reasons);
                 break;
             }
-            let stays = if heard.has(WakeReason::MONITOR) {
+            let stays = if reasons.has(WakeReason::MONITOR) {
                 self.does(me, Doing::Watch);
-                parker.unpark(heard & (WakeReason::WORK | WakeReason::ASK));
+                parker.unpark(reasons & (WakeReason::WORK | WakeReason::ASK));
                 match self.watch(me, |role| role.doze(Awake::MONITOR)) {
                     Noticed::Found(seq) => self.hold(me).take_over(seq),
                     Noticed::Work => self.hold(me).leave_watch(),
                     Noticed::Nothing => self.hold(me).stays_after_watch(),
                 }
-            } else if heard.has(WakeReason::ASK) {
-                parker.unpark(heard & WakeReason::WORK);
+            } else if reasons.has(WakeReason::ASK) {
+                parker.unpark(reasons & WakeReason::WORK);
                 self.hold(me).serve()
-            } else if heard.has(WakeReason::WORK) {
+            } else if reasons.has(WakeReason::WORK) {
                 if self.hold(me).come_to_work() {
                     self.poller.unpark(WakeReason::WAKE);
                 }
@@ -153,21 +154,21 @@ impl World {
         self.end(me);
     }
 
-    /// The end has come: who does nothing stands by, and who was called has heard of it.
-    fn assert_not_forgotten(self: &Rc<Self>, me: WorkerId, heard: WakeReason) {
+    /// At the end of the loop a thread is idle or does something, and has its wake reason if it was called.
+    fn assert_not_forgotten(self: &Rc<Self>, me: WorkerId, reasons: WakeReason) {
         let stands_by = self.hold(me).registry().stands_by(me);
         let doing = self.doing.borrow().get(&me.index()).copied();
-        assert!(stands_by || doing.is_some(), "{me:?} is forgotten");
+        assert!(stands_by || doing.is_some(), "{me:?} is neither idle nor does anything");
         if doing == Some(Doing::Called) && self.called.get() != Some(me) {
-            let heard = heard | self.parker(me).take(WakeReason::MONITOR | WakeReason::WORK);
+            let reasons = reasons | self.parker(me).take(WakeReason::MONITOR | WakeReason::WORK);
             assert!(
-                heard.has(WakeReason::MONITOR | WakeReason::WORK),
-                "{me:?} was called and does not know"
+                reasons.has(WakeReason::MONITOR | WakeReason::WORK),
+                "{me:?} was called and has no wake reason"
             );
         }
     }
 
-    /// The end of a worker's life.
+    /// End a worker's thread.
     pub(crate) fn end(self: &Rc<Self>, me: WorkerId) {
         let mut held = self.hold(me);
         if self.role.monitor() == Some(me) {
@@ -178,8 +179,8 @@ impl World {
         self.doing.borrow_mut().remove(&me.index());
         if !self.is_stopped.get() {
             held.let_calls_go();
-            let heard = self.parker(me).take(WakeReason::WORK);
-            if heard.has(WakeReason::WORK) && !self.slips(Slip::EndsThoughCalledToWork) {
+            let reasons = self.parker(me).take(WakeReason::WORK);
+            if reasons.has(WakeReason::WORK) && !self.slips(Slip::EndsThoughCalledToWork) {
                 self.beside.borrow_mut().arrived();
             }
             if !self.slips(Slip::EndsAndCallsNobody) {
@@ -188,8 +189,8 @@ impl World {
         }
     }
 
-    /// On watch, as in the core's monitor.rs, but for the periods: a look that shows nothing is
-    /// repeated once others have run.
+    /// Be the monitor, as in the core's monitor.rs, but without periods: a look that finds nothing is
+    /// repeated once other threads have run.
     pub(crate) fn watch(&self, me: WorkerId, dozes: impl Fn(&Role) -> bool) -> Noticed {
         let mut has_work = false;
         let watched = self.watch_for(me, dozes, &mut has_work);
@@ -207,7 +208,7 @@ impl World {
     ) -> Noticed {
         let parker = self.parker(me);
         let before = self.on_watch.replace(Some(me));
-        assert!(before.is_none_or(|it| it == me), "{before:?} and {me:?} are on watch");
+        assert!(before.is_none_or(|it| it == me), "{before:?} and {me:?} are both the monitor");
         loop {
             let is_inside = self.role.inside().is_some();
             if let Some(seq) = self.look() {
@@ -219,18 +220,18 @@ impl World {
             let wanted = WakeReason::BLOCKED | WakeReason::WAKE | WakeReason::WORK;
             if self.role.inside().is_none() && dozes(&self.role) {
                 let is_impatient = Self::is_impatient(&self.n_impatient_watches);
-                let heard =
+                let reasons =
                     if is_impatient { parker.take(wanted) } else { parker.park(wanted, None) };
-                if heard == WakeReason::NONE || heard.has(WakeReason::STOP) {
+                if reasons == WakeReason::NONE || reasons.has(WakeReason::STOP) {
                     return Noticed::Nothing;
                 }
-                *has_work |= heard.has(WakeReason::WORK);
+                *has_work |= reasons.has(WakeReason::WORK);
             } else {
-                let heard = parker.take(wanted);
-                if heard.has(WakeReason::STOP) {
+                let reasons = parker.take(wanted);
+                if reasons.has(WakeReason::STOP) {
                     return Noticed::Nothing;
                 }
-                *has_work |= heard.has(WakeReason::WORK);
+                *has_work |= reasons.has(WakeReason::WORK);
                 thread::yield_now();
             }
         }
@@ -238,7 +239,7 @@ impl World {
 }
 
 impl Held<'_> {
-    /// Take over, run requests until the role is lost, stand by.
+    /// Take over, run requests until the role is lost, then be idle.
     fn take_over(&mut self, seq: u64) -> bool {
         let (world, me) = (self.world, self.me);
         let Some(taken) = world.role.take_over(self.registry(), me, seq) else {
@@ -246,8 +247,8 @@ impl Held<'_> {
             return true;
         };
         assert!(matches!(taken, Taken::FromThreadlet(_)));
-        assert_eq!(seq + 1, world.role.seq(), "it was to be taken from this call");
-        assert!(!self.registry().stands_by(me), "{me:?} takes over and stands by");
+        assert_eq!(seq + 1, world.role.seq(), "the role was to be taken from this call");
+        assert!(!self.registry().stands_by(me), "{me:?} takes over and is idle");
         world.does(me, Doing::Role);
         world.on_watch.set(None);
         world.n_taken_over.set(world.n_taken_over.get() + 1);
@@ -258,15 +259,15 @@ impl Held<'_> {
             world.beside.borrow_mut().arrived();
             self.summon();
         }
-        // Python code runs when a thread takes over for the first time, and may give the lock away:
-        // not before the victim, which may return then, is parked.
+        // Python code runs when a thread takes over for the first time, and may release the lock. The
+        // victim's function may return then, so its task must have been parked before.
         self.release(|| ());
         self.dispatch();
         self.stand_by();
         true
     }
 
-    /// Do the work that waits beside the dispatcher, and stand by; whether the dispatcher is to be woken then.
+    /// Run the jobs that wait, then be idle; whether the dispatcher is to be woken then.
     pub(crate) fn come_to_work(&mut self) -> bool {
         let (world, me) = (self.world, self.me);
         if world.role.monitor() == Some(me) {
@@ -287,7 +288,7 @@ impl Held<'_> {
         wakes
     }
 
-    /// Leave the watch for the work that waits, unless a threadlet has begun.
+    /// Stop being the monitor for the jobs that wait, unless a threadlet has begun.
     fn leave_watch(&mut self) -> bool {
         let (world, parker) = (self.world, self.world.parker(self.me));
         if world.role.inside().is_none() {
@@ -299,7 +300,7 @@ impl Held<'_> {
         true
     }
 
-    /// Take the steps of what belongs to this thread; if nothing does any more, stand by.
+    /// Take the steps of tasks that belong to this thread; be idle if nothing belongs to it any more.
     fn serve(&mut self) -> bool {
         let (world, me) = (self.world, self.me);
         if world.bound.borrow().has_steps(me) {
@@ -311,7 +312,7 @@ impl Held<'_> {
         true
     }
 
-    /// Wait to be called; for what waits already, at once.
+    /// Be idle, unless this thread is the monitor or tied; call a thread at once for what waits already.
     pub(crate) fn stand_by(&mut self) {
         let (world, me) = (self.world, self.me);
         if world.role.monitor() == Some(me) && !world.slips(Slip::StandsByThoughCalled) {
@@ -350,7 +351,7 @@ impl Held<'_> {
         self.world.on_watch.set(None);
     }
 
-    /// Start calls again that no thread was left for: `hold_calls`.
+    /// Queue again the calls for which no thread was left: `hold_calls`.
     pub(crate) fn let_calls_go(&mut self) {
         let held = self.world.held_calls.take();
         if !held.is_empty() {
@@ -367,7 +368,7 @@ impl Held<'_> {
 
     // -- beside ----------------------------------------------------------------------------------
 
-    /// Queue work, and see to it that a thread comes for it when the lock is free: `Workers::submit_beside`.
+    /// Queue a job, and have a thread come for it when the lock is free: `Workers::submit_beside`.
     pub(crate) fn submit_beside(&mut self, job: Job) {
         self.world.beside.borrow_mut().submit(Priority::Normal, job);
         self.summon_when(true);
@@ -407,7 +408,7 @@ impl Held<'_> {
         }
     }
 
-    /// Do what waits, one after the other; whether the dispatcher is to be woken.
+    /// Run the jobs that wait, one after the other; whether the dispatcher is to be woken.
     fn work_beside(&mut self) -> bool {
         let (world, me) = (self.world, self.me);
         let mut wakes = false;
@@ -422,8 +423,8 @@ impl Held<'_> {
             if std::mem::take(&mut wakes) {
                 self.release(|| world.poller.unpark(WakeReason::WAKE));
             }
-            assert!(!self.registry().stands_by(me), "{me:?} works and stands by");
-            assert!(world.role.monitor() != Some(me), "{me:?} works and is on watch");
+            assert!(!self.registry().stands_by(me), "{me:?} works and is idle");
+            assert!(world.role.monitor() != Some(me), "{me:?} works and is the monitor");
             assert!(!world.bound.borrow().is_tied(me), "{me:?} works and is tied");
             world.beside.borrow_mut().begins(me, 0, 0);
             (job.function)(self);
@@ -439,7 +440,7 @@ impl Held<'_> {
 
     // -- bound -----------------------------------------------------------------------------------
 
-    /// Take the steps that were handed over to this thread; whether the role is still here.
+    /// Take the steps that were handed over to this thread; whether it still has the role.
     pub(crate) fn take_steps(&mut self) -> bool {
         let (world, me) = (self.world, self.me);
         if !world.bound.borrow().has_steps(me) {
@@ -451,7 +452,7 @@ impl Held<'_> {
             self.run(step);
             if world.fails.take() {
                 world.bound.borrow_mut().put_back(me, steps);
-                // A failed turn is followed by a boundary.
+                // A failed tick is followed by a boundary.
                 return self.keeps_role() && self.take_steps();
             }
         }
@@ -459,7 +460,7 @@ impl Held<'_> {
         world.role.is_held_by(me)
     }
 
-    /// Something belongs to a thread no more.
+    /// Note that one thing less belongs to a thread.
     pub(crate) fn untie(&mut self, worker: WorkerId) {
         if self.world.bound.borrow_mut().untie(worker) && worker != HOME {
             self.world.parker(worker).unpark(WakeReason::ASK);

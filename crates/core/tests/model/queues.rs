@@ -1,8 +1,7 @@
-//! Letters between threads, under the model checker: queues as engines, loops and senders use
-//! them.
+//! Queues between threads, under the model checker, as engines, loops and senders use them.
 //!
-//! The checker sees to it that no item is read before it was written, forgotten, or waited for in
-//! vain; the claims are about who has it in the end.
+//! The checker makes sure that no item is read before it was written, leaked, or waited for in vain; the
+//! assertions are about which thread has it in the end.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -15,13 +14,13 @@ use threadlets_core::takeover::{Parker, WakeReason};
 
 use crate::world::check;
 
-/// Who has sent it, and how many that one had sent before.
+/// The sender of an item, and how many it had sent before.
 type Stamp = (usize, usize);
 
 /// The last item that an engine's thread is to get.
 const STOP: Stamp = (usize::MAX, 0);
 
-/// What the checker watches over.
+/// An item; the checker tracks its accesses and its end.
 struct Item {
     stamp: Stamp,
     written: Track<UnsafeCell<()>>,
@@ -40,18 +39,18 @@ impl Item {
     }
 }
 
-/// A queue, what its taker waits on, and what became of items.
+/// A queue, with its taker's parker and the items that were refused.
 struct Post {
     items: Rc<MpscQueue<Item>>,
     parker: Parker,
-    /// What senders have had back.
+    /// Items that came back to their senders.
     refused: RefCell<Vec<Stamp>>,
     senders: RefCell<Vec<JoinHandle<()>>>,
 }
 
 impl Drop for Post {
     fn drop(&mut self) {
-        // The checker has failed, and what needs it cannot be dropped.
+        // The checker has failed, and items cannot be dropped without it.
         if std::thread::panicking() {
             std::mem::forget(Rc::clone(&self.items));
         }
@@ -71,14 +70,14 @@ impl Post {
         })
     }
 
-    /// One item, as to an engine: `Inbox::send`.
+    /// Send one item, as to an engine: `CommandQueue::send`.
     fn send(&self, stamp: Stamp) {
         if self.put(stamp) {
             self.parker.unpark(WakeReason::WAKE);
         }
     }
 
-    /// Several, as to a loop: `CompletionQueue::post`.
+    /// Send several items, as to a loop: `CompletionQueue::post`.
     fn send_together(&self, stamps: impl Iterator<Item = Stamp>) {
         let mut wakes = false;
         for stamp in stamps {
@@ -108,8 +107,8 @@ impl Post {
         self.items.stops_waiting();
     }
 
-    /// Everybody has sent what he had: so many items each, each of which was taken or refused, in
-    /// the order of sending. How many were refused.
+    /// Join the senders, and check that each of their `n_sent` items was taken or refused, in the order of
+    /// sending; how many were refused.
     fn account(&self, taken: &[Stamp], n_sent: &[usize]) -> usize {
         self.senders.take().into_iter().for_each(|it| it.join().unwrap());
         let refused = self.refused.take();
@@ -121,7 +120,7 @@ impl Post {
     }
 }
 
-/// So many threads send to one that sleeps when there is nothing, in a way of theirs.
+/// Threads send `n_each` items, each with `send`, to one that takes them and sleeps with `wait`.
 fn send_to_one(
     n_each: [usize; 2],
     n_preemptions_max: impl Into<Option<usize>>,
@@ -150,24 +149,24 @@ fn together(post: &Post, stamps: &mut dyn Iterator<Item = Stamp>) {
     post.send_together(stamps);
 }
 
-/// Letters to an engine's thread are taken once and in order, and it sleeps through none.
+/// Items for an engine's thread are taken once and in order, and it sleeps through none.
 #[test]
-fn letters_wake_who_sleeps_and_are_taken_once() {
+fn items_wake_a_sleeping_taker_and_are_taken_once() {
     send_to_one([2, 0], None, one_by_one, Post::wait);
     send_to_one([2, 2], 3, one_by_one, Post::wait);
 }
 
 /// A loop is woken once for items that come together, when the last one is there.
 #[test]
-fn letters_that_come_together_wake_once_and_are_taken_once() {
+fn items_that_come_together_wake_once_and_are_taken_once() {
     send_to_one([2, 0], None, together, Post::wait);
     send_to_one([2, 2], 3, together, Post::wait);
 }
 
-/// The model can fail: who says that he waits, and does not look again, sleeps through a item.
+/// The model can fail: a taker that says that it waits, and does not look again, sleeps through an item.
 #[test]
 #[should_panic(expected = "deadlock")]
-fn waiting_without_a_last_look_loses_a_letter() {
+fn waiting_without_a_last_look_loses_an_item() {
     send_to_one([1, 0], None, one_by_one, |post: &Post| {
         post.items.starts_waiting();
         post.parker.park(WakeReason::WAKE, None);
@@ -175,8 +174,8 @@ fn waiting_without_a_last_look_loses_a_letter() {
     });
 }
 
-/// An engine's thread gets items, and one that says that it is to stop.
-fn stop_while_letters_come(n_sent: usize, n_preemptions_max: impl Into<Option<usize>>) {
+/// An engine's thread gets `n_sent` items, and one that tells it to stop.
+fn stop_while_items_come(n_sent: usize, n_preemptions_max: impl Into<Option<usize>>) {
     check(n_preemptions_max, move || {
         let post = Post::new();
         post.spawn(move |post| (0..n_sent).for_each(|number| post.send((0, number))));
@@ -196,14 +195,14 @@ fn stop_while_letters_come(n_sent: usize, n_preemptions_max: impl Into<Option<us
 
 /// An engine's thread that is to stop has taken every item that was not refused.
 #[test]
-fn what_comes_while_a_thread_stops_is_taken_or_refused() {
-    stop_while_letters_come(1, 4);
-    stop_while_letters_come(2, 3);
+fn items_that_come_while_a_thread_stops_are_taken_or_refused() {
+    stop_while_items_come(1, 4);
+    stop_while_items_come(2, 3);
 }
 
-/// A thread that fails, or a loop that closes, takes what is there, and everything later is refused.
+/// A thread that fails, or a loop that closes, takes the items that are there; all later ones are refused.
 #[test]
-fn what_comes_while_the_letterbox_is_closed_is_taken_or_refused() {
+fn items_that_come_while_the_queue_is_closed_are_taken_or_refused() {
     check(None, || {
         let post = Post::new();
         for (sender, n_sent) in [2, 1].into_iter().enumerate() {
@@ -216,9 +215,9 @@ fn what_comes_while_the_letterbox_is_closed_is_taken_or_refused() {
     });
 }
 
-/// Of two who take, each item is one's; what neither takes goes with the queue.
+/// Of two threads that take at once, one gets each item; what neither takes is dropped with the queue.
 #[test]
-fn two_who_take_at_once_share_letters_out() {
+fn two_threads_that_take_at_once_share_the_items() {
     check(None, || {
         let post = Post::new();
         let others = Rc::new(RefCell::new(Vec::new()));

@@ -1,5 +1,5 @@
-//! What the bindings do around the take-over protocol, in small: one loop, its workers, and a mutex
-//! for the GIL. It knows nothing of what is claimed about them.
+//! A small model of what the bindings do around the take-over protocol: one loop, its workers, and a mutex
+//! for the GIL. It knows nothing of what the tests claim about them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,77 +20,78 @@ use threadlets_core::takeover::{
 use crate::life::{Doing, Item, Job, Slip};
 
 pub(crate) const HOME: WorkerId = WorkerId::HOME;
-/// Where the probe finds no worker's index: nobody holds the lock.
+/// In place of a worker's index in `World::holder`: no thread holds the lock.
 const NOBODY: usize = usize::MAX;
 
 /// What the dispatcher runs.
 pub(crate) type Request = Box<dyn FnOnce(&mut Held<'_>)>;
 
-/// One loop with its workers. The checker's threads take turns on one thread of the machine, so plain
-/// cells do for what the GIL guards; the checker sees the mutex that stands for it.
+/// One loop with its workers. The checker runs its threads one at a time on one thread of the machine, so
+/// plain cells suffice for what the GIL guards; the checker sees the mutex that stands for the GIL.
 pub(crate) struct World {
     pub(crate) role: Role,
     pub(crate) lock: Mutex<WorkerRegistry>,
-    /// Who holds the lock, for the probe.
+    /// Index of the worker that holds the lock, for `look`.
     holder: loom::sync::atomic::AtomicUsize,
-    /// What ends a wait for events.
+    /// What the dispatcher sleeps on while it waits for events.
     pub(crate) poller: Parker,
-    /// Somebody waits for events.
+    /// A thread waits for events.
     is_in_use: Mutex<bool>,
     changed: Condvar,
     /// Touched by the dispatcher alone, between two requests or outside of threadlets, without the
-    /// lock: the checker reports two at once, and an unordered hand-over.
+    /// lock: the checker reports two threads at once, and a hand-over that does not order them.
     dispatched: UnsafeCell<()>,
     pub(crate) ids: Vec<WorkerId>,
     pub(crate) requests: RefCell<VecDeque<Request>>,
     threads: RefCell<Vec<JoinHandle<()>>>,
-    /// Who runs a request outside of threadlets.
+    /// The worker that runs a request, outside of threadlets.
     pub(crate) working: Cell<Option<WorkerId>>,
-    /// Whose function was called last, unless it has returned: what it was called with is its own.
+    /// The worker that called a function last, unless that has returned: the record of the present call
+    /// (`Workers::calling`) is this worker's.
     calling: Cell<Option<WorkerId>>,
     pub(crate) on_watch: Cell<Option<WorkerId>>,
     /// How often each worker got the role back after a call.
     pub(crate) n_returned: RefCell<Vec<u32>>,
     pub(crate) is_sleeping: Cell<bool>,
-    /// A thread without the lock is about to end this wait, or has done so.
+    /// A thread without the lock is about to end this wait, or has ended it.
     is_being_woken: Cell<bool>,
-    /// What engines, which do not hold the lock, have sent; only in some models.
+    /// Items that engines, which do not hold the lock, have sent; only in some models.
     pub(crate) completions: RefCell<Option<Rc<MpscQueue<Item>>>>,
     pub(crate) beside: RefCell<Beside<Job>>,
-    /// The thread that is to come for work when the dispatcher next gives the lock up.
+    /// The thread that is to be called for a job when the dispatcher next releases the lock.
     pub(crate) called: Cell<Option<WorkerId>>,
     pub(crate) bound: RefCell<Bound<Request>>,
     /// Calls for which no thread was left.
     pub(crate) held_calls: RefCell<Vec<Request>>,
-    /// What each thread does that does not stand by.
+    /// What each thread does; idle ones are absent.
     pub(crate) doing: RefCell<BTreeMap<usize, Doing>>,
-    /// How many waits of idle threads end although nothing has happened.
+    /// How many waits of idle threads are to time out.
     pub(crate) n_impatient: Cell<u32>,
-    /// The same of watches.
+    /// How many waits of the monitor are to time out.
     pub(crate) n_impatient_watches: Cell<u32>,
-    /// A request has failed so that the loop is to end.
+    /// A request has failed, so that the loop is to end.
     pub(crate) fails: Cell<bool>,
-    /// What is done as it was before a fault was mended.
+    /// The fault that is reintroduced, if any.
     pub(crate) slip: Cell<Option<Slip>>,
-    /// How many requests have a function to return from until the loop stops.
+    /// How many requests have to go on until the loop stops.
     pub(crate) n_to_go_on: Cell<u32>,
     is_stopping: Cell<bool>,
     pub(crate) is_stopped: Cell<bool>,
     pub(crate) n_taken_over: Cell<usize>,
-    /// Calls that have not given the lock away are taken over too, as overdue ones are.
+    /// Calls that have not released the lock are taken over, too, as overdue ones are.
     pub(crate) takes_any_call: Cell<bool>,
-    /// The dispatcher begins to poll without looking who waits for the role.
+    /// The dispatcher begins to poll without a boundary.
     pub(crate) is_forgetful: Cell<bool>,
 }
 
-/// How a call went.
+/// Whether the role was kept during a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Kept,
     Lost,
 }
 
-/// How the role came to a worker, or stayed there.
+/// How a worker got the role, or kept it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Way {
     Kept,
@@ -101,7 +102,7 @@ pub(crate) enum Way {
 }
 
 thread_local! {
-    /// What has happened in some interleaving: a claim about what never does is worth little.
+    /// Ways that some interleaving has taken: a claim about one that none takes is worth little.
     static SEEN: RefCell<BTreeSet<Way>> = RefCell::default();
 }
 
@@ -110,7 +111,7 @@ fn see(way: Way) {
 }
 
 impl World {
-    /// Home holds the role; every other worker is known, and none has a thread.
+    /// A loop whose home holds the role; every other worker is known, and none has a thread.
     pub(crate) fn new(n_workers: usize) -> Self {
         let mut registry = WorkerRegistry::new(n_workers);
         let mut world = Self {
@@ -161,11 +162,11 @@ impl World {
         world
     }
 
-    /// The worker that is to watch; the caller sees to its thread.
+    /// Appoint a monitor; the caller starts its thread.
     pub(crate) fn appoint(&self, registry: &mut WorkerRegistry) -> WorkerId {
         let seq = self.enter(HOME);
         let Attendance::Spawn(id) = self.role.attend(registry) else {
-            unreachable!("nobody is on watch or stands by")
+            unreachable!("no worker is the monitor or idle")
         };
         self.calls_to_watch(id);
         self.parker(id).take(WakeReason::WAKE);
@@ -174,7 +175,7 @@ impl World {
         id
     }
 
-    /// Begin a call that nobody watches.
+    /// Begin a call that is not watched.
     pub(crate) fn enter(&self, me: WorkerId) -> u64 {
         let (Called::Monitored(seq) | Called::Unmonitored(seq)) = self.role.enter(me) else {
             unreachable!("{me:?} holds the role, and is in no call")
@@ -183,7 +184,7 @@ impl World {
         seq
     }
 
-    /// A request has gone on after its function; the loop stops after the last one.
+    /// Note that a request has gone on after its function; the loop stops after the last one.
     pub(crate) fn went_on(&self) {
         self.n_to_go_on.set(self.n_to_go_on.get() - 1);
         self.is_stopping.set(self.n_to_go_on.get() == 0);
@@ -209,14 +210,14 @@ impl World {
         self.requests.borrow_mut().push_back(Box::new(request));
     }
 
-    /// A call inside which the lock was given away.
+    /// The call, if any, inside which the dispatcher has released the lock.
     pub(crate) fn look(&self) -> Option<u64> {
         let (seq, owner) = self.role.inside()?;
         let is_unlocked = self.takes_any_call.get() || self.holder.load(Relaxed) != owner.index();
         (is_unlocked && self.role.seq() == seq).then_some(seq)
     }
 
-    /// Whoever waits for events, or for another who does, is to return: the role was taken.
+    /// End the wait for events, and the waits of threads that queue for it: the role was taken.
     fn recall_from_poll(&self) {
         {
             let _in_use = self.is_in_use.lock().unwrap();
@@ -248,14 +249,14 @@ impl World {
         self.changed.notify_all();
     }
 
-    /// Whoever waits for events is to look for requests.
+    /// Wake the thread that waits for events: there are requests.
     pub(crate) fn wake_if_sleeping(&self) {
         if self.is_sleeping.get() && !self.is_being_woken.get() {
             self.poller.unpark(WakeReason::WAKE);
         }
     }
 
-    /// Be the thread that wakes the dispatcher, once it has given the lock up.
+    /// Claim to wake the dispatcher, once the caller has released the lock; `false`: that is not needed.
     pub(crate) fn claim_wake(&self) -> bool {
         self.is_sleeping.get() && !self.is_being_woken.replace(true)
     }
@@ -281,7 +282,7 @@ impl Held<'_> {
         self.registry.as_mut().expect("the lock is held")
     }
 
-    /// Do something without the lock.
+    /// Run `work` without the lock.
     pub(crate) fn release<R>(&mut self, work: impl FnOnce() -> R) -> R {
         self.world.holder.store(NOBODY, Relaxed);
         self.registry = None;
@@ -291,7 +292,7 @@ impl Held<'_> {
         result
     }
 
-    /// Work as only the dispatcher may, without the lock.
+    /// Do, without the lock, what only the dispatcher may.
     pub(crate) fn work(&mut self) {
         let world = self.world;
         assert_eq!(Some(self.me), world.working.get());
@@ -340,7 +341,7 @@ impl Held<'_> {
         Some(seq)
     }
 
-    /// Call a function whose result is sent: its request is over, wherever the role is.
+    /// Call a function whose result is sent: its request ends with it, wherever the role is.
     pub(crate) fn call_and_send(&mut self, function: impl FnOnce(&mut Self)) -> Outcome {
         let seq = self.begin_call();
         function(self);
@@ -373,8 +374,8 @@ impl Held<'_> {
         let (world, me) = (self.world, self.me);
         let taken = world.role.ask(self.registry(), me);
         if taken.is_none() {
-            let heard = self.release(|| world.parker(me).park(WakeReason::GRANT, None));
-            assert_eq!(WakeReason::GRANT, heard);
+            let reasons = self.release(|| world.parker(me).park(WakeReason::GRANT, None));
+            assert_eq!(WakeReason::GRANT, reasons);
         }
         self.gained(taken);
     }
@@ -383,10 +384,10 @@ impl Held<'_> {
         let world = self.world;
         assert!(world.role.is_held_by(self.me));
         match taken {
-            // Its request goes on when it has the role again.
+            // The victim's request goes on when that worker has the role again.
             Some(Taken::FromThreadlet(victim)) => {
                 see(Way::FromThreadlet);
-                assert_eq!(Some(victim), world.calling.take(), "it is to be parked while it calls");
+                assert_eq!(Some(victim), world.calling.take(), "{victim:?} is in no call");
                 assert_eq!(Some(victim), world.working.take(), "{victim:?} called a function");
             }
             Some(Taken::FromPoll) => {
@@ -396,7 +397,7 @@ impl Held<'_> {
             Some(Taken::Vacant) => see(Way::Vacant),
             None => see(Way::Granted),
         }
-        assert_eq!(None, world.working.get(), "the role was taken from somebody who works");
+        assert_eq!(None, world.working.get(), "the role was taken from a worker at work");
     }
 
     pub(crate) fn keeps_role(&mut self) -> bool {
@@ -404,15 +405,15 @@ impl Held<'_> {
         role.boundary(self.registry(), me) == Boundary::Kept
     }
 
-    /// The home thread's life: run requests until the loop is to stop.
+    /// Run requests on the home thread until the loop is to stop.
     pub(crate) fn run_home(&mut self) {
         while !self.dispatch() {
             self.get_role_back();
         }
     }
 
-    /// As in the bindings' turn.rs; whether the loop is to stop, which only home does. Otherwise
-    /// the role is lost.
+    /// Run ticks, as in tick.rs of the bindings; whether the loop is to stop, which only home does.
+    /// Otherwise the role is lost.
     pub(crate) fn dispatch(&mut self) -> bool {
         while self.turn() {
             if self.me == HOME && self.world.is_stopping.get() {
@@ -437,7 +438,7 @@ impl Held<'_> {
 
     pub(crate) fn run(&mut self, request: Request) {
         let working = &self.world.working;
-        assert_eq!(None, working.replace(Some(self.me)), "two work at once");
+        assert_eq!(None, working.replace(Some(self.me)), "two workers run requests at once");
         request(self);
         if self.world.role.is_held_by(self.me) {
             assert_eq!(Some(self.me), working.take());
@@ -484,7 +485,7 @@ impl Held<'_> {
         is_held
     }
 
-    /// The loop ends at home, and with it every thread.
+    /// End the loop on home, and with it every thread.
     pub(crate) fn stop(mut self) {
         let world = self.world;
         assert!(world.role.is_held_by(HOME));
@@ -501,8 +502,8 @@ impl Held<'_> {
     }
 }
 
-/// Try every interleaving with at most so many preemptions, or whatever it takes; in which ways the
-/// role has moved.
+/// Try every interleaving with at most `n_preemptions_max` preemptions, or with any number (`None`); the ways
+/// in which the role has moved.
 pub(crate) fn check(
     n_preemptions_max: impl Into<Option<usize>>,
     model: impl Fn() + Send + Sync + 'static,
