@@ -87,7 +87,7 @@ def _run(picked: Sequence[tuple[Scenario, tuple[Case, ...]]], arguments: argpars
 
 
 def _peers_of(scenario: Scenario, wanted: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
-    """Return the peers to measure, and why the others that were wanted cannot be."""
+    """Return the peers to measure, and the reasons why other wanted peers cannot be measured."""
     known = (*scenario.peers, CEILING)
     chosen = [peer for peer in wanted if peer in known] if wanted else scenario.peers
     peers, missing = environment.available([peer for peer in chosen if peer != CEILING])

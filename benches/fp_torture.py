@@ -231,7 +231,7 @@ async def _on_asyncio(requests: Requests, n_operations: int) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    turn = asyncio.Lock()
+    exchanging = asyncio.Lock()
 
     async def drive(steps: Steps) -> None:
         with contextlib.closing(steps):
@@ -241,7 +241,7 @@ async def _on_asyncio(requests: Requests, n_operations: int) -> None:
                 elif wish == BLOCK:
                     await to_thread(_blocks)
                 else:
-                    async with turn:
+                    async with exchanging:
                         received = asyncio.ensure_future(loop.sock_recv(theirs, 1))
                         try:
                             await asyncio.sleep(0)

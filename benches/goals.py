@@ -1,4 +1,4 @@
-"""Goals: what the subject's figure must be, absolutely or as a ratio against a peer."""
+"""Goals: bounds for the subject's figure, absolute or as a ratio to a peer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Goal:
         return cls(match["relation"], float(match["bound"]), match["peer"])
 
     def met(self, figure: float | None, ratios: Mapping[str, float]) -> bool | None:
-        """Tell whether the goal is met; None where what it compares was not measured."""
+        """Return whether the goal is met; None if one of the figures was not measured."""
         value = figure if self.peer is None else ratios.get(self.peer)
         if value is None:
             return None

@@ -14,7 +14,7 @@ Histogram = dict[str, int]
 
 #: A bin's upper edge is 12 % above its lower one.
 BINS_PER_DECADE = 20
-#: Nothing that is timed here takes less.
+#: Smaller values are counted as this one; nothing that is timed here takes less.
 _SMALLEST_US = 0.001
 
 

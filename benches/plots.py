@@ -30,7 +30,7 @@ _CAPTIONS = {
     ("calls", "next-request-two-cpus", "wait"): "next-request: a callback behind a blocking call",
     ("bystander", "storm", "late"): "storm: wake-ups of another process on the server's CPU",
 }
-#: The Okabe-Ito colours, which differ for the colour-blind, too; a peer has the same one everywhere.
+#: The Okabe-Ito colours, which differ for the colour-blind, too; a peer has one colour everywhere.
 _COLOURS = {
     SUBJECT: "#D55E00",
     "asyncio": "#0072B2",

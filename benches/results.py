@@ -21,7 +21,7 @@ DIRECTORY = ROOT / "benches" / "results"
 
 
 class Unfit(Exception):
-    """A result that no page may show as what was measured."""
+    """A result that must not be shown as a measurement: of a quick or an interrupted run."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Result:
     def load(cls, path: Path) -> Result:
         """Read a file.
 
-        :raises Unfit: it is of an interrupted or a quick run, or does not tell all rounds.
+        :raises Unfit: it is of an interrupted or a quick run, or lacks measurements.
         """
         result = cls(path, json.loads(path.read_text()))
         if result.settings.get("quick"):
@@ -56,7 +56,7 @@ class Result:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the run was asked for."""
+        """What was planned: peers, rounds, seconds and so on."""
         return dict(self.raw["settings"])
 
     @property
@@ -66,27 +66,27 @@ class Result:
 
     @property
     def n_rounds(self) -> int:
-        """How many rounds were planned."""
+        """The number of rounds that were planned."""
         return int(self.settings["n_rounds"])
 
     @property
     def peers(self) -> list[str]:
-        """Those that took part."""
+        """The peers that took part."""
         return list(self.settings["peers"])
 
     @property
     def peers_missing(self) -> dict[str, str]:
-        """Those that were wanted and are not installed, with what to install."""
+        """The peers that were wanted and are not installed, with what to install."""
         return dict(self.settings.get("peers_missing", {}))
 
     @property
     def cases(self) -> list[Case]:
-        """Those that were planned."""
+        """The cases that were planned."""
         return [_case(stored) for stored in self.raw["cases"]]
 
     @property
     def measurements(self) -> list[Measurement]:
-        """Every one, the failed ones too."""
+        """Every measurement, including the failed ones."""
         return [Measurement(**stored) for stored in self.raw["measurements"]]
 
     @property
@@ -95,7 +95,7 @@ class Result:
         return [LeftOut(**stored) for stored in self.raw.get("left_out", ())]
 
     def rows(self) -> list[Row]:
-        """Return what the measurements say, case by case; a case without any has none."""
+        """Return the summary of the measurements, case by case; a case without any has no rows."""
         measurements = self.measurements
         rows = [row for case in self.cases for row in summarize(case, measurements)]
         return [row for row in rows if row.spreads]
@@ -129,7 +129,7 @@ def stored(directory: Path) -> tuple[dict[str, Result], list[str]]:
     """Return the newest fit result of each scenario, and why others are unfit."""
     newest: dict[str, Result] = {}
     unfit: list[str] = []
-    # Names begin with the time.
+    # In order of time, with which the names begin, so that the newest result replaces the others.
     for path in sorted(directory.glob("*.json")):
         try:
             result = Result.load(path)
@@ -141,9 +141,9 @@ def stored(directory: Path) -> tuple[dict[str, Result], list[str]]:
 
 
 def publish(paths: Iterable[Path], directory: Path) -> None:
-    """Move results to those that the page shows, in place of the ones of the same scenarios.
+    """Move results into the folder of the page; they replace those of the same scenarios.
 
-    :raises Unfit: one of them may not be shown; then nothing is moved.
+    :raises Unfit: one of them is not fit to be shown; then nothing is moved.
     """
     results = [Result.load(path) for path in paths]
     scenarios = {result.scenario for result in results}

@@ -95,7 +95,7 @@ def _read(scenario: Scenario, case: Case, peer: str, budget: Budget, patience_s:
 
 
 def summarize_all(cases: Sequence[Case], measurements: Sequence[Measurement]) -> list[Row]:
-    """Return the rows of every case that has a measurement."""
+    """Return the rows of all cases that have a measurement."""
     measured = {measurement.case for measurement in measurements}
     return [row for case in cases if case.name in measured for row in summarize(case, measurements)]
 

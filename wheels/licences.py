@@ -84,8 +84,8 @@ def _text(package: dict[str, Any]) -> str:
         if "MIT" in alternatives and (folder / name).exists():
             return (folder / name).read_text()
     raise SystemExit(
-        f"{package['name']} is not under the MIT licence ({package['license']}), or lacks its text: "
-        "leave it out, or name its licence in the expression in pyproject.toml"
+        f"{package['name']} is not under the MIT licence ({package['license']}), or lacks its "
+        "text: leave it out, or name its licence in the expression in pyproject.toml"
     )
 
 

@@ -32,7 +32,7 @@ async def computing(call: Call, seconds: float, parameters: Mapping[str, Any]) -
     slowdowns = []
     short_slowdowns = []
     for _ in laps(seconds, 3):
-        # Time it alone right before: the machine's speed varies more than the effect to be measured.
+        # Time it alone right before: the machine's speed varies more than the effect measured here.
         alone_ns.append(_timed(long_n))
         ticker = Ticker()
         async with ticker.ticking():

@@ -1,4 +1,4 @@
-"""The files that are read: many small ones in folders, the same on every machine, made once."""
+"""The files to read: many small ones in folders, the same on every machine, created once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Corpus:
 
     n_files: int
     n_bytes: int
-    #: A file with one path a line: folder by folder, and shuffled within each, as folders are listed.
+    #: A file with one path a line: folder by folder, shuffled within each, as folders are listed.
     paths_file: Path
 
     @property

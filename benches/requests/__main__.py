@@ -79,7 +79,7 @@ def _run(peer: str, load: str, measurement: Parking | Cancelling) -> Any:
 
 
 def _late_s(errors: BaseExceptionGroup[SleptTooShort]) -> float:
-    """Return what the error says; a nursery or a scope may have wrapped it once or twice."""
+    """Return the error's argument; a nursery or a scope may have wrapped the error in groups."""
     [error] = errors.exceptions
     late_s: float = _late_s(error) if isinstance(error, BaseExceptionGroup) else error.args[0]
     return late_s

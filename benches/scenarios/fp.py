@@ -45,7 +45,5 @@ SCENARIO = Scenario(
     measure=measure,
     seconds=0.5,
     peers=("threadlets", "asyncio", "uvloop", "trio", "gevent"),
-    legend=(
-        "gevent: each greenlet has control registers of its own, but errno is the thread's.",
-    ),
+    legend=("gevent: each greenlet has control registers of its own, but errno is the thread's.",),
 )

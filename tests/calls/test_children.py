@@ -63,12 +63,12 @@ def end(child: subprocess.Popen[bytes]) -> None:
 def all_have_ended(n_before: int) -> bool:
     """Whether there are no more threads of loops than before; waits for it."""
     deadline = time.monotonic() + DEADLINE_S
-    while n_crew_threads() != n_before and time.monotonic() < deadline:
+    while n_workers() != n_before and time.monotonic() < deadline:
         time.sleep(0.01)
-    return n_crew_threads() == n_before
+    return n_workers() == n_before
 
 
-def n_crew_threads() -> int:
+def n_workers() -> int:
     """How many threads of loops the kernel knows."""
     names = []
     for path in Path("/proc/self/task").glob("*/comm"):
@@ -83,14 +83,14 @@ def test_child_outlives_the_idle_thread_that_started_it(run: Any) -> None:
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
-        before = n_crew_threads()
+        before = n_workers()
         async with home_blocked():
             child = start_child()
         await until(lambda: loop._worker_stats()["threads"] == 0)
         assert answers(child)
-        assert n_crew_threads() > before
+        assert n_workers() > before
         end(child)
-        await until(lambda: n_crew_threads() == before)
+        await until(lambda: n_workers() == before)
 
     run(main())
 
@@ -111,7 +111,7 @@ def test_child_of_a_function_outlives_its_thread(run: Any) -> None:
 
 def test_child_outlives_the_loop(run: Any) -> None:
     """As it does when the main thread has started it. Closing the loop does not wait for it."""
-    before = n_crew_threads()
+    before = n_workers()
 
     async def main() -> subprocess.Popen[bytes]:
         async with home_blocked():
@@ -125,7 +125,7 @@ def test_child_outlives_the_loop(run: Any) -> None:
 
 def test_thread_without_children_ends_with_the_loop(run: Any) -> None:
     """What children it had, somebody has waited for."""
-    before = n_crew_threads()
+    before = n_workers()
 
     async def main() -> None:
         async with home_blocked():

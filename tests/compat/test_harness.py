@@ -266,9 +266,8 @@ def test_explained_failures_get_no_second_chance() -> None:
     """Only what would count against our loop is run again."""
     stock, ours = fold([line("call", "passed")]), fold([line("call", "failed")])
     assert judge.unexplained_failures("3.12", stock, ours, Exceptions()) == [A]
-    assert (
-        []
-        == judge.unexplained_failures("3.12", stock, ours, parse_exceptions(explained(A, extra="")))
+    assert [] == judge.unexplained_failures(
+        "3.12", stock, ours, parse_exceptions(explained(A, extra=""))
     )
 
 

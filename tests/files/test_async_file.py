@@ -220,6 +220,31 @@ def test_a_cancelled_read_gives_back_what_only_a_part_was_cached_of(
     run(main())
 
 
+def test_a_cancelled_read_to_the_end_is_cancelled_whenever_that_comes(
+    run: Run, tmp_path: Path
+) -> None:
+    """Also when the run has succeeded meanwhile; the next read begins where this one did."""
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+
+    async def main() -> None:
+        async with threadlets.open(path, "rb") as file:
+            await file.seek(1)
+            for number in range(20):
+                reading = asyncio.create_task(file.read())
+                await asyncio.sleep(number * 0.001)
+                if reading.cancel():
+                    with pytest.raises(asyncio.CancelledError):
+                        await reading
+                else:
+                    assert (64 << 20) - 1 == len(await reading)
+                    await file.seek(1)
+                assert 1 == await file.tell()
+
+    run(main())
+
+
 def test_what_was_to_be_written_outlives_a_cancelled_flush(run: Run, tmp_path: Path) -> None:
     """Nothing is written twice, nothing is left out."""
 

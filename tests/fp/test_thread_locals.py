@@ -475,12 +475,12 @@ def test_what_breaks_in_the_watch_does_not_break_the_request(
         def fail(*args: Any) -> None:
             raise breaks
 
-        monkeypatch.setattr(loop._debug_watch.thread_locals, "used", fail)
+        monkeypatch.setattr(loop._debug_checks.thread_locals, "used", fail)
         local.user = "me"
         assert "me" == local.user
         for hook in ("request_begins", "request_ended"):
             with monkeypatch.context() as patch:
-                patch.setattr(loop._debug_watch, hook, fail)
+                patch.setattr(loop._debug_checks, hook, fail)
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
         assert failures

@@ -409,7 +409,7 @@ def test_descriptor_whose_close_was_cancelled_is_closed(pair: Pair) -> None:
 
     def hands() -> list[str]:
         threads = Path("/proc/self/task").iterdir()
-        return [it.name for it in threads if "engine-hand" in (it / "comm").read_text()]
+        return [it.name for it in threads if "engine-blocking" in (it / "comm").read_text()]
 
     @syslet
     def fill(fd, memory):

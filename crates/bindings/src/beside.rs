@@ -195,7 +195,7 @@ impl CallBeside {
     }
 
     /// Cancel the awaiting task once more: the function's error was raised in the place of its cancellation.
-    pub(crate) fn cancel_awaiter_anew(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(crate) fn recancel_awaiter(slf: &Bound<'_, Self>) -> PyResult<()> {
         let Some(task) = &slf.get().task else { return Ok(()) };
         let task = task.bind(slf.py());
         match task.cast::<Task>() {
@@ -302,7 +302,7 @@ impl Workers {
             .registry
             .with(py, |registry| workers.beside.with(py, |beside| beside.summon(registry)));
         match summons {
-            Summons::Nobody => {}
+            Summons::NotNeeded => {}
             Summons::Unpark(id) if when == When::GilIsFree => {
                 // Another worker may have taken the job for which `earlier` was to be woken. `called` holds
                 // one worker, so wake the earlier one now.
@@ -318,14 +318,14 @@ impl Workers {
                     Self::not_spawned(slf);
                 }
             }
-            Summons::Full => workers.summon_from_watch(py),
+            Summons::Full => workers.summon_monitor(py),
         }
     }
 
     /// Have the monitor, if there is one, take the calls: it has nothing to watch now, or soon.
-    fn summon_from_watch(&self, py: Python<'_>) {
+    fn summon_monitor(&self, py: Python<'_>) {
         if let Some(monitor) = self.role.monitor() {
-            self.beside.with(py, |beside| beside.summon_from_watch());
+            self.beside.with(py, |beside| beside.summon_monitor());
             self.role.slot(monitor).parker.unpark(WakeReason::WORK);
         }
     }
@@ -343,7 +343,7 @@ impl Workers {
             }
         }
         // The monitor may be the only worker.
-        workers.summon_from_watch(py);
+        workers.summon_monitor(py);
     }
 
     /// Run the calls that wait, one after the other.
@@ -408,7 +408,7 @@ impl Workers {
 
     /// Sort the calls that wait: the priority of a pool has changed.
     pub(crate) fn sort_beside(&self, py: Python<'_>) {
-        self.beside.with(py, |beside| beside.sort_anew(|job| job.priority(py)));
+        self.beside.with(py, |beside| beside.resort(|job| job.priority(py)));
     }
 
     /// Give up the calls that wait: the loop is closed.
@@ -484,8 +484,8 @@ impl Dispatcher {
 
     /// Record that an inline call has blocked, or kept other requests waiting for long.
     #[cold]
-    pub(crate) fn was_mistaken(&self, py: Python<'_>, function: EntryPoint) {
-        self.histories.with(py, |histories| histories.of(function).map(|it| it.was_mistaken()));
+    pub(crate) fn note_mistake(&self, py: Python<'_>, function: EntryPoint) {
+        self.histories.with(py, |histories| histories.of(function).map(|it| it.note_mistake()));
     }
 
     /// Add the counts of calls to the statistics.
@@ -500,8 +500,8 @@ impl Dispatcher {
 
     /// Record that an inline call did not start: it waits for a worker that could take over from it.
     #[cold]
-    pub(crate) fn did_not_start(&self, py: Python<'_>, function: EntryPoint) {
-        self.histories.with(py, |histories| histories.of(function).map(|it| it.did_not_start()));
+    pub(crate) fn note_not_started(&self, py: Python<'_>, function: EntryPoint) {
+        self.histories.with(py, |histories| histories.of(function).map(|it| it.note_not_started()));
     }
 
     /// List the functions that were called, in this pool or in any, with their histories.

@@ -3,7 +3,7 @@
 //!
 //! Its type is made by hand (`call_type.rs`) because PyO3 has no `am_send`, which returns the result
 //! of an await without an exception. Everything that is not on the path of every call is left to
-//! coroutines (`Loop._turn`, `Loop._call_abandonable`), to which the awaitable delegates.
+//! coroutines (`Loop._permit`, `Loop._call_abandonable`), to which the awaitable delegates.
 
 use std::cell::Cell;
 use std::ptr::{NonNull, null_mut};
@@ -37,7 +37,7 @@ pub(crate) enum CallState {
     /// It has let other requests run, and calls the function next.
     HasYielded,
     /// The delegate waits until the pool admits the call.
-    AwaitsTurn,
+    AwaitsPermit,
     /// The delegate waits for the result.
     AwaitsResult,
     /// The function is called beside the dispatcher; the delegate is the future of its result.
@@ -88,8 +88,8 @@ impl CallObject {
             return self.n_items() - 1;
         }
         // SAFETY: the names are a tuple.
-        let n_named = unsafe { ffi::PyTuple_GET_SIZE(self.names) };
-        self.n_items() - 1 - n_named as usize
+        let n_ids = unsafe { ffi::PyTuple_GET_SIZE(self.names) };
+        self.n_items() - 1 - n_ids as usize
     }
 
     fn pool<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Pool>> {
@@ -120,7 +120,7 @@ impl CallObject {
                 self.begin(py)
             }
             CallState::FreshAbandonable => self.delegate_result(py),
-            CallState::AwaitsTurn | CallState::AwaitsResult | CallState::AwaitsBeside => {
+            CallState::AwaitsPermit | CallState::AwaitsResult | CallState::AwaitsBeside => {
                 let mut result = null_mut();
                 // SAFETY: all three are alive; the result is a new reference unless an error is set.
                 let (sent, result) = unsafe {
@@ -160,7 +160,7 @@ impl CallObject {
         });
         match may_start {
             Ok(true) => self.start(py),
-            Ok(false) => self.delegate_turn(py),
+            Ok(false) => self.delegate_permit(py),
             Err(error) => self.fail(error),
         }
     }
@@ -244,11 +244,11 @@ impl CallObject {
         match protected {
             Protected::Kept(result) => returned(py, result).map(Step::Returned),
             Protected::Slow(result) => {
-                slf.get().was_mistaken(py, function);
+                slf.get().note_mistake(py, function);
                 returned(py, result).map(Step::Returned)
             }
             Protected::Lost(result) => {
-                slf.get().was_mistaken(py, function);
+                slf.get().note_mistake(py, function);
                 // Take the outcome before anything else: the error indicator is the function's.
                 let outcome = returned(py, result);
                 Workers::get_role_back(slf, worker)?;
@@ -262,9 +262,9 @@ impl CallObject {
                 Ok(Step::Yielded(py.None()))
             }
             Protected::Full => {
-                slf.get().did_not_start(py, function);
+                slf.get().note_not_started(py, function);
                 match slf.get().workers.check_threads(py) {
-                    Ok(()) => self.delegate_turn(py),
+                    Ok(()) => self.delegate_permit(py),
                     Err(error) => self.fail(error),
                 }
             }
@@ -292,9 +292,9 @@ impl CallObject {
         }
     }
 
-    fn delegate_turn(&self, py: Python<'_>) -> PyResult<Step> {
-        self.delegate(py, CallState::AwaitsTurn, |this, slf| {
-            slf.call_method1(intern!(py, "_turn"), (this.pool(py),)).map(Bound::unbind)
+    fn delegate_permit(&self, py: Python<'_>) -> PyResult<Step> {
+        self.delegate(py, CallState::AwaitsPermit, |this, slf| {
+            slf.call_method1(intern!(py, "_permit"), (this.pool(py),)).map(Bound::unbind)
         })
     }
 
@@ -319,7 +319,7 @@ impl CallObject {
     }
 
     fn delegate_returned(&self, py: Python<'_>, result: Py<PyAny>) -> PyResult<Step> {
-        if self.state.get() == CallState::AwaitsTurn {
+        if self.state.get() == CallState::AwaitsPermit {
             return self.start(py);
         }
         self.state.set(CallState::Done);
@@ -331,7 +331,7 @@ impl CallObject {
         let state = self.state.get();
         if !matches!(
             state,
-            CallState::AwaitsTurn | CallState::AwaitsResult | CallState::AwaitsBeside
+            CallState::AwaitsPermit | CallState::AwaitsResult | CallState::AwaitsBeside
         ) {
             return self.fail(thrown(args)?);
         }
@@ -365,7 +365,7 @@ impl CallObject {
         if error.value(py).is(thrown.value(py)) || !is_cancellation {
             return Ok(None);
         }
-        CallBeside::cancel_awaiter_anew(beside)?;
+        CallBeside::recancel_awaiter(beside)?;
         Ok(Some(error))
     }
 

@@ -220,15 +220,15 @@ unsafe extern "C" fn call(
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls with the GIL held and with arguments as it documents.
     unsafe {
-        let n_named = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) };
+        let n_ids = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) };
         if n_args == 0 || ffi::PyCallable_Check(*args) == 0 {
             let what = c"threadlets.call() takes a function and its arguments; the first argument \
                 is not callable";
             ffi::PyErr_SetString(ffi::PyExc_TypeError, what.as_ptr());
             return null_mut();
         }
-        let args = std::slice::from_raw_parts(args, (n_args + n_named) as usize);
-        if n_named == 0 {
+        let args = std::slice::from_raw_parts(args, (n_args + n_ids) as usize);
+        if n_ids == 0 {
             return make(args, null_mut()).cast();
         }
         let py = Python::assume_attached();

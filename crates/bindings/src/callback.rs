@@ -307,7 +307,7 @@ impl Due {
 
 impl TimerHandle {
     pub(crate) fn new(when: f64, due: Due, dispatcher: Py<Dispatcher>) -> Self {
-        let pending = Scheduled { due, dispatcher, key: TimerKey::NOBODY };
+        let pending = Scheduled { due, dispatcher, key: TimerKey::NONE };
         let cancelled = AtomicBool::new(false);
         Self { when, pending: GilSlot::new(Some(pending)), cancelled }
     }
@@ -334,7 +334,7 @@ impl TimerHandle {
     /// Put back a callback that could not run yet; its time has come, so it has no timer any more.
     pub(crate) fn put_back(&self, py: Python<'_>, callback: Callback, dispatcher: Py<Dispatcher>) {
         let due = Due::Callback(callback);
-        let pending = Scheduled { due, dispatcher, key: TimerKey::NOBODY };
+        let pending = Scheduled { due, dispatcher, key: TimerKey::NONE };
         drop(self.pending.replace(py, Some(pending)));
     }
 
@@ -444,7 +444,7 @@ impl TimerHandle {
         let Some(pending) = this.pending.take(py) else { return Ok(()) };
         let dispatcher = pending.dispatcher.clone_ref(py);
         dispatcher.get().forget_timer(py, pending.key);
-        drop(this.pending.replace(py, Some(Scheduled { key: TimerKey::NOBODY, ..pending })));
+        drop(this.pending.replace(py, Some(Scheduled { key: TimerKey::NONE, ..pending })));
         internals::run_by_hand(dispatcher.bind(py), Request::Timer(slf.clone().unbind()))
     }
 

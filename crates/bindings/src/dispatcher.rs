@@ -211,7 +211,7 @@ impl Dispatcher {
 
     /// In the child of a fork, drop the poller: it is the parent's, and so is the thread that may wait in
     /// it. The child does not serve what the parent has registered.
-    pub(crate) fn part_from_parent(&self, py: Python<'_>) {
+    pub(crate) fn drop_inherited_poller(&self, py: Python<'_>) {
         if self.closed.load(Relaxed) {
             return;
         }
@@ -430,7 +430,7 @@ impl Dispatcher {
         context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let delay = delay.ok_or_else(|| PyTypeError::new_err("delay must not be None"))?;
-        if slf.get().internals.has_other_timers() {
+        if slf.get().internals.replaces_timers() {
             return internals::call_later(slf, delay, &callback, &args, context);
         }
         let when = slf.get().time() + delay;

@@ -35,7 +35,7 @@ const CLOCK: u8 = 1;
 /// The poll goes through `_selector.select` and `_process_events`.
 const POLL: u8 = 2;
 /// Ticks go through `_run_once`.
-const TURN: u8 = 4;
+const TICK: u8 = 4;
 /// `call_later` goes through `call_at`.
 const TIMERS: u8 = 8;
 /// The program holds the list of timers, and may change it.
@@ -56,19 +56,19 @@ impl Internals {
 
     /// Whether `call_later` has to go through replaced methods.
     #[inline]
-    pub(crate) fn has_other_timers(&self) -> bool {
+    pub(crate) fn replaces_timers(&self) -> bool {
         self.has(CLOCK | TIMERS)
     }
 
     /// Whether ticks are run by a replaced `_run_once`.
     #[inline]
-    pub(crate) fn has_other_turns(&self) -> bool {
-        self.has(TURN)
+    pub(crate) fn replaces_ticks(&self) -> bool {
+        self.has(TICK)
     }
 
     /// Whether the poll has to go through replaced methods; called before each poll.
     #[inline]
-    pub(crate) fn has_other_poll(slf: &Bound<'_, Dispatcher>) -> PyResult<bool> {
+    pub(crate) fn replaces_poll(slf: &Bound<'_, Dispatcher>) -> PyResult<bool> {
         let this = &slf.get().internals;
         if this.class_version.load(Relaxed) != interpreter::class_version(slf) {
             Self::look(slf)?;
@@ -79,7 +79,7 @@ impl Internals {
     /// The loop's class has changed: have the loop detect what is replaced.
     #[cold]
     fn look(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
-        slf.call_method0(intern!(slf.py(), "_look_inside"))?;
+        slf.call_method0(intern!(slf.py(), "_detect_replaced"))?;
         // Read afterwards: the look-ups have assigned the class its version.
         slf.get().internals.class_version.store(interpreter::class_version(slf), Relaxed);
         Ok(())
@@ -139,7 +139,7 @@ pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<boo
     let patience = if this.stopping.load(Relaxed) {
         Some(Duration::ZERO)
     } else {
-        this.queues.with(py, |queues| queues.patience(|| now_ns))
+        this.queues.with(py, |queues| queues.timeout(|| now_ns))
     };
     if !this.internals.has(POLL) {
         return Ok(Dispatcher::wait_and_deliver(slf, worker, patience, |_, _| ())?.is_held);
@@ -363,7 +363,7 @@ type Occurred = (i32, bool, bool);
 
 #[pymethods]
 impl Dispatcher {
-    /// Which private parts of the loop are replaced: the bits that `Loop._look_inside` sets.
+    /// Which private parts of the loop are replaced: the bits that `Loop._detect_replaced` sets.
     #[getter]
     fn _replaced(&self) -> u8 {
         self.internals.replaced.load(Relaxed)
@@ -375,7 +375,7 @@ impl Dispatcher {
     }
 
     /// Detect what is replaced; `Loop` overrides it.
-    fn _look_inside(&self) {}
+    fn _detect_replaced(&self) {}
 
     /// Wait for events, at most for `timeout` seconds (None: for ever), and queue what they make ready.
     /// Return the descriptors, each with whether it is readable and writable, and whether the wait was

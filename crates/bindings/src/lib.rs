@@ -88,7 +88,7 @@ mod _core {
     #[pymodule_export]
     use super::syslet::lease::LeasedMemory;
     #[pymodule_export]
-    use super::syslet::pending::{Landed, Pending};
+    use super::syslet::pending::{EndedRun, Pending};
     #[pymodule_export]
     use super::syslet::program::SysletProgram;
     #[pymodule_export]

@@ -37,7 +37,7 @@ enum Work {
         innermost: Py<PyAny>,
     },
     /// Settle the future; the coroutine that awaits it then calls a function itself.
-    Turn,
+    Permit,
 }
 
 /// A call in a pool's queue.
@@ -100,18 +100,18 @@ impl QueuedCall {
                     self.settle(py, outcome)
                 }
                 Protected::Slow(outcome) => {
-                    slf.get().was_mistaken(py, self.function);
+                    slf.get().note_mistake(py, self.function);
                     self.end(slf);
                     self.settle(py, outcome)
                 }
                 Protected::Lost(outcome) => {
-                    slf.get().was_mistaken(py, self.function);
+                    slf.get().note_mistake(py, self.function);
                     // The result is queued for the dispatcher: this thread need not get the role back.
                     drop(Workers::unpark(slf, worker));
                     self.finish_beside(slf, this, outcome)
                 }
                 Protected::Full => {
-                    slf.get().did_not_start(py, self.function);
+                    slf.get().note_not_started(py, self.function);
                     if let Err(error) = slf.get().workers.check_threads(py) {
                         self.end(slf);
                         return self.settle(py, Err(error));
@@ -235,7 +235,7 @@ impl QueuedCall {
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         match &self.work {
             Work::Function { callable, .. } => Some(callable.bind(py).clone()),
-            Work::Turn => None,
+            Work::Permit => None,
         }
     }
 
@@ -333,16 +333,16 @@ impl Dispatcher {
     }
 
     /// Queue a coroutine that wants to start a call; `future` is settled when it may.
-    fn _submit_turn(
+    fn _submit_permit(
         slf: &Bound<'_, Self>,
         future: Py<PyAny>,
         pool: Option<Bound<'_, Pool>>,
     ) -> PyResult<()> {
-        queue(slf, Work::Turn, future, false, pool, ANY_CODE)
+        queue(slf, Work::Permit, future, false, pool, ANY_CODE)
     }
 
-    /// Give up a turn that `_submit_turn` has obtained.
-    fn _end_turn(slf: &Bound<'_, Self>, pool: Option<Bound<'_, Pool>>) {
+    /// Give up a turn that `_submit_permit` has obtained.
+    fn _release_permit(slf: &Bound<'_, Self>, pool: Option<Bound<'_, Pool>>) {
         if let Some(pool) = pool {
             pool.get().finish(slf.py(), slf, false);
         }

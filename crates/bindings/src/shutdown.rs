@@ -67,7 +67,7 @@ impl Workers {
         let id = worker.map(|it| it.id);
         workers.registry.with(py, |registry| workers.role.reset(registry, id));
         workers.monitor.reset();
-        slf.get().part_from_parent(py);
+        slf.get().drop_inherited_poller(py);
         if let Some(worker) = worker {
             Self::gained(slf, worker, None);
             workers.is_orphaned.store(!worker.is_home(), Relaxed);

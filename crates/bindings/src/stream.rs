@@ -314,8 +314,9 @@ impl Stream {
     /// will be again.
     fn await_room(&self, py: Python<'_>) -> PyResult<()> {
         let registration = self.state.with(py, |state| {
-            let key = state.key.filter(|_| !state.told_of_room && state.io.n_unsent() > 0)?;
-            state.told_of_room = true;
+            let key =
+                state.key.filter(|_| !state.registered_for_write && state.io.n_unsent() > 0)?;
+            state.registered_for_write = true;
             Some((state.io.fd().raw(), key))
         });
         let Some((fd, key)) = registration else { return Ok(()) };
@@ -558,8 +559,11 @@ impl Stream {
     fn take_back(&self, py: Python<'_>) -> PyResult<()> {
         let (key, fd, interest) = self.state.with(py, |state| {
             state.lent = false;
-            let interest =
-                if state.told_of_room { Interest::ALL } else { Interest::READABLE_OR_URGENT };
+            let interest = if state.registered_for_write {
+                Interest::ALL
+            } else {
+                Interest::READABLE_OR_URGENT
+            };
             (state.key, state.io.fd().raw(), interest)
         });
         let Some(key) = key else { return Ok(()) };

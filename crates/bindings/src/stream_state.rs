@@ -26,7 +26,7 @@ pub(crate) struct StreamState {
     /// Its request ran meanwhile, and has to run again.
     pub(crate) is_deferred: bool,
     /// Registered for writing too: a write has found no room before.
-    pub(crate) told_of_room: bool,
+    pub(crate) registered_for_write: bool,
     /// `sendfile` writes to the socket once everything is sent.
     pub(crate) lent: bool,
     /// How many writes came after the connection was over.
@@ -44,7 +44,7 @@ impl StreamState {
             noted: None,
             is_served: false,
             is_deferred: false,
-            told_of_room: false,
+            registered_for_write: false,
             lent: false,
             n_writes_lost: 0,
         }

@@ -64,7 +64,7 @@ impl Dispatcher {
             }
             let ends = this.stopping.load(Relaxed)
                 || this.workers.has_pending(slf.py())
-                || this.internals.has_other_turns();
+                || this.internals.replaces_ticks();
             if worker.is_home() && ends {
                 return Ok(Ended::Stopped);
             }
@@ -87,7 +87,7 @@ impl Dispatcher {
         if !Workers::take_steps(slf, worker)? {
             return Ok(false);
         }
-        let is_held = if Internals::has_other_poll(slf)? {
+        let is_held = if Internals::replaces_poll(slf)? {
             internals::poll(slf, worker)?
         } else {
             Self::poll(slf, worker)?
@@ -131,7 +131,7 @@ impl Dispatcher {
         let patience = if worker.is_home() && this.stopping.load(Relaxed) {
             Some(Duration::ZERO)
         } else {
-            this.queues.with(py, |queues| queues.patience(clock::now_ns))
+            this.queues.with(py, |queues| queues.timeout(clock::now_ns))
         };
         // `check_signals` also runs the script of a debugger, which does not wake the poll.
         let patience = if worker.is_home() && interpreter::obeys_debuggers(py) {

@@ -13,7 +13,7 @@ use crate::error::to_python;
 
 impl Dispatcher {
     /// End the wait of a dispatcher from which the role was taken while it waited for events.
-    pub(crate) fn recall_from_poll(&self, py: Python<'_>) {
+    pub(crate) fn end_poll_of_victim(&self, py: Python<'_>) {
         // A closed loop has no poller, and no thread waits in it.
         if let Ok(poller) = self.poller(py) {
             poller.recall();

@@ -118,7 +118,7 @@ impl Worker {
             });
         }
         let worker = Self::new(slf, WorkerId::HOME);
-        let presence = Presence::begin(py, &workers.role, worker.id)?;
+        let presence = PublishedTraces::begin(py, &workers.role, worker.id)?;
         let taken = workers.registry.with(py, |registry| workers.role.take(registry, worker.id));
         assert!(taken.is_some(), "home can take a vacant role");
         // The loop's caller gets its floating-point state back.
@@ -192,12 +192,12 @@ impl Worker {
 
 /// The traces of a thread that can be the dispatcher. They point to its thread state. The ending interpreter
 /// clears that, whatever the thread does meanwhile, and so drops the `Wiper`, which wipes the traces.
-struct Presence(Py<Wiper>);
+struct PublishedTraces(Py<Wiper>);
 
 /// The state of a thread that has held the role or called a function.
 struct Joined {
     /// None if there was no memory for it; then other threads cannot see what this one does.
-    presence: Option<Presence>,
+    presence: Option<PublishedTraces>,
     worker: Worker,
     is_known: bool,
 }
@@ -206,7 +206,7 @@ impl Joined {
     /// Register the thread, unless that was done.
     ///
     /// `threading` comes first, before any Python code runs here: tracing tools ask for the current thread.
-    fn introduce(&mut self, slf: &Bound<'_, Dispatcher>, life: &Life) {
+    fn register(&mut self, slf: &Bound<'_, Dispatcher>, life: &Life) {
         if std::mem::replace(&mut self.is_known, true) {
             return;
         }
@@ -217,7 +217,7 @@ impl Joined {
             error.write_unraisable(py, Some(slf));
         }
         let (id, presence) = (self.worker.id, &mut self.presence);
-        let began = Presence::begin(py, &slf.get().workers.role, id).and_then(|it| {
+        let began = PublishedTraces::begin(py, &slf.get().workers.role, id).and_then(|it| {
             *presence = Some(it);
             current::begin_thread(slf)?;
             slf.call_method1(intern!(py, "_worker_joined"), (id.index(),)).map(drop)
@@ -238,7 +238,7 @@ struct Wiper {
     is_over: AtomicBool,
 }
 
-impl Presence {
+impl PublishedTraces {
     /// Leave the traces of this thread, which can be the dispatcher from now on.
     fn begin(py: Python<'_>, role: &Arc<Role>, id: WorkerId) -> PyResult<Self> {
         let wiper =
@@ -278,7 +278,7 @@ impl Drop for Wiper {
 /// What a worker thread does next.
 enum Next {
     /// Wait for a wake reason.
-    StandBy,
+    Wait,
     /// Wait a little: its work may not begin yet, because enough other functions compute.
     LookAgain,
     End,
@@ -317,13 +317,13 @@ impl Life {
                 match self.monitor.watch(self.id, IDLE) {
                     Noticed::Found(candidate) => thread.with_gil(|py| {
                         self.take_over(py, candidate, &mut joined);
-                        Next::StandBy
+                        Next::Wait
                     }),
                     Noticed::Work => thread.with_gil(|py| {
-                        self.leave_watch(py);
-                        Next::StandBy
+                        self.stop_monitoring(py);
+                        Next::Wait
                     }),
-                    Noticed::Nothing => thread.with_gil(|py| self.stays_after_watch(py)),
+                    Noticed::Nothing => thread.with_gil(|py| self.after_monitoring(py)),
                 }
             } else if reasons.has(WakeReason::ASK) {
                 slot.parker.unpark(work);
@@ -339,7 +339,7 @@ impl Life {
                 thread.with_gil(|py| self.retires(py))
             };
             patience = match next {
-                Next::StandBy => IDLE,
+                Next::Wait => IDLE,
                 Next::LookAgain => Duration::from_nanos(takeover::LOOK_NS),
                 Next::End => break,
             };
@@ -360,7 +360,7 @@ impl Life {
             let workers = &slf.get().workers;
             workers.registry.with(py, |registry| {
                 if role.monitor() == Some(id) {
-                    role.relieve();
+                    role.clear_monitor();
                 }
                 registry.retire(id);
                 registry.ended(id);
@@ -400,10 +400,10 @@ impl Life {
             workers.beside.with(py, |beside| beside.arrived());
             Workers::summon(slf);
         }
-        joined.introduce(slf, self);
+        joined.register(slf, self);
         Workers::tell_of_move(slf, &joined.worker, taken);
         self.dispatch(slf, &joined.worker);
-        self.stand_by(slf);
+        self.add_idle(slf);
     }
 
     /// Run ticks until the role is lost.
@@ -440,11 +440,11 @@ impl Life {
                     self.dispatch(slf, worker);
                 }
                 // The loop was closed.
-                Err(_) => return Next::StandBy,
+                Err(_) => return Next::Wait,
             }
         }
-        self.stand_by(slf);
-        Next::StandBy
+        self.add_idle(slf);
+        Next::Wait
     }
 
     /// Do the work that waits beside the dispatcher, and become idle. The poller, if any, is to be woken
@@ -454,35 +454,35 @@ impl Life {
         if self.role.monitor() == Some(self.id) {
             // It was made the monitor as well, which comes first.
             self.role.slot(self.id).parker.unpark(WakeReason::WORK);
-            return (Next::StandBy, None);
+            return (Next::Wait, None);
         }
         let workers = &slf.get().workers;
         if workers.is_tied(py, self.id) {
             // It was called while it was the monitor, and a task was bound to it since: another has to come.
             workers.beside.with(py, |beside| beside.arrived());
             Workers::summon(slf);
-            return (Next::StandBy, None);
+            return (Next::Wait, None);
         }
         // If it was called while it was the monitor, it may be idle since: nothing else may call it now.
         workers.registry.with(py, |registry| registry.retire(self.id));
         let joined = Self::worker(slf, self.id, joined);
-        joined.introduce(slf, self);
+        joined.register(slf, self);
         let Worked { is_done, sleeps_at } =
             joined.worker.as_current(|| Workers::work(slf, &joined.worker));
         if !is_done {
             return (Next::LookAgain, sleeps_at);
         }
-        self.stand_by(slf);
-        (Next::StandBy, sleeps_at)
+        self.add_idle(slf);
+        (Next::Wait, sleeps_at)
     }
 
     /// Stop being the monitor, for the work that waits, unless a threadlet has begun.
-    fn leave_watch(&self, py: Python<'_>) {
+    fn stop_monitoring(&self, py: Python<'_>) {
         let workers = &self.dispatcher.get().workers;
         let parker = &self.role.slot(self.id).parker;
         workers.registry.with(py, |_| {
             if self.role.inside().is_none() {
-                self.role.relieve();
+                self.role.clear_monitor();
             } else {
                 parker.unpark(WakeReason::MONITOR);
             }
@@ -492,7 +492,7 @@ impl Life {
 
     /// Become idle, and have a thread called for work that waits already. A thread to which tasks are bound
     /// does not: it is called for nothing else.
-    fn stand_by(&self, slf: &Bound<'_, Dispatcher>) {
+    fn add_idle(&self, slf: &Bound<'_, Dispatcher>) {
         let py = slf.py();
         let workers = &slf.get().workers;
         let is_monitor = self.role.monitor() == Some(self.id);
@@ -505,8 +505,8 @@ impl Life {
             return;
         }
         workers.registry.with(py, |registry| {
-            if !registry.stands_by(self.id) {
-                registry.stand_by(self.id);
+            if !registry.is_idle(self.id) {
+                registry.add_idle(self.id);
             }
         });
         slf.get().hold_calls(py, false);
@@ -524,17 +524,17 @@ impl Life {
     }
 
     /// Decide whether this thread ends after it has monitored without finding a candidate.
-    fn stays_after_watch(&self, py: Python<'_>) -> Next {
+    fn after_monitoring(&self, py: Python<'_>) -> Next {
         let workers = &self.dispatcher.get().workers;
         workers.registry.with(py, |_| {
             let is_idle = self.role.inside().is_none();
             if is_idle || workers.is_stopped.load(Relaxed) {
-                self.role.relieve();
+                self.role.clear_monitor();
                 return Next::End;
             }
             // A threadlet has just begun, and relies on this monitor.
             self.role.slot(self.id).parker.unpark(WakeReason::MONITOR);
-            Next::StandBy
+            Next::Wait
         })
     }
 
@@ -542,6 +542,6 @@ impl Life {
     fn retires(&self, py: Python<'_>) -> Next {
         let workers = &self.dispatcher.get().workers;
         let is_over = workers.registry.with(py, |registry| registry.retire(self.id));
-        if is_over { Next::End } else { Next::StandBy }
+        if is_over { Next::End } else { Next::Wait }
     }
 }

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, ffi, intern};
 use threadlets_core::takeover::{
-    self, Attendance, Beside, Boundary, Called, Cause, IdleMonitor, Monitor, Parker, Role, Taken,
+    self, Beside, Boundary, Called, Cause, IdleMonitor, Monitor, Monitoring, Parker, Role, Taken,
     WakeReason, WorkerId, WorkerRegistry,
 };
 use threadlets_core::{PoolKey, clock};
@@ -171,7 +171,7 @@ impl Workers {
         let workers = &slf.get().workers;
         let seq = match workers.role.enter(worker.id) {
             Called::Monitored(seq) => seq,
-            Called::Unmonitored(seq) if Self::attend(slf) => seq,
+            Called::Unmonitored(seq) if Self::ensure_monitor(slf) => seq,
             Called::Unmonitored(seq) => {
                 workers.role.leave(worker.id, seq);
                 return Protected::Full;
@@ -193,12 +193,12 @@ impl Workers {
 
     /// Make sure that there is a monitor, and that it is awake; `false`: no thread is left for it.
     #[cold]
-    fn attend(slf: &Bound<'_, Dispatcher>) -> bool {
+    fn ensure_monitor(slf: &Bound<'_, Dispatcher>) -> bool {
         let py = slf.py();
         let workers = &slf.get().workers;
-        match workers.registry.with(py, |registry| workers.role.attend(registry)) {
-            Attendance::Monitored => true,
-            Attendance::Spawn(id) => {
+        match workers.registry.with(py, |registry| workers.role.ensure_monitor(registry)) {
+            Monitoring::Monitored => true,
+            Monitoring::Spawn(id) => {
                 workers.monitor.start_idle_monitor();
                 let spawned = Worker::spawn(slf, id, WakeReason::MONITOR);
                 if !spawned {
@@ -209,7 +209,7 @@ impl Workers {
                 }
                 spawned
             }
-            Attendance::Full => {
+            Monitoring::Full => {
                 workers.counts.n_full.fetch_add(1, Relaxed);
                 slf.get().hold_calls(py, true);
                 false
@@ -252,7 +252,7 @@ impl Workers {
         let workers = &this.workers;
         match taken {
             Some(Taken::FromThreadlet(victim)) => workers.park(slf, victim),
-            Some(Taken::FromPoll) => this.recall_from_poll(py),
+            Some(Taken::FromPoll) => this.end_poll_of_victim(py),
             Some(Taken::Vacant) | None => {}
         }
         this.set_thread(worker.thread_id);
@@ -496,7 +496,7 @@ impl Workers {
         }
         self.registry.with(py, |registry| {
             stats.set_item("threads", registry.n_threads())?;
-            stats.set_item("threads_idle", registry.n_standby())?;
+            stats.set_item("threads_idle", registry.n_idle())?;
             stats.set_item("threads_peak", registry.n_threads_peak())?;
             stats.set_item("threads_max", registry.n_threads_max())?;
             stats.set_item("returning", registry.n_waiting())

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use threadlets_core::takeover::{Attendance, Called, Role, WorkerId, WorkerRegistry};
+use threadlets_core::takeover::{Called, Monitoring, Role, WorkerId, WorkerRegistry};
 
 const N_CALLS: u32 = 100_000;
 const N_LAPS: usize = 201;
@@ -32,7 +32,7 @@ fn main() {
     role.take(&mut registry, WorkerId::HOME);
     // From here on every call counts as watched: nothing clears the bits of `Awake`.
     if let Called::Unmonitored(seq) = role.enter(WorkerId::HOME) {
-        assert!(matches!(role.attend(&mut registry), Attendance::Spawn(_)));
+        assert!(matches!(role.ensure_monitor(&mut registry), Monitoring::Spawn(_)));
         role.leave(WorkerId::HOME, seq);
     }
     let direct_ns = median_ns(|| {

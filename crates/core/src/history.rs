@@ -105,7 +105,7 @@ impl History {
     }
 
     /// Take back the count of an inline call that could not start for want of a thread.
-    pub fn did_not_start(&mut self) {
+    pub fn note_not_started(&mut self) {
         self.n_inline = self.n_inline.saturating_sub(1);
         self.n_inline_in_row = self.n_inline_in_row.saturating_sub(1);
     }
@@ -120,7 +120,7 @@ impl History {
     }
 
     /// Note a mistake: an inline call has blocked, or kept others waiting for long.
-    pub fn was_mistaken(&mut self) {
+    pub fn note_mistake(&mut self) {
         self.n_mistakes += 1;
         if self.is_inline && self.n_inline_in_row < N_CALLS_PER_MISTAKE {
             let more = self.n_successes_needed.saturating_mul(GROWTH);
@@ -238,7 +238,7 @@ mod tests {
             history.started(start);
             match start {
                 Start::Beside => history.returned(blocks),
-                Start::Inline if blocks => history.was_mistaken(),
+                Start::Inline if blocks => history.note_mistake(),
                 Start::Inline => {}
             }
         }

@@ -104,7 +104,6 @@ impl Address {
         if let Some(path) = address.path_bytes() {
             return Self::Path(path.to_vec());
         }
-        #[cfg(target_os = "linux")]
         if let Some(name) = address.abstract_name().filter(|name| !name.is_empty()) {
             return Self::Abstract(name.to_vec());
         }

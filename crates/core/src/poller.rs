@@ -1,4 +1,4 @@
-//! Readiness: an edge-triggered poller (mio: epoll or kqueue) that any thread may wait on.
+//! Readiness: an edge-triggered poller (epoll, by mio) that any thread may wait on.
 //!
 //! Waiting and delivering are two steps. [`Poller::wait`] blocks and touches nothing else, so it
 //! runs without Python's lock; [`Poller::deliver`] hands the events out. Edges suit operations that
@@ -20,10 +20,7 @@ use crate::sources::SourceKey;
 const EVENTS_MAX: usize = 1024;
 const WAKER: Token = Token(usize::MAX);
 
-#[cfg(target_os = "linux")]
 const URGENT: mio::Interest = mio::Interest::PRIORITY;
-#[cfg(not(target_os = "linux"))]
-const URGENT: mio::Interest = mio::Interest::READABLE;
 
 /// The kinds of readiness that are reported of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,7 +296,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn urgent_data_is_reported_to_sources_that_ask_for_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut theirs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -65,13 +65,13 @@ struct PriorityQueue {
 #[derive(Debug)]
 pub struct Pools<C> {
     pools: Slab<PoolQueue<C>>,
-    rings: [PriorityQueue; 3],
+    queues: [PriorityQueue; 3],
     n_queued: usize,
 }
 
 impl<C> Default for Pools<C> {
     fn default() -> Self {
-        Self { pools: Slab::new(), rings: Default::default(), n_queued: 0 }
+        Self { pools: Slab::new(), queues: Default::default(), n_queued: 0 }
     }
 }
 
@@ -133,7 +133,7 @@ impl<C> Pools<C> {
 
     /// Whether a call may start.
     pub fn has_startable(&self) -> bool {
-        self.rings.iter().any(|ring| !ring.pools.is_empty())
+        self.queues.iter().any(|queue| !queue.pools.is_empty())
     }
 
     /// Queue a call behind the others of its pool.
@@ -190,17 +190,17 @@ impl<C> Pools<C> {
     /// Start the next call of at least this priority; the call and its pool.
     pub fn next(&mut self, at_least: Priority) -> Option<(PoolKey, C)> {
         let priority = self.choose(at_least)?;
-        for lesser in &mut self.rings[priority as usize + 1..] {
-            lesser.n_passed_over += u32::from(!lesser.pools.is_empty());
+        for lower in &mut self.queues[priority as usize + 1..] {
+            lower.n_passed_over += u32::from(!lower.pools.is_empty());
         }
-        let ring = &mut self.rings[priority as usize];
-        ring.n_passed_over = 0;
-        if ring.n_in_a_row == IN_A_ROW_MAX {
-            ring.pools.rotate_left(1);
-            ring.n_in_a_row = 0;
+        let queue = &mut self.queues[priority as usize];
+        queue.n_passed_over = 0;
+        if queue.n_in_a_row == IN_A_ROW_MAX {
+            queue.pools.rotate_left(1);
+            queue.n_in_a_row = 0;
         }
-        ring.n_in_a_row += 1;
-        let key = PoolKey(*ring.pools.front()?);
+        queue.n_in_a_row += 1;
+        let key = PoolKey(*queue.pools.front()?);
         let pool = &mut self.pools[key.0];
         let call = pool.queue.pop_front()?;
         pool.n_running += 1;
@@ -224,9 +224,9 @@ impl<C> Pools<C> {
 
     fn choose(&self, at_least: Priority) -> Option<Priority> {
         let candidates = Priority::ALL.into_iter().filter(|&it| it <= at_least);
-        let mut startable = candidates.filter(|&it| !self.rings[it as usize].pools.is_empty());
+        let mut startable = candidates.filter(|&it| !self.queues[it as usize].pools.is_empty());
         let first = startable.next()?;
-        let overdue = startable.find(|&it| self.rings[it as usize].n_passed_over >= IN_A_ROW_MAX);
+        let overdue = startable.find(|&it| self.queues[it as usize].n_passed_over >= IN_A_ROW_MAX);
         Some(overdue.unwrap_or(first))
     }
 
@@ -234,7 +234,7 @@ impl<C> Pools<C> {
         let pool = &mut self.pools[key.0];
         if pool.may_start() && !pool.is_startable {
             pool.is_startable = true;
-            self.rings[pool.priority as usize].pools.push_back(key.0);
+            self.queues[pool.priority as usize].pools.push_back(key.0);
         }
     }
 
@@ -243,11 +243,11 @@ impl<C> Pools<C> {
         if !std::mem::take(&mut pool.is_startable) {
             return;
         }
-        let ring = &mut self.rings[pool.priority as usize];
-        if ring.pools.front() == Some(&key.0) {
-            ring.n_in_a_row = 0;
+        let queue = &mut self.queues[pool.priority as usize];
+        if queue.pools.front() == Some(&key.0) {
+            queue.n_in_a_row = 0;
         }
-        ring.pools.retain(|&it| it != key.0);
+        queue.pools.retain(|&it| it != key.0);
     }
 }
 

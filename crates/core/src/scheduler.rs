@@ -1,6 +1,6 @@
 //! The dispatcher's queues: ready requests, timers, and calls that wait in pools.
 //!
-//! In each tick of the dispatcher [`Scheduler::patience`] says how long the poll may wait, the poll's
+//! In each tick of the dispatcher [`Scheduler::timeout`] says how long the poll may wait, the poll's
 //! requests are submitted, [`Scheduler::begin_tick`] adds the timers that are due and fixes the number of
 //! requests, and [`Scheduler::next`] hands out one request after the other. Calls that wait in pools start
 //! in the tick as well: interactive ones before the other requests, the rest after them, for as long as the
@@ -44,7 +44,7 @@ struct Tick {
     /// them. Zero until the first of them starts.
     calls_until_ns: u64,
     /// `Batch` calls could start in this tick; while requests are ready, they cannot again.
-    batch_had_its_turn: bool,
+    has_run_batch: bool,
 }
 
 impl<R> Default for Scheduler<R> {
@@ -78,7 +78,7 @@ impl<R> Scheduler<R> {
     /// How long the next poll may wait: not at all while requests are ready, otherwise until the next
     /// timer, and for ever (`None`) when only an event can bring work. The clock is read only when the
     /// answer depends on it.
-    pub fn patience(&self, now_ns: impl FnOnce() -> u64) -> Option<Duration> {
+    pub fn timeout(&self, now_ns: impl FnOnce() -> u64) -> Option<Duration> {
         if self.has_work() {
             return Some(Duration::ZERO);
         }
@@ -128,14 +128,14 @@ impl<R> Scheduler<R> {
         let tick = &mut self.tick;
         let at_least = match tick.n_left {
             1.. => Priority::Interactive,
-            0 if self.ready.is_empty() || !tick.batch_had_its_turn => Priority::Batch,
+            0 if self.ready.is_empty() || !tick.has_run_batch => Priority::Batch,
             0 => Priority::Normal,
         };
         let now_ns = now_ns();
         if tick.calls_until_ns != 0 && now_ns >= tick.calls_until_ns {
             return None;
         }
-        tick.batch_had_its_turn |= at_least == Priority::Batch;
+        tick.has_run_batch |= at_least == Priority::Batch;
         let (_, call) = self.pools.next(at_least)?;
         if tick.calls_until_ns == 0 {
             tick.calls_until_ns = now_ns.saturating_add(CALLS_BUDGET_NS);
@@ -244,14 +244,14 @@ mod tests {
     #[test]
     fn patience_ends_with_the_next_timer_and_with_any_ready_request() {
         let mut scheduler = Scheduler::default();
-        assert_eq!(None, scheduler.patience(|| 0));
+        assert_eq!(None, scheduler.timeout(|| 0));
         scheduler.submit_at(u64::MAX, ());
-        assert_eq!(None, scheduler.patience(|| 0));
+        assert_eq!(None, scheduler.timeout(|| 0));
         scheduler.submit_at(900, ());
-        assert_eq!(Some(Duration::from_nanos(800)), scheduler.patience(|| 100));
-        assert_eq!(Some(Duration::ZERO), scheduler.patience(|| 1000));
+        assert_eq!(Some(Duration::from_nanos(800)), scheduler.timeout(|| 100));
+        assert_eq!(Some(Duration::ZERO), scheduler.timeout(|| 1000));
         scheduler.submit(());
-        assert_eq!(Some(Duration::ZERO), scheduler.patience(|| 100));
+        assert_eq!(Some(Duration::ZERO), scheduler.timeout(|| 100));
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
             let pool = scheduler.pools.open(priority, None);
             scheduler.pools.submit(pool, name);
         }
-        assert_eq!(Some(Duration::ZERO), scheduler.patience(|| 0));
+        assert_eq!(Some(Duration::ZERO), scheduler.timeout(|| 0));
         scheduler.submit("ready");
         assert_eq!(vec!["interactive", "ready", "normal", "batch"], tick(&mut scheduler, 1));
     }
@@ -308,7 +308,7 @@ mod tests {
         let pool = scheduler.pools.open(Priority::Normal, None);
         scheduler.pools.submit(pool, ());
         scheduler.calls_are_held = true;
-        assert_eq!(None, scheduler.patience(|| 0));
+        assert_eq!(None, scheduler.timeout(|| 0));
         assert_eq!(0, tick(&mut scheduler, 1).len());
         scheduler.calls_are_held = false;
         assert_eq!(1, tick(&mut scheduler, 1).len());

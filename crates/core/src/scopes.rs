@@ -28,7 +28,7 @@ pub struct MemberKey(u32);
 
 impl MemberKey {
     /// Names no member.
-    pub const NOBODY: Self = Self(NONE);
+    pub const NONE: Self = Self(NONE);
 }
 
 /// Which list of its scope a member is in.
@@ -159,7 +159,7 @@ impl<M, O> Scopes<M, O> {
     }
 
     /// Count a member as told to end: it was told by other means.
-    pub fn count_as_told(&mut self, key: MemberKey) {
+    pub fn mark_told(&mut self, key: MemberKey) {
         if self.members[key.0 as usize].list == List::Live {
             self.unlink(key.0);
             self.link(key.0, List::Ending);
@@ -167,7 +167,7 @@ impl<M, O> Scopes<M, O> {
     }
 
     /// Make all members of a scope live again, so that they can be told to end once more.
-    pub fn tell_again(&mut self, scope: ScopeKey) {
+    pub fn reset_told(&mut self, scope: ScopeKey) {
         let ending = self.scopes[scope.0 as usize].lists[List::Ending as usize].first;
         let ending: Vec<u32> = self.walk(ending).collect();
         for at in ending {
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(Some(&2), scopes.next_to_end(scope));
         assert_eq!(Some(&3), scopes.next_to_end(scope));
         assert_eq!(None, scopes.next_to_end(scope));
-        scopes.tell_again(scope);
+        scopes.reset_told(scope);
         assert_eq!(Some(&0), scopes.next_to_end(scope));
     }
 
@@ -359,13 +359,13 @@ mod tests {
                     }
                     Step::CountAsTold(id) => {
                         if let Some(&Some((key, scope, _))) = members.get(id) {
-                            scopes.count_as_told(key);
+                            scopes.mark_told(key);
                             let [told, live] = &mut model[scope];
                             told.extend(live.iter().position(|&it| it == id).map(|at| live.remove(at)));
                         }
                     }
                     Step::TellAgain(scope) => {
-                        scopes.tell_again(keys[scope]);
+                        scopes.reset_told(keys[scope]);
                         let [told, live] = &mut model[scope];
                         live.append(told);
                     }

@@ -36,6 +36,20 @@ struct Interim {
     is_passed: AtomicBool,
 }
 
+/// Block signals on this thread, so that the host's threads handle them.
+pub(crate) fn block() {
+    // SAFETY: a set of all signals, made and used here.
+    unsafe {
+        let mut all: libc::sigset_t = zeroed();
+        libc::sigfillset(&raw mut all);
+        // Faults of the thread itself end the process, and the host may have handlers that report them.
+        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL] {
+            libc::sigdelset(&raw mut all, fault);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, null_mut());
+    }
+}
+
 /// Have a signal write its number to a non-blocking descriptor.
 pub fn write_number(number: c_int, fd: RawFd) -> Result<()> {
     let interim = Interim::begin(number)?;

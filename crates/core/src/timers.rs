@@ -26,7 +26,7 @@ pub struct TimerKey {
 
 impl TimerKey {
     /// Names no timer.
-    pub const NOBODY: Self = Self { slot: NO_SLOT, started: 0 };
+    pub const NONE: Self = Self { slot: NO_SLOT, started: 0 };
 
     /// The key as a number, for owners that can only keep a number.
     pub fn to_bits(self) -> u64 {

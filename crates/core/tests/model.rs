@@ -314,7 +314,7 @@ fn watch_for_a_while(world: &Rc<World>, me: WorkerId) {
     if world.look().is_none()
         && world.role.doze(Awake::MONITOR)
         && !parker.take(WakeReason::WAKE).has(WakeReason::WAKE)
-        && !world.hold(me).stays_after_watch()
+        && !world.hold(me).after_monitoring()
     {
         return world.end(me);
     }
@@ -343,9 +343,9 @@ fn a_call_is_watched_though_an_idle_thread_ends() {
     check(4, || {
         let world = Rc::new(World::new(2));
         let idle = world.appoint(&mut world.lock.lock().unwrap());
-        world.role.relieve();
+        world.role.clear_monitor();
         world.doing.take();
-        world.lock.lock().unwrap().stand_by(idle);
+        world.lock.lock().unwrap().add_idle(idle);
         world.spawn(move |world| {
             // Its wait has timed out: it looks, once, whether it was appointed meanwhile.
             if !world.parker(idle).take(WakeReason::NONE).has(WakeReason::MONITOR) {

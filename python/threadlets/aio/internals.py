@@ -17,14 +17,14 @@ from typing import Any
 from threadlets import _core
 
 #: Parts of a loop that can be replaced, as bits; the same as in `internals.rs`.
-CLOCK, POLL, TURN, TIMERS, LIST = 1, 2, 4, 8, 16
+CLOCK, POLL, TICK, TIMERS, LIST = 1, 2, 4, 8, 16
 
 #: Attributes of a loop or its class, and the part that each replaces.
 REPLACES = {
     "time": CLOCK,
     "_selector": POLL,
     "_process_events": POLL,
-    "_run_once": TURN,
+    "_run_once": TICK,
     "call_at": TIMERS,
     "call_soon": 0,
 }
@@ -44,15 +44,15 @@ class InternalsMixin(_core.Dispatcher):
             _check_selector(value)
         super().__setattr__(name, value)
         if name in REPLACES:
-            self._look_inside()
+            self._detect_replaced()
 
     def __delattr__(self, name: str) -> None:
         """Delete an attribute; the part that it has replaced is used again."""
         super().__delattr__(name)
         if name in REPLACES:
-            self._look_inside()
+            self._detect_replaced()
 
-    def _look_inside(self) -> None:
+    def _detect_replaced(self) -> None:
         """Find out which parts are replaced, by the loop's class or on the loop itself."""
         own, cls = vars(self), type(self)
         replaced = self._replaced & LIST
@@ -69,12 +69,12 @@ class InternalsMixin(_core.Dispatcher):
         # A replaced `call_soon` must see the steps of tasks, too; those of asyncio's tasks use it.
         self._uses_asyncio_tasks = self._wants_asyncio_tasks or calls_soon
 
-    def _turn_until_stopped(self) -> None:
+    def _tick_until_stopped(self) -> None:
         """Run ticks until the loop is stopped, natively or by a `_run_once` that replaces them."""
         while True:
-            if self._replaced & TURN:
+            if self._replaced & TICK:
                 self._run_once()
-                self._look_inside()
+                self._detect_replaced()
             else:
                 self._run_ticks()
             if self._stopping:
@@ -182,13 +182,13 @@ class Selector:
         """Set an attribute; a new `select` is used from the next tick on."""
         super().__setattr__(name, value)
         if name == "select":
-            self._loop._look_inside()
+            self._loop._detect_replaced()
 
     def __delattr__(self, name: str) -> None:
         """Delete an attribute; once its replacement is deleted, `select` is the native one again."""
         super().__delattr__(name)
         if name == "select":
-            self._loop._look_inside()
+            self._loop._detect_replaced()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for events, at most for `timeout` seconds, and queue what they make ready.

@@ -17,13 +17,13 @@ from contextvars import Context
 from typing import Any, Literal
 
 from threadlets._core import checkpoint
-from threadlets.aio.workers import LoopDispatcher
 from threadlets.aio.datagrams import DatagramTransport
 from threadlets.aio.internals import InternalsMixin, Selector, remember_ours
 from threadlets.aio.serving import Serving
 from threadlets.aio.signals import SignalsMixin
 from threadlets.aio.tasks import show_tasks_of
 from threadlets.aio.transports import SocketTransport
+from threadlets.aio.workers import LoopDispatcher
 from threadlets.executor import ThreadletExecutor
 from threadlets.scopes.blocked import thread_name
 from threadlets.scopes.leaks import LeakPolicy, describe_what_is_left, report, report_leak
@@ -77,7 +77,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
         self._fp_policy = fp
         super().__init__(Selector(self))  # type: ignore[arg-type]
         self._wants_asyncio_tasks = tasks == "asyncio"
-        self._look_inside()
+        self._detect_replaced()
         show_tasks_of(self)
         self._preempt_s = None if preempt_ms is None else preempt_ms / 1000
 
@@ -97,7 +97,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
             )
             events._set_running_loop(self)
             with self._signals_wake():
-                self._turn_until_stopped()
+                self._tick_until_stopped()
         finally:
             self._stopping = False
             self._thread_id = self._home_id = None

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from threadlets import _core
-from threadlets.aio.debug_watch import DebugWatch, description_of
+from threadlets.aio.debug_checks import DebugChecks, description_of
 from threadlets.aio.native_thread import NativeThread
 from threadlets.aio.reports import warn_without_raising
 from threadlets.aio.thread_locals import Found
@@ -139,7 +139,7 @@ class LoopDispatcher(ThreadedDispatcher):
     def _worker_left(self) -> None:
         super()._worker_left()
         if self._debug:
-            self._debug_watch.thread_locals.thread_ended()
+            self._debug_checks.thread_locals.thread_ended()
 
     def _violated(self, error: FloatingPointStateChanged, task: asyncio.Task[Any] | None) -> None:
         context: dict[str, Any] = {"message": "Floating-point state changed", "exception": error}
@@ -153,19 +153,19 @@ class LoopDispatcher(ThreadedDispatcher):
     # -- debug mode ------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _debug_watch(self) -> DebugWatch:
-        return DebugWatch(self._report)
+    def _debug_checks(self) -> DebugChecks:
+        return DebugChecks(self._report)
 
     def _request_begins(self, what: Any) -> Any:
-        """Called before each request in debug mode; see `DebugWatch.request_begins`."""
+        """Called before each request in debug mode; see `DebugChecks.request_begins`."""
         if isinstance(what, asyncio.Handle):
             self._current_handle = what
-        return self._debug_watch.request_begins(what)
+        return self._debug_checks.request_begins(what)
 
     def _request_ended(self, what: Any, before: Any, duration: float) -> None:
         """Called after each request in debug mode; warn if it took `slow_callback_duration`."""
         self._current_handle = None
-        self._debug_watch.request_ended(what, before)
+        self._debug_checks.request_ended(what, before)
         # A request that lost the role in a blocked function did not hold the loop up.
         has_moved = time.monotonic() - duration <= self._moved_at
         if duration >= self.slow_callback_duration and not has_moved:
@@ -183,24 +183,24 @@ class LoopDispatcher(ThreadedDispatcher):
     ) -> None:
         """Called in debug mode when a request uses the value of a `threading.local`, or sets one."""
         frame = sys._getframe(1)
-        self._debug_watch.thread_locals.used(how, found, name, before, after, frame)
+        self._debug_checks.thread_locals.used(how, found, name, before, after, frame)
 
     def _role_moved(self, blocked: int, dispatcher: int) -> None:
         """Called in debug mode when a thread has taken the role from one that is blocked."""
         self._moved_at = time.monotonic()
-        self._debug_watch.role_moved(blocked, dispatcher, asyncio.all_tasks(self))  # type: ignore[arg-type]
+        self._debug_checks.role_moved(blocked, dispatcher, asyncio.all_tasks(self))  # type: ignore[arg-type]
 
-    async def _turn(self, pool: _core.Pool | None) -> None:
+    async def _permit(self, pool: _core.Pool | None) -> None:
         """Wait until a call may start: its pool has a place for it, and the loop a thread."""
-        turn = self.create_future()
-        self._submit_turn(turn, pool)
+        permit = self.create_future()
+        self._submit_permit(permit, pool)
         try:
-            await turn
+            await permit
         except BaseException:
-            if not turn.done():
-                turn.cancel()
-            elif not turn.cancelled():
-                self._end_turn(pool)
+            if not permit.done():
+                permit.cancel()
+            elif not permit.cancelled():
+                self._release_permit(pool)
             raise
 
     async def _call_abandonable(

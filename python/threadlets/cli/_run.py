@@ -150,8 +150,8 @@ def _can_run_module(module: str) -> bool:
         if spec is not None and spec.submodule_search_locations is not None:
             spec = importlib.util.find_spec(f"{module}.__main__")
     except ModuleNotFoundError as error:
-        # A missing parent is a mistake in the command line; a missing import inside of a parent is a
-        # bug in the program, and shown as such.
+        # A missing parent is a mistake in the command line; a missing import inside a parent is a bug
+        # in the program, and shown as such.
         if error.name is not None and f"{module}.__main__.".startswith(f"{error.name}."):
             return False
         raise

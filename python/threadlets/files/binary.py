@@ -310,7 +310,7 @@ class Binary:
             return await self.descriptor.write(view)
         except Interrupted as error:
             if error.moved and isinstance(error.cause, OSError):
-                # Return the part that was written, as write(2) does: the next call raises the error.
+                # Return how much was written, as write(2) does: the next call raises the error.
                 n_written: int = error.moved
                 return n_written
             raise error.cause from None

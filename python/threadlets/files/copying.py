@@ -38,8 +38,8 @@ _UNABLE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPER
 @syslet
 def _copy(source: Any, target: Any) -> Any:
     named = yield statx(source, mask=1)
-    # The types below S_IFREG are folders, pipes and devices. Of those above, links were followed, and
-    # a socket cannot be opened.
+    # The types below S_IFREG are folders, pipes and devices. Of those above, links were followed,
+    # and a socket cannot be opened.
     stop_if(named.mode < stat.S_IFREG, (named.mode, 0))
     there = yield statx(target, mask=1).unchecked()
     # Opening a named pipe for writing would wait for a reader.

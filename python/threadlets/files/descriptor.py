@@ -120,7 +120,7 @@ class Descriptor:
         try:
             data = await self._move(_read_much, size)
         except MemoryError:
-            # The data may have been read, and lost because there was no memory for the bytes object.
+            # The data may have been read, and lost for lack of memory for the bytes object.
             if before >= 0:
                 self.seek(before, os.SEEK_SET)
             raise
@@ -135,8 +135,10 @@ class Descriptor:
         size = max(os.fstat(self.fd).st_size - position, 0)
         try:
             data: bytes = await self._move(_read_rest, _NO_LIMIT, size)
-        except BaseException:
+        except BaseException as error:
             self.seek(position, os.SEEK_SET)
+            if isinstance(error, Interrupted):
+                raise error.cause from None
             raise
         return data
 

@@ -12,8 +12,8 @@ from threadlets.fp.state import State, environment, flags, state
 __all__ = [
     "Environment",
     "Flags",
-    "Violation",
     "State",
+    "Violation",
     "environment",
     "flags",
     "report",

@@ -49,7 +49,7 @@ def wsgi(app: WSGIApp, *, pool: Pool | None = None) -> ASGIApp:
     return _Gateway(app, pool)
 
 
-class _NobodyThere(ConnectionAbortedError):
+class _ClientGone(ConnectionAbortedError):
     """The client that was to take the response, or was sending the request, has gone."""
 
 
@@ -117,7 +117,7 @@ class _Gateway:
             loop.call_soon(listen)
             try:
                 await outcome
-            except _NobodyThere:
+            except _ClientGone:
                 # The application has let the exception of `write()` or of a read propagate.
                 pass
             except Exception as raised:
@@ -281,7 +281,7 @@ class _Parts:
             ConnectionAbortedError: parts are no longer sent.
         """
         if self.is_closed:
-            raise _NobodyThere(
+            raise _ClientGone(
                 "the response goes nowhere: the server takes no more of it, because the client "
                 "has left or the request was cancelled; end the response"
             )
@@ -383,7 +383,7 @@ class _Body:
         if chunk is None:
             # Left for the next read.
             self._chunks.put(None)
-            raise self._error or _NobodyThere(
+            raise self._error or _ClientGone(
                 "the request's body is not complete: the client has left, or the request is over; "
                 "nothing more will come"
             )

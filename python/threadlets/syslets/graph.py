@@ -60,7 +60,7 @@ class Node:
 
 Target: TypeAlias = Node | End
 
-# By relation: the stop that the difference meets if the comparison holds; whether it is right - left.
+# By relation: the stop that the difference meets if it holds; whether that is right - left.
 _TESTS = {
     "==": (Flow.STOP_ON_ZERO, False),
     "!=": (Flow.STOP_ON_NONZERO, False),

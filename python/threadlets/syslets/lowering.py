@@ -80,8 +80,8 @@ def lower_atoms(
             following = ABSENT
         elif not isinstance(following, int) or not 0 <= following < len(atoms):
             raise atom.place.refusal(
-                f"{atom.operation.name} has the successor {following!r}, but there are {len(atoms)} "
-                "atoms, counted from 0"
+                f"{atom.operation.name} has the successor {following!r}, but there are "
+                f"{len(atoms)} atoms, counted from 0"
             )
         value = value_of(atom)
         operands = storage.operands(atom, value, atom.place)

@@ -102,7 +102,7 @@ class Sweep:
 
     def __repr__(self) -> str:
         n_taken, n_given, n_in_flight = self._native.counts()
-        return f"<Sweep: {n_taken} inputs taken, {n_given} done, {n_in_flight} under way>"
+        return f"<Sweep: {n_taken} inputs taken, {n_given} done, {n_in_flight} in flight>"
 
 
 def _batches(native: _NativeSweep, counter: _Counter) -> Iterator[list[Result]]:
@@ -169,7 +169,7 @@ def sweep(
     """
     n_runs = operator.index(depth)
     if n_runs < 1:
-        raise ValueError(f"depth is {depth}; a sweep has at least one run under way")
+        raise ValueError(f"depth is {depth}; a sweep has at least one run in flight")
     # The native sweep takes a machine word; there cannot be more inputs than that.
     n_runs = min(n_runs, sys.maxsize)
     native = _NativeSweep(program.native, inputs, n_runs, ordered, timeout, pool)

@@ -115,6 +115,6 @@ def running_loop() -> Dispatcher:
         RuntimeError: no loop runs in this thread, or it is not threadlets'.
     """
     return running_dispatcher(
-        "which cannot await programs; use threadlets.run(main()), or program.run(…), which needs no "
-        "loop"
+        "which cannot await programs; use threadlets.run(main()), or program.run(…), which needs "
+        "no loop"
     )

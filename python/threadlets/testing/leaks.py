@@ -40,6 +40,6 @@ def no_leaks() -> Iterator[None]:
         gc.collect()
     if (n_bytes := pool.in_use - in_use_before) > 0:
         raise LeakError(
-            f"{n_bytes} bytes of the buffer pool are still in use: a result of a program holds them, "
-            "or a program is in flight"
+            f"{n_bytes} bytes of the buffer pool are still in use: a result of a program holds "
+            "them, or a program is in flight"
         )

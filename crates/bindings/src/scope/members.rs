@@ -22,7 +22,7 @@ const BUDGET_NS: u64 = 1_000_000;
 /// How many tasks it cancels at most: each of them takes a step in the next tick.
 const N_TASKS_MAX: usize = 512;
 /// How many members are cancelled between two reads of the clock.
-const N_BETWEEN_LOOKS: usize = 64;
+const N_PER_CLOCK_READ: usize = 64;
 
 /// The members of one open scope.
 #[pyclass(frozen, weakref, module = "threadlets._core")]
@@ -71,12 +71,12 @@ impl Members {
     }
 
     /// Note that a task was cancelled: if its scope cancels its members, this one is counted as cancelled.
-    pub(crate) fn count_as_told(task: &Bound<'_, Task>) {
+    pub(crate) fn mark_told(task: &Bound<'_, Task>) {
         let py = task.py();
         let (future, dispatcher) = (task.as_super().get(), task.as_super().get().dispatcher.get());
         let owner = dispatcher.requests.with(py, |it| it.owner_of(py, future));
         if owner.is_some_and(|it| it.get().ending.with(py, |ending| ending.is_some())) {
-            dispatcher.requests.with(py, |it| it.count_as_told(py, future));
+            dispatcher.requests.with(py, |it| it.mark_told(py, future));
         }
     }
 
@@ -129,7 +129,7 @@ impl Members {
             // What a member awaits may refuse to be cancelled; the others are cancelled all the same.
             Dispatcher::outlive(dispatcher, told)?;
             n_told += 1;
-            if n_told % N_BETWEEN_LOOKS == 0 && clock::now_ns() >= until_ns {
+            if n_told % N_PER_CLOCK_READ == 0 && clock::now_ns() >= until_ns {
                 return Ok(false);
             }
         }
@@ -216,7 +216,7 @@ impl Members {
             slf.get().key(py)?;
             return slf.get().report_failure(wait);
         }
-        if wait.get().member.get(py) != MemberKey::NOBODY {
+        if wait.get().member.get(py) != MemberKey::NONE {
             return Err(PyRuntimeError::new_err(format!(
                 "{} belongs to a scope already, and a request belongs to one only; await it \
                  where it is needed, or start another",
@@ -233,7 +233,7 @@ impl Members {
         let Some(key) = this.key.get(py) else { return Ok(()) };
         drop(this.ending.replace(py, Some(message)));
         if again {
-            this.dispatcher.get().requests.with(py, |it| it.tell_again(key));
+            this.dispatcher.get().requests.with(py, |it| it.reset_told(key));
         }
         if this.tells_more.get(py) { Ok(()) } else { Self::tell_some(slf) }
     }

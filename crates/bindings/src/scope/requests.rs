@@ -83,10 +83,10 @@ impl Requests {
     #[must_use = "dropping a reference may run Python code"]
     pub(crate) fn leave(&mut self, py: Python<'_>, request: &Future) -> Option<Left> {
         let key = request.member.get(py);
-        if key == MemberKey::NOBODY {
+        if key == MemberKey::NONE {
             return None;
         }
-        request.member.set(py, MemberKey::NOBODY);
+        request.member.set(py, MemberKey::NONE);
         let (value, scope) = self.0.leave(key);
         if scope == ScopeKey::ROOT {
             return Some(Left { _reference: None, owner: None, is_last: false });
@@ -106,15 +106,15 @@ impl Requests {
     }
 
     /// Note that a request was cancelled by other means than `next_to_end`.
-    pub(crate) fn count_as_told(&mut self, py: Python<'_>, request: &Future) {
+    pub(crate) fn mark_told(&mut self, py: Python<'_>, request: &Future) {
         let key = request.member.get(py);
-        if key != MemberKey::NOBODY {
-            self.0.count_as_told(key);
+        if key != MemberKey::NONE {
+            self.0.mark_told(key);
         }
     }
 
-    pub(crate) fn tell_again(&mut self, scope: ScopeKey) {
-        self.0.tell_again(scope);
+    pub(crate) fn reset_told(&mut self, scope: ScopeKey) {
+        self.0.reset_told(scope);
     }
 
     pub(crate) fn is_empty(&self, scope: ScopeKey) -> bool {
@@ -141,7 +141,7 @@ impl Requests {
     /// The owner of the scope that a request belongs to; none for the root.
     pub(crate) fn owner_of(&self, py: Python<'_>, request: &Future) -> Option<Py<Members>> {
         let key = request.member.get(py);
-        if key == MemberKey::NOBODY {
+        if key == MemberKey::NONE {
             return None;
         }
         self.0.owner(self.0.scope_of(key)).map(|it| it.clone_ref(py))

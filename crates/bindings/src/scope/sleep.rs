@@ -54,7 +54,7 @@ pub(crate) fn sleep<'py>(py: Python<'py>, delay: f64) -> PyResult<Bound<'py, Sle
         let future = Future::new(dispatcher.clone().unbind());
         future.remember_source(py)?;
         // Set below, once the timer was started.
-        let sleep = Sleep { timer: GilSlot::new(TimerKey::NOBODY) };
+        let sleep = Sleep { timer: GilSlot::new(TimerKey::NONE) };
         let sleep = Bound::new(py, PyClassInitializer::from(future).add_subclass(sleep))?;
         let deadline_ns = clock::deadline_ns(internals::now(dispatcher)? + delay);
         let request = Request::Sleep(sleep.clone().unbind());

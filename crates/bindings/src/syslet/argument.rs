@@ -192,7 +192,7 @@ struct Kept(Option<ByteBuffer>);
 
 /// Buffers that threads without the GIL have dropped. Without a lock: a thread that pushes may be missing
 /// in the child of a fork.
-static LEFT_BEHIND: MpscQueue<ByteBuffer> = MpscQueue::new();
+static DROPPED_BUFFERS: MpscQueue<ByteBuffer> = MpscQueue::new();
 
 impl Drop for Kept {
     fn drop(&mut self) {
@@ -201,14 +201,14 @@ impl Drop for Kept {
             && let Some(buffer) = self.0.take()
         {
             // It cannot fail: the queue is never closed.
-            let _ = LEFT_BEHIND.push(buffer);
+            let _ = DROPPED_BUFFERS.push(buffer);
         }
     }
 }
 
 /// Release the buffers that threads without the GIL have dropped.
-pub(crate) fn bury_what_was_left(_py: Python<'_>) {
-    drop(LEFT_BEHIND.take());
+pub(crate) fn release_dropped_buffers(_py: Python<'_>) {
+    drop(DROPPED_BUFFERS.take());
 }
 
 /// A socket address as the kernel reads it: `(host, port, …)` with a literal host, or the path of a

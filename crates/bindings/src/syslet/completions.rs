@@ -46,7 +46,7 @@ pub(crate) struct Completions {
 impl Completions {
     /// Take up to `n_max` entries: pairs of tag and result.
     fn take<'py>(&self, py: Python<'py>, n_max: usize) -> PyResult<Bound<'py, PyList>> {
-        argument::bury_what_was_left(py);
+        argument::release_dropped_buffers(py);
         let entries = PyList::empty(py);
         while entries.len() < n_max {
             let runs = self.channel.take(n_max - entries.len());

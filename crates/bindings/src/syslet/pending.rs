@@ -31,7 +31,7 @@ impl Awaited {
     /// Cancel the run, if it is one: the loop is closed.
     pub(crate) fn give_up(&self, py: Python<'_>) {
         if let Self::Run { pending, .. } = self {
-            pending.get().ask_to_end(py);
+            pending.get().request_cancel(py);
         }
     }
 
@@ -49,13 +49,13 @@ impl Awaited {
 /// A run that has ended, on its way to the task that awaits it. If its result is never taken, its
 /// descriptors are closed with it.
 #[pyclass(frozen, module = "threadlets._core")]
-pub(crate) struct Landed {
+pub(crate) struct EndedRun {
     program: Py<SysletProgram>,
     run: GilCell<Option<Box<Run>>>,
 }
 
 #[pymethods]
-impl Landed {
+impl EndedRun {
     /// Return the result, once.
     fn result(&self, py: Python<'_>) -> PyResult<SysletResult> {
         let run = self.run.with(py, Option::take);
@@ -73,7 +73,7 @@ impl Landed {
     }
 }
 
-/// The future of a run in an engine: done, with a `Landed`, when the run has ended.
+/// The future of a run in an engine: done, with a `EndedRun`, when the run has ended.
 ///
 /// Cancelling it asks the engine to cancel the run, and the future is not done before the run has ended. A
 /// task that awaits it and is cancelled is therefore resumed when nothing of the run is under way any more.
@@ -82,7 +82,7 @@ pub(crate) struct Pending {
     engine: Arc<Engine>,
     id: GilSlot<u64>,
     /// Cancelling the run has no effect: it was cancelled already, or it persists.
-    is_deaf: GilSlot<bool>,
+    ignores_cancel: GilSlot<bool>,
 }
 
 impl Pending {
@@ -127,15 +127,15 @@ impl Pending {
         dispatcher.get().check_closed()?;
         let future = Future::new(dispatcher.clone().unbind());
         future.remember_source(py)?;
-        let (id, is_deaf) = (GilSlot::new(0), GilSlot::new(persists));
-        let pending = Self { engine: Arc::clone(engine), id, is_deaf };
+        let (id, ignores_cancel) = (GilSlot::new(0), GilSlot::new(persists));
+        let pending = Self { engine: Arc::clone(engine), id, ignores_cancel };
         Bound::new(py, PyClassInitializer::from(future).add_subclass(pending))
     }
 
     /// Ask the engine to cancel the run, unless it persists or was cancelled before.
-    fn ask_to_end(&self, py: Python<'_>) {
-        if !self.is_deaf.get(py) {
-            self.is_deaf.set(py, true);
+    fn request_cancel(&self, py: Python<'_>) {
+        if !self.ignores_cancel.get(py) {
+            self.ignores_cancel.set(py, true);
             self.engine.cancel(self.id.get(py));
         }
     }
@@ -148,7 +148,7 @@ impl Pending {
     fn cancel(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> bool {
         drop(msg);
         if !slf.as_super().get().is_done(slf.py()) {
-            slf.get().ask_to_end(slf.py());
+            slf.get().request_cancel(slf.py());
         }
         false
     }
@@ -157,8 +157,8 @@ impl Pending {
     fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         match slf.as_super().get().outcome(py) {
-            None => slf.get().ask_to_end(py),
-            Some(Outcome::Result(landed)) => landed.bind(py).cast::<Landed>()?.get().discard(py),
+            None => slf.get().request_cancel(py),
+            Some(Outcome::Result(landed)) => landed.bind(py).cast::<EndedRun>()?.get().discard(py),
             Some(Outcome::Error(_)) => {}
         }
         Ok(())
@@ -179,7 +179,7 @@ impl Dispatcher {
     /// Settle the future that a message is about.
     pub(crate) fn deliver(slf: &Bound<'_, Self>, message: Message) -> PyResult<()> {
         let py = slf.py();
-        argument::bury_what_was_left(py);
+        argument::release_dropped_buffers(py);
         let (token, run) = match message {
             Message::Ended(run) => (run.token as usize, Some(run)),
             Message::Notified(token) => (token as usize, None),
@@ -187,7 +187,7 @@ impl Dispatcher {
         let awaited = slf.get().awaited.with(py, |awaited| awaited.try_remove(token));
         match (awaited, run) {
             (Some(Awaited::Run { program, pending }), Some(run)) => {
-                let landed = Landed { program, run: GilCell::new(Some(run)) };
+                let landed = EndedRun { program, run: GilCell::new(Some(run)) };
                 let landed = Py::new(py, landed)?.into_any();
                 Future::resolve(pending.bind(py).as_super(), landed)
             }

@@ -209,7 +209,7 @@ impl Sweep {
 
     /// Take some of the runs that the engine has finished; whether there were any.
     fn collect(&self, py: Python<'_>) -> PyResult<bool> {
-        argument::bury_what_was_left(py);
+        argument::release_dropped_buffers(py);
         let ended = self.channel.take(CHUNK);
         let is_any = !ended.is_empty();
         for run in ended {

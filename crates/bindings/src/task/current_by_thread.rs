@@ -25,7 +25,7 @@ pub(super) fn set(slf: &Bound<'_, Dispatcher>, task: Option<&Bound<'_, PyAny>>) 
 
 /// After the role was taken from a function that is blocked on another thread: the task that awaits it.
 pub(crate) fn park(slf: &Bound<'_, Dispatcher>, victim: WorkerId) -> PyResult<Option<Py<PyAny>>> {
-    let traces = &slf.get().workers.role.record(victim).traces;
+    let traces = &slf.get().workers.role.slot(victim).traces;
     // SAFETY: a thread that leaves traces has a thread state.
     let task = traces.with_host(|state| unsafe { asyncio_state::task_of(slf, state) });
     Ok(task.flatten().map(Bound::unbind))

@@ -83,7 +83,7 @@ impl Future {
             dispatcher,
             state: GilSlot::default(),
             extras: GilSlot::default(),
-            member: GilSlot::new(MemberKey::NOBODY),
+            member: GilSlot::new(MemberKey::NONE),
             is_blocking: GilSlot::new(false),
             log_traceback: GilSlot::new(false),
             #[cfg(Py_3_15)]
@@ -571,7 +571,7 @@ impl Future {
 
     /// Report an exception that was never retrieved.
     fn __del__(slf: &Bound<'_, Self>) {
-        slots::say_goodbye(slf.as_any());
+        slots::report_unfinished(slf.as_any());
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -187,7 +187,7 @@ impl Dispatcher {
         let n_unused = self.watches.with(py, |it| it.n_unused());
         counts.set_item("descriptors", self.sources.with(py, |it| it.len()) - n_unused)?;
         counts.set_item("blocked", self.workers.n_parked.load(Relaxed))?;
-        let n_threads = self.workers.registry.with(py, |it| it.n_threads() - it.n_standby());
+        let n_threads = self.workers.registry.with(py, |it| it.n_threads() - it.n_idle());
         counts.set_item("threads", n_threads)?;
         Ok(counts)
     }

@@ -16,14 +16,51 @@ use crate::beside::CallBeside;
 use crate::scope::sleep::Sleep;
 use crate::syslet::pending::Pending;
 
-/// PyO3's deallocators of the types.
-#[cfg(Py_3_14)]
-static FREE_VISIBLE: OnceLock<ffi::destructor> = OnceLock::new();
-static FREE_FUTURE: OnceLock<ffi::destructor> = OnceLock::new();
-static FREE_TASK: OnceLock<ffi::destructor> = OnceLock::new();
-static FREE_SLEEP: OnceLock<ffi::destructor> = OnceLock::new();
-static FREE_PENDING: OnceLock<ffi::destructor> = OnceLock::new();
-static FREE_CALL_BESIDE: OnceLock<ffi::destructor> = OnceLock::new();
+/// The types of native futures: each with the deallocator that PyO3 has given it, and with ours.
+macro_rules! native_futures {
+    ($($(#[$cfg:meta])* $class:ty, $free:ident, $dealloc:ident;)*) => {
+        $(
+            $(#[$cfg])*
+            static $free: OnceLock<ffi::destructor> = OnceLock::new();
+
+            $(#[$cfg])*
+            unsafe extern "C" fn $dealloc(slf: *mut ffi::PyObject) {
+                // SAFETY: the interpreter calls this when the last reference is gone.
+                unsafe { dealloc(slf, &$free) }
+            }
+        )*
+
+        fn fill_types(py: Python<'_>) {
+            $($(#[$cfg])* fill_type(&py.get_type::<$class>(), &$free, $dealloc);)*
+        }
+
+        /// The object as a native future; `None` for a derived class, which may override the methods.
+        #[inline]
+        pub(super) fn as_native<'a, 'py>(
+            object: &'a Bound<'py, PyAny>,
+        ) -> Option<&'a Bound<'py, Future>> {
+            $(
+                $(#[$cfg])*
+                if object.is_exact_instance_of::<$class>() {
+                    // SAFETY: all of these classes derive from `Future`.
+                    return Some(unsafe { object.cast_unchecked() });
+                }
+            )*
+            None
+        }
+    };
+}
+
+// The most frequent ones first.
+native_futures! {
+    Future, FREE_FUTURE, dealloc_future;
+    Task, FREE_TASK, dealloc_task;
+    #[cfg(Py_3_14)]
+    super::visible::VisibleTask, FREE_VISIBLE, dealloc_visible;
+    Sleep, FREE_SLEEP, dealloc_sleep;
+    Pending, FREE_PENDING, dealloc_pending;
+    CallBeside, FREE_CALL_BESIDE, dealloc_call_beside;
+}
 
 /// Fill the slots, before the first future is made.
 pub(crate) fn fill(py: Python<'_>) {
@@ -38,13 +75,7 @@ pub(crate) fn fill(py: Python<'_>) {
             "a task's fields follow those of a future"
         );
     }
-    fill_type(&py.get_type::<Future>(), &FREE_FUTURE, dealloc_future);
-    fill_type(&py.get_type::<Task>(), &FREE_TASK, dealloc_task);
-    #[cfg(Py_3_14)]
-    fill_type(&py.get_type::<super::visible::VisibleTask>(), &FREE_VISIBLE, dealloc_visible);
-    fill_type(&py.get_type::<Sleep>(), &FREE_SLEEP, dealloc_sleep);
-    fill_type(&py.get_type::<Pending>(), &FREE_PENDING, dealloc_pending);
-    fill_type(&py.get_type::<CallBeside>(), &FREE_CALL_BESIDE, dealloc_call_beside);
+    fill_types(py);
 }
 
 fn fill_type(
@@ -145,37 +176,6 @@ unsafe extern "C" fn next(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
     }
 }
 
-unsafe extern "C" fn dealloc_future(slf: *mut ffi::PyObject) {
-    // SAFETY: the interpreter calls this when the last reference is gone.
-    unsafe { dealloc(slf, &FREE_FUTURE) }
-}
-
-unsafe extern "C" fn dealloc_task(slf: *mut ffi::PyObject) {
-    // SAFETY: as in `dealloc_future`.
-    unsafe { dealloc(slf, &FREE_TASK) }
-}
-
-#[cfg(Py_3_14)]
-unsafe extern "C" fn dealloc_visible(slf: *mut ffi::PyObject) {
-    // SAFETY: as in `dealloc_future`.
-    unsafe { dealloc(slf, &FREE_VISIBLE) }
-}
-
-unsafe extern "C" fn dealloc_sleep(slf: *mut ffi::PyObject) {
-    // SAFETY: as in `dealloc_future`.
-    unsafe { dealloc(slf, &FREE_SLEEP) }
-}
-
-unsafe extern "C" fn dealloc_pending(slf: *mut ffi::PyObject) {
-    // SAFETY: as in `dealloc_future`.
-    unsafe { dealloc(slf, &FREE_PENDING) }
-}
-
-unsafe extern "C" fn dealloc_call_beside(slf: *mut ffi::PyObject) {
-    // SAFETY: as in `dealloc_future`.
-    unsafe { dealloc(slf, &FREE_CALL_BESIDE) }
-}
-
 /// # Safety
 /// The last reference is gone; the object is of the type that `free` is for.
 unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
@@ -196,11 +196,11 @@ unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
 
 unsafe extern "C" fn finalize(slf: *mut ffi::PyObject) {
     // SAFETY: the interpreter calls this with the GIL held and an object of our type, which is alive.
-    unsafe { say_goodbye(&Bound::from_borrowed_ptr(Python::assume_attached(), slf)) }
+    unsafe { report_unfinished(&Bound::from_borrowed_ptr(Python::assume_attached(), slf)) }
 }
 
 /// Report a future whose last reference is gone, if it has not ended or its exception was never retrieved.
-pub(super) fn say_goodbye(object: &Bound<'_, PyAny>) {
+pub(super) fn report_unfinished(object: &Bound<'_, PyAny>) {
     let py = object.py();
     let raised = PyErr::take(py);
     forget_request(object);

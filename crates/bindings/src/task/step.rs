@@ -1,8 +1,6 @@
 //! A step of a task: its coroutine runs until it awaits something again, or ends.
 
-use pyo3::exceptions::{
-    PyBaseException, PyKeyboardInterrupt, PyRuntimeError, PyStopIteration, PySystemExit,
-};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyStopIteration};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -15,15 +13,14 @@ use super::awaited_by;
 use super::current;
 use super::future::{Future, FutureState, Outcome};
 use super::names;
+use super::slots::as_native;
 use super::task::Task;
 use super::waiters::Waiter;
-use crate::beside::CallBeside;
 use crate::callback::in_context;
 use crate::contract;
 use crate::dispatcher::Dispatcher;
+use crate::error::ends_the_loop;
 use crate::request::Request;
-use crate::scope::sleep::Sleep;
-use crate::syslet::pending::Pending;
 
 /// How a step has ended.
 enum Reached<'py> {
@@ -146,7 +143,7 @@ fn cancellation(task: &Bound<'_, Task>, waited_for: Option<Py<PyAny>>) -> PyErr 
 #[inline]
 fn failure(waited_for: Bound<'_, PyAny>) -> Option<PyErr> {
     let py = waited_for.py();
-    let outcome = match as_ours(&waited_for) {
+    let outcome = match as_native(&waited_for) {
         Some(future) if !future.get().is_failed(py) => return None,
         Some(future) => match future.get().outcome(py) {
             Some(Outcome::Error(error)) => Err(error),
@@ -155,21 +152,6 @@ fn failure(waited_for: Bound<'_, PyAny>) -> Option<PyErr> {
         None => waited_for.call_method0(intern!(py, "result")).map(drop),
     };
     outcome.err()
-}
-
-/// The object as a native future; `None` for a derived class, which may override the methods.
-#[inline]
-fn as_ours<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Future>> {
-    if object.is_exact_instance_of::<Future>()
-        || is_task(object)
-        || object.is_exact_instance_of::<Sleep>()
-        || object.is_exact_instance_of::<Pending>()
-        || object.is_exact_instance_of::<CallBeside>()
-    {
-        // SAFETY: tasks, sleeps, runs and calls are futures.
-        return Some(unsafe { object.cast_unchecked() });
-    }
-    None
 }
 
 /// Whether the object is a native task, and not of a derived class.
@@ -242,8 +224,7 @@ fn fail(task: &Bound<'_, Task>, error: PyErr) -> PyResult<()> {
         drop(future.get().with_extras(py, |it| it.cancelled_error.replace(error)));
         return Future::settle(task.as_super(), FutureState::Cancelled);
     }
-    let ends_the_loop =
-        error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py);
+    let ends_the_loop = ends_the_loop(py, &error);
     let value: Bound<'_, PyBaseException> = error.clone_ref(py).into_value(py).into_bound(py);
     Future::fail(future, value)?;
     if ends_the_loop { Err(error) } else { Ok(()) }
@@ -256,7 +237,7 @@ fn wait(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
     if awaited.is_none() {
         return resume_soon(task);
     }
-    let Some(future) = as_ours(&awaited) else { return wait_for_foreign(task, awaited) };
+    let Some(future) = as_native(&awaited) else { return wait_for_foreign(task, awaited) };
     let this = future.get();
     if !this.is_blocking.get(py) || !this.dispatcher.is(&task.as_super().get().dispatcher) {
         return refuse(task, &awaited);

@@ -37,7 +37,7 @@ pub(crate) struct Task {
     pub(super) waits_for: GilSlot<Option<Py<PyAny>>>,
     number: u64,
     n_cancels: GilSlot<u32>,
-    /// The worker that the task is bound to, or `NOBODY`.
+    /// The worker that the task is bound to, or `NONE`.
     bound_to: GilSlot<WorkerId>,
     #[cfg(Py_3_14)]
     pub(super) as_asyncio: AsAsyncio,
@@ -124,7 +124,7 @@ impl Task {
             waits_for: GilSlot::default(),
             number: N_MADE.fetch_add(1, Relaxed) + 1,
             n_cancels: GilSlot::new(0),
-            bound_to: GilSlot::new(WorkerId::NOBODY),
+            bound_to: GilSlot::new(WorkerId::NONE),
             n_ties: GilSlot::new(0),
             n_stays: GilSlot::new(0),
             must_cancel: GilSlot::new(false),
@@ -164,7 +164,7 @@ impl Task {
     /// The worker that the task is bound to, unless it may go on in any.
     #[inline]
     pub(crate) fn bound_to(&self, py: Python<'_>) -> Option<WorkerId> {
-        Some(self.bound_to.get(py)).filter(|&it| it != WorkerId::NOBODY)
+        Some(self.bound_to.get(py)).filter(|&it| it != WorkerId::NONE)
     }
 
     /// Bind the task to a worker, for one more reason.
@@ -178,7 +178,7 @@ impl Task {
         let n_left = self.n_ties.get(py).saturating_sub(1);
         self.n_ties.set(py, n_left);
         if n_left == 0 {
-            self.bound_to.set(py, WorkerId::NOBODY);
+            self.bound_to.set(py, WorkerId::NONE);
         }
     }
 
@@ -239,7 +239,7 @@ impl Task {
         loop {
             let this = task.get();
             this.n_cancels.set(py, this.n_cancels.get(py).saturating_add(1));
-            Members::count_as_told(&task);
+            Members::mark_told(&task);
             let awaited =
                 this.waits_for.with(py, |it| it.as_ref().map(|it| it.clone_ref(py).into_bound(py)));
             let is_cancelled = match awaited {
@@ -394,7 +394,7 @@ impl Task {
 
     /// Report a task that has not ended, or whose exception was never retrieved.
     fn __del__(slf: &Bound<'_, Self>) {
-        slots::say_goodbye(slf.as_any());
+        slots::report_unfinished(slf.as_any());
     }
 
     /// Have `asyncio.CancelledError` thrown into the task; return False if it has ended.

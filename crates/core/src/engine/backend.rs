@@ -34,13 +34,13 @@ pub(crate) trait Backend {
     ///
     /// # Safety
     /// As for [`Self::start`].
-    unsafe fn start_patiently(&mut self, key: Key, call: Call) {
+    unsafe fn start_blocking(&mut self, key: Key, call: Call) {
         // SAFETY: guaranteed by the caller.
         unsafe { self.start(key, call) }
     }
 
     /// Whether `start` opens a named pipe at once or not at all, instead of waiting for its other end.
-    fn opens_half(&self) -> bool {
+    fn opens_pipes_non_blocking(&self) -> bool {
         false
     }
 

@@ -131,7 +131,7 @@ fn splice(call: &Call, locks: &DescriptorLocks, make: impl FnOnce(&Call) -> i64)
         let flags = call.words[5] | u64::from(libc::SPLICE_F_NONBLOCK);
         make(&call.with(4, call.words[4].min(room)).with(5, flags))
     });
-    if outcome == NOT_YET && readiness::is_impatient(call) { -EAGAIN } else { outcome }
+    if outcome == NOT_YET && readiness::asks_not_to_wait(call) { -EAGAIN } else { outcome }
 }
 
 /// Whether open(2) would wait for the other end of a named pipe.

@@ -118,7 +118,7 @@ impl BlockingPool {
         self.threads.retain(|it| !it.is_finished());
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new()
-            .name("engine-hand".to_owned())
+            .name("engine-blocking".to_owned())
             .spawn(move || {
                 crate::fp::begin_thread();
                 work(&shared);
@@ -146,7 +146,7 @@ impl Drop for BlockingPool {
 }
 
 fn work(shared: &PoolShared) {
-    super::ignore_signals();
+    crate::signals::block();
     let mut state = shared.lock();
     loop {
         if let Some(job) = state.jobs.pop_front() {

@@ -33,11 +33,11 @@ enum Place {
     /// On the engine's thread, which is about to make the call, or to make it again.
     Here,
     /// Queued or running in the blocking pool.
-    Hand,
+    Pool,
     /// Waiting for a descriptor.
-    Watch(RawFd),
+    Readiness(RawFd),
     /// Waiting until it is time for another attempt.
-    Pause(TimerKey),
+    Retry(TimerKey),
 }
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ struct EpollOperation {
 /// The epoll backend of one engine thread.
 pub(crate) struct EpollBackend {
     pool: BlockingPool,
-    watches: EpollSet,
+    epoll_set: EpollSet,
     operations: HashMap<Key, EpollOperation>,
     pauses: Timers<Key>,
     fired: Vec<Fired>,
@@ -75,7 +75,7 @@ impl EpollBackend {
                 // SAFETY: `start` requires valid addresses until the operation has come back.
                 unsafe { blocking::perform(call, &pool_locks) }
             }),
-            watches: EpollSet::new(commands.waker.as_fd())?,
+            epoll_set: EpollSet::new(commands.waker.as_fd())?,
             operations: HashMap::new(),
             pauses: Timers::default(),
             fired: Vec::new(),
@@ -99,16 +99,16 @@ impl EpollBackend {
                 unsafe { blocking::perform(&call, &self.locks) }
             }
             _ => {
-                operation.place = Place::Hand;
+                operation.place = Place::Pool;
                 // SAFETY: see above.
                 return unsafe { self.pool.start(key, call) };
             }
         };
-        self.note_made(key, value);
+        self.handle_value(key, value);
     }
 
     /// Handle the value of an operation's call, which may be `NOT_YET`.
-    fn note_made(&mut self, key: Key, value: i64) {
+    fn handle_value(&mut self, key: Key, value: i64) {
         if value != NOT_YET {
             return self.finish(key, value);
         }
@@ -129,15 +129,15 @@ impl EpollBackend {
 
     fn watch(&mut self, key: Key, fd: RawFd, events: i16) {
         if let Some(operation) = self.operations.get_mut(&key) {
-            operation.place = Place::Watch(fd);
-            self.watches.add(key, fd, events as u16, &mut self.fired);
+            operation.place = Place::Readiness(fd);
+            self.epoll_set.add(key, fd, events as u16, &mut self.fired);
         }
     }
 
     fn pause(&mut self, key: Key) {
         if let Some(operation) = self.operations.get_mut(&key) {
             let timer = self.pauses.start(clock::now_ns() + RETRY_NS, key);
-            operation.place = Place::Pause(timer);
+            operation.place = Place::Retry(timer);
         }
     }
 
@@ -147,10 +147,10 @@ impl EpollBackend {
     }
 
     /// Handle calls that the pool has made, attempts that are due, and descriptors that are ready.
-    fn carry_on(&mut self) {
+    fn process(&mut self) {
         self.pool.collect(&mut self.made);
         for Completion { key, value } in std::mem::take(&mut self.made) {
-            self.note_made(key, value);
+            self.handle_value(key, value);
         }
         if !self.pauses.is_empty() {
             let now_ns = clock::now_ns();
@@ -219,14 +219,14 @@ impl Backend for EpollBackend {
         match operation.place {
             // Its call is being made, and comes back soon.
             Place::Here => {}
-            Place::Hand => self.pool.cancel(key),
-            Place::Watch(fd) => {
+            Place::Pool => self.pool.cancel(key),
+            Place::Readiness(fd) => {
                 if !self.fired.iter().any(|it| it.0 == key) {
-                    self.watches.remove(key, fd);
+                    self.epoll_set.remove(key, fd);
                     self.finish(key, CANCELED);
                 }
             }
-            Place::Pause(timer) => {
+            Place::Retry(timer) => {
                 self.pauses.cancel(timer);
                 self.finish(key, CANCELED);
             }
@@ -234,7 +234,7 @@ impl Backend for EpollBackend {
     }
 
     fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {
-        self.carry_on();
+        self.process();
         let deadline_ns = match (deadline_ns, self.pauses.next_deadline_ns()) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
@@ -245,10 +245,10 @@ impl Backend for EpollBackend {
             Some(deadline_ns) => Some(deadline_ns.saturating_sub(clock::now_ns())),
             None => None,
         };
-        if self.watches.wait(timeout_ns, &mut self.fired) {
+        if self.epoll_set.wait(timeout_ns, &mut self.fired) {
             self.commands.waker.reset();
         }
-        self.carry_on();
+        self.process();
         completions.append(&mut self.done);
     }
 

@@ -10,21 +10,18 @@ use std::time::{Duration, Instant};
 
 use super::backend::{Backend, Completion};
 use super::command_queue::Command;
-use super::thread::{EngineThread, Waits};
+use super::thread::{EngineThread, RESEND_CANCEL_NS, Waits};
 use crate::mpsc_queue::MpscQueue;
-use crate::syslet::{Op, Run, syscall};
+use crate::syslet::{Run, syscall};
 
 /// How long cancelled operations may take to come back; after that their runs are kept for good.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long to wait before the operations are cancelled again, in nanoseconds.
-const RESEND_CANCEL_NS: u64 = 10_000_000;
 
 /// The errno of runs that the failed thread could not finish.
 const ERRNO: i32 = libc::EIO;
 
 /// Runs that are kept for good, because the kernel may write to their memory at any time.
-static LOST: MpscQueue<Box<Run>> = MpscQueue::new();
+static LEAKED: MpscQueue<Box<Run>> = MpscQueue::new();
 
 impl<B: Backend> EngineThread<B> {
     /// End all runs and give them back. This relies on nothing of the panicked thread but that its table
@@ -32,7 +29,7 @@ impl<B: Backend> EngineThread<B> {
     pub(super) fn fail(mut self) {
         // From now on senders get their commands back.
         self.queue.extend(self.commands.queue.close());
-        let _ = catch_unwind(AssertUnwindSafe(|| self.call_back()));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.cancel_in_flight()));
         let mut runs: Vec<_> = self.arrivals.drain(..).collect();
         for message in self.queue.drain(..) {
             match message {
@@ -56,7 +53,7 @@ impl<B: Backend> EngineThread<B> {
             }
             runs.push(run);
         }
-        self.say_so(runs.len(), n_lost);
+        self.report(runs.len(), n_lost);
         self.tally.n_failures.fetch_add(1, Relaxed);
         self.tally.n_in_flight.fetch_sub(runs.len(), Relaxed);
         self.ended.append(&mut runs);
@@ -64,11 +61,11 @@ impl<B: Backend> EngineThread<B> {
     }
 
     /// Cancel the operations in flight, and wait for them.
-    fn call_back(&mut self) {
+    fn cancel_in_flight(&mut self) {
         let started = Instant::now();
         loop {
             while let Some(completion) = self.completions.pop() {
-                self.note_back(completion);
+                self.handle_completion(completion);
             }
             let in_flight = self.entries.iter().filter(|(_, it)| it.waits.is_in_flight());
             let keys: Vec<_> = in_flight.map(|(key, _)| key as u32).collect();
@@ -81,18 +78,17 @@ impl<B: Backend> EngineThread<B> {
         }
     }
 
-    fn note_back(&mut self, Completion { key, value }: Completion) {
+    fn handle_completion(&mut self, Completion { key, value }: Completion) {
         let Some(entry) = self.entries.get_mut(key as usize) else { return };
-        let waited = std::mem::replace(&mut entry.waits, Waits::Turn);
-        let is_undone = [libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&(-value as i32));
-        if waited == Waits::Operation && (!is_undone || entry.run.op() == Op::Close) {
+        let waited = std::mem::replace(&mut entry.waits, Waits::Ready);
+        if waited == Waits::Operation && !entry.was_not_done(value) {
             // The run has to know which descriptors the operation has opened or closed.
             let run = &mut entry.run;
             let _ = catch_unwind(AssertUnwindSafe(|| run.complete(value)));
         }
     }
 
-    fn say_so(&self, n_runs: usize, n_lost: usize) {
+    fn report(&self, n_runs: usize, n_lost: usize) {
         let name = std::thread::current().name().unwrap_or("engine").to_owned();
         let lost = match n_lost {
             0 => String::new(),
@@ -121,7 +117,7 @@ fn end(run: &mut Box<Run>) {
 fn lose(run: &mut Box<Run>) {
     let stand_in = run.stand_in(ERRNO);
     // The queue is never closed, so it takes the run.
-    let _ = LOST.push(std::mem::replace(run, stand_in));
+    let _ = LEAKED.push(std::mem::replace(run, stand_in));
 }
 
 impl Waits {
@@ -142,7 +138,7 @@ mod tests {
     use crate::engine::backend::Key;
     use crate::engine::command_queue::CommandQueue;
     use crate::syslet::program::{Atom, AtomFlags, NONE, Object, Program, ResultSpec};
-    use crate::syslet::{Call, CompletionSink};
+    use crate::syslet::{Call, CompletionSink, Op};
 
     /// Starts every operation, and gives back only cancelled ones; panics at an fsync, or in every wait.
     struct Faulty {

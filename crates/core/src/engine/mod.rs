@@ -100,7 +100,7 @@ pub struct Engine {
     kind: EngineKind,
     lanes: Box<[Lane]>,
     locks: Arc<DescriptorLocks>,
-    n_named: AtomicU64,
+    n_ids: AtomicU64,
     is_stopped: AtomicBool,
     is_abandoned: AtomicBool,
 }
@@ -150,7 +150,7 @@ impl Engine {
             kind,
             lanes: (0..n_threads).map(|_| Lane::default()).collect(),
             locks: Arc::default(),
-            n_named: AtomicU64::new(1),
+            n_ids: AtomicU64::new(1),
             is_stopped: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
         }
@@ -192,7 +192,7 @@ impl Engine {
     pub fn submit(&self, mut run: Box<Run>) -> std::result::Result<u64, (Error, Box<Run>)> {
         let lane_idx = self.lightest_lane();
         let n_lanes = self.lanes.len() as u64;
-        let id = self.n_named.fetch_add(1, Relaxed) * n_lanes + lane_idx as u64;
+        let id = self.n_ids.fetch_add(1, Relaxed) * n_lanes + lane_idx as u64;
         run.id = id;
         match self.send(lane_idx, Command::Run(run), 1) {
             Err((error, Command::Run(run))) => Err((error, run)),
@@ -332,7 +332,7 @@ impl Engine {
         let tally = Arc::clone(&self.lanes[lane_idx].tally);
         let (sender, receiver) = mpsc::channel();
         let body = move || {
-            ignore_signals();
+            crate::signals::block();
             match kind {
                 EngineKind::Uring => {
                     serve(uring::UringBackend::new(&its_queue), its_queue, tally, &sender)
@@ -391,19 +391,5 @@ fn serve<B: Backend>(
         Err(error) => {
             let _ = sender.send(Err(error));
         }
-    }
-}
-
-/// Block signals on this thread, so that the host's threads handle them.
-pub(crate) fn ignore_signals() {
-    // SAFETY: a set of all signals, made and used here.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        // Faults of the thread itself end the process, and the host may have handlers that report them.
-        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL] {
-            libc::sigdelset(&raw mut all, fault);
-        }
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
     }
 }

@@ -24,13 +24,13 @@ use crate::timers::{TimerKey, Timers};
 const PARTNER_NS: u64 = 10_000_000;
 
 /// How long a cancelled operation may take to come back before it is cancelled again, in nanoseconds.
-const RESEND_CANCEL_NS: u64 = 10_000_000;
+pub(super) const RESEND_CANCEL_NS: u64 = 10_000_000;
 
 /// What a run waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waits {
     /// For the next tick.
-    Turn,
+    Ready,
     /// For the operation that it has in flight.
     Operation,
     /// For its descriptor to become ready; then it is tried again.
@@ -68,6 +68,15 @@ pub(super) struct Entry {
     was_ready: bool,
 }
 
+impl Entry {
+    /// Whether an operation that returned this value has done nothing, because it was cancelled, interrupted or
+    /// would have blocked. A close has freed its descriptor all the same.
+    pub(super) fn was_not_done(&self, value: i64) -> bool {
+        let is_undone = [libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&(-value as i32));
+        is_undone && self.run.op() != Op::Close
+    }
+}
+
 /// The state of one engine thread.
 pub(crate) struct EngineThread<B> {
     pub(super) commands: Arc<CommandQueue>,
@@ -80,7 +89,7 @@ pub(crate) struct EngineThread<B> {
     pub(super) completions: Vec<Completion>,
     pub(super) entries: Slab<Entry>,
     by_id: HashMap<u64, Key>,
-    turns: VecDeque<Key>,
+    ready: VecDeque<Key>,
     timers: Timers<Alarm>,
     pub(super) ended: Vec<Box<Run>>,
     pub(super) tally: Arc<Tally>,
@@ -97,7 +106,7 @@ impl<B: Backend> EngineThread<B> {
             completions: Vec::new(),
             entries: Slab::new(),
             by_id: HashMap::new(),
-            turns: VecDeque::new(),
+            ready: VecDeque::new(),
             timers: Timers::default(),
             ended: Vec::new(),
             tally,
@@ -122,7 +131,7 @@ impl<B: Backend> EngineThread<B> {
                 break;
             }
             // Announce the wait, then look at the queue: a sender pushes, then looks whether we wait.
-            let deadline_ns = if !self.turns.is_empty() || self.commands.queue.starts_waiting() {
+            let deadline_ns = if !self.ready.is_empty() || self.commands.queue.starts_waiting() {
                 Some(0)
             } else {
                 self.timers.next_deadline_ns()
@@ -165,7 +174,7 @@ impl<B: Backend> EngineThread<B> {
         let id = run.id;
         let timeout_ns = run.timeout_ns;
         let entry =
-            Entry { run, waits: Waits::Turn, ends_with: None, deadline: None, was_ready: false };
+            Entry { run, waits: Waits::Ready, ends_with: None, deadline: None, was_ready: false };
         let key = self.entries.insert(entry) as Key;
         if timeout_ns > 0 {
             let deadline_ns = self.backend.now_ns().saturating_add(timeout_ns);
@@ -175,7 +184,7 @@ impl<B: Backend> EngineThread<B> {
         if id != 0 {
             self.by_id.insert(id, key);
         }
-        self.turns.push_back(key);
+        self.ready.push_back(key);
         if self.is_stopping {
             self.cut_short(key, libc::ECANCELED);
         }
@@ -196,7 +205,7 @@ impl<B: Backend> EngineThread<B> {
         entry.ends_with = Some(errno);
         match entry.waits {
             // The next tick ends it.
-            Waits::Turn => {}
+            Waits::Ready => {}
             Waits::Time(timer) => {
                 self.timers.cancel(timer);
                 self.end(key);
@@ -223,13 +232,13 @@ impl<B: Backend> EngineThread<B> {
 
     /// Advance each run that can continue once.
     fn tick(&mut self) {
-        for _ in 0..self.turns.len() {
-            let Some(key) = self.turns.pop_front() else { break };
-            self.turn(key);
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else { break };
+            self.advance(key);
         }
     }
 
-    fn turn(&mut self, key: Key) {
+    fn advance(&mut self, key: Key) {
         let budget = Budget { tries: self.backend.tries_first(), ..Budget::PATIENT };
         let entry = &mut self.entries[key as usize];
         if entry.ends_with.is_some() {
@@ -243,15 +252,15 @@ impl<B: Backend> EngineThread<B> {
             stopped = inline::advance(&mut entry.run, budget);
         }
         match stopped {
-            Stopped::Ended => self.give_up(key),
-            Stopped::BudgetSpent => self.wait_for_turn(key),
+            Stopped::Ended => self.remove_ended(key),
+            Stopped::BudgetSpent => self.make_ready(key),
             Stopped::WouldBlock => self.start(key),
         }
     }
 
-    fn wait_for_turn(&mut self, key: Key) {
-        self.entries[key as usize].waits = Waits::Turn;
-        self.turns.push_back(key);
+    fn make_ready(&mut self, key: Key) {
+        self.entries[key as usize].waits = Waits::Ready;
+        self.ready.push_back(key);
     }
 
     /// Give the run's current atom, which would block, to a timer or to the backend.
@@ -308,9 +317,8 @@ impl<B: Backend> EngineThread<B> {
     /// Handle an operation that has come back.
     fn come_back(&mut self, Completion { key, value }: Completion) {
         let entry = &mut self.entries[key as usize];
-        let waits = std::mem::replace(&mut entry.waits, Waits::Turn);
-        let is_undone = [libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&(-value as i32));
-        if entry.ends_with.is_some() && is_undone && entry.run.op() != Op::Close {
+        let waits = std::mem::replace(&mut entry.waits, Waits::Ready);
+        if entry.ends_with.is_some() && entry.was_not_done(value) {
             return self.end(key);
         }
         match waits {
@@ -319,7 +327,7 @@ impl<B: Backend> EngineThread<B> {
                     entry.run.note_ready();
                 }
                 entry.was_ready = true;
-                self.wait_for_turn(key);
+                self.make_ready(key);
             }
             Waits::Connection if value >= 0 => {
                 let outcome = match entry.run.prepare() {
@@ -336,7 +344,7 @@ impl<B: Backend> EngineThread<B> {
                     Ok(call) if call.op() == Op::Connect && syscall::is_blocking(call.int(0)) => {
                         entry.waits = Waits::Operation;
                         // SAFETY: as in `start`.
-                        unsafe { self.backend.start_patiently(key, call) };
+                        unsafe { self.backend.start_blocking(key, call) };
                     }
                     Ok(call) => match readiness::awaited(&call) {
                         Some(awaited) => self.wait_for(key, Waits::Readiness, awaited),
@@ -346,7 +354,8 @@ impl<B: Backend> EngineThread<B> {
                 }
             }
             Waits::Operation
-                if self.backend.opens_half() && is_half_open(&mut entry.run, value) =>
+                if self.backend.opens_pipes_non_blocking()
+                    && is_half_open(&mut entry.run, value) =>
             {
                 self.await_partner(key, (value >= 0).then_some(value as i32));
             }
@@ -369,7 +378,7 @@ impl<B: Backend> EngineThread<B> {
 
     fn look_for_partner(&mut self, key: Key) {
         let entry = &mut self.entries[key as usize];
-        match std::mem::replace(&mut entry.waits, Waits::Turn) {
+        match std::mem::replace(&mut entry.waits, Waits::Ready) {
             Waits::Partner(Some(half), _) => {
                 let flags = entry.run.open_flags();
                 if syscall::poll(half, libc::POLLIN, 0) != 0 || syscall::has_partner(half, flags) {
@@ -387,8 +396,8 @@ impl<B: Backend> EngineThread<B> {
         let entry = &mut self.entries[key as usize];
         entry.was_ready = false;
         match entry.run.complete(value) {
-            Flow::Ended => self.give_up(key),
-            Flow::On => self.wait_for_turn(key),
+            Flow::Ended => self.remove_ended(key),
+            Flow::On => self.make_ready(key),
         }
     }
 
@@ -404,7 +413,7 @@ impl<B: Backend> EngineThread<B> {
                 Alarm::ResendCancel(key) => {
                     let entry = &mut self.entries[key as usize];
                     entry.deadline = None;
-                    if !matches!(entry.waits, Waits::Turn) {
+                    if !matches!(entry.waits, Waits::Ready) {
                         self.resend_cancel(key);
                     }
                 }
@@ -420,10 +429,10 @@ impl<B: Backend> EngineThread<B> {
     fn end(&mut self, key: Key) {
         let entry = &mut self.entries[key as usize];
         entry.run.give_up(entry.ends_with.unwrap_or(libc::ECANCELED));
-        self.give_up(key);
+        self.remove_ended(key);
     }
 
-    fn give_up(&mut self, key: Key) {
+    fn remove_ended(&mut self, key: Key) {
         let entry = self.entries.remove(key as usize);
         let id = entry.run.id;
         self.ended.push(entry.run);

@@ -195,13 +195,13 @@ impl Backend for UringBackend {
         unsafe { self.start_with(key, call, squeue::Flags::empty()) }
     }
 
-    unsafe fn start_patiently(&mut self, key: Key, call: Call) {
+    unsafe fn start_blocking(&mut self, key: Key, call: Call) {
         // SAFETY: guaranteed by the caller.
         unsafe { self.start_with(key, call, squeue::Flags::ASYNC) }
     }
 
     /// The kernel first tries with `O_NONBLOCK`, which opens a named pipe in another way.
-    fn opens_half(&self) -> bool {
+    fn opens_pipes_non_blocking(&self) -> bool {
         true
     }
 
@@ -397,7 +397,7 @@ mod tests {
         // SAFETY: calls without addresses.
         unsafe {
             ring.start(1, Call::new(Op::Nop, []));
-            ring.start_patiently(2, Call::new(Op::Nop, []));
+            ring.start_blocking(2, Call::new(Op::Nop, []));
         }
         let mut completions = Vec::new();
         while completions.len() < 2 {

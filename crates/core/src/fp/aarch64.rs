@@ -6,8 +6,6 @@ use std::arch::asm;
 
 use super::Rounding;
 
-pub(super) const IS_KNOWN: bool = true;
-
 pub(super) const DEFAULT: u64 = 0;
 
 const ROUNDING_SHIFT: u32 = 22;

@@ -13,15 +13,14 @@ use std::fmt;
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]
 mod arch;
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-#[path = "unknown.rs"]
-mod arch;
 #[cfg(target_arch = "x86_64")]
 #[path = "x86_64.rs"]
 mod arch;
 
-/// Whether this architecture's registers are known; where they are not, every state is the default.
-pub const IS_KNOWN: bool = arch::IS_KNOWN;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!(
+    "the floating-point registers of this architecture are not known: add a file to fp/"
+);
 
 /// How results that cannot be represented are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

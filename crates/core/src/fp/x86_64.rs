@@ -7,8 +7,6 @@ use std::arch::asm;
 
 use super::Rounding;
 
-pub(super) const IS_KNOWN: bool = true;
-
 const MXCSR_FLAGS: u32 = 0x003F;
 /// Without the bits above, which differ between processors.
 const MXCSR_CONTROL: u32 = 0xFFC0;

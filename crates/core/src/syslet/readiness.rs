@@ -33,7 +33,7 @@ pub(crate) fn ends(call: &Call) -> [Option<Awaited>; 2] {
 /// What to wait for before a call is made, or made again after it has failed with `EAGAIN`. `None` if
 /// there is nothing to wait for; then `EAGAIN` is its value.
 pub(crate) fn awaited(call: &Call) -> Option<Awaited> {
-    if is_impatient(call) || is_refused(call) {
+    if asks_not_to_wait(call) || is_refused(call) {
         return None;
     }
     match ends(call) {
@@ -52,7 +52,7 @@ fn is_missing((fd, events): Awaited) -> bool {
 }
 
 /// Whether the program itself asks not to wait.
-pub(crate) fn is_impatient(call: &Call) -> bool {
+pub(crate) fn asks_not_to_wait(call: &Call) -> bool {
     let flags_idx = match call.op {
         Op::Recv | Op::Send => 3,
         Op::Recvmsg | Op::Sendmsg => 2,

@@ -24,7 +24,7 @@ const LATELY_NS: u64 = 50_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Summons {
     /// None: no job waits, or a thread is on its way.
-    Nobody,
+    NotNeeded,
     /// Unpark this idle worker.
     Unpark(WorkerId),
     /// Start a thread for this worker.
@@ -93,7 +93,7 @@ impl<J> Beside<J> {
     }
 
     /// Queue the waiting jobs anew, because the priority of some has changed.
-    pub fn sort_anew(&mut self, priority: impl Fn(&J) -> Priority) {
+    pub fn resort(&mut self, priority: impl Fn(&J) -> Priority) {
         for job in self.take_all() {
             self.submit(priority(&job), job);
         }
@@ -112,7 +112,7 @@ impl<J> Beside<J> {
     /// Choose the thread to call for the jobs that wait; it counts as on its way from now on.
     pub fn summon(&mut self, registry: &mut WorkerRegistry) -> Summons {
         if self.is_empty() || self.is_summoned {
-            return Summons::Nobody;
+            return Summons::NotNeeded;
         }
         match registry.appoint() {
             None => Summons::Full,
@@ -124,7 +124,7 @@ impl<J> Beside<J> {
     }
 
     /// Count the monitor as on its way to the jobs; the caller unparks it.
-    pub fn summon_from_watch(&mut self) {
+    pub fn summon_monitor(&mut self) {
         self.is_summoned = true;
     }
 
@@ -215,18 +215,18 @@ mod tests {
     #[test]
     fn one_thread_is_on_its_way_while_jobs_wait() {
         let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(4));
-        assert_eq!(Summons::Nobody, beside.summon(&mut registry));
+        assert_eq!(Summons::NotNeeded, beside.summon(&mut registry));
         beside.submit(Priority::Normal, 1);
         beside.submit(Priority::Normal, 2);
         summoned(&mut beside, &mut registry);
-        assert_eq!(Summons::Nobody, beside.summon(&mut registry));
+        assert_eq!(Summons::NotNeeded, beside.summon(&mut registry));
         beside.arrived();
         assert_eq!(Some(1), beside.take());
         // Another thread is called for the rest.
         summoned(&mut beside, &mut registry);
         beside.arrived();
         assert_eq!(Some(2), beside.take());
-        assert_eq!(Summons::Nobody, beside.summon(&mut registry));
+        assert_eq!(Summons::NotNeeded, beside.summon(&mut registry));
     }
 
     #[test]
@@ -236,7 +236,7 @@ mod tests {
         let first = summoned(&mut beside, &mut registry);
         beside.arrived();
         beside.take();
-        registry.stand_by(first);
+        registry.add_idle(first);
         beside.submit(Priority::Normal, 2);
         assert_eq!(Summons::Unpark(first), beside.summon(&mut registry));
     }
@@ -265,7 +265,7 @@ mod tests {
         assert!(order.iter().position(|&it| it == 3) < Some(40));
         beside.submit(Priority::Normal, 1);
         beside.submit(Priority::Normal, 2);
-        beside.sort_anew(|&it| if it == 2 { Priority::Interactive } else { Priority::Batch });
+        beside.resort(|&it| if it == 2 { Priority::Interactive } else { Priority::Batch });
         assert_eq!((Some(2), Some(1), None), (beside.take(), beside.take(), beside.take()));
     }
 

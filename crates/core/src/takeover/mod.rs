@@ -32,7 +32,7 @@ pub use bound::Bound;
 #[cfg(not(feature = "model"))]
 pub use monitor::{Candidate, Cause, IdleMonitor, Monitor, Noticed, SLOW_NS};
 pub use parker::{Parker, WakeReason};
-pub use registry::{Attendance, Boundary, Taken, WorkerRegistry};
+pub use registry::{Boundary, Monitoring, Taken, WorkerRegistry};
 pub use role::{Awake, Called, Role, WorkerId};
 pub use slot::WorkerSlot;
 #[cfg(not(feature = "model"))]

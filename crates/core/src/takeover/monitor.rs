@@ -245,7 +245,7 @@ impl Monitor {
 
     /// Body of the idle monitor's thread.
     fn run_idle_monitor(&self) {
-        ThreadTraits::block_signals();
+        crate::signals::block();
         fp::begin_thread();
         if !ThreadTraits::run_when_idle() || self.guard() == Guarded::Refused {
             self.idle_monitor.store(IdleMonitor::Refused as u32, Relaxed);

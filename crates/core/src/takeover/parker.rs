@@ -106,12 +106,12 @@ impl Parker {
     }
 
     /// Wait for one of the wanted reasons or for `STOP`; `NONE` after a time-out or a signal.
-    pub fn park(&self, wanted: WakeReason, patience: Option<Duration>) -> WakeReason {
+    pub fn park(&self, wanted: WakeReason, timeout: Option<Duration>) -> WakeReason {
         let taken = self.take(wanted);
         if taken != WakeReason::NONE {
             return taken;
         }
-        self.sleep(wanted, patience);
+        self.sleep(wanted, timeout);
         self.take(wanted)
     }
 
@@ -121,15 +121,15 @@ impl Parker {
     }
 
     #[cfg(not(feature = "model"))]
-    fn sleep(&self, wanted: WakeReason, patience: Option<Duration>) {
+    fn sleep(&self, wanted: WakeReason, timeout: Option<Duration>) {
         use rustix::thread::futex::{Flags, wait};
         let reasons = self.reasons.load(Ordering::SeqCst);
         if reasons & (wanted.0 | WakeReason::STOP.0) != 0 {
             return;
         }
-        let patience = patience.and_then(|it| rustix::time::Timespec::try_from(it).ok());
+        let timeout = timeout.and_then(|it| rustix::time::Timespec::try_from(it).ok());
         // Whatever ends the wait (a reason, a time-out, a signal), the caller looks at the reasons.
-        let _ = wait(&self.reasons, Flags::PRIVATE, reasons, patience.as_ref());
+        let _ = wait(&self.reasons, Flags::PRIVATE, reasons, timeout.as_ref());
     }
 
     #[cfg(not(feature = "model"))]

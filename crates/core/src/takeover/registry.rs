@@ -19,7 +19,7 @@ pub enum Taken {
 
 /// Whether a call may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attendance {
+pub enum Monitoring {
     /// Yes: there is a monitor.
     Monitored,
     /// Yes, once a thread is started for this worker, which is the monitor.
@@ -45,7 +45,7 @@ pub struct WorkerRegistry {
     /// Idle workers. The last used is the first to be called, so that the others can end.
     standby: Vec<WorkerId>,
     free: Vec<WorkerId>,
-    n_named: usize,
+    n_ids: usize,
     n_threads: usize,
     n_threads_max: usize,
     n_threads_peak: usize,
@@ -60,7 +60,7 @@ impl WorkerRegistry {
             grants: VecDeque::new(),
             standby: Vec::new(),
             free: Vec::new(),
-            n_named: 1,
+            n_ids: 1,
             n_threads: 0,
             n_threads_max,
             n_threads_peak: 0,
@@ -84,7 +84,7 @@ impl WorkerRegistry {
     }
 
     /// How many threads are idle.
-    pub fn n_standby(&self) -> usize {
+    pub fn n_idle(&self) -> usize {
         self.standby.len()
     }
 
@@ -104,12 +104,12 @@ impl WorkerRegistry {
     }
 
     /// Note that a worker is idle.
-    pub fn stand_by(&mut self, worker: WorkerId) {
+    pub fn add_idle(&mut self, worker: WorkerId) {
         self.standby.push(worker);
     }
 
     /// Whether a worker is idle.
-    pub fn stands_by(&self, worker: WorkerId) -> bool {
+    pub fn is_idle(&self, worker: WorkerId) -> bool {
         self.standby.contains(&worker)
     }
 
@@ -139,8 +139,8 @@ impl WorkerRegistry {
             return None;
         }
         let worker = self.free.pop().unwrap_or_else(|| {
-            self.n_named += 1;
-            WorkerId::new(self.n_named - 1)
+            self.n_ids += 1;
+            WorkerId::new(self.n_ids - 1)
         });
         self.n_threads += 1;
         self.n_threads_peak = self.n_threads_peak.max(self.n_threads);
@@ -159,7 +159,7 @@ impl WorkerRegistry {
         *self = Self::new(self.n_threads_max);
         if let Some(me) = me.filter(|&it| it != WorkerId::HOME) {
             self.n_threads = 1;
-            self.n_named = me.index() + 1;
+            self.n_ids = me.index() + 1;
             self.free = (1..me.index()).map(WorkerId::new).collect();
         }
     }

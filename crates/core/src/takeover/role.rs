@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use super::parker::{Parker, WakeReason};
-use super::registry::{Attendance, Boundary, Taken, WorkerRegistry};
+use super::registry::{Boundary, Monitoring, Taken, WorkerRegistry};
 use super::slot::WorkerSlot;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -20,7 +20,7 @@ impl WorkerId {
     /// The home thread, which runs the loop: the role begins and ends there.
     pub const HOME: Self = Self(0);
     /// No worker.
-    pub const NOBODY: Self = Self(u32::MAX);
+    pub const NONE: Self = Self(u32::MAX);
 
     pub(super) fn new(number: usize) -> Self {
         Self(number as u32)
@@ -64,7 +64,7 @@ impl fmt::Debug for Awake {
 pub enum Called {
     /// Call the function, then `leave` with this number.
     Monitored(u64),
-    /// The same, but call `attend` first: nothing watches this call yet.
+    /// The same, but call `ensure_monitor` first: nothing watches this call yet.
     Unmonitored(u64),
     /// This thread does not hold the role, or is inside a threadlet already: there is nothing to protect.
     Inside,
@@ -77,7 +77,7 @@ pub struct Role {
     /// The worker that holds the role. Written with the host lock held.
     owner: AtomicU32,
     /// Bits of `Awake`.
-    watching: AtomicU32,
+    awake: AtomicU32,
     /// The worker that is the monitor. Written with the host lock held.
     monitor: AtomicU32,
     /// The idle monitor's parker.
@@ -90,7 +90,7 @@ impl fmt::Debug for Role {
         f.debug_struct("Role")
             .field("seq", &self.seq.load(Ordering::Relaxed))
             .field("owner", &self.owner())
-            .field("watching", &Awake(self.watching.load(Ordering::Relaxed)))
+            .field("awake", &Awake(self.awake.load(Ordering::Relaxed)))
             .finish_non_exhaustive()
     }
 }
@@ -100,9 +100,9 @@ impl Role {
     pub fn new(n_threads_max: usize) -> Self {
         Self {
             seq: AtomicU64::new(0),
-            owner: AtomicU32::new(WorkerId::NOBODY.0),
-            watching: AtomicU32::new(0),
-            monitor: AtomicU32::new(WorkerId::NOBODY.0),
+            owner: AtomicU32::new(WorkerId::NONE.0),
+            awake: AtomicU32::new(0),
+            monitor: AtomicU32::new(WorkerId::NONE.0),
             idle_monitor: Parker::default(),
             slots: (0..=n_threads_max).map(|_| OnceLock::new()).collect(),
         }
@@ -149,7 +149,7 @@ impl Role {
         // First write that a threadlet runs, then read which threads are awake: a thread that dozes off
         // does the reverse, so that at least one of the two sees the other.
         self.seq.store(seq + 1, Ordering::SeqCst);
-        if self.watching.load(Ordering::SeqCst) == Awake::ALL.0 {
+        if self.awake.load(Ordering::SeqCst) == Awake::ALL.0 {
             Called::Monitored(seq + 1)
         } else {
             Called::Unmonitored(seq + 1)
@@ -166,32 +166,32 @@ impl Role {
     }
 
     /// Make sure that the present call is watched. After `Full` it is not: `leave` without calling.
-    pub fn attend(&self, registry: &mut WorkerRegistry) -> Attendance {
-        let mut attendance = Attendance::Monitored;
+    pub fn ensure_monitor(&self, registry: &mut WorkerRegistry) -> Monitoring {
+        let mut monitoring = Monitoring::Monitored;
         if self.monitor().is_none() {
-            let Some((worker, is_new)) = registry.appoint() else { return Attendance::Full };
+            let Some((worker, is_new)) = registry.appoint() else { return Monitoring::Full };
             self.monitor.store(worker.0, Ordering::SeqCst);
             if is_new {
-                attendance = Attendance::Spawn(worker);
+                monitoring = Monitoring::Spawn(worker);
             } else {
                 self.slot(worker).parker.unpark(WakeReason::MONITOR);
             }
         }
-        let watching = Awake(self.watching.swap(Awake::ALL.0, Ordering::SeqCst));
-        if watching.lacks(Awake::MONITOR)
+        let awake = Awake(self.awake.swap(Awake::ALL.0, Ordering::SeqCst));
+        if awake.lacks(Awake::MONITOR)
             && let Some(monitor) = self.monitor()
         {
             self.slot(monitor).parker.unpark(WakeReason::WAKE);
         }
-        if watching.lacks(Awake::IDLE_MONITOR) {
+        if awake.lacks(Awake::IDLE_MONITOR) {
             self.idle_monitor.unpark(WakeReason::WAKE);
         }
-        attendance
+        monitoring
     }
 
-    /// Undo `attend`: the thread that it asked for could not be started.
+    /// Undo `ensure_monitor`: the thread that it asked for could not be started.
     pub fn not_spawned(&self, registry: &mut WorkerRegistry, worker: WorkerId) {
-        self.relieve();
+        self.clear_monitor();
         registry.not_spawned(worker);
     }
 
@@ -209,7 +209,7 @@ impl Role {
     /// Give the role up: the loop stops.
     pub fn vacate(&self, registry: &mut WorkerRegistry) {
         registry.stop_polling();
-        self.owner.store(WorkerId::NOBODY.0, Ordering::SeqCst);
+        self.owner.store(WorkerId::NONE.0, Ordering::SeqCst);
     }
 
     // -- the other workers: host lock held -------------------------------------------------------
@@ -253,14 +253,14 @@ impl Role {
             return None;
         }
         let taken = self.take(registry, me)?;
-        self.relieve();
+        self.clear_monitor();
         Some(taken)
     }
 
     /// Leave the loop without a monitor.
-    pub fn relieve(&self) {
-        self.watching.fetch_and(!Awake::MONITOR.0, Ordering::SeqCst);
-        self.monitor.store(WorkerId::NOBODY.0, Ordering::SeqCst);
+    pub fn clear_monitor(&self) {
+        self.awake.fetch_and(!Awake::MONITOR.0, Ordering::SeqCst);
+        self.monitor.store(WorkerId::NONE.0, Ordering::SeqCst);
     }
 
     // -- the monitor and the idle monitor: no lock -----------------------------------------------
@@ -274,17 +274,17 @@ impl Role {
 
     /// Clear this thread's bit before it dozes; `false`: it must not doze, a threadlet has begun.
     pub fn doze(&self, monitor: Awake) -> bool {
-        self.watching.fetch_and(!monitor.0, Ordering::SeqCst);
+        self.awake.fetch_and(!monitor.0, Ordering::SeqCst);
         if !is_inside(self.seq()) {
             return true;
         }
-        self.watching.fetch_or(monitor.0, Ordering::SeqCst);
+        self.awake.fetch_or(monitor.0, Ordering::SeqCst);
         false
     }
 
     /// Clear this thread's bit although a threadlet runs: it has seen enough of this call.
     pub fn doze_until_next_call(&self, monitor: Awake) {
-        self.watching.fetch_and(!monitor.0, Ordering::SeqCst);
+        self.awake.fetch_and(!monitor.0, Ordering::SeqCst);
     }
 
     /// Unpark every thread with `STOP`, the idle monitor included.
@@ -305,9 +305,9 @@ impl Role {
             // The thread inside the call does not exist here, and cannot `leave`.
             self.seq.store(seq + 1, Ordering::SeqCst);
         }
-        self.owner.store(me.unwrap_or(WorkerId::NOBODY).0, Ordering::SeqCst);
-        self.relieve();
-        self.watching.store(0, Ordering::SeqCst);
+        self.owner.store(me.unwrap_or(WorkerId::NONE).0, Ordering::SeqCst);
+        self.clear_monitor();
+        self.awake.store(0, Ordering::SeqCst);
         self.idle_monitor.reset();
         for (idx, slot) in self.slots.iter().enumerate() {
             if let Some(slot) = slot.get() {
@@ -323,7 +323,7 @@ fn is_inside(seq: u64) -> bool {
 }
 
 fn named(owner: u32) -> Option<WorkerId> {
-    Some(WorkerId(owner)).filter(|&it| it != WorkerId::NOBODY)
+    Some(WorkerId(owner)).filter(|&it| it != WorkerId::NONE)
 }
 
 #[cfg(all(test, not(feature = "model")))]
@@ -407,13 +407,13 @@ mod tests {
     fn a_call_is_watched_by_a_new_thread_then_by_an_idle_one() {
         let (role, mut registry) = held_by_home();
         let Called::Unmonitored(seq) = role.enter(WorkerId::HOME) else { panic!("no monitor yet") };
-        let Attendance::Spawn(first) = role.attend(&mut registry) else {
+        let Monitoring::Spawn(first) = role.ensure_monitor(&mut registry) else {
             panic!("no worker is idle")
         };
         assert!(role.take_over(&mut registry, first, seq).is_some());
-        registry.stand_by(WORKER);
+        registry.add_idle(WORKER);
         let Called::Unmonitored(_) = role.enter(first) else { panic!("no monitor yet") };
-        assert_eq!(Attendance::Monitored, role.attend(&mut registry));
+        assert_eq!(Monitoring::Monitored, role.ensure_monitor(&mut registry));
         assert_eq!(WakeReason::MONITOR, role.slot(WORKER).parker.take(WakeReason::MONITOR));
     }
 
@@ -422,12 +422,12 @@ mod tests {
         let (role, mut registry) = (Role::new(1), WorkerRegistry::new(1));
         role.take(&mut registry, WorkerId::HOME);
         let seq = enter(&role, WorkerId::HOME);
-        let Attendance::Spawn(first) = role.attend(&mut registry) else {
+        let Monitoring::Spawn(first) = role.ensure_monitor(&mut registry) else {
             panic!("no worker is idle")
         };
         role.take_over(&mut registry, first, seq);
         let Called::Unmonitored(seq) = role.enter(first) else { panic!("no monitor yet") };
-        assert_eq!(Attendance::Full, role.attend(&mut registry));
+        assert_eq!(Monitoring::Full, role.ensure_monitor(&mut registry));
         assert!(role.leave(first, seq));
     }
 

@@ -180,22 +180,12 @@ impl ThreadTraits {
         rustix::thread::sched_setaffinity(None, &set).is_ok()
     }
 
-    /// Block all signals on this thread: the other threads handle them.
-    pub fn block_signals() {
-        // SAFETY: plain calls on a local set and on this thread's mask.
-        unsafe {
-            let mut all = std::mem::zeroed();
-            libc::sigfillset(&mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &all, null_mut());
-        }
-    }
-
     /// Return when all processes that this thread has made have ended and been reaped. It does nothing else
     /// meanwhile.
     ///
     /// The kernel sends a child's PR_SET_PDEATHSIG when the thread that has made the child ends.
     pub fn outlive_children() {
-        Self::block_signals();
+        crate::signals::block();
         let options = libc::WEXITED | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD;
         // SAFETY: all zeroes are a `siginfo_t`; the kernel writes what fits there. WNOWAIT leaves the child
         // to those that wait for it.

@@ -117,7 +117,7 @@ fn a_job_that_comes_while_a_thread_becomes_idle_is_done() {
 fn two_are_to_be_called(slip: Option<Slip>) {
     run(1, 3, 2, slip, |world| {
         let worker = world.appoint(&mut world.lock.lock().unwrap());
-        world.role.relieve();
+        world.role.clear_monitor();
         world.spawn_idle(2);
         world.spawn(move |world| {
             if world.hold(worker).come_to_work() {

@@ -22,7 +22,7 @@ fn step(owner: WorkerId, then: impl FnOnce(&mut Held<'_>) + 'static) -> Request 
 /// Start a thread to which something belongs, and that waits.
 fn spawn_tied(world: &Rc<World>) -> WorkerId {
     let id = world.appoint(&mut world.lock.lock().unwrap());
-    world.role.relieve();
+    world.role.clear_monitor();
     world.does(id, Doing::Tied);
     world.bound.borrow_mut().tie(id);
     world.spawn(move |world| world.live(id));

@@ -83,7 +83,7 @@ impl World {
         assert!(is_free, "{id:?} is called and does {before:?}");
     }
 
-    /// The same for a thread that `attend` has made the monitor.
+    /// The same for a thread that `ensure_monitor` has made the monitor.
     pub(crate) fn calls_to_watch(&self, id: WorkerId) {
         if self.doing.borrow().get(&id.index()) != Some(&Doing::Watch) {
             self.calls(id);
@@ -95,7 +95,7 @@ impl World {
     }
 
     /// Whether the wait that begins is to time out.
-    fn is_impatient(n_left: &Cell<u32>) -> bool {
+    fn asks_not_to_wait(n_left: &Cell<u32>) -> bool {
         let before = n_left.get();
         n_left.set(before.saturating_sub(1));
         before > 0
@@ -106,11 +106,11 @@ impl World {
         let mut idle = Vec::new();
         for _ in 0..n_idle {
             idle.push(self.appoint(&mut self.lock.lock().unwrap()));
-            self.role.relieve();
+            self.role.clear_monitor();
         }
         for id in idle {
             self.doing.borrow_mut().remove(&id.index());
-            self.lock.lock().unwrap().stand_by(id);
+            self.lock.lock().unwrap().add_idle(id);
             self.spawn(move |world| world.live(id));
         }
     }
@@ -119,7 +119,7 @@ impl World {
         let parker = self.parker(me);
         loop {
             let wanted = WakeReason::MONITOR | WakeReason::WORK | WakeReason::ASK;
-            let reasons = if Self::is_impatient(&self.n_impatient) {
+            let reasons = if Self::asks_not_to_wait(&self.n_impatient) {
                 parker.take(wanted)
             } else {
                 parker.park(wanted, None)
@@ -133,8 +133,8 @@ impl World {
                 parker.unpark(reasons & (WakeReason::WORK | WakeReason::ASK));
                 match self.watch(me, |role| role.doze(Awake::MONITOR)) {
                     Noticed::Found(seq) => self.hold(me).take_over(seq),
-                    Noticed::Work => self.hold(me).leave_watch(),
-                    Noticed::Nothing => self.hold(me).stays_after_watch(),
+                    Noticed::Work => self.hold(me).stop_monitoring(),
+                    Noticed::Nothing => self.hold(me).after_monitoring(),
                 }
             } else if reasons.has(WakeReason::ASK) {
                 parker.unpark(reasons & WakeReason::WORK);
@@ -156,9 +156,9 @@ impl World {
 
     /// At the end of the loop a thread is idle or does something, and has its wake reason if it was called.
     fn assert_not_forgotten(self: &Rc<Self>, me: WorkerId, reasons: WakeReason) {
-        let stands_by = self.hold(me).registry().stands_by(me);
+        let is_idle = self.hold(me).registry().is_idle(me);
         let doing = self.doing.borrow().get(&me.index()).copied();
-        assert!(stands_by || doing.is_some(), "{me:?} is neither idle nor does anything");
+        assert!(is_idle || doing.is_some(), "{me:?} is neither idle nor does anything");
         if doing == Some(Doing::Called) && self.called.get() != Some(me) {
             let reasons = reasons | self.parker(me).take(WakeReason::MONITOR | WakeReason::WORK);
             assert!(
@@ -172,7 +172,7 @@ impl World {
     pub(crate) fn end(self: &Rc<Self>, me: WorkerId) {
         let mut held = self.hold(me);
         if self.role.monitor() == Some(me) {
-            held.relieve();
+            held.clear_monitor();
         }
         held.registry().retire(me);
         held.registry().ended(me);
@@ -219,9 +219,9 @@ impl World {
             }
             let wanted = WakeReason::BLOCKED | WakeReason::WAKE | WakeReason::WORK;
             if self.role.inside().is_none() && dozes(&self.role) {
-                let is_impatient = Self::is_impatient(&self.n_impatient_watches);
+                let asks_not_to_wait = Self::asks_not_to_wait(&self.n_impatient_watches);
                 let reasons =
-                    if is_impatient { parker.take(wanted) } else { parker.park(wanted, None) };
+                    if asks_not_to_wait { parker.take(wanted) } else { parker.park(wanted, None) };
                 if reasons == WakeReason::NONE || reasons.has(WakeReason::STOP) {
                     return Noticed::Nothing;
                 }
@@ -248,7 +248,7 @@ impl Held<'_> {
         };
         assert!(matches!(taken, Taken::FromThreadlet(_)));
         assert_eq!(seq + 1, world.role.seq(), "the role was to be taken from this call");
-        assert!(!self.registry().stands_by(me), "{me:?} takes over and is idle");
+        assert!(!self.registry().is_idle(me), "{me:?} takes over and is idle");
         world.does(me, Doing::Role);
         world.on_watch.set(None);
         world.n_taken_over.set(world.n_taken_over.get() + 1);
@@ -263,7 +263,7 @@ impl Held<'_> {
         // victim's function may return then, so its task must have been parked before.
         self.release(|| ());
         self.dispatch();
-        self.stand_by();
+        self.add_idle();
         true
     }
 
@@ -284,15 +284,15 @@ impl Held<'_> {
         }
         world.does(me, Doing::Work);
         let wakes = self.work_beside();
-        self.stand_by();
+        self.add_idle();
         wakes
     }
 
     /// Stop being the monitor for the jobs that wait, unless a threadlet has begun.
-    fn leave_watch(&mut self) -> bool {
+    fn stop_monitoring(&mut self) -> bool {
         let (world, parker) = (self.world, self.world.parker(self.me));
         if world.role.inside().is_none() {
-            self.relieve();
+            self.clear_monitor();
         } else {
             parker.unpark(WakeReason::MONITOR);
         }
@@ -308,12 +308,12 @@ impl Held<'_> {
             self.get_role_back();
             self.dispatch();
         }
-        self.stand_by();
+        self.add_idle();
         true
     }
 
     /// Be idle, unless this thread is the monitor or tied; call a thread at once for what waits already.
-    pub(crate) fn stand_by(&mut self) {
+    pub(crate) fn add_idle(&mut self) {
         let (world, me) = (self.world, self.me);
         if world.role.monitor() == Some(me) && !world.slips(Slip::StandsByThoughCalled) {
             return;
@@ -324,30 +324,30 @@ impl Held<'_> {
         if world.bound.borrow().is_tied(me) || world.bound.borrow().has_steps(me) {
             return world.does(me, Doing::Tied);
         }
-        if !self.registry().stands_by(me) {
+        if !self.registry().is_idle(me) {
             let mut doing = world.doing.borrow_mut();
             if doing.get(&me.index()) != Some(&Doing::Called) {
                 doing.remove(&me.index());
             }
             drop(doing);
-            self.registry().stand_by(me);
+            self.registry().add_idle(me);
         }
         self.let_calls_go();
         self.summon();
     }
 
-    pub(crate) fn stays_after_watch(&mut self) -> bool {
+    pub(crate) fn after_monitoring(&mut self) -> bool {
         let (world, me) = (self.world, self.me);
         if world.role.inside().is_some() && !world.is_stopped.get() {
             world.parker(me).unpark(WakeReason::MONITOR);
             return true;
         }
-        self.relieve();
+        self.clear_monitor();
         false
     }
 
-    pub(crate) fn relieve(&mut self) {
-        self.world.role.relieve();
+    pub(crate) fn clear_monitor(&mut self) {
+        self.world.role.clear_monitor();
         self.world.on_watch.set(None);
     }
 
@@ -382,7 +382,7 @@ impl Held<'_> {
         let world = self.world;
         let summons = world.beside.borrow_mut().summon(self.registry());
         match summons {
-            Summons::Nobody => {}
+            Summons::NotNeeded => {}
             Summons::Unpark(id) => {
                 world.calls(id);
                 if !lock_is_free {
@@ -401,7 +401,7 @@ impl Held<'_> {
             }
             Summons::Full => {
                 if let Some(monitor) = world.role.monitor() {
-                    world.beside.borrow_mut().summon_from_watch();
+                    world.beside.borrow_mut().summon_monitor();
                     world.parker(monitor).unpark(WakeReason::WORK);
                 }
             }
@@ -423,7 +423,7 @@ impl Held<'_> {
             if std::mem::take(&mut wakes) {
                 self.release(|| world.poller.unpark(WakeReason::WAKE));
             }
-            assert!(!self.registry().stands_by(me), "{me:?} works and is idle");
+            assert!(!self.registry().is_idle(me), "{me:?} works and is idle");
             assert!(world.role.monitor() != Some(me), "{me:?} works and is the monitor");
             assert!(!world.bound.borrow().is_tied(me), "{me:?} works and is tied");
             world.beside.borrow_mut().begins(me, 0, 0);

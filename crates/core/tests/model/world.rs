@@ -13,7 +13,7 @@ use loom::sync::{Condvar, Mutex, MutexGuard};
 use loom::thread::{self, JoinHandle};
 use threadlets_core::mpsc_queue::MpscQueue;
 use threadlets_core::takeover::{
-    Attendance, Beside, Bound, Boundary, Called, Parker, Role, Taken, WakeReason, WorkerId,
+    Beside, Bound, Boundary, Called, Monitoring, Parker, Role, Taken, WakeReason, WorkerId,
     WorkerRegistry,
 };
 
@@ -21,7 +21,7 @@ use crate::life::{Doing, Item, Job, Slip};
 
 pub(crate) const HOME: WorkerId = WorkerId::HOME;
 /// In place of a worker's index in `World::holder`: no thread holds the lock.
-const NOBODY: usize = usize::MAX;
+const NONE: usize = usize::MAX;
 
 /// What the dispatcher runs.
 pub(crate) type Request = Box<dyn FnOnce(&mut Held<'_>)>;
@@ -117,7 +117,7 @@ impl World {
         let mut world = Self {
             role: Role::new(n_workers),
             lock: Mutex::new(WorkerRegistry::new(n_workers)),
-            holder: loom::sync::atomic::AtomicUsize::new(NOBODY),
+            holder: loom::sync::atomic::AtomicUsize::new(NONE),
             poller: Parker::default(),
             is_in_use: Mutex::new(false),
             changed: Condvar::new(),
@@ -152,7 +152,7 @@ impl World {
         world.role.slot(HOME);
         for _ in 0..n_workers {
             let id = world.appoint(&mut registry);
-            world.role.relieve();
+            world.role.clear_monitor();
             world.ids.push(id);
         }
         // The last to end is the first to be appointed.
@@ -165,7 +165,7 @@ impl World {
     /// Appoint a monitor; the caller starts its thread.
     pub(crate) fn appoint(&self, registry: &mut WorkerRegistry) -> WorkerId {
         let seq = self.enter(HOME);
-        let Attendance::Spawn(id) = self.role.attend(registry) else {
+        let Monitoring::Spawn(id) = self.role.ensure_monitor(registry) else {
             unreachable!("no worker is the monitor or idle")
         };
         self.calls_to_watch(id);
@@ -218,7 +218,7 @@ impl World {
     }
 
     /// End the wait for events, and the waits of threads that queue for it: the role was taken.
-    fn recall_from_poll(&self) {
+    fn end_poll_of_victim(&self) {
         {
             let _in_use = self.is_in_use.lock().unwrap();
             self.changed.notify_all();
@@ -272,7 +272,7 @@ pub(crate) struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if self.registry.is_some() && !std::thread::panicking() {
-            self.world.holder.store(NOBODY, Relaxed);
+            self.world.holder.store(NONE, Relaxed);
         }
     }
 }
@@ -284,7 +284,7 @@ impl Held<'_> {
 
     /// Run `work` without the lock.
     pub(crate) fn release<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        self.world.holder.store(NOBODY, Relaxed);
+        self.world.holder.store(NONE, Relaxed);
         self.registry = None;
         let result = work();
         self.registry = Some(self.world.lock.lock().unwrap());
@@ -318,17 +318,17 @@ impl Held<'_> {
             Called::Monitored(seq) => seq,
             Called::Unmonitored(seq) => {
                 let before = world.role.monitor();
-                let attendance = world.role.attend(self.registry());
+                let monitoring = world.role.ensure_monitor(self.registry());
                 if let Some(monitor) = world.role.monitor().filter(|_| before.is_none()) {
                     world.calls_to_watch(monitor);
                 }
-                match attendance {
-                    Attendance::Spawn(id) => {
+                match monitoring {
+                    Monitoring::Spawn(id) => {
                         world.parker(id).unpark(WakeReason::MONITOR);
                         world.spawn(move |world| world.live(id));
                     }
-                    Attendance::Monitored => {}
-                    Attendance::Full => {
+                    Monitoring::Monitored => {}
+                    Monitoring::Full => {
                         assert!(world.role.leave(self.me, seq));
                         return None;
                     }
@@ -392,7 +392,7 @@ impl Held<'_> {
             }
             Some(Taken::FromPoll) => {
                 see(Way::FromPoll);
-                world.recall_from_poll();
+                world.end_poll_of_victim();
             }
             Some(Taken::Vacant) => see(Way::Vacant),
             None => see(Way::Granted),

@@ -25,7 +25,7 @@ _began_with: ContextVar[tuple[int, int]] = ContextVar("threadlets.decimal")
 Snapshot = tuple[Any, Any, Any, Any]
 
 
-class Leftovers:
+class SharedState:
     """Compares shared state before and after each request of one loop."""
 
     def __init__(self, report: Report) -> None:

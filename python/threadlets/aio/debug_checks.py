@@ -8,17 +8,17 @@ from contextvars import Context
 from typing import Any
 
 from threadlets.aio.affinity import Affinity
-from threadlets.aio.leftovers import Leftovers, Snapshot
 from threadlets.aio.reports import Report
+from threadlets.aio.shared_state import SharedState, Snapshot
 from threadlets.aio.thread_locals import ThreadLocals
 
 
-class DebugWatch:
+class DebugChecks:
     """Debug mode's checks for the requests of one loop."""
 
     def __init__(self, report: Report) -> None:
         self._affinity = Affinity(report)
-        self._leftovers = Leftovers(report)
+        self._shared_state = SharedState(report)
         self.thread_locals = ThreadLocals(report)
 
     def request_begins(self, what: Any) -> Snapshot | None:
@@ -28,7 +28,7 @@ class DebugWatch:
         """
         self.thread_locals.request_begins(_subject_of(what))
         try:
-            return self._leftovers.before(_context_of(what))
+            return self._shared_state.before(_context_of(what))
         except RuntimeError:
             # A blocked function has entered the context, so the request will have to wait.
             return None
@@ -37,7 +37,7 @@ class DebugWatch:
         """Warn of state that the request has left changed."""
         self.thread_locals.request_ended()
         if before is not None:
-            self._leftovers.after(_context_of(what), _subject_of(what), before)
+            self._shared_state.after(_context_of(what), _subject_of(what), before)
 
     def role_moved(self, blocked: int, dispatcher: int, tasks: set[asyncio.Task[Any]]) -> None:
         """Warn of what stays behind on the blocked thread."""
