@@ -1,7 +1,8 @@
 """Build the wheels for every CPython, and the sdist: ``python wheels/build.py [--minor 3.13 …]``.
 
-The wheels run on any x86_64 Linux with glibc 2.17 or newer; with ``--machine aarch64``, on any such
-aarch64 Linux (this needs Rust's standard library and a C compiler for it). The same sources,
+The wheels run on any x86_64 Linux with glibc 2.17 or newer; with ``--target aarch64``, on any such
+aarch64 Linux, with ``--target musl``, on any x86_64 Linux with musl 1.2. Both need Rust's standard
+library and a C compiler for it (Debian's gcc-aarch64-linux-gnu, musl-tools). The same sources,
 compilers and interpreters' headers give the same bytes; `wheels/reproduce.py` checks that.
 """
 
@@ -13,13 +14,54 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from pythons import MINORS, ROOT, WORK, Python, find
 
 GLIBC_MAX = "2.17"
-#: The C compilers, by target machine.
-COMPILERS = {"x86_64": "cc", "aarch64": "aarch64-linux-gnu-gcc"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What wheels are built for."""
+
+    #: Rust's name for it.
+    triple: str
+    #: The C compiler.
+    compiler: str
+    #: The wheels' platform tag.
+    platform: str
+    #: zig's name for it, with the oldest libc.
+    zig: str
+    #: The library that threads are unwound by when they end. musl unwinds none: there the library's own
+    #: unwinder, which Rust's panics need, is the only one.
+    unwinder: str | None
+
+    @property
+    def is_native(self) -> bool:
+        """Whether this machine's interpreters can tell maturin about it."""
+        return self.triple == "x86_64-unknown-linux-gnu"
+
+
+def _glibc(machine: str, compiler: str) -> Target:
+    platform = f"manylinux_{GLIBC_MAX.replace('.', '_')}_{machine}"
+    zig = f"{machine}-linux-gnu.{GLIBC_MAX}"
+    return Target(f"{machine}-unknown-linux-gnu", compiler, platform, zig, "libgcc_s")
+
+
+TARGETS = {
+    "x86_64": _glibc("x86_64", "cc"),
+    "aarch64": _glibc("aarch64", "aarch64-linux-gnu-gcc"),
+    "musl": Target(
+        "x86_64-unknown-linux-musl",
+        "musl-gcc",
+        "musllinux_1_2_x86_64",
+        "x86_64-linux-musl",
+        unwinder=None,
+    ),
+}
+DEFAULT_TARGET = TARGETS["x86_64"]
 TOOLS = Path(sys.executable).parent
 #: Functions that must come from the process's unwinder, not from one in the wheel.
 _UNWINDER = ("_Unwind_Resume", "_Unwind_RaiseException", "__gcc_personality_v0")
@@ -31,7 +73,7 @@ def main() -> None:
     """Build and check the wheels, and print their sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minor", action="append", choices=MINORS, help="all, if left out")
-    parser.add_argument("--machine", choices=COMPILERS, default="x86_64")
+    parser.add_argument("--target", choices=TARGETS, default="x86_64")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--no-sdist", action="store_true")
     options = parser.parse_args()
@@ -39,9 +81,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for old in options.out.glob("threadlets-*"):
         old.unlink()
+    target = TARGETS[options.target]
     for python in pythons:
-        wheel = build_wheel(ROOT, python, options.out, machine=options.machine)
-        n_bytes = check_wheel(wheel, options.machine)
+        wheel = build_wheel(ROOT, python, options.out, target=target)
+        n_bytes = check_wheel(wheel, target)
         print(f"{wheel.name}: {wheel.stat().st_size:,} bytes, library {n_bytes:,}", flush=True)
     if not options.no_sdist:
         run("maturin", "sdist", "--out", options.out, env=environment(ROOT))
@@ -51,19 +94,19 @@ def main() -> None:
 
 
 def build_wheel(
-    sources: Path, python: Python, out: Path, work: Path = WORK, machine: str = "x86_64"
+    sources: Path, python: Python, out: Path, work: Path = WORK, target: Target = DEFAULT_TARGET
 ) -> Path:
     """Build one wheel from a source tree; return its path."""
     before = set(out.glob("*.whl"))
-    # For another machine the interpreter's name is enough: maturin knows its properties.
-    interpreter = python.executable if machine == "x86_64" else f"python{python.minor}"
+    # For another target the interpreter's name is enough: maturin knows its properties.
+    interpreter = python.executable if target.is_native else f"python{python.minor}"
     argv = [
-        *("maturin", "build", "--quiet", "--release", "--strip", "--target", _triple(machine)),
-        *("--compatibility", _platform(machine), "--auditwheel", "check"),
+        *("maturin", "build", "--quiet", "--release", "--strip", "--target", target.triple),
+        *("--compatibility", target.platform, "--auditwheel", "check"),
         *("--interpreter", interpreter, "--out", out),
         *("--manifest-path", sources / "crates/bindings/Cargo.toml"),
     ]
-    env = environment(sources, work, machine)
+    env = environment(sources, work, target)
     # CPython's headers are the same for all 64-bit machines: where these differ, the headers check.
     env["THREADLETS_HEADERS"] = ":".join(map(str, python.headers))
     run(*argv, env=env, cwd=sources)
@@ -71,32 +114,28 @@ def build_wheel(
     return wheel
 
 
-def _triple(machine: str) -> str:
-    return f"{machine}-unknown-linux-gnu"
-
-
-def _platform(machine: str) -> str:
-    return f"manylinux_{GLIBC_MAX.replace('.', '_')}_{machine}"
-
-
-def environment(sources: Path, work: Path = WORK, machine: str = "x86_64") -> dict[str, str]:
+def environment(
+    sources: Path, work: Path = WORK, target: Target = DEFAULT_TARGET
+) -> dict[str, str]:
     """Return a build's environment: its linker, and no path or time of this machine in the output."""
     cargo_home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
     sysroot = output("rustc", "--print", "sysroot").strip()
     places = {sources: "threadlets", cargo_home: "cargo", sysroot: "rust", work: "target"}
     remaps = " ".join(f"--remap-path-prefix={place}=/{name}" for place, name in places.items())
-    target = _triple(machine).replace("-", "_")
+    triple = target.triple.replace("-", "_")
     return {
         **{name: value for name, value in os.environ.items() if name != "CPATH"},
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH") or _last_change(),
         "CARGO_TARGET_DIR": str(work),
-        "RUSTFLAGS": remaps,
-        f"CC_{target}": COMPILERS[machine],
-        f"CFLAGS_{target}": f"-ffile-prefix-map={sources}=/threadlets",
-        f"CARGO_TARGET_{target.upper()}_LINKER": str(ROOT / "wheels" / "linker"),
-        "GLIBC_MAX": GLIBC_MAX,
-        "WHEEL_TARGET": _triple(machine),
-        "WHEEL_CC": COMPILERS[machine],
+        # A library for musl takes libc from the process, too.
+        "RUSTFLAGS": f"{remaps} -C target-feature=-crt-static" if "musl" in target.zig else remaps,
+        f"CC_{triple}": target.compiler,
+        f"CFLAGS_{triple}": f"-ffile-prefix-map={sources}=/threadlets",
+        f"CARGO_TARGET_{triple.upper()}_LINKER": str(ROOT / "wheels" / "linker"),
+        "WHEEL_TARGET": target.triple,
+        "WHEEL_ZIG_TARGET": target.zig,
+        "WHEEL_CC": target.compiler,
+        "WHEEL_UNWINDER": target.unwinder or "",
         "WHEEL_PYTHON": sys.executable,
         "ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig"),
         "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig"),
@@ -107,8 +146,8 @@ def _last_change() -> str:
     return output("git", "-C", ROOT, "log", "-1", "--format=%ct").strip()
 
 
-def check_wheel(wheel: Path, machine: str = "x86_64") -> int:
-    """Refuse a wheel that contains an unwinder, exports too much, or needs a newer glibc.
+def check_wheel(wheel: Path, target: Target = DEFAULT_TARGET) -> int:
+    """Refuse a wheel that has the wrong unwinder, exports too much, or needs a newer libc.
 
     Return the size of its library in bytes.
     """
@@ -118,8 +157,9 @@ def check_wheel(wheel: Path, machine: str = "x86_64") -> int:
     (library,) = folder.glob("threadlets/_core.*.so")
     symbols = output("nm", "--dynamic", "--with-symbol-versions", library)
     for name in _UNWINDER:
-        if not re.search(rf" U {name}@GCC_", symbols):
-            raise SystemExit(f"{wheel.name}: {name} is not libgcc_s's: see wheels/linker")
+        is_libgcc_s = re.search(rf" U {name}@GCC_", symbols) is not None
+        if is_libgcc_s != (target.unwinder == "libgcc_s"):
+            raise SystemExit(f"{wheel.name}: {name} is from the wrong unwinder: see wheels/linker")
     exported = set(re.findall(r"^[0-9a-f]+ \w (\w+)", symbols, re.MULTILINE))
     if not exported <= _EXPORTED:
         raise SystemExit(f"{wheel.name} must not export {sorted(exported - _EXPORTED)}")
@@ -129,11 +169,22 @@ def check_wheel(wheel: Path, machine: str = "x86_64") -> int:
     licences = {path.name for path in folder.glob("*.dist-info/licenses/*")}
     if licences != {"LICENSE", "LICENSE-THIRD-PARTY"}:
         raise SystemExit(f"{wheel.name} has these licences: {sorted(licences)}")
-    # auditwheel only checks here: the wheel must need no library but the platform's.
-    shown = " ".join(output(TOOLS / "auditwheel", "show", wheel).split())
-    if f'consistent with the following platform tag: "{_platform(machine)}"' not in shown:
-        raise SystemExit(f"{wheel.name} is not {_platform(machine)}: {shown}")
+    _check_libraries(wheel, library, target)
     return library.stat().st_size
+
+
+def _check_libraries(wheel: Path, library: Path, target: Target) -> None:
+    """Refuse a wheel that needs a library which the platform does not promise."""
+    if target.unwinder is None:
+        # musl's loader knows itself by this name. auditwheel expects the one that Alpine gives it.
+        needed = re.findall(r"\(NEEDED\).*\[(.+)\]", output("readelf", "--dynamic", library))
+        if needed != ["libc.so"]:
+            raise SystemExit(f"{wheel.name} needs these libraries: {needed}")
+        return
+    # auditwheel only checks here.
+    shown = " ".join(output(TOOLS / "auditwheel", "show", wheel).split())
+    if f'consistent with the following platform tag: "{target.platform}"' not in shown:
+        raise SystemExit(f"{wheel.name} is not {target.platform}: {shown}")
 
 
 def run(program: str, *arguments: object, **options: object) -> None:

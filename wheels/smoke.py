@@ -76,12 +76,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minor", action="append", choices=MINORS, help="all, if left out")
     parser.add_argument("--dist", type=Path, default=ROOT / "dist")
+    parser.add_argument("--python", type=Path, help="one of another libc, for a single --minor")
+    parser.add_argument("--packages", type=Path, help="where its packages are; not downloaded then")
     options = parser.parse_args()
-    minors = options.minor or MINORS
-    for minor in minors:
-        download(find(minor), _wheel(minor, options.dist))
+    if options.python:
+        (minor,) = options.minor or ("",)
+        pythons = [Python(minor, options.python.absolute(), ())]
+    else:
+        pythons = [find(minor) for minor in options.minor or MINORS]
+    if not options.packages:
+        for python in pythons:
+            download(python, _wheel(python.minor, options.dist))
     go_offline()
-    n_failed = sum(_smoke(minor, options.dist) for minor in minors)
+    n_failed = sum(
+        _smoke(python, options.dist, options.packages or _packages(python.minor))
+        for python in pythons
+    )
     raise SystemExit(min(n_failed, 1))
 
 
@@ -124,14 +134,14 @@ def go_offline() -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", was | _IFF_UP))
 
 
-def _smoke(minor: str, dist: Path) -> bool:
+def _smoke(python: Python, dist: Path, packages: Path) -> bool:
     """Run all steps with one wheel, and print the outcome; return whether something failed."""
-    python = find(minor)
+    minor = python.minor
     failures = 0
     for make in (_with_pip, _with_uv):
         with tempfile.TemporaryDirectory() as folder:
             environment = Environment(python, Path(folder))
-            for step in (lambda it, make=make: make(it, python, dist), *_STEPS):
+            for step in (lambda it, make=make: make(it, python, dist, packages), *_STEPS):
                 name = make.__name__ if step not in _STEPS else step.__name__
                 try:
                     step(environment)
@@ -144,14 +154,14 @@ def _smoke(minor: str, dist: Path) -> bool:
     return failures > 0
 
 
-def _sources(minor: str, dist: Path) -> list[str]:
-    return ["--no-index", "--find-links", str(dist), "--find-links", str(_packages(minor))]
+def _sources(dist: Path, packages: Path) -> list[str]:
+    return ["--no-index", "--find-links", str(dist), "--find-links", str(packages)]
 
 
-def _with_pip(environment: Environment, python: Python, dist: Path) -> None:
+def _with_pip(environment: Environment, python: Python, dist: Path, packages: Path) -> None:
     """Make the environment with venv; install the loop alone, then the server, with pip."""
     environment.run(python.in_place, "-m", "venv", environment.folder / "venv")
-    install = ("-m", "pip", "install", "--quiet", *_sources(python.minor, dist))
+    install = ("-m", "pip", "install", "--quiet", *_sources(dist, packages))
     environment.python(*install, "threadlets")
     refused = environment.complete(environment.bin / "python", "-m", "threadlets", "--help")
     assert refused.returncode == 2, refused
@@ -160,12 +170,12 @@ def _with_pip(environment: Environment, python: Python, dist: Path) -> None:
     environment.python("-m", "pip", "check")
 
 
-def _with_uv(environment: Environment, python: Python, dist: Path) -> None:
+def _with_uv(environment: Environment, python: Python, dist: Path, packages: Path) -> None:
     """Make the environment and install the server with uv."""
     uv = [TOOLS / "uv", "--quiet", "--offline", "--no-cache", "--no-config"]
     environment.run(*uv, "venv", "--python", python.in_place, environment.folder / "venv")
     where = ("--python", environment.bin / "python")
-    sources = _sources(python.minor, dist)
+    sources = _sources(dist, packages)
     environment.run(*uv, "pip", "install", *where, *sources, "threadlets[serve]")
     environment.run(*uv, "pip", "check", *where)
 

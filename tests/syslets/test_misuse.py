@@ -190,7 +190,7 @@ def test_a_loop_that_is_not_threadlets_is_refused() -> None:
 
 def test_pools_without_memory_are_refused() -> None:
     """A pool lends something, at least."""
-    with pytest.raises(ValueError, match="without memory"):
+    with pytest.raises(ValueError, match="memory_max is 0"):
         BufferPool(0)
     with pytest.raises((ValueError, OverflowError)):
         BufferPool(-1)

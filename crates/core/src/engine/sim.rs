@@ -247,7 +247,8 @@ unsafe fn shortened(call: &Call, shortage: u64) -> Call {
             let message = call.at::<libc::msghdr>(1);
             // SAFETY: guaranteed by the caller; the pieces are listed anew for each call.
             unsafe {
-                (*message).msg_iovlen = fewer((*message).msg_iov, (*message).msg_iovlen, shortage);
+                let n_pieces = (*message).msg_iovlen as usize;
+                (*message).msg_iovlen = fewer((*message).msg_iov, n_pieces, shortage) as _;
             }
             *call
         }

@@ -143,7 +143,7 @@ impl Run {
         self.frame.slots[first + 1] = i64::from(message.msg_flags);
         if words[3] != NONE {
             let span = Span { object: words[3], start: NONE, length: NONE };
-            self.frame.note_filled(span, message.msg_controllen);
+            self.frame.note_filled(span, message.msg_controllen as usize);
         }
         if words[4] != NONE
             && let Memory::Address(address) = &mut self.frame.objects[usize::from(words[4])]

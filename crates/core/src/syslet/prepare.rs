@@ -185,9 +185,9 @@ impl Run {
         message.msg_name = name as *mut libc::c_void;
         message.msg_namelen = name_len;
         message.msg_iov = pieces as *mut libc::iovec;
-        message.msg_iovlen = n_pieces as usize;
+        message.msg_iovlen = n_pieces as _;
         message.msg_control = control_start.cast();
-        message.msg_controllen = control_len;
+        message.msg_controllen = control_len as _;
         message.msg_flags = 0;
         let message = &raw mut *message as u64;
         let flags = kernel_flags(self.frame.slot(flags) as u64)?;

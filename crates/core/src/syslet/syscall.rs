@@ -430,7 +430,7 @@ fn splice(call: &Call) -> i64 {
 
 fn sleep_until(deadline_ns: u64) -> i64 {
     let deadline = libc::timespec {
-        tv_sec: (deadline_ns / 1_000_000_000) as libc::time_t,
+        tv_sec: (deadline_ns / 1_000_000_000) as _,
         tv_nsec: (deadline_ns % 1_000_000_000) as libc::c_long,
     };
     let nothing = std::ptr::null_mut::<libc::timespec>();

@@ -152,9 +152,13 @@ pub struct ThreadTraits;
 impl ThreadTraits {
     /// Run this thread only where a CPU would be idle; `false`: not allowed.
     pub fn run_when_idle() -> bool {
-        let parameters = libc::sched_param { sched_priority: 0 };
-        // SAFETY: a system call on this thread; the parameters outlive it.
-        unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameters) == 0 }
+        // The kernel's `sched_param`. Not by libc: musl's function refuses always, since POSIX wants another.
+        let priority: libc::c_int = 0;
+        // SAFETY: a system call on this thread; the number outlives it.
+        unsafe {
+            libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_IDLE, &raw const priority)
+                == 0
+        }
     }
 
     /// Have this thread give way to others that want its CPU, or be their equal again. Many functions may
