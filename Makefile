@@ -81,6 +81,10 @@ OTHER_VENVS = $(foreach minor,$(filter-out $(OUR_MINOR),$(MINORS)),$(if $(call f
 model: ## Check the take-over protocol and the lock-free queues under every interleaving
 	CARGO_TARGET_DIR=target/model cargo test --package threadlets-core --features model --release --quiet --test model
 
+.PHONY: miri
+miri: ## Look for undefined behavior in the core's data structures (needs nightly Rust with Miri)
+	.ci/miri
+
 .PHONY: sanitize
 sanitize: ## Run the core's tests under the address and the thread sanitizer (needs nightly Rust)
 	.ci/sanitize
@@ -127,6 +131,10 @@ wheels: $(VENV)/.wheels ## Build wheels for CPython 3.11 to 3.15 and the sdist i
 .PHONY: reproduce
 reproduce: $(VENV)/.wheels ## Build a wheel of dist/ again from the sdist, elsewhere, and compare it byte by byte
 	$(BIN)/python wheels/reproduce.py
+
+.PHONY: release
+release: $(VENV)/.wheels ## Build, check and test what a release would publish; see docs/releasing.md
+	$(BIN)/python wheels/release.py
 
 .PHONY: licences
 licences: ## Write LICENSE-THIRD-PARTY from Cargo.lock

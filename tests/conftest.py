@@ -1,5 +1,4 @@
-"""What the tests of several packages use: a heap of their own, coroutines run within a deadline, calls
-that start where the test wants them to."""
+"""Fixtures of all test packages: a frozen heap, coroutines with a deadline, where calls start."""
 
 from __future__ import annotations
 
@@ -14,7 +13,8 @@ import pytest
 import threadlets
 from threadlets.aio.workers import ThreadedDispatcher
 
-# It asks the collector who refers to its plugins and its generator, which does not show what is frozen below.
+# Done before anything is frozen below: hypothesis asks the collector which objects refer to its
+# plugins and its generator, and frozen objects are not among the answers.
 with (
     contextlib.suppress(ImportError),
     importlib.import_module("hypothesis.internal.entropy").deterministic_PRNG(),
@@ -23,7 +23,7 @@ with (
 
 _DEADLINE_S = 20.0
 
-# Has dispatchers that are made from now on start calls so, except in pools that say otherwise.
+# Makes every dispatcher that is made from now on start its calls so; pools may say otherwise.
 _FORCED = """
 from threadlets.aio.workers import ThreadedDispatcher
 
@@ -39,8 +39,8 @@ ThreadedDispatcher.__new__ = staticmethod(_make)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "starts(*starts): run with calls that start 'inline', 'beside', or as is known of their "
-        "functions, 'auto'; the mark that is nearest to the test counts",
+        "starts(*starts): run the test once with each start of its calls: 'inline', 'beside', or "
+        "'auto', by the history of their functions; the mark that is nearest to the test counts",
     )
 
 
@@ -52,15 +52,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    # Many tests collect garbage: have them look at their own objects only, not at all that pytest
-    # and the tests before keep.
+    # Many tests collect garbage: freezing keeps what pytest and earlier tests hold out of their
+    # collections.
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def start(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Say where calls start in this test: "auto", unless it is marked with `starts`."""
+    """Set where calls start in this test: "auto", unless it is marked with `starts`."""
     start = getattr(request, "param", "auto")
     with pytest.MonkeyPatch.context() as patch:
         if start != "auto":
@@ -71,7 +71,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def start_prelude(start: str) -> str:
-    """Return what a program of this test begins with, so that its calls start there."""
+    """Return the code that begins a program of this test, to start its calls as the test does."""
     return "" if start == "auto" else _FORCED.format(start=start)
 
 

@@ -271,3 +271,64 @@ def test_make_help_lists_every_target() -> None:
     phony = set(re.findall(r"^\.PHONY: (\S+)", makefile, re.MULTILINE))
     documented = set(re.findall(r"^(\S+):.*## ", makefile, re.MULTILINE))
     assert phony == documented
+
+
+# What the project calls a thing has one name, in Rust, in Python and in the pages: docs/glossary.md. These were names of
+# the same things once.
+_OLD_WORDS = re.compile(
+    r"\b(letterbox|mailbox|crew|roster|sentinel|offences?|hush|farewell|on watch|whoever)\b",
+    re.IGNORECASE,
+)
+
+
+def test_old_names_do_not_come_back() -> None:
+    """One word for one thing."""
+    found = [
+        f"{path.relative_to(_ROOT)}:{number}: {line.strip()}"
+        for path in _tracked("*.py", "*.pyi", "*.rs", "*.c", "*.h", "*.md", "Makefile")
+        if path != Path(__file__) and path.name != "CHANGELOG.md"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if _OLD_WORDS.search(line)
+    ]
+    assert [] == found
+
+
+def test_no_two_public_types_have_one_name() -> None:
+    """Neither in one crate nor in two."""
+    public = re.compile(r"^\s*pub(?:\([a-z ]+\))? (?:struct|enum|trait|union) (\w+)", re.MULTILINE)
+    names = [
+        name for path in _tracked("crates/*/src/*.rs") for name in public.findall(path.read_text())
+    ]
+    assert [] == sorted({name for name in names if names.count(name) > 1})
+
+
+def _is_known(value: ast.expr) -> bool:
+    """Whether an expression is a constant, or made of constants."""
+    if isinstance(value, ast.Tuple | ast.List | ast.Set):
+        return all(map(_is_known, value.elts))
+    if isinstance(value, ast.Dict):
+        return all(it is not None and _is_known(it) for it in [*value.keys, *value.values])
+    if isinstance(value, ast.UnaryOp):
+        return _is_known(value.operand)
+    return isinstance(value, ast.Constant) or (
+        isinstance(value, ast.Name) and value.id == "expected"
+    )
+
+
+@pytest.mark.parametrize("path", _tracked("tests/*.py"), ids=lambda path: path.name)
+def test_assertions_name_the_expected_value_first(path: Path) -> None:
+    """`assert expected == actual`, so that a failure reads the same everywhere."""
+    compared = [
+        node
+        for assertion in ast.walk(ast.parse(path.read_text()))
+        if isinstance(assertion, ast.Assert)
+        for node in ast.walk(assertion.test)
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq)
+        if node is assertion.test or node in getattr(assertion.test, "values", ())
+    ]
+    turned = [
+        node.lineno
+        for node in compared
+        if _is_known(node.comparators[0]) and not _is_known(node.left)
+    ]
+    assert [] == turned

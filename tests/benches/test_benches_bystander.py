@@ -1,4 +1,4 @@
-"""The bystander, the storm and the servers that it meets."""
+"""The bystander, the storm of requests, and the servers that the storm loads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STORM = bystander.SCENARIO.cases[0]
 
 
 def budget() -> Budget:
-    """Return a moment."""
+    """Return a budget of a moment."""
     return Budget(0.05, Placement.of_this_machine())
 
 
@@ -58,13 +58,13 @@ def test_server_answers_with_the_page(style: str, tmp_path: Path) -> None:
 
 
 def test_without_ab_there_is_no_storm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that is missing is no failure, and its name and package are told."""
+    """A missing program is no failure; the reason names its package."""
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with (
         pytest.raises(NotApplicable, match="apt install apache2-utils"),
         storm.blowing(1, 1, 1, {0}),
     ):
-        pytest.fail("nothing can blow")
+        pytest.fail("a storm began without ab")
 
 
 def test_without_nginx_it_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_figures_of_ab_are_found_by_name() -> None:
 def test_port_on_which_nobody_listens_fails_the_measurement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A server that does not come up is not waited for for ever."""
+    """A server that does not begin to listen is not waited for forever."""
     monkeypatch.setattr(storm, "_LISTEN_TIMEOUT_S", 0)
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

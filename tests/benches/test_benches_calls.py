@@ -22,7 +22,7 @@ SMALL = {
     "n_tasks": 5,
     "n_blockers": 20,
     "n_sleepers": 8,
-    # Long enough for all to have begun, also where others use the machine.
+    # Long enough for all of them to begin, even on a machine that others use.
     "sleep_ms": 100,
     "settle_ms": 10,
     "rest_ms": 1,
@@ -62,14 +62,14 @@ def test_every_way_works_off_the_same_load(peer: str) -> None:
 
 @pytest.mark.timeout(60)
 def test_memory_is_told_where_each_call_has_its_thread() -> None:
-    """64 threads for 200 calls: memory per thread would be that of the calls that wait."""
+    """With 64 threads for 200 calls, memory per thread would include the calls that wait."""
     case = small(LOADS["blockers"])
     case = dataclasses.replace(case, parameters={**case.parameters, "n_blockers": 200})
     assert "rss_kib_per_thread" not in taken(case, "pool-64")
 
 
 def test_peer_without_counterpart_is_not_asked() -> None:
-    """A case names the peers that it compares; the others are not measured, and nothing failed."""
+    """A case names the peers that it compares; leaving others out is no failure."""
     asked = []
 
     def ask(case: Case, peer: str, budget: Budget) -> Reading:
@@ -83,7 +83,7 @@ def test_peer_without_counterpart_is_not_asked() -> None:
 
 
 def test_reason_to_leave_a_peer_out_is_kept_once() -> None:
-    """Who is not applicable is asked in the first round only, and the reason is kept."""
+    """A peer that is not applicable is tried in the first round only."""
     n_asked = 0
 
     def refuse(case: Case, peer: str, budget: Budget) -> Reading:
@@ -101,7 +101,7 @@ def test_reason_to_leave_a_peer_out_is_kept_once() -> None:
 
 
 def test_least_disturbed_measurement_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With patience a measurement that others disturbed is repeated; its figures have no say."""
+    """With patience, a disturbed measurement is repeated, and its figures are dropped."""
     others = iter([0.9, 0.5, 0.8, 0.7])
     figures = iter([1.0, 2.0, 3.0, 4.0])
     monkeypatch.setattr(quiet, "wait_until_quiet", lambda _: None)
@@ -116,7 +116,7 @@ def test_least_disturbed_measurement_counts(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_load_that_fails_is_a_failed_measurement() -> None:
-    """What the process wrote says why."""
+    """The message has what the process wrote."""
     case = Case("case", (), {"load": "no-such-load", "n_cpus": 1})
     with pytest.raises(MeasurementFailed, match="KeyError"):
         taken(case, "asyncio")

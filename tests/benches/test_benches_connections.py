@@ -1,4 +1,4 @@
-"""The storm of connections in a namespace of its own."""
+"""The storm of connections, in a network namespace of its own."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def test_storm_of_connections_has_every_figure() -> None:
         figures["n_errors"],
         figures["n_listen_overflows"],
     )
-    # So many requests take several of the hundredths of a second in which the kernel counts.
+    # So many requests take several hundredths of a second, the unit in which the kernel counts.
     assert figures["server_cpu_us_per_request"] > 0
 
 
 def test_without_ab_connections_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that is missing is no failure, and its package is told."""
+    """A missing program is no failure; the reason names its package."""
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(NotApplicable, match="apt install apache2-utils"):
         measure()
 
 
 def test_without_a_namespace_connections_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that gives no namespace is told of, with what to do about it."""
+    """If the system gives no namespace, the reason says what to do about it."""
 
     def refuse(argv: list[str], **_kwargs: Any) -> None:
         raise subprocess.CalledProcessError(1, argv, stderr="unshare: Operation not permitted")

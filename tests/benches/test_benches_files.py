@@ -36,7 +36,7 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> corpus.Corpus:
 
 
 def taken(case: Case, peer: str) -> Figures:
-    """Measure for a moment; what cannot be measured here is skipped."""
+    """Measure for a moment; skip the test if that is not possible here."""
     try:
         peers.require(peer)
         return files.measure(case, peer, Budget(0.01, Placement.of_this_machine()))
@@ -53,14 +53,14 @@ def test_corpus_holds_what_it_says(few: corpus.Corpus) -> None:
 
 
 def test_corpus_is_made_once(few: corpus.Corpus, tmp_path: Path) -> None:
-    """A complete one is used as it is."""
+    """A complete corpus is used as it is."""
     before = few.paths_file.stat().st_mtime_ns
     assert few == prepare(_N_FILES, tmp_path)
     assert before == few.paths_file.stat().st_mtime_ns
 
 
 def test_corpus_that_was_interrupted_is_made_anew(few: corpus.Corpus, tmp_path: Path) -> None:
-    """Files that are missing would be read fast."""
+    """A corpus without some of its files would be read too fast."""
     (few.paths_file.parent / "complete.json").unlink()
     (ROOT / few.paths[0]).unlink()
     assert few == prepare(_N_FILES, tmp_path)
@@ -98,14 +98,14 @@ def test_peer_that_reads_too_little_fails(peer: str, few: corpus.Corpus) -> None
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("peer", ["sync", "uring"])
 def test_file_that_is_missing_fails_the_measurement(peer: str, few: corpus.Corpus) -> None:
-    """The error says why."""
+    """The message says why."""
     (ROOT / few.paths[7]).unlink()
     with pytest.raises(MeasurementFailed, match="No such file"):
         taken(WARM, peer)
 
 
 def test_caches_are_emptied_by_root_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who may not is told so before anything is measured."""
+    """Without root, the case is not applicable, and nothing is measured."""
     monkeypatch.setattr(caches, "may_empty", lambda: False)
     budget = Budget(0.01, Placement.of_this_machine())
     with pytest.raises(NotApplicable, match="only root"):
@@ -115,7 +115,7 @@ def test_caches_are_emptied_by_root_only(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_ring_that_is_forbidden_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Containers often forbid io_uring; that is told, and nothing failed."""
+    """Containers often forbid io_uring; the reason says so, and nothing has failed."""
     forbidden = tmp_path / "uring_read"
     forbidden.write_text("#!/bin/sh\necho io_uring_setup: Operation not permitted >&2\nexit 1\n")
     forbidden.chmod(0o755)
@@ -135,7 +135,7 @@ def test_peers_of_the_cases_are_known() -> None:
 
 
 def test_without_a_compiler_the_ring_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package that is missing is named."""
+    """The message names the missing package."""
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(peers.PeerUnavailable, match="apt install gcc"):
         peers.require("uring")
@@ -145,7 +145,7 @@ def test_without_a_compiler_the_ring_is_no_peer(monkeypatch: pytest.MonkeyPatch)
 def test_program_that_does_not_compile_is_a_failed_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the compiler wrote says why."""
+    """The message has what the compiler wrote."""
     source = tmp_path / "broken.c"
     source.write_text("no program\n")
     monkeypatch.setattr(uring, "SOURCE", source)

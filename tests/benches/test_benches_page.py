@@ -67,7 +67,7 @@ def test_no_time_at_all_has_a_bin() -> None:
 
 
 def test_quantile_of_nothing_is_an_error() -> None:
-    """A figure is never made up."""
+    """No figure is made up where there are no values."""
     with pytest.raises(ValueError, match="nothing was timed"):
         quantile([], 0.5)
 
@@ -82,7 +82,7 @@ def test_result_survives_the_file(tmp_path: Path) -> None:
 
 
 def test_page_tells_ratios_goals_and_changes(tmp_path: Path, capsys: Any) -> None:
-    """Cases that compare other peers get a table of their own; what is uncommitted is said."""
+    """Cases with different peers have tables of their own; uncommitted changes are mentioned."""
     page.main([str(saved(tmp_path))])
     written = capsys.readouterr().out
     assert "| sleep-1ms | wait_us | 20 us | 80 us (0.25) | <=0.5x pool-64 met |" in written
@@ -100,7 +100,7 @@ def test_table_is_split_where_peers_differ() -> None:
 
 
 def test_reasons_to_leave_peers_out_are_reported_together() -> None:
-    """One line per reason."""
+    """Each reason takes one line."""
     [line] = report.left_out([LeftOut("a", "nginx", "missing"), LeftOut("b", "nginx", "missing")])
     assert "left out: a (nginx), b (nginx): missing" == line
 

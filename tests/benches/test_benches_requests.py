@@ -1,4 +1,4 @@
-"""The scenarios of requests that are parked and cancelled, with few of them."""
+"""The scenarios of requests that are parked and cancelled, with few requests."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_load_gives_every_figure_that_it_promises(name: str, case: Case, peer: s
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("peer", transition.OTHER_LOOPS)
 def test_other_loops_yield_too(peer: str) -> None:
-    """What has no loop of asyncio's kind takes part in sleep-zero, and in that alone."""
+    """Peers without an asyncio loop take part in sleep-zero, and in that alone."""
     case, *others = transition.SCENARIO.cases
     assert peer in (case.peers or ())
     assert not any(peer in (other.peers or ()) for other in others)
@@ -77,7 +77,7 @@ def test_other_loops_yield_too(peer: str) -> None:
 
 @pytest.mark.timeout(60)
 def test_sleeps_that_were_too_short_are_slept_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the first have ended before the last begins there is no figure, but a longer attempt."""
+    """If the first sleeps end before the last begin, a longer attempt follows instead of a figure."""
     case = few(next(case for case in parked.SCENARIO.cases if case.name.startswith("sleep-")))
     monkeypatch.setattr(parked, "_SLEEP_S", 0)
     assert parked.measure(case, "asyncio", BUDGET)["wake_us_each"] > 0
@@ -87,7 +87,7 @@ def test_sleeps_that_were_too_short_are_slept_again(monkeypatch: pytest.MonkeyPa
 
 
 def test_sleeps_that_are_over_are_not_parked() -> None:
-    """Memory of what has ended already says nothing."""
+    """The memory of sleeps that have ended says nothing."""
     parking = Parking(1, 0.0)
     parking.creating()
     with pytest.raises(SleptTooShort):
@@ -95,7 +95,7 @@ def test_sleeps_that_are_over_are_not_parked() -> None:
 
 
 def test_loop_that_stands_is_noticed_by_who_wakes_late() -> None:
-    """What counts is the longest time without a tick after the first cancel, later ones included."""
+    """`frozen_ms` is the longest time without a tick after the first cancel, late ticks included."""
     cancelling = Cancelling(1)
     cancelling.creating()
     cancelling.tick()
@@ -109,7 +109,7 @@ def test_loop_that_stands_is_noticed_by_who_wakes_late() -> None:
 
 
 def test_too_little_memory_is_said_and_not_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that does not fit is left out, with what it would need."""
+    """A peer that does not fit is left out, with the memory that it would need."""
     monkeypatch.setattr(capacity, "available_bytes", lambda: 1 << 30)
     capacity.require_memory("asyncio", 20_000)
     with pytest.raises(

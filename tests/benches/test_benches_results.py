@@ -1,4 +1,4 @@
-"""What a page may be made of: whole runs, and what they lack is named."""
+"""What a page may be made of: complete runs, with what they lack."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Measure = dict[str, float]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Return what runs one scenario, with a page and results of its own."""
+    """Return a function that runs one scenario, with a page and results of its own."""
     (tmp_path / "results").mkdir()
     (tmp_path / "docs").mkdir()
     monkeypatch.setattr(results, "DIRECTORY", tmp_path / "results")
@@ -52,17 +52,17 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 def local(tmp_path: Path) -> list[Path]:
-    """The results of runs that were not published."""
+    """Return the paths of results that were not published."""
     return sorted((tmp_path / "local").glob("*.json"))
 
 
 def constant(_case: Case, peer: str) -> Measure:
-    """Every figure of a peer is the same."""
+    """Return the same figure for every measurement of a peer."""
     return {"wait_us": 10.0 if peer == "threadlets" else 20.0}
 
 
 def counting(then: Callable[[int, Case, str], None]) -> Callable[[Case, str], Measure]:
-    """Measure constants, after something happens that knows how many there were."""
+    """Measure constants, after a call of `then` with the number of measurements so far."""
     n_taken = 0
 
     def measure(case: Case, peer: str) -> Measure:
@@ -91,7 +91,7 @@ def test_complete_run_is_published(run: Any, tmp_path: Path) -> None:
 
 
 def test_published_run_replaces_the_one_before(run: Any, tmp_path: Path) -> None:
-    """The page never has two results of a scenario to choose from."""
+    """The page never has to choose between two results of a scenario."""
     for _ in range(2):
         assert 0 == run(constant, "--publish")
     assert 1 == len(list((tmp_path / "results").glob("*.json")))
@@ -99,7 +99,7 @@ def test_published_run_replaces_the_one_before(run: Any, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("n_until", [1, 2, N_PLANNED])
 def test_interrupted_run_is_kept_and_not_shown(run: Any, tmp_path: Path, n_until: int) -> None:
-    """It loses nothing that it has measured, is called incomplete, and replaces nothing."""
+    """Its measurements are kept and called incomplete, and it replaces nothing."""
     assert 0 == run(constant, "--publish")
     before = page.PATH.read_text()
 
@@ -125,7 +125,7 @@ def test_interrupted_run_is_kept_and_not_shown(run: Any, tmp_path: Path, n_until
 def test_interrupted_run_is_refused_among_stored_ones(
     run: Any, tmp_path: Path, capsys: Any
 ) -> None:
-    """However it got there; the page says that the scenario has not been measured."""
+    """The page says that the scenario has not been measured."""
 
     def interrupt(n_taken: int, _case: Case, _peer: str) -> None:
         if n_taken == 5:
@@ -143,7 +143,7 @@ def test_interrupted_run_is_refused_among_stored_ones(
 
 
 def test_old_file_that_lacks_rounds_is_refused(run: Any, tmp_path: Path) -> None:
-    """Files of before do not say whether they are whole; their measurements do."""
+    """Old files do not say whether they are complete; the number of their measurements does."""
     run(constant)
     [path] = local(tmp_path)
     raw = json.loads(path.read_text())
@@ -157,7 +157,7 @@ def test_old_file_that_lacks_rounds_is_refused(run: Any, tmp_path: Path) -> None
 
 
 def test_quick_run_is_refused(run: Any, tmp_path: Path) -> None:
-    """It is too short to quote, and so nobody can."""
+    """A quick run is too short to be quoted."""
     run(constant, "--quick")
     [path] = local(tmp_path)
     with pytest.raises(Unfit, match="quick run"):
@@ -166,13 +166,13 @@ def test_quick_run_is_refused(run: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("argv", [["--quick"], ["--peers", "threadlets"], ["fake/one"]])
 def test_only_whole_scenarios_are_published(run: Any, argv: list[str], tmp_path: Path) -> None:
-    """What would replace a full table by less is refused before anything is measured."""
+    """A run that would replace a full table by a smaller one is refused before it measures."""
     assert 2 == run(counting(lambda *_: pytest.fail("nothing is measured")), "--publish", *argv)
     assert [] == list((tmp_path / "results").iterdir())
 
 
 def test_failures_and_rounds_are_told(run: Any) -> None:
-    """A figure of fewer rounds says so; who failed throughout is named with the last words."""
+    """A figure of fewer rounds says so; a peer that always failed is named with its last message."""
 
     def fail(_n_taken: int, case: Case, peer: str) -> None:
         if (case.name, peer) == ("one", "asyncio"):
@@ -189,7 +189,7 @@ def test_failures_and_rounds_are_told(run: Any) -> None:
 
 
 def test_case_that_failed_throughout_has_no_row(run: Any) -> None:
-    """And is named."""
+    """The case is named as failed."""
 
     def fail(_n_taken: int, case: Case, _peer: str) -> None:
         if case.name == "one":
@@ -202,7 +202,7 @@ def test_case_that_failed_throughout_has_no_row(run: Any) -> None:
 
 
 def test_peers_that_are_left_out_are_named(run: Any) -> None:
-    """With the reason; the run is complete without them."""
+    """They are named with the reason; the run is complete without them."""
 
     def leave_out(_n_taken: int, case: Case, peer: str) -> None:
         if (case.name, peer) == ("two", "asyncio"):
@@ -213,7 +213,7 @@ def test_peers_that_are_left_out_are_named(run: Any) -> None:
 
 
 def test_cases_and_peers_that_were_not_asked_for_are_named(run: Any, tmp_path: Path) -> None:
-    """A table of some does not pass for one of all."""
+    """A table of some cases or peers does not pass for a table of all."""
     run(constant, "fake/two", "--peers", "threadlets")
     [path] = local(tmp_path)
     raw = json.loads(path.read_text())
@@ -228,7 +228,7 @@ def test_cases_and_peers_that_were_not_asked_for_are_named(run: Any, tmp_path: P
 
 
 def test_page_is_that_of_the_stored_results() -> None:
-    """Nobody edits it: `python -m benches.page` writes it."""
+    """`python -m benches.page` writes the page; it is not edited by hand."""
     newest, unfit = results.stored(results.DIRECTORY)
     assert [] == unfit
     rendered = page.render(results.in_order(newest, ALL))
@@ -237,7 +237,7 @@ def test_page_is_that_of_the_stored_results() -> None:
 
 @pytest.mark.parametrize("path", figures.texts(), ids=lambda path: path.name)
 def test_figures_in_the_docs_are_the_stored_ones(path: Path) -> None:
-    """`python -m benches.page` puts them in where a mark says which they are."""
+    """`python -m benches.page` writes the figures in front of the marks that name them."""
     newest, _ = results.stored(results.DIRECTORY)
     assert figures.update(path.read_text(), newest) == path.read_text()
 
@@ -251,7 +251,7 @@ def test_figures_in_the_docs_are_the_stored_ones(path: Path) -> None:
     ],
 )
 def test_marked_figures_are_put_in(run: Any, tmp_path: Path, text: str, updated: str) -> None:
-    """With as many digits as before, and nothing else changes."""
+    """A figure keeps its number of digits, and nothing else changes."""
     run(constant)
     [path] = local(tmp_path)
     put_in = figures.update(text, {"fake": Result.load(path)})
@@ -269,7 +269,7 @@ def test_marked_figures_are_put_in(run: Any, tmp_path: Path, text: str, updated:
     ],
 )
 def test_marks_of_nothing_are_refused(run: Any, tmp_path: Path, text: str) -> None:
-    """A mark that checks nothing is worse than none."""
+    """A mark that names no figure would check nothing."""
     run(constant)
     [path] = local(tmp_path)
     with pytest.raises(figures.MarkWrong):

@@ -74,7 +74,7 @@ def test_malformed_goal_is_refused(text: str) -> None:
 
 
 def test_every_scenario_states_valid_goals() -> None:
-    """Goals are parsed only in reports; find a bad one here."""
+    """Only reports parse goals; this finds a bad goal earlier."""
     for scenario in ALL:
         for case in scenario.cases:
             for metric in case.metrics:
@@ -98,7 +98,7 @@ def test_pattern_selects_cases() -> None:
 
 
 def test_table_shows_losing_ratios_and_missed_goals() -> None:
-    """A loss is printed like a win."""
+    """A loss is printed as a win is."""
     rows = summarize(CASE, [*measured("threadlets", 50), *measured("uvloop", 100)])
     text = plain(*table(rows, ["threadlets", "asyncio", "uvloop"]))
     assert "0.50x worse" in text
@@ -106,7 +106,7 @@ def test_table_shows_losing_ratios_and_missed_goals() -> None:
 
 
 def test_failed_and_erroneous_measurements_are_named() -> None:
-    """Neither an absent figure nor a connection error passes in silence."""
+    """An absent figure and a connection error are both reported."""
     lines = failures(
         [
             Measurement("case", "uvloop", 0, {}, "it died"),

@@ -50,14 +50,14 @@ def test_load_gives_every_figure_that_it_promises(load: str, peer: str) -> None:
 def test_atoms_that_do_not_count_are_a_failed_measurement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A program that ends early would be fast."""
+    """A program that ends early would seem fast."""
     monkeypatch.setattr(transitions, "_generator", lambda _: lambda: 3)
     with pytest.raises(MeasurementFailed, match="10 additions came to 3"):
         transitions.transitions("generator", 0.01, {"n_atoms": 20})
 
 
-def test_who_does_not_wait_is_not_measured() -> None:
-    """Memory of what has ended already says nothing."""
+def test_a_call_that_does_not_wait_is_not_measured() -> None:
+    """The memory of waits that have ended says nothing."""
 
     def ended(_idx: int) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""Whole programs as processes."""
+"""Fixtures that run whole programs as processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def script(start_prelude: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a Python program; its process is ended with the test."""
+    """Start a Python program; kill its process at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(source: str, *options: str) -> subprocess.Popen[str]:
@@ -38,7 +38,7 @@ def script(start_prelude: str) -> Iterator[Callable[..., subprocess.Popen[str]]]
 
     yield start
     for process in started:
-        # Its own children too: they hold its pipes.
+        # Its children are killed too: they hold its pipes.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

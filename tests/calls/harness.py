@@ -1,4 +1,4 @@
-"""Functions that block until they are told to go on, and waiting for what other threads do."""
+"""Helpers: functions that block until a gate opens, and waits for what other threads do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import threadlets
 
 DEADLINE_S = 20.0
-#: How many calls in a row a machine that has other work is given to let one function be quick.
+#: How many calls may be made until one is inline: other work of the machine makes quick ones slow.
 N_TRIES = 20_000
 
 # A seccomp filter that refuses (EPERM) one system call by its number.
@@ -37,7 +37,7 @@ def refuse(number):
 
 
 class Gate:
-    """A function to call that blocks, without the GIL, until the gate is opened."""
+    """A function that blocks, without the GIL, until its gate is opened."""
 
     def __init__(self) -> None:
         self._opened = threading.Event()
@@ -49,18 +49,18 @@ class Gate:
         """Block; then return the argument, or raise it if it is an exception."""
         self.thread = threading.get_ident()
         self._loop.call_soon_threadsafe(self.entered.set)
-        assert self._opened.wait(DEADLINE_S), "nobody opened the gate"
+        assert self._opened.wait(DEADLINE_S), "the gate was not opened"
         if isinstance(result, Exception):
             raise result
         return result
 
     def open(self) -> None:
-        """Let everybody through who is blocked, and whoever comes."""
+        """Let blocked calls return, and later ones return at once."""
         self._opened.set()
 
 
 async def block_once() -> None:
-    """Let one function block until the loop, which goes on meanwhile, opens its gate."""
+    """Call a function that blocks until the loop, which goes on meanwhile, opens its gate."""
     gate = Gate()
     task = asyncio.create_task(threadlets.call(gate))
     await gate.entered.wait()
@@ -69,8 +69,8 @@ async def block_once() -> None:
 
 
 def wait_for(gate: threading.Event) -> None:
-    """Block without the GIL until a gate is opened; signals are looked at meanwhile."""
-    assert gate.wait(DEADLINE_S), "nobody opened the gate"
+    """Block without the GIL until the gate opens; signals are handled meanwhile."""
+    assert gate.wait(DEADLINE_S), "the gate was not opened"
 
 
 @contextlib.asynccontextmanager
@@ -82,7 +82,7 @@ async def home_blocked(
     The function is called with a gate that opens at the end of the body, unless it has arguments of its own.
     """
     home, gate = threading.current_thread(), threading.Event()
-    # The one place that knows what begins on the home thread.
+    # Only `start="inline"` makes sure that the function begins on the home thread.
     call = threadlets.Pool(start="inline").call(function, *(args or (gate,)))
     task: asyncio.Task[object] = asyncio.get_running_loop().create_task(call)
     while threading.current_thread() is home:
@@ -95,35 +95,35 @@ async def home_blocked(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds that some other thread brings about."""
+    """Wait until another thread makes a condition true."""
     while not condition():
         await asyncio.sleep(0.001)
 
 
 def counts(pool: threadlets.Pool) -> dict[str, Any]:
-    """Return what a pool counts, without what is known of its functions."""
+    """Return a pool's counters, without the histories of its functions."""
     return {name: count for name, count in pool.stats().items() if name != "functions"}
 
 
 def known(name: str, stats: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return what is known of one function."""
+    """Return the history of one function."""
     functions = (stats or threadlets.stats())["functions"]
     [row] = [row for row in functions if row["function"].endswith(name)]
     return dict(row)
 
 
 async def become_inline(call: Callable[[], Any]) -> int:
-    """Make calls until one is inline; how many were not."""
+    """Make calls until one is inline; return how many were not."""
     for n_beside in range(N_TRIES):
         n_before = threadlets.stats()["calls_inline"]
         await call()
         if threadlets.stats()["calls_inline"] > n_before:
             return n_beside
-    raise AssertionError("it is never called inline")
+    raise AssertionError("the function was never called inline")
 
 
 class Switch:
-    """A function that does not block, or does, or computes; all of it is one function."""
+    """A function that returns at once, blocks or computes, and has one history for all of it."""
 
     def __init__(self) -> None:
         self.gate = Gate()
@@ -139,12 +139,12 @@ class Switch:
 
 
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Wait for a process; its status and what it wrote."""
+    """Wait for a process to end; return its status and its output."""
     stdout, stderr = process.communicate(timeout=DEADLINE_S)
     return process.returncode, stdout, stderr
 
 
 def line(process: subprocess.Popen[str]) -> str:
-    """Wait for the next line that a process writes."""
+    """Wait for the next line that a process writes, and return it."""
     assert process.stdout is not None
     return process.stdout.readline().strip()

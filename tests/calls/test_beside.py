@@ -37,7 +37,7 @@ N_COMPUTING_MAX = min(len(os.sched_getaffinity(0)) + 4, 32)
 
 
 def test_unknown_function_starts_beside_and_the_role_stays(run: Any) -> None:
-    """The loop goes on where it is, while the function blocks another thread."""
+    """The loop goes on on its thread while the function blocks another one."""
 
     async def main() -> None:
         here = threading.get_ident()
@@ -56,7 +56,7 @@ def test_unknown_function_starts_beside_and_the_role_stays(run: Any) -> None:
 
 
 def test_function_that_does_not_block_is_soon_called_inline(run: Any) -> None:
-    """After eight returns in a row."""
+    """A function is called inline once it has returned eight times in a row without blocking."""
 
     async def main() -> None:
         here = threading.get_ident()
@@ -78,7 +78,7 @@ def test_function_that_does_not_block_is_soon_called_inline(run: Any) -> None:
 
 
 def test_function_that_waits_is_never_called_inline(run: Any) -> None:
-    """However short it is."""
+    """A function that sleeps starts beside the loop, however short the sleep is."""
 
     async def main() -> None:
         for _ in range(100):
@@ -90,7 +90,7 @@ def test_function_that_waits_is_never_called_inline(run: Any) -> None:
 
 @pytest.mark.parametrize("does", ["blocks", "computes"])
 def test_inline_call_that_holds_up_the_loop_is_a_mistake(run: Any, does: str) -> None:
-    """The function starts beside from then on, until it was quick eight times as often."""
+    """After a mistake the function starts beside until it has been quick eight times as often."""
 
     async def main() -> None:
         here = threading.get_ident()
@@ -107,12 +107,12 @@ def test_inline_call_that_holds_up_the_loop_is_a_mistake(run: Any, does: str) ->
         assert ("beside", 1) == (known("Switch")["start"], known("Switch")["mistakes"])
         assert await become_inline(lambda: threadlets.call(switch)) >= 64
 
-    # The role moves for what blocks only.
+    # The role moves for a blocked function only.
     run(main(), preempt_ms=None)
 
 
 def test_role_moves_less_than_once_in_a_thousand_calls(run: Any) -> None:
-    """Of a function that blocks briefly once in a hundred."""
+    """A function that blocks briefly in one of a hundred calls rarely moves the role."""
     n_calls = 20_000
 
     def sometimes(number: int) -> None:
@@ -132,7 +132,7 @@ def test_role_moves_less_than_once_in_a_thousand_calls(run: Any) -> None:
 
 
 def test_call_that_was_withdrawn_says_nothing_of_its_function(run: Any) -> None:
-    """It has neither waited nor been quick."""
+    """A withdrawn call counts neither as a wait nor as a quick return."""
 
     async def main() -> None:
         gate = Gate()
@@ -156,7 +156,7 @@ def test_call_that_was_withdrawn_says_nothing_of_its_function(run: Any) -> None:
 
 
 def test_call_that_waits_for_a_thread_counts_once(run: Any) -> None:
-    """However often it tries to start."""
+    """A call that waits for a thread counts once, however often it tries to start."""
     pool = Pool(start="inline")
 
     async def main() -> None:
@@ -176,7 +176,7 @@ def test_call_that_waits_for_a_thread_counts_once(run: Any) -> None:
 
 
 def test_pool_says_where_its_calls_start(run: Any) -> None:
-    """Whatever is known of their functions."""
+    """A pool's `start` decides, whatever is known of the functions."""
     inline, beside = Pool(start="inline"), Pool(start="beside")
 
     async def main() -> None:
@@ -200,8 +200,8 @@ def test_pool_says_where_its_calls_start(run: Any) -> None:
 
 
 @pytest.mark.parametrize("start", ["outside", "", "INLINE"])
-def test_other_words_for_a_start_are_refused(start: Any) -> None:
-    """With those that there are."""
+def test_unknown_starts_are_refused(start: Any) -> None:
+    """The error lists the words that exist."""
     with pytest.raises(ValueError, match="'auto', 'inline' or 'beside'"):
         Pool(start=start)
     loop: Any = threadlets.new_event_loop()
@@ -216,7 +216,7 @@ def test_other_words_for_a_start_are_refused(start: Any) -> None:
 
 
 def test_executor_learns_as_well() -> None:
-    """Its home is where functions run that do not block."""
+    """An executor calls functions that do not block on its home thread."""
     with ThreadletExecutor() as executor:
         first = executor.submit(threading.get_ident).result(DEADLINE_S)
         home = executor._work._home
@@ -230,7 +230,7 @@ def test_executor_learns_as_well() -> None:
 
 
 def test_default_executor_learns_as_well(run: Any) -> None:
-    """Of the function itself: `to_thread` runs it in a context."""
+    """The history is that of the function itself, which `to_thread` runs in a context."""
 
     async def main() -> None:
         await become_inline(lambda: asyncio.to_thread(threading.get_ident))
@@ -246,7 +246,7 @@ def test_default_executor_learns_as_well(run: Any) -> None:
 
 
 def test_a_thousand_functions_block_at_once_and_the_role_stays(run: Any) -> None:
-    """There are as many threads as blocked functions; all calls start at once."""
+    """There are as many threads as blocked functions, and all calls start at once."""
 
     async def main() -> None:
         here = threading.get_ident()
@@ -266,7 +266,7 @@ def test_a_thousand_functions_block_at_once_and_the_role_stays(run: Any) -> None
 
 
 def test_few_functions_compute_at_once_beside_many_that_block(run: Any) -> None:
-    """Those that block do not count; and who waits while others compute comes to its turn."""
+    """Blocked functions do not count towards the limit, and calls that wait for it run later."""
     may_end = threading.Event()
     begun: list[None] = []
 
@@ -282,7 +282,7 @@ def test_few_functions_compute_at_once_beside_many_that_block(run: Any) -> None:
             await gate.entered.wait()
         computing = [asyncio.create_task(threadlets.call(compute)) for _ in range(50)]
         await until(lambda: len(begun) >= N_COMPUTING_MAX)
-        # As long as it takes to look at them many times.
+        # Long enough for the limit to be checked many times.
         await asyncio.sleep(0.3)
         n_begun = len(begun)
         may_end.set()
@@ -299,7 +299,7 @@ def test_few_functions_compute_at_once_beside_many_that_block(run: Any) -> None:
 
 @pytest.mark.parametrize("threads_max", [1, 2])
 def test_starts_are_mixed_at_the_limit_of_threads(run: Any, threads_max: int) -> None:
-    """Calls inline need a thread that watches, calls beside one that works; each comes to its turn."""
+    """Inline calls need a thread that watches, calls beside one that works; neither kind starves."""
     pools = [Pool(start="inline"), Pool(start="beside"), Pool(), Pool(limit=2, start="beside")]
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
@@ -335,7 +335,7 @@ def test_starts_are_mixed_at_the_limit_of_threads(run: Any, threads_max: int) ->
 
 
 def test_call_that_is_cancelled_before_it_has_begun_is_withdrawn(run: Any) -> None:
-    """Its awaiter hears of it at once, its function is not called, and its place is free."""
+    """Its awaiter is cancelled at once, its function is not called, and its place is free."""
     pool = Pool(limit=2)
 
     async def main() -> None:
@@ -361,7 +361,7 @@ def test_call_that_is_cancelled_before_it_has_begun_is_withdrawn(run: Any) -> No
 
 
 def test_calls_that_wait_for_a_thread_are_cancelled_with_their_pool(run: Any) -> None:
-    """At once, though the pool has started them; the one that runs is told when it returns."""
+    """Calls that wait for a thread are cancelled at once, the running one when it returns."""
     pool = Pool()
 
     async def main() -> None:
@@ -391,7 +391,7 @@ def test_calls_that_wait_for_a_thread_are_cancelled_with_their_pool(run: Any) ->
 
 
 def test_loop_is_closed_while_calls_wait_for_a_thread() -> None:
-    """None of them begins, and none keeps the closing waiting."""
+    """No waiting call begins, and none delays the closing."""
     loop = threadlets.new_event_loop(threads_max=1, executor="threadlets")
     called: list[int] = []
     tasks: list[asyncio.Task[Any]] = []
@@ -416,7 +416,7 @@ def test_loop_is_closed_while_calls_wait_for_a_thread() -> None:
     gates[0].open()
     assert future.cancelled()
     for task in tasks:
-        # Nothing goes on with them any more.
+        # A closed loop never resumes them.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     while any(thread.name.startswith("threadlets-") for thread in threading.enumerate()):
         time.sleep(0.001)
@@ -434,7 +434,7 @@ def test_loop_is_closed_while_calls_wait_for_a_thread() -> None:
 )
 @pytest.mark.starts("inline", "beside")
 def test_function_ends_the_program(script: Any, error: str, call: str) -> None:
-    """What it raises to that end goes through its awaiter, and ends the loop, from whatever thread."""
+    """SystemExit and KeyboardInterrupt pass through the awaiter and end the loop, from any thread."""
     process = script(
         f"""
         def fail():
@@ -457,7 +457,7 @@ def test_function_ends_the_program(script: Any, error: str, call: str) -> None:
 
 @pytest.mark.starts("beside")
 def test_child_of_a_fork_in_a_function_beside_the_loop_ends(script: Any) -> None:
-    """It has no loop to return to; the parent goes on, and is told that the child has failed."""
+    """The child has no loop to return to, and fails; the parent goes on and gets its status."""
     process = script(
         """
         import warnings
@@ -506,7 +506,7 @@ _WITH_ONE_THREAD = """
 async def main():
     gate = threading.Event()
     async with asyncio.timeout(10):
-        # It has a thread from now on.
+        # The loop has a worker from now on.
         await threadlets.call(time.sleep, 0.001)
         refuse(435)  # clone3
         blocked = asyncio.create_task(threadlets.call(gate.wait))
@@ -523,26 +523,25 @@ threadlets.run(main())
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="knows this machine's numbers only")
 @pytest.mark.starts("inline", "beside")
 def test_without_any_thread_each_call_fails_and_no_place_is_lost(script: Any) -> None:
-    """Each says why, and the loop goes on."""
+    """Each call raises an error with the cause, and the loop goes on."""
     status, stdout, stderr = outcome(script(REFUSE + _WITHOUT_THREADS))
     assert (0, "") == (status, stderr)
     [errors, left] = stdout.splitlines()
-    assert errors == (
-        '{"RuntimeError: can\'t start new thread: a threadlet needs one that could take over from it"}'
-    )
+    expected = '{"RuntimeError: can\'t start new thread: a threadlet needs one that could take over from it"}'
+    assert expected == errors
     assert "0 0 []" == left
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="knows this machine's numbers only")
 @pytest.mark.starts("inline", "beside")
 def test_calls_wait_for_the_only_thread_when_others_are_refused(script: Any) -> None:
-    """One is enough for all of them, one after the other."""
+    """One thread runs all calls, one after the other."""
     status, stdout, stderr = outcome(script(REFUSE + _WITH_ONE_THREAD))
     assert (0, ["True 190", "1 True"], "") == (status, stdout.splitlines(), stderr)
 
 
 def test_functions_begin_on_other_threads_though_another_selector_waits() -> None:
-    """The loop calls a thread when it begins to wait, whoever does the waiting."""
+    """The loop summons a worker when it begins to wait, whichever selector does the waiting."""
 
     def wait_alone(timeout: float | None) -> list[Any]:
         time.sleep(0.001 if timeout is None else min(timeout, 0.001))
@@ -551,7 +550,7 @@ def test_functions_begin_on_other_threads_though_another_selector_waits() -> Non
     async def main() -> list[int]:
         loop: Any = asyncio.get_running_loop()
         with mock.patch.object(loop._selector, "select", wait_alone):
-            # The first starts a thread, the second calls one that stands by.
+            # The first call starts a worker, the second one summons an idle worker.
             return [await threadlets.Pool(start="beside").call(int, number) for number in "12"]
 
     async def within_deadline() -> list[int]:

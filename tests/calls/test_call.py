@@ -36,7 +36,7 @@ def test_call_passes_arguments_and_result(run: Any) -> None:
 
 @pytest.mark.starts("inline")
 def test_function_that_does_not_block_runs_on_the_loops_thread(run: Any) -> None:
-    """No thread is involved until something blocks."""
+    """An inline call involves no other thread until something blocks."""
 
     async def main() -> None:
         assert await threadlets.call(threading.get_ident) == threading.get_ident()
@@ -46,7 +46,7 @@ def test_function_that_does_not_block_runs_on_the_loops_thread(run: Any) -> None
 
 
 def test_loop_goes_on_while_a_function_is_blocked(run: Any, start: str) -> None:
-    """The gate is opened by the very loop in whose task it is waited for; the role moves if it has to."""
+    """A task of the loop opens the gate for which a function waits; an inline call moves the role."""
 
     async def main() -> None:
         gate = Gate()
@@ -61,7 +61,7 @@ def test_loop_goes_on_while_a_function_is_blocked(run: Any, start: str) -> None:
 
 
 def test_coroutine_continues_on_the_functions_thread_as_the_same_task(run: Any) -> None:
-    """After the return everything is as it was: thread, task, loop, context."""
+    """After a call the thread, the task, the loop and the context are those of before."""
 
     async def caller(gate: Gate) -> str:
         variable.set("the caller's")
@@ -86,7 +86,7 @@ def test_coroutine_continues_on_the_functions_thread_as_the_same_task(run: Any) 
 
 
 def test_another_thread_is_told_of_the_task_whose_step_the_loop_takes(run: Any) -> None:
-    """And not of one that awaits a function, although that has begun before."""
+    """`current_task(loop)` returns the task that runs, not an earlier one that awaits a function."""
 
     def ask(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
         told: list[asyncio.Task[Any] | None] = []
@@ -116,7 +116,7 @@ def test_another_thread_is_told_of_the_task_whose_step_the_loop_takes(run: Any) 
 
 
 def test_exception_passes_with_its_traceback(run: Any) -> None:
-    """Before and after a takeover alike."""
+    """A function's exception reaches the awaiter with its traceback, before and after a take-over."""
 
     def fail() -> None:
         raise KeyError("inner")
@@ -148,7 +148,7 @@ def test_context_is_the_callers_own(run: Any) -> None:
 
 
 def test_function_sees_the_loop_that_called_it(run: Any) -> None:
-    """Before and after it was blocked; it can give the loop work from there."""
+    """The running loop is the caller's, before and after the function blocks."""
 
     def function(gate: Gate) -> list[Any]:
         seen = [asyncio.get_running_loop()]
@@ -167,7 +167,7 @@ def test_function_sees_the_loop_that_called_it(run: Any) -> None:
 
 
 def test_stop_iteration_does_not_end_the_coroutine(run: Any) -> None:
-    """It becomes the RuntimeError that it is in every coroutine."""
+    """StopIteration becomes a RuntimeError, as in every coroutine."""
 
     async def main() -> None:
         with pytest.raises(RuntimeError, match="StopIteration"):
@@ -177,7 +177,7 @@ def test_stop_iteration_does_not_end_the_coroutine(run: Any) -> None:
 
 
 def test_call_works_from_a_nested_call(run: Any) -> None:
-    """A blocked function waits for a coroutine of the same loop that blocks in its turn."""
+    """A blocked function waits for a coroutine that awaits another blocked function."""
 
     async def inner(gate: Gate) -> str:
         return str(await threadlets.call(gate, "inner"))
@@ -198,7 +198,7 @@ def test_call_works_from_a_nested_call(run: Any) -> None:
 
 
 def test_call_inside_a_threadlet_is_a_plain_call(run: Any) -> None:
-    """Driven by hand from within a function, it needs no loop to come back to."""
+    """A call that a function drives by `send` needs no loop to come back to."""
 
     def outer() -> int:
         with pytest.raises(StopIteration) as caught:
@@ -212,7 +212,7 @@ def test_call_inside_a_threadlet_is_a_plain_call(run: Any) -> None:
 
 
 def test_call_works_in_generators(run: Any) -> None:
-    """In an async generator, and of a plain generator's next step."""
+    """A call works in an async generator, and can take a plain generator's next step."""
 
     async def numbers(gate: Gate) -> AsyncIterator[int]:
         yield await threadlets.call(add, 1)
@@ -254,7 +254,7 @@ def test_call_is_a_coroutine_for_asyncio(run: Any) -> None:
 
 
 def test_call_that_is_never_awaited_warns() -> None:
-    """As a coroutine does, with the function's name."""
+    """As for a coroutine; the warning has the function's name."""
     with pytest.warns(RuntimeWarning, match="threadlet call of 'add' was never awaited"):
         threadlets.call(add, 1)
     call = threadlets.call(add, 1)
@@ -283,7 +283,7 @@ def test_call_releases_what_it_was_given(run: Any) -> None:
         gate.open()
         await task
         del task
-        # The callback that has woken us has the task for its argument.
+        # The callback that resumed this task still has the other task as its argument.
         await asyncio.sleep(0)
         gc.collect()
         n_after = sys.getrefcount(thing)
@@ -293,7 +293,7 @@ def test_call_releases_what_it_was_given(run: Any) -> None:
 
 
 def test_call_names_itself_after_its_function() -> None:
-    """Debuggers and task reprs show which function it is."""
+    """A call has its function's name, for debuggers and task reprs."""
     call = threadlets.call(add, 1)
     assert ("add", "add") == (call.__name__, call.__qualname__)
     call.close()
@@ -310,13 +310,13 @@ def test_call_names_itself_after_its_function() -> None:
 def test_call_of_what_is_no_function_is_refused(
     make: Callable[[], Any], error: type[Exception], message: str
 ) -> None:
-    """At once, where the mistake is."""
+    """The error is raised when the call is made, not when it is awaited."""
     with pytest.raises(error, match=message):
         make()
 
 
 def test_coroutine_function_is_refused(run: Any) -> None:
-    """Its coroutine would never be awaited; the error says what to do."""
+    """Its coroutine would never be awaited; the error says what to do instead."""
 
     async def main() -> None:
         with pytest.raises(TypeError, match="await it directly"):
@@ -326,7 +326,7 @@ def test_coroutine_function_is_refused(run: Any) -> None:
 
 
 def test_second_await_is_refused(run: Any) -> None:
-    """A call happens once."""
+    """A call can be awaited once only."""
 
     async def main() -> None:
         call = threadlets.call(add, 1)
@@ -338,7 +338,7 @@ def test_second_await_is_refused(run: Any) -> None:
 
 
 def test_other_loops_are_refused() -> None:
-    """Without our dispatcher nobody could take over."""
+    """`call` and `stats` refuse loops without our dispatcher: no worker could take over."""
 
     async def main() -> None:
         with pytest.raises(RuntimeError, match=r"threadlets\.run"):
@@ -350,7 +350,7 @@ def test_other_loops_are_refused() -> None:
 
 
 def test_recursion_ends_with_an_error_not_a_crash(run: Any) -> None:
-    """On a thread of the workers."""
+    """Recursion that is too deep raises RecursionError on a worker too, in Python and in C code."""
 
     def recurse(depth: int) -> int:
         return recurse(depth + 1)
@@ -380,10 +380,10 @@ def test_recursion_ends_with_an_error_not_a_crash(run: Any) -> None:
 
 
 class TestThreadlet:
-    """The decorator."""
+    """The decorator `threadlet`."""
 
     def test_signature_stays_and_the_call_is_awaitable(self, run: Any) -> None:
-        """The function keeps its name, its signature and itself."""
+        """A decorated function keeps its name and its signature, and refers to the original."""
         wrapped = threadlets.threadlet(add)
         assert inspect.signature(wrapped) == inspect.signature(add)
         assert (wrapped.__name__, wrapped.__wrapped__) == ("add", add)  # type: ignore[attr-defined]
@@ -394,7 +394,7 @@ class TestThreadlet:
         assert 3 == run(main())
 
     def test_methods_can_be_threadlets(self, run: Any) -> None:
-        """`self` is passed as it should be."""
+        """A method that is a threadlet gets its `self`."""
 
         class Store:
             def __init__(self) -> None:
@@ -413,7 +413,7 @@ class TestThreadlet:
         assert 2 == run(main())
 
     def test_pool_and_abandon_on_cancel_are_options(self, run: Any) -> None:
-        """The calls count in the pool, and cancelling does not wait."""
+        """Calls count in the decorator's pool, and cancelling one does not wait for its function."""
         pool = threadlets.Pool("named")
 
         @threadlets.threadlet(pool=pool, abandon_on_cancel=True)
@@ -435,7 +435,7 @@ class TestThreadlet:
         assert {"running": 0, "queued": 0, "calls": 1, "cancelled": 0} == counts(pool)
 
     def test_asynchronous_functions_are_refused(self) -> None:
-        """At decoration, with the remedy."""
+        """The error is raised at decoration, and names the remedy."""
 
         async def coroutine() -> None: ...
 

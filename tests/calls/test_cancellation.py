@@ -1,4 +1,4 @@
-"""Cancelling whoever awaits a function that is blocked, and cannot be stopped."""
+"""Cancelling a task that awaits a blocked function, which cannot be stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.starts("inline", "beside")
 
 
 def test_cancelled_caller_gets_the_cancellation_when_the_function_returns(run: Any) -> None:
-    """By default an await is over only when the function is; its result is lost."""
+    """By default an await ends only when the function returns; the function's result is lost."""
 
     async def main() -> None:
         gate = Gate()
@@ -33,7 +33,7 @@ def test_cancelled_caller_gets_the_cancellation_when_the_function_returns(run: A
 
 
 def test_cancellation_comes_once(run: Any) -> None:
-    """A caller that handles it can go on awaiting."""
+    """A caller that catches the cancellation can go on awaiting."""
 
     async def caller(gate: Gate) -> str:
         try:
@@ -55,7 +55,7 @@ def test_cancellation_comes_once(run: Any) -> None:
 
 
 def test_exception_of_the_function_is_not_lost_to_a_cancellation(run: Any) -> None:
-    """An error says more than a cancellation does."""
+    """A function's exception is raised instead of the cancellation, because it says more."""
 
     async def main() -> None:
         gate = Gate()
@@ -70,7 +70,7 @@ def test_exception_of_the_function_is_not_lost_to_a_cancellation(run: Any) -> No
 
 
 def test_cancellation_that_gave_way_to_an_exception_comes_at_the_next_await(run: Any) -> None:
-    """It is not lost either."""
+    """The cancellation is not lost when a function's exception is raised first."""
 
     async def caller(gate: Gate) -> str:
         with pytest.raises(ValueError, match="late"):
@@ -94,7 +94,7 @@ def test_cancellation_that_gave_way_to_an_exception_comes_at_the_next_await(run:
 
 
 def test_abandoned_call_gives_the_cancellation_at_once(run: Any) -> None:
-    """With `abandon_on_cancel` the function goes on alone, and nobody waits for it."""
+    """With `abandon_on_cancel` the await ends at once, and the function goes on alone."""
 
     async def main() -> None:
         gate = Gate()
@@ -111,7 +111,7 @@ def test_abandoned_call_gives_the_cancellation_at_once(run: Any) -> None:
 
 
 def test_abandonable_call_passes_arguments_context_and_result(run: Any) -> None:
-    """It differs from others in nothing else, but that the context is a copy."""
+    """An abandonable call differs from others only in that its context is a copy."""
 
     def function(a: int, *, b: int) -> int:
         return a + b
@@ -127,7 +127,7 @@ def test_abandonable_call_passes_arguments_context_and_result(run: Any) -> None:
 
 @pytest.mark.parametrize("abandons", [False, True])
 def test_timeout_ends_a_blocked_call(run: Any, abandons: bool) -> None:
-    """The time-out is told as soon as the call lets it."""
+    """The timeout is raised at once if the call can be abandoned, else when the function returns."""
 
     async def main() -> None:
         gate = Gate()
@@ -143,7 +143,7 @@ def test_timeout_ends_a_blocked_call(run: Any, abandons: bool) -> None:
 
 
 def test_call_that_was_cancelled_before_it_began_does_not_begin(run: Any) -> None:
-    """The function is not called."""
+    """A call that is cancelled before its first step does not call its function."""
 
     async def main() -> None:
         called: list[int] = []

@@ -25,12 +25,12 @@ from .harness import DEADLINE_S, home_blocked, until
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
-# How long a child would have to be ended that must not be.
+# How long a child has to stay alive to count as not ended.
 _ENDED_AFTER_S = 0.3
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when the thread ends that has made it."""
+    """Ask the kernel to kill this process when the thread that made it ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -42,7 +42,7 @@ def start_child() -> subprocess.Popen[bytes]:
 
 
 def answers(child: subprocess.Popen[bytes]) -> bool:
-    """Whether a child lives, and goes on living for a while."""
+    """Return whether a child lives, goes on living for a while, and answers."""
     assert child.stdin is not None
     assert child.stdout is not None
     try:
@@ -55,13 +55,13 @@ def answers(child: subprocess.Popen[bytes]) -> bool:
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """Have a child end, and wait for it."""
+    """End a child, and wait for it."""
     child.communicate()
     assert 0 == child.returncode
 
 
 def all_have_ended(n_before: int) -> bool:
-    """Whether there are no more threads of loops than before; waits for it."""
+    """Wait until there are no more threads of loops than before; return whether that came true."""
     deadline = time.monotonic() + DEADLINE_S
     while n_workers() != n_before and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -69,10 +69,10 @@ def all_have_ended(n_before: int) -> bool:
 
 
 def n_workers() -> int:
-    """How many threads of loops the kernel knows."""
+    """Return how many threads of loops the kernel knows."""
     names = []
     for path in Path("/proc/self/task").glob("*/comm"):
-        # One may end meanwhile.
+        # A thread may end meanwhile.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             names.append(path.read_text())
     return sum(name.startswith("threadlets-") for name in names)
@@ -96,7 +96,7 @@ def test_child_outlives_the_idle_thread_that_started_it(run: Any) -> None:
 
 
 def test_child_of_a_function_outlives_its_thread(run: Any) -> None:
-    """The thread that calls the function is another one's successor, not the home thread."""
+    """The thread that calls the function is a worker that took over, not the home thread."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -110,7 +110,7 @@ def test_child_of_a_function_outlives_its_thread(run: Any) -> None:
 
 
 def test_child_outlives_the_loop(run: Any) -> None:
-    """As it does when the main thread has started it. Closing the loop does not wait for it."""
+    """The loop is closed without waiting for the child, as if the main thread had started it."""
     before = n_workers()
 
     async def main() -> subprocess.Popen[bytes]:
@@ -124,7 +124,7 @@ def test_child_outlives_the_loop(run: Any) -> None:
 
 
 def test_thread_without_children_ends_with_the_loop(run: Any) -> None:
-    """What children it had, somebody has waited for."""
+    """A thread ends when all its children have been waited for."""
     before = n_workers()
 
     async def main() -> None:
@@ -144,7 +144,7 @@ def test_thread_without_children_ends_with_the_loop(run: Any) -> None:
     ["SafeChildWatcher", "FastChildWatcher", "ThreadedChildWatcher", "PidfdChildWatcher"],
 )
 def test_child_watchers_are_attached_and_hear_of_children(run: Any, name: str) -> None:
-    """Also those that want a handler of SIGCHLD."""
+    """Child watchers work while home is blocked, also those that set a handler of SIGCHLD."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -175,7 +175,7 @@ def test_child_watchers_are_attached_and_hear_of_children(run: Any, name: str) -
 
 
 def test_subprocesses_answer_and_end(run: Any) -> None:
-    """Their pipes, their ends, and the signals that are sent to them."""
+    """Pipes, exit statuses and signals of subprocesses work while home is blocked."""
 
     async def main() -> None:
         async with home_blocked():
@@ -194,14 +194,14 @@ def test_subprocesses_answer_and_end(run: Any) -> None:
 
 @pytest.fixture
 def no_servers() -> Iterator[None]:
-    """End the processes that `multiprocessing` keeps to start others: they hold the pipes of the tests."""
+    """Stop the processes that `multiprocessing` starts others with: they hold the tests' pipes."""
     yield
     for server in (forkserver._forkserver, resource_tracker._resource_tracker):  # type: ignore[attr-defined]
         server._stop()
 
 
 def run_a_loop(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """Be a child process with a loop of its own, whose main thread it is."""
+    """Run a loop in a child process, on its main thread."""
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
@@ -217,7 +217,7 @@ def run_a_loop(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
 @pytest.mark.usefixtures("no_servers")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_processes_are_started_and_waited_for(run: Any, method: str) -> None:
-    """Those of `multiprocessing`, which may run loops, and a pool of them."""
+    """Processes of `multiprocessing`, also with loops, and process pools work."""
     context: Any = multiprocessing.get_context(method)
 
     async def main() -> None:
@@ -235,7 +235,7 @@ def test_processes_are_started_and_waited_for(run: Any, method: str) -> None:
 
 
 def test_fork_and_waitpid(run: Any) -> None:
-    """The child is that of the process, whichever thread waits for it."""
+    """A child belongs to the process: any thread can wait for it."""
 
     def wait(pid: int) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,4 +1,4 @@
-"""Debug mode: deadlocks are named from both sides, and so is what belongs to one thread."""
+"""Debug mode: both sides of a deadlock are named, and objects that belong to a blocked thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.starts("inline", "beside")
 
 @pytest.mark.starts("inline")
 def test_lock_held_across_a_call_is_reported_with_both_sides(script: Any) -> None:
-    """One task holds a threading lock across an await, another one stops the dispatcher with it."""
+    """One task holds a threading lock across an await; another blocks the dispatcher on that lock."""
     process = script(
         """
         lock = threading.Lock()
@@ -52,7 +52,7 @@ def test_lock_held_across_a_call_is_reported_with_both_sides(script: Any) -> Non
 
 @pytest.mark.starts("inline")
 def test_sqlite_connection_that_stays_behind_is_named(run: Any) -> None:
-    """Its thread is blocked; the loop's other requests could not use it."""
+    """A connection of a blocked thread is of no use to the loop's other requests."""
 
     async def main() -> None:
         connection = sqlite3.connect(":memory:")
@@ -81,7 +81,7 @@ local = threading.local()
 
 @pytest.mark.starts("inline")
 def test_thread_local_that_stays_behind_is_named(run: Any) -> None:
-    """With the object's name, and the two threads."""
+    """The warning has the object's name and both threads' names."""
 
     async def setter() -> None:
         local.value = object()
@@ -100,7 +100,7 @@ def test_thread_local_that_stays_behind_is_named(run: Any) -> None:
         assert not hasattr(local, "value")
         gate.open()
         await task
-        # Once is enough.
+        # The same object is not reported again.
         again = Gate()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -113,7 +113,7 @@ def test_thread_local_that_stays_behind_is_named(run: Any) -> None:
 
 
 def test_nothing_is_said_where_nothing_stays_behind(run: Any) -> None:
-    """Neither in debug mode nor outside of it."""
+    """Without objects of the blocked thread nothing is reported, in debug mode or outside of it."""
 
     async def main() -> None:
         await block_once()
@@ -125,7 +125,7 @@ def test_nothing_is_said_where_nothing_stays_behind(run: Any) -> None:
 
 
 def test_calls_from_a_blocked_functions_thread_are_refused(run: Any) -> None:
-    """It is not the dispatcher's thread any more; only home's signal handlers may call there."""
+    """A blocked function's thread has no role; only home's signal handlers may call there."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -152,7 +152,7 @@ def test_calls_from_a_blocked_functions_thread_are_refused(run: Any) -> None:
 def test_failing_hook_does_not_stop_the_loop(
     run: Any, start: str, hook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What goes wrong in our own bookkeeping is reported, and outlived."""
+    """A failure in our own bookkeeping is reported, and the loop goes on."""
     reports: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(report.exc_value))
 
@@ -171,13 +171,13 @@ def test_failing_hook_does_not_stop_the_loop(
         await until(lambda: threadlets.stats()["threads"] == 0)
 
     run(main(), debug=True)
-    # The role does not move for a function beside it.
+    # The role does not move for a function beside the loop.
     is_called = (start, hook) != ("beside", "_role_moved")
     assert {str(report) for report in reports} == ({"hook"} if is_called else set())
 
 
 def test_blocked_function_is_no_slow_callback(run: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """The loop went on without it: neither a task's call nor a queued one has held anybody up."""
+    """Neither a task's call nor a queued one has delayed other requests: the loop went on."""
 
     async def main() -> None:
         asyncio.get_running_loop().slow_callback_duration = 0.2
@@ -194,7 +194,7 @@ def test_blocked_function_is_no_slow_callback(run: Any, caplog: pytest.LogCaptur
 
 
 def test_closed_loop_can_be_collected_after_debugging(run: Any) -> None:
-    """What was noted of its threads does not keep it alive."""
+    """What debug mode notes of a loop's threads does not keep the loop alive."""
 
     async def main() -> weakref.ref[Any]:
         await block_once()

@@ -1,4 +1,4 @@
-"""Which function it is that a call runs: by that it is remembered."""
+"""Which function a call counts for in the history."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _SAME: dict[str, tuple[list[Callable[[], Any]], str]] = {
 def test_function_is_known_whatever_is_put_around_it(
     run: Any, calls: list[Callable[[], Any]], name: str
 ) -> None:
-    """By the code that it runs."""
+    """A function is known by the code that it runs, whatever wraps it."""
 
     async def main() -> None:
         for call in calls:
@@ -76,7 +76,7 @@ def test_function_is_known_whatever_is_put_around_it(
 
 
 def test_functions_are_told_apart_under_one_decorator(run: Any) -> None:
-    """And two methods of one object, and one context's functions."""
+    """The same holds for two methods of one object, and for functions that one context runs."""
 
     def other() -> None:
         pass
@@ -100,7 +100,7 @@ def test_functions_are_told_apart_under_one_decorator(run: Any) -> None:
 
 
 def test_each_pool_has_a_history_of_its_own(run: Any) -> None:
-    """The same function may block in one of them only."""
+    """A function may block in one pool and not in another."""
     pool = Pool()
 
     async def main() -> None:
@@ -108,7 +108,7 @@ def test_each_pool_has_a_history_of_its_own(run: Any) -> None:
         await become_inline(lambda: threadlets.call(switch))
         assert await pool.call(switch) != threading.get_ident()
         assert await threadlets.call(switch) == threading.get_ident()
-        assert (known("Switch", pool.stats())["start"]) == "beside"
+        assert "beside" == known("Switch", pool.stats())["start"]
         assert 1 == len(pool.stats()["functions"])
         starts = [row["start"] for row in threadlets.stats()["functions"]]
         assert ["beside", "inline"] == sorted(starts)
@@ -117,7 +117,7 @@ def test_each_pool_has_a_history_of_its_own(run: Any) -> None:
 
 
 def test_as_many_functions_as_there_is_room_for_are_remembered(run: Any) -> None:
-    """A program that makes functions all the time forgets the old ones, and counts their calls."""
+    """A program that makes functions all the time forgets old ones, but counts their calls."""
 
     async def main() -> None:
         functions = [eval(f"lambda: {number}") for number in range(5000)]

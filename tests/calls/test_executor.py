@@ -23,7 +23,7 @@ def fail(error: Exception) -> None:
 
 @pytest.mark.starts("inline")
 def test_submitted_functions_run_on_one_thread_until_they_block() -> None:
-    """As many threads as functions that are blocked, and no more."""
+    """There are as many threads as blocked functions, and no more."""
     with ThreadletExecutor() as executor:
         threads = set(executor.map(lambda _: threading.get_ident(), range(100)))
         assert 1 == len(threads)
@@ -35,7 +35,7 @@ def test_submitted_functions_run_on_one_thread_until_they_block() -> None:
 
 
 def test_arguments_results_and_exceptions_pass() -> None:
-    """As with any executor."""
+    """Arguments, results and exceptions pass as with any executor."""
     with ThreadletExecutor() as executor:
         assert {"a": 1, "b": 2} == executor.submit(dict, [("a", 1)], b=2).result()
         with pytest.raises(KeyError, match="lost"):
@@ -48,7 +48,7 @@ def test_arguments_results_and_exceptions_pass() -> None:
 
 
 def test_max_workers_limits_what_runs_at_once() -> None:
-    """The others wait in order."""
+    """`max_workers` functions run at once, and the others wait in order."""
     gate = threading.Event()
     running = threading.Semaphore(0)
     order: list[int] = []
@@ -70,7 +70,7 @@ def test_max_workers_limits_what_runs_at_once() -> None:
 
 
 def test_shutdown_waits_and_refuses_what_comes_later() -> None:
-    """Its threads are gone when it returns."""
+    """The executor's threads have ended when `shutdown` returns."""
     executor = ThreadletExecutor(thread_name_prefix="ended")
     future = executor.submit(threading.Event().wait, 0.05)
     executor.shutdown()
@@ -82,7 +82,7 @@ def test_shutdown_waits_and_refuses_what_comes_later() -> None:
 
 
 def test_shutdown_can_cancel_what_has_not_started() -> None:
-    """Those that run go on; `wait=False` does not wait for them."""
+    """Running functions go on, and `wait=False` does not wait for them."""
     gate, started = threading.Event(), threading.Event()
     executor = ThreadletExecutor(max_workers=1)
     first = executor.submit(lambda: (started.set(), gate.wait(DEADLINE_S)))
@@ -97,7 +97,7 @@ def test_shutdown_can_cancel_what_has_not_started() -> None:
 
 
 def test_cancelled_future_does_not_start() -> None:
-    """As long as it waits it can be cancelled; when it runs it cannot."""
+    """A future can be cancelled while it waits, and not while it runs."""
     gate, started = threading.Event(), threading.Event()
     called: list[int] = []
     with ThreadletExecutor(max_workers=1) as executor:
@@ -113,7 +113,7 @@ def test_cancelled_future_does_not_start() -> None:
 
 
 def test_forgotten_executor_ends_its_threads() -> None:
-    """Without shutdown, once its futures are done."""
+    """An executor to which nothing refers ends its threads once its futures are done."""
     executor = ThreadletExecutor(thread_name_prefix="forgotten")
     assert 0 == executor.submit(int).result()
     home = executor._work._home
@@ -125,7 +125,7 @@ def test_forgotten_executor_ends_its_threads() -> None:
 
 
 def test_interpreter_waits_for_what_was_submitted(script: Any) -> None:
-    """As for a `ThreadPoolExecutor`."""
+    """The exit waits for submitted functions, as for those of a `ThreadPoolExecutor`."""
     process = script(
         """
         executor = threadlets.ThreadletExecutor()
@@ -141,7 +141,7 @@ def test_interpreter_waits_for_what_was_submitted(script: Any) -> None:
 
 
 def test_loops_take_it_as_their_default_executor(run: Any) -> None:
-    """asyncio's loop insists on a thread pool; ours does not."""
+    """asyncio's loop insists on a thread pool as its default executor; ours does not."""
 
     async def main() -> tuple[int, bool]:
         loop = asyncio.get_running_loop()
@@ -155,11 +155,11 @@ def test_loops_take_it_as_their_default_executor(run: Any) -> None:
 
 
 class TestLoopOfThreadlets:
-    """`new_event_loop(executor="threadlets")`."""
+    """Loops made by `new_event_loop(executor="threadlets")`."""
 
     @pytest.mark.starts("inline")
     def test_to_thread_calls_on_the_loops_thread(self, run: Any) -> None:
-        """There is no hop to another thread."""
+        """A function that does not block is called without a hop to another thread."""
 
         async def main() -> None:
             assert await asyncio.to_thread(threading.get_ident) == threading.get_ident()
@@ -167,7 +167,7 @@ class TestLoopOfThreadlets:
         run(main(), executor="threadlets")
 
     def test_no_loop_runs_in_the_functions_thread(self, run: Any) -> None:
-        """As in a thread pool; the loop's own thread has it again afterwards."""
+        """As in a thread pool, a function sees no running loop; the loop runs on afterwards."""
 
         async def main() -> None:
             with pytest.raises(RuntimeError, match="no running event loop"):
@@ -177,7 +177,7 @@ class TestLoopOfThreadlets:
         run(main(), executor="threadlets")
 
     def test_blocked_functions_run_at_once(self, run: Any) -> None:
-        """More of them than a thread pool has threads."""
+        """More functions can be blocked at once than a thread pool has threads."""
 
         async def main() -> list[int]:
             barrier = threading.Barrier(100)
@@ -187,7 +187,7 @@ class TestLoopOfThreadlets:
         assert list(range(100)) == run(main(), executor="threadlets")
 
     def test_cancelled_call_is_abandoned(self, run: Any) -> None:
-        """As with a thread pool: the awaiting task goes on, the function too."""
+        """As with a thread pool, the awaiting task goes on at once, and so does the function."""
 
         async def main() -> None:
             gate, started, ended = threading.Event(), asyncio.Event(), threading.Event()
@@ -209,7 +209,7 @@ class TestLoopOfThreadlets:
         run(main(), executor="threadlets")
 
     def test_run_in_executor_still_takes_others(self, run: Any) -> None:
-        """A thread pool that is named is used."""
+        """A thread pool that is passed to `run_in_executor` is used."""
 
         async def main() -> bool:
             loop = asyncio.get_running_loop()
@@ -220,7 +220,7 @@ class TestLoopOfThreadlets:
         assert run(main(), executor="threadlets")
 
     def test_shutdown_waits_for_functions(self, run: Any) -> None:
-        """`run` does not return before them, and takes no more afterwards."""
+        """The loop's executor waits for its functions, and takes no more afterwards."""
         log: list[str] = []
 
         def function() -> None:
@@ -238,7 +238,7 @@ class TestLoopOfThreadlets:
         run(main(), executor="threadlets")
 
     def test_wrong_arguments_are_refused(self) -> None:
-        """With the choices, or the range."""
+        """The error names the choices, or the argument whose value is out of range."""
         with pytest.raises(ValueError, match="'threadlets'"):
             threadlets.new_event_loop(executor="processes")  # type: ignore[arg-type]
         for arguments in ({"threads_max": 0}, {"preempt_ms": 0}, {"preempt_ms": -1}):

@@ -1,4 +1,4 @@
-"""The interpreter's exit, whatever other threads do: at once, with the main thread's status, in silence."""
+"""The interpreter exits at once, silently, with the main thread's status, whatever threads do."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ pytestmark = pytest.mark.starts("inline", "beside")
 
 Begin = Callable[[str], "subprocess.Popen[str]"]
 
-# CPython before 3.14 ends a thread that wants the GIL during the exit by unwinding its stack. Whether it wants
-# it just then is chance, so programs make it all but sure: their threads do nothing but take and give the GIL.
+# CPython before 3.14 ends a thread that wants the GIL during the exit by unwinding its stack. Whether
+# a thread wants it at that moment is chance. The programs make it all but sure: their threads do
+# nothing but take and release the GIL.
 _PRELUDE = """
 import asyncio, concurrent.futures, gc, logging, os, signal, sys, threading, time, warnings
 import threadlets
@@ -55,7 +56,7 @@ def tasks(step, n=5):
     def main(loop):
         for _ in range(n):
             kept.append(loop.create_task(work()))
-        # They have all begun by then.
+        # All tasks have begun by then.
         loop.call_later(0.02, ready.set)
 
     return main
@@ -98,12 +99,12 @@ _PROGRAMS = {
             try:
                 executor.submit(time.sleep, 0.0001).add_done_callback(again)
             except RuntimeError:
-                pass  # It takes nothing more.
+                pass  # The executor takes nothing more.
         for _ in range(10):
             again()
     """,
     "functions of a thread pool return": """
-        logging.disable()  # It takes nothing more when the main thread ends, and so tasks fail.
+        logging.disable()  # The pool takes nothing more once the main thread ends, so tasks fail.
         background(tasks(lambda: asyncio.to_thread(time.sleep, 0.0001)))
     """,
     "files are read": "background(tasks(lambda: files.read_file('/proc/self/status')))",
@@ -233,7 +234,7 @@ _PROGRAMS = {
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Start a program; its process is ended with the test."""
+    """Start a program; kill its process at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(source: str) -> subprocess.Popen[str]:
@@ -257,14 +258,14 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
 @pytest.mark.parametrize("program", _PROGRAMS.values(), ids=_PROGRAMS)
 def test_exit_is_clean(begin: Begin, start_prelude: str, program: str) -> None:
-    """No thread is unwound through what is not C."""
+    """No thread is unwound through frames that are not C."""
     process = begin(_PRELUDE + start_prelude + textwrap.dedent(program) + "\nprint('end')\n")
     assert (0, "end\n", "") == outcome(process)
 
 
 @pytest.mark.parametrize("how", ["a callback blocks", "a threadlet blocks", "a syslet waits"])
 def test_exit_is_at_once(begin: Begin, start_prelude: str, how: str) -> None:
-    """It does not wait for what is blocked."""
+    """The exit does not wait for blocked threads."""
     program = start_prelude + textwrap.dedent(_PROGRAMS[how])
     process = begin(_PRELUDE + program + "\nprint('end', flush=True)\n")
     assert "end" == line(process)
@@ -285,7 +286,7 @@ def test_exit_is_at_once(begin: Begin, start_prelude: str, how: str) -> None:
 def test_exit_has_the_main_threads_status(
     begin: Begin, start_prelude: str, ending: str, status: int, last_words: str
 ) -> None:
-    """However it ends, with a loop at work in another thread."""
+    """The status is the main thread's, however it ends, while a loop works in another thread."""
     work = "background(tasks(lambda: threadlets.call(time.sleep, 0.0001)))\n"
     ended, stdout, stderr = outcome(begin(_PRELUDE + start_prelude + work + ending))
     assert (status, "", last_words) == (ended, stdout, "".join(stderr.splitlines()[-1:]))
@@ -296,8 +297,8 @@ def test_exit_has_the_main_threads_status(
 def test_loop_works_while_callbacks_of_the_exit_run(
     begin: Begin, start_prelude: str, order: str, daemon: bool
 ) -> None:
-    """A clean-up may use it, stop it, join its thread and close it, whenever it was registered."""
-    # The interpreter waits for threads that are no daemons before it calls what atexit knows.
+    """A clean-up can use the loop, stop it, join its thread and close it, whenever registered."""
+    # The interpreter waits for threads that are no daemons before it calls the functions of atexit.
     register = "atexit.register(clean_up)" if daemon else "threading._register_atexit(clean_up)"
     imports = "import threadlets; from threadlets import files"
     process = begin(f"""

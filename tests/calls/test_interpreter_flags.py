@@ -1,4 +1,4 @@
-"""What CPython can be asked for: contexts that threads inherit, warnings by context, monitoring."""
+"""Options of CPython: contexts that threads inherit, warning filters by context, monitoring."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_threads_inherit_the_context_of_a_threadlet(
 @has_flags
 @pytest.mark.parametrize("is_debug", [False, True])
 def test_filters_of_warnings_go_with_their_task(script: Any, is_debug: bool) -> None:
-    """Into the functions that it calls, and no other task has them."""
+    """A task's warning filters apply in the functions that it calls, and in no other task."""
     process = script(
         f"""
         import warnings
@@ -119,7 +119,7 @@ def test_filters_of_warnings_go_with_their_task(script: Any, is_debug: bool) -> 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring is CPython 3.12's")
 def test_monitoring_sees_functions_on_all_threads(run: Any, start: str) -> None:
-    """Each start and each return, in the thread where it is."""
+    """`sys.monitoring` reports each start and each return on the thread where it happens."""
     monitoring: Any = sys.monitoring  # type: ignore[attr-defined, unused-ignore]
     tool = monitoring.PROFILER_ID
     seen: list[tuple[str, str]] = []
@@ -130,7 +130,7 @@ def test_monitoring_sees_functions_on_all_threads(run: Any, start: str) -> None:
         gate = Gate()
         blocked = asyncio.create_task(threadlets.call(gate))
         await gate.entered.wait()
-        # While a function blocks: on another thread, if that was called inline.
+        # While a function blocks, this runs on another thread if the function was called inline.
         counted()
         gate.open()
         await blocked

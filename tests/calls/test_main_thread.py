@@ -1,4 +1,4 @@
-"""What the interpreter lets only the main thread do, from coroutines that run while it is blocked in a function."""
+"""What CPython allows on the main thread only, in coroutines while a function blocks that thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _USED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGCHLD)
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """Put handlers and the wakeup descriptor back; nothing is reported as unraisable."""
+    """Restore handlers and the wakeup descriptor; nothing may be reported as unraisable."""
     before = [signal.getsignal(number) for number in _USED]
     unraisable: list[Any] = []
     hook, sys.unraisablehook = sys.unraisablehook, unraisable.append
@@ -54,19 +54,19 @@ def program(script: Any) -> Callable[[str], Any]:
 
 
 class Heard:
-    """A handler that remembers for what it was called, and on which thread."""
+    """A handler that records the name and the thread of each call."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.threads: list[threading.Thread] = []
 
     def __call__(self, name: str = "") -> None:
-        """Be called."""
+        """Record a call."""
         self.calls.append(name)
         self.threads.append(threading.current_thread())
 
     async def until(self, n_calls: int) -> list[str]:
-        """Wait until so many calls have been made, and give their names."""
+        """Wait until `n_calls` calls have been made, and return their names."""
         await until(lambda: len(self.calls) >= n_calls)
         return self.calls
 
@@ -77,13 +77,13 @@ def send(number: int) -> None:
 
 
 def sleep_until_opened(gate: threading.Event) -> None:
-    """Block in a function that looks at signals, and goes on, after each."""
+    """Block in a function that handles signals, and goes on after each."""
     while not gate.is_set():
         time.sleep(0.05)
 
 
 def read_until_opened(gate: threading.Event) -> None:
-    """Block in a function of C that a signal does not end, and after which nothing looks at signals."""
+    """Block in a C function that a signal does not end, and after which no handler runs."""
     source, target = os.pipe()
     opener = threading.Thread(
         target=lambda: (gate.wait(harness.DEADLINE_S), os.write(target, b"x"))
@@ -100,7 +100,7 @@ BLOCKING = [harness.wait_for, sleep_until_opened, read_until_opened]
 
 @pytest.mark.parametrize("function", BLOCKING)
 def test_handler_works_from_the_next_line_on(run: Any, function: Any) -> None:
-    """Without it the signal would end the process. It works on when the main thread is back."""
+    """The handler saves the process from the signal, and still works when the main thread is back."""
 
     async def main() -> None:
         loop, heard = asyncio.get_running_loop(), Heard()
@@ -120,7 +120,7 @@ def test_handler_works_from_the_next_line_on(run: Any, function: Any) -> None:
 
 
 def test_signals_of_the_change_are_heard_once(run: Any) -> None:
-    """None is lost, and none comes twice, while the interpreter is told."""
+    """No signal is lost or comes twice while the interpreter is told of the handler."""
 
     async def main() -> None:
         loop, heard = asyncio.get_running_loop(), Heard()
@@ -138,7 +138,7 @@ def test_signals_of_the_change_are_heard_once(run: Any) -> None:
 
 
 def test_the_last_of_several_changes_counts(run: Any) -> None:
-    """Handlers are replaced and removed while the main thread is blocked, each change at once."""
+    """Replacing and removing handlers takes effect at once while the main thread is blocked."""
 
     async def main() -> None:
         loop, heard = asyncio.get_running_loop(), Heard()
@@ -165,7 +165,7 @@ def test_the_last_of_several_changes_counts(run: Any) -> None:
 
 @pytest.mark.parametrize("added", ["before", "meanwhile"])
 def test_removed_handler_leaves_the_default_action(program: Any, added: str) -> None:
-    """At once: the next signal ends the process."""
+    """The next signal after the removal ends the process."""
     process = program(
         f"""
         async def main():
@@ -187,7 +187,7 @@ def test_removed_handler_leaves_the_default_action(program: Any, added: str) -> 
 
 @pytest.mark.parametrize("function", BLOCKING)
 def test_handler_of_the_program_is_replaced_at_once(run: Any, function: Any) -> None:
-    """What `signal.signal` has set before is not called any more."""
+    """A handler that `signal.signal` has set before is not called any more."""
 
     async def main() -> None:
         loop, heard = asyncio.get_running_loop(), Heard()
@@ -204,7 +204,7 @@ def test_handler_of_the_program_is_replaced_at_once(run: Any, function: Any) -> 
 
 
 def test_handler_that_the_blocked_function_sets_later_stays(run: Any) -> None:
-    """It is the last to have said what the signal does."""
+    """The handler that was set last stays."""
 
     async def main() -> None:
         loop, heard = asyncio.get_running_loop(), Heard()
@@ -225,7 +225,7 @@ def test_handler_that_the_blocked_function_sets_later_stays(run: Any) -> None:
 
 
 def test_what_cannot_be_handled_is_refused_as_ever(run: Any) -> None:
-    """With the errors of the stock loop, and nothing is left of the attempt."""
+    """The errors are those of the stock loop, and the attempt leaves nothing behind."""
 
     async def refusals() -> list[tuple[type[BaseException], str]]:
         loop = asyncio.get_running_loop()
@@ -256,7 +256,7 @@ def test_what_cannot_be_handled_is_refused_as_ever(run: Any) -> None:
 
 
 def test_a_loop_of_another_thread_handles_no_signals() -> None:
-    """Whether its thread is blocked or not."""
+    """A loop outside of the main thread refuses handlers, even while its thread is blocked."""
     refused: list[str] = []
 
     async def main() -> None:
@@ -277,7 +277,7 @@ def test_a_loop_of_another_thread_handles_no_signals() -> None:
 
 
 def test_handle_that_was_cancelled_is_removed(run: Any) -> None:
-    """asyncio does so when the signal comes."""
+    """The handler is removed when the signal comes, as in asyncio."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -292,7 +292,7 @@ def test_handle_that_was_cancelled_is_removed(run: Any) -> None:
 
 
 def test_exception_of_another_handler_does_not_undo_the_change(run: Any) -> None:
-    """It may come while the interpreter is told, which then is told later: by the end of the run at the latest."""
+    """The interpreter is told of the change by the end of the run, even if another handler raises."""
     loop, heard = threadlets.new_event_loop(), Heard()
 
     def fail(*_: Any) -> None:
@@ -305,7 +305,7 @@ def test_exception_of_another_handler_does_not_undo_the_change(run: Any) -> None
         signal.siginterrupt(signal.SIGUSR2, False)
         for n_rounds in range(1, 21):
             with contextlib.suppress(KeyError):
-                # A function of C: nothing looks at signals before it has returned.
+                # A C function: no handler runs before it has returned.
                 async with home_blocked(_LIBC.read, source, memory, 1):
                     loop.add_signal_handler(signal.SIGUSR1, heard)
                     send(signal.SIGUSR2)
@@ -324,7 +324,7 @@ def test_exception_of_another_handler_does_not_undo_the_change(run: Any) -> None
 
 
 def test_the_poll_hears_of_signals_when_the_loop_handles_none_any_more(run: Any) -> None:
-    """A signal of a Python handler that comes just before the poll ends it."""
+    """The wakeup descriptor stays set: a Python handler's signal just before the poll ends it."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -344,14 +344,14 @@ def test_the_poll_hears_of_signals_when_the_loop_handles_none_any_more(run: Any)
 def test_ctrl_c_interrupts_the_function_when_the_loop_handles_it_no_more(
     program: Any, added: str
 ) -> None:
-    """As soon as the handler is removed. The Ctrl-C that came before does not."""
+    """Ctrl-C works as soon as the handler is removed; one that came before does not interrupt."""
     process = program(
         f"""
         import ctypes
         source, target = os.pipe()
 
         def block(gate):
-            # This goes on after a signal, and nothing looks at signals before its end.
+            # A signal does not end this call, and no handler runs before it returns.
             ctypes.CDLL(None).read(source, ctypes.create_string_buffer(1), 1)
             print("went on")
             time.sleep(60)
@@ -386,7 +386,7 @@ def test_ctrl_c_interrupts_the_function_when_the_loop_handles_it_no_more(
 
 
 def test_signal_of_a_forked_child_does_not_come_to_the_parent(program: Any) -> None:
-    """The child has the handler, and no loop that hears of it."""
+    """The child has the handler, and no loop that its signals reach."""
     process = program(
         """
         async def main():

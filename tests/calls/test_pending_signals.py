@@ -1,6 +1,6 @@
-"""A signal that comes while a C function runs on the main thread is handled when that has returned.
+"""A signal that comes while a C function runs on the main thread is handled when that returns.
 
-Its byte has been read by then, so no wait that follows would end for it.
+The byte in the wakeup socket has been read by then, so it would end no later wait.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class CFunction:
         self._memory = ctypes.create_string_buffer(1)
 
     def begin(self) -> asyncio.Task[Any]:
-        """Call it in a task that nobody waits for."""
+        """Call the function in a task, and return the task."""
         call = threadlets.call(_LIBC.read, self._source, self._memory, 1)
         return asyncio.get_running_loop().create_task(call)
 
     def end(self) -> None:
-        """Have it return."""
+        """Make the function return."""
         os.write(self._target, b"x")
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class CFunction:
 
 @pytest.fixture
 def function() -> Iterator[CFunction]:
-    """Make a function that blocks."""
+    """Provide a C function that blocks."""
     function = CFunction()
     yield function
     function.close()
@@ -55,7 +55,7 @@ def function() -> Iterator[CFunction]:
 
 @pytest.fixture
 def handle() -> Iterator[Callable[[Callable[..., Any]], None]]:
-    """Set a handler of SIGUSR1, until the end of the test."""
+    """Provide a setter for a handler of SIGUSR1 that lasts until the end of the test."""
     before = signal.getsignal(signal.SIGUSR1)
 
     def handle(handler: Callable[..., Any]) -> None:
@@ -73,7 +73,7 @@ async def on_another_thread() -> None:
 
 
 def test_a_signal_is_looked_at_before_the_poll(run: Any, function: Any, handle: Any) -> None:
-    """The poll of a loop to which nothing happens."""
+    """The handler runs before the poll, which nothing else would end."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -102,7 +102,7 @@ def test_a_signal_is_looked_at_before_the_poll(run: Any, function: Any, handle: 
 def test_a_signal_is_looked_at_before_the_role_is_waited_for(
     run: Any, function: Any, handle: Any, ends: str
 ) -> None:
-    """While another thread is in the middle of a request. What the handler raises comes with the role."""
+    """The handler runs before home has the role; its exception is raised when home has it."""
     handled = threading.Event()
 
     def handler(*_: Any) -> None:
@@ -116,7 +116,7 @@ def test_a_signal_is_looked_at_before_the_role_is_waited_for(
         await on_another_thread()
         os.kill(os.getpid(), signal.SIGUSR1)
         function.end()
-        # In this step: the function's thread waits for the role meanwhile.
+        # This step keeps the role, for which the function's thread waits meanwhile.
         assert handled.wait(_FAILED_AFTER_S)
         if ends == "returns":
             await task
@@ -128,7 +128,7 @@ def test_a_signal_is_looked_at_before_the_role_is_waited_for(
 
 
 def test_ctrl_c_ends_a_program_to_which_nothing_happens(script: Any) -> None:
-    """As soon as the function has returned that it came upon."""
+    """Ctrl-C ends an idle program as soon as the C function that it interrupted has returned."""
     process = script(
         """
         import ctypes

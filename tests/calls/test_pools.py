@@ -42,7 +42,7 @@ def test_limit_is_never_exceeded_and_order_is_kept(run: Any) -> None:
 
 
 def test_limit_can_be_changed_while_calls_wait(run: Any) -> None:
-    """Raised, it lets waiting calls start at once."""
+    """A higher limit lets waiting calls start at once."""
     pool = Pool(limit=1)
 
     async def main() -> None:
@@ -62,7 +62,7 @@ def test_limit_can_be_changed_while_calls_wait(run: Any) -> None:
 
 
 def test_cancelled_waiter_gives_its_turn_to_the_next(run: Any) -> None:
-    """Also one that was told to go on, and was cancelled before it could."""
+    """A call that was resumed and is cancelled before its step gives its place away as well."""
     pool = Pool(limit=1)
 
     async def main() -> None:
@@ -74,7 +74,7 @@ def test_cancelled_waiter_gives_its_turn_to_the_next(run: Any) -> None:
         waiting[0].cancel()
         gate.open()
         await blocked
-        # The turn is the second one's now, whose coroutine has not run yet.
+        # The place is the second call's now, whose coroutine has not been resumed yet.
         await until(lambda: pool.stats()["queued"] < 2)
         waiting[1].cancel()
         assert 0 == await waiting[2]
@@ -84,7 +84,7 @@ def test_cancelled_waiter_gives_its_turn_to_the_next(run: Any) -> None:
 
 
 def test_pool_is_cancelled_as_a_whole(run: Any) -> None:
-    """Those that wait never start; those that are blocked are told when they return."""
+    """Waiting calls never start; blocked ones are cancelled when they return."""
     pool = Pool(limit=1)
 
     async def main() -> None:
@@ -111,7 +111,7 @@ def test_pool_is_cancelled_as_a_whole(run: Any) -> None:
 
 
 def test_interactive_calls_pass_normal_ones_and_those_pass_batch_ones(run: Any) -> None:
-    """All wait for the only thread; when it is back they start in order of priority."""
+    """All calls wait for the only thread; when it is back they start in order of priority."""
     order: list[str] = []
 
     async def main() -> None:
@@ -123,7 +123,7 @@ def test_interactive_calls_pass_normal_ones_and_those_pass_batch_ones(run: Any) 
         tasks = []
         for pool in pools:
             tasks += [asyncio.create_task(pool.call(order.append, pool.name)) for _ in range(3)]
-        # Those of the lowest priority come to wait for the thread when nothing else is ready.
+        # Calls of the lowest priority wait for the thread only once nothing else is ready.
         await asyncio.sleep(0.05)
         assert [] == order
         pools[2].priority = INTERACTIVE
@@ -139,7 +139,7 @@ def test_interactive_calls_pass_normal_ones_and_those_pass_batch_ones(run: Any) 
 def test_batch_calls_let_ready_work_pass_and_come_through_all_the_same(
     run: Any, start: str
 ) -> None:
-    """However much other work there is."""
+    """A BATCH call starts in the end, however much other work there is."""
     pool = Pool(priority=BATCH)
 
     async def main() -> int:
@@ -157,7 +157,7 @@ def test_batch_calls_let_ready_work_pass_and_come_through_all_the_same(
 
 
 def test_failing_calls_give_their_places_back(run: Any) -> None:
-    """Whatever way a call ends."""
+    """A call gives its place back, however it ends."""
     pool = Pool(limit=1)
 
     async def main() -> None:
@@ -172,7 +172,7 @@ def test_failing_calls_give_their_places_back(run: Any) -> None:
 
 
 def test_pool_serves_one_loop_after_another_and_not_two_at_once(run: Any) -> None:
-    """A module's pool outlives the loops of its program."""
+    """A pool outlives the loops of its program, but refuses a second loop at the same time."""
     pool = Pool(limit=2)
 
     async def use() -> int:
@@ -203,7 +203,7 @@ def test_pool_serves_one_loop_after_another_and_not_two_at_once(run: Any) -> Non
 
 
 def test_pool_says_what_it_is() -> None:
-    """Its repr has name, limit and priority."""
+    """The repr has the name, the limit and the priority."""
     assert "<Pool db limit=8 priority=BATCH>" == repr(Pool("db", limit=8, priority=BATCH))
     assert (None, NORMAL, None) == (Pool().limit, Pool().priority, Pool().name)
 
@@ -218,12 +218,12 @@ def test_pool_says_what_it_is() -> None:
     ],
 )
 def test_impossible_pools_are_refused(arguments: dict[str, Any], error: type[Exception]) -> None:
-    """When they are made."""
+    """The error is raised when the pool is made."""
     with pytest.raises(error):
         Pool(**arguments)
 
 
 def test_cancel_outside_a_loop_is_refused() -> None:
-    """It would have to reach into another thread's loop."""
+    """Cancelling from outside would reach into another thread's loop."""
     with pytest.raises(RuntimeError, match="call_soon_threadsafe"):
         Pool().cancel()

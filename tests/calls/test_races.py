@@ -1,4 +1,4 @@
-"""Interleavings that went wrong once: each is the smallest program that showed it."""
+"""Interleavings that went wrong once, each as the smallest program that showed the fault."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def eager_switching() -> Iterator[None]:
 def test_function_that_returns_while_its_successor_joins_is_not_forgotten(
     run: Any, eager_switching: None
 ) -> None:
-    """The successor is told things in Python before it first waits for events."""
+    """The successor runs Python hooks before its first poll; a function may return meanwhile."""
 
     async def main() -> float:
         started = time.perf_counter()
@@ -47,7 +47,7 @@ def test_function_that_returns_while_its_successor_joins_is_not_forgotten(
 
 
 def test_exception_on_another_thread_leaves_nobody_waiting_for_the_role(script: Any) -> None:
-    """The request that raises is no boundary; the next poll is."""
+    """The request that raises is no boundary; home gets the role at the next poll."""
     process = script(
         """
         def bad():
@@ -66,7 +66,7 @@ def test_exception_on_another_thread_leaves_nobody_waiting_for_the_role(script: 
 
 
 def test_ctrl_c_in_debug_mode_cancels_the_main_task_while_home_is_blocked(script: Any) -> None:
-    """The handler runs on the home thread, which is not the dispatcher's just now."""
+    """The handler runs on the home thread, which is not the dispatcher's thread at that moment."""
     import signal
 
     process = script(
@@ -91,7 +91,7 @@ def test_ctrl_c_in_debug_mode_cancels_the_main_task_while_home_is_blocked(script
 
 
 def test_executor_call_that_waits_for_a_thread_can_be_cancelled(start: str) -> None:
-    """It has been taken from its queue, and put back or beside: it does not run yet."""
+    """The call has left its queue, and was put back or queued beside: it does not run yet."""
     gate, entered = threading.Event(), threading.Event()
     executor = ThreadletExecutor(threads_max=1)
     first = executor.submit(lambda: (entered.set(), gate.wait(DEADLINE_S)))
@@ -110,7 +110,7 @@ def test_executor_call_that_waits_for_a_thread_can_be_cancelled(start: str) -> N
 
 @pytest.mark.parametrize("blocks", [False, True])
 def test_executor_outlives_what_callbacks_raise(blocks: bool, caplog: Any) -> None:
-    """There is no program to end in its threads; the error is logged."""
+    """An executor's threads have no program to end; the error is logged."""
 
     def exits(_future: object) -> None:
         raise SystemExit(1)
@@ -141,7 +141,7 @@ def test_executor_reports_a_future_that_somebody_else_has_settled(caplog: Any) -
 
 
 def test_pool_cancels_abandonable_calls_that_are_blocked(run: Any) -> None:
-    """Their callers at once, as a cancelled task of theirs would be."""
+    """The callers are cancelled at once, as if their tasks had been cancelled."""
     pool = Pool()
 
     async def main() -> None:
@@ -157,7 +157,7 @@ def test_pool_cancels_abandonable_calls_that_are_blocked(run: Any) -> None:
 
 
 def test_call_that_is_closed_while_it_waits_gives_its_turn_up(run: Any) -> None:
-    """However its await ends."""
+    """A call gives its place back, however its await ends."""
     pool = Pool(limit=1)
 
     async def main() -> None:
@@ -176,7 +176,7 @@ def test_call_that_is_closed_while_it_waits_gives_its_turn_up(run: Any) -> None:
 
 
 def test_call_that_waited_for_a_thread_counts_once(run: Any) -> None:
-    """However often it has tried to begin."""
+    """A call counts once, however often it has tried to begin."""
     pool = Pool()
 
     async def main() -> None:
@@ -191,7 +191,7 @@ def test_call_that_waited_for_a_thread_counts_once(run: Any) -> None:
 
 
 def test_pools_that_are_forgotten_leave_nothing_behind(run: Any) -> None:
-    """A pool for each request is a use like any other."""
+    """A program may make a pool for each request."""
 
     async def main() -> int:
         for _ in range(1000):
@@ -201,17 +201,17 @@ def test_pools_that_are_forgotten_leave_nothing_behind(run: Any) -> None:
             await Pool(limit=1).call(int)
         return rss_bytes() - before
 
-    # Forty bytes for each.
+    # At most 40 bytes for each pool.
     assert run(main()) < 50_000 * 40
 
 
 def rss_bytes() -> int:
-    """What the process occupies now; the rusage's figure is the most that it ever did."""
+    """Return the process's resident memory; `getrusage` gives its maximum so far."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_calls_of_calls_are_freed_at_any_depth() -> None:
-    """Without a stack as deep as they are, and down to the innermost."""
+    """Nested calls are freed down to the innermost one, without recursing as deep as they are."""
 
     class Argument:
         pass
@@ -223,7 +223,7 @@ def test_calls_of_calls_are_freed_at_any_depth() -> None:
     for _ in range(200_000):
         call, previous = threadlets.call(print, call), call
         if previous is not None:
-            # Not awaited, and not to be warned of.
+            # It is never awaited; closing it prevents the warning.
             previous.close()
     call.close()
     assert freed() is not None
@@ -233,7 +233,7 @@ def test_calls_of_calls_are_freed_at_any_depth() -> None:
 
 
 def test_other_loop_in_an_executors_function_is_refused(run: Any) -> None:
-    """It is not the loop whose dispatcher this thread was."""
+    """The running loop is not the one whose dispatcher this thread was."""
 
     async def inner() -> None:
         with pytest.raises(RuntimeError, match=r"threadlets\.run"):

@@ -45,7 +45,7 @@ def test_ctrl_c_cancels_the_main_task_while_the_main_thread_is_blocked(script: A
 
 @pytest.mark.starts("inline")
 def test_second_ctrl_c_interrupts_the_blocked_function(script: Any) -> None:
-    """The first cancels the main task, which is the one that is blocked; the second goes through."""
+    """The first Ctrl-C cancels the blocked main task; the second interrupts its function."""
     process = script(
         """
         async def main():
@@ -62,7 +62,7 @@ def test_second_ctrl_c_interrupts_the_blocked_function(script: Any) -> None:
     assert "ready" == line(process)
     import time
 
-    # The function must have begun; it says nothing.
+    # The function must have begun, of which there is no sign.
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
@@ -104,7 +104,7 @@ def test_signal_handlers_of_the_loop_run_on_the_dispatcher(script: Any, where: s
 
 @pytest.mark.starts("inline")
 def test_python_handler_runs_while_home_waits_for_the_role(script: Any) -> None:
-    """The main thread's wait for its turn ends for a handler, and goes on after it."""
+    """While home waits for the role, it runs the handler, and goes on waiting."""
     process = script(
         """
         gate, may_end = threading.Event(), threading.Event()
@@ -134,7 +134,7 @@ def test_python_handler_runs_while_home_waits_for_the_role(script: Any) -> None:
 
 @pytest.mark.starts("inline")
 def test_exception_that_ends_the_loop_reaches_home_from_another_thread(script: Any) -> None:
-    """SystemExit in a task on a thread of the workers ends the program, once home has returned."""
+    """SystemExit in a task on another worker ends the program, once home has returned."""
     process = script(
         """
         gate = threading.Event()

@@ -1,4 +1,4 @@
-"""`stay`: a task that is resumed on the thread where it is, wherever the loop goes meanwhile."""
+"""`stay`: a task is resumed on the thread where it called it, wherever the role goes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IDLE_S = 1.5
 
 @asynccontextmanager
 async def home_blocked() -> AsyncIterator[Gate]:
-    """Keep the home thread blocked by a function, so that another one runs the loop."""
+    """Block the home thread in a function, so that another worker runs the loop."""
     gate = Gate()
     pool = threadlets.Pool(start="inline")
 
@@ -42,7 +42,7 @@ async def until_home() -> None:
 
 
 class Staying:
-    """A task that stays on the thread where it begins, and goes on there when it is told to."""
+    """The body of a task that stays on its thread: it waits in several ways and notes its threads."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -53,7 +53,7 @@ class Staying:
         self.threads.append(threading.get_ident())
 
     async def wait(self) -> None:
-        """Wait until it is told to go on, and then in several other ways."""
+        """Wait for `go_on`, and then in several other ways; note the thread after each wait."""
         self.note()
         self.begun.set()
         await self.go_on.wait()
@@ -64,7 +64,7 @@ class Staying:
 
 
 def test_a_task_stays_on_its_thread(run: Any) -> None:
-    """It began while home was blocked; when home has the loop again, others go on there, and it does not."""
+    """A task that stays on a worker does so when home has the role again; others go on at home."""
 
     async def main() -> None:
         home = threading.get_ident()
@@ -88,7 +88,7 @@ def test_a_task_stays_on_its_thread(run: Any) -> None:
 
 
 def test_after_the_block_a_task_goes_home(run: Any) -> None:
-    """What is left last unbinds it: blocks may be within each other."""
+    """Blocks may be nested: the end of the outermost one unbinds the task."""
 
     async def main() -> None:
         staying = Staying()
@@ -112,7 +112,7 @@ def test_after_the_block_a_task_goes_home(run: Any) -> None:
 
 
 def test_without_a_block_a_task_stays_until_it_ends(run: Any) -> None:
-    """Its thread waits for it, and goes away afterwards."""
+    """The task's thread waits for it, and ends afterwards."""
 
     async def main() -> None:
         staying = Staying()
@@ -135,7 +135,7 @@ def test_without_a_block_a_task_stays_until_it_ends(run: Any) -> None:
 
 
 def test_a_task_that_stays_at_home_waits_for_it(run: Any) -> None:
-    """While home is blocked it does not go on, and others do."""
+    """While home is blocked the task is not resumed, and other tasks are."""
 
     async def main() -> None:
         home = threading.get_ident()
@@ -151,7 +151,7 @@ def test_a_task_that_stays_at_home_waits_for_it(run: Any) -> None:
             staying.go_on.set()
             for _ in range(10):
                 await asyncio.sleep(0.001)
-            # Where the function was called on another thread, home is free.
+            # If the function was called on another thread, home is free.
             if gate.thread == home:
                 assert 1 == len(staying.threads)
         await task
@@ -161,7 +161,7 @@ def test_a_task_that_stays_at_home_waits_for_it(run: Any) -> None:
 
 
 def test_cancellations_arrive_where_a_task_stays(run: Any) -> None:
-    """Also that of the loop's end."""
+    """A bound task is cancelled on its own thread, also by the end of the loop."""
     journal: list[bool] = []
 
     async def stay(begun: asyncio.Semaphore) -> None:
@@ -192,7 +192,7 @@ def test_cancellations_arrive_where_a_task_stays(run: Any) -> None:
 
 
 def test_a_connection_of_one_thread_lasts_across_awaits(run: Any) -> None:
-    """sqlite3's connections are refused by every thread but their own."""
+    """sqlite3 refuses a connection on any thread but the one that made it."""
 
     async def count(begun: asyncio.Event, go_on: asyncio.Event) -> int:
         with threadlets.stay():

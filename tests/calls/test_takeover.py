@@ -1,4 +1,4 @@
-"""The role: one dispatcher at a time, whatever blocks, computes, or returns."""
+"""The role: there is one dispatcher at a time, whatever functions block, compute or return."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .harness import Gate, until
 
 pytestmark = pytest.mark.starts("inline")
 
-# The whole of it, millions of calls, is `THREADLETS_STRESS=100 pytest -k at_once`.
+# The full test makes millions of calls: `THREADLETS_STRESS=100 pytest -k at_once`.
 _STRESS = int(os.environ.get("THREADLETS_STRESS", "1"))
 
 
 @pytest.mark.starts("inline", "beside", "auto")
 @pytest.mark.timeout(120 * max(1, _STRESS))
 def test_no_two_requests_run_at_once(run: Any) -> None:
-    """Under random blocking, computing, failing and cancelling, nothing is ever lost between awaits.
+    """Under random blocking, computing, failing and cancelling, no update is lost between awaits.
 
     Each task reads a shared number, does something that gives others every chance to run, and
     writes it back: without mutual exclusion updates are lost.
@@ -110,7 +110,7 @@ def test_blocking_clients_are_served_by_their_own_loop(run: Any) -> None:
 
 @pytest.mark.starts("inline", "beside")
 def test_a_thousand_functions_block_at_once_and_their_threads_go_away(run: Any) -> None:
-    """As many threads as there are blocked functions, and none of them is kept."""
+    """There are as many threads as blocked functions, and all of them end afterwards."""
 
     async def main() -> None:
         gates = [Gate() for _ in range(1000)]
@@ -130,7 +130,7 @@ def test_a_thousand_functions_block_at_once_and_their_threads_go_away(run: Any) 
 
 
 def test_at_the_limit_of_threads_calls_wait_and_the_loop_does_not(run: Any) -> None:
-    """A call that nobody could take over from does not begin."""
+    """A call does not begin if no worker could take over from it."""
 
     async def main() -> None:
         gates = [Gate() for _ in range(10)]
@@ -150,7 +150,7 @@ def test_at_the_limit_of_threads_calls_wait_and_the_loop_does_not(run: Any) -> N
 
 
 def test_function_that_computes_lets_the_loop_go_on(run: Any) -> None:
-    """Python code that never blocks is overdue after `preempt_ms`."""
+    """Python code that never blocks loses the role after `preempt_ms`."""
     stop = threading.Event()
 
     def compute() -> int:
@@ -187,13 +187,13 @@ def test_function_that_computes_without_the_gil_lets_the_loop_go_on(run: Any) ->
 
 
 def test_threads_have_names(run: Any) -> None:
-    """The interpreter's and the kernel's, which `py-spy` and `top` show."""
+    """Workers have names for the interpreter and for the kernel, which `py-spy` and `top` show."""
 
     async def main() -> None:
         gate, second = Gate(), Gate()
         first = asyncio.create_task(threadlets.call(gate))
         await gate.entered.wait()
-        # Now another thread than home is the dispatcher, and blocks in its turn.
+        # Another worker has the role now, and is blocked as well.
         task = asyncio.create_task(threadlets.call(second))
         await second.entered.wait()
         names = {thread.name for thread in threading.enumerate()}
@@ -210,7 +210,7 @@ def test_threads_have_names(run: Any) -> None:
 
 
 def test_home_gets_the_role_back_between_requests(run: Any) -> None:
-    """So that objects of the home thread are of use again once its function has returned."""
+    """Objects of the home thread are of use again once its function has returned."""
 
     async def main() -> None:
         home = threading.get_ident()
@@ -231,7 +231,7 @@ def test_home_gets_the_role_back_between_requests(run: Any) -> None:
 
 @pytest.mark.starts("inline", "beside")
 def test_tasks_that_share_a_context_take_turns(run: Any) -> None:
-    """While one is blocked inside their context, the other waits instead of failing."""
+    """While one task is blocked inside the context, the other waits instead of failing."""
 
     async def main() -> None:
         import contextvars
@@ -259,7 +259,7 @@ def test_tasks_that_share_a_context_take_turns(run: Any) -> None:
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="needs eager tasks (3.12)")
 def test_protocol_that_is_blocked_is_not_called_again_until_it_returns(run: Any) -> None:
-    """An eager task can block inside `data_received`; more data waits until that is over."""
+    """An eager task blocks inside `data_received`; more data waits until that is over."""
 
     class Protocol(asyncio.Protocol):
         def __init__(self, gate: Gate) -> None:
@@ -306,7 +306,7 @@ def test_protocol_that_is_blocked_is_not_called_again_until_it_returns(run: Any)
 
 @pytest.mark.starts("inline", "beside")
 def test_lock_that_is_acquired_in_a_threadlet_does_not_stop_the_loop(run: Any) -> None:
-    """A threading lock may be held across a call by those who acquire it in one."""
+    """A threading lock may be held across a call if others acquire it in a call as well."""
     lock = threading.Lock()
 
     async def hold(gate: Gate) -> None:

@@ -1,4 +1,4 @@
-"""Run the real command in a subprocess: that is what its users do."""
+"""Fixtures that run the real command in a subprocess, as its users do."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def app(scope, receive, send):
         print("request in flight", flush=True)
         await asyncio.Event().wait()
     if scope["path"] == "/block":
-        # On the main thread, until somebody opens the named pipe.
+        # Blocks the main thread until the named pipe is opened.
         print("request in flight", flush=True)
         await threadlets.Pool(start="inline").call(Path("gate").read_bytes)
     body = type(asyncio.get_running_loop()).__name__.encode()
@@ -52,7 +52,7 @@ async def app(scope, receive, send):
 
 @pytest.fixture
 def command(tmp_path: Path) -> RunCommand:
-    """Run `threadlets ...` in an empty folder and return what it left behind."""
+    """Run `threadlets ...` in an empty folder and return the completed process."""
 
     def run(*arguments: str, **options: Any) -> Completed:
         return subprocess.run(
@@ -69,14 +69,14 @@ def command(tmp_path: Path) -> RunCommand:
 
 
 def limit_descriptors(limit: tuple[int, int] | None) -> Callable[[], None] | None:
-    """Make a preexec function that gives a child other soft and hard descriptor limits."""
+    """Return a preexec function that sets a child's soft and hard descriptor limits."""
     if limit is None:
         return None
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
 class Served:
-    """A running `threadlets serve`, its output read as it comes."""
+    """A running `threadlets serve`, whose output is read as it comes."""
 
     def __init__(
         self, folder: Path, *arguments: str, descriptor_limit: tuple[int, int] | None
@@ -94,7 +94,7 @@ class Served:
         self.output = ""
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """Read output until the pattern is there; fail at the deadline or at its end."""
+        """Read output until the pattern is there; fail at the deadline, or when the output ends."""
         assert self.process.stdout is not None
         deadline_s = time.monotonic() + DEADLINE_S
         while (found := re.search(pattern, self.output)) is None:
@@ -110,7 +110,7 @@ class Served:
         return int(self.wait_for(r"Serving \S+ on http://[\d.]+:(\d+)")[1])
 
     def end(self) -> int:
-        """Wait for the exit status and keep the rest of the output."""
+        """Wait for the process to end, keep the rest of its output, and return its exit status."""
         rest, _ = self.process.communicate(timeout=DEADLINE_S)
         self.output += rest.decode()
         return self.process.returncode

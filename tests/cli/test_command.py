@@ -1,4 +1,4 @@
-"""The command itself: version, help, and life without its extra packages."""
+"""The command itself: version, help, and how it behaves without its extra packages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _without(missing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_version_says_what_a_bug_report_needs(command: RunCommand) -> None:
-    """Version, build, interpreter and kernel, and engine, a line for each."""
+    """`--version` prints version, build, interpreter and kernel, and engine, on a line each."""
     done = command("--version")
     assert 0 == done.returncode
     version, core, runs_on, engine = done.stdout.splitlines()
@@ -43,7 +43,7 @@ def test_version_says_what_a_bug_report_needs(command: RunCommand) -> None:
 
 
 def test_version_says_why_the_engine_is_another(command: RunCommand) -> None:
-    """The engine that was asked for, and one that does not exist, are named with the reason."""
+    """An engine that was asked for, and one that does not exist, is named with the reason."""
     for wanted, expected in (
         ("workers", "engine: workers: THREADLETS_ENGINE asks for it"),
         ("steam", 'engine: none: THREADLETS_ENGINE is "steam"; '),

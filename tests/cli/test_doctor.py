@@ -29,7 +29,7 @@ def _build(folder: Path, name: str, source: str, *flags: str) -> Path:
 
 @pytest.fixture
 def fast_package(tmp_path: Path) -> tuple[str, Path]:
-    """Make a package that loads an innocent library, which needs one of fast mathematics."""
+    """Make a package that loads a harmless library, which is linked to one built with -ffast-math."""
     fast = _build(tmp_path, "quick", "double twice(double x) { return 2 * x; }", *_LINKED_FAST)
     _build(
         tmp_path,
@@ -51,7 +51,7 @@ def fast_package(tmp_path: Path) -> tuple[str, Path]:
 def test_doctor_names_module_and_library(
     command: RunCommand, fast_package: tuple[str, Path]
 ) -> None:
-    """The module whose code loads it, and the library itself, not the one that needs it."""
+    """The report names the loading module and the library itself, not the one that depends on it."""
     name, library = fast_package
     done = command("doctor", "fp", name, "json")
     assert 1 == done.returncode, done.stderr
@@ -63,14 +63,14 @@ def test_doctor_names_module_and_library(
 
 
 def test_doctor_is_content_with_those_that_leave_it_alone(command: RunCommand) -> None:
-    """An extension module of the standard library, and one of ours."""
+    """An extension module of the standard library and one of ours leave the state alone."""
     done = command("doctor", "fp", "sqlite3", "threadlets")
     assert (0, "") == (done.returncode, done.stderr)
     assert 2 == done.stdout.count("leaves the floating-point state alone")
 
 
 def test_doctor_says_what_cannot_be_imported(command: RunCommand) -> None:
-    """It is named with its error, and the others are looked at all the same."""
+    """A module that cannot be imported is named with its error, and the others are still checked."""
     done = command("doctor", "fp", "no_such_package", "json")
     assert 1 == done.returncode
     assert "no_such_package: cannot be imported: ModuleNotFoundError" in done.stdout

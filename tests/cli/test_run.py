@@ -1,4 +1,4 @@
-"""`threadlets run`: an unedited program, the same but for its loop."""
+"""`threadlets run` changes nothing about a program but its loop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WAYS_TO_A_LOOP = {
 
 
 if sys.version_info >= (3, 14):
-    # It makes none any more.
+    # Since CPython 3.14 it makes no loop.
     del _WAYS_TO_A_LOOP["get_event_loop"]
 
 
@@ -78,7 +78,7 @@ for function in (set_event_loop, get_event_loop, new_event_loop):
 def test_asyncio_without_policies_gives_ours(
     command: RunCommand, write: WriteScript, tmp_path: Path, way: str
 ) -> None:
-    """As it will be in CPython 3.16."""
+    """A script runs on a `threadlets.Loop` without policies, too, as in CPython 3.16."""
     (tmp_path / "sitecustomize.py").write_text(_WITHOUT_POLICIES)
     script = write(
         "import asyncio, threadlets\n"
@@ -95,7 +95,7 @@ def test_asyncio_without_policies_gives_ours(
 def test_loop_that_the_program_names_is_its_loop(
     command: RunCommand, write: WriteScript, way: str
 ) -> None:
-    """`loop_factory=`, or a policy of its own."""
+    """A `loop_factory=` or a policy of the program's own decides."""
     named = {
         "a factory": "with asyncio.Runner(loop_factory=Named) as runner: runner.run(main())",
         "a policy": "asyncio.set_event_loop_policy(Policy()); asyncio.run(main())",
@@ -131,14 +131,14 @@ def test_script_sees_what_python_shows_it(
 
 
 def test_module_gets_every_argument_behind_it(command: RunCommand, write: WriteScript) -> None:
-    """Behind -m MODULE even `--help` and `--debug` belong to the module."""
+    """After -m MODULE even `--help` and `--debug` belong to the module."""
     write("import sys; print(sys.argv[1:], __name__)")
     done = command("run", "-m", "script", "--help", "value", "--debug")
     assert "['--help', 'value', '--debug'] __main__\n" == done.stdout, done.stderr
 
 
 def test_debug_switches_on_debug_mode(command: RunCommand, write: WriteScript) -> None:
-    """--debug in front of the script reaches the loop that the script makes."""
+    """--debug before the script reaches the loop that the script makes."""
     script = write(
         "import asyncio\n"
         "async def main(): print(asyncio.get_running_loop().get_debug())\n"
@@ -155,7 +155,7 @@ def test_debug_switches_on_debug_mode(command: RunCommand, write: WriteScript) -
 def test_exit_status_is_the_scripts(
     command: RunCommand, write: WriteScript, statement: str, status: int
 ) -> None:
-    """What the script tells sys.exit is what the shell sees."""
+    """The exit status is the one that the script gives to sys.exit."""
     assert status == command("run", write(f"import sys\n{statement}\n")).returncode
 
 
@@ -188,7 +188,7 @@ def test_scripts_own_excepthook_is_used(command: RunCommand, write: WriteScript)
 
 
 def test_interrupt_ends_with_130(write: WriteScript, tmp_path: Path) -> None:
-    """Ctrl-C cancels the main task, as under asyncio.run, and the status is 130."""
+    """Ctrl-C cancels the main task, as under asyncio.run, and the exit status is 130."""
     script = write(
         "import asyncio\n"
         "async def main():\n"
@@ -224,7 +224,7 @@ def test_interrupt_ends_with_130(write: WriteScript, tmp_path: Path) -> None:
 def test_nothing_to_run_names_the_remedy(
     command: RunCommand, arguments: tuple[str, ...], fact: str, remedy: str
 ) -> None:
-    """A program that is not there is a usage error with a remedy."""
+    """A program that does not exist is a usage error with a remedy."""
     done = command("run", *arguments)
     assert 2 == done.returncode
     assert fact in done.stderr
@@ -235,7 +235,7 @@ def test_nothing_to_run_names_the_remedy(
 def test_missing_import_inside_a_module_is_its_own_error(
     command: RunCommand, write: WriteScript
 ) -> None:
-    """A module that exists but imports one that does not is shown as it fails."""
+    """A module whose own import fails is shown with that error."""
     write("import not_there\n")
     done = command("run", "-m", "script")
     assert 1 == done.returncode

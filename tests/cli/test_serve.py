@@ -56,7 +56,7 @@ def test_access_log_is_a_choice(serve: Serve) -> None:
 
 
 def test_sigterm_lets_a_request_in_flight_finish(serve: Serve) -> None:
-    """A graceful stop answers what was asked, closes the lifespan and ends with status 0."""
+    """A graceful stop answers open requests, closes the lifespan, and ends with status 0."""
     server = serve("service:app", "--port", "0")
     with _asked(server.port(), "/wait") as client:
         server.wait_for("request in flight")
@@ -90,7 +90,7 @@ def test_second_interrupt_drops_what_is_left(serve: Serve) -> None:
 
 
 def test_grace_is_bounded(serve: Serve) -> None:
-    """A request that never ends is cancelled when the grace is over; the stop is still clean."""
+    """A request that outlasts the graceful timeout is cancelled, and the stop is still clean."""
     server = serve("service:app", "--port", "0", "--graceful-timeout", "0")
     with _asked(server.port(), "/forever"):
         server.wait_for("request in flight")
@@ -99,7 +99,7 @@ def test_grace_is_bounded(serve: Serve) -> None:
 
 
 def test_stop_is_clean_while_the_main_thread_is_blocked(serve: Serve, tmp_path: Path) -> None:
-    """The server gives its signals back on another thread; the process ends when the function has returned."""
+    """The server restores its signals on another thread; the process ends once the call returns."""
     os.mkfifo(tmp_path / "gate")
     server = serve("service:app", "--port", "0", "--graceful-timeout", "0")
     with _asked(server.port(), "/block"):
@@ -138,7 +138,7 @@ def test_factory_makes_the_app(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_low_soft_limit_is_raised_and_said(serve: Serve, tmp_path: Path) -> None:
-    """A soft descriptor limit below the need is raised to the hard one, and the log says so."""
+    """A soft descriptor limit that is too low is raised to the hard one, and the log says so."""
     server = serve("service:app", "--port", "0", descriptor_limit=(300, 4000))
     server.port()
     assert "Raised the descriptor limit from 300 to 4000" in server.output

@@ -1,4 +1,4 @@
-"""Bad input to `threadlets serve`: each mistake gets its fact, cause and remedy, no traceback."""
+"""Bad arguments of `threadlets serve`: each mistake gets fact, cause and remedy, and no traceback."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _assert_explained(done: Completed, status: int, *words: str) -> None:
 def test_wrong_app_names_the_remedy(
     command: RunCommand, target: str, cause: str, remedy: str
 ) -> None:
-    """What is no ASGI application is refused as wrong usage, and told in what way it is none."""
+    """Something that is no ASGI application is a usage error, and the cause says why it is none."""
     _assert_explained(command("serve", target), 2, target.partition(":")[0], cause, remedy)
 
 
@@ -103,7 +103,7 @@ def test_failing_factory_is_shown(command: RunCommand) -> None:
 
 
 def test_missing_app_dir_names_the_remedy(command: RunCommand) -> None:
-    """A folder that does not exist is wrong usage of --app-dir."""
+    """An --app-dir that does not exist is a usage error."""
     _assert_explained(command("serve", "service:app", "--app-dir", "nowhere"), 2, "--app-dir")
 
 
@@ -117,12 +117,12 @@ def test_taken_port_names_the_remedy(command: RunCommand) -> None:
 
 @pytest.mark.parametrize("port", ["-1", "65536", "99999"])
 def test_port_out_of_range_names_the_range(command: RunCommand, port: str) -> None:
-    """A number that is no port is wrong usage."""
+    """A port out of range is a usage error that names the range."""
     _assert_explained(command("serve", "service:app", "--port", port), 2, port, "65535", "--port")
 
 
 def test_port_that_is_no_number_is_a_usage_error(command: RunCommand) -> None:
-    """A word in place of the port is refused by the parser of the command line."""
+    """A port that is no number is refused by the parser of the command line."""
     done = command("serve", "service:app", "--port", "http")
     assert 2 == done.returncode
     assert "--port" in done.stderr
@@ -136,7 +136,7 @@ def test_unknown_host_names_the_remedy(command: RunCommand) -> None:
 
 
 def test_privileged_port_names_the_remedy() -> None:
-    """EACCES from bind means a privileged port."""
+    """EACCES from bind is explained as a privileged port."""
     error = explain_tcp_refusal(PermissionError(errno.EACCES, "denied"), "0.0.0.0", 80)
     assert (1, "cannot listen on 0.0.0.0:80") == (error.status, error.fact)
     assert "privileged" in error.cause
@@ -144,7 +144,7 @@ def test_privileged_port_names_the_remedy() -> None:
 
 
 def test_foreign_address_names_the_remedy() -> None:
-    """An address of another machine cannot be listened on."""
+    """Listening on an address of another machine is refused with a remedy."""
     # 192.0.2.0/24 is reserved for documentation (RFC 5737): no machine has such an address.
     with pytest.raises(UserError) as caught:
         bind_tcp("192.0.2.1", 0)
@@ -169,7 +169,7 @@ def test_unusable_uds_path_names_the_remedy(
 
 
 def test_unwritable_uds_folder_names_the_remedy() -> None:
-    """EACCES from a Unix bind means a folder that this user may not write to."""
+    """EACCES from a Unix bind is explained as a folder that this user may not write to."""
     error = explain_uds_refusal(PermissionError(errno.EACCES, "denied"), "/srv/web.sock")
     assert "/srv may not be written to" in error.cause
     assert "--uds" in error.remedy
@@ -194,7 +194,7 @@ def test_too_few_descriptors_name_the_remedy(command: RunCommand) -> None:
 
 
 def test_limit_that_suffices_is_left_alone() -> None:
-    """The soft limit is raised for a need, never for its own sake."""
+    """The soft limit is raised only if it is below the need."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = raise_descriptor_limit(n_needed=256)
     assert not limit.was_raised
@@ -217,5 +217,5 @@ def test_failed_lifespan_is_an_environment_error(command: RunCommand, tmp_path: 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may bind any port")
 def test_privileged_port_is_refused_by_the_system(command: RunCommand) -> None:
-    """The real refusal of port 1 is explained, where this user is not privileged."""
+    """The kernel's refusal of port 1 is explained, where this user is not privileged."""
     _assert_explained(command("serve", "service:app", "--port", "1"), 1, "privileged")

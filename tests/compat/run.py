@@ -3,7 +3,7 @@
     python tests/compat/run.py [--python PATH ...] [--modules events streams ...]
     python tests/compat/run.py --evil --tests-from .venv-3.15/bin/python --python .venv-3.12/bin/python
 
-Exit status 0: whatever the stock loop passes ours passes, or exceptions.toml
+Exit status 0: our loop passes all that the stock loop passes, or exceptions.toml
 says why not.  1: something unexplained, stale, unproven, or lost.  2: the run
 could not start.
 """
@@ -26,7 +26,7 @@ from harness.report import as_json, final_line, table
 from harness.session import Interpreter, InterpreterUnusableError, Limits, lend_tests, probe
 
 QUICK = ("events", "streams", "sock_lowlevel", "server", "buffered_proto", "unix_events")
-# What breaks native futures and tasks that let Python code run while they change: callbacks, loops and
+# Tests of native futures and tasks that let Python code run while they change: callbacks, loops and
 # results whose methods change the future, the task or the heap under them.
 EVIL = (
     "test_futures.*.test_*list_mutation*",
@@ -47,7 +47,7 @@ EVIL = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    # Ended by a signal, still end the sessions: they live in process groups of their own.
+    # SIGTERM must end the sessions, too: they live in process groups of their own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _scratch(options.logs) as scratch:
         try:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ExceptionsFileError, InterpreterUnusableError, UnknownModuleError) as error:
             print(error, file=sys.stderr)
             return 2
-        # The file explains our loop; any other is judged bare.
+        # The file explains failures of our loop; any other loop is judged without it.
         judged_by = exceptions if options.loop == "threadlets" else exceptions.without_explained()
         patterns = EVIL if options.evil else ()
         limits = Limits(options.workers, options.timeout, options.session_timeout, patterns)

@@ -81,7 +81,7 @@ def test_what_stock_fails_is_not_owed() -> None:
     ["worker 'gw0' crashed while running 'test_events.py::Epoll::test_a'", PROCESS_ENDED],
 )
 def test_a_crash_is_owed_even_if_stock_crashes(last_line: str) -> None:
-    """No test excuses native code that ends the process."""
+    """A crash of native code counts, whatever the stock loop does."""
     crash = Outcome(Kind.FAILED, f"Fatal Python error: Segmentation fault\n{last_line}")
     passed = Outcome(Kind.PASSED)
     stock, ours = {A: crash, B: passed}, {A: crash, B: passed}
@@ -136,7 +136,7 @@ def test_an_exception_for_no_test_is_stale() -> None:
 
 
 def test_an_intermittent_exception_may_pass() -> None:
-    """A race in the test excuses either outcome."""
+    """If a test has a race, either outcome is excused."""
     verdict = verdict_of(
         {A: Kind.PASSED}, {A: Kind.PASSED}, explained(A, extra="intermittent = true")
     )
@@ -158,7 +158,7 @@ def test_a_selection_says_nothing_of_other_exceptions() -> None:
 
 
 def test_a_run_without_our_loops_proves_nothing() -> None:
-    """Everything passed, but on loops that were not ours."""
+    """All tests passed, but on loops that were not ours."""
     strays = {"test_events": LoopCount(n_judged=0, n_stock=5)}
     verdict = verdict_of({A: Kind.PASSED}, {A: Kind.PASSED}, our_loops=strays)
     assert ["test_events"] == verdict.unproven
@@ -166,7 +166,7 @@ def test_a_run_without_our_loops_proves_nothing() -> None:
 
 
 def test_a_run_without_tests_proves_nothing() -> None:
-    """An empty module is no success."""
+    """A module without tests is unproven."""
     assert ["test_events"] == verdict_of({}, {}).unproven
 
 
@@ -187,7 +187,7 @@ def test_a_run_without_tests_proves_nothing() -> None:
     ],
 )
 def test_a_bad_exceptions_file_is_refused(text: str, complaint: str) -> None:
-    """A slip in the file is named rather than ignored."""
+    """A mistake in the file is named rather than ignored."""
     with pytest.raises(ExceptionsFileError, match=complaint.replace("*", r"\*")):
         parse_exceptions(text)
 
@@ -334,7 +334,7 @@ def test_function():
 def test_tests_are_what_unittest_takes_for_such(
     patterns: tuple[str, ...], tests: set[str], tmp_path: Path
 ) -> None:
-    """A mixin is none, whatever its name; and of a selection, only what it names runs."""
+    """A mixin is no test case, whatever its name; a selection runs only the tests that it names."""
     (tmp_path / "test_mixin.py").write_text(MIXIN)
     interpreter = Interpreter(Path(sys.executable), "3.12", tmp_path, ("test_mixin",))
     limits = replace(LIMITS, patterns=patterns)
@@ -343,7 +343,7 @@ def test_tests_are_what_unittest_takes_for_such(
 
 
 def test_lent_tests_use_the_helpers_of_who_runs_them(tmp_path: Path) -> None:
-    """Tests of another interpreter are copied, without its helpers, and run."""
+    """Tests of another interpreter are copied without its helpers, and run with the borrower's."""
     donor = probe(Path(sys.executable), "asyncio")
     (interpreter,) = lend_tests(donor, [INTERPRETER], tmp_path / "lent")
     assert interpreter.tests_from == donor.release
@@ -355,7 +355,7 @@ def test_lent_tests_use_the_helpers_of_who_runs_them(tmp_path: Path) -> None:
 
 
 def test_an_evil_loop_is_of_the_judged_kind() -> None:
-    """Loops that the tests break futures with reach native futures, and keep their ways."""
+    """Loops with which tests break futures become loops of ours, and keep their own methods."""
 
     class SimpleEvilEventLoop(asyncio.base_events.BaseEventLoop):
         def get_debug(self) -> bool:
@@ -373,7 +373,7 @@ def test_an_evil_loop_is_of_the_judged_kind() -> None:
 
 
 def test_a_process_that_dies_alone_has_failed(tmp_path: Path) -> None:
-    """Without a worker to lose, the lost process is the failure."""
+    """Where there is no worker to lose, the lost process is the failure."""
     (tmp_path / "test_dying.py").write_text(DYING)
     interpreter = Interpreter(Path(sys.executable), "3.12", tmp_path, ("test_dying",))
     test = "test_dying.Dying.test_exits"

@@ -32,14 +32,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Have programs carried on by each engine; nothing may be open afterwards that was not before."""
+    """Run the test on each engine; no descriptor may be open afterwards that was not open before."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _N_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_N_DESCRIPTORS, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     before = _descriptors()
     with use_engine(request.param):
         yield request.param
-    # A sweep is part of a cycle, and what it holds of its engine goes with it.
+    # A sweep is part of a reference cycle, and refers to descriptors of its engine.
     gc.collect()
     left = _descriptors() - before
     assert not left, f"left open: {left}"
@@ -54,5 +54,5 @@ def _descriptors() -> set[tuple[str, str]]:
 def _target(path: Path) -> str | None:
     try:
         return os.readlink(path)
-    except FileNotFoundError:  # The folder itself, while it was listed.
+    except FileNotFoundError:  # The descriptor of the listing itself.
         return None

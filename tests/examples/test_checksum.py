@@ -1,4 +1,4 @@
-"""Checksums by syslets against hashlib over plain reads."""
+"""Checksums by syslets, compared with those of hashlib over plain reads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _readable(n_max: int) -> list[str]:
 
 
 def test_files_of_every_size_have_the_checksums_of_plain_reads(engine: str, tmp_path: Path) -> None:
-    """At the edge of what is small, and of a piece, nothing is lost or read twice."""
+    """Around the size limit of small files and of pieces, no byte is lost or read twice."""
     expected = {}
     for size in _EDGES:
         content = os.urandom(size)
@@ -63,14 +63,14 @@ def test_files_of_every_size_have_the_checksums_of_plain_reads(engine: str, tmp_
 
 
 def test_a_tree_of_python_has_the_checksums_of_plain_reads(engine: str) -> None:
-    """Ten thousand files of the Pythons on this machine."""
+    """The tree has ten thousand files, of the Pythons on this machine."""
     paths = _readable(_N_FILES_SHORT)
     assert {path: _plain(path) for path in paths} == dict(checksums(paths))
 
 
 @pytest.mark.slow
 def test_a_hundred_thousand_files_have_the_checksums_of_plain_reads(engine: str) -> None:
-    """So many that none of them can be held."""
+    """There are so many files that none of them can be held open."""
     paths = _readable(_N_FILES_WANTED)
     if len(paths) < _N_FILES_WANTED:
         pytest.skip(f"there are only {len(paths):,} files here")
@@ -81,7 +81,7 @@ def test_a_hundred_thousand_files_have_the_checksums_of_plain_reads(engine: str)
 def test_what_cannot_be_read_is_told_and_the_rest_is_summed(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that is gone meanwhile has an error of its own."""
+    """A file that has gone meanwhile has an error of its own."""
     (tmp_path / "here").write_bytes(b"content")
     gone = str(tmp_path / "gone")
     outcomes = dict(checksums([gone, str(tmp_path / "here")]))

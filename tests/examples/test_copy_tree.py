@@ -17,7 +17,7 @@ _MODES = (0o600, 0o644, 0o755, 0o400, 0o4750)
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Make a small tree with all that a tree can have."""
+    """Make a small tree with modes, links, odd names and empty folders."""
     root = tmp_path / "source"
     for level in range(6):
         (root / "/".join(f"level {it}" for it in range(level))).mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def _plainly(root: Path) -> dict[str, object]:
 def test_a_copy_has_the_contents_modes_and_links_of_its_source(
     engine: str, source: Path, tmp_path: Path
 ) -> None:
-    """Whatever the umask, and also in folders that nobody may write to."""
+    """The umask does not matter, and folders may be read-only."""
     target = tmp_path / "target"
     before = os.umask(0o077)
     try:
@@ -61,7 +61,7 @@ def test_a_copy_has_the_contents_modes_and_links_of_its_source(
 
 
 def test_the_standard_library_is_copied(engine: str, tmp_path: Path) -> None:
-    """Thousands of files, compared byte by byte."""
+    """Hundreds of files are equal to their copies, byte by byte."""
     library, target = os.path.dirname(os.__file__), str(tmp_path / "target")
     names = ["asyncio", "email", "encodings", "json", "test", "unittest", "xml"]
     n_files = 0
@@ -78,7 +78,7 @@ def test_the_standard_library_is_copied(engine: str, tmp_path: Path) -> None:
 
 
 def test_a_difference_is_found(engine: str, source: Path, tmp_path: Path) -> None:
-    """A content, a mode, a link, and a name."""
+    """A content, a mode, a link and a name that differ are found."""
     target = tmp_path / "target"
     copy_tree(str(source), str(target))
     (target / "level 0" / "0 \udcff").write_bytes(b"more")
@@ -90,7 +90,7 @@ def test_a_difference_is_found(engine: str, source: Path, tmp_path: Path) -> Non
 
 
 def test_what_is_no_file_is_told(engine: str, source: Path, tmp_path: Path) -> None:
-    """A pipe is not copied; all the rest is."""
+    """A named pipe is not copied; all the rest is."""
     os.mkfifo(source / "pipe")
     failures = copy_tree(str(source), str(tmp_path / "target"))
     assert ["pipe"] == [path for path, _ in failures]
@@ -104,7 +104,7 @@ def test_the_command_refuses_a_target_that_exists(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The first copy is verified, the second refused."""
+    """The first copy is verified, and the second is refused."""
     arguments = ["copy_tree", "--verify", str(source), str(tmp_path / "target")]
     monkeypatch.setattr(sys, "argv", arguments)
     assert 0 == main()

@@ -1,4 +1,4 @@
-"""Thousands of pages through the proxy, and what the proxy does not let through."""
+"""Thousands of pages through the proxy, and what the proxy refuses."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Address = tuple[str, int]
 
 
 def _content(path: str) -> bytes:
-    """Return what the server has at a path: a little that differs, or much."""
+    """Return the server's content at a path: a few bytes that depend on it, or many."""
     if path == "/large":
         return bytes(range(256)) * (_LARGE_BYTES // 256)
     return hashlib.sha512(path.encode()).digest() * (len(path) % 7)
 
 
 class _Pages(http.server.BaseHTTPRequestHandler):
-    """Answers with the content of the path, and whether it was asked as a server is asked."""
+    """Answers with the content of the path, or 404 if the request is not in origin form."""
 
     protocol_version = "HTTP/1.1"
 
@@ -118,7 +118,7 @@ def _url(server: Address, path: str) -> str:
 
 
 def test_two_thousand_pages_come_through_the_proxy(engine: str, server: Address) -> None:
-    """Sixty-four at a time, each with the content that belongs to its address."""
+    """They are fetched 64 at a time, each with the content that belongs to its address."""
     paths = [f"/{'page' * (number % 5)}{number}?n={number}" for number in range(_N_FETCHES)]
     urls = [_url(server, path) for path in paths]
     with _proxy() as through:
@@ -129,7 +129,7 @@ def test_two_thousand_pages_come_through_the_proxy(engine: str, server: Address)
 
 @pytest.mark.parametrize("is_direct", [True, False], ids=["direct", "proxy"])
 def test_pages_of_every_kind_are_fetched(engine: str, server: Address, is_direct: bool) -> None:
-    """Large and missing ones, and one in chunks; one that is cut short is an error."""
+    """Large, missing and chunked pages are fetched; a truncated one is an error."""
     urls = [_url(server, path) for path in ("/large", "/missing", "/chunked", "/short")]
     with _proxy() as through:
         pages = [page for _, page in fetch_all(urls, None if is_direct else through)]
@@ -140,10 +140,10 @@ def test_pages_of_every_kind_are_fetched(engine: str, server: Address, is_direct
 
 
 def test_the_proxy_says_why_there_is_no_page(engine: str, server: Address) -> None:
-    """A server that does not exist, and one that says nothing."""
+    """The answer is 502 for a server that does not exist, and for one that does not answer."""
     with closing(socket.create_server((_HOST, 0))) as unused:
-        nobody = unused.getsockname()
-    urls = [_url(nobody, "/"), _url(server, "/silence")]
+        refusing = unused.getsockname()
+    urls = [_url(refusing, "/"), _url(server, "/silence")]
     with _proxy() as through:
         pages = [page for _, page in fetch_all(urls, through)]
     assert [502, 502] == [page.status for page in pages if isinstance(page, Page)]
@@ -151,10 +151,10 @@ def test_the_proxy_says_why_there_is_no_page(engine: str, server: Address) -> No
 
 
 def test_a_server_that_does_not_exist_is_an_error(engine: str) -> None:
-    """The others are fetched all the same."""
+    """The error takes the place of the page."""
     with closing(socket.create_server((_HOST, 0))) as unused:
-        nobody = unused.getsockname()
-    [(_, error)] = fetch_all([_url(nobody, "/")])
+        refusing = unused.getsockname()
+    [(_, error)] = fetch_all([_url(refusing, "/")])
     assert isinstance(error, ConnectionRefusedError)
 
 
@@ -176,7 +176,7 @@ def test_a_server_that_does_not_exist_is_an_error(engine: str) -> None:
 def test_the_proxy_refuses_what_it_does_not_relay(
     engine: str, request_: bytes, status: int
 ) -> None:
-    """With a status and a sentence, and it serves on."""
+    """The answer is a status and a sentence, and the proxy continues to serve."""
     with _proxy() as through:
         answer = _say(through, request_)
         assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
@@ -184,7 +184,7 @@ def test_the_proxy_refuses_what_it_does_not_relay(
 
 
 def test_a_request_may_come_in_pieces_and_a_client_may_leave(engine: str, server: Address) -> None:
-    """Headers that are about the connection go no further."""
+    """A request may arrive byte by byte, and a client may leave before it has sent one."""
     request = f"GET {_url(server, '/a')} HTTP/1.1\r\nConnection: x\r\nX: y\r\n\r\n".encode()
     with _proxy() as through:
         socket.create_connection(through).close()
@@ -194,11 +194,11 @@ def test_a_request_may_come_in_pieces_and_a_client_may_leave(engine: str, server
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
         with socket.create_connection(through) as connection:
             connection.sendall(b"GET ")
-            # And the proxy is stopped while it still listens to somebody.
+            # The proxy is stopped while a client is still connected.
 
 
 def test_what_is_forwarded() -> None:
-    """The path, the host, and the headers that are meant for the server."""
+    """The proxy forwards the path, the host, and the headers that are meant for the server."""
     request = proxy.parsed(
         b"GET http://me:pw@host:81/a%20b?c=d HTTP/1.1\r\nHost: other\r\nAccept: */*\r\n"
         b"Proxy-Connection: keep-alive\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\nX-Yours: 2"
@@ -211,7 +211,7 @@ def test_what_is_forwarded() -> None:
 
 
 def test_the_commands_work_together(server: Address) -> None:
-    """A proxy and a fetcher, each a process; Ctrl-C ends the proxy."""
+    """Proxy and fetcher are two processes; Ctrl-C ends the proxy."""
     module = [sys.executable, "-m", "examples.syslets.proxy", "--port", "0"]
     with subprocess.Popen(module, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -237,7 +237,7 @@ def test_the_commands_work_together(server: Address) -> None:
 def test_what_is_no_address_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the command, in a sentence."""
+    """The command refuses it in one sentence."""
     monkeypatch.setattr(sys, "argv", ["fetch", "https://host/"])
     assert 1 == fetch.main()
     assert "is not an http URL" in capsys.readouterr().err

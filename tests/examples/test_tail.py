@@ -38,20 +38,20 @@ def paths(tmp_path: Path) -> list[str]:
 
 
 def test_a_thousand_files_are_followed_at_once(engine: str, paths: list[str]) -> None:
-    """Each has a program under way; each line comes once, those of a file in their order."""
+    """Each file has a run in flight; each line comes once, and those of a file in order."""
     with Tail(paths, _INTERVAL_S) as tail:
         assert _N_FILES == threadlets.engine().in_flight
-        for turn in range(3):
+        for number in range(3):
             for path in paths:
-                _append(path, f"{path} {turn}\n".encode())
+                _append(path, f"{path} {number}\n".encode())
         seen: dict[str, list[bytes]] = {path: [] for path in paths}
         for path, line in _take(tail, 3 * _N_FILES):
             seen[path].append(line)
-    assert {path: [f"{path} {turn}".encode() for turn in range(3)] for path in paths} == seen
+    assert {path: [f"{path} {number}".encode() for number in range(3)] for path in paths} == seen
 
 
 def test_a_line_comes_when_it_is_complete(engine: str, paths: list[str]) -> None:
-    """However long it is, and in however many pieces it is written."""
+    """A line may be of any length, and be written in any number of pieces."""
     long = b"x" * (3 * PIECE_BYTES)
     with Tail(paths[:2], _INTERVAL_S) as tail:
         _append(paths[0], b"begin")
@@ -62,7 +62,7 @@ def test_a_line_comes_when_it_is_complete(engine: str, paths: list[str]) -> None
 
 
 def test_a_file_that_is_cut_is_told_from_its_beginning(engine: str, paths: list[str]) -> None:
-    """What is shorter than it was has been written anew."""
+    """A file that is shorter than before has been written anew."""
     with Tail(paths[:1], _INTERVAL_S) as tail:
         with open(paths[0], "wb") as file:
             file.write(b"a\n")
@@ -70,7 +70,7 @@ def test_a_file_that_is_cut_is_told_from_its_beginning(engine: str, paths: list[
 
 
 def test_a_file_that_is_replaced_is_told_to_its_end(engine: str, paths: list[str]) -> None:
-    """Then comes the one that has its name, from its beginning."""
+    """The new file of that name follows, from its beginning."""
     with Tail(paths[:1], _INTERVAL_S) as tail:
         _append(paths[0], b"last\nunfinished")
         os.rename(paths[0], paths[0] + ".1")
@@ -80,7 +80,7 @@ def test_a_file_that_is_replaced_is_told_to_its_end(engine: str, paths: list[str
 
 
 def test_a_file_that_comes_later_is_told_from_its_beginning(engine: str, tmp_path: Path) -> None:
-    """It is waited for; so is one that has gone for good, when the tail is closed."""
+    """The tail waits for a file that does not exist yet; closing the tail ends such a wait."""
     path, never = str(tmp_path / "later"), str(tmp_path / "never")
     with Tail([path, never], _INTERVAL_S) as tail:
         _append(path, b"here\n")
@@ -94,7 +94,7 @@ def test_what_cannot_be_read_is_raised(engine: str, tmp_path: Path) -> None:
 
 
 def test_the_command_prints_lines_until_it_is_interrupted(tmp_path: Path) -> None:
-    """With the name of the file before them, like tail."""
+    """The name of the file comes before its lines, as with tail(1)."""
     path = tmp_path / "file"
     path.write_text("line\n")
     command = [sys.executable, "-m", "examples.syslets.tail", "--from-start", str(path)]

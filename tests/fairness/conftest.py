@@ -1,4 +1,4 @@
-"""The engines to test on."""
+"""A fixture with the engines to test on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from threadlets.testing import use_engine
 
 @pytest.fixture(params=["uring", "workers"])
 def engine_kind(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test on one kind of engine after the other."""
+    """Run the test on each kind of engine."""
     with use_engine(request.param):
         yield request.param

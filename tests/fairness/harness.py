@@ -1,4 +1,4 @@
-"""A task that awaits what is done at once, over and over; and programs for it."""
+"""A task whose awaits are all done at once, and syslets for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threadlets import syslet
 from threadlets.atoms import buffer, close, nop, openat, read
 
 FAILED_AFTER_S = 5.0
-"""How long a task goes on that gives nobody a turn."""
+"""Seconds after which `until` fails if the others have not run."""
 
 Once = Callable[[], Awaitable[Any]]
 
@@ -31,10 +31,10 @@ def nothing() -> Any:
 
 
 async def until(is_over: Callable[[], bool], once: Once) -> None:
-    """Await over and over what is done at once, until others have brought something about."""
+    """Await `once`, which is done at once each time, until others have made `is_over` true."""
     failed_at = time.monotonic() + FAILED_AFTER_S
     while not is_over():
-        assert time.monotonic() < failed_at, "nobody else had a turn"
+        assert time.monotonic() < failed_at, "no other task has run"
         await once()
 
 

@@ -23,7 +23,7 @@ from .harness import Once, call, read_head, until
 
 
 async def until_timers_end(once: Once) -> None:
-    """The same, until some timers have ended one after the other."""
+    """Await `once` over and over, until three timers have ended one after the other."""
     n_ended = 0
 
     async def neighbour() -> None:
@@ -316,7 +316,7 @@ _KINDS = [
 
 @pytest.mark.parametrize("what", _KINDS, ids=lambda it: it.__name__)
 def test_others_run_whatever_is_awaited(run: Any, engine_kind: str, what: Any) -> None:
-    """On each engine."""
+    """Others run on each engine, whatever is awaited."""
 
     async def main() -> None:
         async with what() as once:
@@ -330,7 +330,7 @@ def test_others_run_whatever_is_awaited(run: Any, engine_kind: str, what: Any) -
     "what", [_a_call, _a_program, _reads_of_a_buffer], ids=lambda it: it.__name__
 )
 def test_others_run_on_every_kind_of_loop(run: Any, what: Any, options: dict[str, Any]) -> None:
-    """With asyncio's own tasks, and in debug mode."""
+    """Others run with asyncio's own tasks, and in debug mode."""
 
     async def main() -> None:
         async with what() as once:
@@ -342,7 +342,7 @@ def test_others_run_on_every_kind_of_loop(run: Any, what: Any, options: dict[str
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 @pytest.mark.parametrize("tasks", ["native", "asyncio"])
 def test_others_run_in_an_eager_step(run: Any, tasks: str) -> None:
-    """Who has made the task goes on, and so does the rest."""
+    """The code that has made the task goes on, and so do the others."""
 
     async def main() -> None:
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
@@ -356,7 +356,7 @@ def test_others_run_in_an_eager_step(run: Any, tasks: str) -> None:
 
 
 def test_others_run_beside_many_such_tasks(run: Any) -> None:
-    """And the tasks themselves, one after the other."""
+    """Twenty such tasks run one after the other, and so do others."""
 
     async def main() -> None:
         over = False
@@ -380,7 +380,7 @@ def test_others_run_beside_many_such_tasks(run: Any) -> None:
 
 
 def test_a_timeout_ends_such_a_task(run: Any) -> None:
-    """As it would end one that waits."""
+    """A timeout ends such a task as it would end one that waits."""
 
     async def main() -> None:
         with pytest.raises(TimeoutError):
@@ -391,7 +391,7 @@ def test_a_timeout_ends_such_a_task(run: Any) -> None:
 
 
 def test_a_cancelled_scope_of_anyio_ends_such_a_task(run: Any) -> None:
-    """Again and again, until it is left."""
+    """The scope cancels such a task again and again until its block is left."""
 
     async def main() -> None:
         n_cancelled = 0
@@ -409,33 +409,33 @@ def test_a_cancelled_scope_of_anyio_ends_such_a_task(run: Any) -> None:
 
 
 def test_events_are_polled_for(run: Any) -> None:
-    """A descriptor that becomes readable, and a callback from another thread."""
+    """A readable descriptor and a callback from another thread are noticed."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        heard: set[str] = set()
+        seen: set[str] = set()
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            loop.add_reader(ours, lambda: (heard.add("reader"), loop.remove_reader(ours)))
+            loop.add_reader(ours, lambda: (seen.add("reader"), loop.remove_reader(ours)))
             theirs.send(b"x")
-            other = threading.Thread(target=loop.call_soon_threadsafe, args=(heard.add, "thread"))
+            other = threading.Thread(target=loop.call_soon_threadsafe, args=(seen.add, "thread"))
             other.start()
-            await until(lambda: len(heard) == 2, call)
+            await until(lambda: len(seen) == 2, call)
             other.join()
 
     run(main())
 
 
 def test_signals_are_heard(run: Any) -> None:
-    """Those with a handler of the loop's."""
+    """A signal handler of the loop's is called."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        heard: list[int] = []
-        loop.add_signal_handler(signal.SIGUSR1, heard.append, 1)
+        received: list[int] = []
+        loop.add_signal_handler(signal.SIGUSR1, received.append, 1)
         try:
             os.kill(os.getpid(), signal.SIGUSR1)
-            await until(lambda: bool(heard), call)
+            await until(lambda: bool(received), call)
         finally:
             loop.remove_signal_handler(signal.SIGUSR1)
 
@@ -443,7 +443,7 @@ def test_signals_are_heard(run: Any) -> None:
 
 
 def test_calls_that_wait_in_a_pool_begin(run: Any) -> None:
-    """Also those that begin only when nothing else is ready."""
+    """A call that waits in a pool begins, even if it begins only when nothing else is ready."""
 
     async def main() -> None:
         batch = Pool(limit=1, priority=threadlets.BATCH)

@@ -1,4 +1,4 @@
-"""Where an await lets others run, nothing of it has begun: who is cancelled there loses nothing."""
+"""Where an await lets others run it has not begun yet, so cancelling it there loses nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .harness import nothing, read_head
 
 
 async def _cancelled(greedy: Any) -> None:
-    """Cancel a task after a while, over and over, so that some are in their first yield."""
+    """Run a task for 2 ms and cancel it; of several, some are then letting others run."""
     task = asyncio.create_task(greedy)
     await asyncio.sleep(0.002)
     task.cancel()
@@ -28,7 +28,7 @@ async def _cancelled(greedy: Any) -> None:
 
 
 def test_a_cancelled_call_was_not_made(run: Any) -> None:
-    """Who is cancelled while others run has lost nothing."""
+    """A call that is cancelled while it lets others run was not made."""
 
     async def main() -> None:
         numbers, got = itertools.count(), []
@@ -39,7 +39,7 @@ def test_a_cancelled_call_was_not_made(run: Any) -> None:
 
         for _ in range(5):
             await _cancelled(greedy())
-        # A call that the system interrupts for long enough is taken over; a cancellation finds it begun.
+        # If the system interrupts a call for long, it is taken over, and has begun when cancelled.
         stats = threadlets.stats()
         n_begun = sum(n for name, n in stats.items() if name.startswith("takeovers_"))
         assert 0 <= next(numbers) - len(got) <= n_begun
@@ -47,8 +47,8 @@ def test_a_cancelled_call_was_not_made(run: Any) -> None:
     run(main())
 
 
-def test_a_cancelled_read_readsnothing(run: Any, tmp_path: Path) -> None:
-    """All that was read is what the file has, from whatever the calls come."""
+def test_a_cancelled_read_reads_nothing(run: Any, tmp_path: Path) -> None:
+    """The completed reads and the rest together are the whole content of the file."""
     content = os.urandom(1 << 20)
     (tmp_path / "file").write_bytes(content)
 
@@ -69,7 +69,7 @@ def test_a_cancelled_read_readsnothing(run: Any, tmp_path: Path) -> None:
 
 
 def test_a_cancelled_wait_loses_no_entry(run: Any, engine_kind: str) -> None:
-    """Every program that was submitted comes out once."""
+    """The result of every submitted program comes out once."""
 
     async def main() -> None:
         ring, got, n_submitted = CompletionRing(), [], 0
@@ -92,7 +92,7 @@ def test_a_cancelled_wait_loses_no_entry(run: Any, engine_kind: str) -> None:
 
 
 def test_a_file_is_closed_though_its_task_was_cancelled(run: Any, engine_kind: str) -> None:
-    """When others should have run first, too."""
+    """`close` closes the file even if it should have let others run first."""
 
     async def main() -> None:
         file = await threadlets.open(__file__, "rb")
@@ -117,7 +117,7 @@ def test_a_file_is_closed_though_its_task_was_cancelled(run: Any, engine_kind: s
 
 
 def test_an_await_inside_a_function_lets_nobody_run(run: Any) -> None:
-    """Nobody could: the function does not wait for them."""
+    """An await inside a function does not yield: the function could not wait for the others."""
 
     def function() -> None:
         for _ in range(3):
@@ -133,14 +133,14 @@ def test_an_await_inside_a_function_lets_nobody_run(run: Any) -> None:
 
 @pytest.mark.starts("inline")
 def test_an_await_driven_by_hand_is_not_held_up_for_ever(run: Any) -> None:
-    """It yields once, and goes on in the same step."""
+    """The await yields once, and ends in the same step when it is resumed."""
 
     async def main() -> None:
         await threadlets.call(int)
         time.sleep(0.002)
         call = threadlets.call(int, "7")
         assert call.send(None) is None
-        # As much as another slice.
+        # Longer than another time slice.
         time.sleep(0.002)
         with pytest.raises(StopIteration) as returned:
             call.send(None)
@@ -151,7 +151,7 @@ def test_an_await_driven_by_hand_is_not_held_up_for_ever(run: Any) -> None:
 
 @pytest.mark.starts("inline")
 def test_a_call_that_is_thrown_away_while_others_run_was_not_made(run: Any) -> None:
-    """Nor is there a warning that it was never awaited."""
+    """There is no warning either that the call was never awaited."""
 
     async def main() -> None:
         made: list[int] = []
@@ -174,7 +174,7 @@ def test_a_call_that_is_thrown_away_while_others_run_was_not_made(run: Any) -> N
 
 
 def test_a_deep_sweep_takes_a_slice_at_a_time(run: Any, engine_kind: str) -> None:
-    """In a loop: it goes on where it was, until all is done."""
+    """A slice starts only some of the inputs; the next one goes on there, until all are done."""
     n_inputs = 20_000
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Every test of files, on each engine; none leaves a descriptor open."""
+"""Fixtures: tests of files run on each engine, and leave no descriptor open."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture(params=ENGINES, autouse=True)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Have programs carried on by one engine after another."""
+    """Run the test on each engine."""
     with use_engine(request.param):
         yield request.param
 
 
 @pytest.fixture
 def run(engine: str) -> Iterator[Run]:
-    """Run a coroutine on a new loop within a deadline; afterwards no more descriptors are open."""
+    """Return a function that runs a coroutine within a deadline; no descriptor may stay open."""
 
     async def within_deadline(main: Coroutine[Any, Any, Any]) -> Any:
         async with asyncio.timeout(DEADLINE_S):
@@ -48,7 +48,7 @@ def _open_descriptors() -> dict[str, str]:
             what = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue
-        # The engine's threads start when they are needed, with what they need.
+        # The engine's threads start on demand, and open descriptors of their own.
         if not what.startswith("anon_inode:"):
             found[name] = what
     return found

@@ -1,4 +1,4 @@
-"""Odd arguments: what the builtin takes is taken, and does the same; what it refuses is refused so."""
+"""Odd arguments: what the builtin takes has the same result here, and what it refuses is refused."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _CONTENT = b"line 1\nline 2\nline 3"
 
 @pytest.fixture(autouse=True)
 def engine() -> Iterator[str]:
-    """One will do: arguments are looked at before it is asked."""
+    """Use one engine only: arguments are checked before it is used."""
     with use_engine("workers"):
         yield "workers"
 
 
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: disks take their time to cut files."""
+    """Yield a folder in memory where there is one: disks are slow at cutting files."""
     if not os.path.isdir("/dev/shm"):
         yield tmp_path
         return
@@ -44,7 +44,7 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
 
 
 class _Index:
-    """A number that is none."""
+    """An object with `__index__` that is no int."""
 
     def __index__(self) -> int:
         return 2
@@ -56,7 +56,7 @@ class _Fails:
 
 
 class _Fspath:
-    """A path that is none."""
+    """An object with `__fspath__` that is no path."""
 
     def __init__(self, path: Any) -> None:
         self._path = path
@@ -116,7 +116,7 @@ _TEXT: dict[str, Callable[[], Any]] = {
 
 
 def _calls(mode: str, buffering: int) -> Iterator[tuple[str, str, Callable[[], tuple[Any, ...]]]]:
-    """Methods and their arguments, made anew for each call: name, what is odd, arguments."""
+    """Yield name, oddity and arguments of each call; the arguments are made anew for each call."""
     names = ["read", "readline", "readlines", "seek", "truncate"]
     if "b" in mode and buffering:
         names += ["peek", "read1"] if "r" in mode else ["read1"]
@@ -137,29 +137,29 @@ def _calls(mode: str, buffering: int) -> Iterator[tuple[str, str, Callable[[], t
 
 
 def _differs_with_reason(mode: str, name: str, odd: str) -> bool:
-    """Say whether the builtin's own answer is an oddity."""
+    """Return whether the builtin itself behaves oddly here."""
     return (
-        # It reads nothing, and does not notice that it may not.
+        # The builtin reads nothing, and does not notice that it may not read.
         (name == "readline" and odd in ("0", "False"))
-        # It returns the very object that it was given.
+        # The builtin returns the very object that it was given.
         or (name == "truncate" and odd == "index")
-        # It takes floats for cookies, and forgets the fraction.
+        # The builtin takes floats for cookies, and drops the fraction.
         or ("b" not in mode and name == "seek" and odd in ("1.0", "1.5", "nan"))
-        # EBADF, of which ours is a subclass.
+        # The builtin raises OSError (EBADF); our exception is a subclass of it.
         or name == "readall"
-        # As much memory as that is asked for before it is known whether there are as many bytes.
+        # That much memory is asked for before it is known whether there are as many bytes.
         or (name in ("read", "read1") and odd == "2147483648")
     )
 
 
 def _content(path: Path) -> tuple[int, bytes]:
-    """Return the size and the beginning: cutting may make a file that is huge, and empty."""
+    """Return the size and the first bytes: truncating may make a file that is huge and empty."""
     with open(path, "rb") as file:
         return os.fstat(file.fileno()).st_size, file.read(1000)
 
 
 def _shown(args: tuple[Any, ...]) -> list[bytes]:
-    """Return what memory a call has filled holds."""
+    """Return the content of the arguments that a call may have filled."""
     return [bytes(it) for it in args if isinstance(it, bytearray | array.array | ctypes.Array)]
 
 
@@ -174,7 +174,7 @@ def _shown(args: tuple[Any, ...]) -> list[bytes]:
 def test_methods_take_and_refuse_what_those_of_the_builtin_do(
     run: Run, tmp_path: Path, mode: str, buffering: int, is_closed: bool
 ) -> None:
-    """The same exception, or the same value, position and content."""
+    """Each method raises the same exception, or gives the same value, position and content."""
     path = tmp_path / "file"
     options = {} if "b" in mode else {"encoding": "utf-8"}
 
@@ -211,7 +211,7 @@ def test_methods_take_and_refuse_what_those_of_the_builtin_do(
             path.write_bytes(_CONTENT)
             args = make()
             found = await outcome(name, args), _shown(args)
-            # A closed file may say so in the words of what it is not open for.
+            # A closed file of the builtin may name the unsupported operation instead.
             if is_closed and expected[0] is io.UnsupportedOperation and found[0] is ValueError:
                 continue
             if expected != found:
@@ -266,7 +266,7 @@ async def _own_refusal_of(call: Callable[[], Any]) -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """The working directory, with a file, a folder, a loop of links."""
+    """Make a file, a folder and a loop of links, and make their folder the working directory."""
     before = os.getcwd()
     os.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
@@ -278,7 +278,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::EncodingWarning")
 def test_open_takes_and_refuses_what_the_builtin_does(run: Run, folder: Path) -> None:
-    """Files, modes, buffers, encodings, openers."""
+    """This holds for files, modes, buffers, encodings and openers."""
     cases: list[dict[str, Any]] = [{"file": it} for it in _PATHS.values()]
     cases += [{"file": it, "mode": "wb"} for it in _PATHS.values()]
     cases += [{"file": "f", **it} for it in _OPTIONS]
@@ -302,7 +302,7 @@ def test_open_takes_and_refuses_what_the_builtin_does(run: Run, folder: Path) ->
             expected = _refusal_of(lambda: builtin(case))  # noqa: B023
             found = await _own_refusal_of(lambda: ours(case))  # noqa: B023
             if case["file"] == 2**31 and not isinstance(case["file"], bool):
-                # What does not fit an int is taken for no descriptor at all there.
+                # The builtin raises TypeError here: what does not fit an int is no descriptor to it.
                 assert (TypeError, OverflowError) == (expected[0], found[0])
             elif expected != found:
                 wrong.append(f"open({case}): {expected}, here {found}")
@@ -319,7 +319,7 @@ def test_open_takes_and_refuses_what_the_builtin_does(run: Run, folder: Path) ->
     ],
 )
 def test_paths_take_and_refuse_what_those_of_pathlib_do(run: Run, folder: Path, name: str) -> None:
-    """Modes, targets, data and patterns; where only one thing is wrong, and refused before it is done."""
+    """One odd mode, target, content or pattern is taken, or refused before anything is done."""
     if name in ("mkdir", "touch", "chmod"):
         values = list(_NUMBERS.values())
     elif name in ("write_bytes", "write_text"):
@@ -353,7 +353,7 @@ def test_paths_take_and_refuse_what_those_of_pathlib_do(run: Run, folder: Path, 
             return sorted(map(str, value))
         return str(value) if isinstance(value, pathlib.PurePath) else value
 
-    # Of bytes, pathlib makes no path after it has renamed.
+    # pathlib renames to bytes first, and fails to make a path of them then.
     late = name in ("rename", "replace")
     subject = {"mkdir": "new", "symlink_to": "new", "hardlink_to": "new", "glob": ".", "rglob": "."}
     path = subject.get(name, "f")
@@ -373,7 +373,7 @@ def test_paths_take_and_refuse_what_those_of_pathlib_do(run: Run, folder: Path, 
             )
             is_refused = isinstance(expected[0], tuple) and isinstance(found[0], tuple)
             if is_refused and found[1] == before and (late or name.startswith("write")):
-                # Nothing was done here, and a file cut there.
+                # Ours has done nothing, but pathlib may have cut or renamed the file.
                 same = expected[0][0] is found[0][0] or (late and found[0][0] is TypeError)
             else:
                 same = expected == found
@@ -387,7 +387,7 @@ def test_paths_take_and_refuse_what_those_of_pathlib_do(run: Run, folder: Path, 
 
 
 def test_whole_files_refuse_what_is_no_path(run: Run, folder: Path) -> None:
-    """As the builtin `open`, `shutil.copyfile` and `os.walk` do."""
+    """They refuse what the builtin `open` and `os.walk` refuse, with the same exception."""
 
     def read(path: Any) -> bytes:
         with open(path, "rb") as file:
@@ -426,7 +426,7 @@ def test_whole_files_refuse_what_is_no_path(run: Run, folder: Path) -> None:
 
 @pytest.mark.parametrize("odd", _NUMBERS)
 def test_limits_modes_and_depths_are_numbers(run: Run, folder: Path, odd: str) -> None:
-    """Of a size that fits, and of a kind that `operator.index` takes."""
+    """They are integers for `operator.index`, and fit their C type."""
     value = _NUMBERS[odd]
 
     def expected_of(least: int, most: int) -> Any:
@@ -474,7 +474,7 @@ def test_limits_modes_and_depths_are_numbers(run: Run, folder: Path, odd: str) -
 
 
 def test_structures_are_bytes_like_others(run: Run, folder: Path) -> None:
-    """Memory in one piece is taken whatever it holds, by every way to write and to read into it."""
+    """Contiguous memory of any item type is taken, by every way to write and to read into it."""
 
     async def main() -> None:
         structures = (_Structure * 2)((1, 2), (3, 4))
@@ -493,7 +493,7 @@ def test_structures_are_bytes_like_others(run: Run, folder: Path) -> None:
 
 
 def test_readall_gives_the_rest(run: Run, folder: Path) -> None:
-    """Of an unbuffered file, as with `io.FileIO`, and of others; of text there is no such thing."""
+    """`readall` gives the rest of binary files, buffered or not, and is unsupported for text."""
     data = os.urandom(200_000)
     Path("f").write_bytes(data)
 

@@ -1,4 +1,4 @@
-"""What the builtin `open` has not: tasks that share a file, cancellation, what was forgotten."""
+"""What the builtin `open` does not have: files shared by tasks, cancellation, forgotten files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_closed_file_does_nothing(run: Run, tmp_path: Path) -> None:
 
 
 def test_what_a_file_is_not_open_for_is_unsupported(run: Run, tmp_path: Path) -> None:
-    """Reading what is written only, writing what is read only, bytes of text, positions of a pipe."""
+    """A file that is write-only, read-only, of text, or a pipe refuses what it cannot do."""
 
     async def main() -> None:
         (tmp_path / "file").touch()
@@ -84,7 +84,7 @@ def test_what_a_file_is_not_open_for_is_unsupported(run: Run, tmp_path: Path) ->
 
 
 def test_a_forgotten_file_is_closed_with_a_warning(run: Run, tmp_path: Path) -> None:
-    """What was in its buffer is in the file, as the builtin does it."""
+    """The content of its buffer is written, as by the builtin."""
 
     async def main() -> None:
         file = await threadlets.open(tmp_path / "file", "w")
@@ -97,7 +97,7 @@ def test_a_forgotten_file_is_closed_with_a_warning(run: Run, tmp_path: Path) -> 
 
 
 def test_a_descriptor_may_stay_open(run: Run, pipe: list[int]) -> None:
-    """`closefd=False` leaves it to whoever opened it, and no warning is given."""
+    """With `closefd=False` the descriptor stays open for its owner, and there is no warning."""
 
     async def main() -> None:
         async with threadlets.open(pipe[1], "wb", closefd=False) as file:
@@ -111,7 +111,7 @@ def test_a_descriptor_may_stay_open(run: Run, pipe: list[int]) -> None:
 
 
 def test_tasks_take_turns(run: Run, tmp_path: Path) -> None:
-    """Each line of each task is whole, and each is read once."""
+    """Each line that a task writes is whole, and each is read once."""
 
     async def main() -> None:
         async with threadlets.open(tmp_path / "file", "w") as file:
@@ -139,7 +139,7 @@ def test_tasks_take_turns(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_cancelled_read_loses_nothing(run: Run, pipe: list[int]) -> None:
-    """The next read gives what had come already, of bytes, lines and text."""
+    """The next read gives what had come already, be it bytes, lines or text."""
 
     async def main() -> None:
         async with threadlets.open(pipe[0], "rb", closefd=False) as file:
@@ -171,7 +171,7 @@ def test_a_cancelled_read_loses_nothing(run: Run, pipe: list[int]) -> None:
 
 
 def test_a_time_out_is_a_time_out(run: Run, pipe: list[int]) -> None:
-    """What is raised is the plain cancellation, which asyncio.timeout knows."""
+    """A cancelled call raises plain CancelledError, which asyncio.timeout recognizes."""
 
     async def main() -> None:
         async with threadlets.open(pipe[0], "rb", closefd=False) as file:
@@ -191,7 +191,7 @@ def test_a_time_out_is_a_time_out(run: Run, pipe: list[int]) -> None:
 def test_a_cancelled_read_gives_back_what_only_a_part_was_cached_of(
     run: Run, tmp_path: Path, buffering: int
 ) -> None:
-    """Whether the kernel could still be stopped or not, the next read has the same bytes."""
+    """The next read gives the same bytes, whether the kernel was stopped in time or not."""
     path, size = tmp_path / "file", 3 * 4096
     data = os.urandom(10 * size)
     path.write_bytes(data)
@@ -223,7 +223,7 @@ def test_a_cancelled_read_gives_back_what_only_a_part_was_cached_of(
 def test_a_cancelled_read_to_the_end_is_cancelled_whenever_that_comes(
     run: Run, tmp_path: Path
 ) -> None:
-    """Also when the run has succeeded meanwhile; the next read begins where this one did."""
+    """This holds even if the run has succeeded; the next read begins where this one did."""
     path = tmp_path / "file"
     with path.open("wb") as file:
         file.truncate(64 << 20)
@@ -246,7 +246,7 @@ def test_a_cancelled_read_to_the_end_is_cancelled_whenever_that_comes(
 
 
 def test_what_was_to_be_written_outlives_a_cancelled_flush(run: Run, tmp_path: Path) -> None:
-    """Nothing is written twice, nothing is left out."""
+    """Nothing is written twice, and nothing is left out."""
 
     async def main() -> None:
         async with threadlets.open(tmp_path / "file", "wb", 10_000_000) as file:
@@ -262,16 +262,16 @@ def test_what_was_to_be_written_outlives_a_cancelled_flush(run: Run, tmp_path: P
     run(main())
 
 
-@pytest.mark.parametrize("n_turns", range(4))
-def test_a_cancelled_open_leaves_no_descriptor(run: Run, tmp_path: Path, n_turns: int) -> None:
-    """Whether the file was open by then or not; the fixture counts."""
+@pytest.mark.parametrize("n_ticks", range(4))
+def test_a_cancelled_open_leaves_no_descriptor(run: Run, tmp_path: Path, n_ticks: int) -> None:
+    """It leaves none whether the file was open by then or not; the fixture counts."""
     os.mkfifo(tmp_path / "fifo")
 
     async def main() -> None:
         opening = asyncio.ensure_future(_open(tmp_path / "fifo"))
         await asyncio.sleep(0)
         writer = os.open(tmp_path / "fifo", os.O_RDWR)
-        for _ in range(n_turns):
+        for _ in range(n_ticks):
             await asyncio.sleep(0)
         opening.cancel()
         await asyncio.wait([opening])
@@ -286,7 +286,7 @@ def test_a_cancelled_open_leaves_no_descriptor(run: Run, tmp_path: Path, n_turns
 
 
 def test_readinto_reads_right_into_the_memory(run: Run, tmp_path: Path) -> None:
-    """Also into a part of it; memory that cannot be written to is refused."""
+    """It also reads into a part of memory, and refuses memory that cannot be written to."""
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 1000)
 
@@ -306,7 +306,7 @@ def test_readinto_reads_right_into_the_memory(run: Run, tmp_path: Path) -> None:
 
 
 def test_writes_of_other_types_are_refused(run: Run, tmp_path: Path) -> None:
-    """Text to bytes, bytes to text."""
+    """Binary files refuse text, and text files bytes."""
 
     async def main() -> None:
         for mode, data in (("wb", "text"), ("w", b"bytes"), ("wb", None), ("w", 7)):
@@ -348,22 +348,22 @@ def test_fsync_and_subprocesses_see_what_was_flushed(run: Run, tmp_path: Path) -
 
 
 def test_other_tasks_run_while_lines_are_read(run: Run, tmp_path: Path) -> None:
-    """A long file that is in the cache does not keep the loop for itself."""
+    """Reading a long file that is in the cache does not occupy the loop."""
     (tmp_path / "file").write_bytes(b"line\n" * 200_000)
 
     async def main() -> None:
         async def count() -> None:
-            nonlocal n_turns
+            nonlocal n_steps
             while True:
-                n_turns += 1
+                n_steps += 1
                 await asyncio.sleep(0)
 
-        n_turns = 0
+        n_steps = 0
         counting = asyncio.create_task(count())
         async with threadlets.open(tmp_path / "file") as file:
             async for _ in file:
                 pass
         counting.cancel()
-        assert n_turns >= 10
+        assert n_steps >= 10
 
     run(main())

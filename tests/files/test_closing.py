@@ -47,18 +47,18 @@ _WAYS: list[Callable[[Any], Coroutine[Any, Any, None]]] = [_close, _aclose, _lea
 def test_a_cancelled_close_writes_and_closes(
     run: Run, tmp_path: Path, way: Any, mode: str, data: Any, n_cancellations: int
 ) -> None:
-    """However often and wherever it is cancelled; `CancelledError` comes when it is done."""
+    """The close is complete, wherever it is cancelled, before `CancelledError` is raised."""
 
     async def main() -> None:
-        for n_turns in range(3):
-            path = tmp_path / str(n_turns)
+        for n_ticks in range(3):
+            path = tmp_path / str(n_ticks)
             path.touch()
             file = await threadlets.open(path, mode)
             await file.write(data)
             task = asyncio.create_task(way(file))
             await asyncio.sleep(0)
             for _ in range(n_cancellations):
-                for _ in range(n_turns):
+                for _ in range(n_ticks):
                     await asyncio.sleep(0)
                 task.cancel()
             await asyncio.wait([task])
@@ -97,7 +97,7 @@ def test_a_cancelled_block_waits_for_its_turn(run: Run, tmp_path: Path) -> None:
 
 
 def test_two_closes_at_once_both_wait(run: Run, tmp_path: Path) -> None:
-    """When `close()` has returned, everything is in the file."""
+    """When any `close()` has returned, everything is in the file."""
     path = tmp_path / "file"
 
     async def main() -> None:
@@ -116,7 +116,7 @@ def test_two_closes_at_once_both_wait(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", _WAYS)
 @pytest.mark.parametrize("mode", ["w", "wb"])
 def test_a_cancelled_close_of_a_full_pipe_keeps_the_rest(run: Run, mode: str, way: Any) -> None:
-    """It may never be emptied, so the cancellation comes at once; another close goes on."""
+    """The pipe may never be read, so the cancellation comes at once; another close continues."""
 
     async def main() -> None:
         receiver, sender = os.pipe()
@@ -141,7 +141,7 @@ def test_a_cancelled_close_of_a_full_pipe_keeps_the_rest(run: Run, mode: str, wa
 
 
 def test_a_time_out_ends_a_block_around_a_full_pipe(run: Run) -> None:
-    """Nothing waits for its reader: neither the block nor the collector."""
+    """Neither the block nor the garbage collector waits for a reader."""
     lost: list[Any] = []
 
     async def main() -> None:
@@ -178,7 +178,7 @@ def test_a_time_out_ends_a_block_around_a_full_pipe(run: Run) -> None:
 def test_what_a_forgotten_file_borrowed_stays_open_and_has_the_data(
     run: Run, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """As with the builtin: no warning, and nothing is lost."""
+    """As with the builtin, there is no warning, and nothing is lost."""
     path = tmp_path / "file"
 
     async def main() -> None:
@@ -196,7 +196,7 @@ def test_what_a_forgotten_file_borrowed_stays_open_and_has_the_data(
 
 @pytest.mark.parametrize("n_cancellations", [0, 1])
 def test_an_error_is_told_rather_than_a_cancellation(run: Run, n_cancellations: int) -> None:
-    """What was not written is heard of, and the file is closed."""
+    """The error tells that the data was not written, and the file is closed."""
 
     async def main() -> None:
         file = await threadlets.open("/dev/full", "wb")
@@ -231,7 +231,7 @@ def test_a_broken_pipe_is_closed_once(run: Run) -> None:
 
 @pytest.mark.parametrize("mode", ["w", "wb"])
 def test_a_close_outlives_its_loop(engine: str, tmp_path: Path, mode: str) -> None:
-    """The loop was stopped and closed while a file was being closed: all of it is there then."""
+    """Closing a loop while it closes a file writes all of the file's data."""
     path = tmp_path / "file"
     data = "x" * 3_000_000 if mode == "w" else b"x" * 3_000_000
 
@@ -248,7 +248,7 @@ def test_a_close_outlives_its_loop(engine: str, tmp_path: Path, mode: str) -> No
     loop.set_exception_handler(lambda *_: None)
     loop.run_until_complete(main())
     with warnings.catch_warnings():
-        # Tasks that were left are told of.
+        # The loop warns of tasks that are left.
         warnings.simplefilter("ignore", ResourceWarning)
         loop.close()
     assert _bytes(data) == path.read_bytes()
@@ -259,7 +259,7 @@ def test_a_close_outlives_its_loop(engine: str, tmp_path: Path, mode: str) -> No
 
 
 def test_a_generator_that_is_left_closes_its_file(run: Run, tmp_path: Path) -> None:
-    """Where nobody may wait, closing is done at once."""
+    """Where code may not wait, closing is done at once."""
     path = tmp_path / "file"
 
     async def write() -> AsyncIterator[None]:

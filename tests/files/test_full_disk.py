@@ -1,4 +1,4 @@
-"""On a disk that is full: the error is told, a beginning is written, and nothing twice."""
+"""A disk that is full: the error is raised, a beginning is written, and nothing is written twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_ROOM = "No space left on device|File too large"
 
 
 class Disk:
-    """A folder where files can be made to find no room."""
+    """A folder whose files can be limited in size, as if the disk were full."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,11 +48,11 @@ class Disk:
 
 
 class SmallDisk(Disk):
-    """A file system of its own, which others fill."""
+    """A file system of its own, which another file fills."""
 
     @contextlib.contextmanager
     def full(self, size: int = 0) -> Iterator[Callable[[], None]]:
-        """Do the same."""
+        """Fill the file system but for `_ROOM` bytes; make room again in the end, or when called."""
         filler = self.folder / "filler"
         numbers = os.statvfs(self.folder)
         filler.write_bytes(bytes(numbers.f_bavail * numbers.f_frsize - _ROOM))
@@ -68,7 +68,7 @@ class SmallDisk(Disk):
 
 @pytest.fixture(params=["limit", "tmpfs"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    """Return a disk that can be filled, and a mounted one where that is allowed."""
+    """Return a disk that can be filled: by a limit, or a mounted one where mounting is allowed."""
     if request.param == "limit":
         yield Disk(tmp_path)
         return
@@ -90,7 +90,7 @@ Step = tuple[Any, ...]
 
 
 async def _play(file: Any, steps: list[Step], path: Path, make_room: Callable[[], None]) -> Any:
-    """Do one step after the other; return what came of each, and what the file holds after it."""
+    """Do one step after another; return the outcome of each, and the file's content after it."""
     outcomes = []
 
     async def call(name: str, *args: Any) -> Any:
@@ -257,7 +257,7 @@ def test_a_file_that_is_forgotten_writes_only_the_rest_of_a_failed_flush(
 
 def _forget(files: list[Any]) -> None:
     files.clear()
-    # The error's traceback has the file, too.
+    # The error's traceback refers to the file, too.
     gc.collect()
 
 
@@ -337,7 +337,7 @@ def test_a_flush_that_is_cancelled_goes_on_behind_what_the_other_end_has(
         for _ in range(n_cancelled):
             flush = asyncio.create_task(file.flush())
             n_before = len(received)
-            # It goes on when some was read, and is stuck again.
+            # The flush continues when bytes were read, and blocks again.
             while len(received) < n_before + 100_000:
                 await asyncio.sleep(0)
                 if flush.done():
@@ -365,7 +365,7 @@ def test_a_pipe_that_nobody_reads_any_more_has_had_what_a_write_tells(run: Run) 
             while n_read < 200_000:
                 n_read += len(await asyncio.to_thread(os.read, from_fd, 65536))
             os.close(from_fd)
-            # As a file without a buffer does: first how much, then the error.
+            # An unbuffered file does the same: first it tells how much, then the error.
             assert n_read <= await write < 1_000_000
             with pytest.raises(BrokenPipeError):
                 await file.write(b"more")

@@ -1,4 +1,4 @@
-"""Calls whose task has gone: what they have opened is closed, what they have made is removed."""
+"""Calls whose task has gone: files that they have opened are closed, those they made are removed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _open_files() -> set[str]:
 
 
 class _Opener:
-    """Opens a file, when it is let to."""
+    """Opens a file, but not before `go` is called."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -49,7 +49,7 @@ class _Opener:
 def test_a_descriptor_of_an_opener_that_nobody_gets_is_closed(
     run: Run, tmp_path: Path, mode: str, n_cancellations: int
 ) -> None:
-    """Whatever the exception is kept by."""
+    """The descriptor is closed even while the exception is kept."""
     path = tmp_path / "file"
     path.touch()
 
@@ -75,7 +75,7 @@ def test_a_descriptor_of_an_opener_that_nobody_gets_is_closed(
 
 
 def test_a_failure_of_an_opener_leaves_nothing(run: Run, tmp_path: Path) -> None:
-    """What it returned is refused, or is of no use: a folder, a descriptor that is not open."""
+    """An opener may return what is refused or useless: a folder, or no open descriptor."""
 
     async def main() -> None:
         for opener, expected in (
@@ -92,13 +92,13 @@ def test_a_failure_of_an_opener_leaves_nothing(run: Run, tmp_path: Path) -> None
 
 @pytest.mark.starts("inline", "beside")
 def test_an_opener_outlives_its_loop(engine: str, tmp_path: Path) -> None:
-    """The loop was closed while it was blocked on another thread; its descriptor is closed, too."""
+    """The loop is closed while the opener blocks on another thread; its descriptor is closed, too."""
     path = tmp_path / "file"
     path.touch()
     openers: list[_Opener] = []
 
     async def main() -> None:
-        # The first blocks the home thread, which the loop waits for; the other one is elsewhere.
+        # The first one blocks the home thread, which the loop waits for; the other one a worker.
         for _ in range(2):
             openers.append(_Opener())
             opening = threadlets.open(path, opener=openers[-1])
@@ -123,11 +123,11 @@ def test_an_opener_outlives_its_loop(engine: str, tmp_path: Path) -> None:
         threading.Event().wait(0.001)
 
 
-@pytest.mark.parametrize("n_turns", range(4))
+@pytest.mark.parametrize("n_ticks", range(4))
 def test_a_cancelled_open_leaves_nothing_while_its_exception_is_kept(
-    run: Run, tmp_path: Path, n_turns: int
+    run: Run, tmp_path: Path, n_ticks: int
 ) -> None:
-    """A traceback keeps frames alive, and what they know; descriptors are not among that."""
+    """A traceback keeps frames and their objects alive, but no descriptor."""
     source, path = tmp_path / "source", tmp_path / "fifo"
     source.write_bytes(b"x" * 1000)
     os.mkfifo(path)
@@ -137,7 +137,7 @@ def test_a_cancelled_open_leaves_nothing_while_its_exception_is_kept(
             task = asyncio.ensure_future(call)
             await asyncio.sleep(0)
             writer = os.open(path, os.O_RDWR)
-            for _ in range(n_turns):
+            for _ in range(n_ticks):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
@@ -155,7 +155,7 @@ def test_a_cancelled_open_leaves_nothing_while_its_exception_is_kept(
 
 @contextlib.asynccontextmanager
 async def _no_threads_left() -> AsyncIterator[None]:
-    """Block every thread of a loop that has two of them, or one beside the loop, and one more call."""
+    """Block every thread of a loop (two, or one beside the loop's), and have one more call wait."""
     gate = threading.Event()
     calls = [asyncio.create_task(threadlets.call(gate.wait, 20)) for _ in range(3)]
     while True:
@@ -172,7 +172,7 @@ async def _no_threads_left() -> AsyncIterator[None]:
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Event]:
-    """Hold atomic writes and large copies where they have everything open."""
+    """Stop atomic writes and large copies at the point where they have all files open."""
     reached: list[asyncio.Event] = []
 
     async def hold(*_args: Any) -> Any:
@@ -189,7 +189,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Event]:
 def test_clean_up_needs_no_thread(
     engine: str, tmp_path: Path, held: list[asyncio.Event], n_cancellations: int
 ) -> None:
-    """At the limit of threads calls wait, and those that are cancelled never begin: not so clean-up."""
+    """At the limit of threads, cancelled calls never begin, but clean-up is done."""
     source = tmp_path / "source"
     source.write_bytes(b"x" * 300_000)
 
@@ -220,7 +220,7 @@ def test_clean_up_needs_no_thread(
 @pytest.mark.starts("inline", "beside")
 @pytest.mark.parametrize("mode", ["w", "wb"])
 def test_closing_needs_no_thread(engine: str, tmp_path: Path, mode: str) -> None:
-    """A file that is closed by a cancelled task at the limit of threads has what was written."""
+    """A close that is cancelled at the limit of threads writes the data and closes the file."""
     path = tmp_path / "file"
 
     async def main() -> None:
@@ -241,7 +241,7 @@ def test_closing_needs_no_thread(engine: str, tmp_path: Path, mode: str) -> None
 def test_what_closed_coroutines_have_made_is_removed(
     engine: str, tmp_path: Path, held: list[asyncio.Event]
 ) -> None:
-    """The loop is gone, and with it everybody who could wait for the clean-up: it is done at once."""
+    """Without a loop that could wait for the clean-up, it is done at once."""
 
     async def main() -> None:
         held[:] = [asyncio.Event()]

@@ -1,4 +1,4 @@
-"""A file behaves as one of the builtin `open` does: on the same content, call by call."""
+"""A file behaves like one of the builtin `open`: the same calls on the same content, one by one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _builtin(path: Path, calls: list[Call], **options: Any) -> list[Any]:
             own_args = tuple(bytearray(arg) if name == "readinto" else arg for arg in args)
             outcome = _outcome_of(lambda: getattr(file, name)(*own_args))  # noqa: B023
             if name == "seek" and isinstance(outcome, int) and "b" in file.mode:
-                # After one that has failed, the builtin goes where it is to go, and returns another number.
+                # A seek after a failed one moves the builtin correctly, but returns another number.
                 outcome = file.tell()
             outcomes += [outcome, own_args]
     return [*outcomes, path.read_bytes()]
@@ -77,7 +77,7 @@ def _assert_alike(
 
 
 def _with_flushes(calls: list[Call]) -> list[Call]:
-    """Return calls in which nothing stays in the buffer after a write."""
+    """Return the calls with a flush after each write, so that nothing stays in the buffer."""
     return [it for call in calls for it in (call, *([("flush", ())] * ("write" in call[0])))]
 
 
@@ -121,8 +121,8 @@ def test_binary_calls_give_what_the_builtin_gives(
 ) -> None:
     """Random calls, in any order, with and without a buffer: results, errors and content agree.
 
-    `readline(0)` is left out: the builtin does not notice that it may not read. So is reading
-    directly after appending, or telling: what it takes for the position depends on its buffer.
+    `readline(0)` is left out: the builtin does not notice that it may not read. Reading or telling
+    directly after appending is left out, too: the builtin's position depends on its buffer then.
     """
     if "a" in mode:
         calls = _with_flushes(calls)
@@ -143,12 +143,12 @@ def test_text_calls_give_what_the_builtin_gives(
 ) -> None:
     """Random calls, in any order, on text: results, errors and content agree.
 
-    What is read directly after a write is left out: there the builtin may read what was before. So
-    is `readline(0)`, which reads ahead there.
+    Reading directly after a write is left out: the builtin may give what was there before. So is
+    `readline(0)`, with which the builtin reads ahead.
     """
     calls = _with_flushes(calls)
     if "+" in mode and sys.version_info >= (3, 15):
-        # Where it stops in the middle, the builtin goes on with what it has read ahead, written over or not.
+        # After a limited readlines, the builtin continues with what it had read ahead, stale or not.
         calls = [(name, () if name == "readlines" else args) for name, args in calls]
     options = {"mode": mode, "newline": newline, "encoding": encoding}
     with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +161,7 @@ def test_text_calls_give_what_the_builtin_gives(
 def test_newlines_and_encodings(
     run: Run, tmp_path: Path, mode: str, newline: str | None, encoding: str
 ) -> None:
-    """Reading by lines, and what is written after it, for every newline and encoding."""
+    """This holds for reading lines, and for writing after that, with every newline and encoding."""
     calls = [("readline", ()), ("read", (3,)), ("readlines", ()), ("seek", (0, 2))]
     calls += [("write", ("new\r\nline\n",)), ("seek", (0,)), ("read", ())]
     options = {"mode": mode, "newline": newline, "encoding": encoding}
@@ -178,7 +178,7 @@ def test_newlines_and_encodings(
 def test_seek_goes_back_to_what_tell_gave(
     run: Run, encoding: str, newline: str | None, content: str, sizes: list[int]
 ) -> None:
-    """From every position that was told the same text follows, in any encoding."""
+    """The same text follows each position that `tell` gave, in any encoding."""
     if encoding in ("shift_jis", "latin-1"):
         content = content.replace("é", "x").replace("あ", "x" if encoding == "latin-1" else "あ")
 
@@ -209,7 +209,7 @@ def test_seek_goes_back_to_what_tell_gave(
 
 @pytest.mark.parametrize("newline", _NEWLINES)
 def test_lines_longer_than_any_buffer(run: Run, tmp_path: Path, newline: str | None) -> None:
-    """A newline that falls on the edge of what is read at once is found."""
+    """A newline at the edge of what is read at once is found."""
     content = b"".join(b"x" * n + b"\r\n" for n in (65_535, 65_534, 8191, 0, 200_000, 1))
     calls = [("readline", ())] * 7
     for options in ({"mode": "r", "newline": newline}, {"mode": "rb"}):
@@ -217,7 +217,7 @@ def test_lines_longer_than_any_buffer(run: Run, tmp_path: Path, newline: str | N
 
 
 def test_iteration_gives_the_lines(run: Run, tmp_path: Path) -> None:
-    """`async for` gives lines with their newlines, and the newlines that were met are told."""
+    """`async for` gives lines with their newlines, and `newlines` has those that were met."""
     path = tmp_path / "lines"
     path.write_bytes(b"a\r\nb\n" * 20_000 + b"end")
 
@@ -233,7 +233,7 @@ def test_iteration_gives_the_lines(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["rb", "wb", "xb", "ab", "r+b", "w+b", "x+b", "a+b", "r", "xt+"])
 def test_attributes(run: Run, tmp_path: Path, mode: str) -> None:
-    """Name, mode and what may be done are told as the builtin tells them."""
+    """Name, mode and abilities are those of a file of the builtin."""
 
     def told(file: Any) -> Any:
         able = (file.readable(), file.writable(), file.seekable(), file.isatty())
@@ -290,7 +290,7 @@ _BAD_ARGUMENTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("bad", _BAD_ARGUMENTS, ids=range(len(_BAD_ARGUMENTS)))
 def test_what_the_builtin_refuses_is_refused(run: Run, tmp_path: Path, bad: dict[str, Any]) -> None:
-    """The same exception, with the same file name."""
+    """The exception is the same, with the same file name."""
     path = tmp_path / "file"
     path.touch()
     arguments = {"file": str(path), **bad}

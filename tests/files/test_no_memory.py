@@ -1,7 +1,7 @@
-"""Where there is no memory for what was asked for, the caller is told so, and the loop goes on.
+"""Without memory for what was asked for, the caller gets an error, and the loop continues.
 
-The cases run one after the other in a process with little address space; an allocation that is not looked at would
-end it, or its loop.
+The cases run one after another in a process with little address space, in which an unchecked
+allocation would end the process, or its loop.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sparse.truncate(6 * GB)
 PATH = sparse.name
 
 def limit(n_bytes=80 << 20):
-    # What the process has already, and so much more.
+    # What the process has already, and this much more.
     with open("/proc/self/statm") as file:
         size = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + n_bytes, resource.RLIM_INFINITY))
@@ -40,7 +40,7 @@ async def refused(awaitable):
 
 async def goes_on():
     gc.collect()
-    # In the loop, in its engine, and in what was refused.
+    # The loop, the engine and calls work.
     await asyncio.sleep(0.001)
     assert await threadlets.read_file("/proc/self/stat")
     assert await threadlets.call(int) == 0
@@ -202,7 +202,7 @@ _CASES = {
             pass
         else:
             raise AssertionError("there was memory")
-        # A part was sent: the stream does not go on without the rest.
+        # A part was sent, so the stream cannot continue without the rest.
         assert isinstance(await lost, MemoryError)
         theirs.close()
     """,
@@ -228,7 +228,7 @@ _CASES = {
         assert n_received == len(sent)
         theirs.close()
     """,
-    # Last: its exception keeps the data for a while.
+    # This case is last, because its exception keeps the data for a while.
     "constant": """
         data = b"x" * (48 << 20)
 
@@ -247,8 +247,8 @@ _CASES = {
 }
 
 
-def test_no_memory_is_an_error_of_who_asked(engine: str) -> None:
-    """The process, its loop and its engine go on."""
+def test_no_memory_is_an_error_of_the_caller(engine: str) -> None:
+    """The process, its loop and its engine continue."""
     source = _PRELUDE
     for name, body in _CASES.items():
         body = textwrap.indent(textwrap.dedent(body), "    ")

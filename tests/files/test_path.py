@@ -21,7 +21,7 @@ from .conftest import Run
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Folders in folders, with files, and links to all of them."""
+    """Make folders in folders, with files, and links to files and folders."""
     top = tmp_path / "tree"
     for number in range(5):
         for name in ("a", "b/c", "b/d"):
@@ -52,7 +52,7 @@ def test_walk_is_os_walk(
     depth: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same folders and files, in the same order, whether they are read ahead or (0) not."""
+    """Folders and files are the same, in the same order, whether read ahead or (depth 0) not."""
     monkeypatch.setattr(walking, "_SLOW_NS", -(10**12) if depth else 10**12)
     depth = depth or 1
     expected = list(os.walk(str(tree), topdown=topdown, followlinks=follow))
@@ -71,14 +71,14 @@ def test_walk_is_os_walk(
 @pytest.mark.parametrize("top_down", [True, False])
 @pytest.mark.parametrize("follow", [True, False])
 def test_path_walk_is_that_of_pathlib(run: Run, tree: Path, top_down: bool, follow: bool) -> None:
-    """Links to folders are files there, unless they are followed."""
+    """Links to folders are listed as files, unless they are followed."""
     expected = tree.walk(top_down, follow_symlinks=follow)  # type: ignore[attr-defined]
     found = run(_all(threadlets.Path(tree).walk(top_down, follow_symlinks=follow)))
     assert [(str(path), *names) for path, *names in expected] == found
 
 
 def test_walk_leaves_out_what_is_removed(run: Run, tree: Path) -> None:
-    """The list of folders says where to go, and in which order."""
+    """Changing the list of folders decides where the walk goes, and in which order."""
 
     async def main() -> list[str]:
         seen = []
@@ -98,7 +98,7 @@ def test_walk_leaves_out_what_is_removed(run: Run, tree: Path) -> None:
 
 
 def test_walk_goes_past_what_cannot_be_read(run: Run, tree: Path) -> None:
-    """Errors go to `on_error`, with the folder's name; without it they are passed over."""
+    """Errors go to `on_error`, with the folder's name; without it they are ignored."""
 
     async def main() -> None:
         errors: list[OSError] = []
@@ -123,16 +123,16 @@ def test_walk_goes_past_what_cannot_be_read(run: Run, tree: Path) -> None:
 def test_a_walk_that_is_left_or_cancelled_leaves_nothing(
     run: Run, tree: Path, monkeypatch: pytest.MonkeyPatch, slow_ns: int
 ) -> None:
-    """What was being read ahead is stopped; the fixture counts descriptors."""
+    """Reading ahead is stopped; the fixture counts descriptors."""
     monkeypatch.setattr(walking, "_SLOW_NS", slow_ns)
 
     async def main() -> None:
         walk = threadlets.walk(tree)
         await anext(walk)
         await walk.aclose()  # type: ignore[attr-defined]
-        for n_turns in range(5):
+        for n_ticks in range(5):
             task = asyncio.create_task(_all(threadlets.walk("/proc/self")))
-            for _ in range(n_turns):
+            for _ in range(n_ticks):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
@@ -153,7 +153,7 @@ def test_a_path_is_a_pure_path() -> None:
 
 
 def _alike(run: Run, call: Callable[[Any], Any], make: Callable[[], Path]) -> None:
-    """Make the same call of both kinds of path, each in a fresh folder."""
+    """Make the same call on both kinds of path, each in a fresh folder."""
     outcomes = []
     for kind in (pathlib.Path, threadlets.Path):
         folder = make()
@@ -254,7 +254,7 @@ _CALLS: list[Callable[[Any], Any]] = [
 
 @pytest.mark.parametrize("call", _CALLS, ids=lambda it: inspect.getsource(it).strip(" ,\n"))
 def test_methods_are_those_of_pathlib(run: Run, tmp_path: Path, call: Callable[[Any], Any]) -> None:
-    """The same results, the same exceptions with the same paths, the same files afterwards."""
+    """Results, exceptions with their paths, and the files afterwards are the same."""
 
     def make() -> Path:
         folder = tmp_path / f"folder{len(os.listdir(tmp_path))}"
@@ -272,7 +272,7 @@ def test_methods_are_those_of_pathlib(run: Run, tmp_path: Path, call: Callable[[
 
 
 def test_stat_is_that_of_os(run: Run, tmp_path: Path) -> None:
-    """Every field, of a file and of a link."""
+    """Every field is equal, for a file and for a link."""
     (tmp_path / "link").symlink_to(tmp_path)
 
     async def main() -> tuple[os.stat_result, os.stat_result]:
@@ -285,7 +285,7 @@ def test_stat_is_that_of_os(run: Run, tmp_path: Path) -> None:
     ):
         for name in dir(expected):
             if name.startswith("st_"):
-                # Seconds are floats, whose last digit depends on the way to them.
+                # Seconds are floats, whose last digit depends on how they were computed.
                 value = pytest.approx(getattr(expected, name), rel=0, abs=1e-6)
                 assert value == getattr(found, name), name
 
@@ -304,7 +304,7 @@ def test_iterdir_of_what_is_no_folder(run: Run, tmp_path: Path) -> None:
 
 
 def test_large_folders(run: Run, tmp_path: Path) -> None:
-    """Names of every length, more than one call of the kernel's gives."""
+    """One call of the kernel does not give all names, which have every length."""
     names = {"x" * (n % 250) + str(n) for n in range(5000)}
     for name in names:
         (tmp_path / name).touch()
@@ -318,7 +318,7 @@ def test_large_folders(run: Run, tmp_path: Path) -> None:
 
 
 def test_open_copy_cwd_and_home(run: Run, tmp_path: Path) -> None:
-    """What is left: a file opened by its path, its copy, and where one is."""
+    """A file that is opened by its path, its copy, and the two folders work as with pathlib."""
 
     async def main() -> None:
         path = threadlets.Path(tmp_path) / "file"

@@ -1,4 +1,4 @@
-"""Files that are none: named pipes, devices, links that lead nowhere; and files that change meanwhile."""
+"""Special files: named pipes, devices, dangling links; and files that change meanwhile."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_atomic_write_leaves_what_is_no_file_as_it_is(
 
 
 def test_an_atomic_write_refuses_a_file_without_its_name(run: Run, tmp_path: Path) -> None:
-    """A name in /proc leads to it; another file of that name would not be it."""
+    """A path in /proc may lead to a file without a name, which another file must not replace."""
     path = tmp_path / "file"
     with path.open("wb") as file:
         way = f"/proc/self/fd/{file.fileno()}"
@@ -153,7 +153,7 @@ def test_copying_onto_what_is_no_file(run: Run, tmp_path: Path, size: int) -> No
 
 @pytest.mark.parametrize("size", [1000, 256 * 1024, 256 * 1024 + 1, 3 * MIB])
 def test_a_failed_copy_names_both_files(run: Run, tmp_path: Path, size: int) -> None:
-    """As `shutil.copyfile` does, whichever way the content went."""
+    """It names them as `shutil.copyfile` does, whichever way the content was copied."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(b"x" * size)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as raised:
@@ -199,7 +199,7 @@ def test_a_copy_ends_where_its_source_does(
     change: Callable[[Path], None],
     size: int,
 ) -> None:
-    """A file that is cut while it is copied is not padded; what had been copied by then stays."""
+    """A file that is cut while it is copied is not padded; the bytes copied before stay."""
     source, target = tmp_path / "source", tmp_path / "target"
     content = os.urandom(5 * MIB)
     with source.open("wb") as file:
@@ -225,7 +225,7 @@ def test_a_copy_ends_where_its_source_does(
 
 
 def test_a_fifo_is_written_to_without_atomic(run: Run, tmp_path: Path) -> None:
-    """That is the remedy that the refusal names."""
+    """Leaving `atomic` out is the remedy that the refusal names."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
 

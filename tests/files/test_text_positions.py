@@ -1,4 +1,4 @@
-"""Text that is read and written stands where the builtin's does, and keeps what a cancellation interrupts."""
+"""Text files: positions are the builtin's, and a cancelled call loses nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WRITES: dict[str, Callable[[Any], Any]] = {
 def test_what_is_written_after_a_read_lands_where_the_builtin_puts_it(
     run: Run, tmp_path: Path, read: str, write: str, encoding: str
 ) -> None:
-    """Behind what was decoded at once, which is as much as the builtin decodes."""
+    """It lands behind what was decoded at once, which is as much as the builtin decodes."""
     char = "é" if encoding == "utf-8" else "a"
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     for path in (theirs, ours):
@@ -59,7 +59,7 @@ def test_what_is_written_after_a_read_lands_where_the_builtin_puts_it(
     [("utf-16", "hello"), ("utf-8-sig", "hello"), ("iso2022_jp", "いう"), ("hz", "中")],
 )
 def test_a_cancelled_write_leaves_the_encoder_as_it_was(run: Run, encoding: str, text: str) -> None:
-    """Nothing of it went out: a byte order mark, or a change of the alphabet, is still to come."""
+    """Nothing was sent, so a byte order mark, or a change of the alphabet, is still to come."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     n_before = 0
@@ -70,7 +70,7 @@ def test_a_cancelled_write_leaves_the_encoder_as_it_was(run: Run, encoding: str,
 
     async def main() -> bytes:
         file = await threadlets.open(writer, "w", encoding=encoding)
-        # Not of the buffer's size: it goes to the pipe, which has no room.
+        # This is more than the buffer's size, so it goes to the pipe, which has no room.
         writing = asyncio.create_task(file.write(text * 100_000))
         while not threadlets.engine().in_flight:
             await asyncio.sleep(0)
@@ -92,7 +92,7 @@ def test_a_cancelled_write_leaves_the_encoder_as_it_was(run: Run, encoding: str,
 
 @pytest.mark.parametrize("mode", ["r", "rb"])
 def test_cancelled_readlines_gives_back_its_lines(run: Run, mode: str) -> None:
-    """The next read begins with them."""
+    """The next read begins with the lines that had been read."""
     reader, writer = os.pipe()
     os.write(writer, b"one\ntwo\nthr")
 
@@ -113,7 +113,7 @@ def test_cancelled_readlines_gives_back_its_lines(run: Run, mode: str) -> None:
 
 
 def test_cancelled_readlines_of_a_file_can_tell_where_it_stands(run: Run, tmp_path: Path) -> None:
-    """`tell` is what it was before, and so is the next line."""
+    """`tell` gives what it gave before, and the next line is the same."""
     path = tmp_path / "file"
     path.write_text("".join(f"{n:07}é\n" for n in range(200_000)))
 
@@ -135,7 +135,7 @@ def test_cancelled_readlines_of_a_file_can_tell_where_it_stands(run: Run, tmp_pa
 
 
 def test_a_folders_descriptor_stays_its_owners(run: Run, tmp_path: Path) -> None:
-    """What cannot be opened is not closed, either."""
+    """A descriptor that cannot be opened as a file is not closed."""
     fd = os.open(tmp_path, os.O_RDONLY)
 
     async def main() -> None:
@@ -151,7 +151,7 @@ def test_a_folders_descriptor_stays_its_owners(run: Run, tmp_path: Path) -> None
 
 
 def test_atomic_writes_of_one_file_race_and_the_last_one_wins(run: Run, tmp_path: Path) -> None:
-    """None of them is refused because another has just replaced the file."""
+    """No write is refused because another one has just replaced the file."""
     path = tmp_path / "file"
     path.write_bytes(b"0")
 

@@ -33,7 +33,7 @@ def sparse(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 65_536, 3_000_000])
 def test_files_are_read_and_written_as_a_whole(run: Run, tmp_path: Path, size: int) -> None:
-    """What was written is what is read, whatever its size, and tells its size."""
+    """Content of any size is read as it was written, and `write_file` returns its size."""
     data = os.urandom(size)
     path = tmp_path / "file"
 
@@ -47,7 +47,7 @@ def test_files_are_read_and_written_as_a_whole(run: Run, tmp_path: Path, size: i
 
 
 def test_a_file_beyond_the_limit_is_refused(run: Run, tmp_path: Path) -> None:
-    """Also one that does not tell its size."""
+    """Files that do not report their size are refused, too."""
     path = tmp_path / "file"
     path.write_bytes(b"x" * 5000)
 
@@ -61,7 +61,7 @@ def test_a_file_beyond_the_limit_is_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_files_that_tell_no_size_are_read_to_their_end(run: Run) -> None:
-    """Those of /proc say that they are empty, those of /sys that they are a page."""
+    """Files of /proc report that they are empty, and those of /sys that they are a page."""
 
     async def main() -> None:
         assert Path("/proc/version").read_bytes() == await threadlets.read_file("/proc/version")
@@ -92,7 +92,7 @@ def test_a_fifo_is_read_to_its_end_while_others_run(run: Run, tmp_path: Path) ->
 
 
 def test_text_has_its_encoding_and_its_newlines(run: Run, tmp_path: Path) -> None:
-    """Text is read as a text file gives it, and written as it is."""
+    """Reading translates newlines, as a text file does; writing does not."""
     path = tmp_path / "file"
 
     async def main() -> None:
@@ -140,7 +140,7 @@ def test_failures_name_the_file(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error(run: Run) -> None:
-    """What could not be written is not taken for written."""
+    """A write that does not fit raises an error."""
 
     async def main() -> None:
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
@@ -155,7 +155,7 @@ def test_a_full_disk_is_an_error(run: Run) -> None:
 
 
 def test_names_may_be_any_bytes(run: Run, tmp_path: Path) -> None:
-    """As bytes, and as the strings that Python makes of them."""
+    """Names may be bytes, or the strings that Python makes of them."""
     name = bytes(set(range(1, 256)) - {ord("/")})[:200]
     path = os.fsencode(tmp_path) + b"/" + name
 
@@ -174,7 +174,7 @@ def test_names_may_be_any_bytes(run: Run, tmp_path: Path) -> None:
 def test_an_atomic_write_replaces_with_the_same_permissions(
     run: Run, tmp_path: Path, sync: bool
 ) -> None:
-    """Whoever has the old file open keeps it; a new file's permissions are restricted as ever."""
+    """A reader of the old file keeps it; the umask restricts the permissions of a new file."""
     path, link = tmp_path / "file", tmp_path / "link"
     path.write_bytes(b"old")
     path.chmod(0o642)
@@ -194,18 +194,18 @@ def test_an_atomic_write_replaces_with_the_same_permissions(
     assert ["file", "link", "made"] == sorted(os.listdir(tmp_path))
 
 
-@pytest.mark.parametrize("n_turns", range(12))
-def test_a_cancelled_atomic_write_leaves_nothing(run: Run, tmp_path: Path, n_turns: int) -> None:
-    """Wherever it is cancelled, the file is the old one or the new one, and alone."""
+@pytest.mark.parametrize("n_sleeps", range(12))
+def test_a_cancelled_atomic_write_leaves_nothing(run: Run, tmp_path: Path, n_sleeps: int) -> None:
+    """Whenever it is cancelled, the folder has only the file, with the old or the new content."""
     path = tmp_path / "file"
     path.write_bytes(b"old")
     data = b"new" * 3_000_000
 
     async def main() -> None:
         writing = asyncio.create_task(
-            threadlets.write_file(path, data, atomic=True, sync=bool(n_turns % 2))
+            threadlets.write_file(path, data, atomic=True, sync=bool(n_sleeps % 2))
         )
-        for _ in range(n_turns):
+        for _ in range(n_sleeps):
             await asyncio.sleep(0.0005)
         writing.cancel()
         await asyncio.wait([writing])
@@ -218,7 +218,7 @@ def test_a_cancelled_atomic_write_leaves_nothing(run: Run, tmp_path: Path, n_tur
 def test_a_failed_atomic_write_leaves_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A target that cannot be replaced stays, and the temporary file goes."""
+    """A target that cannot be replaced stays, and the temporary file is removed."""
 
     async def fails(*_args: Any) -> Any:
         (tmp_path / "file").unlink()
@@ -238,7 +238,7 @@ def test_a_failed_atomic_write_leaves_nothing(
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 256 * 1024, 256 * 1024 + 1, 40_000_000])
 def test_copies_have_the_content_and_the_permissions(run: Run, tmp_path: Path, size: int) -> None:
-    """Whether the target is there or not, longer or shorter."""
+    """The target may exist or not, and be longer or shorter."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(os.urandom(size))
     source.chmod(0o4751)
@@ -266,7 +266,7 @@ def test_copies_to_other_file_systems_and_of_what_has_no_size(run: Run, tmp_path
 
 
 def test_copies_keep_holes(run: Run, tmp_path: Path, sparse: Path) -> None:
-    """More than 4 GiB of holes are no bytes on the disk."""
+    """More than 4 GiB of holes take no space on the disk."""
     target = tmp_path / "target"
     run(threadlets.copy_file(sparse, target))
     status = target.stat()
@@ -309,7 +309,7 @@ def test_what_cannot_be_copied_is_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_tail_of_a_huge_file(run: Run, sparse: Path) -> None:
-    """Positions beyond 4 GiB are positions like others."""
+    """Positions beyond 4 GiB work like others."""
 
     async def main() -> None:
         async with threadlets.open(sparse, "rb") as file:
@@ -327,7 +327,7 @@ def test_the_tail_of_a_huge_file(run: Run, sparse: Path) -> None:
 
 
 def test_many_at_once(run: Run, tmp_path: Path) -> None:
-    """Calls of many tasks do not get into each other's way."""
+    """Calls of many tasks do not disturb each other."""
 
     async def one(number: int) -> None:
         path = tmp_path / str(number % 7)

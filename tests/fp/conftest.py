@@ -1,4 +1,4 @@
-"""Every test begins and ends in the known state."""
+"""Every test begins and ends in the default floating-point state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def known_state() -> Iterator[None]:
-    """Fail where a test, or what it tests, leaves the state of its thread changed."""
+    """Fail where a test, or what it tests, leaves its thread's state changed."""
     assert "" == fp.state().changes
     yield
     assert "" == fp.state().changes

@@ -1,4 +1,4 @@
-"""The contract: every request begins in the known state, and whoever changes it is named."""
+"""The contract: every request begins in the default state, and a request that changes it is named."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.starts("inline", "beside")
 
 
 def _offences(name: str) -> list[fp.Violation]:
-    """Return what is counted of a name that ends so."""
+    """Return the violations of all requests whose name ends with `name`."""
     return [it for found, all_ in fp.report().items() if found.endswith(name) for it in all_]
 
 
 @pytest.mark.starts("inline")
 def test_task_that_changes_the_rounding_is_named_where_it_is_suspended(run: Any) -> None:
-    """The next request computes as it should, and so does the task itself when it goes on."""
+    """The next request computes in the default state, and so does the task when it is resumed."""
     seen: list[float] = []
 
     async def careless_task() -> None:
@@ -49,8 +49,8 @@ def test_task_that_changes_the_rounding_is_named_where_it_is_suspended(run: Any)
 
 
 @pytest.mark.starts("inline")
-def test_eager_task_is_named_and_not_who_made_it(run: Any) -> None:
-    """Its first step runs in the middle of its maker's, which goes on as it was."""
+def test_eager_task_is_named_and_not_its_maker(run: Any) -> None:
+    """Its first step runs within its maker's step, which goes on in its own state."""
     upward = fp.environment(rounding="upward")
 
     async def careless_eager_task() -> None:
@@ -74,7 +74,7 @@ def test_eager_task_is_named_and_not_who_made_it(run: Any) -> None:
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_callbacks_timers_and_readers_are_named(run: Any, debug: bool) -> None:
-    """Natively queued or an `asyncio.Handle`: whatever the loop runs is compared."""
+    """The state is compared after every request, queued natively or as an `asyncio.Handle`."""
     results = []
 
     def careless_callback() -> None:
@@ -97,7 +97,7 @@ def test_callbacks_timers_and_readers_are_named(run: Any, debug: bool) -> None:
 
 
 def test_protocol_that_changes_the_rounding_is_named_by_its_type(run: Any) -> None:
-    """A connection's protocol is called by the loop, without a task."""
+    """The loop calls a connection's protocol without a task."""
 
     class CarelessProtocol(asyncio.Protocol):
         def data_received(self, data: bytes) -> None:
@@ -121,7 +121,7 @@ def test_protocol_that_changes_the_rounding_is_named_by_its_type(run: Any) -> No
 
 
 def test_threadlet_is_named_not_its_awaiter(run: Any) -> None:
-    """It runs within a task's step; the task goes on as it was."""
+    """A threadlet runs within a task's step; the task goes on in its own state."""
 
     def careless_threadlet() -> str:
         set_rounding("upward")
@@ -136,7 +136,7 @@ def test_threadlet_is_named_not_its_awaiter(run: Any) -> None:
 
 
 def test_threadlet_in_an_executor_is_named(run: Any) -> None:
-    """It is a request of its own, run by the dispatcher."""
+    """It is a request of its own, which the dispatcher runs."""
 
     def careless_executed() -> None:
         set_rounding("upward")
@@ -150,7 +150,7 @@ def test_threadlet_in_an_executor_is_named(run: Any) -> None:
 
 
 def test_policy_warn_warns(run: Any) -> None:
-    """The warning says who, where, and what."""
+    """The warning names the request, the place, and the change."""
 
     def warned() -> None:
         set_rounding("upward")
@@ -164,7 +164,7 @@ def test_policy_warn_warns(run: Any) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_warning_that_is_an_error_keeps_a_threadlets_result(run: Any) -> None:
-    """The loop's exception handler is told instead; who wants an error asks for it."""
+    """The warning goes to the loop's exception handler; `fp="raise"` is there for errors."""
     failures = []
 
     def warned_in_vain() -> str:
@@ -184,7 +184,7 @@ def test_warning_that_is_an_error_keeps_a_threadlets_result(run: Any) -> None:
 
 
 def test_policy_raise_raises_where_a_threadlet_is_awaited(run: Any) -> None:
-    """Its result may be wrong; its own exception comes first."""
+    """The error replaces a result, which may be wrong, but not the function's own exception."""
 
     def raising(error: Exception | None) -> None:
         set_rounding("upward")
@@ -203,7 +203,7 @@ def test_policy_raise_raises_where_a_threadlet_is_awaited(run: Any) -> None:
 
 
 def test_policy_raise_tells_the_exception_handler_of_tasks(run: Any) -> None:
-    """A step that has ended cannot fail any more: the loop hears of it, with the task."""
+    """A step that has ended cannot fail, so the loop's exception handler is called, with the task."""
     heard: list[dict[str, Any]] = []
 
     async def main() -> None:
@@ -220,7 +220,7 @@ def test_policy_raise_tells_the_exception_handler_of_tasks(run: Any) -> None:
 
 
 def test_policy_off_leaves_what_it_finds(run: Any) -> None:
-    """Nothing is compared: what a request sets, the next one has."""
+    """The state is not compared: what a request sets stays set for the next one."""
 
     async def main() -> str:
         asyncio.get_running_loop().call_soon(set_rounding, "upward")
@@ -233,13 +233,13 @@ def test_policy_off_leaves_what_it_finds(run: Any) -> None:
 
 
 def test_unknown_policy_is_refused() -> None:
-    """The message lists those that there are."""
+    """The error lists the policies."""
     with pytest.raises(ValueError, match="'restore', 'warn', 'raise' or 'off'"):
         threadlets.new_event_loop(fp="sometimes")  # type: ignore[arg-type]
 
 
 def test_loop_starts_from_the_known_state_and_gives_back_what_it_found(run: Any) -> None:
-    """The known state is the ABI's, not what the caller happened to have."""
+    """The default state is the ABI's, not the caller's."""
 
     async def main() -> str:
         return rounding()
@@ -254,7 +254,7 @@ def test_loop_starts_from_the_known_state_and_gives_back_what_it_found(run: Any)
 
 @pytest.mark.starts("inline")
 def test_threads_of_the_loop_start_from_the_known_state(run: Any) -> None:
-    """The one that takes over was started by a threadlet with a state of its own."""
+    """A threadlet with a changed state starts the thread that takes over."""
 
     def blocks(gate: Gate) -> str:
         set_rounding("upward")
@@ -269,7 +269,7 @@ def test_threads_of_the_loop_start_from_the_known_state(run: Any) -> None:
         assert threading.get_ident() != home
         assert "nearest" == rounding()
         gate.open()
-        # The function goes on with what it set; the task does not.
+        # The function goes on in the state that it has set; the task does not.
         assert "upward" == await blocked
         assert "nearest" == rounding()
 
@@ -277,7 +277,7 @@ def test_threads_of_the_loop_start_from_the_known_state(run: Any) -> None:
 
 
 def test_function_begins_in_the_known_state_whatever_its_thread_did_before(run: Any) -> None:
-    """And in its own environment, if it has one."""
+    """If it has an environment, it begins in that."""
     upward = threadlets.Pool(fp=fp.environment(rounding="upward"))
 
     async def main() -> None:

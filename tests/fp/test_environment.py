@@ -1,4 +1,4 @@
-"""Private environments: they go with their request, from thread to thread, and with nobody else."""
+"""Environments belong to a request: they go with it from thread to thread, and affect no other."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .harness import DOWN, NEAREST, UP, Gate, rounding, set_rounding, third
 
 pytestmark = pytest.mark.starts("inline", "beside")
 
-#: For a long run by hand, a million of each.
+#: For a long run, set each of these to a million.
 _N_SUSPENSIONS = int(os.environ.get("THREADLETS_FP_SUSPENSIONS", "20000"))
 _N_TAKEOVERS = int(os.environ.get("THREADLETS_FP_TAKEOVERS", "40"))
 
 
 def test_plain_code_needs_no_loop() -> None:
-    """Nested blocks go back to what was before."""
+    """The end of a nested block restores the environment of the block around it."""
     upward = fp.environment(rounding="upward")
     with upward:
         assert UP == third()
@@ -34,7 +34,7 @@ def test_plain_code_needs_no_loop() -> None:
 
 
 def test_denormals_become_zero_within_the_block() -> None:
-    """Results and operands each have their say; what is None is as outside."""
+    """Results and operands have a setting each; None keeps the setting of outside."""
     least, half = float("5e-324"), float("0.5")
     normal = float("2.2250738585072014e-308")
     with fp.environment(flush_to_zero=True):
@@ -47,13 +47,13 @@ def test_denormals_become_zero_within_the_block() -> None:
 
 
 def test_unknown_rounding_is_refused() -> None:
-    """The message lists those that there are."""
+    """The error lists the rounding modes."""
     with pytest.raises(ValueError, match="'nearest', 'upward', 'downward' or 'toward-zero'"):
         fp.environment(rounding="sideways")  # type: ignore[arg-type]
 
 
 def test_exception_ends_the_block() -> None:
-    """Like any context manager."""
+    """An exception ends the block and restores the state."""
     with pytest.raises(KeyError), fp.environment(rounding="upward"):
         raise KeyError
     assert "nearest" == rounding()
@@ -61,7 +61,7 @@ def test_exception_ends_the_block() -> None:
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_environment_survives_suspensions_and_others_never_see_it(run: Any, debug: bool) -> None:
-    """Three tasks that round in three ways take turns."""
+    """Three tasks that round in three ways are resumed alternately."""
     n_turns = _N_SUSPENSIONS // 4 if not debug else 500
 
     async def rounds(name: Any, expected: float) -> int:
@@ -88,7 +88,7 @@ def test_environment_survives_suspensions_and_others_never_see_it(run: Any, debu
 
 
 def test_environment_survives_takeovers() -> None:
-    """A function blocks within it, beside the loop or while other threads run that."""
+    """A function blocks within the block, beside the loop or while another worker has the role."""
 
     def n_takeovers() -> int:
         stats = threadlets.stats()
@@ -105,7 +105,7 @@ def test_environment_survives_takeovers() -> None:
 
     async def opens(gate: Gate) -> None:
         await gate.entered.wait()
-        # It inherits; what the loop itself runs does not.
+        # The task inherits the environment; requests of the loop do not.
         assert UP == third()
         gate.open()
 
@@ -125,7 +125,7 @@ def test_environment_survives_takeovers() -> None:
 
 
 def test_children_inherit_for_as_long_as_they_live(run: Any) -> None:
-    """What copies the context in the block has its environment, also after the block has ended."""
+    """A task that copied the context in the block keeps the environment after the block has ended."""
 
     async def child(ready: asyncio.Event) -> float:
         await ready.wait()
@@ -144,7 +144,7 @@ def test_children_inherit_for_as_long_as_they_live(run: Any) -> None:
 
 
 def test_environment_is_an_argument_of_calls_and_pools(run: Any) -> None:
-    """A call's own comes before its pool's; neither touches the awaiter."""
+    """A call's environment takes precedence over its pool's; neither affects the awaiter."""
     upward, downward = fp.environment(rounding="upward"), fp.environment(rounding="downward")
 
     async def main() -> None:
@@ -165,7 +165,7 @@ def test_environment_is_an_argument_of_calls_and_pools(run: Any) -> None:
 
 
 def test_environment_is_applied_to_a_context(run: Any) -> None:
-    """A task that is started in that context computes in it; whoever applies it does not."""
+    """A task of that context computes in the environment; the code that applies it does not."""
 
     async def computes() -> float:
         await asyncio.sleep(0)
@@ -181,7 +181,7 @@ def test_environment_is_applied_to_a_context(run: Any) -> None:
 
 
 def test_code_that_changes_the_state_within_an_environment_is_named(run: Any) -> None:
-    """The environment is what was asked for; it is put back."""
+    """The state is restored to the environment, not to the default."""
 
     async def careless_within() -> float:
         with fp.environment(rounding="upward"):
@@ -198,7 +198,7 @@ def test_code_that_changes_the_state_within_an_environment_is_named(run: Any) ->
 
 
 def test_cancellation_within_an_environment_ends_it(run: Any) -> None:
-    """The block is left by the exception, on whichever thread that is."""
+    """The exception leaves the block, on any thread."""
 
     async def upward() -> None:
         with fp.environment(rounding="upward"):
@@ -216,7 +216,7 @@ def test_cancellation_within_an_environment_ends_it(run: Any) -> None:
 
 
 def test_scope_starts_requests_in_an_environment(run: Any) -> None:
-    """Coroutines across their suspensions, and functions; the scope's own block is as it was."""
+    """Coroutines keep it across suspensions, functions have it, and the scope's block does not."""
 
     async def later() -> float:
         await asyncio.sleep(0)
@@ -236,7 +236,7 @@ def test_scope_starts_requests_in_an_environment(run: Any) -> None:
 
 
 def test_scope_refuses_an_environment_for_what_computes_nothing(run: Any) -> None:
-    """A wait is no code."""
+    """A wait runs no code."""
 
     async def main() -> None:
         async with threadlets.Scope() as scope:

@@ -1,4 +1,4 @@
-"""`errno`, as ctypes keeps it, belongs to a request; C's own does not cross a suspension."""
+"""`errno` as ctypes keeps it belongs to a request; C's own does not cross a suspension."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.starts("inline", "beside")
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_each_request_reads_its_own(run: Any, debug: bool) -> None:
-    """Another never sees it, a child included; each begins with zero."""
+    """A request begins with zero and never sees another's value, not even its parent's."""
 
     async def sets(value: int) -> list[int]:
         found = [ctypes.get_errno()]
@@ -45,7 +45,7 @@ def test_each_request_reads_its_own(run: Any, debug: bool) -> None:
 
 @pytest.mark.starts("inline")
 def test_errno_goes_on_with_its_request_on_another_thread(run: Any) -> None:
-    """The thread that took over gives it back to whoever is resumed there."""
+    """The worker that took over restores the value of each request that it resumes."""
 
     async def sets(gate: Gate, home: int) -> tuple[bool, int]:
         ctypes.set_errno(errno.ENOENT)
@@ -71,7 +71,7 @@ libc.__errno_location.restype = ctypes.POINTER(ctypes.c_int)
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_cs_own_errno_does_not_cross_a_suspension(run: Any, debug: bool) -> None:
-    """Whoever runs next, the same request included, finds nothing of what a call has left."""
+    """The next request, which may be the same one, finds nothing that a C call has left."""
     found: dict[str, int] = {}
 
     def read(name: str) -> None:

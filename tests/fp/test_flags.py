@@ -1,4 +1,4 @@
-"""Sticky flags: what one request raised, across its suspensions, and nobody else."""
+"""Sticky flags: those that one request raised, across its suspensions, and no other's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RAISES: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", _RAISES)
 def test_each_exception_is_told(name: str) -> None:
-    """By its attribute, and by its name."""
+    """`flags` has it as an attribute, and by name in `raised`."""
     with fp.flags() as seen:
         assert frozenset() == seen.raised
         _RAISES[name]()
@@ -36,7 +36,7 @@ def test_each_exception_is_told(name: str) -> None:
 
 
 def test_nested_blocks_tell_the_outer_ones() -> None:
-    """What was raised before the inner block is not the inner one's."""
+    """Flags that were raised before the inner block are not the inner block's."""
     with fp.flags() as outer:
         _RAISES["overflow"]()
         with fp.flags() as inner:
@@ -49,7 +49,7 @@ def test_nested_blocks_tell_the_outer_ones() -> None:
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_flags_are_one_requests_across_its_suspensions(run: Any, debug: bool) -> None:
-    """The others raise theirs meanwhile, a child among them."""
+    """Other requests, a child among them, raise their flags meanwhile."""
 
     async def raises(name: str) -> frozenset[str]:
         with fp.flags() as seen:
@@ -78,7 +78,7 @@ def test_flags_are_one_requests_across_its_suspensions(run: Any, debug: bool) ->
 
 
 def test_threadlet_raises_for_its_awaiter_also_when_it_blocks(run: Any) -> None:
-    """It runs within the awaiter's step, and goes on where it was."""
+    """A threadlet runs within the awaiter's step, so its flags count for the awaiter."""
 
     async def blocks(gate: Gate) -> frozenset[str]:
         with fp.flags() as seen:

@@ -1,4 +1,4 @@
-"""Debug mode names who reads a `threading.local` after a suspension, and who had set the value."""
+"""Debug mode names code that reads a `threading.local` after a suspension, and where it was set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ local = threading.local()
 
 
 class Registry(threading.local):
-    """Made before any loop of the process runs in debug mode."""
+    """A `threading.local` that is made before any loop of the process runs in debug mode."""
 
     def __init__(self) -> None:
         self.cache: dict[str, int] = {}
@@ -35,21 +35,21 @@ registry = Registry()
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    """Begin with nothing set on this thread."""
+    """Leave nothing set on this thread."""
     yield
     vars(local).clear()
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Let a warning fail the test."""
+    """Make every warning an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
 
 
 def test_reader_is_named_that_has_suspended_since_it_set_the_value(run: Any) -> None:
-    """With the value's name, both places, and the remedy; once."""
+    """One warning has the value's name, both places, and the remedy."""
 
     async def remembers() -> None:
         local.user = "me"
@@ -69,7 +69,7 @@ def test_reader_is_named_that_has_suspended_since_it_set_the_value(run: Any) -> 
 
 
 def test_setter_is_named_when_another_request_reads(run: Any) -> None:
-    """Both are on the same thread by chance."""
+    """Both run on the same thread only by chance."""
 
     async def sets() -> None:
         local.user = "me"
@@ -88,7 +88,7 @@ def test_setter_is_named_when_another_request_reads(run: Any) -> None:
 @pytest.mark.starts("inline")
 @pytest.mark.parametrize("tasks", ["native", "asyncio"])
 def test_reader_that_goes_on_on_another_thread_is_named(run: Any, tasks: str) -> None:
-    """The value has stayed where the function is blocked."""
+    """The value has stayed on the thread whose function is blocked."""
 
     async def remembers(entered: asyncio.Event) -> None:
         local.user = "me"
@@ -115,7 +115,7 @@ def test_reader_that_goes_on_on_another_thread_is_named(run: Any, tasks: str) ->
 
 
 def test_function_reads_its_own_after_it_was_blocked(run: Any) -> None:
-    """Its thread has been its own all the while."""
+    """A blocked function keeps its thread, and with it the value."""
 
     async def main() -> None:
         gate = Gate()
@@ -137,7 +137,7 @@ def test_function_reads_its_own_after_it_was_blocked(run: Any) -> None:
 
 
 def test_what_a_request_sets_and_reads_by_itself_is_its_own_affair(run: Any) -> None:
-    """Neither is what it deletes again, nor what others set anew, nor what was there before."""
+    """No warning is given for values that are deleted again, set anew, or older than the loop."""
     local.before = 1
 
     async def careful() -> None:
@@ -158,7 +158,7 @@ def test_what_a_request_sets_and_reads_by_itself_is_its_own_affair(run: Any) -> 
 
 
 def test_what_an_object_sets_by_itself_on_each_thread_is_meant_for_all(run: Any) -> None:
-    """`__init__` of a subclass runs once for each thread; what others put in later is theirs."""
+    """A subclass's `__init__` runs once on each thread; later values belong to their setters."""
 
     async def reads() -> None:
         assert {} == registry.cache
@@ -181,7 +181,7 @@ def test_what_an_object_sets_by_itself_on_each_thread_is_meant_for_all(run: Any)
 
 @pytest.mark.starts("inline")
 def test_callbacks_functions_and_protocols_are_requests_too(run: Any) -> None:
-    """Each is named as it is everywhere."""
+    """Each is named as in other reports."""
 
     class Remembers(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -212,7 +212,7 @@ def test_callbacks_functions_and_protocols_are_requests_too(run: Any) -> None:
         await pool.call(function_reads, abandon_on_cancel=True)
 
     with pytest.warns(RuntimeWarning) as seen:
-        # A function that is slow to get the processor is not to be taken for one that blocks.
+        # A function that is slow to get CPU time must not be taken for one that blocks.
         run(main(), debug=True, preempt_ms=None)
     protocol, function = (str(it.message) for it in seen)
     assert ".Remembers.data_received (" in protocol
@@ -222,7 +222,7 @@ def test_callbacks_functions_and_protocols_are_requests_too(run: Any) -> None:
 
 
 def test_objects_are_not_kept_alive(run: Any) -> None:
-    """What was noted of one is dropped with it."""
+    """Notes about an object are dropped with it."""
 
     async def main() -> weakref.ref[threading.local]:
         short_lived = threading.local()
@@ -233,7 +233,7 @@ def test_objects_are_not_kept_alive(run: Any) -> None:
         found = await main()
         gc.collect()
         assert found() is None
-        # Another one may lie in the same place.
+        # Another object may get the same address.
         for _ in range(100):
             other = threading.local()
             assert not hasattr(other, "value")
@@ -243,7 +243,7 @@ def test_objects_are_not_kept_alive(run: Any) -> None:
 
 
 def test_other_threads_are_none_of_the_loops_business(run: Any) -> None:
-    """Their values are as they were, and are not looked at."""
+    """The values of other threads are neither changed nor checked."""
     seen = []
 
     def elsewhere() -> None:
@@ -263,7 +263,7 @@ def test_other_threads_are_none_of_the_loops_business(run: Any) -> None:
 
 @contextmanager
 def guard() -> Iterator[bool]:
-    """Say whether somebody is inside already; nothing suspends in here."""
+    """Yield whether the code is inside already; nothing suspends in here."""
     if getattr(local, "inside", False):
         yield True
         return
@@ -275,7 +275,7 @@ def guard() -> Iterator[bool]:
 
 
 def set_and_put_back() -> None:
-    """Without a look before; what was there, or nothing, is put back."""
+    """Set a value without a look before, and restore what was there, or None."""
     before = getattr(local, "quiet", None)
     local.quiet = True
     local.quiet = before
@@ -300,7 +300,7 @@ def cached() -> object:
 
 
 def cached_apart() -> object:
-    """What looks and what makes are two functions, and the value is then used by a third."""
+    """Look, make and use a value in three functions."""
 
     def is_there() -> bool:
         return hasattr(local, "connection")
@@ -314,7 +314,7 @@ def cached_apart() -> object:
 
 
 def renewed() -> int:
-    """A cache that makes its value anew from time to time."""
+    """Return a cached value that is made anew from time to time."""
     if getattr(local, "token", 0) < 10:
         local.token = getattr(local, "token", 0) + 1
     return int(local.token)
@@ -325,7 +325,7 @@ def renewed() -> int:
     [guard, set_and_put_back, set_and_reset, count_depth, cached, cached_apart, renewed],
 )
 def test_guards_and_caches_per_thread_are_no_news(run: Any, use: Any) -> None:
-    """Who reads the value copes with any that it finds, and relies on none."""
+    """A reader that copes with any value relies on none."""
 
     async def uses() -> None:
         for _ in range(3):
@@ -344,7 +344,7 @@ def test_guards_and_caches_per_thread_are_no_news(run: Any, use: Any) -> None:
 
 
 def test_guard_that_is_held_while_a_threadlet_is_blocked_is_its_own(run: Any) -> None:
-    """It is there for the blocked thread; the others have one each."""
+    """The guard is held on the blocked thread only; each other thread has its own."""
 
     async def main() -> None:
         gate = Gate()
@@ -365,7 +365,7 @@ def test_guard_that_is_held_while_a_threadlet_is_blocked_is_its_own(run: Any) ->
 
 
 def test_guard_that_is_held_over_a_suspension_is_named(run: Any) -> None:
-    """Another task has found it held, by chance."""
+    """Another task finds the guard held, by chance."""
 
     async def holds() -> None:
         if getattr(local, "inside", False):
@@ -384,7 +384,7 @@ def test_guard_that_is_held_over_a_suspension_is_named(run: Any) -> None:
 
 
 def test_what_a_request_sets_to_a_new_value_each_time_is_still_its(run: Any) -> None:
-    """That there was a value before excuses nobody who sets his own without a look."""
+    """A value that was there before does not excuse a request that sets its own without a look."""
     local.user = "nobody"
 
     async def sets(name: str) -> None:
@@ -401,7 +401,7 @@ def test_what_a_request_sets_to_a_new_value_each_time_is_still_its(run: Any) -> 
 
 @pytest.mark.starts("inline")
 def test_warning_that_is_an_error_goes_to_the_exception_handler(run: Any) -> None:
-    """It is not raised where the value is read, nor where anything else is looked at."""
+    """It is raised neither where the value is read nor at other checks."""
     failures = []
 
     def masks() -> None:
@@ -434,8 +434,8 @@ def test_warning_that_is_an_error_goes_to_the_exception_handler(run: Any) -> Non
     assert "where a threadlet is blocked" in stays
 
 
-def test_warnings_in_the_middle_of_the_loop_lose_nobody(run: Any) -> None:
-    """Making a handle in debug mode looks at files, which others may have wrapped."""
+def test_warnings_in_the_middle_of_the_loop_lose_no_request(run: Any) -> None:
+    """Making a handle in debug mode looks at files through functions that may have been wrapped."""
 
     def wrapped(*args: Any) -> Any:
         assert "me" == local.user
@@ -462,7 +462,7 @@ def test_warnings_in_the_middle_of_the_loop_lose_nobody(run: Any) -> None:
 def test_what_breaks_in_the_watch_does_not_break_the_request(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is reported, and the request runs."""
+    """A failure of a check is reported, and the request runs."""
     reported = []
     monkeypatch.setattr("sys.unraisablehook", lambda it: reported.append(it.exc_value))
 

@@ -1,4 +1,4 @@
-"""Thousands of requests that compute in ways of their own: all results are right, on this loop."""
+"""Thousands of requests that compute in different environments: all results are right here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ runpy.run_module("benches.fp_torture", run_name="__main__", alter_sys=True)
 
 
 def _torture(peer: str, n_operations: int, prelude: str = "") -> dict[str, Any]:
-    # In a process of its own: on other loops it leaves the rounding changed.
+    # A process of its own, because on other loops the program leaves the rounding changed.
     done = subprocess.run(
         [sys.executable, "-c", prelude + _PROGRAM, peer, str(n_operations)],
         cwd=_ROOT,
@@ -39,7 +39,7 @@ def _torture(peer: str, n_operations: int, prelude: str = "") -> dict[str, Any]:
 
 @pytest.mark.starts("inline", "beside")
 def test_no_result_is_wrong(start: str, start_prelude: str) -> None:
-    """Bit for bit as MPFR has it, with take-overs, cancellations, and careless neighbours."""
+    """Results equal MPFR's bit for bit, despite take-overs, cancellations and careless requests."""
     figures = _torture("threadlets", _N_OPERATIONS, start_prelude)
     assert figures["n_operations"] >= _N_OPERATIONS
     assert (figures["n_takeovers"] > 0) == (start == "inline")
@@ -47,6 +47,6 @@ def test_no_result_is_wrong(start: str, start_prelude: str) -> None:
 
 
 def test_the_same_program_is_wrong_on_asyncio() -> None:
-    """Otherwise it would show nothing."""
+    """If asyncio were right as well, the program would show nothing."""
     by_kind = _torture("asyncio", 50_000)["wrong_by_kind"]
     assert {"dot product, nearest", "errno", "interval, lower"} <= by_kind.keys()

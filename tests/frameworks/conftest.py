@@ -1,4 +1,4 @@
-"""Runners: a body on a threadlets loop with anyio's worker threads replaced, or on the stock loop."""
+"""Runners: run a body on a threadlets loop, also with threadlets in anyio, or on the stock loop."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ class Run(Protocol):
 
 @pytest.fixture
 def run(run_on_threadlets: Run) -> Iterator[Run]:
-    """Return what runs a body on a threadlets loop, with threadlets in anyio."""
+    """Return a function that runs a body on a threadlets loop, with threadlets in anyio."""
     with use_threadlets_in_anyio():
         yield run_on_threadlets
 
 
 @pytest.fixture
 def run_on_threadlets() -> Run:
-    """Return what runs a body on a threadlets loop."""
+    """Return a function that runs a body on a threadlets loop."""
     return lambda main: _run(threadlets.new_event_loop, main)
 
 
 @pytest.fixture
 def run_on_stock_loop() -> Run:
-    """Return what runs a body on asyncio's own loop."""
+    """Return a function that runs a body on asyncio's own loop."""
     return lambda main: _run(asyncio.SelectorEventLoop, main)
 
 
 @pytest.fixture(params=["run_on_threadlets", "run_on_stock_loop"])
 def run_on_both(request: pytest.FixtureRequest) -> Any:
-    """Return what runs a body on a threadlets loop, and on the stock loop."""
+    """Return a function that runs a body on a threadlets loop, or on the stock loop."""
     return request.getfixturevalue(request.param)
 
 
 def _run(loop_factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any, Any, T]) -> T:
-    """Run a body, and fail it if it upsets its loop or misses its deadline."""
+    """Run a body; fail if it misses its deadline or its loop's exception handler is called."""
     upsets: list[dict[str, Any]] = []
 
     async def body() -> T:
@@ -70,7 +70,7 @@ def _run(loop_factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[
 
 
 class Gate:
-    """A function that blocks until the gate is opened, and counts who has come to it."""
+    """A function that blocks until the gate is opened, with counts of its calls and returns."""
 
     def __init__(self) -> None:
         self._is_open = threading.Event()
@@ -78,9 +78,9 @@ class Gate:
         self.n_passed = 0
 
     def wait(self, *_args: object) -> int:
-        """Block, and return the thread."""
+        """Block until the gate is opened; return the thread's identifier."""
         self.n_arrived += 1
-        assert self._is_open.wait(DEADLINE_S), "nobody has opened the gate"
+        assert self._is_open.wait(DEADLINE_S), "the gate was not opened"
         self.n_passed += 1
         return threading.get_ident()
 
@@ -88,14 +88,14 @@ class Gate:
         self._is_open.set()
 
     async def arrivals(self, n_arrived: int) -> None:
-        """Let the loop run until so many have come."""
+        """Let the loop run until `n_arrived` calls have begun."""
         while self.n_arrived < n_arrived:
             await asyncio.sleep(0)
 
 
 @pytest.fixture
 def is_in_place(start: str) -> Callable[[str], bool]:
-    """Return what says of a thread, by its name, whether a function that does not block belongs there."""
+    """Return a predicate on thread names: does a function that does not block run there?"""
     if start == "inline":
         return lambda name: name == "MainThread"
     return lambda name: name.startswith("threadlets-")
@@ -103,7 +103,7 @@ def is_in_place(start: str) -> Callable[[str], bool]:
 
 @pytest.fixture
 def gate() -> Iterator[Gate]:
-    """Return a closed gate, open at the latest when the test ends."""
+    """Provide a closed gate, which is opened at the latest when the test ends."""
     gate = Gate()
     yield gate
     gate.open()
@@ -111,7 +111,7 @@ def gate() -> Iterator[Gate]:
 
 @pytest.fixture
 def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return what makes a package look as if it were not installed."""
+    """Return a function that makes a package look as if it were not installed."""
 
     class FindsNothing:
         @staticmethod
@@ -128,12 +128,12 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 @pytest.fixture
 def serve_example(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Start `threadlets serve` with an example, and options, and return its address."""
+    """Return a function that serves an example by `threadlets serve`, and returns its address."""
     servers: list[tuple[subprocess.Popen[bytes], Path]] = []
 
     def serve(target: str, *options: str) -> str:
         command = [sys.executable, "-m", "threadlets", "serve", target, "--port", "0", *options]
-        # A file, not a pipe: a server that says much would block once nothing reads it any more.
+        # A file, not a pipe: a server that writes much would block once the pipe is full.
         output = tmp_path / f"output-{len(servers)}"
         with output.open("wb") as file:
             server = subprocess.Popen(

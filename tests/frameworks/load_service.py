@@ -1,7 +1,7 @@
-"""The service of the load test: plain endpoints that block, and async ones that ask a database through SQLAlchemy.
+"""The load test's service: plain endpoints that block, and async ones that use SQLAlchemy.
 
-As its users write it: nothing in it knows of threads, greenlets or the loop, but the line that replaces anyio's
-worker threads.
+It is written like any FastAPI service: only the line that replaces anyio's worker threads knows of
+threads, greenlets or the loop.
 """
 
 import tempfile
@@ -23,11 +23,11 @@ make_session = async_sessionmaker[AsyncSession](expire_on_commit=False)
 
 
 class Base(DeclarativeBase):
-    """The table of the service."""
+    """The base class of the service's tables."""
 
 
 class Word(Base):
-    """What the rows hold."""
+    """A row of the table."""
 
     __tablename__ = "word"
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -1,4 +1,4 @@
-"""anyio's `to_thread.run_sync` on a threadlets loop: threadlets that keep the promises of threads."""
+"""anyio's `to_thread.run_sync` on a threadlets loop: threadlets that keep its promises."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 @contextlib.asynccontextmanager
 async def _taken_over(gate: Any) -> Any:
-    """Keep the home thread blocked, so that another one runs the loop."""
+    """Block the home thread, so that another worker runs the loop."""
     async with anyio.create_task_group() as group:
         group.start_soon(to_thread.run_sync, gate.wait)
         await gate.arrivals(1)
@@ -43,7 +43,7 @@ async def _taken_over(gate: Any) -> Any:
 
 @pytest.mark.starts("inline")
 def test_a_quick_function_runs_on_the_loops_own_thread(run: Any) -> None:
-    """Nothing is handed to another thread, and arguments and results pass."""
+    """No other thread is involved, and arguments and results pass."""
 
     async def main() -> tuple[list[int], bool]:
         threads = [await to_thread.run_sync(threading.get_ident) for _ in range(50)]
@@ -68,7 +68,7 @@ def test_more_functions_block_than_anyio_has_threads(run: Any) -> None:
 
 
 def test_the_loop_goes_on_while_a_function_blocks(run: Any, start: str, gate: Any) -> None:
-    """Other tasks run on, and quick functions with them, on another thread if the first holds theirs."""
+    """Other tasks and quick functions run, on another thread if the function blocks theirs."""
 
     async def main() -> tuple[int, int, int]:
         async with _taken_over(gate):
@@ -121,7 +121,7 @@ def test_no_loop_runs_inside_a_function(run: Any) -> None:
 
 
 def test_no_library_runs_inside_a_function(run: Any) -> None:
-    """sniffio finds none there either, whatever the caller's context says."""
+    """sniffio detects no library there either, whatever the caller's context says."""
     sniffio = pytest.importorskip("sniffio", reason="sniffio is not installed")
 
     def function() -> None:
@@ -140,7 +140,7 @@ def test_no_library_runs_inside_a_function(run: Any) -> None:
 
 
 def test_a_function_gets_a_copy_of_the_context(run: Any) -> None:
-    """It sees what the caller has set; what it sets itself stays inside."""
+    """A function sees its caller's variables; what it sets itself stays in the copy."""
 
     def function() -> str:
         seen = variable.get()
@@ -155,7 +155,7 @@ def test_a_function_gets_a_copy_of_the_context(run: Any) -> None:
 
 
 def test_an_exception_passes(run: Any) -> None:
-    """The caller gets the exception itself, StopIteration as the cause of a RuntimeError."""
+    """The caller gets the exception itself; StopIteration is the cause of a RuntimeError."""
     error = LookupError("mine")
 
     def fail(exception: BaseException) -> None:
@@ -173,7 +173,7 @@ def test_an_exception_passes(run: Any) -> None:
 
 
 def test_a_function_calls_back_into_the_loop(run: Any) -> None:
-    """from_thread runs coroutines and functions on the loop that called, with the caller's context."""
+    """`from_thread` runs coroutines and functions on the caller's loop, in the caller's context."""
 
     async def on_loop(text: str) -> tuple[str, str, Any]:
         await anyio.sleep(0)
@@ -191,7 +191,7 @@ def test_a_function_calls_back_into_the_loop(run: Any) -> None:
 
 
 def test_a_function_calls_back_after_a_takeover(run: Any, gate: Any) -> None:
-    """from_thread finds the loop also from a function that blocked, and while others block."""
+    """`from_thread` finds the loop also after the function has blocked, and while others block."""
 
     def function() -> bool:
         gate.wait()
@@ -214,7 +214,7 @@ def test_a_function_calls_back_after_a_takeover(run: Any, gate: Any) -> None:
 
 
 def test_a_loop_inside_a_function_leaves_the_way_back(run: Any) -> None:
-    """After a function has run a loop with threadlets of its own, it finds the outer loop still."""
+    """A function that has run a threadlets loop of its own still finds the outer loop."""
 
     def function() -> Any:
         async def inner() -> Any:
@@ -230,7 +230,7 @@ def test_a_loop_inside_a_function_leaves_the_way_back(run: Any) -> None:
 
 
 def test_the_way_back_ends_with_the_function(run: Any) -> None:
-    """On the loop itself, from_thread refuses as it always did."""
+    """On the loop itself, `from_thread` raises an error, as it does without threadlets."""
 
     async def main() -> None:
         await to_thread.run_sync(int)
@@ -262,7 +262,7 @@ def test_a_cancellation_waits_for_the_function(run: Any, gate: Any) -> None:
 
 
 def test_an_abandoned_function_goes_on_alone(run: Any, gate: Any) -> None:
-    """With abandon_on_cancel the scope ends at once, and the function in its own time."""
+    """With `abandon_on_cancel` the scope ends at once, and the function ends later."""
 
     async def main() -> tuple[int, bool]:
         with anyio.CancelScope() as scope:
@@ -297,7 +297,7 @@ def test_a_cancelled_scope_calls_nothing(run: Any) -> None:
 
 
 def test_a_cancelled_task_calls_nothing(run: Any) -> None:
-    """Nor is it called for a task that was cancelled in asyncio's way before."""
+    """A function is not called for a task that asyncio has cancelled before."""
     calls: list[int] = []
 
     async def main() -> None:
@@ -313,7 +313,7 @@ def test_a_cancelled_task_calls_nothing(run: Any) -> None:
 
 @pytest.mark.parametrize("abandons", [False, True])
 def test_a_function_sees_that_it_is_cancelled(run: Any, gate: Any, abandons: bool) -> None:
-    """check_cancelled raises once the scope of the call is cancelled, and not before."""
+    """`check_cancelled` raises once the scope of the call is cancelled, and not before."""
     verdicts: list[str] = []
 
     def function() -> None:
@@ -343,7 +343,7 @@ def test_a_function_sees_that_it_is_cancelled(run: Any, gate: Any, abandons: boo
 
 
 def test_a_coroutine_called_back_is_cancelled_with_the_scope(run: Any) -> None:
-    """What a function runs on the loop belongs to the scope in which the function was called."""
+    """A coroutine that a function runs on the loop belongs to the scope of the function's call."""
     begun = threading.Event()
 
     async def forever() -> None:
@@ -384,7 +384,7 @@ def test_a_limiter_that_is_passed_is_obeyed(run: Any, gate: Any) -> None:
 
 
 def test_a_default_limiter_that_was_changed_is_obeyed(run: Any, gate: Any) -> None:
-    """Whoever has set the default limiter's tokens has meant it."""
+    """A default limiter whose tokens were set is meant to limit the functions."""
 
     async def main() -> None:
         limiter = to_thread.current_default_thread_limiter()
@@ -414,7 +414,7 @@ async def _expect_limit(gate: Any, limiter: Any, call: Callable[[], Any]) -> Non
 
 
 def test_the_stock_loop_is_left_alone(run_on_stock_loop: Any) -> None:
-    """On asyncio's loop functions run in anyio's worker threads, as ever."""
+    """On asyncio's loop functions run in anyio's worker threads."""
 
     async def main() -> str:
         return (await to_thread.run_sync(threading.current_thread)).name
@@ -437,7 +437,7 @@ def test_nothing_is_replaced_until_it_is_asked_for(run_on_threadlets: Any) -> No
 
 
 def test_undo_puts_the_worker_threads_back(run_on_threadlets: Any) -> None:
-    """Once is enough, and twice does no harm; the method is anyio's own again."""
+    """Undoing a second time does no harm; the method is anyio's own again."""
     before = vars(anyio._backends._asyncio.AsyncIOBackend)["run_sync_in_worker_thread"]
     replacement = use_threadlets_in_anyio()
     assert _is_replaced(run_on_threadlets)
@@ -449,7 +449,7 @@ def test_undo_puts_the_worker_threads_back(run_on_threadlets: Any) -> None:
 
 
 def test_the_end_of_a_with_block_undoes(run_on_threadlets: Any) -> None:
-    """The worker threads are back behind it, also when it ends with an exception."""
+    """The worker threads are used again after the block, also when an exception ends it."""
 
     def fail() -> None:
         with use_threadlets_in_anyio():
@@ -462,7 +462,7 @@ def test_the_end_of_a_with_block_undoes(run_on_threadlets: Any) -> None:
 
 
 def test_the_last_one_out_undoes(run_on_threadlets: Any) -> None:
-    """Replacing twice replaces once; it lasts until nobody wants it any more."""
+    """A replacement by two callers lasts until both have undone it."""
     first, second = use_threadlets_in_anyio(), use_threadlets_in_anyio()
     first.undo()
     first.undo()
@@ -480,14 +480,15 @@ def test_a_missing_anyio_is_named(forget: Callable[[str], None]) -> None:
     with pytest.raises(MissingPackage) as raised:
         threads._Anyio()
     assert "anyio" == raised.value.name
-    assert str(raised.value) == (
+    expected = (
         "cannot run anyio's functions as threadlets: the package 'anyio' is not installed; "
         "pip install anyio"
     )
+    assert expected == str(raised.value)
 
 
 def test_an_unknown_anyio_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An anyio that lacks what this stands on is refused before anything is replaced."""
+    """An anyio that lacks a function that we need is refused before anything is replaced."""
     monkeypatch.delattr("anyio._core._eventloop.claim_worker_thread")
     with pytest.raises(MissingPackage, match=r"is of a version that .*claim_worker_thread"):
         threads._Anyio()

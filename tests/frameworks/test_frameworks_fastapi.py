@@ -1,4 +1,7 @@
-"""FastAPI on a threadlets loop: endpoints, dependencies and uploads. It reads annotations as objects."""
+"""FastAPI on a threadlets loop: endpoints, dependencies and uploads.
+
+FastAPI reads annotations as objects, so they are not deferred here.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -14,12 +17,12 @@ pytestmark = pytest.mark.starts("inline", "beside")
 
 
 def client(app: Any) -> Any:
-    """A client that calls the application directly."""
+    """Return a client that calls the application directly."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app")
 
 
 def test_endpoints_and_dependencies_are_threadlets(run: Any, is_in_place: Any) -> None:
-    """A `def` endpoint and a dependency that yields run as such, also when they fail."""
+    """A `def` endpoint and a dependency that yields run as threadlets, also when they fail."""
     journal: list[tuple[str, str]] = []
 
     def note(what: str) -> None:
@@ -51,7 +54,7 @@ def test_endpoints_and_dependencies_are_threadlets(run: Any, is_in_place: Any) -
 
 
 def test_uploads_are_taken(run: Any) -> None:
-    """An upload that is spooled to disk is written and read through anyio, and arrives whole."""
+    """An upload that anyio writes to disk and reads back arrives whole."""
     pytest.importorskip("python_multipart", reason="python-multipart is not installed")
     upload = bytes(range(256)) * 10_000
     app = fastapi.FastAPI()

@@ -19,14 +19,14 @@ DEADLINE_S = 100.0
 
 
 class Connection:
-    """A client's keep-alive connection, on which one request follows the answer to the last."""
+    """A client's keep-alive connection; each request is sent after the answer to the one before."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def get(self, path: str) -> tuple[int, Any]:
-        """Return the status and what the body holds."""
+        """Return the status, and the decoded body if the status is 200."""
         self._writer.write(f"GET {path} HTTP/1.1\r\nhost: load\r\n\r\n".encode())
         head = await self._reader.readuntil(b"\r\n\r\n")
         lines = head.decode().lower().split("\r\n")
@@ -40,14 +40,14 @@ class Connection:
 
 
 def expected(number: int) -> tuple[str, Any]:
-    """Return the path of a request, and what answers it."""
+    """Return the path of a request, and the expected answer."""
     if number % 2:
         return f"/report/{number}", {"report": number}
     return f"/rows/{number}", [number, f"word {number % 100}", 100]
 
 
 async def put_load(address: str) -> dict[str, Any]:
-    """Ask for everything, and return the wrong answers and the service's statistics."""
+    """Send all requests; return the wrong answers and the service's statistics."""
     url = urlsplit(address)
     wrong: list[Any] = []
 
@@ -70,7 +70,7 @@ async def put_load(address: str) -> dict[str, Any]:
 
 
 def test_every_request_is_answered_and_the_loop_stays(serve_example: Callable[..., str]) -> None:
-    """All answers are right, and fewer than one blocking function in a hundred moves the loop."""
+    """All answers are right, and fewer than one of a hundred blocking functions moves the role."""
     address = serve_example("tests.frameworks.load_service:app", "--no-access-log")
     outcome = asyncio.run(put_load(address))
     assert [] == outcome["wrong"]

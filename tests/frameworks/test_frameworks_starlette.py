@@ -37,7 +37,7 @@ user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobo
 
 
 def client(app: Any, **options: Any) -> Any:
-    """A client that calls the application directly."""
+    """Return a client that calls the application directly."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app, **options), base_url="http://app")
 
 
@@ -72,7 +72,7 @@ def test_a_quick_endpoint_runs_on_the_loops_own_thread(run: Any) -> None:
 
 
 def test_a_hundred_endpoints_block_at_once(run: Any, gate: Any) -> None:
-    """More than anyio has threads for, served over TCP; quick endpoints are answered meanwhile."""
+    """More endpoints than anyio has threads block, over TCP; quick ones are answered meanwhile."""
     app = Starlette(
         routes=[Route("/blocked", lambda _: JSONResponse(gate.wait())), Route("/quick", thread)]
     )
@@ -96,7 +96,7 @@ def test_a_hundred_endpoints_block_at_once(run: Any, gate: Any) -> None:
 
 
 def test_endpoints_behind_middleware_see_its_context(run: Any, is_in_place: Any) -> None:
-    """What middleware sets in the context is there, and the task group around does no harm."""
+    """Variables that middleware sets are seen, and the middleware's task group does no harm."""
 
     async def identify(request: Request, call_next: Callable[[Request], Any]) -> Any:
         user.set(request.headers["user"])
@@ -118,7 +118,7 @@ def test_endpoints_behind_middleware_see_its_context(run: Any, is_in_place: Any)
 
 
 def test_an_endpoint_may_run_a_loop_of_its_own(run: Any) -> None:
-    """asyncio.run works in a `def` endpoint, as it does in a worker thread."""
+    """`asyncio.run` works in a `def` endpoint, as it does in a worker thread."""
 
     async def answer() -> int:
         await asyncio.sleep(0)
@@ -135,7 +135,7 @@ def test_an_endpoint_may_run_a_loop_of_its_own(run: Any) -> None:
 
 
 def test_an_endpoint_that_fails_is_answered_with_500(run: Any) -> None:
-    """Its exception goes where Starlette expects it."""
+    """Starlette gets the exception where it expects it."""
 
     def fail(_request: Request) -> None:
         raise LookupError("mine")
@@ -185,7 +185,7 @@ def test_responses_of_plain_functions_arrive(run: Any, is_in_place: Any, tmp_pat
 
 @pytest.mark.parametrize("how", ["disconnects", "cancelled"])
 def test_a_streamed_response_ends_with_its_client(run: Any, how: str) -> None:
-    """A plain iterator that blocks is asked for nothing more once its client has left."""
+    """A plain iterator that blocks is not resumed any more once its client has left."""
     left, n_made, n_asked = asyncio.Event(), 0, 0
 
     def parts() -> Iterator[bytes]:
@@ -224,7 +224,7 @@ def test_a_streamed_response_ends_with_its_client(run: Any, how: str) -> None:
 
 
 def test_the_example_is_served(serve_example: Callable[[str], str]) -> None:
-    """`threadlets serve` runs it; endpoints that sleep do not hold up those that do not."""
+    """`threadlets serve` serves it; endpoints that sleep do not delay those that do not."""
     url = serve_example("examples.frameworks.starlette_app:app")
 
     async def main() -> None:

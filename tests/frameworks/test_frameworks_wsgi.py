@@ -27,7 +27,7 @@ Body = Callable[[Environ], Iterable[bytes]]
 
 
 def answering(body: Body) -> Any:
-    """Make an application that answers with what `body` makes of the request."""
+    """Return an application that answers with the result of `body` for the request."""
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
@@ -41,12 +41,12 @@ def thread(_environ: Environ) -> list[bytes]:
 
 
 def client(app: Any) -> Any:
-    """A client that calls the application directly."""
+    """Return a client that calls the application directly."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app")
 
 
 class Exchange:
-    """One ASGI request, made by hand: the test is the server."""
+    """One ASGI request whose server is the test."""
 
     def __init__(self, app: Any, *bodies: bytes) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -105,7 +105,7 @@ def test_a_quick_request_runs_on_the_loops_own_thread(run_on_threadlets: Any) ->
 
 @pytest.mark.starts("inline")
 def test_a_body_that_is_here_is_read_without_blocking(run_on_threadlets: Any) -> None:
-    """Reading the body of a small request needs no other thread either."""
+    """Reading the body of a small request involves no other thread."""
 
     def read(environ: Environ) -> list[bytes]:
         return [environ["wsgi.input"].read(5), *thread(environ)]
@@ -119,7 +119,7 @@ def test_a_body_that_is_here_is_read_without_blocking(run_on_threadlets: Any) ->
 
 
 def test_a_hundred_requests_block_at_once(run_on_threadlets: Any, gate: Any) -> None:
-    """Each on a thread of its own, while the loop answers quick ones."""
+    """Each request blocks a thread of its own, while the loop answers quick ones."""
 
     def body(environ: Environ) -> list[bytes]:
         if environ["PATH_INFO"] == "/blocked":
@@ -160,7 +160,7 @@ def test_a_pool_limits_requests(run_on_threadlets: Any, gate: Any) -> None:
 
 
 def test_the_stock_loop_gets_a_thread_pool(run_on_stock_loop: Any) -> None:
-    """Without a threadlets loop, a2wsgi's own threads do the work."""
+    """Without a threadlets loop, a2wsgi's own threads run the application."""
     app = wsgi(answering(lambda _: [threading.current_thread().name.encode()]))
 
     async def main() -> str:
@@ -175,7 +175,7 @@ def test_the_stock_loop_gets_a_thread_pool(run_on_stock_loop: Any) -> None:
 
 
 def test_a_request_sees_the_callers_context(run_on_threadlets: Any) -> None:
-    """It gets a copy, so that what it sets stays inside; and no loop runs there."""
+    """The context is a copy, so changes stay inside; the application sees no running loop."""
 
     def body(_environ: Environ) -> Iterator[bytes]:
         yield variable.get().encode()
@@ -192,7 +192,7 @@ def test_a_request_sees_the_callers_context(run_on_threadlets: Any) -> None:
 
 
 def test_a_body_in_parts_arrives_whole(run_on_threadlets: Any) -> None:
-    """The application blocks for the parts that are not here yet; lines may cross them."""
+    """The application blocks for parts that have not arrived; a line may consist of several."""
 
     def body(environ: Environ) -> list[bytes]:
         line = environ["wsgi.input"].readline()
@@ -207,7 +207,7 @@ def test_a_body_in_parts_arrives_whole(run_on_threadlets: Any) -> None:
 
 
 def test_a_response_is_sent_while_it_is_made(run_on_threadlets: Any, gate: Any) -> None:
-    """The first part is out while the application blocks before the second."""
+    """The first part is sent while the application blocks before the second."""
 
     def body(_environ: Environ) -> Iterator[bytes]:
         yield b"first"
@@ -227,7 +227,7 @@ def test_a_response_is_sent_while_it_is_made(run_on_threadlets: Any, gate: Any) 
 
 
 def test_a_response_waits_for_a_slow_client(run_on_threadlets: Any) -> None:
-    """An application that is faster than its client blocks before it has made everything."""
+    """An application that is faster than its client blocks before it has made all parts."""
     made: list[int] = []
 
     def body(_environ: Environ) -> Iterator[bytes]:
@@ -249,7 +249,7 @@ def test_a_response_waits_for_a_slow_client(run_on_threadlets: Any) -> None:
 
 
 def test_the_write_function_sends(run_on_threadlets: Any) -> None:
-    """What `start_response` returns takes parts of the body, too."""
+    """The function that `start_response` returns sends parts of the body."""
 
     def app(_environ: Environ, start_response: StartResponse) -> list[bytes]:
         write = start_response("201 Created", [("X-Kind", "test")])
@@ -283,7 +283,7 @@ def test_an_applications_error_passes(run_on_threadlets: Any) -> None:
 
 
 def test_an_error_that_was_answered_is_told_as_well(run_on_threadlets: Any) -> None:
-    """With `exc_info` the application's error page goes out, and then the server hears of it."""
+    """With `exc_info` the error page is sent, and then the server gets the exception."""
 
     def app(_environ: Environ, start_response: StartResponse) -> list[bytes]:
         try:
@@ -301,7 +301,7 @@ def test_an_error_that_was_answered_is_told_as_well(run_on_threadlets: Any) -> N
 
 
 class Endless:
-    """A response without an end, which notes how it comes to one."""
+    """An endless response, with a record of how it ended."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -320,7 +320,7 @@ class Endless:
 
 
 def test_a_failing_server_ends_the_response(run_on_threadlets: Any) -> None:
-    """The application fails at its next part, and the request with what the server has raised."""
+    """The application gets an error at its next part; the request ends with the server's."""
     endless, error = Endless(), OSError("the client has left")
 
     async def main() -> BaseException | None:
@@ -337,7 +337,7 @@ def test_a_failing_server_ends_the_response(run_on_threadlets: Any) -> None:
 
 
 def test_a_cancelled_request_ends_the_response(run_on_threadlets: Any) -> None:
-    """An application that waits for a client's attention does not wait for ever."""
+    """An application that waits for its client does not wait for ever."""
     endless = Endless()
 
     async def main() -> None:
@@ -356,7 +356,7 @@ def test_a_cancelled_request_ends_the_response(run_on_threadlets: Any) -> None:
 
 
 def test_the_iterables_close_is_called(run_on_threadlets: Any) -> None:
-    """As PEP 3333 asks, whether the response was complete or not."""
+    """PEP 3333 asks for this, whether the response is complete or not."""
     closed: list[str] = []
 
     def body(environ: Environ) -> Iterator[bytes]:
@@ -381,7 +381,7 @@ def test_the_iterables_close_is_called(run_on_threadlets: Any) -> None:
 
 
 def test_lifespan_is_answered(run_on_threadlets: Any) -> None:
-    """A server that asks about start-up and shutdown gets its answers."""
+    """The application completes the server's start-up and shutdown."""
 
     async def main() -> list[str]:
         app = wsgi(answering(thread))
@@ -404,7 +404,7 @@ def test_lifespan_is_answered(run_on_threadlets: Any) -> None:
 
 
 def test_the_example_is_served(serve_example: Callable[[str], str]) -> None:
-    """`threadlets serve` runs it: answers, blocks, reads and streams."""
+    """`threadlets serve` serves its answers, also those that block, read or stream."""
     url = serve_example("examples.frameworks.wsgi_app:app")
 
     async def main() -> None:
@@ -425,6 +425,7 @@ def test_a_missing_a2wsgi_is_named(forget: Callable[[str], None]) -> None:
     with pytest.raises(MissingPackage) as raised:
         wsgi(answering(thread))
     assert "a2wsgi" == raised.value.name
-    assert str(raised.value) == (
+    expected = (
         "cannot serve a WSGI application: the package 'a2wsgi' is not installed; pip install a2wsgi"
     )
+    assert expected == str(raised.value)

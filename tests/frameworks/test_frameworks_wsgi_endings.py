@@ -1,6 +1,6 @@
-"""How WSGI requests end: their client leaves, the server fails, they are cancelled, or misbehave.
+"""Ends of WSGI requests: the client leaves, the server fails, a cancellation, or misbehaviour.
 
-On both loops: what ends a request is the same where a pool of threads does the work.
+Most tests run on both loops: the end is the same where a thread pool runs the application.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.starts("inline", "beside")
 
 
 class Stream:
-    """An endless response, which notes how often, where and after what it is closed."""
+    """An endless response that counts its parts, and records the threads that close it."""
 
     def __init__(self, part: bytes = b"part", blocks_at: int | None = None) -> None:
         self.closed_in: list[int] = []
@@ -50,7 +50,7 @@ class Stream:
         return self
 
     def __next__(self) -> bytes:
-        assert not self.closed_in, "nobody goes on with a closed response"
+        assert not self.closed_in, "a closed response is not resumed"
         if self.n_made == self._blocks_at:
             self.is_blocked.set()
             assert self.may_go_on.wait(DEADLINE_S)
@@ -74,7 +74,7 @@ class Stream:
     [*((b"part", how) for how in ENDINGS), (b"", "disconnects"), (b"", "cancelled")],
 )
 def test_an_endless_response_is_closed_once(run_on_both: Any, how: str, part: bytes) -> None:
-    """In its own thread, after whatever has ended the request; with empty parts, too."""
+    """It is closed on its own thread, however the request ends; with empty parts, too."""
     stream = Stream(part)
 
     async def main() -> BaseException | None:
@@ -91,7 +91,7 @@ def test_an_endless_response_is_closed_once(run_on_both: Any, how: str, part: by
 
 @pytest.mark.parametrize("how", ENDINGS)
 def test_a_response_that_waits_for_a_slow_client_is_closed(run_on_both: Any, how: str) -> None:
-    """It waits for room that never comes."""
+    """A response that waits for room to send is closed, although there will never be any."""
     stream = Stream()
 
     async def main() -> None:
@@ -108,7 +108,7 @@ def test_a_response_that_waits_for_a_slow_client_is_closed(run_on_both: Any, how
 
 @pytest.mark.parametrize("how", ["disconnects", "cancelled"])
 def test_a_response_that_blocks_is_closed_when_it_goes_on(run_on_both: Any, how: str) -> None:
-    """What runs cannot be stopped; its next part is its last."""
+    """Running code cannot be stopped, but the next part is the last one."""
     stream = Stream(blocks_at=3)
 
     async def main() -> None:
@@ -131,8 +131,8 @@ def test_a_response_that_blocks_is_closed_when_it_goes_on(run_on_both: Any, how:
 
 
 @pytest.mark.parametrize("how", ENDINGS)
-def test_write_tells_that_nobody_takes_it(run_on_both: Any, how: str) -> None:
-    """`write()` raises in whatever thread calls it, each time, and so it does for two at once."""
+def test_write_raises_when_the_server_takes_no_more(run_on_both: Any, how: str) -> None:
+    """`write()` raises at every call and on every thread, also for two threads at once."""
     errors: list[str] = []
 
     def writes(write: Callable[[bytes], None]) -> None:
@@ -164,7 +164,7 @@ def test_write_tells_that_nobody_takes_it(run_on_both: Any, how: str) -> None:
 
 
 def test_an_application_that_ends_because_its_client_left_is_no_error(run_on_both: Any) -> None:
-    """Neither the error that it was told, passed on, nor an answer that goes nowhere."""
+    """A client's leaving is no error, even if the application passes the error of `write` on."""
 
     def app(_environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         write = start_response("200 OK", [])
@@ -181,7 +181,7 @@ def test_an_application_that_ends_because_its_client_left_is_no_error(run_on_bot
 
 @pytest.mark.parametrize("how", ["disconnects", "send fails"])
 def test_an_error_while_a_response_is_closed_is_told(run_on_both: Any, how: str) -> None:
-    """The application's own error comes first."""
+    """The application's own error takes precedence."""
     error = LookupError("mine")
 
     class Fails(Stream):
@@ -198,7 +198,7 @@ def test_an_error_while_a_response_is_closed_is_told(run_on_both: Any, how: str)
 
 
 def test_a_client_that_leaves_first_calls_nobody(run_on_both: Any) -> None:
-    """Neither before the body's first part nor while the request waits for its turn."""
+    """The application is not called if the client leaves before the first part of its body."""
     called: list[str] = []
 
     def app(_environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -215,7 +215,7 @@ def test_a_client_that_leaves_first_calls_nobody(run_on_both: Any) -> None:
 
 
 def test_a_client_that_leaves_the_queue_calls_nobody(run_on_threadlets: Any, gate: Any) -> None:
-    """Its request's turn passes without the application."""
+    """The application is not called for a queued request whose client has left."""
     called: list[str] = []
     pool = threadlets.Pool(limit=1)
 
@@ -240,7 +240,7 @@ def test_a_client_that_leaves_the_queue_calls_nobody(run_on_threadlets: Any, gat
 
 
 def test_a_request_that_is_cancelled_while_it_is_sent_is_cancelled(run_on_both: Any) -> None:
-    """The application has ended; what is left waits for the client."""
+    """The application has ended, and the rest of its answer waits for the client."""
 
     def app(_environ: Environ, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [])
@@ -307,16 +307,16 @@ async def recorded(scope, receive, send):
 
 @pytest.mark.starts("auto")
 def test_served_responses_end_with_their_clients(tmp_path: Path) -> None:
-    """Small parts, large ones that nobody takes, an upload that breaks off; then the server stops.
+    """Small parts, large ones that are not received, a broken upload; then the server stops.
 
-    A response whose client stays ends with the server, within its grace, and so does lifespan.
+    A response whose client stays ends with the server, within the grace period, as lifespan does.
     """
     (tmp_path / "served.py").write_text(_SERVED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--port", str(port), "--graceful-timeout", "1"]
-    # Not a pipe, which the log of accesses would fill.
+    # A pipe would be filled by the access log, so use a file.
     with (tmp_path / "output").open("wb") as output_file:
         server = subprocess.Popen(
             [sys.executable, "-m", "threadlets", "serve", "served:recorded", *options],
@@ -336,7 +336,7 @@ def test_served_responses_end_with_their_clients(tmp_path: Path) -> None:
                 if b"GET" in request:
                     assert client.recv(64)
                 else:
-                    # An application that has not begun is not called for a client that has left.
+                    # The application is not called if its client leaves before it has begun.
                     while "/upload" not in _get(port, "/live"):
                         time.sleep(0.01)
         expected = "['/large', '/small', '/upload']"

@@ -1,4 +1,4 @@
-"""What a WSGI application reads, and how it begins its response, as PEP 3333 has it; on both loops."""
+"""How a WSGI application reads its request and starts its response, by PEP 3333, on both loops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.starts("inline", "beside")
 def reading(
     read: Callable[[Any], Any], noted: list[Any], begun: threading.Event | None = None
 ) -> Any:
-    """Make an application that reads its request's body in some way and notes what comes of it."""
+    """Return an application that reads its request's body, and notes the result or the error."""
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if begun is not None:
@@ -52,13 +52,13 @@ READS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("how", ["disconnects", "cancelled"])
 @pytest.mark.parametrize("read", READS.values(), ids=list(READS))
 def test_a_body_that_breaks_off_is_no_whole_one(run_on_both: Any, read: Any, how: str) -> None:
-    """A client that leaves half-way makes reads fail, and not end."""
+    """If the client leaves half-way, reads raise an error instead of returning a shorter body."""
     noted: list[Any] = []
 
     async def main() -> None:
         begun = threading.Event()
         connection = Connection(wsgi(reading(read, noted, begun)), b"half", is_whole=False)
-        # An application that has not begun is not called for a client that has left.
+        # The application is not called if its client leaves before it has begun.
         while not begun.is_set():
             await asyncio.sleep(0.001)
         await asyncio.sleep(0)
@@ -74,7 +74,7 @@ def test_a_body_that_breaks_off_is_no_whole_one(run_on_both: Any, read: Any, how
 
 
 def test_what_came_before_a_client_left_can_be_read(run_on_both: Any) -> None:
-    """The error comes where the data ends, and again at each further read."""
+    """The error is raised at the end of the data, and again at each further read."""
     noted: list[Any] = []
 
     def read(body: Any) -> list[Any]:
@@ -87,7 +87,7 @@ def test_what_came_before_a_client_left_can_be_read(run_on_both: Any) -> None:
     async def main() -> None:
         begun = threading.Event()
         connection = Connection(wsgi(reading(read, noted, begun)), b"half", is_whole=False)
-        # The first part is enough for the application to be called.
+        # The application is called when the first part has arrived.
         while not begun.is_set():
             await asyncio.sleep(0.001)
         connection.left.set()
@@ -99,8 +99,8 @@ def test_what_came_before_a_client_left_can_be_read(run_on_both: Any) -> None:
     assert [[b"half"]] == noted
 
 
-def test_a_failing_receive_reaches_who_reads(run_on_both: Any) -> None:
-    """The server's own error, in the application; not a body that seems to be whole."""
+def test_a_failing_receive_reaches_the_reader(run_on_both: Any) -> None:
+    """The application gets the server's own error, not a body that seems to be complete."""
     noted: list[Any] = []
 
     async def main() -> bytes:
@@ -132,7 +132,7 @@ def test_a_failing_receive_reaches_who_reads(run_on_both: Any) -> None:
 
 @pytest.mark.parametrize("n_bytes", [0, 1, 5, 70_000])
 def test_a_body_reads_like_a_file(run_on_both: Any, n_bytes: int) -> None:
-    """Every way of reading gives what it gives for the same bytes in memory, however they come."""
+    """Every way of reading gives the same as for bytes in memory, whatever the pieces are."""
     data = (b"line\n" * 20_000)[:n_bytes] + b"rest"
     ways = [
         *READS.values(),
@@ -155,7 +155,7 @@ def test_a_body_reads_like_a_file(run_on_both: Any, n_bytes: int) -> None:
 
 
 def test_a_body_is_not_received_far_ahead(run_on_both: Any) -> None:
-    """A large upload waits with its sender until the application reads on."""
+    """The rest of a large upload waits at its sender until the application reads on."""
     may_read = threading.Event()
     noted: list[Any] = []
 
@@ -183,7 +183,7 @@ def test_a_body_is_not_received_far_ahead(run_on_both: Any) -> None:
 
 
 def failing(message: str, app: Any, run_on_both: Any) -> Connection:
-    """Run a request that fails, and see that it says why."""
+    """Run a request that fails; check that its error contains `message`."""
 
     async def main() -> Connection:
         connection = Connection(wsgi(app))
@@ -198,7 +198,7 @@ def failing(message: str, app: Any, run_on_both: Any) -> Connection:
 
 
 def test_a_second_start_response_is_refused(run_on_both: Any) -> None:
-    """PEP 3333: it is a fatal error without exc_info."""
+    """By PEP 3333 a second call without `exc_info` is a fatal error."""
 
     def app(_environ: Environ, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [])
@@ -210,14 +210,14 @@ def test_a_second_start_response_is_refused(run_on_both: Any) -> None:
 
 @pytest.mark.parametrize("body", [[b"body"], []], ids=["a part", "no part"])
 def test_a_body_without_start_response_is_refused(run_on_both: Any, body: list[bytes]) -> None:
-    """The error names the application's fault, not the client."""
+    """The error names the application's fault."""
     connection = failing("did not call start_response()", lambda *_: body, run_on_both)
     assert [] == connection.sent
 
 
 @pytest.mark.parametrize("part", ["text", None, 5])
 def test_parts_that_are_not_bytes_are_refused(run_on_both: Any, part: Any) -> None:
-    """And what the application returned is closed."""
+    """The iterable that the application returned is closed."""
     closed: list[bool] = []
 
     def app(_environ: Environ, start_response: StartResponse) -> Iterator[Any]:
@@ -232,7 +232,7 @@ def test_parts_that_are_not_bytes_are_refused(run_on_both: Any, part: Any) -> No
 
 
 def test_an_error_page_replaces_a_head_that_is_not_sent(run_on_both: Any) -> None:
-    """The head goes out with the first part that is not empty."""
+    """The head is sent with the first part that is not empty."""
 
     def app(_environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [("X-Kind", "fine")])
@@ -250,7 +250,7 @@ def test_an_error_page_replaces_a_head_that_is_not_sent(run_on_both: Any) -> Non
 
 
 def test_an_error_page_that_is_too_late_is_raised(run_on_both: Any) -> None:
-    """PEP 3333: `start_response` raises what it is given once the head has been sent."""
+    """By PEP 3333 `start_response` raises the given exception once the head has been sent."""
     closed: list[bool] = []
 
     def app(_environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
@@ -272,7 +272,7 @@ def test_an_error_page_that_is_too_late_is_raised(run_on_both: Any) -> None:
 
 
 def test_an_error_before_the_body_sends_no_head(run_on_both: Any) -> None:
-    """So that the server can answer with 500."""
+    """The server can then answer with 500."""
 
     def app(_environ: Environ, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [])

@@ -1,4 +1,4 @@
-"""A WSGI application's server and client, which the tests play by hand."""
+"""The ASGI server and the client of a WSGI application, both played by the test."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 DEADLINE_S = 30.0
-#: What ends a request early.
+#: How a request can end early.
 ENDINGS = ("disconnects", "send fails", "cancelled")
 StartResponse = Callable[..., Any]
 Environ = dict[str, Any]
 
 
 class Connection:
-    """One ASGI request whose client the test is: it may leave at any time."""
+    """One ASGI request whose client and server are the test; the client may leave at any time."""
 
     def __init__(self, app: Any, *bodies: bytes, is_whole: bool = True) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -59,7 +59,7 @@ class Connection:
         if self.send_error is not None:
             raise self.send_error
         if not self.left.is_set():
-            # As uvicorn has it: what goes to a client that has left is dropped without an error.
+            # As in uvicorn: what is sent to a client that has left is dropped without an error.
             self.sent.append(message)
 
     @property
@@ -67,12 +67,12 @@ class Connection:
         return b"".join(message.get("body", b"") for message in self.sent)
 
     async def has_sent(self) -> None:
-        """Wait for the beginning of the answer."""
+        """Wait until a part of the answer has been sent."""
         while not self.body:
             await asyncio.sleep(0.001)
 
     async def end(self, how: str) -> BaseException | None:
-        """End it in one of the ways, and return what the server is told."""
+        """End the request in one of the ways, and return the exception that the server gets."""
         if how == "disconnects":
             self.left.set()
         elif how == "send fails":

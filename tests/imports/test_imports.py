@@ -1,4 +1,4 @@
-"""What `import threadlets` loads, and what is loaded when somebody asks for it."""
+"""What `import threadlets` loads at once, and what only on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import pytest
 import threadlets
 
-#: Modules that a loop does not need, and that take long to load or much memory.
+#: Modules that a loop does not need, and that are slow to load or take much memory.
 _NOT_NEEDED = {
     "_bz2",
     "_lzma",
@@ -50,7 +50,7 @@ def _run(code: str) -> str:
 
 
 def _loaded(code: str) -> set[str]:
-    """Return the modules that code loads beside asyncio's."""
+    """Return the modules that the code loads in addition to asyncio's."""
     printed = _run(
         "import asyncio, sys; before = set(sys.modules)\n"
         f"{code}\nprint(*sorted(sys.modules.keys() - before))"
@@ -59,14 +59,14 @@ def _loaded(code: str) -> set[str]:
 
 
 def test_import_loads_the_loop_alone() -> None:
-    """Whoever wants a loop does not wait for files, syslets, databases or compressors."""
+    """A loop is imported without files, syslets, databases or compressors."""
     loaded = _loaded("import threadlets")
     assert {"threadlets.aio.loop", "threadlets._core"} <= loaded
     assert set() == loaded & _NOT_NEEDED
 
 
 def test_running_a_coroutine_loads_no_more() -> None:
-    """Nothing is loaded in the middle of a program that only uses the loop and calls functions."""
+    """A program that only uses the loop and calls functions loads nothing more while it runs."""
     code = """
 import threadlets
 async def main():
@@ -79,7 +79,7 @@ threadlets.run(main())
 
 @pytest.mark.parametrize("name", threadlets.__all__)
 def test_each_public_name_is_there_when_asked_for(name: str) -> None:
-    """Every public name comes with a fresh import, as the same object each time."""
+    """Every public name is there after a fresh import, as the same object each time."""
     printed = _run(
         f"import threadlets; first = threadlets.{name}; from threadlets import {name}\n"
         f"print(first is {name}, {name!r} in dir(threadlets), {name!r} in vars(threadlets))"
@@ -89,7 +89,7 @@ def test_each_public_name_is_there_when_asked_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["atoms", "files", "fp", "scopes", "syslets"])
 def test_subpackages_are_attributes(name: str) -> None:
-    """A subpackage need not be imported by itself."""
+    """A subpackage is an attribute without an import of its own."""
     assert (
         f"threadlets.{name}"
         == _run(f"import threadlets; print(threadlets.{name}.__name__)").strip()
@@ -97,13 +97,13 @@ def test_subpackages_are_attributes(name: str) -> None:
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
-    """The message is Python's own."""
+    """Asking for it raises Python's own message."""
     with pytest.raises(AttributeError, match="module 'threadlets' has no attribute 'nothing'"):
-        threadlets.nothing  # noqa: B018 - asking is what it is about
+        threadlets.nothing  # noqa: B018 - the access itself raises
 
 
 def test_an_interpreter_without_a_gil_is_refused() -> None:
-    """With -X gil=0 nothing would guard the state of loops; the error says what to leave out."""
+    """With -X gil=0 nothing would guard a loop's state; the error says what to leave out."""
     argv = [
         sys.executable,
         "-c",

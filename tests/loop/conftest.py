@@ -34,13 +34,13 @@ FACTORY_EXPRESSIONS = {
 
 @pytest.fixture(params=list(FACTORIES))
 def loop_factory(request: pytest.FixtureRequest) -> LoopFactory:
-    """Make a loop: the stock one, then ours."""
+    """Return the factory of the loops under test: asyncio's, then ours."""
     return FACTORIES[request.param]
 
 
 @pytest.fixture
 def loop(loop_factory: LoopFactory) -> Iterator[asyncio.AbstractEventLoop]:
-    """A loop that does not run yet; closed afterwards."""
+    """Return a loop that does not run yet; it is closed afterwards."""
     loop = loop_factory()
     yield loop
     loop.close()
@@ -91,7 +91,7 @@ def script(loop_factory: LoopFactory) -> Iterator[Script]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a fresh key and its own certificate for 127.0.0.1."""
+    """Return a file with a fresh key and its self-signed certificate for 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
@@ -121,7 +121,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def contexts(certificate: Path) -> Contexts:
-    """The server's context and a client's that trusts it."""
+    """Return the server's TLS context, and a client's that trusts it."""
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificate)
     client = ssl.create_default_context(cafile=str(certificate))

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: peers, protocols that take notes, deadlines."""
+"""Helpers of the tests in this folder: peers, protocols that record their calls, deadlines."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Script = Callable[..., Any]
 
-# For TLS: a server's, and a client's that trusts it.
+# TLS contexts: a server's, and a client's that trusts it.
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 
 DEADLINE_S = 10.0
 
-# Claims about our own promises, which the stock loop does not make.
+# For tests of promises that are ours alone: the stock loop does not make them.
 threadlets_only = pytest.mark.parametrize("loop_factory", ["threadlets"], indirect=True)
 
 
-# The recorders whose connections are open; a test need not end them all itself.
+# Recorders whose connections are open: `end_connections` ends those that a test leaves.
 open_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 
 class Recorder(asyncio.Protocol):
-    """A protocol that writes down what it is told, in order."""
+    """A protocol that records its calls in order."""
 
     def __init__(self, *, keeps_open: bool = False) -> None:
         self.keeps_open = keeps_open
@@ -81,13 +81,13 @@ class Recorder(asyncio.Protocol):
         self._news.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition holds; it is looked at after each call."""
+        """Wait until the condition holds; it is checked after each recorded call."""
         while not condition():
             self._news.clear()
             await self._news.wait()
 
     async def receive(self, n_bytes: int) -> bytes:
-        """Wait until so many bytes are there and return all there are."""
+        """Wait until at least `n_bytes` bytes have been received, and return all of them."""
         await self.until(lambda: len(self.received) >= n_bytes)
         return bytes(self.received)
 
@@ -101,7 +101,7 @@ class Connection(Generic[P]):
         self.peer = peer
 
     async def take(self, n_bytes: int) -> bytes:
-        """Receive exactly so many bytes at the other end."""
+        """Receive exactly `n_bytes` bytes at the other end."""
         loop = asyncio.get_running_loop()
         data = bytearray()
         while len(data) < n_bytes:
@@ -111,7 +111,7 @@ class Connection(Generic[P]):
         return bytes(data)
 
     async def take_all(self) -> bytes:
-        """Receive at the other end until the end."""
+        """Receive at the other end until the end of the stream."""
         loop = asyncio.get_running_loop()
         data = bytearray()
         while received := await loop.sock_recv(self.peer, 1 << 18):
@@ -123,7 +123,7 @@ class Connection(Generic[P]):
 async def connected(
     make_protocol: Callable[[], P], *, tcp: bool = False
 ) -> AsyncIterator[Connection[P]]:
-    """A transport over one end of a new pair of sockets; the other end stays a socket."""
+    """Connect a transport over one end of a new pair of sockets; the other end stays a socket."""
     loop = asyncio.get_running_loop()
     ours, peer = tcp_pair() if tcp else socket.socketpair()
     peer.setblocking(False)
@@ -138,7 +138,7 @@ async def connected(
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected TCP sockets, both non-blocking."""
+    """Return two connected TCP sockets, both non-blocking."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname())
         theirs, _ = listener.accept()
@@ -149,7 +149,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 @contextlib.contextmanager
 def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two connected Unix sockets, both non-blocking."""
+    """Return two connected Unix sockets, both non-blocking."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
@@ -159,7 +159,7 @@ def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @contextlib.contextmanager
 def pipe() -> Iterator[tuple[int, int]]:
-    """A non-blocking pipe: the reading end, the writing end."""
+    """Return the reading end and the writing end of a non-blocking pipe."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
@@ -172,7 +172,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 async def turns(n_turns: int) -> None:
-    """Let the loop run so many ticks."""
+    """Let the loop run `n_turns` ticks."""
     for _ in range(n_turns):
         await asyncio.sleep(0)
 
@@ -187,7 +187,7 @@ async def end_connections() -> None:
 
 
 def note_failures() -> list[dict[str, Any]]:
-    """Collect what the running loop's exception handler is told."""
+    """Return a list that collects what the running loop's exception handler is given."""
     failures: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: failures.append(context))
@@ -195,5 +195,5 @@ def note_failures() -> list[dict[str, Any]]:
 
 
 def n_descriptors() -> int:
-    """How many descriptors the process has open, without the one that counts them."""
+    """Return how many descriptors the process has open, without the one that lists them."""
     return len(os.listdir("/proc/self/fd")) - 1

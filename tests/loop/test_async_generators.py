@@ -1,4 +1,4 @@
-"""Asynchronous generators: whoever leaves one open, it is closed."""
+"""Asynchronous generators are closed, however they are left open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .harness import Run, turns
 
 
 async def numbers(closed: list[str]) -> AsyncIterator[int]:
-    """Count for ever, and say so when that ends."""
+    """Count for ever, and note in `closed` when the generator is closed."""
     try:
         n = 0
         while True:
@@ -21,7 +21,7 @@ async def numbers(closed: list[str]) -> AsyncIterator[int]:
 
 
 def test_open_generator_is_closed_at_the_end_of_the_run(run: Run) -> None:
-    """A generator that is still referred to is closed by the runner, with its awaits."""
+    """The runner closes a generator that is still referred to, and runs the awaits of its closing."""
     closed: list[str] = []
     kept = numbers(closed)
 
@@ -36,7 +36,7 @@ def test_open_generator_is_closed_at_the_end_of_the_run(run: Run) -> None:
 
 
 def test_forgotten_generator_is_closed_by_the_loop(run: Run) -> None:
-    """A generator that nobody refers to is closed in a later tick."""
+    """A generator to which no reference is left is closed in a later tick."""
 
     async def main() -> None:
         closed: list[str] = []

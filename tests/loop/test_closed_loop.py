@@ -1,4 +1,4 @@
-"""A closed loop refuses everything, and says why and what to do."""
+"""A closed loop refuses every use, and says why and what to do instead."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ USES: dict[str, Callable[[Any, socket.socket], Any]] = {
 
 
 def step(coroutine: Any) -> None:
-    """Begin a coroutine, as a task would; whoever does not refuse would wait for ever."""
+    """Run only the first step of a coroutine: one that is not refused would wait for ever."""
     try:
         coroutine.send(None)
     finally:
         coroutine.close()
-        gc.collect()  # Here warnings of what is left open are expected.
+        gc.collect()  # Now, while warnings of what is left open are ignored.
 
 
 def step_listener(loop: Any) -> None:
@@ -61,7 +61,7 @@ def create_task(loop: Any) -> None:
 
 @pytest.fixture
 def closed(loop_factory: LoopFactory) -> asyncio.AbstractEventLoop:
-    """A loop that was closed."""
+    """Return a loop that has been closed."""
     loop = loop_factory()
     loop.close()
     return loop
@@ -70,7 +70,7 @@ def closed(loop_factory: LoopFactory) -> asyncio.AbstractEventLoop:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("use", list(USES))
 def test_closed_loop_refuses(closed: asyncio.AbstractEventLoop, use: str) -> None:
-    """RuntimeError, whatever is asked."""
+    """Every use of a closed loop raises RuntimeError."""
     with (
         socket_pair() as (ours, _theirs),
         pytest.raises(RuntimeError, match="Event loop is closed"),
@@ -82,7 +82,7 @@ def test_closed_loop_refuses(closed: asyncio.AbstractEventLoop, use: str) -> Non
 @threadlets_only
 @pytest.mark.parametrize("use", list(USES))
 def test_refusal_tells_fact_cause_and_remedy(closed: asyncio.AbstractEventLoop, use: str) -> None:
-    """The message says that the loop is closed, by whom, and how to get another."""
+    """The message says that the loop is closed, what closed it, and how to get another."""
     with socket_pair() as (ours, _theirs), pytest.raises(RuntimeError) as caught:
         USES[use](closed, ours)
     for part in ("Event loop is closed", "close() was called", "threadlets.new_event_loop()"):
@@ -90,7 +90,7 @@ def test_refusal_tells_fact_cause_and_remedy(closed: asyncio.AbstractEventLoop, 
 
 
 def test_closed_loop_answers_what_needs_no_running(closed: asyncio.AbstractEventLoop) -> None:
-    """Closing twice, removing watches, looking at the clock and at the state do no harm."""
+    """Closing twice, removing readers and writers, and asking for time and state still work."""
     with socket_pair() as (ours, _theirs):
         assert not closed.remove_reader(ours)
         assert not closed.remove_writer(ours)
@@ -103,7 +103,7 @@ def test_closed_loop_answers_what_needs_no_running(closed: asyncio.AbstractEvent
 
 
 def test_running_loop_cannot_be_closed(loop: asyncio.AbstractEventLoop) -> None:
-    """RuntimeError, and the loop goes on."""
+    """Closing a running loop raises RuntimeError, and the loop goes on."""
 
     async def main() -> str:
         with pytest.raises(RuntimeError, match="running"):
@@ -115,7 +115,7 @@ def test_running_loop_cannot_be_closed(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_handles_of_a_closed_loop_can_be_cancelled(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancelling what was pending when the loop was closed does no harm."""
+    """Handles that were pending when the loop was closed can be cancelled."""
     handles = [loop.call_soon(print), loop.call_later(60, print)]
     loop.close()
     for handle in handles:

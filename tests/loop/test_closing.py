@@ -1,4 +1,4 @@
-"""Closing a loop, and ending the process, with something left: reported, and nothing else happens."""
+"""Closing a loop, or ending the process, with something left is reported and does no harm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEBUG = pytest.mark.parametrize("debug", [False, True], ids=["plain", "debug"])
 
 @pytest.fixture
 def left() -> Iterator[list[Any]]:
-    """What a test leaves behind is kept until the test has ended, and then dropped in silence."""
+    """Keep what a test leaves behind until the test has ended, then drop it without warnings."""
     kept: list[Any] = []
     yield kept
     with warnings.catch_warnings():
@@ -51,7 +51,7 @@ async def _leave_a_connection(left: list[Any]) -> None:
 
 
 class Unshowable:
-    """Awaited by a task, it is part of what the task's repr shows."""
+    """An awaitable whose repr raises, and so does the repr of the task that awaits it."""
 
     _asyncio_future_blocking = False
 
@@ -85,7 +85,7 @@ async def _leave_what_cannot_be_shown(left: list[Any]) -> None:
 def test_close_raises_nothing_where_warnings_are_errors(
     loop_factory: LoopFactory, debug: bool, leave: Any, left: list[Any]
 ) -> None:
-    """asyncio's warnings come from finalizers; ours neither replace a result nor an exception."""
+    """Our warnings replace neither a result nor an exception; asyncio's come from finalizers."""
     for fails in (False, True):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -107,7 +107,7 @@ def test_close_raises_nothing_where_warnings_are_errors(
 def test_runner_gives_the_result_and_the_exception_of_main(
     loop_factory: LoopFactory, debug: bool, left: list[Any]
 ) -> None:
-    """An open connection outlives the runner's clean-up: nothing of main's is lost for it."""
+    """A connection that outlives the clean-up costs main neither its result nor its exception."""
 
     async def main(fails: bool) -> int:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
@@ -132,7 +132,7 @@ def test_runner_gives_the_result_and_the_exception_of_main(
 def test_exception_handler_is_told_where_warnings_are_errors(
     loop_factory: LoopFactory, debug: bool, left: list[Any]
 ) -> None:
-    """It names the task; elsewhere a warning does."""
+    """The handler is given the text that names the task; elsewhere a warning has it."""
     loop, told = loop_factory(), list[str]()
     loop.set_exception_handler(lambda _, context: told.append(context["message"]))
     loop.set_debug(debug)
@@ -154,7 +154,7 @@ def test_exception_handler_is_told_where_warnings_are_errors(
 
 
 def test_loop_raises_what_is_left_where_that_was_asked_for(left: list[Any]) -> None:
-    """`leaks="raise"`: of `new_event_loop`, and of `run`, where main's own exception comes first."""
+    """With `leaks="raise"`, `close` and `run` raise LeakError; main's own exception comes first."""
     loop = threadlets.new_event_loop(leaks="raise")
     loop.run_until_complete(_leave_a_task(left))
     with pytest.raises(LeakError, match="1 tasks"):
@@ -173,20 +173,20 @@ def test_loop_raises_what_is_left_where_that_was_asked_for(left: list[Any]) -> N
 
 
 def test_leaks_is_one_of_two_words() -> None:
-    """The message says which."""
+    """Another value of `leaks` is refused, and the message names the two that are allowed."""
     with pytest.raises(ValueError, match=r"leaks is 'maybe'; it is 'warn', or 'raise'"):
         threadlets.new_event_loop(leaks="maybe")  # type: ignore[arg-type]
 
 
 class FailingExecutor(ThreadPoolExecutor):
-    """One that cannot be shut down."""
+    """An executor that cannot be shut down."""
 
     def shutdown(self, *_: Any, **__: Any) -> None:
         raise RuntimeError("cannot be shut down")
 
 
 def test_loop_is_closed_though_its_executor_fails(loop_factory: LoopFactory) -> None:
-    """What the executor raises is raised; the loop's descriptors are closed all the same."""
+    """`close` raises the executor's exception, and the loop's descriptors are closed all the same."""
     loop = loop_factory()
     loop.set_default_executor(FailingExecutor())
     ours, theirs = socket.socketpair()
@@ -201,13 +201,13 @@ def test_loop_is_closed_though_its_executor_fails(loop_factory: LoopFactory) -> 
 
 
 def threadlets_descriptors(loop: threadlets.Loop) -> int:
-    """How many descriptors a loop watches."""
+    """Return how many descriptors a loop watches."""
     return len(loop._watched())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals of asyncio")
 def test_loop_with_a_signal_handler_is_closed_in_another_thread(loop_factory: LoopFactory) -> None:
-    """Signals belong to the main thread: asyncio's close says so, and the loop is closed."""
+    """Off the main thread asyncio's close raises ValueError over signals; the loop is closed."""
     loop = loop_factory()
     loop.add_signal_handler(signal.SIGUSR2, print)
     try:
@@ -245,7 +245,7 @@ LEFT_AT_THE_END = """
 def test_process_that_ends_with_something_left_names_it(
     loop_factory: LoopFactory, script: Script, debug: bool, closes: bool
 ) -> None:
-    """By then modules are gone; what is reported is what asyncio reports, without tracebacks of ours."""
+    """The report is asyncio's, without tracebacks of ours, although modules are gone by then."""
     source = textwrap.dedent(LEFT_AT_THE_END).replace("DEBUG", str(debug))
     process = script(source + ("loop.close()\n" if closes else ""))
     _, said = process.communicate(timeout=DEADLINE_S)

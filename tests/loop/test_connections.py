@@ -1,4 +1,4 @@
-"""Storms of connections: served a few at a time, with little for the collector to do."""
+"""Many connections at once: served a few at a time, with little work for the collector."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .harness import LoopFactory, Run, threadlets_only, turns
 
 #: How many connections wait at once in these tests.
 N = 100
-#: How many a turn serves, with room for those that end a little later.
+#: Most connections open at once: those of one tick, with room for those that end a little later.
 FEW = 40
 
 
 async def serve(factory: Any) -> tuple[asyncio.Server, tuple[str, int]]:
-    """Start a server on a free port; the server and its address."""
+    """Start a server on a free port; return the server and its address."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(factory, "127.0.0.1", 0, backlog=4 * N)
     return server, server.sockets[0].getsockname()
 
 
 def ask(address: tuple[str, int], n: int) -> list[socket.socket]:
-    """Connect, and send a request along."""
+    """Connect `n` clients that each send a request; return their sockets."""
     clients = [socket.create_connection(address) for _ in range(n)]
     for client in clients:
         client.send(b"request")
@@ -38,7 +38,7 @@ def ask(address: tuple[str, int], n: int) -> list[socket.socket]:
 
 
 class Answering(asyncio.Protocol):
-    """Answer what comes and close, as a server of HTTP does."""
+    """Answers the data that arrives and closes, as an HTTP server does."""
 
     n_open = 0
     n_open_max = 0
@@ -66,7 +66,7 @@ class Answering(asyncio.Protocol):
 
 @threadlets_only
 def test_connections_that_wait_are_served_few_at_a_time(run: Run) -> None:
-    """Those that came first are over before the last ones are made; nobody is left out."""
+    """The first connections have ended before the last ones are made, and every one is answered."""
 
     class Counting(Answering):
         pass
@@ -87,7 +87,7 @@ def test_connections_that_wait_are_served_few_at_a_time(run: Run) -> None:
 
 @threadlets_only
 def test_connections_that_come_in_each_turn_make_no_larger_bursts(run: Run) -> None:
-    """News of a listening socket on which connections wait already adds nothing to its request."""
+    """Readiness of a listener on which connections wait adds nothing to its pending request."""
 
     class Counting(Answering):
         pass
@@ -111,7 +111,7 @@ def test_connections_that_come_in_each_turn_make_no_larger_bursts(run: Run) -> N
 
 @threadlets_only
 def test_connections_are_made_while_one_blocks_in_its_making(run: Run) -> None:
-    """Those that waited together with it need not wait for it."""
+    """Connections that were accepted with the blocking one are made without waiting for it."""
     release = threading.Event()
 
     class Blocking(Answering):
@@ -148,7 +148,7 @@ def test_connections_are_made_while_one_blocks_in_its_making(run: Run) -> None:
 def test_connections_that_a_closed_loop_has_not_served_are_refused(
     loop_factory: LoopFactory,
 ) -> None:
-    """They were accepted, and nobody will answer."""
+    """Closing a loop ends the connections that it has accepted and not served."""
 
     class Counting(Answering):
         pass
@@ -174,7 +174,7 @@ def test_connections_that_a_closed_loop_has_not_served_are_refused(
 
 
 def test_connections_that_came_before_their_server_was_closed_are_served(run: Run) -> None:
-    """Their clients know them as accepted: nobody else could serve them."""
+    """Their clients see them as accepted, and no other server could serve them."""
 
     class Counting(Answering):
         pass
@@ -196,9 +196,9 @@ def test_connections_that_came_before_their_server_was_closed_are_served(run: Ru
 
 
 def _tracked() -> Counter[type]:
-    """Count what the collector looks at, by type."""
+    """Count the objects that the collector tracks, by type."""
     counts: Counter[type] = Counter()
-    # One by one: a Counter asks what it is given for its abstract class, whose cache is objects, too.
+    # One by one: Counter.update() tests its argument for an abstract class, whose cache adds objects.
     for found in gc.get_objects():
         counts[type(found)] += 1
     return counts
@@ -206,7 +206,7 @@ def _tracked() -> Counter[type]:
 
 @threadlets_only
 def test_connection_costs_the_collector_four_objects(run: Run) -> None:
-    """The protocol, its transport, the native stream, and its `write`; where asyncio promises one, a context."""
+    """The four are protocol, transport, native stream and its `write`; since 3.15 a context, too."""
 
     class Idle(asyncio.Protocol):
         __slots__ = ("transport",)
@@ -232,8 +232,8 @@ def test_connection_costs_the_collector_four_objects(run: Run) -> None:
             new = _tracked() - before
         finally:
             gc.enable()
-        # Beside them, what the loop and the test made meanwhile. From CPython 3.13 on servers refer to
-        # their transports weakly, and from 3.15 on each connection has a context of its own.
+        # The bound has room for what the loop and the test make meanwhile. From CPython 3.13 on
+        # servers refer to their transports weakly, from 3.15 on each connection has a context.
         n_each = 4 + (sys.version_info >= (3, 13)) + (sys.version_info >= (3, 15))
         assert new.total() < (n_each + 1) * N, new
         for protocol in made:
@@ -248,7 +248,7 @@ def test_connection_costs_the_collector_four_objects(run: Run) -> None:
 
 @threadlets_only
 def test_connection_that_is_over_is_freed_without_the_collector(run: Run) -> None:
-    """A protocol that keeps its transport, and the transport's socket, goes when the connection does."""
+    """A protocol that keeps its transport and that one's socket is freed with its connection."""
     gone: list[weakref.ref[Any]] = []
 
     class Keeping(Answering):
@@ -280,7 +280,7 @@ def test_connection_that_is_over_is_freed_without_the_collector(run: Run) -> Non
 def test_connection_that_nobody_ended_is_found_by_the_collector(
     loop_factory: LoopFactory,
 ) -> None:
-    """A loop that is dropped with its connections takes them along."""
+    """Connections that were never ended are collected with their loop."""
     made: list[weakref.ref[Any]] = []
 
     class Keeping(Answering):
@@ -304,7 +304,7 @@ def test_connection_that_nobody_ended_is_found_by_the_collector(
 
 
 def test_socket_of_an_accepted_connection_knows_its_names_until_it_is_closed(run: Run) -> None:
-    """It is one object, gives what sockets give, and is closed with its transport."""
+    """The transport's socket is one object, answers as sockets do, and is closed with it."""
 
     class Made(asyncio.Protocol):
         def connection_made(self, transport: Any) -> None:

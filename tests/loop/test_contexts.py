@@ -1,4 +1,4 @@
-"""The context of a connection: since CPython 3.15 whatever is called for it runs in the same one."""
+"""Since CPython 3.15 everything that is called for a connection runs in one context."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ trail: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("trail",
 
 
 class Walker(asyncio.Protocol):
-    """A protocol that leaves a trail in its context."""
+    """A protocol that appends each call's name to a context variable."""
 
     def __init__(self) -> None:
         self.transport: Any = None
@@ -51,7 +51,7 @@ class Walker(asyncio.Protocol):
 
 
 async def server_of(kind: str, folder: Path, certificate: Any, walkers: list[Walker]) -> Any:
-    """A server, and how to connect to it."""
+    """Start a server; return it and a function that connects to it."""
     loop = asyncio.get_running_loop()
 
     def walker() -> Walker:
@@ -73,7 +73,7 @@ async def server_of(kind: str, folder: Path, certificate: Any, walkers: list[Wal
 def test_accepted_connection_has_one_context(
     run: Run, contexts: Contexts, tmp_path: Path, kind: str
 ) -> None:
-    """A copy of that in which the server was made; other connections have other copies."""
+    """Each connection has its own copy of the context in which the server was made."""
 
     async def main() -> None:
         walkers: list[Walker] = []
@@ -105,7 +105,7 @@ def test_accepted_connection_has_one_context(
 
 
 def test_server_that_is_started_late_has_the_context_in_which_it_was_made(run: Run) -> None:
-    """`start_serving` may be called anywhere."""
+    """`start_serving` may be called in any context."""
 
     async def main() -> None:
         made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -130,7 +130,7 @@ def test_server_that_is_started_late_has_the_context_in_which_it_was_made(run: R
 
 
 def test_streams_of_a_server_have_the_context_of_their_connection(run: Run) -> None:
-    """What `start_server` calls runs in a copy, which begins with the server's variables."""
+    """The callback of `start_server` runs in a copy, which begins with the server's variables."""
 
     async def main() -> None:
         async def serve(_reader: Any, writer: asyncio.StreamWriter) -> None:
@@ -154,7 +154,7 @@ def test_streams_of_a_server_have_the_context_of_their_connection(run: Run) -> N
 
 @pytest.mark.parametrize("end", ["close", "abort", "peer"])
 def test_connection_that_was_made_has_one_context(run: Run, end: str) -> None:
-    """A copy of that of its maker, who does not see what is set in it; nor is it seen what he sets later."""
+    """The context is a copy of the maker's: what either sets later is not seen by the other."""
 
     async def main() -> None:
         with socket_pair() as (ours, peer):
@@ -170,7 +170,7 @@ def test_connection_that_was_made_has_one_context(run: Run, end: str) -> None:
             else:
                 getattr(transport, end)()
             steps = await walker.lost
-            # Protocols are made in the context of whoever connects.
+            # The protocol is made in its maker's context: "new" is not in the connection's trail.
             expected = ("made", "data", "end", "lost")
             assert [step for step in expected if step != "end" or end == "peer"] == list(steps)
             assert ("main's",) == trail.get()
@@ -179,7 +179,7 @@ def test_connection_that_was_made_has_one_context(run: Run, end: str) -> None:
 
 
 def test_accepted_socket_that_is_connected_has_one_context(run: Run) -> None:
-    """`connect_accepted_socket` makes connections, too."""
+    """`connect_accepted_socket` gives its connection one context, too."""
 
     async def main() -> None:
         with socket_pair() as (ours, peer):
@@ -194,7 +194,7 @@ def test_accepted_socket_that_is_connected_has_one_context(run: Run) -> None:
 
 
 def test_full_connection_goes_on_in_its_context(run: Run) -> None:
-    """What is sent later is sent in it, and so `resume_writing` is called in it."""
+    """Unsent data is sent in the connection's context, and `resume_writing` is called in it."""
 
     class Resumes(Walker):
         def resume_writing(self) -> None:
@@ -217,7 +217,7 @@ def test_full_connection_goes_on_in_its_context(run: Run) -> None:
 
 @pytest.mark.parametrize("how", ["_add_reader", "_add_writer"])
 def test_watcher_runs_in_the_context_it_was_given(run: Run, how: str) -> None:
-    """As transports ask for it."""
+    """`_add_reader` and `_add_writer` call back in the given context, as transports ask."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -243,7 +243,7 @@ def test_watcher_runs_in_the_context_it_was_given(run: Run, how: str) -> None:
 
 
 def test_datagrams_are_received_in_the_context_of_their_endpoint(run: Run) -> None:
-    """Its variables are those of whoever made it."""
+    """A received datagram sees the context variables of the code that made the endpoint."""
 
     class Names(asyncio.DatagramProtocol):
         def __init__(self) -> None:

@@ -13,7 +13,7 @@ from .harness import DEADLINE_S, LoopFactory, Run, turns
 
 
 class Letters(asyncio.DatagramProtocol):
-    """Keeps what it gets."""
+    """A protocol that keeps the datagrams and errors that it is given."""
 
     def __init__(self) -> None:
         self.received: list[tuple[bytes, Any]] = []
@@ -39,14 +39,14 @@ class Letters(asyncio.DatagramProtocol):
 
 
 async def endpoint(**options: Any) -> tuple[Any, Letters]:
-    """A datagram endpoint on a free port of this machine, unless asked otherwise."""
+    """Make a datagram endpoint on a free port of this machine, unless the options say otherwise."""
     options = {"local_addr": ("127.0.0.1", 0)} | options
     loop = asyncio.get_running_loop()
     return await loop.create_datagram_endpoint(Letters, **options)
 
 
 def test_datagrams_go_there_and_back(run: Run) -> None:
-    """An echo over UDP, datagram for datagram, with addresses."""
+    """The datagrams of a UDP echo arrive one by one, with their addresses."""
 
     async def main() -> None:
         (ours, received), (theirs, echoed) = await endpoint(), await endpoint()
@@ -65,12 +65,12 @@ def test_datagrams_go_there_and_back(run: Run) -> None:
 
 
 def test_error_of_a_connected_endpoint_is_received(run: Run) -> None:
-    """A datagram to a port that nobody has gives ConnectionRefusedError to `error_received`."""
+    """A datagram to a port without a listener gives ConnectionRefusedError to `error_received`."""
 
     async def main() -> None:
-        with socket.socket(type=socket.SOCK_DGRAM) as nobody:
-            nobody.bind(("127.0.0.1", 0))
-            address = nobody.getsockname()
+        with socket.socket(type=socket.SOCK_DGRAM) as closed:
+            closed.bind(("127.0.0.1", 0))
+            address = closed.getsockname()
         transport, protocol = await endpoint(remote_addr=address, local_addr=None)
         transport.sendto(b"anybody?")
         await protocol.news()
@@ -82,7 +82,7 @@ def test_error_of_a_connected_endpoint_is_received(run: Run) -> None:
 
 
 def test_wrong_destination_is_refused(run: Run) -> None:
-    """A connected endpoint sends to its peer only; text is no datagram."""
+    """A connected endpoint sends to its peer only, and text is refused as a datagram."""
 
     async def main() -> None:
         theirs, _ = await endpoint()
@@ -99,7 +99,7 @@ def test_wrong_destination_is_refused(run: Run) -> None:
 
 
 def test_aborted_endpoint_is_lost(run: Run) -> None:
-    """`abort` tells the protocol, and the socket is closed."""
+    """`abort` calls `connection_lost` and closes the socket."""
 
     async def main() -> None:
         transport, protocol = await endpoint()
@@ -112,7 +112,7 @@ def test_aborted_endpoint_is_lost(run: Run) -> None:
 
 
 def test_interrupt_in_a_protocol_loses_one_datagram_only(loop_factory: LoopFactory) -> None:
-    """KeyboardInterrupt leaves the run; run again, datagrams that waited are received."""
+    """KeyboardInterrupt leaves the run; the next run receives the datagrams that waited."""
     loop = loop_factory()
 
     class Interrupted(Letters):
@@ -130,8 +130,8 @@ def test_interrupt_in_a_protocol_loses_one_datagram_only(loop_factory: LoopFacto
     )
     address = transport.get_extra_info("sockname")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for letter in (b"one", b"two", b"three"):
-            sock.sendto(letter, address)
+        for datagram in (b"one", b"two", b"three"):
+            sock.sendto(datagram, address)
     try:
         with pytest.raises(KeyboardInterrupt):
             loop.run_until_complete(run_until(3))

@@ -1,4 +1,4 @@
-"""Debug mode: it says what is slow, what comes from the wrong thread, and what is no callback."""
+"""Debug mode reports slow callbacks, calls from wrong threads, and callbacks that are none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .harness import Recorder, Run, connected, note_failures, threadlets_only, t
 
 
 def test_callbacks_run_in_debug_mode_too(run: Run) -> None:
-    """Callbacks, timers and readers do in debug mode what they do without it."""
+    """Callbacks, timers and readers work in debug mode as they do without it."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -54,7 +54,7 @@ def test_foreign_thread_is_refused(run: Run) -> None:
 
 @threadlets_only
 def test_refusal_of_a_foreign_thread_names_both_threads_and_the_remedy(run: Run) -> None:
-    """Whoever reads the error knows who called, where the loop runs, and what to call instead."""
+    """The message names the calling thread, the loop's thread, and the call to use instead."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ def test_refusal_of_a_foreign_thread_names_both_threads_and_the_remedy(run: Run)
 
 @threadlets_only
 def test_foreign_thread_may_not_watch_or_write(run: Run) -> None:
-    """In debug mode watching a descriptor and writing to a transport are refused as well."""
+    """In debug mode another thread may neither watch a descriptor nor write to a transport."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -98,7 +98,7 @@ def test_foreign_thread_may_not_watch_or_write(run: Run) -> None:
 
 
 def test_foreign_thread_may_use_the_threadsafe_call(run: Run) -> None:
-    """`call_soon_threadsafe` stays allowed."""
+    """In debug mode another thread may still call `call_soon_threadsafe`."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -128,7 +128,7 @@ def test_something_that_is_no_callback_is_refused(run: Run) -> None:
 
 
 def test_slow_callback_is_reported(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """What takes longer than `slow_callback_duration` is logged with its name."""
+    """A callback that takes longer than `slow_callback_duration` is logged with its name."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -146,7 +146,7 @@ def test_slow_callback_is_reported(run: Run, caplog: pytest.LogCaptureFixture) -
 
 
 def test_slow_protocol_is_reported(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """What a transport's protocol does is timed as well."""
+    """The methods of a transport's protocol are timed as well."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -165,7 +165,7 @@ def test_slow_protocol_is_reported(run: Run, caplog: pytest.LogCaptureFixture) -
 
 
 def test_failing_callback_shows_where_it_was_made(run: Run) -> None:
-    """In debug mode a failure comes with the place that scheduled it."""
+    """In debug mode a failure is reported with the place that scheduled the callback."""
 
     def fail() -> None:
         raise ZeroDivisionError
@@ -183,7 +183,7 @@ def test_failing_callback_shows_where_it_was_made(run: Run) -> None:
 
 
 def test_debug_mode_can_be_switched_while_running(run: Run) -> None:
-    """What was scheduled before a switch runs after it, in order."""
+    """Callbacks that were scheduled before a switch run after it, in order."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -221,7 +221,7 @@ def test_failed_task_is_freed_at_once(run: Run) -> None:
 
 @threadlets_only
 def test_cancelled_timers_are_forgotten_at_once(run: Run) -> None:
-    """With everything they referred to, and the count is exact."""
+    """Cancelled timers free everything to which they referred, and the count of timers is exact."""
 
     class Referent:
         pass
@@ -256,4 +256,4 @@ def test_cancelled_timers_are_forgotten_at_once(run: Run) -> None:
 
 
 def dawdle() -> None:
-    """Stand for something slow."""
+    """Stand for a slow callback."""

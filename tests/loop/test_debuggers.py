@@ -1,4 +1,4 @@
-"""A debugger that has an idle loop run a script (PEP 768)."""
+"""A debugger can have an idle loop run a script (PEP 768)."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ from .harness import Run, turns
 
 
 async def the_loop() -> asyncio.AbstractEventLoop:
-    """The loop that runs this."""
+    """Return the running loop."""
     return asyncio.get_running_loop()
 
 
 def test_run_returns_the_result() -> None:
-    """`run` runs on a threadlets.Loop and closes it."""
+    """`run` runs its coroutine on a threadlets.Loop and closes the loop."""
     loop = threadlets.run(the_loop())
     assert isinstance(loop, threadlets.Loop)
     assert isinstance(loop, asyncio.AbstractEventLoop)
@@ -27,7 +27,7 @@ def test_run_returns_the_result() -> None:
 
 
 def test_run_raises_what_main_raises() -> None:
-    """An exception of the main coroutine is the caller's."""
+    """`run` raises the exception of its main coroutine."""
 
     async def main() -> None:
         raise ZeroDivisionError
@@ -38,7 +38,7 @@ def test_run_raises_what_main_raises() -> None:
 
 @pytest.mark.parametrize("debug", [True, False])
 def test_run_sets_debug_mode(debug: bool) -> None:
-    """`debug=` is the loop's debug mode."""
+    """`debug=` sets the loop's debug mode."""
 
     async def main() -> bool:
         return asyncio.get_running_loop().get_debug()
@@ -47,7 +47,7 @@ def test_run_sets_debug_mode(debug: bool) -> None:
 
 
 def test_run_inside_a_running_loop_is_refused() -> None:
-    """RuntimeError, and the coroutine is not run."""
+    """A `run` inside a running loop raises RuntimeError and does not run its coroutine."""
 
     async def main() -> None:
         coroutine = turns(1)
@@ -60,7 +60,7 @@ def test_run_inside_a_running_loop_is_refused() -> None:
 
 @pytest.mark.parametrize("entry_point", [asyncio.run, threadlets.run])
 def test_run_refuses_what_is_no_coroutine(entry_point: Callable[..., Any]) -> None:
-    """Only coroutines can be run; since CPython 3.14 whatever can be awaited."""
+    """Only coroutines can be run; since CPython 3.14 any awaitable can."""
     error = ValueError if sys.version_info < (3, 14) else TypeError
     for wrong in (turns, None):
         with pytest.raises(error, match="coroutine"):
@@ -70,7 +70,7 @@ def test_run_refuses_what_is_no_coroutine(entry_point: Callable[..., Any]) -> No
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="this Python runs only coroutines")
 @pytest.mark.parametrize("entry_point", [asyncio.run, threadlets.run])
 def test_whatever_can_be_awaited_is_run(entry_point: Callable[..., Any]) -> None:
-    """It is awaited in a task, and its result returned."""
+    """An awaitable is awaited in a task, and its result is returned."""
 
     class Awaitable:
         def __await__(self) -> Generator[Any, None, Any]:
@@ -83,7 +83,7 @@ def test_whatever_can_be_awaited_is_run(entry_point: Callable[..., Any]) -> None
 
 
 def test_tasks_that_are_left_are_cancelled(run: Run) -> None:
-    """At the end of a run what still waits is cancelled and cleans up."""
+    """Tasks that still wait at the end of a run are cancelled and clean up."""
     cleaned: list[str] = []
 
     async def wait_for_ever() -> None:
@@ -113,7 +113,7 @@ def test_runner_keeps_its_loop_between_runs() -> None:
 
 
 def test_loop_can_be_made_by_its_class() -> None:
-    """`threadlets.Loop()` is a loop, and may be subclassed with arguments."""
+    """`threadlets.Loop()` makes a loop, and its subclasses may take arguments of their own."""
 
     class Named(threadlets.Loop):
         def __init__(self, name: str) -> None:
@@ -127,7 +127,7 @@ def test_loop_can_be_made_by_its_class() -> None:
 
 
 def test_task_factory_makes_the_tasks(run: Run) -> None:
-    """`set_task_factory` is asked for each task."""
+    """Each task is made by the factory that `set_task_factory` has set."""
 
     class Own(asyncio.Task[Any]):
         pass

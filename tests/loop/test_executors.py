@@ -1,4 +1,4 @@
-"""Executors: blocking work runs elsewhere and reports here."""
+"""Executors run blocking work in other threads and report its outcome to the loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .harness import DEADLINE_S, LoopFactory, Run
 
 
 def test_work_runs_in_another_thread(run: Run) -> None:
-    """The default executor, one of the program's own, and `to_thread` each use other threads."""
+    """The default executor, a given one, and `to_thread` run work in other threads."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -29,7 +29,7 @@ def test_work_runs_in_another_thread(run: Run) -> None:
 
 
 def test_exception_comes_back(run: Run) -> None:
-    """What the work raises is raised where it is awaited."""
+    """An exception of the work is raised where the work is awaited."""
 
     async def main() -> None:
         with pytest.raises(ZeroDivisionError):
@@ -50,7 +50,7 @@ def test_context_goes_along(run: Run) -> None:
 
 
 def test_many_pieces_of_work_all_come_back(run: Run) -> None:
-    """Five hundred pieces at once, each with its result."""
+    """Five hundred calls at once return each its own result."""
 
     async def main() -> None:
         results = await asyncio.gather(*(asyncio.to_thread(abs, -n) for n in range(500)))
@@ -78,7 +78,7 @@ def test_shut_down_executor_takes_no_work(run: Run) -> None:
 def test_work_that_ends_after_its_loop_does_no_harm(
     loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture, fails: bool
 ) -> None:
-    """A thread that reports to a closed loop, its result or its error, fails silently."""
+    """A thread that reports a result or an error to a closed loop fails silently."""
     loop = loop_factory()
     started, release = threading.Event(), threading.Event()
     reported: list[bool] = []
@@ -92,7 +92,7 @@ def test_work_that_ends_after_its_loop_does_no_harm(
     with ThreadPoolExecutor(1) as executor:
         inner = executor.submit(work)
         outer = asyncio.wrap_future(inner, loop=loop)
-        # Called after the one that reports to the loop.
+        # Runs after the callback that reports to the loop, because it was added later.
         inner.add_done_callback(lambda _: reported.append(loop.is_closed()))
         loop.run_until_complete(asyncio.to_thread(started.wait, DEADLINE_S))
         outer.cancel()
@@ -107,5 +107,5 @@ def test_work_that_ends_after_its_loop_does_no_harm(
 
 
 def current_name() -> str:
-    """The name of the thread that asks."""
+    """Return the name of the calling thread."""
     return threading.current_thread().name

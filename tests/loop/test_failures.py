@@ -1,4 +1,4 @@
-"""Failures: an exception in a callback is reported, and only what ends programs ends the loop."""
+"""An exception in a callback is reported; only KeyboardInterrupt and SystemExit end the loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .harness import Run, note_failures, socket_pair, turns
 
 
 class Mishap(Exception):
-    """What callbacks raise here."""
+    """The exception that callbacks raise here."""
 
 
 def fail() -> None:
@@ -20,7 +20,7 @@ def fail() -> None:
 
 
 def test_failing_callback_is_reported_and_the_loop_goes_on(run: Run) -> None:
-    """The handler is told message, exception and handle; later callbacks run."""
+    """The handler is given message, exception and handle, and later callbacks run."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -40,7 +40,7 @@ def test_failing_callback_is_reported_and_the_loop_goes_on(run: Run) -> None:
 
 
 def test_failing_timer_and_reader_are_reported(run: Run) -> None:
-    """Timers and readers report like callbacks."""
+    """Exceptions in timers and readers are reported like those in callbacks."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -82,7 +82,7 @@ def test_default_handler_logs(run: Run, caplog: pytest.LogCaptureFixture) -> Non
 def test_failing_handler_is_logged_and_the_loop_goes_on(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception handler that fails itself does no further harm."""
+    """A failure of the exception handler itself is logged, and the loop goes on."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -99,7 +99,7 @@ def test_failing_handler_is_logged_and_the_loop_goes_on(
 def test_what_ends_programs_ends_the_run(
     loop: asyncio.AbstractEventLoop, ending: type[BaseException]
 ) -> None:
-    """KeyboardInterrupt and SystemExit leave `run_forever`; the loop can be run again."""
+    """KeyboardInterrupt and SystemExit leave `run_forever`, and the loop can be run again."""
 
     def end() -> None:
         raise ending
@@ -115,7 +115,7 @@ def test_what_ends_programs_ends_the_run(
 
 
 def test_other_base_exceptions_are_reported(run: Run) -> None:
-    """A BaseException of a program's own is a failure like any other."""
+    """A BaseException of a program's own is reported like any other failure."""
 
     class Odd(BaseException):
         pass
@@ -134,7 +134,7 @@ def test_other_base_exceptions_are_reported(run: Run) -> None:
 
 
 def test_task_failure_nobody_awaits_is_reported(run: Run) -> None:
-    """The exception of a forgotten task reaches the handler when the task dies."""
+    """The exception of a task that was never awaited reaches the handler when the task is freed."""
 
     async def main() -> None:
         failures = note_failures()
@@ -150,7 +150,7 @@ def test_task_failure_nobody_awaits_is_reported(run: Run) -> None:
 
 
 def test_handler_can_be_read_and_taken_away(run: Run) -> None:
-    """`get_exception_handler` gives what was set, None by default."""
+    """`get_exception_handler` returns the handler that was set, and None by default."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Handles: a callback is called once, unless it was cancelled before."""
+"""Handles: a callback is called once, unless its handle was cancelled before."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_callback_is_called_with_its_arguments(run: Run) -> None:
 
 
 def test_handles_are_instances_of_asyncios(run: Run) -> None:
-    """Whoever asks with `isinstance` takes a handle for one."""
+    """A handle is an instance of `asyncio.Handle`, and a timer's of `asyncio.TimerHandle`."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -37,7 +37,7 @@ def test_handles_are_instances_of_asyncios(run: Run) -> None:
 
 
 def test_cancelled_callback_is_not_called(run: Run) -> None:
-    """A handle that is cancelled before its tick never calls."""
+    """The callback of a handle that is cancelled before its tick is not called."""
 
     async def main() -> None:
         calls: list[str] = []
@@ -52,7 +52,7 @@ def test_cancelled_callback_is_not_called(run: Run) -> None:
 
 
 def test_callback_can_be_cancelled_by_one_of_its_own_burst(run: Run) -> None:
-    """A handle is cancelled even when its tick has begun."""
+    """A callback can cancel a later one of the same tick."""
 
     async def main() -> None:
         calls: list[str] = []
@@ -80,7 +80,7 @@ def test_cancelling_twice_does_nothing(run: Run) -> None:
 
 
 def test_handle_that_ran_was_not_cancelled(run: Run) -> None:
-    """`cancelled()` stays false when the callback was called, for timers too."""
+    """`cancelled()` stays false once the callback was called, for timers too."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -92,7 +92,7 @@ def test_handle_that_ran_was_not_cancelled(run: Run) -> None:
 
 
 def test_handle_gives_its_callback_up_when_cancelled(run: Run) -> None:
-    """A cancelled handle lets go of callback and arguments at once."""
+    """A cancelled handle drops its callback and arguments at once."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -108,7 +108,7 @@ def test_handle_gives_its_callback_up_when_cancelled(run: Run) -> None:
 
 @threadlets_only
 def test_handle_gives_its_callback_up_when_it_ran(run: Run) -> None:
-    """A handle that somebody keeps does not keep the arguments of a call that is over."""
+    """A handle that is kept does not keep the arguments of a call that is over."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -124,7 +124,7 @@ def test_handle_gives_its_callback_up_when_it_ran(run: Run) -> None:
 
 
 def test_repr_names_the_callback(run: Run) -> None:
-    """A handle's repr says what it will call."""
+    """A handle's repr names its callback, and says whether it is cancelled."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -138,7 +138,7 @@ def test_repr_names_the_callback(run: Run) -> None:
 
 
 def test_callback_runs_in_the_context_it_was_given(run: Run) -> None:
-    """`context=` chooses the context; without it a copy of the present one is taken."""
+    """`context=` chooses the context; without it a copy of the current one is used."""
     var: ContextVar[str] = ContextVar("var", default="default")
 
     async def main() -> None:
@@ -165,7 +165,7 @@ def test_callback_runs_in_the_context_it_was_given(run: Run) -> None:
 
 @threadlets_only
 def test_something_that_is_no_context_is_refused(run: Run) -> None:
-    """A wrong `context=` reaches the caller or the exception handler, not the void."""
+    """A wrong `context=` raises in the caller or reaches the exception handler."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -182,11 +182,11 @@ def test_something_that_is_no_context_is_refused(run: Run) -> None:
 
 
 def named() -> None:
-    """Stand in a repr."""
+    """Give a handle's repr a name to show."""
 
 
 class Token:
-    """Says when it dies."""
+    """An object that notes when it is freed."""
 
     def __init__(self) -> None:
         self.died: list[bool] = []
@@ -196,7 +196,7 @@ class Token:
 
 
 def test_private_attributes_are_as_asyncio_has_them(run: Run) -> None:
-    """Programs read them: of one that waits all, of one that was cancelled what is left."""
+    """Programs read them; a cancelled handle has neither callback nor arguments."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""The loop's insides, as programs know them that look there or take their place: on both loops alike."""
+"""Internals of the loop that programs read or replace behave alike on both loops."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from .harness import (
     turns,
 )
 
-#: More than any test waits: a wait for that in real time misses the deadline.
+#: Longer than any test waits: waiting for it in real time misses the deadline.
 LONG_S = 1000.0
 
 
 class VirtualClock:
-    """Time that passes when the loop would wait for it."""
+    """A clock that advances by the time-out when the loop would wait."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -53,7 +53,7 @@ class VirtualClock:
 
 
 def class_of(loop_factory: LoopFactory) -> Any:
-    """The class of the loops that are made."""
+    """Return the class of the loops that the factory makes."""
     loop = loop_factory()
     loop.close()
     return type(loop)
@@ -74,7 +74,7 @@ def virtual(loop: Any, now: float = 0.0) -> Iterator[VirtualClock]:
 
 @pytest.fixture
 def run_timeless(loop_factory: LoopFactory) -> Run:
-    """Run a coroutine without a deadline, which another clock would have reached."""
+    """Run a coroutine without a deadline, which the virtual clock would reach."""
 
     def run(main: Coroutine[Any, Any, Any]) -> Any:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -88,7 +88,7 @@ def run_timeless(loop_factory: LoopFactory) -> Run:
 def test_timers_obey_a_clock_that_is_put_on_the_loop(
     run_timeless: Run, start: float, debug: bool
 ) -> None:
-    """Timers, timeouts and sleeps fire in virtual order, at their time, without any real wait."""
+    """Timers, timeouts and sleeps fire in order and at their virtual time, without any real wait."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -115,7 +115,7 @@ def test_timers_obey_a_clock_that_is_put_on_the_loop(
 
 @threadlets_only
 def test_our_own_sleeps_and_deadlines_obey_the_clock(run_timeless: Run) -> None:
-    """So do scopes, and a function that blocks in the meantime comes back."""
+    """`threadlets.sleep` and the deadlines of scopes follow the clock as well."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -132,7 +132,7 @@ def test_our_own_sleeps_and_deadlines_obey_the_clock(run_timeless: Run) -> None:
 
 @threadlets_only
 def test_threadlets_block_beside_a_poll_that_is_replaced(run: Run) -> None:
-    """The role goes to another thread and comes back; results are told."""
+    """The role is taken over while a function blocks, and comes back; results arrive."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -152,14 +152,14 @@ def test_threadlets_block_beside_a_poll_that_is_replaced(run: Run) -> None:
 
 @pytest.mark.parametrize("how", ["subclass", "class"])
 def test_time_of_a_derived_class_is_the_loops(loop_factory: LoopFactory, how: str) -> None:
-    """Whether the class had it from the start or the loop gets the class later, as looptime has it."""
+    """The loop uses the `time` of a subclass, also if it gets the class later, as with looptime."""
     base = class_of(loop_factory)
 
     class Loop(base):  # type: ignore[misc, valid-type]
         started = time.monotonic()
 
         def time(self) -> float:
-            # A thousand times as fast.
+            # A thousand times as fast as real time.
             return (super().time() - self.started) * 1000
 
     if how == "subclass":
@@ -179,7 +179,7 @@ def test_time_of_a_derived_class_is_the_loops(loop_factory: LoopFactory, how: st
 
 
 def test_clock_that_stands_still_is_moved_by_hand(run_timeless: Run) -> None:
-    """As asynctest's ClockedTestCase does: the loop's timers say what is next."""
+    """`_scheduled` says which timer is next, as asynctest's ClockedTestCase needs it."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -202,7 +202,7 @@ def test_clock_that_stands_still_is_moved_by_hand(run_timeless: Run) -> None:
 
 
 def test_select_is_told_how_long_there_is_to_wait(run: Run) -> None:
-    """None where only an event can bring work, zero where something is ready."""
+    """`select` gets None where only an event can bring work, and zero where something is ready."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -230,7 +230,7 @@ def test_select_is_told_how_long_there_is_to_wait(run: Run) -> None:
 
 
 def test_select_says_what_has_become_ready(run: Run) -> None:
-    """Descriptors with their masks; another thread's wake-up is an event, too."""
+    """`select` returns descriptors with their masks; another thread's wake-up is an event, too."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -268,7 +268,7 @@ def test_select_says_what_has_become_ready(run: Run) -> None:
 
 
 def test_wake_up_between_the_look_and_the_wait_is_not_lost(run: Run) -> None:
-    """A wrapper may let other threads run before it waits."""
+    """A wrapper of `select` may let other threads run before it waits."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -289,7 +289,7 @@ def test_wake_up_between_the_look_and_the_wait_is_not_lost(run: Run) -> None:
 
 
 def test_selector_that_wraps_the_loops_own_can_take_its_place(run: Run) -> None:
-    """As instrumentation does: everything but `select` is handed on."""
+    """A wrapper of `_selector`, as instrumentation uses it, forwards everything but `select`."""
 
     class Counting:
         def __init__(self, selector: Any) -> None:
@@ -319,7 +319,7 @@ def test_selector_that_wraps_the_loops_own_can_take_its_place(run: Run) -> None:
 
 @threadlets_only
 def test_what_cannot_take_a_place_is_refused(run: Run) -> None:
-    """At once, with the reason and the remedy; the loop goes on."""
+    """A replacement that cannot work is refused at once, with reason and remedy; the loop goes on."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -342,7 +342,7 @@ def test_what_cannot_take_a_place_is_refused(run: Run) -> None:
 
 
 def test_what_is_ready_and_scheduled_is_seen(run: Run) -> None:
-    """Both say how much there is, and of timers what and when."""
+    """`_ready` and `_scheduled` give their lengths and entries, and a timer's entry its deadline."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -368,7 +368,7 @@ def test_what_is_ready_and_scheduled_is_seen(run: Run) -> None:
 
 
 def test_ready_queue_can_be_reordered(run: Run) -> None:
-    """What is queued runs in the order that it was given, each once."""
+    """Callbacks run in the order that `_ready` was given, each once."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -406,7 +406,7 @@ def test_ready_queue_can_be_reordered(run: Run) -> None:
 
 
 def test_list_of_timers_can_be_changed(run: Run) -> None:
-    """What `heapq` does to it is done to the timers."""
+    """Operations of `heapq` on `_scheduled` change the timers."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -430,7 +430,7 @@ def test_list_of_timers_can_be_changed(run: Run) -> None:
 
 
 def test_call_soon_on_the_loop_sees_every_step(run: Run) -> None:
-    """Callbacks and tasks that are made from then on go through it."""
+    """Callbacks and tasks that are made after `call_soon` was replaced go through the replacement."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -461,7 +461,7 @@ def print_nothing(*_: Any) -> None:
 
 
 def test_call_later_goes_through_a_call_at_that_is_replaced(run: Run) -> None:
-    """Who replaces the one has the other, too."""
+    """`call_later` calls the `call_at` that is on the loop."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -480,8 +480,8 @@ def test_call_later_goes_through_a_call_at_that_is_replaced(run: Run) -> None:
 
 
 @pytest.mark.parametrize("where", ["class", "loop", "while it runs"])
-def test_run_once_of_somebody_else_makes_the_turns(loop_factory: LoopFactory, where: str) -> None:
-    """Before and around the loop's own."""
+def test_replaced_run_once_makes_the_ticks(loop_factory: LoopFactory, where: str) -> None:
+    """A replaced `_run_once` is called for each tick, and may call the loop's own."""
     base = class_of(loop_factory)
     n_turns = 0
 
@@ -512,7 +512,7 @@ def test_run_once_of_somebody_else_makes_the_turns(loop_factory: LoopFactory, wh
 
 
 def test_closed_loops_insides_are_empty(loop_factory: LoopFactory) -> None:
-    """And may be looked at."""
+    """The internals of a closed loop are empty, and can still be read."""
     loop: Any = loop_factory()
     loop.call_soon(print)
     loop.call_later(LONG_S, print)

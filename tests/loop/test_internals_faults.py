@@ -1,4 +1,4 @@
-"""The loop's insides when they fail, are looked at by others, or must agree to the last bit."""
+"""Internals of the loop that fail, are read by other threads, or must agree to the last bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import threadlets
 
 from .harness import LoopFactory, Run, threadlets_only
 
-#: More than any test waits.
+#: Longer than any test waits.
 LONG_S = 1000.0
 
 
@@ -21,7 +21,7 @@ LONG_S = 1000.0
 def test_poll_that_fails_while_the_home_thread_is_blocked_ends_the_loop(
     loop_factory: LoopFactory, what: str
 ) -> None:
-    """Once the function has returned: only the home thread can end it."""
+    """The exception ends the loop once the function has returned: only the home thread can end it."""
 
     class TimeIsOver(Exception):
         pass
@@ -56,7 +56,7 @@ def test_poll_that_fails_while_the_home_thread_is_blocked_ends_the_loop(
 
 
 def test_timers_can_be_looked_at_from_another_thread(run: Run) -> None:
-    """While the loop runs them."""
+    """Another thread can read `_scheduled` while the loop runs timers."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -86,7 +86,7 @@ def test_timers_can_be_looked_at_from_another_thread(run: Run) -> None:
 
 @threadlets_only
 def test_timer_that_was_run_by_hand_is_not_scheduled(run: Run) -> None:
-    """It has had its time."""
+    """A timer whose handle was run by hand has fired, and is not in `_scheduled` any more."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -101,7 +101,7 @@ def test_timer_that_was_run_by_hand_is_not_scheduled(run: Run) -> None:
 
 
 def test_virtual_clock_is_where_the_timer_is(loop_factory: LoopFactory) -> None:
-    """To the last bit: it goes on by the time-out that `select` is given."""
+    """A clock that advances by the time-outs of `select` reaches each deadline to the last bit."""
     loop: Any = loop_factory()
     original = loop._selector.select
     now = 0.0

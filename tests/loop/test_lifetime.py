@@ -1,4 +1,4 @@
-"""Lifetime: what nobody needs any more is freed, and loops leave nothing behind."""
+"""Lifetime: what is no longer needed is freed, and loops leave nothing behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Owner:
-    """Owns a handle whose callback is its own: the usual cycle of timers and their objects."""
+    """The owner of a handle that calls it: the usual cycle of timers and their objects."""
 
     def __init__(self, schedule: Callable[..., Any], *args: Any) -> None:
         self.handle = schedule(*args, self.expired)
@@ -95,10 +95,10 @@ SITUATIONS: list[Callable[[Any], object]] = [
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda it: it.__name__)
 @pytest.mark.parametrize("closes", [True, False], ids=["closed", "unclosed"])
-def test_loop_that_nobody_refers_to_dies(
+def test_unreferenced_loop_is_freed(
     loop_factory: LoopFactory, situation: Callable[[Any], object], closes: bool
 ) -> None:
-    """Whatever is pending or open, closed or not, a forgotten loop is collected."""
+    """A loop without references is collected, closed or not, whatever is pending or open."""
 
     def leave_a_loop() -> weakref.ref[Any]:
         loop = loop_factory()
@@ -129,7 +129,7 @@ def test_owner_of_a_handle_dies_when_the_loop_was_closed(
 
 
 def test_callback_runs_though_nobody_keeps_its_handle(run: Run) -> None:
-    """Collections between scheduling and running take nothing away that is pending."""
+    """A collection between scheduling and running takes away nothing that is pending."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -148,7 +148,7 @@ def test_callback_runs_though_nobody_keeps_its_handle(run: Run) -> None:
 
 
 def test_handle_that_is_kept_keeps_its_callback(run: Run) -> None:
-    """A collection spares what only a pending handle refers to, also when it is kept."""
+    """A collection spares what only a pending handle refers to, also if the handle is kept."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -163,7 +163,7 @@ def test_handle_that_is_kept_keeps_its_callback(run: Run) -> None:
 
 
 def test_requests_do_not_leak_references(run: Run) -> None:
-    """Reference counts are what they were after thousands of callbacks, timers and reads."""
+    """After thousands of callbacks, timers and reads the reference counts are as before."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -254,12 +254,12 @@ def test_connections_leave_nothing_behind(run: Run, tmp_path: Path) -> None:
 
 
 def n_resident_bytes() -> int:
-    """How much memory the process has in use."""
+    """Return the resident memory of the process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
 
 def test_loops_that_were_closed_leave_no_descriptors(loop_factory: LoopFactory) -> None:
-    """Two hundred loops made, run and closed: as many descriptors as before."""
+    """After two hundred loops were made, run and closed, as many descriptors are open as before."""
     gc.collect()
     n_before = n_descriptors()
     for _ in range(200):
@@ -272,7 +272,7 @@ def test_loops_that_were_closed_leave_no_descriptors(loop_factory: LoopFactory) 
 
 
 def test_closed_loop_holds_no_descriptors(loop_factory: LoopFactory) -> None:
-    """`close` gives the descriptors back at once, though somebody still refers to the loop."""
+    """`close` closes the loop's descriptors at once, though references to the loop remain."""
     gc.collect()
     n_before = n_descriptors()
     loops = [loop_factory() for _ in range(10)]
@@ -282,7 +282,7 @@ def test_closed_loop_holds_no_descriptors(loop_factory: LoopFactory) -> None:
 
 
 def test_closed_loop_dies_without_a_collection(loop_factory: LoopFactory) -> None:
-    """A loop that was closed is in no cycle: its last reference frees it."""
+    """A closed loop is in no reference cycle: dropping its last reference frees it."""
     gc.collect()
     gc.disable()
     try:

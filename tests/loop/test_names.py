@@ -22,7 +22,7 @@ def test_numeric_address_is_resolved(run: Run) -> None:
 
 
 def test_local_name_is_resolved(run: Run) -> None:
-    """`localhost` is this machine."""
+    """`localhost` resolves to this machine."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -44,7 +44,7 @@ def test_address_is_named(run: Run) -> None:
 
 
 def test_impossible_name_is_an_error(run: Run) -> None:
-    """A name that cannot be one gives socket.gaierror."""
+    """A host that cannot be an address gives socket.gaierror."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ from .harness import Recorder, Run, turns
 
 
 def test_pipe_carries_data_and_the_end(run: Run) -> None:
-    """What goes in at the writing end comes out at the reading end, then the end."""
+    """Data written at one end is read at the other, followed by the end of the stream."""
     data = os.urandom(1 << 20)
 
     async def main() -> None:
@@ -28,7 +28,7 @@ def test_pipe_carries_data_and_the_end(run: Run) -> None:
 
 
 def test_writer_learns_that_its_reader_has_gone(run: Run) -> None:
-    """A write pipe whose reading end is closed is lost."""
+    """A write pipe loses its connection when the reading end is closed."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -41,7 +41,7 @@ def test_writer_learns_that_its_reader_has_gone(run: Run) -> None:
 
 
 def test_paused_pipe_rests(run: Run) -> None:
-    """A read pipe that is paused hands nothing over until it resumes."""
+    """A paused read pipe delivers nothing until it resumes."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

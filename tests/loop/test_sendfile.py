@@ -1,4 +1,4 @@
-"""Files sent through transports and sockets, between what is written before and after."""
+"""Files are sent through transports and sockets, in order with the writes before and after."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ N_BYTES = 3 << 20
 
 @pytest.fixture
 def data(tmp_path: Path) -> tuple[bytes, Path]:
-    """Random bytes, and a file of them."""
+    """Return random bytes, and a file that holds them."""
     content = os.urandom(N_BYTES)
     path = tmp_path / "data"
     path.write_bytes(content)
@@ -26,7 +26,7 @@ def data(tmp_path: Path) -> tuple[bytes, Path]:
 def test_file_comes_between_what_is_written_before_and_after(
     run: Run, data: tuple[bytes, Path]
 ) -> None:
-    """Unsent data leaves first, then the file, then what is written after; reading goes on."""
+    """Unsent data leaves first, then the file, then later writes; reading goes on."""
     content, path = data
 
     async def main() -> None:
@@ -64,7 +64,7 @@ def test_part_of_a_file_is_sent(run: Run, data: tuple[bytes, Path]) -> None:
 
 
 def test_transport_takes_no_writes_while_a_file_is_sent(run: Run, data: tuple[bytes, Path]) -> None:
-    """Writing in the middle of a file is refused; a closed connection ends the sending."""
+    """A write is refused while a file is sent; a closed connection ends the sending."""
     _, path = data
 
     async def main() -> None:
@@ -84,7 +84,7 @@ def test_transport_takes_no_writes_while_a_file_is_sent(run: Run, data: tuple[by
 
 
 def test_file_that_is_no_file_is_copied(run: Run) -> None:
-    """Without a descriptor the content is read and written instead, unless that is forbidden."""
+    """A file without a descriptor is read and written instead, unless `fallback` is false."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -98,7 +98,7 @@ def test_file_that_is_no_file_is_copied(run: Run) -> None:
 
 
 def test_closing_transport_sends_no_file(run: Run, data: tuple[bytes, Path]) -> None:
-    """RuntimeError for a transport that is closing."""
+    """A closing transport refuses to send a file with RuntimeError."""
     _, path = data
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Servers: every connection is accepted, and what cannot be accepted now is accepted later."""
+"""Servers accept every connection, and later those that cannot be accepted now."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .harness import (
 
 
 async def serve(factory: Any = Recorder, **options: Any) -> tuple[asyncio.Server, tuple[str, int]]:
-    """Start a server on a free port; the server and its address."""
+    """Start a server on a free port; return the server and its address."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(factory, "127.0.0.1", 0, **options)
     return server, server.sockets[0].getsockname()
@@ -40,23 +40,23 @@ def connect(address: tuple[str, int]) -> socket.socket:
 
 
 def test_two_thousand_connections_at_once_are_all_accepted(run: Run) -> None:
-    """A backlog of 4096 that fills in one go is emptied without a loss."""
+    """A backlog of 4096 into which 2000 connections come at once is emptied without a loss."""
     n_connections = 2000
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         made: list[Any] = []
-        everybody = asyncio.Event()
+        all_made = asyncio.Event()
 
         class Counting(asyncio.Protocol):
             def connection_made(self, transport: Any) -> None:
                 made.append(transport)
                 if len(made) == n_connections:
-                    everybody.set()
+                    all_made.set()
 
         server, address = await serve(Counting, backlog=4096)
         clients = [connect(address) for _ in range(n_connections)]
-        await everybody.wait()
+        await all_made.wait()
         made[-1].write(b"welcome")
         assert n_connections == len({transport.get_extra_info("peername") for transport in made})
         for transport in made:
@@ -72,7 +72,7 @@ def test_two_thousand_connections_at_once_are_all_accepted(run: Run) -> None:
 
 
 def test_server_goes_on_while_its_protocols_work(run: Run) -> None:
-    """Connections that come one by one are each served, with data that was sent at once."""
+    """Connections that come one after the other are each served, with the data sent along."""
 
     async def main() -> None:
         async def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -136,7 +136,7 @@ with asyncio.Runner(loop_factory=new_loop) as runner:
 
 
 def test_server_out_of_descriptors_says_so_and_recovers(script: Script) -> None:
-    """EMFILE reaches the exception handler; with descriptors again nobody was lost."""
+    """EMFILE reaches the exception handler; with descriptors again every connection is accepted."""
     output, errors = script(OUT_OF_DESCRIPTORS).communicate(timeout=DEADLINE_S)
     lines = output.splitlines()
     assert "" == errors
@@ -147,7 +147,7 @@ def test_server_out_of_descriptors_says_so_and_recovers(script: Script) -> None:
 
 @threadlets_only
 def test_report_of_missing_descriptors_names_the_limit_and_the_remedy(script: Script) -> None:
-    """The message says what happens to the connections, the limit, and how to raise it."""
+    """The message says what happens to the connections, names the limit, and says how to raise it."""
     output, _ = script(OUT_OF_DESCRIPTORS).communicate(timeout=DEADLINE_S)
     message = output.splitlines()[1]
     for part in ("wait in the backlog", "descriptors", "ulimit -n"):
@@ -156,7 +156,7 @@ def test_report_of_missing_descriptors_names_the_limit_and_the_remedy(script: Sc
 
 @threadlets_only
 def test_server_closed_while_it_waits_for_descriptors_stays_closed(script: Script) -> None:
-    """Accepting is not tried again on a socket that is gone, and nothing is reported of it."""
+    """A closed server does not try to accept again, and reports nothing."""
     program = OUT_OF_DESCRIPTORS.replace(
         "    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n",
         "    server.close()\n    failures.clear()\n    await asyncio.sleep(1.2)\n"
@@ -169,7 +169,7 @@ def test_server_closed_while_it_waits_for_descriptors_stays_closed(script: Scrip
 
 @threadlets_only
 def test_failing_protocol_factory_loses_one_connection_only(run: Run) -> None:
-    """A factory that raises is reported, its peer sees an end, and the next one is served."""
+    """A factory that raises is reported, its peer sees the end, and the next connection is served."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -202,17 +202,17 @@ def test_failing_protocol_factory_loses_one_connection_only(run: Run) -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_interrupt_in_a_factory_loses_one_connection_only(loop_factory: LoopFactory) -> None:
-    """KeyboardInterrupt leaves the run; run again, connections that waited are accepted."""
+    """KeyboardInterrupt leaves the run; the next run accepts the connections that waited."""
     loop = loop_factory()
     made: list[Recorder] = []
-    everybody = asyncio.Event()
+    all_made = asyncio.Event()
 
     def make() -> asyncio.Protocol:
         made.append(Recorder())
         if len(made) == 1:
             raise KeyboardInterrupt
         if len(made) == 3:
-            everybody.set()
+            all_made.set()
         return made[-1]
 
     server, address = loop.run_until_complete(serve(make))
@@ -221,8 +221,8 @@ def test_interrupt_in_a_factory_loses_one_connection_only(loop_factory: LoopFact
         clients.append(socket.create_connection(address))
     try:
         with pytest.raises(KeyboardInterrupt):
-            loop.run_until_complete(everybody.wait())
-        loop.run_until_complete(asyncio.wait_for(everybody.wait(), DEADLINE_S / 5))
+            loop.run_until_complete(all_made.wait())
+        loop.run_until_complete(asyncio.wait_for(all_made.wait(), DEADLINE_S / 5))
     finally:
         for client in clients:
             client.close()
@@ -237,7 +237,7 @@ def test_interrupt_in_a_factory_loses_one_connection_only(loop_factory: LoopFact
 
 
 def test_unix_server_serves(run: Run, tmp_path: Path) -> None:
-    """A server on a Unix socket; its path can be served again after closing."""
+    """A server serves a Unix socket, whose path can be served again after closing."""
     path = str(tmp_path / "socket")
 
     async def main() -> None:
@@ -265,7 +265,7 @@ def test_unix_server_serves(run: Run, tmp_path: Path) -> None:
 
 
 def test_server_can_start_later(run: Run) -> None:
-    """With `start_serving=False` nobody is accepted until `start_serving()`."""
+    """With `start_serving=False` no connection is accepted until `start_serving()`."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -292,7 +292,7 @@ def test_server_can_start_later(run: Run) -> None:
 
 
 def test_closing_server_refuses_those_who_wait(run: Run) -> None:
-    """Connections in the backlog of a server that closes end; nobody is accepted any more."""
+    """Closing a server resets the connections in its backlog, and later ones are refused."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -321,7 +321,7 @@ def test_closing_server_refuses_those_who_wait(run: Run) -> None:
 
 @threadlets_only
 def test_server_closed_while_it_accepts_serves_who_was_accepted(run: Run) -> None:
-    """A protocol factory closes its server: those that came before are served, nobody else is accepted."""
+    """A protocol factory closes its server: earlier connections are served, later ones refused."""
 
     async def main() -> None:
         made: list[Recorder] = []
@@ -346,7 +346,7 @@ def test_server_closed_while_it_accepts_serves_who_was_accepted(run: Run) -> Non
 
 
 def test_connections_outlive_their_server(run: Run) -> None:
-    """Closing a server leaves the connections that it made alone."""
+    """Closing a server leaves its connections open."""
 
     async def main() -> None:
         made: asyncio.Future[Recorder] = asyncio.Future()
@@ -386,7 +386,7 @@ def test_serve_forever_ends_with_its_task(run: Run) -> None:
 
 
 def test_taken_port_is_an_error(run: Run) -> None:
-    """A second server on one port gives EADDRINUSE."""
+    """A second server on one port fails with EADDRINUSE."""
 
     async def main() -> None:
         server, address = await serve()
@@ -399,7 +399,7 @@ def test_taken_port_is_an_error(run: Run) -> None:
 
 
 def test_server_serves_a_socket_it_is_given(run: Run) -> None:
-    """`sock=` may be any listening socket; IPv6 serves as well."""
+    """`sock=` may be any listening socket, also one for IPv6."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -407,7 +407,7 @@ def test_server_serves_a_socket_it_is_given(run: Run) -> None:
             try:
                 listener = socket.create_server((host, 0), family=family)
             except OSError:
-                assert socket.AF_INET6 == family  # A machine without IPv6 has nothing to show.
+                assert socket.AF_INET6 == family  # Not every machine has IPv6.
                 continue
             served = Recorder()
             server = await loop.create_server(lambda it=served: it, sock=listener)
@@ -420,7 +420,7 @@ def test_server_serves_a_socket_it_is_given(run: Run) -> None:
 
 
 def test_client_connects_from_a_given_address(run: Run) -> None:
-    """A client connects from a given address; one that nobody serves is refused."""
+    """`local_addr=` binds the client's socket; a connection to a closed server is refused."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -439,7 +439,7 @@ def test_client_connects_from_a_given_address(run: Run) -> None:
 
 
 def test_failing_connection_made_of_an_accepted_connection_is_reported(run: Run) -> None:
-    """The handler is told; that connection and the others go on."""
+    """The exception handler is called; that connection and the others go on."""
 
     class Failing(Recorder):
         def connection_made(self, transport: Any) -> None:
@@ -467,7 +467,7 @@ def test_failing_connection_made_of_an_accepted_connection_is_reported(run: Run)
 
 
 def test_accepted_connections_have_contexts_of_their_own(run: Run) -> None:
-    """What one connection puts into a context variable the next one does not see."""
+    """A context variable that one connection sets is not seen by the next one."""
     var: ContextVar[str] = ContextVar("var", default="default")
     seen: list[str] = []
 
@@ -500,7 +500,7 @@ def test_accepted_connections_have_contexts_of_their_own(run: Run) -> None:
 
 
 def test_data_sent_with_the_connection_follows_connection_made(run: Run) -> None:
-    """Each accepted connection hears first that it is made, then its data, then its end."""
+    """Each accepted connection gets `connection_made`, then its data, then its end."""
 
     async def main() -> None:
         served: list[Recorder] = []
@@ -526,7 +526,7 @@ def test_data_sent_with_the_connection_follows_connection_made(run: Run) -> None
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "unix"])
 def test_connection_knows_its_own_address(run: Run, tmp_path: Path, host: str) -> None:
-    """The one that its client has reached, also where the server listens on every address."""
+    """`sockname` is what the client has reached, also where the server listens on every address."""
     family = {"unix": socket.AF_UNIX}.get(host, socket.AF_INET6 if ":" in host else socket.AF_INET)
     if family == socket.AF_INET6:
         with socket.socket(family) as tried:

@@ -1,4 +1,4 @@
-"""Signals: their handlers run at once, also while the loop waits, and Ctrl-C ends a program."""
+"""Signal handlers run at once, also while the loop waits, and Ctrl-C ends a program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .harness import DEADLINE_S, Run, Script, socket_pair, threadlets_only, turn
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """Put the handlers of the signals used here back."""
+    """Restore the handlers of the signals used here."""
     used = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
     before = [signal.getsignal(number) for number in used]
     yield
@@ -27,11 +27,11 @@ def signals() -> Iterator[None]:
 
 
 class Interruption(Exception):
-    """What a signal handler raises here."""
+    """The exception that signal handlers raise here."""
 
 
 def test_signal_handler_of_the_loop_runs_while_it_waits(run: Run) -> None:
-    """A signal sent by another thread wakes the loop, whose handler may use it."""
+    """A signal sent by another thread wakes the loop, and its handler may use the loop."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -46,7 +46,7 @@ def test_signal_handler_of_the_loop_runs_while_it_waits(run: Run) -> None:
 
 
 def test_each_signal_reaches_its_own_handler(run: Run) -> None:
-    """Two signals, two handlers; one replaced by a third."""
+    """Each of two signals calls its own handler; a handler that was replaced is not called."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ def test_plain_python_handler_runs_while_the_loop_waits(run: Run) -> None:
 
 @threadlets_only  # The stock loop misses a signal that comes just before it begins to wait.
 def test_exception_of_a_signal_handler_leaves_the_run(loop: asyncio.AbstractEventLoop) -> None:
-    """What a Python signal handler raises comes out of `run_forever`, at once."""
+    """An exception of a Python signal handler leaves `run_forever` at once."""
 
     def handler(_number: int, _frame: object) -> None:
         raise Interruption
@@ -111,7 +111,7 @@ def test_exception_of_a_signal_handler_leaves_the_run(loop: asyncio.AbstractEven
 def test_events_that_came_with_a_raising_signal_are_not_lost(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
-    """Data that ends the same wait as a signal is read when the loop is run again."""
+    """Data that arrives together with a raising signal is read when the loop is run again."""
 
     def handler(_number: int, _frame: object) -> None:
         raise Interruption
@@ -161,7 +161,7 @@ def test_signals_that_cannot_be_handled_are_refused(run: Run) -> None:
 
 
 def test_wakeup_descriptor_is_given_back(run: Run) -> None:
-    """After a run no descriptor of the loop is left with the interpreter."""
+    """After a run the interpreter has no wake-up descriptor of the loop."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -172,7 +172,7 @@ def test_wakeup_descriptor_is_given_back(run: Run) -> None:
 
 
 def test_foreign_wakeup_descriptor_stays(loop: asyncio.AbstractEventLoop) -> None:
-    """A program that reads signals from a descriptor of its own keeps it through a run."""
+    """A wake-up descriptor that the program has set is kept through a run."""
     with socket_pair() as (ours, _theirs):
         signal.set_wakeup_fd(ours.fileno())
         try:
@@ -182,7 +182,7 @@ def test_foreign_wakeup_descriptor_stays(loop: asyncio.AbstractEventLoop) -> Non
 
 
 def test_ctrl_c_cancels_main_and_ends_the_program(script: Script) -> None:
-    """Under a Runner SIGINT cancels the main task, which cleans up; then KeyboardInterrupt."""
+    """Under a Runner SIGINT cancels the main task, which cleans up; KeyboardInterrupt follows."""
     process = script(
         """
         async def main():
@@ -206,7 +206,7 @@ def test_ctrl_c_cancels_main_and_ends_the_program(script: Script) -> None:
 
 
 def test_ctrl_c_interrupts_a_callback_that_computes(script: Script) -> None:
-    """KeyboardInterrupt comes out of a callback that does not return by itself."""
+    """SIGINT raises KeyboardInterrupt in a callback that does not return by itself."""
     process = script(
         """
         def spin():
@@ -251,7 +251,7 @@ def test_sigterm_handler_ends_a_program_in_order(script: Script) -> None:
 
 
 def test_sigterm_without_a_handler_ends_the_program(script: Script) -> None:
-    """The default action stays what it is."""
+    """SIGTERM keeps its default action where the program sets no handler."""
     process = script(
         """
         async def main():

@@ -30,7 +30,7 @@ def test_data_that_is_there_is_received(run: Run) -> None:
 
 
 def test_receive_waits_for_data(run: Run) -> None:
-    """A receive before the data gets the data."""
+    """A receive that starts before the data arrives gets the data."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -47,7 +47,7 @@ def test_receive_waits_for_data(run: Run) -> None:
 
 @threadlets_only
 def test_concurrent_receives_are_served_in_order(run: Run) -> None:
-    """Several receives of one socket get the data first come, first served."""
+    """Concurrent receives of one socket get the data in the order in which they started."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -64,7 +64,7 @@ def test_concurrent_receives_are_served_in_order(run: Run) -> None:
 
 @threadlets_only
 def test_receive_does_not_overtake_one_that_waits(run: Run) -> None:
-    """A receive that comes when data is there already still queues behind older ones."""
+    """A receive that starts when data is there already still queues behind older ones."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ def test_concurrent_sends_do_not_mix(run: Run) -> None:
 
 
 def test_receive_into_fills_a_buffer(run: Run) -> None:
-    """`sock_recv_into` fills any writable buffer and says how far."""
+    """`sock_recv_into` fills any writable buffer and returns the number of bytes."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -134,7 +134,7 @@ def test_cancelled_receive_releases_its_buffer(run: Run) -> None:
 
 
 def test_receive_cancelled_after_its_socket_was_closed_releases_its_buffer(run: Run) -> None:
-    """The usual order of cleaning up, close then cancel, sets the bytearray free too."""
+    """Closing the socket and then cancelling the receive releases the bytearray, too."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -168,7 +168,7 @@ def test_cancelled_send_releases_its_buffer(run: Run) -> None:
 
 
 def test_receive_after_a_cancelled_one_gets_all_the_data(run: Run) -> None:
-    """A cancelled receive takes nothing away from the next."""
+    """A cancelled receive takes no data from the next one."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -205,7 +205,7 @@ def test_send_larger_than_the_socket_buffer_is_sent_whole(run: Run, kind: type[A
 
 
 def fill(sock: socket.socket) -> int:
-    """Send until there is no room, and return how much."""
+    """Send until there is no room, and return the number of bytes."""
     n_sent = 0
     while True:
         try:
@@ -235,7 +235,7 @@ def test_nothing_is_sent_at_once(run: Run) -> None:
 
 @threadlets_only
 def test_items_of_several_bytes_are_sent_whole(run: Run) -> None:
-    """A buffer counts in bytes, however large its items are."""
+    """`sock_sendall` counts bytes, however large the items of the buffer are."""
     numbers = array.array("I", range(1000))
 
     async def main() -> None:
@@ -264,7 +264,7 @@ def test_buffer_with_gaps_is_refused(run: Run) -> None:
 
 
 def test_read_only_buffer_is_refused(run: Run) -> None:
-    """Receiving into bytes gives TypeError, and the data stays."""
+    """Receiving into bytes and sending text raise TypeError, and the data stays."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -280,7 +280,7 @@ def test_read_only_buffer_is_refused(run: Run) -> None:
 
 
 def test_negative_count_is_refused(run: Run) -> None:
-    """Nobody can receive fewer than no bytes: ValueError."""
+    """A negative number of bytes raises ValueError."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -291,7 +291,7 @@ def test_negative_count_is_refused(run: Run) -> None:
 
 
 def test_closed_socket_is_an_error(run: Run) -> None:
-    """Operations on a closed socket give OSError at once."""
+    """Operations on a closed socket raise OSError at once."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -308,7 +308,7 @@ def test_closed_socket_is_an_error(run: Run) -> None:
 
 
 def test_send_to_a_peer_that_is_gone_is_an_error(run: Run) -> None:
-    """BrokenPipeError, and no SIGPIPE."""
+    """Sending to a peer that is gone raises BrokenPipeError, without a SIGPIPE."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -336,7 +336,7 @@ def test_waiting_send_learns_that_its_peer_has_gone(run: Run) -> None:
 
 
 def test_reset_reaches_a_waiting_receive(run: Run) -> None:
-    """ConnectionResetError comes out of a receive that waits."""
+    """A reset by the peer raises ConnectionResetError in a receive that waits."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -354,7 +354,7 @@ def test_reset_reaches_a_waiting_receive(run: Run) -> None:
 
 @threadlets_only
 def test_reused_number_belongs_to_its_new_socket(run: Run) -> None:
-    """A receive left waiting on a closed socket does not stand in the way of the number's next."""
+    """A receive left waiting on a closed socket does not block the next socket with its number."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -381,7 +381,7 @@ def test_reused_number_belongs_to_its_new_socket(run: Run) -> None:
 
 
 def test_number_reused_after_operations_can_become_a_transport(run: Run) -> None:
-    """A transport on a number that operations used before gets its data."""
+    """A transport gets its data on a descriptor number that operations have used before."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -393,7 +393,7 @@ def test_number_reused_after_operations_can_become_a_transport(run: Run) -> None
             await turns(2)
             theirs.send(b"x")
             assert b"x" == await receive
-            if n == 1:  # The second time the very socket goes on as a transport.
+            if n == 1:  # The second time the socket itself becomes a transport.
                 reader, writer = await asyncio.open_connection(sock=ours)
                 theirs.send(b"line\n")
                 assert b"line\n" == await reader.readline()
@@ -406,7 +406,7 @@ def test_number_reused_after_operations_can_become_a_transport(run: Run) -> None
 
 
 def test_connect_and_accept(run: Run) -> None:
-    """`sock_connect` and `sock_accept` find each other; a refused connect says so."""
+    """`sock_connect` and `sock_accept` make a connection; a refused connect raises."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -456,7 +456,7 @@ def test_datagrams(run: Run) -> None:
 
 
 def test_transports_socket_is_refused(run: Run) -> None:
-    """Nobody may wait on the socket of a transport."""
+    """An operation on the socket of a transport raises RuntimeError."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -472,7 +472,7 @@ def test_transports_socket_is_refused(run: Run) -> None:
 
 
 def test_blocking_socket_is_refused_in_debug_mode(run: Run) -> None:
-    """Debug mode notices a socket that is not non-blocking."""
+    """Debug mode refuses a blocking socket with ValueError."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -486,7 +486,7 @@ def test_blocking_socket_is_refused_in_debug_mode(run: Run) -> None:
 
 
 def test_reader_and_operations_share_a_socket_in_turn(run: Run) -> None:
-    """After operations a reader may watch the same socket, and the other way round."""
+    """A reader may watch a socket after operations on it, and the other way round."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -512,7 +512,7 @@ def test_reader_and_operations_share_a_socket_in_turn(run: Run) -> None:
 
 @threadlets_only
 def test_ledger_counts_a_socket_only_while_somebody_waits(run: Run) -> None:
-    """A socket whose operations have ended is nothing outstanding, open or closed."""
+    """The ledger does not count a socket whose operations have ended, open or closed."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

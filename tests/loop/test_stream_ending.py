@@ -1,4 +1,4 @@
-"""Ending a connection: halves, flushing closes, aborts."""
+"""Ending a connection: half-closes, closes that flush, aborts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ keeps_open = functools.partial(Recorder, keeps_open=True)
 
 
 def test_close_sends_everything_first(run: Run) -> None:
-    """`close` flushes what is unsent, then the protocol learns of the loss, without an error."""
+    """`close` sends what is unsent, then calls `connection_lost` without an error."""
     data = os.urandom(LARGE)
 
     async def main() -> None:
@@ -37,7 +37,7 @@ def test_close_sends_everything_first(run: Run) -> None:
 
 
 def test_writes_while_closing_are_sent(run: Run) -> None:
-    """As long as older data is unsent, a closing transport takes more."""
+    """A closing transport takes more data as long as older data is unsent."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -50,7 +50,7 @@ def test_writes_while_closing_are_sent(run: Run) -> None:
 
 
 def test_closing_transport_receives_nothing(run: Run) -> None:
-    """After `close` no data reaches the protocol, even when it is there."""
+    """After `close` no data reaches the protocol, even if some has arrived."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -66,7 +66,7 @@ def test_closing_transport_receives_nothing(run: Run) -> None:
 
 
 def test_loss_is_told_in_a_later_burst_and_once(run: Run) -> None:
-    """`connection_lost` is not called inside `close`, and only once however often it is called."""
+    """`connection_lost` is called in a later tick, and once, however often `close` is called."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -84,7 +84,7 @@ def test_loss_is_told_in_a_later_burst_and_once(run: Run) -> None:
 
 
 def test_abort_drops_what_is_unsent(run: Run) -> None:
-    """`abort` ends the connection at once; the peer sees less than was written."""
+    """`abort` ends the connection at once, and the peer receives less than was written."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -115,7 +115,7 @@ def test_abort_ends_a_close_that_waits_for_the_peer(run: Run) -> None:
 
 
 def test_writing_half_ends_after_the_data(run: Run) -> None:
-    """`write_eof` sends everything, then the end; the other half stays open."""
+    """`write_eof` sends everything, then the end of the stream; the other direction stays open."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -135,7 +135,7 @@ def test_writing_half_ends_after_the_data(run: Run) -> None:
 
 
 def test_writing_half_without_data_ends_at_once(run: Run) -> None:
-    """`write_eof` with nothing unsent is the end for the peer."""
+    """`write_eof` with nothing unsent ends the stream at once."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -148,7 +148,7 @@ def test_writing_half_without_data_ends_at_once(run: Run) -> None:
 
 
 def test_peers_end_closes_unless_the_protocol_keeps_open(run: Run) -> None:
-    """A false `eof_received` closes, a true one lets the protocol write on."""
+    """A false `eof_received` closes the transport, a true one lets the protocol write on."""
 
     async def main() -> None:
         async with connected(Recorder) as closing, connected(keeps_open) as open_:
@@ -168,7 +168,7 @@ def test_peers_end_closes_unless_the_protocol_keeps_open(run: Run) -> None:
 
 
 def test_peers_end_while_data_is_unsent_still_sends_it(run: Run) -> None:
-    """A peer that ends its half gets everything that was written before."""
+    """A peer that has ended its half gets everything that was written before."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -211,7 +211,7 @@ def test_reset_is_the_loss(run: Run) -> None:
 
 @pytest.mark.parametrize("method", ["close", "abort"])
 def test_protocol_may_end_the_connection_at_once(run: Run, method: str) -> None:
-    """A protocol that ends in `connection_made` gets its loss."""
+    """A protocol that ends the connection in `connection_made` gets `connection_lost`."""
 
     class Unwilling(Recorder):
         def connection_made(self, transport: Any) -> None:
@@ -228,7 +228,7 @@ def test_protocol_may_end_the_connection_at_once(run: Run, method: str) -> None:
 
 @pytest.mark.parametrize("method", ["close", "abort"])
 def test_protocol_may_end_the_connection_when_data_comes(run: Run, method: str) -> None:
-    """Ending inside `data_received` lets no more data through."""
+    """A protocol that ends the connection in `buffer_updated` gets no more data."""
 
     class OneByte(Recorder, asyncio.BufferedProtocol):
         def __init__(self) -> None:
@@ -253,7 +253,7 @@ def test_protocol_may_end_the_connection_when_data_comes(run: Run, method: str) 
 
 
 def test_transport_tells_about_its_socket(run: Run) -> None:
-    """`get_extra_info` has the socket and both addresses, also after the loss."""
+    """`get_extra_info` returns the socket and both addresses, also after the loss."""
 
     async def main() -> None:
         async with connected(Recorder, tcp=True) as connection:
@@ -275,7 +275,7 @@ def test_transport_tells_about_its_socket(run: Run) -> None:
 
 @threadlets_only
 def test_repr_tells_the_state(run: Run) -> None:
-    """A transport's repr says open, closing or closed, and what is unsent."""
+    """A transport's repr says whether it is open, closing or closed, and how much is unsent."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -311,7 +311,7 @@ def test_unclosed_transport_is_warned_of(loop: asyncio.AbstractEventLoop) -> Non
 
 
 def test_private_attributes_are_as_asyncio_has_them(run: Run) -> None:
-    """Programs read them: of a connection's pauses, of its ends, of what is unsent."""
+    """Programs read a connection's pauses, its ends, and what is unsent."""
 
     def state(transport: Any) -> tuple[Any, ...]:
         # From CPython 3.12 on, what is unsent is a list of chunks.
@@ -361,7 +361,7 @@ def test_private_attributes_are_as_asyncio_has_them(run: Run) -> None:
 
 
 def test_server_has_the_private_attributes_of_asyncios(run: Run) -> None:
-    """It is asyncio's own."""
+    """The server is an instance of asyncio's own class."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Protocols that raise: each method's failure is told, and what it ends is ended."""
+"""Protocols that raise: each failure is reported, and those of reading end the connection."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .harness import DEADLINE_S, Recorder, Run, connected, note_failures, turns
 
 
 class Mishap(Exception):
-    """What protocols raise here."""
+    """The exception that protocols raise here."""
 
 
 class Failing(Recorder):
-    """A recorder that raises in one method, after noting the call."""
+    """A recorder that raises in one method, after recording the call."""
 
     fails_in = ""
     failure: type[BaseException] = Mishap
@@ -28,12 +28,12 @@ class Failing(Recorder):
 
 
 def failing(method: str, base: type[Any] = Failing) -> type[Any]:
-    """A protocol that raises in the method that notes this call."""
+    """Make a protocol class that raises in the method that records this call."""
     return type("FailingThere", (base,), {"fails_in": method})
 
 
 class FailingBuffered(Failing, asyncio.BufferedProtocol):
-    """The same with a buffer of its own."""
+    """A buffered protocol that raises in one method."""
 
     lent: Any = None
 
@@ -46,7 +46,7 @@ class FailingBuffered(Failing, asyncio.BufferedProtocol):
 
 
 def test_failing_connection_made_is_reported(run: Run) -> None:
-    """The handler is told; the transport stays, for somebody to close."""
+    """The exception handler is called, and the transport stays open until it is closed."""
 
     async def main() -> None:
         failures = note_failures()
@@ -89,7 +89,7 @@ def test_failing_reader_loses_its_connection(run: Run, method: str, base: type[A
 
 @pytest.mark.parametrize("lent", [bytearray(), bytes(8), "text"])
 def test_useless_buffer_is_a_failure(run: Run, lent: Any) -> None:
-    """A buffer that is empty, read-only or no buffer ends the connection with a report."""
+    """A buffer that is empty, read-only or no buffer is reported and ends the connection."""
 
     async def main() -> None:
         failures = note_failures()
@@ -124,7 +124,7 @@ def test_failing_flow_control_is_reported_and_the_connection_goes_on(run: Run, m
 
 
 def test_failing_connection_lost_is_reported_and_the_socket_closed(run: Run) -> None:
-    """The descriptor is given back even when `connection_lost` raises."""
+    """The descriptor is closed even when `connection_lost` raises."""
 
     async def main() -> None:
         failures = note_failures()
@@ -142,7 +142,7 @@ def test_failing_connection_lost_is_reported_and_the_socket_closed(run: Run) -> 
 def test_what_ends_programs_passes_through_a_protocol(
     loop: asyncio.AbstractEventLoop, base: type[Any], ending: type[BaseException]
 ) -> None:
-    """KeyboardInterrupt in a protocol leaves the run; run again, the connection still ends."""
+    """KeyboardInterrupt in a protocol leaves the run; in the next run the connection still ends."""
     method = "data" if base is Failing else "buffer_updated"
     protocol = type("Ending", (base,), {"fails_in": method, "failure": ending})()
     ours, peer = socket.socketpair()

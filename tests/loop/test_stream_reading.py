@@ -1,4 +1,4 @@
-"""Reading from a transport: everything, in order, and only while it is wanted."""
+"""A transport reads everything, in order, and nothing while it is paused."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Buffered(Recorder, asyncio.BufferedProtocol):
         self.note("data")
 
     def data_received(self, data: bytes) -> None:
-        raise AssertionError("a buffered protocol is not handed data")
+        raise AssertionError("data_received was called on a buffered protocol")
 
 
 def test_data_and_end_arrive_in_order(run: Run) -> None:
-    """Data comes before the end, the end before the loss."""
+    """Data comes before the end of the stream, and that before the loss."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -49,7 +49,7 @@ def test_data_and_end_arrive_in_order(run: Run) -> None:
 
 
 def test_data_that_came_before_the_transport_is_received(run: Run) -> None:
-    """What waits in the socket when the transport is made is handed over after connection_made."""
+    """Data that arrived before the transport was made is delivered after `connection_made`."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -65,7 +65,7 @@ def test_data_that_came_before_the_transport_is_received(run: Run) -> None:
 
 
 def test_more_than_one_receive_takes_is_received(run: Run) -> None:
-    """Megabytes that come at once are handed over piece by piece, none is lost."""
+    """Megabytes that arrive at once are delivered in pieces, and none is lost."""
     data = os.urandom(3 << 20)
 
     async def main() -> None:
@@ -80,7 +80,7 @@ def test_more_than_one_receive_takes_is_received(run: Run) -> None:
 
 
 def test_busy_connection_does_not_starve_others(run: Run) -> None:
-    """While one peer sends without end, callbacks and other connections have their turns."""
+    """While one peer sends without end, callbacks and other connections still run."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -101,7 +101,7 @@ def test_busy_connection_does_not_starve_others(run: Run) -> None:
 
 
 def test_paused_transport_receives_nothing_until_it_resumes(run: Run) -> None:
-    """Data and end that come meanwhile are handed over after `resume_reading`, in order."""
+    """Data and end that arrive meanwhile are delivered after `resume_reading`, in order."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -123,7 +123,7 @@ def test_paused_transport_receives_nothing_until_it_resumes(run: Run) -> None:
 
 
 def test_pausing_and_resuming_twice_does_nothing(run: Run) -> None:
-    """Both are idempotent."""
+    """`pause_reading` and `resume_reading` are idempotent."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -139,7 +139,7 @@ def test_pausing_and_resuming_twice_does_nothing(run: Run) -> None:
 
 
 def test_protocol_that_pauses_after_each_piece_gets_them_all(run: Run) -> None:
-    """Pausing inside `data_received` and resuming later loses nothing, not even the end."""
+    """A protocol that pauses on each piece and resumes later loses nothing, not even the end."""
 
     class Hesitant(Buffered):
         def buffer_updated(self, nbytes: int) -> None:
@@ -161,7 +161,7 @@ def test_protocol_that_pauses_after_each_piece_gets_them_all(run: Run) -> None:
 
 
 def test_paused_in_connection_made_stays_paused(run: Run) -> None:
-    """A protocol may refuse data from the first moment."""
+    """A protocol that pauses in `connection_made` gets no data until it resumes."""
 
     class Deaf(Recorder):
         def connection_made(self, transport: Any) -> None:
@@ -180,7 +180,7 @@ def test_paused_in_connection_made_stays_paused(run: Run) -> None:
 
 
 def test_buffered_protocol_is_filled_piece_by_piece(run: Run) -> None:
-    """A small buffer is lent again and again until everything is there, and the end."""
+    """A small buffer is filled again and again until all data and the end have arrived."""
     data = os.urandom(10_000)
 
     async def main() -> None:
@@ -195,7 +195,7 @@ def test_buffered_protocol_is_filled_piece_by_piece(run: Run) -> None:
 
 
 def test_buffered_protocol_may_resize_its_buffer_when_updated(run: Run) -> None:
-    """The buffer is the protocol's own again when `buffer_updated` is called."""
+    """A protocol may resize its buffer in `buffer_updated`: nothing holds it any more."""
 
     class Growing(Buffered):
         def buffer_updated(self, nbytes: int) -> None:
@@ -211,7 +211,7 @@ def test_buffered_protocol_may_resize_its_buffer_when_updated(run: Run) -> None:
 
 
 def test_buffer_of_any_kind_is_filled(run: Run) -> None:
-    """A memoryview or an array is as good as a bytearray."""
+    """`get_buffer` may return a memoryview or an array instead of a bytearray."""
 
     class Viewed(Buffered):
         def get_buffer(self, sizehint: int) -> Any:
@@ -243,7 +243,7 @@ def test_buffer_of_any_kind_is_filled(run: Run) -> None:
 
 
 def test_protocol_can_be_changed_in_mid_stream(run: Run) -> None:
-    """What comes after `set_protocol` goes to the new protocol, buffered or not."""
+    """Data that arrives after `set_protocol` goes to the new protocol, buffered or not."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -272,7 +272,7 @@ def test_protocol_can_be_changed_in_mid_stream(run: Run) -> None:
 
 
 def test_protocol_can_hand_over_while_it_receives(run: Run) -> None:
-    """A protocol that names its successor inside `data_received` gets nothing more."""
+    """A protocol that sets another one while it receives gets nothing more."""
     successor: list[Recorder] = []
 
     class Header(Buffered):
@@ -292,7 +292,7 @@ def test_protocol_can_hand_over_while_it_receives(run: Run) -> None:
 
 
 def test_protocol_is_called_in_the_context_of_its_connection(run: Run) -> None:
-    """Context variables have the values they had when the connection was made."""
+    """A protocol sees the context variables of the moment when the connection was made."""
     var: ContextVar[str] = ContextVar("var", default="default")
 
     class Looking(Recorder):
@@ -358,8 +358,8 @@ def test_passed_descriptors_do_not_hold_up_what_follows(run: Run) -> None:
     run(main())
 
 
-def test_stream_is_read_once_a_turn(run: Run) -> None:
-    """However much arrives and however often it is told, callbacks keep their pace with reads."""
+def test_stream_is_read_once_a_tick(run: Run) -> None:
+    """A stream is read once in a tick, however much arrives and however often it becomes ready."""
 
     class Echo(asyncio.Protocol):
         def __init__(self) -> None:
@@ -370,7 +370,7 @@ def test_stream_is_read_once_a_turn(run: Run) -> None:
         def data_received(self, data: bytes) -> None:
             self.turns_of_reads.append(self.turn)
             if len(self.turns_of_reads) < 20:
-                peer.send(data)  # Ready again before this read is over.
+                peer.send(data)  # The stream is ready again before this read is over.
             else:
                 self.done.set()
 

@@ -1,4 +1,4 @@
-"""Writing to a transport: in order, whole, and no faster than the peer reads."""
+"""Writes to a transport arrive whole and in order, no faster than the peer reads."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_ten_megabytes_go_both_ways(run: Run) -> None:
 
 
 def test_writes_arrive_in_order(run: Run) -> None:
-    """Many small writes, with and without room, come out as one sequence."""
+    """Many small writes arrive in order, whether or not the socket has room."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -63,11 +63,11 @@ def test_writes_arrive_in_order(run: Run) -> None:
     run(main())
 
 
-@threadlets_only  # From 3.12 the stock loop keeps a view of the buffer, and sends what it sees later.
+@threadlets_only  # Since 3.12 the stock loop keeps a view of the buffer, and sends changes, too.
 @pytest.mark.parametrize("kind", [bytearray, lambda data: memoryview(bytearray(data))])
 @pytest.mark.parametrize("method", ["write", "writelines"])
 def test_buffer_may_be_changed_after_write_returns(run: Run, kind: Any, method: str) -> None:
-    """A mutable buffer belongs to its owner again when `write` returns, sent or not."""
+    """A mutable buffer may be changed once `write` has returned, sent or not."""
     data = os.urandom(LARGE)
 
     async def main() -> None:
@@ -89,7 +89,7 @@ def test_buffer_may_be_changed_after_write_returns(run: Run, kind: Any, method: 
 
 @threadlets_only
 def test_memoryview_with_gaps_is_sent(run: Run) -> None:
-    """A memoryview that is not contiguous, or of larger items, is sent as its bytes."""
+    """A memoryview with gaps, or with items of several bytes, is sent as its bytes."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -114,7 +114,7 @@ def test_lines_are_written_as_one(run: Run) -> None:
 
 
 def test_more_lines_than_one_system_call_takes(run: Run) -> None:
-    """Thousands of chunks queue and arrive in order."""
+    """Thousands of chunks are queued and arrive in order."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -128,7 +128,7 @@ def test_more_lines_than_one_system_call_takes(run: Run) -> None:
 
 
 def test_what_is_not_bytes_like_is_refused(run: Run) -> None:
-    """Text and numbers give TypeError; the connection goes on."""
+    """Text and numbers raise TypeError, and the connection goes on."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -142,7 +142,7 @@ def test_what_is_not_bytes_like_is_refused(run: Run) -> None:
 
 
 def test_lines_that_are_not_bytes_like_are_refused(run: Run, loop_factory: LoopFactory) -> None:
-    """None of them is sent, and the connection goes on."""
+    """If one line is refused none is sent, and the connection goes on."""
     if loop_factory is asyncio.SelectorEventLoop and sys.version_info >= (3, 15):
         pytest.skip("asyncio keeps the lines before the wrong one, and sends nothing more")
 
@@ -157,7 +157,7 @@ def test_lines_that_are_not_bytes_like_are_refused(run: Run, loop_factory: LoopF
 
 
 def test_writing_is_paused_and_resumed_exactly_once(run: Run) -> None:
-    """Above the high mark one pause, below the low mark one resume, whatever lies between."""
+    """Writing pauses once above the high water mark, and resumes once below the low one."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -179,7 +179,7 @@ def test_writing_is_paused_and_resumed_exactly_once(run: Run) -> None:
 
 
 def test_water_marks_can_be_set(run: Run) -> None:
-    """The marks follow asyncio's rules; lowering the high mark below what is unsent pauses."""
+    """The water marks follow asyncio's rules; a high mark below what is unsent pauses writing."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -224,7 +224,7 @@ def test_protocol_may_write_when_it_is_resumed(run: Run) -> None:
 
 
 def test_drain_waits_for_the_peer(run: Run) -> None:
-    """`StreamWriter.drain` returns only when the peer has read enough."""
+    """`StreamWriter.drain` returns only once the peer has read enough."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -249,7 +249,7 @@ def test_drain_waits_for_the_peer(run: Run) -> None:
 def test_writes_after_the_loss_are_dropped_and_then_warned_of(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Writing to a lost connection raises nothing; the fifth time and later it is logged."""
+    """Writing to a lost connection raises nothing; from the fifth time on it is logged."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -268,7 +268,7 @@ def test_writes_after_the_loss_are_dropped_and_then_warned_of(
 
 
 def test_writes_between_abort_and_loss_are_dropped(run: Run) -> None:
-    """What is written after `abort` never arrives."""
+    """Data written after `abort` never arrives."""
 
     async def main() -> None:
         async with connected(Recorder) as connection:
@@ -282,7 +282,7 @@ def test_writes_between_abort_and_loss_are_dropped(run: Run) -> None:
 
 
 def test_write_error_is_the_loss(run: Run) -> None:
-    """A peer that is gone ends the connection with the error, once, and `write` does not raise."""
+    """A write to a peer that is gone does not raise; the connection is lost once, with the error."""
 
     class Deaf(Recorder):
         def connection_made(self, transport: Any) -> None:
@@ -302,7 +302,7 @@ def test_write_error_is_the_loss(run: Run) -> None:
 
 
 def test_queued_data_of_a_reset_connection_is_given_up(run: Run) -> None:
-    """A peer that resets while data is queued: one loss, with a ConnectionError."""
+    """A reset while data is queued loses the connection with a ConnectionError."""
 
     async def main() -> None:
         async with connected(Recorder, tcp=True) as connection:
@@ -318,7 +318,7 @@ def test_queued_data_of_a_reset_connection_is_given_up(run: Run) -> None:
 
 
 def test_protocol_that_writes_at_once_is_heard(run: Run) -> None:
-    """Data written in `connection_made`, even more than there is room for, is sent."""
+    """Data written in `connection_made` is sent, even if it is more than there is room for."""
 
     class Eager(Recorder):
         def connection_made(self, transport: Any) -> None:

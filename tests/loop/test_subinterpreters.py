@@ -1,4 +1,4 @@
-"""A subinterpreter is told at once that it needs a loop of another make."""
+"""A subinterpreter refuses to import threadlets, and the error says which loop to use instead."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print(threadlets.run(asyncio.sleep(0, "; the main interpreter goes on")))
 @pytest.mark.parametrize("order", ["main first", "main later"])
 @pytest.mark.parametrize("module", ["threadlets", "threadlets._core", "threadlets.aio.loop"])
 def test_import_into_a_subinterpreter_is_refused(module: str, order: str) -> None:
-    """With the reason and the remedy; the main interpreter works before and afterwards."""
+    """The error gives reason and remedy; the main interpreter works before and afterwards."""
     command = [sys.executable, "-c", SCRIPT, module, order]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (0, "") == (ran.returncode, ran.stderr)

@@ -13,7 +13,7 @@ from .harness import Run
 
 
 def test_process_answers_and_ends(run: Run) -> None:
-    """Input, output, errors and status of a process arrive."""
+    """Input, output, errors and exit status of a process arrive."""
 
     async def main() -> None:
         process = await asyncio.create_subprocess_exec(
@@ -31,7 +31,7 @@ def test_process_answers_and_ends(run: Run) -> None:
 
 
 def test_megabytes_go_through_a_process(run: Run) -> None:
-    """More than a pipe holds goes in and comes out at the same time."""
+    """More data than a pipe holds goes in and comes out at the same time."""
     data = b"0123456789abcdef" * (1 << 16)
 
     async def main() -> None:
@@ -56,14 +56,14 @@ def test_many_processes_at_once(run: Run) -> None:
 
 
 def test_process_is_ended_by_a_signal(run: Run) -> None:
-    """`terminate` ends a process that waits; the status is the signal's number, negated."""
+    """`terminate` ends a process that waits; its status is the negated signal number."""
 
     async def main() -> None:
         process = await asyncio.create_subprocess_shell("echo ready; exec sleep 60", stdout=PIPE)
         assert process.stdout is not None
         assert b"ready\n" == await process.stdout.readline()
         process.terminate()
-        # Its end and that of its output come in either order; it is there no more after both.
+        # The process and its output end in either order; after both the process is gone.
         assert (b"", None) == await process.communicate()
         assert -signal.SIGTERM == process.returncode
         with pytest.raises(ProcessLookupError):
@@ -73,7 +73,7 @@ def test_process_is_ended_by_a_signal(run: Run) -> None:
 
 
 def test_missing_program_is_an_error(run: Run) -> None:
-    """A program that is not there gives FileNotFoundError."""
+    """Starting a program that does not exist raises FileNotFoundError."""
 
     async def main() -> None:
         with pytest.raises(FileNotFoundError):

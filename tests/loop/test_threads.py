@@ -1,4 +1,4 @@
-"""Threads: any of them may hand work to the loop, and the loop wakes for it."""
+"""Any thread may hand work to the loop, which wakes for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .harness import DEADLINE_S, LoopFactory, Run, threadlets_only
 
 
 def test_threadsafe_call_wakes_a_loop_that_waits(run: Run) -> None:
-    """A loop with nothing to do answers another thread at once."""
+    """A loop with nothing to do runs another thread's callback at once."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -35,7 +35,7 @@ def test_threadsafe_call_wakes_a_loop_that_waits(run: Run) -> None:
     not hasattr(os, "sched_setaffinity"), reason="no system call confines threads to a CPU"
 )
 def test_loop_can_run_before_the_thread_that_wakes_it_goes_on(run: Run) -> None:
-    """A thread gives the GIL away while it wakes the loop, which needs it first of all."""
+    """A thread that wakes the loop releases the GIL meanwhile, so that the loop can run first."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -61,7 +61,8 @@ def test_loop_can_run_before_the_thread_that_wakes_it_goes_on(run: Run) -> None:
         thread.join()
 
     cpus, interval_s = os.sched_getaffinity(0), sys.getswitchinterval()
-    # On one CPU the kernel goes on with the thread that is woken; nothing else takes the GIL from the other.
+    # On one CPU the kernel continues with the thread that is woken. With this switch interval
+    # nothing but the wake-up itself takes the GIL from the thread that wakes.
     os.sched_setaffinity(0, {min(cpus)})
     sys.setswitchinterval(DEADLINE_S)
     try:
@@ -72,7 +73,7 @@ def test_loop_can_run_before_the_thread_that_wakes_it_goes_on(run: Run) -> None:
 
 
 def test_calls_of_many_threads_all_arrive_in_their_orders(run: Run) -> None:
-    """Nothing is lost between threads, and each thread's calls stay in order."""
+    """Calls from many threads all arrive, and those of each thread in order."""
     n_threads, n_calls = 8, 2000
 
     async def main() -> None:
@@ -119,7 +120,7 @@ def test_coroutine_of_another_thread_gives_its_result_back(run: Run) -> None:
 
 
 def test_stop_from_another_thread_ends_the_run(loop: asyncio.AbstractEventLoop) -> None:
-    """`call_soon_threadsafe(loop.stop)` ends a loop that waits for nothing."""
+    """`call_soon_threadsafe(loop.stop)` ends a loop that waits without a deadline."""
     started = threading.Event()
 
     def stop() -> None:
@@ -134,7 +135,7 @@ def test_stop_from_another_thread_ends_the_run(loop: asyncio.AbstractEventLoop) 
 
 
 def test_loop_runs_in_any_thread(loop_factory: LoopFactory) -> None:
-    """A loop made here runs there, and afterwards in a third thread."""
+    """A loop that was made in one thread runs in a second one, and afterwards in a third."""
     loop = loop_factory()
     results: list[int] = []
 
@@ -156,7 +157,7 @@ def test_loop_runs_in_any_thread(loop_factory: LoopFactory) -> None:
 
 
 def test_loops_in_several_threads_do_not_disturb_each_other(loop_factory: LoopFactory) -> None:
-    """Two loops play ping-pong, each in a thread of its own."""
+    """Two loops in threads of their own call each other back and forth."""
     n_rounds = 500
     loops = [loop_factory() for _ in range(2)]
     counts = [0, 0]
@@ -204,7 +205,7 @@ def test_waiting_loop_leaves_the_interpreter_to_other_threads(run: Run) -> None:
 def test_handle_waits_for_a_callback_that_runs_in_another_thread(
     run: Run, ask: str, debug: bool
 ) -> None:
-    """When `cancel()` returns, a callback of `call_soon_threadsafe` has run, or will not."""
+    """When `cancel()` or `cancelled()` returns, the callback has ended or will not run."""
     n_threads = 3
 
     async def main() -> None:
@@ -216,7 +217,7 @@ def test_handle_waits_for_a_callback_that_runs_in_another_thread(
 
         def callback() -> None:
             running.set()
-            # For as long as others could get the GIL: nobody has an answer.
+            # Long enough for the other threads to get the GIL: none of them has an answer yet.
             ending.wait(0.05)
             assert not answers
             ended.append("callback")
@@ -241,7 +242,7 @@ def test_handle_waits_for_a_callback_that_runs_in_another_thread(
 
 
 def test_callback_may_cancel_its_own_handle(run: Run) -> None:
-    """It does not wait for itself; nor does anybody once it has run, or before."""
+    """`cancel()` does not wait inside the callback, nor before it runs or after it has run."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -266,17 +267,17 @@ def test_callback_may_cancel_its_own_handle(run: Run) -> None:
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="this Python does not wait for callbacks")
 @threadlets_only
 def test_signals_are_handled_while_a_callback_is_waited_for(run: Run) -> None:
-    """The main thread waits for another thread's loop, and hears of a signal meanwhile.
+    """Signals are handled while the main thread waits for a callback in another thread's loop.
 
-    On the stock loop it waits for a lock, and is not woken by a signal that came to the other thread.
+    On the stock loop it waits for a lock, and a signal to the other thread does not wake it.
     """
     loops: list[asyncio.AbstractEventLoop] = []
-    running, heard = threading.Event(), threading.Event()
+    running, handled = threading.Event(), threading.Event()
 
     async def other() -> None:
         loops.append(asyncio.get_running_loop())
         running.set()
-        while not heard.is_set():
+        while not handled.is_set():
             await asyncio.sleep(0.001)
 
     thread = threading.Thread(target=run, args=(other(),))
@@ -287,14 +288,14 @@ def test_signals_are_handled_while_a_callback_is_waited_for(run: Run) -> None:
     def callback() -> None:
         running.set()
         signal.raise_signal(signal.SIGUSR1)
-        assert heard.wait(DEADLINE_S)
+        assert handled.wait(DEADLINE_S)
 
-    before = signal.signal(signal.SIGUSR1, lambda *_: heard.set())
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
     try:
         handle = loops[0].call_soon_threadsafe(callback)
         assert running.wait(DEADLINE_S)
         handle.cancel()
-        assert heard.is_set()
+        assert handled.is_set()
     finally:
         signal.signal(signal.SIGUSR1, before)
         thread.join()

@@ -1,4 +1,4 @@
-"""Timers: never before their time, in order, and forgotten once cancelled."""
+"""Timers fire in order, never before their time, and are forgotten once cancelled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .harness import Run, threadlets_only, turns
 
 
 def test_timer_never_fires_before_its_time(run: Run) -> None:
-    """Whoever reads the clock in a timer's callback finds that its time has come."""
+    """In a timer's callback the loop's clock has reached the deadline."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -30,7 +30,7 @@ def test_timer_never_fires_before_its_time(run: Run) -> None:
 
 
 def test_timers_fire_by_deadline(run: Run) -> None:
-    """Timers fire in the order of their deadlines, however they were started."""
+    """Timers fire in the order of their deadlines, whatever the order in which they were started."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -48,7 +48,7 @@ def test_timers_fire_by_deadline(run: Run) -> None:
 
 @threadlets_only
 def test_equal_deadlines_fire_in_the_order_of_starting(run: Run) -> None:
-    """Timers with one deadline fire first come, first served; a heap alone shuffles them."""
+    """Timers with equal deadlines fire in the order of starting; a heap alone shuffles them."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -65,7 +65,7 @@ def test_equal_deadlines_fire_in_the_order_of_starting(run: Run) -> None:
 
 
 def test_cancelled_timer_does_not_fire(run: Run) -> None:
-    """A cancelled timer is silent, and those around it are not."""
+    """A cancelled timer does not fire, and those around it do."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -98,7 +98,7 @@ def test_timer_cancelled_by_one_that_is_due_with_it_does_not_fire(run: Run) -> N
 
 
 def test_past_deadlines_fire_in_the_next_burst(run: Run) -> None:
-    """A negative delay means now."""
+    """A timer with a negative delay or a past deadline fires in the next tick."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ def test_when_is_the_deadline_that_was_asked_for(run: Run) -> None:
 
 
 def test_time_is_the_monotonic_clock(run: Run) -> None:
-    """`loop.time()` and `time.monotonic()` are one clock."""
+    """`loop.time()` and `time.monotonic()` read the same clock."""
 
     async def main() -> None:
         before = time.monotonic()
@@ -137,7 +137,7 @@ def test_time_is_the_monotonic_clock(run: Run) -> None:
 
 
 def test_no_delay_is_no_number(run: Run) -> None:
-    """None is refused as a delay and as a deadline."""
+    """None is refused as a delay and as a deadline with TypeError."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -151,7 +151,7 @@ def test_no_delay_is_no_number(run: Run) -> None:
 
 @threadlets_only
 def test_timer_at_the_end_of_time_never_fires(run: Run) -> None:
-    """An infinite delay is legal; it neither fires nor keeps others from firing."""
+    """An infinite delay is allowed; its timer neither fires nor keeps others from firing."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -166,7 +166,7 @@ def test_timer_at_the_end_of_time_never_fires(run: Run) -> None:
 
 @threadlets_only
 def test_cancelled_timers_are_forgotten_at_once(run: Run) -> None:
-    """However many timers were cancelled, the loop counts only those that wait."""
+    """The loop counts only the timers that wait, however many were cancelled."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -181,7 +181,7 @@ def test_cancelled_timers_are_forgotten_at_once(run: Run) -> None:
 
 
 def test_timer_handles_compare_by_deadline(run: Run) -> None:
-    """Handles of timers sort by their deadlines."""
+    """Handles of timers compare and sort by their deadlines."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -199,7 +199,7 @@ def test_timer_handles_compare_by_deadline(run: Run) -> None:
 
 
 def test_timeout_ends_what_takes_too_long(run: Run) -> None:
-    """`asyncio.timeout` cancels what it surrounds, and the loop goes on."""
+    """`asyncio.timeout` cancels its block, and the loop goes on."""
 
     async def main() -> str:
         with pytest.raises(TimeoutError):

@@ -1,4 +1,4 @@
-"""TLS over our transports: asyncio's own protocol, our bytes."""
+"""TLS over our transports, with asyncio's own protocol."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .harness import Contexts, Run, turns
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send everything back until the end."""
+    """Send everything back until the end of the stream."""
     while received := await reader.read(1 << 16):
         writer.write(received)
         await writer.drain()
@@ -61,7 +61,7 @@ def test_many_clients_at_once(run: Run, contexts: Contexts) -> None:
 
 
 def test_connection_is_upgraded_on_both_sides(run: Run, contexts: Contexts) -> None:
-    """`start_tls` turns an open connection into a TLS connection, after plain lines."""
+    """`start_tls` upgrades an open connection to TLS, after plain lines."""
 
     async def main() -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -87,7 +87,7 @@ def test_connection_is_upgraded_on_both_sides(run: Run, contexts: Contexts) -> N
 
 
 def test_untrusted_certificate_is_refused(run: Run, contexts: Contexts) -> None:
-    """A client that does not know the certificate gets SSLCertVerificationError."""
+    """A client that does not trust the certificate gets SSLCertVerificationError."""
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
@@ -103,7 +103,7 @@ def test_untrusted_certificate_is_refused(run: Run, contexts: Contexts) -> None:
 
 
 def test_peer_that_does_not_speak_tls_is_an_error(run: Run, contexts: Contexts) -> None:
-    """Plain text in place of a handshake gives SSLError to the client."""
+    """Plain text in place of a handshake is an error for the client."""
 
     async def main() -> None:
         def talk(_reader: Any, writer: asyncio.StreamWriter) -> None:
@@ -119,7 +119,7 @@ def test_peer_that_does_not_speak_tls_is_an_error(run: Run, contexts: Contexts) 
 
 
 def test_end_of_the_peer_is_the_end(run: Run, contexts: Contexts) -> None:
-    """A TLS peer that closes is read as an end after its data."""
+    """A TLS peer that closes ends the stream after its data."""
 
     async def main() -> None:
         def talk(_reader: Any, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""The type of the `run` that tests are given."""
+"""The type of the `run` fixture."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Running a random program of scopes, and checking every claim about it.
+"""Run a random program of scopes, and check every claim about it.
 
-Each failure of a claim is an `AssertionError` that says which.
+A claim that does not hold is returned as a sentence.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Planned(Exception):
 
 
 class _Record:
-    """A scope of the program, and what is known of it."""
+    """A scope of the program, with its requests and the exception of its block."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -42,7 +42,7 @@ class _Record:
 
 
 class _Actor:
-    """A coroutine of the program, as it runs."""
+    """A running coroutine of the program."""
 
     def __init__(self, record: _Record | None, number: int) -> None:
         self.number = number
@@ -50,7 +50,7 @@ class _Actor:
         self.started: list[int] = []
         self.cleaned: list[int] = []
         self.is_running = True
-        # It was given the CancelledError of somebody else whom it has awaited.
+        # Whether it was given the CancelledError of another request that it awaited.
         self.has_awaited_cancelled = False
 
 
@@ -67,8 +67,8 @@ class Program:
         self._records: list[_Record] = []
         self._requests: list[asyncio.Future[Any]] = []
         self._n_started = 0
-        # Requests are numbered: one awaits those alone that were started after it. A circle of hosts
-        # and those who await them would have no end, as in asyncio.
+        # Requests are numbered, and each awaits only those that started after it: a circle of hosts
+        # and of requests that await them would never end, as in asyncio.
         self._numbers: dict[asyncio.Future[Any], int] = {}
         self._n_done: dict[asyncio.Future[Any], int] = {}
         self._futures = [self._loop.create_future() for _ in range(4)]
@@ -163,7 +163,7 @@ class Program:
 
     async def _start_future(self, step: Step, actor: _Actor) -> None:
         if record := self._open_record(actor):
-            with contextlib.suppress(RuntimeError):  # It may belong to another scope.
+            with contextlib.suppress(RuntimeError):  # The future may belong to another scope.
                 self._started(record, record.scope.start(self._futures[step.n]))
 
     async def _start_call(self, step: Step, actor: _Actor) -> None:
@@ -200,7 +200,7 @@ class Program:
         record = _Record(Scope(timeout=limit, shield=step.shield))
         task = asyncio.current_task()
         assert task is not None
-        # What has been asked for, and not been seen, is seen in the block.
+        # A cancellation that was requested earlier, and not delivered, is delivered in the block.
         before = task.cancelling() - bool(task._must_cancel)  # type: ignore[attr-defined]
         outcome: BaseException | None = None
         try:
@@ -251,7 +251,7 @@ class Program:
     # -- what happens to them --------------------------------------------------------------------
 
     async def run(self) -> list[str]:
-        """Run the program with its events; which claims do not hold."""
+        """Run the program with its events; return the claims that do not hold."""
         self._loop.set_exception_handler(lambda _, context: self._reported.append(context))
         before = _ledger()
         uses_engine = "start syslet" in repr(self._case)
@@ -274,7 +274,7 @@ class Program:
         for future in self._futures:
             if not future.done():
                 future.set_result(None)
-        # Whoever sleeps for ever, or waits in a circle, has to be cancelled; now and then twice.
+        # What sleeps for ever, or waits in a circle, has to be cancelled, some of it twice.
         for _ in range(4):
             if (await asyncio.wait((host,), timeout=0.002))[0]:
                 break
@@ -295,12 +295,12 @@ class Program:
             if not future.cancelled():
                 future.exception()
         # asyncio.TaskGroup of 3.11 keeps a cancellation when a task fails while the group waits for
-        # others; whoever counts takes it for somebody else's.
+        # others, so the count may be higher than the number of cancellations from outside.
         is_exact = "'group'" not in repr(self._case)
         n_expected = self._n_cancels_of_host if is_exact else host.cancelling()
         is_stray = host.cancelled() and not n_expected
         if is_stray and not self._actors[0].has_awaited_cancelled:
-            self._claim(False, "the host was cancelled, by nobody")
+            self._claim(False, "the host was cancelled without a request")
         if not host.cancelled():
             host.exception()
         self._claim(
@@ -326,7 +326,7 @@ class Program:
         elif self._records:
             scope = self._records[number % len(self._records)].scope
             if kind == "late cancel":
-                # In the tick in which futures are settled.
+                # In the tick in which the futures are settled.
                 self._loop.call_soon(scope.cancel)
                 for future in self._futures:
                     if not future.done():
@@ -376,10 +376,10 @@ class Program:
             return
         self._claim(not expected, f"{scope!r} ends with {outcome!r} in spite of {expected}")
         if isinstance(outcome, asyncio.CancelledError):
-            # Whoever cancels a task that this one is a member's, or awaited by, counts.
+            # It must come from the task's cancellation or from a cancelled request that it awaited.
             is_own = block_error is not None and actor.has_awaited_cancelled
             self._claim(
-                n_cancels > 0 or is_own, f"{outcome!r} leaves {scope!r}, whom nobody cancelled"
+                n_cancels > 0 or is_own, f"{outcome!r} leaves {scope!r} without a cancellation"
             )
         elif outcome is None:
             self._claim(not scope._is_expired, f"{scope!r} has expired in silence")
@@ -407,5 +407,5 @@ class Program:
 
 
 def _ledger() -> Any:
-    # Threads end in their own time.
+    # Threads end later, at no fixed time.
     return dataclasses.replace(threadlets.ledger(), threads=0, ready=0)

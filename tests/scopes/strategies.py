@@ -1,7 +1,7 @@
-"""Random programs of scopes: plans of what coroutines do, and of what happens to them meanwhile.
+"""Random programs of scopes: plans for coroutines, and events that happen to them meanwhile.
 
-A plan is drawn by a function `between(low, high)`, which is Hypothesis's or that of a seeded
-`random.Random`: so the same programs are drawn for finding small examples, and in great numbers.
+A plan is drawn by a function `between(low, high)`: Hypothesis's finds small examples, and a
+seeded `random.Random`'s draws the same kind of programs in great numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _N_COROUTINES_MAX = 14
 
 @dataclass
 class Step:
-    """What a coroutine does next, and with what."""
+    """One action of a coroutine, and its operands."""
 
     kind: str
     n: int = 0
@@ -34,7 +34,7 @@ class Step:
 
 @dataclass
 class Plan:
-    """What a coroutine does, and what it does when it is cancelled."""
+    """The steps of a coroutine, and what it does when it is cancelled."""
 
     steps: list[Step]
     n_cleanups: int
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass
 class Case:
-    """A program, and the events, each at a turn of the loop."""
+    """A program and its events, each with the tick in which it happens."""
 
     root: Plan
     events: list[tuple[int, str, int]]
@@ -132,7 +132,7 @@ def draw(between: Between) -> Case:
 
 @st.composite
 def cases(drawn: st.DrawFn) -> Case:
-    """Draw a case that Hypothesis makes small."""
+    """Draw a case that Hypothesis can shrink."""
     return draw(lambda low, high: drawn(st.integers(low, high)))
 
 

@@ -1,4 +1,4 @@
-"""Scopes under adverse circumstances: circles, broken exceptions, blocks that are thrown away."""
+"""Scopes under adverse conditions: circles, broken exceptions, blocks whose coroutine is closed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def _forever() -> None:
 
 
 def test_a_long_chain_of_tasks_is_cancelled(run: Run) -> None:
-    """However many tasks await one another, cancelling the first reaches the last."""
+    """Cancelling the first of any number of tasks that await one another reaches the last."""
 
     async def main() -> int:
         async def follow(before: Any) -> None:
@@ -45,7 +45,7 @@ def test_a_long_chain_of_tasks_is_cancelled(run: Run) -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 7])
 def test_tasks_that_await_one_another_in_a_circle_are_cancelled(run: Run, n: int) -> None:
-    """Nobody in a circle can go on by himself; cancelling the scope ends them all."""
+    """No task of a circle can end by itself; cancelling the scope ends all of them."""
 
     async def main() -> list[bool]:
         tasks: list[asyncio.Task[None]] = []
@@ -62,8 +62,8 @@ def test_tasks_that_await_one_another_in_a_circle_are_cancelled(run: Run, n: int
     assert [True] * n == run(main())
 
 
-def test_a_shield_holds_for_those_who_are_awaited(run: Run) -> None:
-    """The block awaits a member that is shielded; cancelling ends the block and leaves the member."""
+def test_a_shield_holds_for_awaited_members(run: Run) -> None:
+    """The block awaits a shielded member; cancelling ends the block and leaves the member alone."""
 
     async def main() -> list[str]:
         log: list[str] = []
@@ -93,8 +93,8 @@ def test_a_shield_holds_for_those_who_are_awaited(run: Run) -> None:
     assert ["block", "whole"] == run(main())
 
 
-def test_whoever_was_cancelled_as_somebodys_wait_is_not_cancelled_again(run: Run) -> None:
-    """Among thousands, a member that another one awaits is told once; its clean-up is left alone."""
+def test_a_member_that_was_cancelled_as_a_wait_is_not_cancelled_again(run: Run) -> None:
+    """Among thousands of members, one that another one awaits is cancelled once; it can clean up."""
 
     async def main() -> list[str]:
         log: list[str] = []
@@ -123,7 +123,7 @@ def test_whoever_was_cancelled_as_somebodys_wait_is_not_cancelled_again(run: Run
 
 
 def test_a_shield_within_a_shield_forgets_no_cancellation(run: Run) -> None:
-    """A scope that was cancelled while its member was shielded twice reaches it after the first."""
+    """A cancelled scope reaches a member that was shielded twice when the outer shield ends."""
 
     async def main() -> list[str]:
         log: list[str] = []
@@ -146,7 +146,7 @@ def test_a_shield_within_a_shield_forgets_no_cancellation(run: Run) -> None:
 
 
 def test_a_scope_within_a_shield_is_cancelled_when_its_own_shield_is_left(run: Run) -> None:
-    """A shield holds off the scopes around it, not those within."""
+    """A shield holds off cancellations of the scopes around it, not of those within it."""
 
     async def main() -> bool:
         async with Scope(shield=True), Scope() as middle:
@@ -168,7 +168,7 @@ class _Unspeakable(Exception):
 
 @pytest.mark.parametrize("fails", ["member", "block"])
 def test_an_exception_that_cannot_be_shown_ends_the_scope(run: Run, fails: str) -> None:
-    """The message that members are cancelled with does without it."""
+    """Members are cancelled with a message that leaves the exception's text out."""
 
     async def main() -> tuple[int, bool]:
         async def fail() -> None:
@@ -190,7 +190,7 @@ def test_an_exception_that_cannot_be_shown_ends_the_scope(run: Run, fails: str) 
 
 
 def test_a_failed_future_fails_the_scope_that_it_is_started_in(run: Run) -> None:
-    """It need not fail later than that."""
+    """The future may have failed before it was started."""
 
     async def main() -> None:
         future = asyncio.get_running_loop().create_future()
@@ -204,7 +204,7 @@ def test_a_failed_future_fails_the_scope_that_it_is_started_in(run: Run) -> None
 
 
 def test_a_future_of_another_loop_is_refused(run: Run) -> None:
-    """A scope has requests of its own loop."""
+    """A scope takes requests of its own loop only."""
 
     async def main() -> None:
         other = threadlets.new_event_loop()
@@ -219,7 +219,7 @@ def test_a_future_of_another_loop_is_refused(run: Run) -> None:
 
 
 def test_a_block_that_is_thrown_away_cancels_all_members(run: Run) -> None:
-    """More than one tick's worth of them, although nobody is there to go on with it."""
+    """More members than one tick cancels are cancelled, although the block is never resumed."""
 
     async def main() -> tuple[int, int]:
         tasks: list[asyncio.Task[Any]] = []
@@ -233,7 +233,7 @@ def test_a_block_that_is_thrown_away_cancels_all_members(run: Run) -> None:
         await _turns()
         task.get_coro().close()
         await _turns()
-        # What it waited for was dropped; it has to be told so.
+        # The future that the task waited for was dropped, so the task has to be cancelled to end.
         task.cancel()
         with pytest.raises((asyncio.CancelledError, RuntimeError)):
             await task
@@ -243,7 +243,7 @@ def test_a_block_that_is_thrown_away_cancels_all_members(run: Run) -> None:
 
 
 def test_a_scope_thrown_away_at_its_end_cancels_and_forgets_its_waits(run: Run) -> None:
-    """Its block has ended, its members have not; futures that nobody refers to leave the ledger."""
+    """The block has ended, its members have not; futures without references leave the ledger."""
 
     async def main() -> tuple[int, int]:
         loop = asyncio.get_running_loop()
@@ -296,7 +296,7 @@ def test_closing_an_async_generator_waits_for_its_scope(run: Run) -> None:
 
 
 def test_a_cancellation_from_outside_is_not_taken_back_with_the_scopes_own(run: Run) -> None:
-    """It comes in the tick in which the scope forgets a cancellation that its block did not see."""
+    """It comes in the tick in which the scope takes its own unseen cancellation back."""
 
     async def main() -> list[str]:
         log: list[str] = []
@@ -317,7 +317,7 @@ def test_a_cancellation_from_outside_is_not_taken_back_with_the_scopes_own(run: 
 
 
 def test_a_cancellation_from_before_the_block_is_not_taken_for_the_scopes_own(run: Run) -> None:
-    """The task was cancelled, and has not come to see it yet."""
+    """The task was cancelled before, and the cancellation was not delivered yet."""
 
     async def main() -> bool:
         async def host() -> None:
@@ -334,7 +334,7 @@ def test_a_cancellation_from_before_the_block_is_not_taken_for_the_scopes_own(ru
 
 
 def test_the_first_cancel_after_a_failure_leaves_the_block_alone(run: Run) -> None:
-    """It was cancelled because a member has failed; cleaning up, it is not interrupted."""
+    """A block that cleans up because a member failed is not interrupted."""
 
     async def main() -> list[str]:
         log: list[str] = []
@@ -359,7 +359,7 @@ def test_the_first_cancel_after_a_failure_leaves_the_block_alone(run: Run) -> No
 
 
 def test_a_deadline_of_a_closed_scope_starts_no_timer(run: Run) -> None:
-    """There is nothing left to cancel."""
+    """A closed scope has nothing left to cancel."""
 
     async def main() -> tuple[int, int]:
         before = threadlets.ledger().timers
@@ -374,13 +374,13 @@ def test_a_deadline_of_a_closed_scope_starts_no_timer(run: Run) -> None:
 
 @pytest.mark.parametrize("limit", ["deadline", "timeout"])
 def test_a_limit_that_is_no_number_is_refused(limit: str) -> None:
-    """A scope that cannot be entered is not made."""
+    """The error is raised when the scope is made."""
     with pytest.raises(ValueError, match="NaN"):
         Scope(**{limit: float("nan")})
 
 
 def test_a_deadline_that_is_set_replaces_the_time_out(run: Run) -> None:
-    """Whoever sets it last decides, also before the scope is entered."""
+    """The limit that was set last counts, also before the scope is entered."""
 
     async def main() -> float | None:
         scope = Scope(timeout=0.0)
@@ -393,7 +393,7 @@ def test_a_deadline_that_is_set_replaces_the_time_out(run: Run) -> None:
 
 
 def test_drains_that_time_out_leave_nothing(run: Run) -> None:
-    """A scope is asked again and again whether it is empty; that needs no memory."""
+    """Draining with a time-out again and again takes no memory."""
 
     async def main() -> int:
         waiting = weakref.WeakSet[Any]()
@@ -412,7 +412,7 @@ def test_drains_that_time_out_leave_nothing(run: Run) -> None:
 
 
 def test_what_refuses_to_be_cancelled_does_not_keep_the_others_from_it(run: Run) -> None:
-    """Its error is reported; every other member is told."""
+    """Its error is reported, and every other member is cancelled."""
 
     class Stubborn(asyncio.Future[None]):
         def cancel(self, msg: Any = None) -> bool:
@@ -464,7 +464,7 @@ def test_a_closed_loop_that_nobody_refers_to_takes_its_scopes_along() -> None:
 
 
 def test_a_time_out_that_has_seen_to_its_cancellation_leaves_none(run: Run) -> None:
-    """A scope within raises what its members have raised instead of the time-out's cancellation."""
+    """An inner scope raises its members' exceptions instead of the time-out's cancellation."""
 
     async def main() -> str:
         async def fail_late() -> None:
@@ -489,7 +489,7 @@ def test_a_time_out_that_has_seen_to_its_cancellation_leaves_none(run: Run) -> N
 
 
 def test_what_a_block_raises_is_not_lost_to_a_cancellation(run: Run) -> None:
-    """The task is cancelled while the scope waits for its requests; the block had failed before."""
+    """The block has failed before the task is cancelled while the scope waits for its requests."""
 
     async def main() -> list[str]:
         async def clean_up() -> None:
@@ -518,7 +518,7 @@ def test_what_a_block_raises_is_not_lost_to_a_cancellation(run: Run) -> None:
 def test_cancelling_the_scope_around_again_reaches_a_block_that_is_cancelled_itself(
     run: Run,
 ) -> None:
-    """The scope within was entered while cleaning up, and takes back its own cancellation alone."""
+    """The inner scope was entered while cleaning up, and takes back its own cancellation only."""
 
     async def main() -> list[str]:
         log: list[str] = []
@@ -540,7 +540,7 @@ def test_cancelling_the_scope_around_again_reaches_a_block_that_is_cancelled_its
 
 
 def test_a_failed_future_that_is_started_again_is_one_failure(run: Run) -> None:
-    """It is one request, however often it is handed over."""
+    """A future is one request, however often it is started."""
 
     async def main() -> None:
         failed = asyncio.get_running_loop().create_future()
@@ -555,7 +555,7 @@ def test_a_failed_future_that_is_started_again_is_one_failure(run: Run) -> None:
 
 
 def test_a_deadline_that_is_no_number_is_refused_when_it_is_changed(run: Run) -> None:
-    """And the one before stays."""
+    """The deadline of before stays."""
 
     async def main() -> float | None:
         async with Scope(5.0) as scope:

@@ -1,4 +1,4 @@
-"""The ledger and leaks: what a loop leaves behind is counted, named, and in tests an error."""
+"""The ledger and leaks: what a loop leaves behind is counted and named, and in tests an error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PYTEST = [sys.executable, "-m", "pytest", "-q"]
 
 
 def _leave_a_task(debug: bool = False, leaks: Literal["warn", "raise"] = "warn") -> threadlets.Loop:
-    """Return a loop that has a task outstanding; it is not closed."""
+    """Return a loop that is not closed and has a task outstanding."""
     loop = threadlets.new_event_loop(leaks=leaks)
     loop.set_debug(debug)
     loop.set_exception_handler(lambda _loop, _context: None)
@@ -48,7 +48,7 @@ def _leave_a_task(debug: bool = False, leaks: Literal["warn", "raise"] = "warn")
 
 
 def test_a_ledger_counts_requests_by_kind(run: Run) -> None:
-    """Of a scope its own; of the loop all, with the task that asks."""
+    """A scope's ledger has its own requests; the loop's has all, with the task that asks."""
 
     async def main() -> tuple[Ledger, Ledger, Ledger]:
         with use_engine("sim"):
@@ -81,7 +81,7 @@ def test_a_ledger_of_nothing_is_false_and_says_so() -> None:
 
 
 def test_there_is_no_ledger_without_a_loop_of_ours() -> None:
-    """The message says what to do."""
+    """The error says what to do."""
 
     async def main() -> None:
         with pytest.raises(RuntimeError, match=r"threadlets\.run"):
@@ -101,7 +101,7 @@ def test_closing_a_loop_warns_of_what_is_left() -> None:
 
 
 def test_what_is_left_is_named_with_where_it_was_started_in_debug_mode() -> None:
-    """As an error where that was asked for; the loop is closed all the same."""
+    """With `leaks="raise"` it is an error; the loop is closed nevertheless."""
     loop = _leave_a_task(debug=True, leaks="raise")
     with pytest.raises(LeakError, match=r"left-behind.*started at .*test_ledger\.py:\d+"):
         loop.close()
@@ -109,7 +109,7 @@ def test_what_is_left_is_named_with_where_it_was_started_in_debug_mode() -> None
 
 
 def test_a_loop_that_is_closed_twice_reports_once() -> None:
-    """Closing it again does nothing."""
+    """Closing a loop again does nothing."""
     loop = _leave_a_task()
     with pytest.warns(ResourceWarning):
         loop.close()
@@ -120,7 +120,7 @@ def test_a_loop_that_is_closed_twice_reports_once() -> None:
 
 @pytest.mark.filterwarnings("ignore:unclosed")
 def test_an_open_connection_is_left_too() -> None:
-    """A transport that nobody has closed is named; a reader of the user's is his own."""
+    """A transport that was not closed is named; a descriptor of `add_reader` belongs to the user."""
     loop = threadlets.new_event_loop()
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -129,20 +129,20 @@ def test_an_open_connection_is_left_too() -> None:
         transport, _ = loop.run_until_complete(connecting)
         with pytest.warns(ResourceWarning, match="1 descriptors; open: .*Transport"):
             loop.close()
-        # It says in words of its own that it was not closed; here and now.
+        # The transport's finalizer warns that it was not closed; run it here.
         del transport, loop
         gc.collect()
 
 
 def test_no_leaks_fails_for_a_loop_that_was_closed_with_something_left() -> None:
-    """In its block, leaks are errors in every mode."""
+    """Within `no_leaks`, leaks are errors in every mode."""
     loop = _leave_a_task()
     with no_leaks(), pytest.raises(LeakError, match="left-behind"):
         loop.close()
 
 
 def test_no_leaks_fails_for_a_loop_that_was_closed_while_an_exception_was_handled() -> None:
-    """That exception is not replaced, and what is left is not forgotten."""
+    """That exception is not replaced, and the leak is not forgotten."""
     loop = _leave_a_task()
 
     def handle() -> None:
@@ -157,7 +157,7 @@ def test_no_leaks_fails_for_a_loop_that_was_closed_while_an_exception_was_handle
 
 
 def test_no_leaks_fails_for_a_loop_that_was_left_open() -> None:
-    """It was made in the block, and has something outstanding."""
+    """The loop was made in the block, and has something outstanding."""
     loops: list[threadlets.Loop] = []
     with pytest.raises(LeakError, match="still has something outstanding"), no_leaks():
         loops.append(_leave_a_task())
@@ -166,7 +166,7 @@ def test_no_leaks_fails_for_a_loop_that_was_left_open() -> None:
 
 
 def test_no_leaks_passes_what_is_clean() -> None:
-    """A loop with requests that have ended."""
+    """A loop whose requests have ended passes."""
 
     async def main() -> None:
         async with Scope() as scope:
@@ -178,7 +178,7 @@ def test_no_leaks_passes_what_is_clean() -> None:
 
 
 def test_the_plugin_fails_a_test_that_leaks_and_passes_one_that_does_not(tmp_path: Path) -> None:
-    """Every test ends with a ledger of zero, unless it is marked."""
+    """Every test has to end with an empty ledger, unless it is marked."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["threadlets.testing.plugin"]\n')
     (tmp_path / "test_it.py").write_text(
         textwrap.dedent("""
@@ -220,7 +220,7 @@ def test_the_plugin_fails_a_test_that_leaks_and_passes_one_that_does_not(tmp_pat
 
 
 def test_what_is_blocked_is_counted(run: Run) -> None:
-    """A function in a thread of its own, until it returns."""
+    """A function that blocks a thread of its own counts until it returns."""
 
     async def main() -> Any:
         import threading

@@ -1,4 +1,4 @@
-"""Memory and descriptors stay where they are, however many requests come and go.
+"""Memory and descriptors do not grow with the number of requests that come and go.
 
 THREADLETS_STRESS=1 runs 100 rounds of 100,000 requests instead of a few of 20,000.
 """
@@ -45,7 +45,7 @@ async def _clean_up() -> None:
 
 
 async def _round(n_requests: int) -> None:
-    """Half of the requests end by themselves, the others are cancelled; one scope fails."""
+    """Half of the requests end by themselves, the others are cancelled, and one scope fails."""
     async with Scope() as scope:
         for _ in range(n_requests // 4):
             scope.start(_turns(1))
@@ -76,7 +76,7 @@ def _rss_kb() -> int:
 
 @pytest.mark.timeout(3600)
 def test_memory_and_descriptors_are_flat_over_rounds_of_requests() -> None:
-    """After the first rounds, which fill the allocators' reserves, nothing grows."""
+    """Nothing grows after the first rounds, which fill the allocators' reserves."""
 
     async def main() -> list[tuple[int, int]]:
         found = []

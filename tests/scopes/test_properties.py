@@ -1,6 +1,6 @@
-"""Properties: whatever scopes are made of and whatever happens to them, nothing is lost or left.
+"""Properties: whatever happens to scopes of any kind, nothing is lost or left over.
 
-THREADLETS_CASES=100000 runs so many programs more, from the seed that THREADLETS_SEED says.
+THREADLETS_CASES=100000 runs that many programs by seed, from THREADLETS_SEED on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ENOUGH: dict[str, Any] = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 }
-# The same cases each time: chance is for the long profile.
+# Use the same cases each time; only the long profile draws them at random.
 _CASES = (
     settings(max_examples=10_000, **_ENOUGH)
     if os.environ.get("HYPOTHESIS_PROFILE") == "long"
@@ -49,20 +49,20 @@ async def _violations(case: Case) -> list[str]:
 @_CASES
 @given(case=cases())
 def test_whatever_happens_to_scopes_every_claim_holds(runner: asyncio.Runner, case: Case) -> None:
-    """One end for each request, within its scope; clean-ups once; errors as raised; a zero ledger."""
+    """One end for each request, within its scope; each clean-up once; all errors; an empty ledger."""
     assert [] == runner.run(_violations(case))
 
 
 @pytest.mark.timeout(3600)
 def test_whatever_happens_to_very_many_scopes_every_claim_holds() -> None:
-    """The same for programs by seed, which are faster to draw; the seed of each failure is named."""
+    """The same for programs by seed, which are faster to draw; failures are reported by seed."""
     failed: dict[int, list[str]] = {}
     for first in range(_SEED, _SEED + _N_CASES, _N_PER_LOOP):
         with asyncio.Runner(loop_factory=threadlets.new_event_loop) as runner:
             for seed in range(first, min(first + _N_PER_LOOP, _SEED + _N_CASES)):
                 if violations := runner.run(_violations(case_of(seed))):
                     failed[seed] = violations
-                    break  # What it has left would be laid to the next.
+                    break  # What this case has left would be reported of the next one.
         if len(failed) > 10:
             break
     assert {} == failed

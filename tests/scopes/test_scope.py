@@ -1,4 +1,4 @@
-"""What a scope promises, one claim after the other."""
+"""The promises of a scope, one by one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def _fail(error: BaseException) -> None:
 
 
 def test_a_scope_starts_whatever_can_be_called_or_awaited(run: Run) -> None:
-    """Each gives its result, whatever it is."""
+    """Each request gives its result."""
 
     class Later:
         def __await__(self) -> Any:
@@ -79,7 +79,7 @@ def test_a_scope_starts_whatever_can_be_called_or_awaited(run: Run) -> None:
 
 
 def test_what_can_be_neither_called_nor_awaited_is_refused(run: Run) -> None:
-    """So are arguments for what has its own."""
+    """Arguments for a request that has its own are refused, too."""
 
     async def main() -> None:
         async with Scope() as scope:
@@ -94,7 +94,7 @@ def test_what_can_be_neither_called_nor_awaited_is_refused(run: Run) -> None:
 
 
 def test_requests_are_started_inside_of_the_block_only(run: Run) -> None:
-    """A coroutine that is refused is closed, so nothing warns of it."""
+    """A coroutine that is refused is closed, so no warning says that it was never awaited."""
 
     async def main() -> None:
         scope = Scope(name="mine")
@@ -116,7 +116,7 @@ def test_requests_are_started_inside_of_the_block_only(run: Run) -> None:
 
 
 def test_a_future_is_one_request(run: Run) -> None:
-    """It is not started in two scopes."""
+    """A future cannot be started in two scopes."""
 
     async def main() -> None:
         async with Scope() as scope:
@@ -128,7 +128,7 @@ def test_a_future_is_one_request(run: Run) -> None:
 
 
 def test_a_scope_needs_a_loop_of_ours() -> None:
-    """The message says what to do."""
+    """The error says what to do."""
 
     async def main() -> None:
         with pytest.raises(RuntimeError, match=r"threadlets\.run"):
@@ -144,7 +144,7 @@ def test_a_scope_needs_a_loop_of_ours() -> None:
 
 
 def test_a_scope_that_was_cancelled_by_itself_ends_without_an_exception(run: Run) -> None:
-    """Its requests are cancelled, each with the reason; those within too."""
+    """Its requests and those of scopes within it are cancelled, each with the reason."""
 
     async def main() -> tuple[list[str], str | None, int]:
         reasons: list[str] = []
@@ -175,7 +175,7 @@ def test_a_scope_that_was_cancelled_by_itself_ends_without_an_exception(run: Run
 
 
 def test_what_is_started_in_a_cancelled_scope_is_cancelled_at_once(run: Run) -> None:
-    """It does not begin."""
+    """A request that is started in a cancelled scope never begins."""
 
     async def main() -> list[bool]:
         async with Scope() as scope:
@@ -192,7 +192,7 @@ def test_what_is_started_in_a_cancelled_scope_is_cancelled_at_once(run: Run) -> 
 
 
 def test_cancelling_again_interrupts_again(run: Run) -> None:
-    """Once does not."""
+    """A second cancellation interrupts a clean-up; a first one does not."""
 
     async def main() -> list[int]:
         seen: list[int] = []
@@ -223,7 +223,7 @@ def test_cancelling_again_interrupts_again(run: Run) -> None:
 
 @pytest.mark.parametrize("way", ["done callback", "thread"])
 def test_a_scope_is_cancelled_from_wherever_the_loop_calls(run: Run, way: str) -> None:
-    """A done callback, or what another thread has asked the loop for."""
+    """A done callback can cancel a scope, and so can a callback that another thread has scheduled."""
 
     async def main() -> bool:
         loop = asyncio.get_running_loop()
@@ -239,7 +239,7 @@ def test_a_scope_is_cancelled_from_wherever_the_loop_calls(run: Run, way: str) -
 
 
 def test_a_hundred_thousand_members_are_cancelled_while_the_loop_goes_on(run: Run) -> None:
-    """No tick takes long; all of them have ended when the scope has."""
+    """No tick takes long, and all members have ended when the scope has."""
 
     async def main() -> tuple[int, float]:
         gaps: list[float] = []
@@ -260,7 +260,7 @@ def test_a_hundred_thousand_members_are_cancelled_while_the_loop_goes_on(run: Ru
         watcher.cancel()
         return sum(task.cancelled() for task in tasks), max(gaps)
 
-    # A pass of the collector through so many objects takes longer than all of this.
+    # A pass of the collector over so many objects takes longer than all of this.
     gc.disable()
     try:
         n_cancelled, gap_s = run(main())
@@ -275,7 +275,7 @@ def test_a_hundred_thousand_members_are_cancelled_while_the_loop_goes_on(run: Ru
 
 @pytest.mark.parametrize("how", ["timeout", "deadline", "set", "past"])
 def test_a_deadline_cancels_the_scope_and_raises(run: Run, how: str) -> None:
-    """As a time-out, as a time, and set later on; a past one at once."""
+    """The deadline may be a time-out, a time, or set later; one that has passed cancels at once."""
 
     async def main() -> tuple[bool, int]:
         now = asyncio.get_running_loop().time()
@@ -298,7 +298,7 @@ def test_a_deadline_cancels_the_scope_and_raises(run: Run, how: str) -> None:
 
 
 def test_a_deadline_that_is_taken_back_does_not_pass(run: Run) -> None:
-    """No timer is left either."""
+    """Its timer is removed as well."""
 
     async def main() -> tuple[bool, int]:
         before = threadlets.ledger().timers
@@ -314,7 +314,7 @@ def test_a_deadline_that_is_taken_back_does_not_pass(run: Run) -> None:
 
 
 def test_failures_of_members_and_block_come_together(run: Run) -> None:
-    """Exactly those that were raised; all else is cancelled."""
+    """The group has exactly the exceptions that were raised; all else is cancelled."""
 
     async def main() -> tuple[list[str], bool]:
         try:
@@ -334,7 +334,7 @@ def test_failures_of_members_and_block_come_together(run: Run) -> None:
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_in_a_member_ends_the_loop(kind: type[BaseException]) -> None:
-    """It is raised as it is, and the scope's members are cancelled."""
+    """The exception is raised as it is, and the scope's members are cancelled."""
     tasks: list[asyncio.Task[None]] = []
 
     async def main() -> None:
@@ -350,7 +350,7 @@ def test_an_interrupt_in_a_member_ends_the_loop(kind: type[BaseException]) -> No
 
 
 def test_requests_end_before_the_block_does(run: Run) -> None:
-    """An async generator's too, whether it is closed or fails."""
+    """This holds for an async generator as well, whether it is closed or fails."""
 
     async def main() -> list[str]:
         log: list[str] = []
@@ -386,7 +386,7 @@ def test_requests_end_before_the_block_does(run: Run) -> None:
 
 
 def test_draining_waits_for_all_within(run: Run) -> None:
-    """Those of scopes within other tasks too; then the scope goes on as before."""
+    """Requests of scopes in other tasks count as well; the scope can be used afterwards."""
 
     async def main() -> Ledger:
         async def host() -> None:
@@ -404,8 +404,8 @@ def test_draining_waits_for_all_within(run: Run) -> None:
     assert Ledger() == run(main())
 
 
-def test_a_drain_that_takes_too_long_names_who_is_blocked(run: Run) -> None:
-    """With the thread, and the stack where the function stands."""
+def test_a_drain_that_takes_too_long_names_blocked_functions(run: Run) -> None:
+    """The error has the blocked function's name, thread and stack."""
 
     def wait_for_the_gate() -> None:
         gate.wait(20)
@@ -432,7 +432,7 @@ def test_a_drain_that_takes_too_long_names_who_is_blocked(run: Run) -> None:
 
 
 def test_a_scope_shows_its_name_and_its_state(run: Run) -> None:
-    """New, open, cancelled with the reason, closed."""
+    """The repr tells new, open, cancelled (with the reason) and closed scopes apart."""
 
     async def main() -> list[str]:
         scope = Scope(name="it")
@@ -457,7 +457,7 @@ def test_a_scope_shows_its_name_and_its_state(run: Run) -> None:
 
 @pytest.mark.parametrize("tasks", ["native", "asyncio"])
 def test_asyncios_own_time_outs_and_groups_nest_with_scopes(run: Run, tasks: str) -> None:
-    """Each takes back its own cancellation, and nobody else's."""
+    """Each takes back its own cancellation and no other."""
 
     async def main() -> int:
         with pytest.raises(TimeoutError):  # noqa: PT012 - it is the time-out that raises
@@ -484,7 +484,7 @@ def test_asyncios_own_time_outs_and_groups_nest_with_scopes(run: Run, tasks: str
 
 
 def test_anyios_scopes_nest_with_ours(run: Run) -> None:
-    """In both orders, whoever of them is cancelled, nothing is left over."""
+    """In either order of nesting, whichever scope is cancelled, no cancellation is left over."""
 
     async def main() -> tuple[list[str], int]:
         log: list[str] = []
@@ -518,7 +518,7 @@ def test_anyios_scopes_nest_with_ours(run: Run) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
 def test_eager_tasks_are_hosts_as_others_are(run: Run) -> None:
-    """They enter scopes in the stack of whoever makes them."""
+    """Eager tasks enter scopes on the stack of the code that makes them."""
 
     async def main() -> bool:
         loop = asyncio.get_running_loop()
@@ -539,7 +539,7 @@ def test_eager_tasks_are_hosts_as_others_are(run: Run) -> None:
     "wait", [lambda: threadlets.sleep(60), lambda: asyncio.get_running_loop().create_future()]
 )
 def test_a_wait_is_cancelled_without_a_task(run: Run, wait: Callable[[], Awaitable[Any]]) -> None:
-    """It counts as a wait, and whoever awaits it is told."""
+    """The request counts as a wait, and its awaiter gets the cancellation."""
 
     async def main() -> tuple[int, int, bool]:
         async with Scope() as scope:
@@ -553,7 +553,7 @@ def test_a_wait_is_cancelled_without_a_task(run: Run, wait: Callable[[], Awaitab
 
 @pytest.mark.parametrize("delay", [-1.0, 0.0, 1e-4, 5e-324])
 def test_a_sleep_ends_with_none(run: Run, delay: float) -> None:
-    """However short; a negative one at once."""
+    """A short sleep ends as well; a negative one ends at once."""
 
     async def main() -> None:
         return await threadlets.sleep(delay)  # type: ignore[no-any-return]
@@ -562,7 +562,7 @@ def test_a_sleep_ends_with_none(run: Run, delay: float) -> None:
 
 
 def test_a_sleep_for_ever_is_no_error(run: Run) -> None:
-    """It is cancelled like any other; no number is refused."""
+    """An infinite sleep can be cancelled; NaN is refused."""
 
     async def main() -> int:
         with pytest.raises(ValueError, match="NaN"):
@@ -578,7 +578,7 @@ def test_a_sleep_for_ever_is_no_error(run: Run) -> None:
 
 
 def test_a_kind_of_request_that_there_is_not_is_refused(run: Run) -> None:
-    """It is not taken for a task."""
+    """An unknown kind is not taken for a task."""
 
     async def main() -> None:
         async with threadlets.Scope() as scope:

@@ -1,4 +1,4 @@
-"""Every test of these ends with nothing outstanding, and with the descriptors that it began with."""
+"""Every test here ends with nothing outstanding, and with the descriptors that it began with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _N_DESCRIPTORS = 20_000
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Compare what is open before and after, and have every loop end with an empty ledger."""
+    """Compare the open descriptors before and after, and require an empty ledger of every loop."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _N_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_N_DESCRIPTORS, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
@@ -34,7 +34,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def _sockets_and_files() -> set[tuple[str, str]]:
-    """Return what is open, but for what an engine that was started meanwhile keeps for good."""
+    """Return what is open, except what an engine that was started meanwhile keeps for good."""
     folder = Path("/proc/self/fd")
     found = {(it, target) for it in os.listdir(folder) if (target := _target(folder / it))}
     return {(it, target) for it, target in found if not target.startswith("anon_inode:")}
@@ -43,5 +43,5 @@ def _sockets_and_files() -> set[tuple[str, str]]:
 def _target(path: Path) -> str | None:
     try:
         return os.readlink(path)
-    except FileNotFoundError:  # The folder itself, while it was listed.
+    except FileNotFoundError:  # The listing's own descriptor.
         return None

@@ -1,4 +1,4 @@
-"""A server in the test's own loop, and clients that are as rude as sockets allow."""
+"""A server in the test's own loop, and clients that vanish in every way that sockets allow."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ Address = tuple[str, int]
 
 @dataclass
 class Served:
-    """A server that runs: where, what its requests came to, and what its loop had to report."""
+    """A running server, its address, and what its loop's exception handler was called with."""
 
     server: Server
     address: Address
     reported: list[dict[str, Any]] = field(default_factory=list)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Let the loop run until something is so."""
+        """Let the loop run until a condition holds."""
         async with asyncio.timeout(DEADLINE_S):
             while not is_so():
                 await asyncio.sleep(0.001)
 
     async def empty(self) -> None:
-        """Wait until no request is being answered, and nobody is connected."""
+        """Wait until no request is being answered, and no client is connected."""
         await self.until(lambda: not self.server.counts.open and not self.server.connections)
 
     def ends(self) -> tuple[int, int, int]:
-        """Return how many requests were answered, were abandoned, and failed."""
+        """Return how many requests were answered, abandoned, and failed."""
         counts = self.server.counts
         assert 0 == counts.open
         return counts.answered, counts.abandoned, counts.failed
@@ -50,7 +50,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(handle: Handler, **times: float) -> AsyncIterator[Served]:
-    """Serve `handle` for as long as the block lasts; then the loop must have nothing left of it."""
+    """Serve `handle` while the block lasts; afterwards nothing of it may be left on the loop."""
     loop = asyncio.get_running_loop()
     before = threadlets.ledger()
     server = Server(handle, **times)
@@ -88,7 +88,7 @@ def encoded(path: str, *headers: str, version: str = "1.1") -> bytes:
 
 
 def client(address: Address, *requests: bytes, receive_bytes: int | None = None) -> socket.socket:
-    """Connect, ask, and do not wait for the answer."""
+    """Connect and send requests, without waiting for answers."""
     sock = socket.socket()
     if receive_bytes is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
@@ -106,7 +106,7 @@ def vanish(sock: socket.socket, *, by_reset: bool) -> None:
 
 
 async def rest(sock: socket.socket) -> bytes:
-    """Receive until the server closes, and close."""
+    """Receive until the server closes the connection, and close the socket."""
     loop = asyncio.get_running_loop()
     received = b""
     with sock:
@@ -117,7 +117,7 @@ async def rest(sock: socket.socket) -> bytes:
 
 
 async def received(sock: socket.socket, end: bytes) -> bytes:
-    """Receive until what has come ends with `end`."""
+    """Receive until the received bytes end with `end`."""
     loop = asyncio.get_running_loop()
     data = b""
     async with asyncio.timeout(DEADLINE_S):

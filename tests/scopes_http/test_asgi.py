@@ -1,4 +1,4 @@
-"""The middleware, with applications that do what applications do."""
+"""The ASGI middleware, called directly, with small applications."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GET = {"type": "http", "method": "GET", "path": "/a"}
 
 
 class _Visit:
-    """One request as a server makes it: it says when the client disconnects."""
+    """One request, as a server makes it, with messages that the test sends."""
 
     def __init__(self, app: Application, connection: dict[str, Any] | None = None) -> None:
         self.sent: list[Message] = []
@@ -28,7 +28,7 @@ class _Visit:
     async def _send(self, message: Message) -> None:
         self.sent.append(message)
         if message["type"] == "http.response.body" and not message.get("more_body"):
-            # As servers do once the answer is complete.
+            # Servers report a disconnect once the answer is complete.
             self.tell("http.disconnect")
 
     def tell(self, kind: str, **more: Any) -> None:
@@ -36,7 +36,7 @@ class _Visit:
 
 
 def test_disconnect_cancels_all_that_the_request_has_started() -> None:
-    """Wherever it waits; nothing of it is left when the application has ended."""
+    """The application's waits and requests are cancelled with the reason, and none is left."""
 
     async def story() -> None:
         cancelled: list[str] = []
@@ -70,7 +70,7 @@ def test_disconnect_cancels_all_that_the_request_has_started() -> None:
 
 
 def test_request_is_answered_while_the_client_stays() -> None:
-    """Nothing of what the application sends is changed."""
+    """The middleware changes nothing that the application sends."""
 
     async def story() -> None:
         async def app(_connection: Any, receive: Receive, send: Send) -> None:
@@ -87,7 +87,7 @@ def test_request_is_answered_while_the_client_stays() -> None:
 
 
 def test_body_is_read_no_faster_than_the_application_reads() -> None:
-    """At most one piece waits in the middleware, and one in its hand."""
+    """At most one piece waits in the middleware's queue, and one to be put there."""
 
     async def story() -> None:
         n_read = 0
@@ -118,7 +118,7 @@ def test_body_is_read_no_faster_than_the_application_reads() -> None:
 
 
 def test_what_follows_the_answer_is_not_cancelled() -> None:
-    """The end of a complete answer is no disconnect, though servers use the same word for it."""
+    """Servers send `http.disconnect` at the end of a complete answer as well."""
 
     async def story() -> None:
         ended = []
@@ -138,7 +138,7 @@ def test_what_follows_the_answer_is_not_cancelled() -> None:
 
 
 def test_disconnect_is_heard_after_the_answer_too() -> None:
-    """As often as the application asks, as servers have it."""
+    """The application gets a disconnect as often as it asks, as servers do it."""
 
     async def story() -> None:
         heard = []
@@ -157,7 +157,7 @@ def test_disconnect_is_heard_after_the_answer_too() -> None:
 
 
 def test_failure_is_raised_as_it_is() -> None:
-    """Whoever is around the application knows its exceptions, not groups of them."""
+    """Code around the application expects its exceptions, not groups of them."""
 
     async def story() -> None:
         async def app(_connection: Any, _receive: Receive, _send: Send) -> None:
@@ -172,7 +172,7 @@ def test_failure_is_raised_as_it_is() -> None:
 
 
 def test_other_connections_pass() -> None:
-    """Lifespan and websockets have ends of their own."""
+    """Lifespan and websockets have their own ways to end, so they pass unchanged."""
 
     async def story() -> None:
         async def app(_connection: Any, receive: Receive, send: Send) -> None:

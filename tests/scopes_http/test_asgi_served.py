@@ -1,4 +1,4 @@
-"""The middleware behind a real server, and clients that really go."""
+"""The ASGI middleware behind a real server, with clients that disconnect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BACKLOG = 1024
 
 @asynccontextmanager
 async def _served(app: Any) -> Any:
-    """Serve an application; yield where."""
+    """Serve an application; yield its address."""
     config = uvicorn.Config(
         app, loop="none", lifespan="off", log_level="error", ws="none", backlog=_BACKLOG
     )
@@ -38,7 +38,7 @@ async def _served(app: Any) -> Any:
 
 
 def test_requests_of_clients_that_vanish_end_once() -> None:
-    """Reset or closed, each is cancelled with what it has started; who stays is answered."""
+    """Each is cancelled with what it has started, by a reset or a close; others are answered."""
 
     async def story() -> None:
         ends: Counter[str] = Counter()

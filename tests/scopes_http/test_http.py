@@ -1,4 +1,4 @@
-"""Which bytes are a request, and which are refused."""
+"""Which bytes are taken as a request, and which are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from examples.scopes.http import BODY_BYTES_MAX, HEAD_BYTES_MAX, Refused, take_r
 
 
 def test_requests_are_taken_one_by_one() -> None:
-    """What follows a request stays."""
+    """Bytes after a request stay in the buffer."""
     received = bytearray(
         b"POST /a%20b?c=d&e= HTTP/1.1\r\nContent-Length: 3\r\n\r\nxyzGET / HTTP/1.0\r\n\r\nGET"
     )
@@ -25,7 +25,7 @@ def test_requests_are_taken_one_by_one() -> None:
 
 
 def test_request_is_complete_with_its_body() -> None:
-    """Not before."""
+    """No request is taken before its last byte."""
     whole = b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nab"
     for n in range(len(whole)):
         assert take_request(bytearray(whole[:n])) is None
@@ -57,7 +57,7 @@ def test_request_is_complete_with_its_body() -> None:
     ],
 )
 def test_what_is_refused(head: str, status: HTTPStatus) -> None:
-    """With the status that says why."""
+    """The status says why it is refused."""
     with pytest.raises(Refused) as refused:
         take_request(bytearray(head.encode("latin-1")))
     assert status is refused.value.status

@@ -1,4 +1,4 @@
-"""What the server answers, and to whom, when clients behave as few do."""
+"""The server's answers to clients that behave in unusual ways."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FOR_EVER_S = 250.0
 
 
 class _Steps:
-    """A handler that stops where the test lets it go on."""
+    """A handler that waits until the test lets it go on."""
 
     def __init__(self) -> None:
         self.began = asyncio.Event()
@@ -39,7 +39,7 @@ async def _endless(_request: Request, answer: Answer) -> None:
 
 
 def test_client_that_ends_its_half_gets_its_answer() -> None:
-    """It is asked whether it is there, as often as it takes, and then gets what it waits for."""
+    """The server probes until the handler is done, and then the client gets its answer."""
 
     async def story() -> None:
         steps = _Steps()
@@ -59,7 +59,7 @@ def test_client_that_ends_its_half_gets_its_answer() -> None:
 
 
 def test_client_that_closes_is_found_out() -> None:
-    """Closing looks like ending one half, until something is sent."""
+    """Closing looks like ending one half, until the server sends something."""
 
     async def story() -> None:
         steps = _Steps()
@@ -74,7 +74,7 @@ def test_client_that_closes_is_found_out() -> None:
 
 
 def test_old_client_that_ends_its_half_is_not_asked() -> None:
-    """HTTP/1.0 knows no answers before the answer."""
+    """HTTP/1.0 has no interim answers."""
 
     async def story() -> None:
         steps = _Steps()
@@ -91,7 +91,7 @@ def test_old_client_that_ends_its_half_is_not_asked() -> None:
 
 @pytest.mark.parametrize("ends_its_half", [True, False])
 def test_pipelined_requests_are_answered_in_order(ends_its_half: bool) -> None:
-    """One after the other, each in a scope of its own."""
+    """They are answered one after the other, each in a scope of its own."""
 
     async def story() -> None:
         steps = _Steps()
@@ -102,7 +102,7 @@ def test_pipelined_requests_are_answered_in_order(ends_its_half: bool) -> None:
             sock = client(served.address, *map(encoded, paths), last)
             if ends_its_half:
                 sock.shutdown(socket.SHUT_WR)
-            # A client that has ended its half may be asked whether it is still there.
+            # The server may probe a client that has ended its half.
             received = (await rest(sock)).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
             answers = received.split(b"HTTP/1.1 200 OK\r\n")[1:]
             assert [*paths, "/last"] == [it.split(b"\r\n\r\n")[1].decode() for it in answers]
@@ -115,7 +115,7 @@ def test_pipelined_requests_are_answered_in_order(ends_its_half: bool) -> None:
 
 @pytest.mark.parametrize("by_reset", [True, False])
 def test_pipelined_requests_of_a_client_that_has_gone_are_not_begun(by_reset: bool) -> None:
-    """Only the first is under way; the others are dropped with the connection."""
+    """Only the first request has begun; the others are dropped with the connection."""
 
     async def story() -> None:
         steps = _Steps()
@@ -131,7 +131,7 @@ def test_pipelined_requests_of_a_client_that_has_gone_are_not_begun(by_reset: bo
 
 
 def test_flood_of_pipelined_requests_waits_in_the_kernel() -> None:
-    """The server reads no more than it has room for, and answers all in the end."""
+    """The server reads no more than it has room for, and answers all requests in the end."""
 
     async def story() -> None:
         steps = _Steps()
@@ -156,7 +156,7 @@ def test_flood_of_pipelined_requests_waits_in_the_kernel() -> None:
 
 @pytest.mark.parametrize("by_reset", [True, False])
 def test_client_that_vanishes_in_the_middle_of_the_body(by_reset: bool) -> None:
-    """Its request is cancelled while it sends, or waits for room."""
+    """Its request is cancelled while it sends, or waits for room to send."""
 
     async def story() -> None:
         async with serving(_endless) as served:
@@ -172,7 +172,7 @@ def test_client_that_vanishes_in_the_middle_of_the_body(by_reset: bool) -> None:
 
 
 def test_slow_client_is_waited_for() -> None:
-    """It gets everything; meanwhile the server holds little of it, and answers others."""
+    """It gets everything; meanwhile the server buffers little of it, and answers others."""
 
     async def story() -> None:
         n_pieces, n_sent = 100, 0
@@ -205,7 +205,7 @@ def test_slow_client_is_waited_for() -> None:
 
 
 def test_client_that_takes_nothing_has_gone() -> None:
-    """A request does not wait for room for ever."""
+    """A request does not wait for ever for room to send."""
 
     async def story() -> None:
         async with serving(_endless, stall_s=0.1) as served:
@@ -219,7 +219,7 @@ def test_client_that_takes_nothing_has_gone() -> None:
 
 
 def test_client_that_asks_nothing_is_closed() -> None:
-    """However slowly it goes on with its head."""
+    """A client that sends its head too slowly is closed."""
 
     async def story() -> None:
         async with serving(hello, idle_s=0.2) as served:
@@ -234,7 +234,7 @@ def test_client_that_asks_nothing_is_closed() -> None:
 
 
 def test_request_may_come_byte_by_byte() -> None:
-    """And the next one on the same connection."""
+    """The next request on the same connection may do so as well."""
 
     async def story() -> None:
         async with serving(hello) as served:
@@ -252,7 +252,7 @@ def test_request_may_come_byte_by_byte() -> None:
 
 
 def test_what_is_no_request_is_refused() -> None:
-    """In a sentence, and the connection ends."""
+    """The answer is a sentence with status 400, and the connection is closed."""
 
     async def story() -> None:
         async with serving(hello) as served:
@@ -267,7 +267,7 @@ def test_what_is_no_request_is_refused() -> None:
 
 @pytest.mark.parametrize("is_started", [True, False])
 def test_failure_is_reported_and_told(is_started: bool) -> None:
-    """With 500, or by an end that is none once a part was sent; others are still answered."""
+    """The client gets 500, or no last chunk if a part was sent; others are still answered."""
 
     async def story() -> None:
         async def handle(request: Request, answer: Answer) -> None:
@@ -297,7 +297,7 @@ def test_failure_is_reported_and_told(is_started: bool) -> None:
 
 
 def test_clients_vanish_while_the_server_stops() -> None:
-    """What both cancel ends once."""
+    """A request that both the client and the server cancel ends once."""
 
     async def story() -> None:
         async def handle(_request: Request, _answer: Answer) -> None:

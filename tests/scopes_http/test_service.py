@@ -1,4 +1,4 @@
-"""The service as it is started, and what vanishes from it, shortened."""
+"""The service as it is started, and a short run of its demonstration."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the catalogue once; it is only read."""
+    """Build the catalogue once; tests only read it."""
     path = tmp_path_factory.mktemp("scopes") / "catalogue.sqlite3"
     open_catalogue(path).close()
     return path
 
 
 def _visit(catalogue: Path, story: Callable[[Served, UpstreamCounts], Awaitable[None]]) -> None:
-    """Run a story with a service and with the services that it asks."""
+    """Run a story with a service and with the upstream services that it asks."""
 
     async def main() -> None:
         counts = UpstreamCounts()
@@ -55,7 +55,7 @@ async def _lines(served: Served, path: str) -> dict[str, object]:
 
 
 def test_dossier_has_its_four_parts(catalogue: Path) -> None:
-    """A query, a file, and the answers of two services."""
+    """The parts are a query, a file, and the answers of two services."""
 
     async def story(served: Served, _counts: UpstreamCounts) -> None:
         dossier = await _lines(served, "/dossier/json?wait_s=0")
@@ -66,7 +66,7 @@ def test_dossier_has_its_four_parts(catalogue: Path) -> None:
 
 
 def test_what_is_late_is_named(catalogue: Path) -> None:
-    """When the deadline has passed, the parts that are there have been sent."""
+    """The parts that are ready before the deadline are sent; the others are named."""
 
     async def story(served: Served, counts: UpstreamCounts) -> None:
         dossier = await _lines(served, "/dossier/json?wait_s=200&deadline_s=0.5")
@@ -78,7 +78,7 @@ def test_what_is_late_is_named(catalogue: Path) -> None:
 
 
 def test_service_that_does_not_answer_is_a_part_that_is_missing(catalogue: Path) -> None:
-    """The others come all the same."""
+    """The other parts are sent."""
 
     async def main() -> None:
         async with await start_upstream(UpstreamCounts()) as upstream:
@@ -97,7 +97,7 @@ def test_service_that_does_not_answer_is_a_part_that_is_missing(catalogue: Path)
     "path", ["/", "/dossier/", "/dossier/os.path", "/dossier/nothing", "/dossier/json?wait_s=x"]
 )
 def test_what_is_not_there(catalogue: Path, path: str) -> None:
-    """Is said to be."""
+    """It is answered with 404."""
 
     async def story(served: Served, _counts: UpstreamCounts) -> None:
         sock = client(served.address, encoded(path, version="1.0"))
@@ -107,7 +107,7 @@ def test_what_is_not_there(catalogue: Path, path: str) -> None:
 
 
 def test_query_of_a_client_that_has_gone_stops(tmp_path: Path) -> None:
-    """The one that is under way is stopped, and those in the queue are never begun."""
+    """The query under way is stopped, and those in the queue never begin."""
 
     async def main() -> None:
         database = Database(tmp_path / "empty", "queries", limit=1)
@@ -130,7 +130,7 @@ def test_query_of_a_client_that_has_gone_stops(tmp_path: Path) -> None:
         async with serving(handle) as served:
             slow = [client(served.address, encoded("/slow")) for _ in range(10)]
             await served.until(lambda: served.server.counts.begun == len(slow))
-            # The first of them is in its query: one that has not begun need not be stopped.
+            # Wait until the first query has begun: before that it would need no stopping.
             await served.until(lambda: threadlets.stats()["blocked"] == 1)
             stays = asyncio.create_task(
                 rest(client(served.address, encoded("/quick", "connection: close")))
@@ -147,7 +147,7 @@ def test_query_of_a_client_that_has_gone_stops(tmp_path: Path) -> None:
 
 
 def test_demonstration_ends_by_itself(catalogue: Path) -> None:
-    """With status 0, and a line for each phase."""
+    """Its status is 0, and it prints a line for each phase."""
     done = subprocess.run(
         [sys.executable, "-m", "examples.scopes.vanish", "--clients", "60", "--seconds", "0.5"],
         cwd=_ROOT,

@@ -28,7 +28,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def visit(database: Path) -> Visit:
-    """Run a coroutine function with a site that lives for that long."""
+    """Return a function that runs a coroutine function with a site, which it starts and stops."""
 
     def run(story: Callable[[Site], Awaitable[None]]) -> None:
         async def main() -> None:

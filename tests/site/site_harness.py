@@ -26,7 +26,7 @@ class Answer:
 
 
 class Conversation:
-    """One ASGI call: what the server would send to the application, and what it hears."""
+    """One ASGI call, and the messages from the server to the application and back."""
 
     def __init__(self, site: Site, scope: Message) -> None:
         self.scope = scope

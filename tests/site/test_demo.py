@@ -60,5 +60,5 @@ def test_plan_spends_exactly_its_connections(n_connections: int) -> None:
 
 
 def test_shares_of_the_mix_add_up_to_one() -> None:
-    """The mix is a distribution."""
+    """The shares are a distribution."""
     assert 1 == pytest.approx(sum(row.share for row in new_outcome(["json"]).http))

@@ -1,4 +1,4 @@
-"""The load generator's own book-keeping, against a server that answers when it is told to."""
+"""The load generator's own counts, against a server that answers when it is told to."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def _load_on_slow_server(*, release_when: str) -> Outcome:
 
 
 def test_echo_in_flight_at_the_end_is_waited_for() -> None:
-    """A message said just before the end is answered after it, and that is no error."""
+    """The answer to a message that was sent just before the end is waited for, and is no error."""
     outcome = _load_on_slow_server(release_when="last answers")
     assert {} == outcome.problems.counts
     assert 1 == len(outcome.echo.latencies_s)
 
 
 def test_echo_that_never_comes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for the last answers is bounded: what is still missing then is counted."""
+    """The wait for the last answers is bounded, and those that are still missing are counted."""
     monkeypatch.setattr(load, "_ANSWER_GRACE_S", 0.05)
     outcome = _load_on_slow_server(release_when="never")
     assert {"websocket unanswered at the end": 1} == outcome.problems.counts

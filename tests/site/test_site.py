@@ -82,7 +82,7 @@ def test_other_methods_are_refused(visit: Visit) -> None:
 
 
 def test_modules_are_listed_page_by_page(visit: Visit) -> None:
-    """Pages follow each other in the order of the names, and some thousand members are known."""
+    """Pages follow each other in the order of names; the totals cover the standard library."""
 
     async def story(site: Site) -> None:
         first = json.loads((await get(site, "/api/modules", "limit=5")).body)
@@ -207,7 +207,7 @@ async def _enter(site: Site) -> Conversation:
 
 
 def test_chat_reaches_everybody_and_echo_only_the_speaker(visit: Visit) -> None:
-    """What one says all hear; after /echo only the speaker does; those who left hear nothing."""
+    """A message reaches all participants, after /echo only its sender, and none after it has left."""
 
     async def story(site: Site) -> None:
         anna, ben = await _enter(site), await _enter(site)
@@ -283,7 +283,7 @@ def test_other_websocket_paths_are_refused(visit: Visit) -> None:
 
 
 def test_catalogue_that_cannot_be_opened_refuses_to_start(tmp_path: Path) -> None:
-    """A database that is none ends the start-up with a message for the server's log."""
+    """A file that is no database ends the start-up with a message for the server's log."""
     path = tmp_path / "catalogue.sqlite3"
     path.write_text("this is no database, whatever its name says" * 100)
 

@@ -1,4 +1,4 @@
-"""Let the judges be imported as run.py imports them."""
+"""Make modules importable as run.py makes them."""
 
 import sys
 from pathlib import Path

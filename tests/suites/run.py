@@ -6,7 +6,7 @@ Takes the sdists that suites.toml names from PyPI and sets up an environment for
 target/suites. Results go to results.json, a suite at a time; `--page` writes them into
 docs/compatibility.md and runs nothing.
 
-Exit status 0: whatever passes on the stock loop passes on ours, or explained.toml says why not.
+Exit status 0: all that passes on the stock loop passes on ours, or explained.toml says why not.
 1: something unexplained, or an explanation that does not hold any more. 2: a suite could not run.
 """
 
@@ -111,7 +111,7 @@ def _compare_loops(
 
     stock = recorded(place / "runs" / f"{mode}-{STOCK}") if reuses_stock else None
     stock, ours = stock or session(STOCK), session("threadlets")
-    # A race that a test loses once is no difference; it is named all the same.
+    # A test that fails once, by a race, is no difference, but is named.
     tests = differing(stock, ours)
     again = session("threadlets", tests).outcomes if tests else {}
     return compare(suite.name, mode, stock, ours, again, explained)

@@ -59,7 +59,7 @@ def _session(
 
 
 def test_a_suite_is_run_on_both_loops_and_compared(tmp_path: Path) -> None:
-    """What ends or stops a process costs its test; the others are run, children's loops are judged."""
+    """A test that hangs or ends its process fails alone; loops of child processes are judged, too."""
     stock, ours = _session(tmp_path, "asyncio"), _session(tmp_path, "threadlets")
     assert {Kind.PASSED} == {outcome.kind for outcome in stock.outcomes.values()}
     verdict = compare("tiny", "plain", stock, ours, {}, [])
@@ -76,7 +76,7 @@ def test_a_suite_is_run_on_both_loops_and_compared(tmp_path: Path) -> None:
 
 
 def test_one_test_can_be_run_in_debug_mode(tmp_path: Path) -> None:
-    """PYTHONASYNCIODEBUG is set, and nothing else is run."""
+    """PYTHONASYNCIODEBUG is set, and no other test is run."""
     session = _session(tmp_path, "threadlets", "debug", ["test_tiny.py::test_of_debug_mode"])
     assert {"test_tiny.py::test_of_debug_mode": Kind.FAILED} == {
         test: outcome.kind for test, outcome in session.outcomes.items()
@@ -109,7 +109,7 @@ def test_a_difference_is_explained_or_counts(tmp_path: Path) -> None:
 
 
 def test_an_explanation_of_what_does_not_differ_is_stale(tmp_path: Path) -> None:
-    """Unless a race decides."""
+    """An entry is not stale if a race decides (`intermittent`)."""
     entries = _entry("t.py::a*") + _entry("t.py::b")
     assert ["t.py::b: no test that it covers differs"] == _verdict(tmp_path, entries).stale
     entries = _entry("t.py::a*") + _entry("t.py::b", "intermittent = true")
@@ -117,13 +117,13 @@ def test_an_explanation_of_what_does_not_differ_is_stale(tmp_path: Path) -> None
 
 
 def test_a_test_that_passes_when_it_is_run_again_is_named(tmp_path: Path) -> None:
-    """It is no difference, but is not hidden either."""
+    """Such a test is no difference, but it is named."""
     verdict = _verdict(tmp_path, "", again=Kind.PASSED)
     assert (True, ["t.py::a[1]"], 2) == (verdict.is_good, verdict.unsteady, verdict.n_passed)
 
 
 def test_patterns_know_the_star_only() -> None:
-    """Names of tests have brackets."""
+    """Brackets are literal, because names of tests have them."""
     assert matches("t.py::a[asyncio]", "t.py::a[asyncio]")
     assert matches("t.py::a[asyncio]", "*[asyncio]")
     assert not matches("t.py::aa", "t.py::a[asyncio]")
@@ -141,13 +141,13 @@ def test_what_explains_nothing_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_the_files_here_can_be_read() -> None:
-    """Each explanation is of a suite that there is."""
+    """The suite of each explanation exists."""
     suites = read_suites(_HERE / "suites.toml")
     assert {it.suite for it in read_explained(_HERE / "explained.toml")} <= suites.keys()
 
 
 def test_the_page_has_the_stored_results() -> None:
-    """`tests/suites/run.py --page` was run after the last results."""
+    """`tests/suites/run.py --page` was run after the last results were stored."""
     results = json.loads((_HERE / "results.json").read_text(encoding="utf-8"))
     page = _PAGE.read_text(encoding="utf-8")
     stored = page.partition(BEGIN)[2].partition(END)[0].strip()

@@ -1,6 +1,6 @@
-"""Engines and ways of running to test on, what a test must give back, and how many cases to draw.
+"""Fixtures: engines and ways of running, checks for leaks, and Hypothesis profiles.
 
-How long property tests may take: as long as they need; how many cases: HYPOTHESIS_PROFILE.
+Property tests have no deadline; HYPOTHESIS_PROFILE sets how many cases they draw.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _ENOUGH = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 }
-# The same cases each time: chance is for the long profile.
+# The default profile draws the same cases each time; only the long one is random.
 settings.register_profile("default", settings(max_examples=60, derandomize=True, **_ENOUGH))
 settings.register_profile("long", settings(max_examples=10_000, **_ENOUGH))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 ENGINES = ["uring", "workers", "sim"]
-"""What every test of what engines do is run on."""
+"""The kinds of engine that tests run on."""
 
 _CARRIERS = [
     *((way, None) for way in WAYS if not WAYS[way].needs_engine),
@@ -45,7 +45,7 @@ _CARRIERS = [
 
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
-    """Find after the test what was there before: no descriptor, buffer or run more."""
+    """Check that the test leaves no descriptor, buffer or run behind."""
     _core.stop_engine()
     before = open_descriptors()
     yield
@@ -54,12 +54,12 @@ def nothing_leaks() -> Iterator[None]:
     if before != open_descriptors():
         gc.collect()
     after = open_descriptors()
-    assert before == after, "descriptors were left open, or closed that are not ours"
+    assert before == after, "the test left descriptors open, or closed others"
 
 
 @pytest.fixture(params=ENGINES)
 def engine_kind(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[str]:
-    """Run the test on one kind of engine after the other."""
+    """Run the test on each kind of engine."""
     with use_engine(request.param):
         yield request.param
         wait_for_quiet()
@@ -67,7 +67,7 @@ def engine_kind(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator
 
 @pytest.fixture(params=[kind for kind in ENGINES if kind != "sim"])
 def clocked_engine(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[str]:
-    """Run the test on each kind of engine whose time is everybody's."""
+    """Run the test on each kind of engine whose clock is the real one."""
     with use_engine(request.param):
         yield request.param
         wait_for_quiet()
@@ -75,7 +75,7 @@ def clocked_engine(request: pytest.FixtureRequest, nothing_leaks: None) -> Itera
 
 @pytest.fixture(params=_CARRIERS, ids=lambda it: it[0] if it[1] is None else f"{it[1]}-{it[0]}")
 def carry(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[Carry]:
-    """Run a program with its arguments to its result, in one way after the other."""
+    """Return a function that runs a program to its result, for each way of running it."""
     way, kind = request.param
     with contextlib.nullcontext() if kind is None else use_engine(kind):
         yield WAYS[way].carry
@@ -84,7 +84,7 @@ def carry(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[Carry
 
 @pytest.fixture
 def crowd(nothing_leaks: None) -> Iterator[Crowd]:
-    """Have functions called by threads, which are waited for at the end of the test."""
+    """Return a crowd whose threads are joined at the end of the test."""
     crowd = Crowd()
     yield crowd
     crowd.join()
@@ -127,7 +127,7 @@ def half(tmp_path: Path) -> Iterator[mmap.mmap]:
 
 @pytest.fixture
 def script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a Python program; its process, and those that it has started, end with the test."""
+    """Return a function that starts a Python program, whose process group ends with the test."""
     started: list[subprocess.Popen[str]] = []
     prelude = (
         "import asyncio, os, select, signal, socket, sys, threading, time\n"
@@ -141,7 +141,7 @@ def script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def start(source: str, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            # Some fork, and have threads.
+            # Some programs fork while they have threads, of which Python warns.
             [
                 sys.executable,
                 "-uWignore:This process:DeprecationWarning",
@@ -167,7 +167,7 @@ def script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 @pytest.fixture
 def fd_of(nothing_leaks: None) -> Iterator[Callable[..., Any]]:
-    """Open files by os.open, to be closed with the test."""
+    """Return a function like os.open, whose descriptors are closed with the test."""
     opened: list[int] = []
 
     def fd_of(path: Any, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:

@@ -1,4 +1,4 @@
-"""Ways to run a program, threads at the other end, and waiting for what others do."""
+"""Ways to run a program, threads as its peers, and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ WAYS = {
 
 
 class Crowd:
-    """Threads, what they have returned, and what they have raised."""
+    """Threads that call functions, and the exceptions that these raise."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
         self._errors: list[BaseException] = []
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Have a thread call a function."""
+        """Call a function in a new thread."""
 
         def body() -> None:
             try:
@@ -108,73 +108,73 @@ class Crowd:
         self._threads[-1].start()
 
     def join(self) -> None:
-        """Wait for the threads, and raise what the first one of them has raised."""
+        """Wait for the threads; if any of them has raised, raise one of the exceptions."""
         for thread in self._threads:
             thread.join(DEADLINE_S)
-            assert not thread.is_alive(), "a thread does not come back"
+            assert not thread.is_alive(), "a thread has not ended by the deadline"
         self._threads.clear()
         if self._errors:
             raise self._errors.pop()
 
 
 def open_descriptors() -> dict[str, str]:
-    """Return the numbers of this process's descriptors, and what they are."""
+    """Return the numbers of this process's open descriptors, and what each refers to."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             found[name] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # That of the listing itself.
+        except FileNotFoundError:  # The descriptor of the listing itself.
             continue
     return found
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds that some other thread brings about."""
+    """Wait until a condition holds that another thread brings about."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
-        assert time.monotonic() < deadline, "it does not come about"
+        assert time.monotonic() < deadline, "the condition did not hold by the deadline"
         time.sleep(0.001)
 
 
 async def until_async(condition: Callable[[], bool]) -> None:
-    """Do the same, while other tasks go on."""
+    """Wait until a condition holds, while other tasks run."""
     while not condition():
         await asyncio.sleep(0.001)
 
 
 def wait_for_quiet() -> None:
-    """Wait until nothing is under way, and all memory has come back."""
+    """Wait until no run is in flight, and all buffers are back in the pool."""
     deadline = time.monotonic() + 5
     while engine().in_flight or BufferPool.default().in_use:
         if time.monotonic() > deadline:
             in_flight, in_use = engine().in_flight, BufferPool.default().in_use
-            raise AssertionError(f"{in_flight} runs under way, {in_use} bytes of buffers in use")
-        # What a test that has failed held stays with its traceback.
+            raise AssertionError(f"{in_flight} runs in flight, {in_use} bytes of buffers in use")
+        # The traceback of a failed test may keep its buffers alive, in a reference cycle.
         gc.collect()
         time.sleep(0.001)
 
 
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Wait for a process; its status and what it wrote."""
+    """Wait for a process to end; return its status, standard output and standard error."""
     stdout, stderr = process.communicate(timeout=DEADLINE_S)
     return process.returncode, stdout, stderr
 
 
 def line(process: subprocess.Popen[str]) -> str:
-    """Wait for the next line that a process writes."""
+    """Wait for the next line of a process's standard output, and return it."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
 def content_of(fd: int) -> bytes:
-    """Return all of a file, wherever the descriptor stands."""
+    """Return the whole content of a file, whatever the descriptor's position."""
     with open(f"/proc/self/fd/{fd}", "rb") as file:
         return file.read()
 
 
 @contextlib.contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """Have writes fail, with EFBIG, beyond so many bytes of any file."""
+    """Make writes beyond `size` bytes of any file fail with EFBIG."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

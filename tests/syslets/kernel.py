@@ -27,7 +27,7 @@ def openat2(dir_fd: int, path: bytes, flags: int, mode: int, resolve: int) -> in
 
 
 def statx(dir_fd: int, path: bytes, flags: int, mask: int) -> tuple[int, list[int]]:
-    """Return 0 and the fields in the order of the table, or the negative errno and none."""
+    """Return 0 and the fields in the order of the table, or the negative errno and no fields."""
     raw = ctypes.create_string_buffer(256)
     value = call("statx", dir_fd, path, flags, mask, raw)
     if value < 0:

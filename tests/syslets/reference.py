@@ -1,6 +1,6 @@
-"""An interpreter of tables in plain Python: the flow rules as they are written, one atom at a time.
+"""An interpreter of tables in plain Python: it follows the flow rules literally, atom by atom.
 
-The native executors are compared with it. It blocks, and knows no ancillary data.
+Tests compare the native executors with it. It blocks, and supports no ancillary data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from . import kernel
 
 
 class Ending(NamedTuple):
-    """What a run gives."""
+    """How a run ended, and with which value."""
 
     ok: bool
     value: object
@@ -34,7 +34,7 @@ class EndlessRun(Exception):
 
 
 def run(table: Table, args: Sequence[object] = (), *, steps_max: int = 100_000) -> Ending:
-    """Run a program to its end, and close what it leaves open."""
+    """Run a program to its end, and close the descriptors that it leaves open."""
     machine = _Machine(table, args)
     try:
         return machine.run(steps_max)
@@ -116,7 +116,7 @@ class _Machine:
             self._memory[target] = memoryview(value).cast("B")
 
     def _object(self, index: int) -> Any:
-        """Return what an object stands for, made at its first use."""
+        """Return the content of an object, making it at its first use."""
         if index not in self._memory:
             match self._table.objects[index]:
                 case ("buffer", int(size)):
@@ -131,7 +131,7 @@ class _Machine:
         """Return a part of memory.
 
         Raises:
-            OSError: EFAULT, it is not within its ends.
+            OSError: EFAULT, if the part is not within the memory.
         """
         view = memoryview(self._object(index))
         first = 0 if start == ABSENT else self._slots[start]
@@ -162,7 +162,7 @@ class _Machine:
     def _store(self, first: int, values: Sequence[int]) -> None:
         self._slots[first : first + len(values)] = values
 
-    # What follows is one method for each operation, with the operands of the table.
+    # One method for each operation follows; its parameters are the operands in the table.
 
     def _nop(self) -> int:
         return 0
@@ -190,7 +190,7 @@ class _Machine:
         return self._read_into([span], lambda views: os.readv(self._slots[fd], views))
 
     def _pread(self, fd: int, memory: int, start: int, length: int, offset: int) -> int:
-        # Not preadv, for which -1 is the file's position.
+        # preadv is not used: an offset of -1 means the file's position to it.
         def read(views: list[memoryview]) -> int:
             content = os.pread(self._slots[fd], len(views[0]), self._slots[offset])
             views[0][: len(content)] = content
@@ -220,12 +220,12 @@ class _Machine:
         return self._read_into([(memory, start, length)], receive)
 
     def _read_into(self, spans: Any, read: Any) -> int:
-        """Read into spans; to growing memory is appended what comes, up to its limit."""
+        """Read into spans; append to growing memory, up to its limit."""
         views, grown = [], []
         for span in spans:
             row = self._table.objects[span[0]]
             if row[0] == "growing":
-                # One byte more than there is room for tells the end from more to come.
+                # When no room is left, reading one byte tells the end of the file from more to come.
                 room = bytearray(max(1, self._slots[row[1]] - len(self._object(span[0]))))
                 views.append(memoryview(room))
                 grown.append((span[0], room))
@@ -335,7 +335,7 @@ class _Machine:
     def _recvmsg(
         self, fd: int, vector: int, flags: int, control: int, address: int, fields: int
     ) -> int:
-        assert ABSENT == control, "the reference knows no ancillary data"
+        assert ABSENT == control, "the reference supports no ancillary data"
         received: list[Any] = []
 
         def receive(views: list[memoryview]) -> int:
@@ -351,7 +351,7 @@ class _Machine:
         return value
 
     def _sendmsg(self, fd: int, vector: int, flags: int, control: int, address: int) -> int:
-        assert ABSENT == control, "the reference knows no ancillary data"
+        assert ABSENT == control, "the reference supports no ancillary data"
         peer = None if address == ABSENT else self._object(address)
         with _Socket(self._slots[fd]) as sock:
             return sock.sendmsg(self._views(vector), (), self._slots[flags], peer)
@@ -375,7 +375,7 @@ class _Machine:
 
 
 class _Socket:
-    """Python's socket of a descriptor, which it does not close."""
+    """A Python socket for a descriptor that it does not close."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

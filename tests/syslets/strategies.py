@@ -67,7 +67,7 @@ class Case:
 
 
 def snapshot(folder: Path) -> dict[str, object]:
-    """Return what is in `folder`: of each name its type and permissions, and its content."""
+    """Return each name in `folder` with its mode, its number of links and its content."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
@@ -87,7 +87,7 @@ class _Atom:
     result: int = ABSENT
     flags: Flow = _NO_FLAGS
     target: int | None = None
-    """The cluster that flow goes on with; None: the adjacent atom."""
+    """The cluster at which the flow continues; None: the next atom in the table."""
 
 
 @dataclass
@@ -127,7 +127,7 @@ class _Draft:
         return slot
 
     def flags(self) -> Flow:
-        """Return flags as they may be anywhere: how it runs, what stops it, and what then."""
+        """Draw flags that any atom may have: how it runs, what stops the flow, and where it goes."""
         flags = _HOW[self.between(0, len(_HOW) - 1)]
         flags |= _CONDITIONS[self.between(0, len(_CONDITIONS) - 1)]
         if self.between(0, 3):
@@ -213,7 +213,7 @@ def _open(draft: _Draft, folder: int) -> int:
     """Open a file that stays open; its descriptor may turn out to be an error."""
     fd = draft.slot(-1)
     flags = draft.slot(draft.pick(_OPEN_FLAGS) | os.O_CLOEXEC)
-    # Mostly one that may well be there.
+    # Most paths are "a", which usually exists.
     path = draft.path() if draft.between(0, 3) == 0 else draft.object("path", b"a")
     operands = [folder, path, flags, draft.slot(0o644)]
     op = "openat2" if draft.between(0, 3) == 0 else "openat"
@@ -225,7 +225,7 @@ def _open(draft: _Draft, folder: int) -> int:
 
 
 def _transfer(draft: _Draft, memory: _Memory, fd: int) -> None:
-    """Read or write, in one of the many ways, and keep the count."""
+    """Read, write or resize a file in one of many ways, and keep the value."""
     count = draft.slot()
     offset = draft.constant(-1, _OFFSET_MAX)
     maybe_offset = offset if draft.between(0, 1) else ABSENT
@@ -249,7 +249,7 @@ def _transfer(draft: _Draft, memory: _Memory, fd: int) -> None:
 
 
 def _compute(draft: _Draft) -> None:
-    """Add numbers; what comes of it is tested and returned, but no size or offset."""
+    """Add numbers; the sum is tested and returned, but is never a size or an offset."""
     total = draft.number() if draft.between(0, 1) else draft.pick(draft.numbers)
     factor = draft.slot(draft.pick([-1, 0, 1, 2, 2**62, -(2**63)]))
     operands = (draft.pick(draft.numbers), draft.pick(draft.numbers), factor)
@@ -294,7 +294,7 @@ def _visit(draft: _Draft, memory: _Memory, folder: int) -> None:
 
 
 def _ask(draft: _Draft, folder: int, fds: list[int]) -> None:
-    """Ask for a status, poll a file, send one to another, or wait for next to no time."""
+    """Ask for a status, wait briefly, send one file to another, or fail to splice two files."""
     value = draft.slot()
     choice = draft.between(0, 4)
     if choice <= 1:
@@ -314,11 +314,11 @@ def _ask(draft: _Draft, folder: int, fds: list[int]) -> None:
         offset = draft.constant(0, 100) if draft.between(0, 1) else ABSENT
         atom = _Atom("sendfile", (target, source, offset, draft.constant(0, 100)))
         if target == source:
-            # What a file that is sent to itself comes to is the kernel's secret.
+            # The result of sending a file to itself depends on the kernel.
             atom = _Atom("fdatasync", (target,))
     else:
         out_offset = draft.constant(0, 9) if draft.between(0, 1) else ABSENT
-        # Neither is a pipe, so this fails, in one of several ways.
+        # Neither descriptor is a pipe, so splice fails, with one of several errors.
         zero = draft.slot(0)
         operands = (draft.pick(fds), ABSENT, draft.pick(fds), out_offset, draft.slot(9), zero)
         atom = _Atom("splice", operands)
@@ -334,7 +334,7 @@ def _go_back(draft: _Draft, first: int, index: int) -> None:
     down = _Atom("add", (passes, draft.slot(-1), draft.slot(1)), passes)
     down.flags = Flow.STOP_ON_NON_POSITIVE | Flow.SKIP_TO_NEXT_ON_STOP
     down.target = draft.between(first, index)
-    # A loop does I/O.
+    # A loop without I/O is refused.
     pause = _Atom("timeout", (draft.slot(0),))
     draft.clusters.append([pause, down])
 
@@ -355,7 +355,7 @@ def _outcomes(draft: _Draft, memory: _Memory) -> list[tuple[object, ...]]:
 
 
 def _rows(draft: _Draft, n_outcomes: int) -> list[tuple[str, tuple[int, ...], int, int, int, int]]:
-    """Return the atoms with their successors: now and then, a cluster far ahead, or none."""
+    """Return the table's rows; now and then an atom's successor is a cluster far ahead, or none."""
     begins = [0]
     for cluster in draft.clusters:
         begins.append(begins[-1] + len(cluster))

@@ -150,14 +150,14 @@ def _failure(result: Any) -> tuple[bool, int, int, object]:
 
 
 def test_a_failure_names_the_atom_and_the_error(carry: Carry, file: Path) -> None:
-    """Of what is missing, is a folder, or is beneath a file."""
+    """A missing file, a folder and a path beneath a file fail with their errno at their atom."""
     assert (False, errno.ENOENT, 0, None) == _failure(carry(_read_small, file.parent / "missing"))
     assert (False, errno.EISDIR, 1, None) == _failure(carry(_read_small, file.parent))
     assert (False, errno.ENOTDIR, 0, None) == _failure(carry(_read_small, file / "x"))
 
 
 def test_a_failure_can_be_raised(carry: Carry, tmp_path: Path) -> None:
-    """As the exception of its errno; a success raises nothing."""
+    """`unwrap` and `error` give the exception of the errno; a success has none."""
     result = carry(_read_small, tmp_path / "missing")
     with pytest.raises(FileNotFoundError):
         result.unwrap()
@@ -167,7 +167,7 @@ def test_a_failure_can_be_raised(carry: Carry, tmp_path: Path) -> None:
 
 
 def test_files_of_the_kernel_that_cannot_be_written_say_so(carry: Carry) -> None:
-    """Also to root: opening a read-only file of /proc/sys to write is refused."""
+    """Opening a read-only file of /proc/sys for writing is refused, also for root."""
 
     @syslet
     def opening(path):
@@ -177,7 +177,7 @@ def test_files_of_the_kernel_that_cannot_be_written_say_so(carry: Carry) -> None
     assert errno.EACCES == carry(opening, "/proc/sys/kernel/osrelease").errno
 
 
-def test_permission_is_asked_for_by_whoever_runs(tmp_path: Path) -> None:
+def test_permission_is_that_of_the_calling_process(tmp_path: Path) -> None:
     """A process that gave its privileges up gets EACCES, in every way of running."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"x")
@@ -212,12 +212,12 @@ print(*(result.errno for result in results))
 
 
 def test_files_that_disappear_between_two_atoms_fail_there(carry: Carry, file: Path) -> None:
-    """The atom that finds it gone is named."""
+    """The result names the atom that found the file missing."""
     assert (False, errno.ENOENT, 2, None) == _failure(carry(_remove_then_open, file))
 
 
 def test_what_is_read_after_a_status_need_not_have_its_size(carry: Carry) -> None:
-    """A file of /proc says 0 and has content."""
+    """A file of /proc reports size 0, and has content."""
     size, content = carry(_status_then_content, "/proc/version").unwrap()
     assert 0 == size
     assert content.startswith(b"Linux")
@@ -243,7 +243,7 @@ def test_sparse_files_are_read_and_written_beyond_4_gib(
 def test_offsets_beyond_what_a_file_can_have_are_errors(
     carry: Carry, file: Path, fd_of: FdOf
 ) -> None:
-    """EFBIG or EINVAL of the file system, not a wrapped number."""
+    """The file system answers EFBIG or EINVAL; no offset wraps around."""
     fd = fd_of(file, os.O_RDWR)
     for offset in (2**63 - 1, 2**63 - 3, -1, -(2**63)):
         assert carry(_write_at, fd, b"x", offset).errno in (errno.EFBIG, errno.EINVAL)
@@ -253,7 +253,7 @@ def test_offsets_beyond_what_a_file_can_have_are_errors(
 
 
 def test_a_closed_descriptor_is_an_error(carry: Carry, file: Path) -> None:
-    """EBADF, by number; what the program closes itself is closed for its later atoms."""
+    """An atom that uses a descriptor which the program has closed fails with EBADF."""
 
     @syslet
     def use_after_close(path):
@@ -265,7 +265,7 @@ def test_a_closed_descriptor_is_an_error(carry: Carry, file: Path) -> None:
 
 
 def test_descriptors_of_others_stay_open(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """What a run was given is not closed when it ends or fails."""
+    """A descriptor that was given to a run stays open when the run ends or fails."""
     fd = fd_of(file)
     assert carry(_read_part, fd, 0, 5).ok
     assert not carry(_read_part, fd, 20, 5).ok
@@ -279,7 +279,7 @@ def test_descriptors_of_others_stay_open(carry: Carry, file: Path, fd_of: FdOf) 
 def test_parts_outside_of_their_memory_are_errors(
     carry: Carry, file: Path, fd_of: FdOf, start: int, stop: int
 ) -> None:
-    """EFAULT: of buffers, of lent memory that is written to, and of such that is read."""
+    """A part outside of a buffer or of lent memory gives EFAULT, for reads and for writes."""
     fd, memory = fd_of(file, os.O_RDWR), bytearray(10)
     assert (False, errno.EFAULT) == _failure(carry(_read_part, fd, start, stop))[:2]
     assert (False, errno.EFAULT) == _failure(carry(_read_lent_part, fd, memory, start, stop))[:2]
@@ -289,12 +289,12 @@ def test_parts_outside_of_their_memory_are_errors(
 
 
 def test_empty_parts_are_allowed_anywhere_within(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """Also at the very end."""
+    """An empty part may begin at the very end of the memory."""
     assert 0 == carry(_read_part, fd_of(file), 10, 10).unwrap()
 
 
 def test_buffers_beyond_the_pools_bound_are_errors(file: Path, fd_of: FdOf) -> None:
-    """ENOBUFS, in each way that takes a pool; the pool is whole afterwards."""
+    """Each way of running that takes a pool gives ENOBUFS, and all memory returns to the pool."""
     pool, fd = BufferPool(4096), fd_of(file)
     ring = CompletionRing()
     for size, expected in ((4096, 0), (4097, errno.ENOBUFS)):
@@ -308,7 +308,7 @@ def test_buffers_beyond_the_pools_bound_are_errors(file: Path, fd_of: FdOf) -> N
 
 
 def test_buffers_of_absurd_sizes_are_errors(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """ENOBUFS or EINVAL, and no attempt to have that much."""
+    """The result is ENOBUFS or EINVAL, without an attempt to allocate that much."""
     for size in (2**63 - 1, 1 << 50, -1, -(2**63)):
         assert carry(_read_up_to, fd_of(file), size).errno in (errno.ENOBUFS, errno.EINVAL)
 
@@ -322,14 +322,14 @@ def test_growing_memory_ends_at_its_limit(carry: Carry, file: Path) -> None:
 
 
 def test_lent_memory_can_have_any_shape(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """What counts is its bytes."""
+    """A read fills the bytes of a view, whatever its shape and item type."""
     memory = memoryview(bytearray(8)).cast("i", (2, 1))
     assert 8 == carry(_read_into, fd_of(file), memory).unwrap()
     assert b"01234567" == memory.tobytes()
 
 
 def test_empty_memory_is_memory(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """Nothing is read into it, nothing is written from it."""
+    """Reads into empty memory and writes from it succeed with 0 bytes."""
     fd = fd_of(file, os.O_RDWR)
     assert 0 == carry(_read_into, fd, bytearray()).unwrap()
     assert 0 == carry(_write_at, fd, b"", 0).unwrap()
@@ -337,7 +337,7 @@ def test_empty_memory_is_memory(carry: Carry, file: Path, fd_of: FdOf) -> None:
 
 
 def test_lent_memory_is_given_back_at_once(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """Whoever has the result can resize what he lent, whether it went well or not."""
+    """Lent memory can be resized as soon as there is a result, of a success or of a failure."""
     memory = bytearray(10)
     assert carry(_read_into, fd_of(file), memory).ok
     memory.append(0)
@@ -346,7 +346,7 @@ def test_lent_memory_is_given_back_at_once(carry: Carry, file: Path, fd_of: FdOf
 
 
 def test_vectors_with_a_part_outside_are_errors(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """Nothing of them is read or written."""
+    """If one part of a vector is outside of its memory, nothing is read or written."""
 
     @syslet
     def reading(fd, memory, n):
@@ -364,7 +364,7 @@ def test_vectors_with_a_part_outside_are_errors(carry: Carry, file: Path, fd_of:
 
 
 def test_unused_memory_is_returned_as_it_was_declared(carry: Carry) -> None:
-    """A buffer that no atom came to is zeros; growing memory is empty."""
+    """A buffer that no atom has filled is zeros, and growing memory is empty."""
 
     @syslet
     def idle(fd):
@@ -382,7 +382,7 @@ def test_unused_memory_is_returned_as_it_was_declared(carry: Carry) -> None:
 
 
 def test_a_released_lease_is_gone(file: Path, fd_of: FdOf) -> None:
-    """Its memory cannot be seen any more, nor released while it is."""
+    """A released lease has no buffer, and a lease that is in use cannot be released."""
 
     @syslet
     def leasing(fd):
@@ -402,7 +402,7 @@ def test_a_released_lease_is_gone(file: Path, fd_of: FdOf) -> None:
 
 
 def test_sockets_take_no_files(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """Every atom of sockets says ENOTSOCK of a file, and does not wait."""
+    """Every socket atom gives ENOTSOCK for a file, without waiting."""
 
     @syslet
     def accepting(fd):
@@ -423,7 +423,7 @@ def test_sockets_take_no_files(carry: Carry, file: Path, fd_of: FdOf) -> None:
 
 
 def test_a_full_device_takes_what_fits(carry: Carry) -> None:
-    """The rest is ENOSPC at the next attempt; nothing at all is ENOSPC at once."""
+    """A write to a device without room gives ENOSPC."""
 
     @syslet
     def filling(fd):
@@ -438,7 +438,7 @@ def test_a_full_device_takes_what_fits(carry: Carry) -> None:
 
 
 def test_files_have_a_greatest_size(tmp_path: Path, script: Any) -> None:
-    """RLIMIT_FSIZE: what fits exactly is written, then EFBIG; the signal does no harm."""
+    """Under RLIMIT_FSIZE, a write that fits exactly succeeds, and the next one gives EFBIG."""
     process = script(
         f"""
         import resource
@@ -458,7 +458,7 @@ def test_files_have_a_greatest_size(tmp_path: Path, script: Any) -> None:
         print(fill.run({str(tmp_path / "a")!r}).value)
         print(threadlets.run(main()).value)
         """,
-        # The kernel's own rings know no such limit.
+        # io_uring does not apply this limit.
         THREADLETS_ENGINE="workers",
     )
     stdout, stderr = process.communicate(timeout=20)
@@ -467,7 +467,7 @@ def test_files_have_a_greatest_size(tmp_path: Path, script: Any) -> None:
 
 @pytest.mark.parametrize("size", [1500, 65536 + 500])
 def test_copy_that_does_not_fit_is_no_success(tmp_path: Path, script: Any, size: int) -> None:
-    """Also when it is the last piece of which a part was written."""
+    """A copy gives EFBIG, even if only the last piece was written in part."""
     (tmp_path / "source").write_bytes(bytes(size))
     process = script(
         f"""
@@ -500,7 +500,7 @@ def test_copy_that_does_not_fit_is_no_success(tmp_path: Path, script: Any, size:
 
 
 def test_fallocate_of_too_much_is_refused(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """ENOSPC or EFBIG; negative lengths are EINVAL."""
+    """Too large a length gives ENOSPC or EFBIG, and a negative one EINVAL."""
 
     @syslet
     def reserve(fd, length):

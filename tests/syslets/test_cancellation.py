@@ -1,4 +1,4 @@
-"""Cancelling: at every kind of atom, at any moment, many at once; everything comes back."""
+"""Cancelling runs: at every kind of atom, at any moment; memory and descriptors come back."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _copy_for_ever(source, target):
 
 @syslet
 def _stubborn(fd):
-    """Go on after whatever happens to an atom."""
+    """Continue after every error of an atom."""
     with loop():
         value = yield poll(fd, select.POLLIN).unchecked()
         break_if(value > 0)
@@ -158,7 +158,7 @@ def _stubborn(fd):
 
 @syslet
 def _hog(seconds):
-    """Hold the engine's thread up, once in its hands."""
+    """Block the engine's thread, once it carries this run on."""
     yield timeout(0.001)
     yield timeout(seconds).synchronous()
 
@@ -174,7 +174,7 @@ def _nothing_is_under_way() -> bool:
 
 
 class _Blocking:
-    """What programs wait for, as long as this is there."""
+    """Sockets, pipes and a child for which programs wait; the stack closes them."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         enter = stack.enter_context
@@ -183,7 +183,7 @@ class _Blocking:
         for fd in (self.reader, self.writer):
             stack.callback(os.close, fd)
         self.listener = enter(socket.create_server(("127.0.0.1", 0)))
-        # One that accepts nobody, and whose backlog is full.
+        # A listener that accepts no connection, and whose backlog is full.
         self.full = enter(socket.socket(socket.AF_UNIX))
         self.full.bind(name := b"\0threadlets-full-%d" % os.getpid())
         self.full.listen(0)
@@ -224,7 +224,7 @@ def blocking(nothing_leaks: None) -> Iterator[_Blocking]:
 def test_cancelled_program_has_ended_when_the_error_comes(
     engine_kind: str, blocking: _Blocking, wait: Callable[[_Blocking], Any]
 ) -> None:
-    """Nothing is under way any more, no buffer in use, no descriptor open; and it took no time."""
+    """When the error arrives, within five seconds, no run is in flight and no buffer in use."""
 
     async def main() -> None:
         task = asyncio.create_task(wait(blocking))
@@ -242,7 +242,7 @@ def test_cancelled_program_has_ended_when_the_error_comes(
 def test_cancelled_before_the_engine_has_seen_it(
     engine_kind: str, blocking: _Blocking, wait: Callable[[_Blocking], Any]
 ) -> None:
-    """In the turn after it was begun, the same."""
+    """A run that is cancelled in the tick after its beginning has ended when the error arrives."""
 
     async def main() -> None:
         task = asyncio.create_task(wait(blocking))
@@ -257,7 +257,7 @@ def test_cancelled_before_the_engine_has_seen_it(
 def test_a_ring_cancels_what_it_has(
     engine_kind: str, blocking: _Blocking, wait: Callable[[_Blocking], Any]
 ) -> None:
-    """Every program makes its entry, with ECANCELED, or with what it had done so far."""
+    """Every cancelled program makes its entry, with ECANCELED or with what it has done so far."""
     ring = CompletionRing()
     coroutine = wait(blocking)
     program, args = _submitted(coroutine)
@@ -276,7 +276,7 @@ def _submitted(coroutine: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def test_cancelled_time_out_is_over(clocked_engine: str) -> None:
-    """At once, by a task and by a ring."""
+    """A time-out that a task or a completion ring cancels ends at once."""
 
     async def main() -> None:
         task = asyncio.create_task(_sleep(1000))
@@ -300,7 +300,7 @@ def test_cancelled_time_out_is_over(clocked_engine: str) -> None:
 def test_lent_memory_is_not_written_to_after_the_error(
     engine_kind: str, pair: Pair, program: Any
 ) -> None:
-    """What comes later stays in the socket, and the memory can be resized."""
+    """Bytes that arrive later stay in the socket, and the lent memory can be resized."""
     one, other = pair()
     memory = bytearray(10)
 
@@ -317,7 +317,7 @@ def test_lent_memory_is_not_written_to_after_the_error(
 
 
 def test_second_cancellation_waits_for_the_end_too(clocked_engine: str, pair: Pair) -> None:
-    """However often a task is cancelled: when it ends, its program has ended."""
+    """However often a task is cancelled, its program has ended when the task ends."""
     one, _ = pair()
     memory = bytearray(10)
 
@@ -340,7 +340,7 @@ def test_second_cancellation_waits_for_the_end_too(clocked_engine: str, pair: Pa
 
 
 def test_timeout_of_asyncio_ends_a_program(clocked_engine: str, pair: Pair) -> None:
-    """asyncio.timeout raises TimeoutError, and the task goes on."""
+    """asyncio.timeout raises TimeoutError, and the task continues."""
 
     async def main() -> None:
         with pytest.raises(TimeoutError):
@@ -353,7 +353,7 @@ def test_timeout_of_asyncio_ends_a_program(clocked_engine: str, pair: Pair) -> N
 
 
 def test_loop_in_progress_is_cancelled(clocked_engine: str, tmp_path: Path) -> None:
-    """A copy that would never end does, and closes its files; others went on meanwhile."""
+    """A copy that would never end is cancelled, and closes its files; other runs continue."""
     source = tmp_path / "source"
     source.write_bytes(bytes(65536))
 
@@ -368,7 +368,7 @@ def test_loop_in_progress_is_cancelled(clocked_engine: str, tmp_path: Path) -> N
 
 
 def test_descriptor_of_a_result_that_nobody_gets_is_closed(engine_kind: str) -> None:
-    """The task is cancelled after its program has ended, before it was told."""
+    """A task is cancelled after its program has ended, but before the task has resumed."""
 
     async def main() -> None:
         for _ in range(20):
@@ -381,10 +381,10 @@ def test_descriptor_of_a_result_that_nobody_gets_is_closed(engine_kind: str) -> 
     within_deadline(main())
 
 
-def test_descriptor_of_a_task_that_another_cancels_in_the_same_turn_is_closed(
+def test_descriptor_of_a_task_that_another_cancels_in_the_same_tick_is_closed(
     engine_kind: str,
 ) -> None:
-    """Both programs end together; one task cancels the other, whose future is done already."""
+    """Both programs have ended when one task cancels the other, whose future is done already."""
 
     async def main() -> None:
         async def canceller() -> None:
@@ -405,9 +405,9 @@ def test_descriptor_of_a_task_that_another_cancels_in_the_same_turn_is_closed(
 
 
 def test_descriptor_whose_close_was_cancelled_is_closed(pair: Pair) -> None:
-    """It waits for a worker thread while all of them are busy, and never gets one."""
+    """A close is cancelled while it waits for a blocking thread, all of which are busy."""
 
-    def hands() -> list[str]:
+    def blocking_threads() -> list[str]:
         threads = Path("/proc/self/task").iterdir()
         return [it.name for it in threads if "engine-blocking" in (it / "comm").read_text()]
 
@@ -430,11 +430,11 @@ def test_descriptor_whose_close_was_cancelled_is_closed(pair: Pair) -> None:
             ring.submit(open_and_close, "/dev/zero", one)
         for _ in range(16):
             busy.submit(fill, source, memory)
-        until(lambda: len(hands()) == 16)
+        until(lambda: len(blocking_threads()) == 16)
         for _ in range(5):
             other.send(b"x")
         until(lambda: not select.select([one], [], [], 0)[0])
-        # Whoever comes later is done later: by then the five have asked for a hand.
+        # A later command is executed later: then the five wait for a blocking thread.
         last = CompletionRing()
         last.submit(_sleep, 0, flags=Flow.ASYNC)
         assert 1 == len(last.wait(1, 10))
@@ -448,7 +448,7 @@ def test_descriptor_whose_close_was_cancelled_is_closed(pair: Pair) -> None:
 def test_other_programs_on_a_socket_go_on_when_one_is_cancelled(
     engine_kind: str, pair: Pair
 ) -> None:
-    """Ten wait for the same socket; nine get their bytes."""
+    """Of ten receives on one socket one is cancelled, and the other nine get their bytes."""
     one, other = pair(socket.SOCK_DGRAM)
 
     async def main() -> None:
@@ -464,14 +464,14 @@ def test_other_programs_on_a_socket_go_on_when_one_is_cancelled(
 
 
 def test_closed_loop_ends_its_programs(engine_kind: str, pair: Pair) -> None:
-    """Their memory and descriptors come back, though the loop object is still there."""
+    """The memory and descriptors of the programs come back, though the loop object still exists."""
     loop = threadlets.new_event_loop()
     coroutines = [_open_then_recv("/dev/null", pair()[0]) for _ in range(10)]
 
     async def main() -> None:
         for coroutine in coroutines:
             coroutine.send(None)
-            # Many in one step would let others run first.
+            # Many awaits in one step would let other tasks run first.
             await asyncio.sleep(0)
         await until_async(lambda: engine().in_flight == 10)
 
@@ -484,7 +484,7 @@ def test_closed_loop_ends_its_programs(engine_kind: str, pair: Pair) -> None:
 
 
 def test_abandoned_coroutine_ends_its_program(engine_kind: str, pair: Pair) -> None:
-    """One that is closed instead of cancelled."""
+    """Closing a coroutine ends its program, as cancelling it does."""
 
     async def main() -> None:
         coroutine = _recv(pair()[0])
@@ -499,7 +499,7 @@ def test_abandoned_coroutine_ends_its_program(engine_kind: str, pair: Pair) -> N
 
 
 def test_blocking_run_is_interrupted_by_a_signal_handler(pair: Pair) -> None:
-    """What it raises goes through; one that returns lets the program go on."""
+    """An exception of the handler propagates; if the handler returns, the program continues."""
 
     class Alarm(Exception):
         pass
@@ -538,7 +538,7 @@ def test_blocking_run_is_interrupted_by_a_signal_handler(pair: Pair) -> None:
 def test_connecting_to_a_full_backlog_takes_no_time_of_the_cpu(
     clocked_engine: str, blocking: _Blocking
 ) -> None:
-    """Neither does a socket that does not block spin."""
+    """A pending connect does not spin, on a blocking or on a non-blocking socket."""
     for is_blocking in (True, False):
         blocking.late.setblocking(is_blocking)
 
@@ -557,7 +557,7 @@ def test_connecting_to_a_full_backlog_takes_no_time_of_the_cpu(
 def test_threads_that_block_do_not_keep_a_program_from_ending(
     engine_kind: str, crowd: Crowd, pair: Pair
 ) -> None:
-    """Cancelling works while other threads hold the interpreter."""
+    """Cancelling works while another thread competes for the GIL."""
     is_over = False
 
     def busy() -> None:

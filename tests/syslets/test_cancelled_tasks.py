@@ -1,4 +1,4 @@
-"""What a task that awaits a program hears of its cancellation."""
+"""How a cancellation reaches the task that awaits a program."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _recv(fd):
 def test_cancellation_has_its_message_and_is_counted_once(
     engine_kind: str, pair: Pair, tasks: Any
 ) -> None:
-    """Whichever tasks the loop has: what awaits the program is told as asyncio tells it."""
+    """With native tasks and with asyncio's, CancelledError has its message and counts once."""
     reader, _ = pair()
 
     async def main() -> None:
@@ -43,7 +43,7 @@ def test_cancellation_has_its_message_and_is_counted_once(
 
 
 def test_exception_thrown_into_a_program_ends_it(engine_kind: str, pair: Pair) -> None:
-    """Whoever drives the coroutine by hand need not wait; nothing is left."""
+    """An exception that is thrown into the coroutine ends the program, without an await."""
     reader, _ = pair()
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Cancelling many at once: thousands of waits, sweeps that are left early."""
+"""Cancelling many runs at once: thousands of waits, and sweeps that are left early."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _nothing_is_under_way() -> bool:
 
 
 def test_ten_thousand_time_outs_are_cancelled_at_once(clocked_engine: str) -> None:
-    """In bounded time."""
+    """Ten thousand cancelled time-outs end within ten seconds, and leave no run in flight."""
 
     async def main() -> None:
         tasks = [asyncio.create_task(_sleep(1000)) for _ in range(10_000)]
@@ -64,7 +64,7 @@ def test_ten_thousand_time_outs_are_cancelled_at_once(clocked_engine: str) -> No
 
 
 def test_two_thousand_receives_are_cancelled_at_once(engine_kind: str, pair: Pair) -> None:
-    """On a few sockets; nothing is left of them."""
+    """Two thousand cancelled receives on 50 sockets end within ten seconds, and hold no buffer."""
     ends = [pair()[0] for _ in range(50)]
 
     async def main() -> None:
@@ -82,7 +82,7 @@ def test_two_thousand_receives_are_cancelled_at_once(engine_kind: str, pair: Pai
 
 
 def test_ten_thousand_polls_end_at_once(engine_kind: str, pair: Pair) -> None:
-    """More than the kernel's queue has room for, on one socket."""
+    """More polls of one socket end together than the kernel's queue has room for."""
     one, other = pair()
 
     async def main() -> None:
@@ -96,7 +96,7 @@ def test_ten_thousand_polls_end_at_once(engine_kind: str, pair: Pair) -> None:
 
 
 def test_left_sweep_cancels_the_rest(clocked_engine: str) -> None:
-    """By a break, close(), an exception, or inputs that raise."""
+    """A break, close(), an exception, and inputs that raise each cancel the runs in flight."""
 
     def inputs() -> Iterator[float]:
         yield from (0, 1000, 1000)
@@ -128,7 +128,7 @@ def test_left_sweep_cancels_the_rest(clocked_engine: str) -> None:
 
 
 def test_left_sweep_closes_the_descriptors_that_nobody_got(engine_kind: str) -> None:
-    """Results that were made and not taken hold none."""
+    """Untaken results of a sweep that is left hold no descriptor."""
 
     @syslet
     def opening(path):
@@ -144,7 +144,7 @@ def test_left_sweep_closes_the_descriptors_that_nobody_got(engine_kind: str) -> 
 
 
 def test_cancelled_task_leaves_its_sweep(clocked_engine: str) -> None:
-    """An `async for` that is cancelled ends the runs."""
+    """Cancelling an `async for` over a sweep ends its runs."""
 
     async def main() -> None:
         async def consumer() -> None:

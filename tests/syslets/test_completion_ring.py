@@ -1,4 +1,4 @@
-"""Completion rings: what ends at once, what makes an entry, waiting, overflow, and flags."""
+"""Completion rings: results at once, entries, waiting, overflow, and flags."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _tags(entries: list[object]) -> list[object]:
 
 
 def test_what_ends_at_once_makes_no_entry(clocked_engine: str) -> None:
-    """`submit` gives its result; misuse raises."""
+    """`submit` returns the result of a program that ends at once, and raises on misuse."""
     ring = CompletionRing()
     assert 7 == ring.submit(_nop).unwrap()  # type: ignore[union-attr]
     assert ([], 0) == (ring.wait(0), ring.outstanding)
@@ -68,7 +68,7 @@ def test_what_ends_at_once_makes_no_entry(clocked_engine: str) -> None:
 
 
 def test_what_waits_makes_an_entry(engine_kind: str, pair: Pair) -> None:
-    """With its tag, which may be anything, and its result."""
+    """An entry has its tag, which may be any object, and its result."""
     one, other = pair()
     ring, tag = CompletionRing(), {"not": ["hashable"]}
     assert ring.submit(_recv, one, tag=tag) is None
@@ -81,7 +81,7 @@ def test_what_waits_makes_an_entry(engine_kind: str, pair: Pair) -> None:
 
 
 def test_entries_come_in_the_order_in_which_programs_end(clocked_engine: str) -> None:
-    """Not in that of submitting."""
+    """Entries come in the order in which programs end, not in that of submitting."""
     ring = CompletionRing()
     for seconds in (0.09, 0.03, 0.06, 0.0001):
         assert ring.submit(_sleep, seconds, tag=seconds) is None
@@ -90,7 +90,7 @@ def test_entries_come_in_the_order_in_which_programs_end(clocked_engine: str) ->
 
 
 def test_different_programs_share_a_ring(engine_kind: str, pair: Pair) -> None:
-    """Sockets, timers and files."""
+    """Programs of sockets and of timers can use one ring."""
     one, other = pair()
     ring = CompletionRing()
     ring.submit(_recv, one, tag="recv")
@@ -100,7 +100,7 @@ def test_different_programs_share_a_ring(engine_kind: str, pair: Pair) -> None:
 
 
 def test_wait_takes_all_that_are_there(engine_kind: str) -> None:
-    """Also more than were asked for."""
+    """`wait` returns all entries that are there, even if fewer were asked for."""
     ring = CompletionRing()
     for i in range(50):
         ring.submit(_sleep, 0.0001, tag=i, flags=Flow.ASYNC)
@@ -109,7 +109,7 @@ def test_wait_takes_all_that_are_there(engine_kind: str) -> None:
 
 
 def test_wait_ends_after_its_time(engine_kind: str, pair: Pair) -> None:
-    """With what there is; a negative time is none."""
+    """`wait` returns what there is when its time is over; a negative time means not to wait."""
     ring = CompletionRing()
     ring.submit(_recv, pair()[0])
     for seconds in (0.01, 0, -1):
@@ -120,7 +120,7 @@ def test_wait_ends_after_its_time(engine_kind: str, pair: Pair) -> None:
 
 
 def test_wait_gives_less_when_no_more_can_come(engine_kind: str) -> None:
-    """Instead of waiting for ever."""
+    """`wait` does not wait for ever for entries that cannot come."""
     ring = CompletionRing()
     ring.submit(_sleep, 0.0001, flags=Flow.ASYNC)
     assert 1 == len(ring.wait(5))
@@ -128,7 +128,7 @@ def test_wait_gives_less_when_no_more_can_come(engine_kind: str) -> None:
 
 
 def test_ring_that_overflows_loses_no_entry(engine_kind: str) -> None:
-    """Those beyond its size are counted, and come later, in order."""
+    """Entries beyond the ring's size are counted, and come later."""
     ring = CompletionRing(4)
     for i in range(100):
         ring.submit(_sleep, 0.0001, tag=i, flags=Flow.ASYNC)
@@ -143,7 +143,7 @@ def test_ring_that_overflows_loses_no_entry(engine_kind: str) -> None:
 
 
 def test_misuse_of_rings_is_refused() -> None:
-    """No room, more events than there is room for, flags that mean nothing here."""
+    """A size of 0, more events than the size, and flags without a meaning here are refused."""
     with pytest.raises(ValueError, match="size is 0"):
         CompletionRing(0)
     ring = CompletionRing(3)
@@ -156,7 +156,7 @@ def test_misuse_of_rings_is_refused() -> None:
 
 
 def test_flags_say_how_a_program_runs(engine_kind: str) -> None:
-    """ASYNC always makes an entry, SYNC never, and NO_COMPLETE leaves it out."""
+    """ASYNC always makes an entry, SYNC never does, and NO_COMPLETE suppresses it."""
     ring = CompletionRing()
     assert ring.submit(_nop, tag="async", flags=Flow.ASYNC) is None
     assert ["async"] == _tags(ring.wait(1, DEADLINE_S))
@@ -167,14 +167,14 @@ def test_flags_say_how_a_program_runs(engine_kind: str) -> None:
 
 
 def test_silent_programs_hand_no_descriptors_over(engine_kind: str) -> None:
-    """Nobody would close them."""
+    """A silent run closes the descriptor that it would return."""
     ring = CompletionRing()
     ring.submit(_open, "/dev/null", flags=Flow.ASYNC | Flow.NO_COMPLETE)
     assert [] == ring.wait(1, DEADLINE_S)
 
 
 def test_buffers_come_from_the_given_pool(engine_kind: str, pair: Pair) -> None:
-    """Of each program its own."""
+    """Each program takes its buffers from the pool that it was submitted with."""
     pool, ring = BufferPool(512), CompletionRing()
     one, other = pair()
     ring.submit(_recv, one, pool=pool, flags=Flow.ASYNC)
@@ -189,7 +189,7 @@ def test_buffers_come_from_the_given_pool(engine_kind: str, pair: Pair) -> None:
 
 
 def test_programs_are_cut_off_after_their_time(clocked_engine: str, pair: Pair) -> None:
-    """ETIMEDOUT is an entry like any other."""
+    """A program that exceeds its timeout makes an entry with ETIMEDOUT."""
     ring = CompletionRing()
     ring.submit(_recv, pair()[0], timeout=0.01)
     ((_, result),) = ring.wait(1, DEADLINE_S)
@@ -197,7 +197,7 @@ def test_programs_are_cut_off_after_their_time(clocked_engine: str, pair: Pair) 
 
 
 def test_any_thread_may_submit(engine_kind: str, crowd: Crowd) -> None:
-    """And another one takes the entries."""
+    """Several threads submit, and another one takes the entries."""
     ring = CompletionRing()
 
     def submit(first: int) -> None:
@@ -216,7 +216,7 @@ def test_any_thread_may_submit(engine_kind: str, crowd: Crowd) -> None:
 
 
 def test_several_threads_wait_for_one_ring(engine_kind: str, pair: Pair) -> None:
-    """Each gets its entry, however many come at once."""
+    """Each waiting thread gets its entry, however many come at once."""
     one, other = pair(socket.SOCK_DGRAM)
     ring = CompletionRing()
     for i in range(4):
@@ -239,7 +239,7 @@ def test_several_threads_wait_for_one_ring(engine_kind: str, pair: Pair) -> None
 
 
 def test_several_tasks_wait_for_one_ring(engine_kind: str, pair: Pair) -> None:
-    """None is forgotten."""
+    """Each waiting task gets its entry."""
     one, other = pair(socket.SOCK_DGRAM)
 
     async def main() -> None:
@@ -258,7 +258,7 @@ def test_several_tasks_wait_for_one_ring(engine_kind: str, pair: Pair) -> None:
 
 
 def test_waiting_task_lets_others_go_on(engine_kind: str, pair: Pair) -> None:
-    """One of them gives it what it waits for."""
+    """While a task waits for an entry, a callback runs and sends what the program waits for."""
     one, other = pair()
 
     async def main() -> None:
@@ -273,7 +273,7 @@ def test_waiting_task_lets_others_go_on(engine_kind: str, pair: Pair) -> None:
 
 
 def test_cancelled_wait_loses_no_entry(engine_kind: str, pair: Pair) -> None:
-    """Whoever waits next has it, in a task or in a thread, and it counts as outstanding."""
+    """The next wait gets the entries, in a task or in a thread; they count as outstanding."""
     one, other = pair(socket.SOCK_DGRAM)
 
     async def main() -> None:
@@ -315,7 +315,7 @@ def alarm() -> Iterator[type[Exception]]:
 def test_interrupted_wait_loses_no_entry(
     engine_kind: str, pair: Pair, alarm: type[Exception]
 ) -> None:
-    """A signal handler raises while one of two entries is there."""
+    """A signal handler raises in a wait for two entries, while one of them is there."""
     one, other = pair(socket.SOCK_DGRAM)
     ring = CompletionRing()
     ring.submit(_recv, one, tag="first")
@@ -331,7 +331,7 @@ def test_interrupted_wait_loses_no_entry(
 
 
 def test_given_up_ring_ends_its_programs(engine_kind: str, pair: Pair) -> None:
-    """With the last reference; and close() waits for it."""
+    """Dropping the last reference ends the programs; close() also waits for their end."""
     ring = CompletionRing()
     ring.submit(_recv, pair()[0])
     assert 1 == engine().in_flight
@@ -345,7 +345,7 @@ def test_given_up_ring_ends_its_programs(engine_kind: str, pair: Pair) -> None:
 
 
 def test_ring_outlives_its_engine(nothing_leaks: None) -> None:
-    """What was under way ends as cancelled; what is submitted later runs, or is refused aloud."""
+    """Runs in flight end with ECANCELED; a program that is submitted later runs or raises."""
     with use_engine("workers"):
         ring = CompletionRing()
         ring.submit(_sleep, 1000, tag="old")
@@ -360,7 +360,7 @@ def test_ring_outlives_its_engine(nothing_leaks: None) -> None:
 
 
 def test_many_entries_take_little_time(engine_kind: str) -> None:
-    """Ten thousand."""
+    """Ten thousand entries take less than ten seconds."""
     ring = CompletionRing()
     started = time.monotonic()
     for i in range(10_000):
@@ -374,7 +374,7 @@ def test_many_entries_take_little_time(engine_kind: str) -> None:
 
 
 def test_descriptors_in_entries_that_nobody_takes_are_closed(engine_kind: str) -> None:
-    """The ring is given up with them."""
+    """Dropping a ring closes the descriptors in its untaken entries."""
     ring = CompletionRing()
     for _ in range(10):
         ring.submit(_open, "/dev/null", flags=Flow.ASYNC)
@@ -383,7 +383,7 @@ def test_descriptors_in_entries_that_nobody_takes_are_closed(engine_kind: str) -
 
 
 def test_what_is_refused_is_not_under_way(clocked_engine: str) -> None:
-    """A time-out that is none is found before anything begins, and nobody waits for the entry."""
+    """An invalid timeout is refused before anything begins, and nothing is outstanding."""
     with CompletionRing() as ring:
         for wrong in (0, -1.0, float("nan")):
             with pytest.raises(ValueError, match="timeout is"):

@@ -1,4 +1,4 @@
-"""Conformance: atoms that open files and change what they are, in every way of running."""
+"""Conformance: atoms that open, inspect and change files, in every way of running."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_openat_hands_its_descriptor_over(carry: Carry, file: Path) -> None:
-    """The descriptor is the caller's, blocks as he expects, and does not survive exec."""
+    """The descriptor belongs to the caller, blocks, and does not survive exec."""
     fd = carry(_open_read, file).unwrap()
     try:
         assert b"content" == os.read(fd, 100)
@@ -159,7 +159,7 @@ def test_openat_hands_its_descriptor_over(carry: Carry, file: Path) -> None:
 
 
 def test_openat_keeps_the_flags_that_were_asked_for(carry: Carry, file: Path) -> None:
-    """Non-blocking is what the program says, however the file was tried."""
+    """The descriptor is non-blocking if the program says so, however the open was tried."""
     fd = carry(_open_non_blocking, file).unwrap()
     try:
         assert os.O_NONBLOCK & fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -177,34 +177,34 @@ def test_a_later_openat_does_not_change_an_earlier_ones_flags(carry: Carry, file
 
 
 def test_openat_creates_with_its_mode(carry: Carry, tmp_path: Path) -> None:
-    """The umask restricts it, as always."""
+    """The umask restricts the mode, as always."""
     fd = carry(_create, tmp_path / "new", 0o640).unwrap()
     os.close(fd)
     assert 0o640 == stat.S_IMODE((tmp_path / "new").stat().st_mode)
 
 
 def test_openat_truncates(carry: Carry, file: Path) -> None:
-    """O_TRUNC takes the content away."""
+    """O_TRUNC removes the content."""
     assert carry(_truncate, file).ok
     assert b"" == file.read_bytes()
 
 
 def test_openat_begins_at_a_folders_descriptor(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """A relative path is that folder's."""
+    """A relative path begins at the folder of `dir_fd`."""
     fd = carry(_open_in, fd_of(file.parent), "file").unwrap()
     assert os.path.samestat(os.fstat(fd), file.stat())
     os.close(fd)
 
 
 def test_openat_takes_a_device(carry: Carry) -> None:
-    """One without a position, too."""
+    """A device without a position can be opened, too."""
     fd = carry(_open_read, "/dev/null").unwrap()
     assert b"" == os.read(fd, 1)
     os.close(fd)
 
 
 def test_openat2_stays_beneath_its_folder(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """What leaves the folder is EXDEV, what does not is opened."""
+    """A path that leaves the folder gives EXDEV; a path that does not is opened."""
     folder = fd_of(file.parent)
     os.close(carry(_open_beneath, folder, "file").unwrap())
     for path in ("..", "/etc/passwd"):
@@ -212,13 +212,13 @@ def test_openat2_stays_beneath_its_folder(carry: Carry, file: Path, fd_of: FdOf)
 
 
 def test_openat2_creates_with_its_mode(carry: Carry, tmp_path: Path) -> None:
-    """Just as openat does."""
+    """openat2 creates a file with its mode, as openat does."""
     assert carry(_create_by_openat2, tmp_path / "new", 0o600).ok
     assert 0o600 == stat.S_IMODE((tmp_path / "new").stat().st_mode)
 
 
 def test_openat2_refuses_flags_that_openat_ignores(carry: Carry, file: Path) -> None:
-    """Also those beyond 32 bits."""
+    """Unknown flags give EINVAL, also those beyond 32 bits."""
     for flags in (1 << 40, 1 << 30):
         assert errno.EINVAL == carry(_opening_with(flags), file).errno
 
@@ -256,12 +256,12 @@ def test_what_cannot_be_opened_says_why(
 
 
 def test_openat_exclusively_finds_the_file_there(carry: Carry, file: Path) -> None:
-    """EEXIST."""
+    """O_EXCL gives EEXIST if the file exists."""
     assert errno.EEXIST == carry(_create, file, 0o600).errno
 
 
 def test_openat_of_a_folder_to_write_is_refused(carry: Carry, tmp_path: Path) -> None:
-    """EISDIR, without truncation."""
+    """Opening a folder to write gives EISDIR, without O_TRUNC, too."""
 
     @syslet
     def opening(path):
@@ -271,7 +271,7 @@ def test_openat_of_a_folder_to_write_is_refused(carry: Carry, tmp_path: Path) ->
 
 
 def test_statx_is_what_os_stat_says(carry: Carry, file: Path) -> None:
-    """All fields that both have, for a file, a folder and a device."""
+    """All fields that both have are equal, for a file, a folder and a device."""
     for path in (file, file.parent, "/dev/null"):
         status, expected = carry(_status, path).unwrap(), os.stat(path)
         for name in [
@@ -293,7 +293,7 @@ def test_statx_is_what_os_stat_says(carry: Carry, file: Path) -> None:
 
 
 def test_statx_without_a_path_is_the_descriptors(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """That of a file, and of a pipe."""
+    """Without a path, statx describes the file of the descriptor."""
     assert 7 == carry(_own_status, fd_of(file)).unwrap().st_size
 
 
@@ -303,7 +303,7 @@ def test_statx_of_a_pipe_knows_that_it_is_one(carry: Carry, pipe: tuple[int, int
 
 
 def test_statx_follows_links_or_does_not(carry: Carry, file: Path) -> None:
-    """As its flags say."""
+    """statx follows a link unless AT_SYMLINK_NOFOLLOW is set."""
     link = file.parent / "link"
     link.symlink_to("file")
     assert stat.S_ISREG(carry(_status, link).unwrap().st_mode)
@@ -311,7 +311,7 @@ def test_statx_follows_links_or_does_not(carry: Carry, file: Path) -> None:
 
 
 def test_fields_of_statx_are_integers_of_the_program(carry: Carry, file: Path) -> None:
-    """They can be returned like any other."""
+    """A program can return fields of a status like other integers."""
     expected = file.stat()
     assert (
         expected.st_mode,
@@ -336,12 +336,12 @@ def test_statx_says_why_there_is_no_status(
 
 
 def test_statx_of_no_descriptor_is_an_error(carry: Carry) -> None:
-    """EBADF."""
+    """A number that is no open descriptor gives EBADF."""
     assert errno.EBADF == carry(_own_status, 1_000_000).errno
 
 
 def test_close_closes(carry: Carry, file: Path) -> None:
-    """The number is free afterwards; what is no descriptor is EBADF."""
+    """The descriptor is free afterwards; a number that is not open gives EBADF."""
     fd = os.open(file, os.O_RDONLY)
     assert carry(_close, fd).ok
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -351,19 +351,19 @@ def test_close_closes(carry: Carry, file: Path) -> None:
 
 @pytest.mark.parametrize("program", [_fsync, _fdatasync], ids=["fsync", "fdatasync"])
 def test_files_can_be_synchronised(carry: Carry, file: Path, fd_of: FdOf, program: object) -> None:
-    """The value is 0; a descriptor that is none is an error."""
+    """fsync and fdatasync succeed; a number that is no open descriptor gives EBADF."""
     result = carry(program, fd_of(file, os.O_RDWR))  # type: ignore[arg-type]
     assert (True, None) == (result.ok, result.value)
     assert errno.EBADF == carry(program, 1_000_000).errno  # type: ignore[arg-type]
 
 
 def test_pipes_cannot_be_synchronised(carry: Carry, pipe: tuple[int, int]) -> None:
-    """EINVAL."""
+    """fsync of a pipe gives EINVAL."""
     assert errno.EINVAL == carry(_fsync, pipe[1]).errno
 
 
 def test_ftruncate_cuts_and_extends(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """What is new reads as zeros."""
+    """The added part of an extended file reads as zeros."""
     fd = fd_of(file, os.O_RDWR)
     assert carry(_ftruncate, fd, 3).ok
     assert carry(_ftruncate, fd, 5).ok
@@ -371,14 +371,14 @@ def test_ftruncate_cuts_and_extends(carry: Carry, file: Path, fd_of: FdOf) -> No
 
 
 def test_ftruncate_says_why_it_cannot(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """A negative length, a descriptor that cannot be written to, one that is none."""
+    """A negative length and a read-only descriptor give EINVAL, a closed descriptor EBADF."""
     assert errno.EINVAL == carry(_ftruncate, fd_of(file, os.O_RDWR), -1).errno
     assert errno.EINVAL == carry(_ftruncate, fd_of(file), 1).errno
     assert errno.EBADF == carry(_ftruncate, 1_000_000, 1).errno
 
 
 def test_fallocate_extends_and_punches(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """Reserved bytes are zeros, as are those of a hole."""
+    """Reserved bytes read as zeros, as do those of a hole."""
     fd = fd_of(file, os.O_RDWR)
     assert carry(_fallocate, fd, 0, 0, 9000).ok
     assert 9000 == file.stat().st_size
@@ -387,13 +387,13 @@ def test_fallocate_extends_and_punches(carry: Carry, file: Path, fd_of: FdOf) ->
 
 
 def test_fallocate_says_why_it_cannot(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """No length, a descriptor that cannot be written to."""
+    """A length of 0 gives EINVAL, and a read-only descriptor EBADF."""
     assert errno.EINVAL == carry(_fallocate, fd_of(file, os.O_RDWR), 0, 0, 0).errno
     assert errno.EBADF == carry(_fallocate, fd_of(file), 0, 0, 1).errno
 
 
 def test_descriptors_that_are_not_handed_over_are_closed(carry: Carry, file: Path) -> None:
-    """Whether the program ends well or not; the fixture of the package counts."""
+    """A run closes them whether it succeeds or fails; the fixture `nothing_leaks` checks."""
 
     @syslet
     def forgetful(path, missing):
@@ -407,7 +407,7 @@ def test_descriptors_that_are_not_handed_over_are_closed(carry: Carry, file: Pat
 
 
 def test_a_tuple_hands_several_descriptors_over(carry: Carry, file: Path) -> None:
-    """Those in it, and no others."""
+    """The descriptors in the returned tuple stay open, and no others."""
 
     @syslet
     def three(path):
@@ -422,7 +422,7 @@ def test_a_tuple_hands_several_descriptors_over(carry: Carry, file: Path) -> Non
 
 
 def test_openat_of_a_socket_to_write_is_refused(carry: Carry, tmp_path: Path) -> None:
-    """Its error is that of a named pipe which nobody reads, but nothing is waited for."""
+    """Opening a socket to write fails at once with ENXIO, like a named pipe without a reader."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
     result = carry(_open_write, str(tmp_path / "socket"))

@@ -107,33 +107,33 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_unlinkat_removes_a_name(carry: Carry, folder: Path) -> None:
-    """That of a file, and with AT_REMOVEDIR that of a folder."""
+    """unlinkat removes the name of a file, and with AT_REMOVEDIR that of a folder."""
     assert carry(_unlink, folder / "a").ok
     assert carry(_remove_folder, folder / "empty").ok
     assert ["b", "full", "link"] == sorted(os.listdir(folder))
 
 
 def test_renameat_replaces(carry: Carry, folder: Path) -> None:
-    """The new name's file is gone."""
+    """The file that had the new name is gone."""
     assert carry(_rename, folder / "a", folder / "b").ok
     assert b"a" == (folder / "b").read_bytes()
     assert not (folder / "a").exists()
 
 
 def test_renameat_exchanges(carry: Carry, folder: Path) -> None:
-    """Both names stay."""
+    """RENAME_EXCHANGE swaps the files of two names."""
     assert carry(_rename, folder / "a", folder / "b", RENAME_EXCHANGE).ok
     assert (b"b", b"a") == ((folder / "a").read_bytes(), (folder / "b").read_bytes())
 
 
 def test_mkdirat_makes_a_folder_with_its_mode(carry: Carry, folder: Path) -> None:
-    """Restricted by the umask."""
+    """The umask restricts the mode."""
     assert carry(_make_folder, folder / "new", 0o700).ok
     assert stat.S_IFDIR | 0o700 == (folder / "new").stat().st_mode
 
 
 def test_linkat_gives_another_name(carry: Carry, folder: Path) -> None:
-    """To the link itself, or to what it points to."""
+    """The new name is that of a link itself, or with AT_SYMLINK_FOLLOW of its target."""
     assert carry(_link, folder / "a", folder / "c").ok
     assert 2 == (folder / "a").stat().st_nlink
     assert carry(_link, folder / "link", folder / "second").ok
@@ -143,13 +143,13 @@ def test_linkat_gives_another_name(carry: Carry, folder: Path) -> None:
 
 
 def test_symlinkat_keeps_what_it_was_told(carry: Carry, folder: Path) -> None:
-    """Whether that exists or not."""
+    """The target is kept as it was given, whether it exists or not."""
     assert carry(_symlink, "no/where", folder / "new").ok
     assert "no/where" == os.readlink(folder / "new")
 
 
 def test_names_begin_at_a_folders_descriptor(carry: Carry, tmp_path: Path, fd_of: FdOf) -> None:
-    """Every atom with a name has a `dir_fd`."""
+    """Every atom that takes a name has a `dir_fd`."""
     assert carry(_all_in, fd_of(tmp_path)).ok
     assert ["c"] == os.listdir(tmp_path)
 
@@ -195,13 +195,13 @@ def test_what_cannot_be_done_with_names_says_why(
 
 
 def test_names_in_different_file_systems_are_not_linked(carry: Carry, folder: Path) -> None:
-    """EXDEV."""
+    """linkat and renameat between file systems give EXDEV."""
     assert errno.EXDEV == carry(_link, folder / "a", "/dev/shm/threadlets-link").errno
     assert errno.EXDEV == carry(_rename, folder / "a", "/dev/shm/threadlets-link").errno
 
 
 def test_names_have_all_bytes_but_two(carry: Carry, tmp_path: Path) -> None:
-    """Newlines, surrogates for what is no UTF-8, and as many as there may be."""
+    """A name may have newlines, bytes that are no UTF-8, and 255 bytes in all."""
     names = [b"new\nline", b"\xff\xfe\x80", b"x" * 255, "ü€😀".encode(), b" ", b"-", b"\x01\x7f"]
     for name in names:
         assert carry(_make_folder, os.fsencode(tmp_path) + b"/" + name).ok
@@ -210,7 +210,7 @@ def test_names_have_all_bytes_but_two(carry: Carry, tmp_path: Path) -> None:
 
 
 def test_getdents_reads_a_folder(carry: Carry, folder: Path) -> None:
-    """The bytes are the kernel's; after the last entry there are none."""
+    """The records are the kernel's; after the last entry the value is 0."""
     entries, rest = carry(_list, folder).unwrap()
     assert 0 == rest
     names = []
@@ -223,7 +223,7 @@ def test_getdents_reads_a_folder(carry: Carry, folder: Path) -> None:
 
 
 def test_getdents_says_why_it_cannot(carry: Carry, folder: Path, fd_of: FdOf) -> None:
-    """Too little room, a file in place of a folder, a descriptor that is none."""
+    """Too small a buffer gives EINVAL, a file ENOTDIR, and a closed descriptor EBADF."""
     assert (errno.EINVAL, 1) == _of(carry(_list_into_little, folder))
     assert (errno.ENOTDIR, 0) == _of(carry(_list_descriptor, fd_of(folder / "a")))
     assert (errno.EBADF, 0) == _of(carry(_list_descriptor, 1_000_000))

@@ -47,7 +47,7 @@ def _connect(fd, where):
 
 @syslet
 def _call(where):
-    """Connect, say something, and listen to the answer."""
+    """Connect, send a request, and receive the answer."""
     fd = yield make_socket(socket.AF_INET, socket.SOCK_STREAM)
     yield connect(fd, where)
     yield send(fd, b"ping")
@@ -136,19 +136,19 @@ def datagrams() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def test_socket_hands_its_descriptor_over(carry: Carry) -> None:
-    """One that does not survive exec."""
+    """The descriptor of a new socket does not survive exec."""
     with socket.socket(fileno=carry(_make, socket.AF_INET).unwrap()) as made:
         assert socket.AF_INET == made.family
         assert not made.get_inheritable()
 
 
 def test_socket_of_no_family_is_refused(carry: Carry) -> None:
-    """EAFNOSUPPORT."""
+    """An unknown address family gives EAFNOSUPPORT."""
     assert errno.EAFNOSUPPORT == carry(_make, 12345).errno
 
 
 def test_a_program_talks_to_a_server(carry: Carry, listener: socket.socket, crowd: Crowd) -> None:
-    """Connected, heard and answered, all by one program."""
+    """One program connects, sends, and receives the answer."""
 
     def serve() -> None:
         with listener.accept()[0] as peer:
@@ -162,18 +162,18 @@ def test_a_program_talks_to_a_server(carry: Carry, listener: socket.socket, crow
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_connect_connects(carry: Carry, listener: socket.socket, blocking: bool) -> None:
-    """And leaves the descriptor as it was: blocking, or not."""
+    """connect does not change whether the descriptor blocks."""
     with socket.socket() as sock:
         sock.setblocking(blocking)
         assert carry(_connect, sock, listener.getsockname()).ok
         assert listener.getsockname() == sock.getpeername()
         assert blocking == os.get_blocking(sock.fileno())
-        if blocking:  # The kernel says so of others only at the second attempt.
+        if blocking:  # Of other sockets the kernel says so only at the second attempt.
             assert errno.EISCONN == carry(_connect, sock, listener.getsockname()).errno
 
 
 def test_connect_takes_addresses_of_all_families(carry: Carry, tmp_path: Path) -> None:
-    """IPv6, a Unix path, and the abstract namespace."""
+    """IPv6 addresses, Unix paths and abstract names are accepted."""
     names = [
         (socket.AF_INET6, ("::1", 0)),
         (socket.AF_UNIX, str(tmp_path / "socket")),
@@ -188,8 +188,8 @@ def test_connect_takes_addresses_of_all_families(carry: Carry, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_connect_to_nobody_is_refused(carry: Carry, blocking: bool) -> None:
-    """ECONNREFUSED, and ENOENT for a path."""
+def test_connect_without_a_listener_is_refused(carry: Carry, blocking: bool) -> None:
+    """A port without a listener gives ECONNREFUSED, and a path that does not exist ENOENT."""
     with socket.socket() as unused, socket.socket() as sock:
         unused.bind(("127.0.0.1", 0))
         sock.setblocking(blocking)
@@ -200,7 +200,7 @@ def test_connect_to_nobody_is_refused(carry: Carry, blocking: bool) -> None:
 
 
 def test_connect_needs_a_socket_of_that_family(carry: Carry, pipe: tuple[int, int]) -> None:
-    """ENOTSOCK, EBADF, EAFNOSUPPORT."""
+    """A pipe gives ENOTSOCK, a closed descriptor EBADF, another family EAFNOSUPPORT or EINVAL."""
     assert errno.ENOTSOCK == carry(_connect, pipe[0], ("127.0.0.1", 1)).errno
     assert errno.EBADF == carry(_connect, 1_000_000, ("127.0.0.1", 1)).errno
     with socket.socket(socket.AF_INET6) as sock:
@@ -211,7 +211,7 @@ def test_connect_needs_a_socket_of_that_family(carry: Carry, pipe: tuple[int, in
 def test_accept_gives_the_connection_and_its_peer(
     carry: Carry, listener: socket.socket, crowd: Crowd, blocking: bool
 ) -> None:
-    """It waits for one, whether the listener blocks or not."""
+    """accept waits for a connection, whether the listener blocks or not."""
     listener.setblocking(blocking)
     with socket.socket() as sock:
         crowd.call(sock.connect, listener.getsockname())
@@ -225,7 +225,7 @@ def test_accept_gives_the_connection_and_its_peer(
 
 
 def test_accept_makes_non_blocking_what_is_to_be(carry: Carry, listener: socket.socket) -> None:
-    """As its flags say."""
+    """SOCK_NONBLOCK makes the accepted socket non-blocking."""
     with socket.create_connection(listener.getsockname()):
         fd = carry(_accept_non_blocking, listener).unwrap()
         assert not os.get_blocking(fd)
@@ -233,7 +233,7 @@ def test_accept_makes_non_blocking_what_is_to_be(carry: Carry, listener: socket.
 
 
 def test_accept_of_a_peer_without_a_name(carry: Carry, tmp_path: Path) -> None:
-    """Its address is empty, as socket.accept() says."""
+    """The address of such a peer is empty, as with socket.accept()."""
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as sock:
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
@@ -244,7 +244,7 @@ def test_accept_of_a_peer_without_a_name(carry: Carry, tmp_path: Path) -> None:
 
 
 def test_accept_needs_a_listener(carry: Carry, pair: Pair, pipe: tuple[int, int]) -> None:
-    """EINVAL, ENOTSOCK, EBADF."""
+    """A connected socket gives EINVAL, a pipe ENOTSOCK, and a closed descriptor EBADF."""
     assert errno.EINVAL == carry(_accept, pair()[0]).errno
     assert errno.ENOTSOCK == carry(_accept, pipe[0]).errno
     assert errno.EBADF == carry(_accept, 1_000_000).errno
@@ -252,7 +252,7 @@ def test_accept_needs_a_listener(carry: Carry, pair: Pair, pipe: tuple[int, int]
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_recv_waits_for_some_bytes(carry: Carry, pair: Pair, crowd: Crowd, blocking: bool) -> None:
-    """Not for all; and the peer's end is 0 bytes."""
+    """recv returns as soon as there are bytes, and gives 0 bytes at the peer's end."""
     one, other = pair()
     one.setblocking(blocking)
     crowd.call(other.sendall, b"some")
@@ -262,7 +262,7 @@ def test_recv_waits_for_some_bytes(carry: Carry, pair: Pair, crowd: Crowd, block
 
 
 def test_recv_waits_for_all_that_are_asked_for(carry: Carry, pair: Pair, crowd: Crowd) -> None:
-    """With MSG_WAITALL, however they come; up to the peer's end."""
+    """With MSG_WAITALL, recv waits for all bytes, however they arrive, or for the peer's end."""
     one, other = pair()
 
     def feed() -> None:
@@ -276,7 +276,7 @@ def test_recv_waits_for_all_that_are_asked_for(carry: Carry, pair: Pair, crowd: 
 
 
 def test_recv_peeks(carry: Carry, pair: Pair) -> None:
-    """What was looked at is still there."""
+    """Bytes that were peeked at can still be received."""
     one, other = pair()
     other.sendall(b"ab")
     assert b"ab" == carry(_recv, one, socket.MSG_PEEK).unwrap()
@@ -284,7 +284,7 @@ def test_recv_peeks(carry: Carry, pair: Pair) -> None:
 
 
 def test_recv_peeks_at_each_byte_once(carry: Carry, pair: Pair) -> None:
-    """Also with MSG_WAITALL, when there are fewer than were asked for."""
+    """Also with MSG_WAITALL, and fewer bytes than were asked for."""
     one, other = pair()
     other.sendall(b"abcd")
     other.close()
@@ -293,12 +293,12 @@ def test_recv_peeks_at_each_byte_once(carry: Carry, pair: Pair) -> None:
 
 
 def test_recv_without_waiting_says_that_there_is_nothing(carry: Carry, pair: Pair) -> None:
-    """MSG_DONTWAIT is the program's own wish: EAGAIN."""
+    """With MSG_DONTWAIT, which the program itself has set, the result is EAGAIN."""
     assert errno.EAGAIN == carry(_recv, pair()[0], socket.MSG_DONTWAIT).errno
 
 
 def test_recv_takes_one_datagram(carry: Carry, pair: Pair) -> None:
-    """Also an empty one, also with MSG_WAITALL; what does not fit is lost."""
+    """Empty datagrams and MSG_WAITALL are no exception; bytes that do not fit are lost."""
     one, other = pair(socket.SOCK_DGRAM)
     for data in (b"first", b"", b"0123456789abc", b"last"):
         other.send(data)
@@ -309,7 +309,7 @@ def test_recv_takes_one_datagram(carry: Carry, pair: Pair) -> None:
 
 
 def test_recv_says_that_the_peer_has_gone(carry: Carry, listener: socket.socket) -> None:
-    """ECONNRESET after a hard close."""
+    """A hard close of the peer gives ECONNRESET."""
     with socket.create_connection(listener.getsockname()) as sock:
         peer, _ = listener.accept()
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -319,7 +319,7 @@ def test_recv_says_that_the_peer_has_gone(carry: Carry, listener: socket.socket)
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_sends_are_whole(carry: Carry, pair: Pair, crowd: Crowd, blocking: bool) -> None:
-    """More than fits waits until the peer has taken it, piece by piece."""
+    """A send of more than fits waits until the peer has taken all of it, piece by piece."""
     one, other = pair()
     one.setblocking(blocking)
     data, drained = os.urandom(2_000_000), bytearray()
@@ -331,7 +331,7 @@ def test_sends_are_whole(carry: Carry, pair: Pair, crowd: Crowd, blocking: bool)
 
 
 def test_send_without_waiting_sends_what_fits(carry: Carry, pair: Pair) -> None:
-    """MSG_DONTWAIT gives a part, and then EAGAIN."""
+    """With MSG_DONTWAIT, send sends a part, and gives EAGAIN when nothing fits."""
     one, _ = pair()
     sent = carry(_send, one, bytes(10_000_000), socket.MSG_DONTWAIT).unwrap()
     assert 0 < sent < 10_000_000
@@ -341,7 +341,7 @@ def test_send_without_waiting_sends_what_fits(carry: Carry, pair: Pair) -> None:
 
 
 def test_send_to_nobody_is_an_error_and_no_signal(carry: Carry, pair: Pair) -> None:
-    """EPIPE, ENOTCONN, ENOTSOCK."""
+    """A closed peer gives EPIPE, and an unconnected socket ENOTCONN."""
     one, other = pair()
     other.close()
     assert errno.EPIPE == carry(_send, one, b"x").errno
@@ -353,7 +353,7 @@ def test_send_to_nobody_is_an_error_and_no_signal(carry: Carry, pair: Pair) -> N
 def test_send_says_that_a_datagram_is_too_long(
     carry: Carry, datagrams: tuple[socket.socket, socket.socket]
 ) -> None:
-    """EMSGSIZE."""
+    """A datagram that is too long gives EMSGSIZE."""
     one, other = datagrams
     one.connect(other.getsockname())
     assert errno.EMSGSIZE == carry(_send, one, bytes(70_000)).errno
@@ -369,7 +369,7 @@ def test_shutdown_ends_one_direction(carry: Carry, pair: Pair) -> None:
 
 
 def test_shutdown_says_why_it_cannot(carry: Carry, pipe: tuple[int, int], pair: Pair) -> None:
-    """ENOTSOCK, EINVAL, ENOTCONN."""
+    """A pipe gives ENOTSOCK, an unknown direction EINVAL, an unconnected socket ENOTCONN."""
     assert errno.ENOTSOCK == carry(_shutdown, pipe[0], socket.SHUT_WR).errno
     assert errno.EINVAL == carry(_shutdown, pair()[0], 17).errno
     with socket.socket() as unconnected:
@@ -377,7 +377,7 @@ def test_shutdown_says_why_it_cannot(carry: Carry, pipe: tuple[int, int], pair: 
 
 
 def test_recvmsg_fills_one_buffer_after_another(carry: Carry, pair: Pair) -> None:
-    """And says that there was no ancillary data, and who it was."""
+    """Without ancillary data and a named sender, both are reported as empty."""
     one, other = pair()
     other.sendall(b"abcdef")
     n, first, second, n_control, flags, _, sender = carry(_recv_message, one).unwrap()
@@ -388,7 +388,7 @@ def test_recvmsg_fills_one_buffer_after_another(carry: Carry, pair: Pair) -> Non
 def test_recvmsg_tells_who_sent_a_datagram_and_that_it_was_cut(
     carry: Carry, datagrams: tuple[socket.socket, socket.socket]
 ) -> None:
-    """Address and MSG_TRUNC."""
+    """recvmsg gives the sender's address, and MSG_TRUNC if the datagram did not fit."""
     one, other = datagrams
     other.sendto(b"0123456789abc", one.getsockname())
     n, first, second, _, flags, _, sender = carry(_recv_message, one).unwrap()
@@ -400,7 +400,7 @@ def test_recvmsg_tells_who_sent_a_datagram_and_that_it_was_cut(
 def test_recvmsg_keeps_what_came_before_the_peers_end(
     carry: Carry, pair: Pair, crowd: Crowd
 ) -> None:
-    """With MSG_WAITALL, over several buffers: none of the bytes is lost."""
+    """With MSG_WAITALL over several buffers, no byte before the end is lost."""
     one, other = pair()
 
     def feed() -> None:
@@ -422,7 +422,7 @@ def _received(control: bytes, n_bytes: int) -> list[int]:
 
 
 def test_recvmsg_takes_descriptors(carry: Carry, pair: Pair, pipe: tuple[int, int]) -> None:
-    """SCM_RIGHTS, in memory that is as long as the field says."""
+    """SCM_RIGHTS is in the control buffer, and is as long as `control_length` says."""
     one, other = pair()
     socket.send_fds(other, [b"ab"], [pipe[1]])
     n, first, _, n_control, _, control, _ = carry(_recv_message, one).unwrap()
@@ -436,7 +436,7 @@ def test_recvmsg_takes_descriptors(carry: Carry, pair: Pair, pipe: tuple[int, in
 def test_recvmsg_keeps_descriptors_while_it_waits_for_more_bytes(
     carry: Carry, pair: Pair, pipe: tuple[int, int], crowd: Crowd
 ) -> None:
-    """MSG_WAITALL: those that came with the first bytes are told in the end."""
+    """With MSG_WAITALL, descriptors that came with the first bytes are in the result."""
     one, other = pair()
     socket.send_fds(other, [b"ab"], [pipe[1]])
     crowd.call(other.sendall, b"cdefghij")
@@ -448,7 +448,7 @@ def test_recvmsg_keeps_descriptors_while_it_waits_for_more_bytes(
 
 
 def test_sendmsg_sends_one_piece_after_another(carry: Carry, pair: Pair, crowd: Crowd) -> None:
-    """Whole, whatever the socket takes at once."""
+    """All bytes are sent, however few the socket takes at once."""
     one, other = pair()
     first, second, drained = os.urandom(500_001), os.urandom(700_003), bytearray()
     crowd.call(_drain, other, drained)
@@ -461,7 +461,7 @@ def test_sendmsg_sends_one_piece_after_another(carry: Carry, pair: Pair, crowd: 
 def test_sendmsg_sends_descriptors_once(
     carry: Carry, pair: Pair, pipe: tuple[int, int], crowd: Crowd
 ) -> None:
-    """Though the bytes go in many pieces."""
+    """Descriptors are sent once, though the bytes go in many pieces."""
     one, other = pair()
     rights = array.array("i", [pipe[1]]).tobytes()
     length = _RIGHTS_HEADER.size + len(rights)
@@ -487,14 +487,14 @@ def test_sendmsg_sends_descriptors_once(
 def test_sendmsg_takes_an_address(
     carry: Carry, datagrams: tuple[socket.socket, socket.socket]
 ) -> None:
-    """For a socket that is not connected."""
+    """A socket that is not connected sends to the address."""
     one, other = datagrams
     assert 2 == carry(_send_to, one, b"ab", other.getsockname()).unwrap()
     assert (b"ab", one.getsockname()) == other.recvfrom(100)
 
 
 def test_messages_need_sockets(carry: Carry, pipe: tuple[int, int]) -> None:
-    """ENOTSOCK, EBADF."""
+    """A pipe gives ENOTSOCK, and a closed descriptor EBADF."""
     assert errno.ENOTSOCK == carry(_recv_message, pipe[0]).errno
     assert errno.ENOTSOCK == carry(_send_message, pipe[1], b"x", b"y").errno
     assert errno.ENOTSOCK == carry(_recv, pipe[0], 0).errno

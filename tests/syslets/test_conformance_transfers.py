@@ -157,7 +157,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_read_goes_on_at_the_files_position(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """What is not there is not read; the end is 0 bytes."""
+    """read begins at the position, and gives 0 bytes at the end."""
     fd = fd_of(file)
     os.lseek(fd, 4, os.SEEK_SET)
     assert b"456789" == carry(_read, fd).unwrap()
@@ -165,7 +165,7 @@ def test_read_goes_on_at_the_files_position(carry: Carry, file: Path, fd_of: FdO
 
 
 def test_read_gives_a_pipes_bytes(carry: Carry, pipe: tuple[int, int], crowd: Crowd) -> None:
-    """It waits for some, not for all, and the writer's end is the end."""
+    """read waits for some bytes, not for all, and gives 0 bytes when the writer has closed."""
     crowd.call(os.write, pipe[1], b"some")
     assert b"some" == carry(_read, pipe[0]).unwrap()
     crowd.call(os.close, pipe[1])
@@ -175,7 +175,7 @@ def test_read_gives_a_pipes_bytes(carry: Carry, pipe: tuple[int, int], crowd: Cr
 def test_read_waits_on_a_non_blocking_pipe_too(
     carry: Carry, pipe: tuple[int, int], crowd: Crowd
 ) -> None:
-    """Whether a descriptor blocks is nothing that a program notices."""
+    """A program waits alike on blocking and on non-blocking descriptors."""
     os.set_blocking(pipe[0], False)
     crowd.call(os.write, pipe[1], b"some")
     assert b"some" == carry(_read, pipe[0]).unwrap()
@@ -184,20 +184,20 @@ def test_read_waits_on_a_non_blocking_pipe_too(
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 8192, 1_000_000])
 def test_reads_give_whole_files(carry: Carry, tmp_path: Path, size: int) -> None:
-    """Of any size, on either side of the pages of the cache."""
+    """Files of any size are read whole, also at and beside the limits of pages."""
     path = tmp_path / "file"
     path.write_bytes(content := os.urandom(size))
     assert content == carry(_read_all, path).unwrap()
 
 
 def test_files_of_no_size_are_read_to_their_end(carry: Carry) -> None:
-    """Those of /proc are made up while they are read."""
+    """Files of /proc report size 0, and make their content up while they are read."""
     assert Path("/proc/cpuinfo").read_bytes()[:200] == carry(_read_all, "/proc/cpuinfo").value[:200]
     assert b"Linux" in carry(_read_all, "/proc/version").unwrap()
 
 
 def test_pread_leaves_the_position(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """And stops at the end of the file."""
+    """pread stops at the end of the file, and does not move the position."""
     fd = fd_of(file)
     assert b"2345" == carry(_pread, fd, 2).unwrap()
     assert b"89" == carry(_pread, fd, 8).unwrap()
@@ -206,7 +206,7 @@ def test_pread_leaves_the_position(carry: Carry, file: Path, fd_of: FdOf) -> Non
 
 
 def test_readv_fills_one_buffer_after_another(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """Also parts of them; what nobody has written to is zeros."""
+    """readv fills buffers and parts of them in order; bytes that it does not fill are zeros."""
     fd = fd_of(file)
     assert (4, b"012", b"\x003\x00") == carry(_readv, fd).unwrap()
     assert 4 == os.lseek(fd, 0, os.SEEK_CUR)
@@ -217,7 +217,7 @@ def test_readv_fills_one_buffer_after_another(carry: Carry, file: Path, fd_of: F
 def test_readv_takes_parts_of_one_buffer_in_any_order(
     carry: Carry, file: Path, fd_of: FdOf
 ) -> None:
-    """What the first part leaves free is not cleared after the second was filled."""
+    """Clearing what the first part leaves free must not clear what the second was filled with."""
 
     @syslet
     def swapped(fd):
@@ -231,14 +231,14 @@ def test_readv_takes_parts_of_one_buffer_in_any_order(
 def test_sendfile_of_nothing_needs_a_target_all_the_same(
     carry: Carry, file: Path, fd_of: FdOf
 ) -> None:
-    """EBADF of one that was opened to read."""
+    """A target that was opened to read gives EBADF."""
     fd = fd_of(file)
     assert errno.EBADF == carry(_send_file_from, fd, fd, 0, 0).errno
     assert errno.EBADF == carry(_send_file_from, fd, fd, 100, 10).errno
 
 
 def test_write_goes_on_at_the_files_position(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """Over what is there."""
+    """write overwrites what is there, and moves the position."""
     fd = fd_of(file, os.O_RDWR)
     os.lseek(fd, 3, os.SEEK_SET)
     assert 2 == carry(_write, fd, b"ab").unwrap()
@@ -247,14 +247,14 @@ def test_write_goes_on_at_the_files_position(carry: Carry, file: Path, fd_of: Fd
 
 
 def test_write_appends_where_that_is_asked_for(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """O_APPEND is the descriptor's."""
+    """With O_APPEND on the descriptor, write appends."""
     fd = fd_of(file, os.O_WRONLY | os.O_APPEND)
     assert 1 == carry(_write, fd, b"a").unwrap()
     assert b"0123456789a" == file.read_bytes()
 
 
 def test_writing_nothing_is_nothing(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """The value is 0."""
+    """Writing no bytes gives 0 and changes nothing."""
     assert 0 == carry(_write, fd_of(file, os.O_RDWR), b"").unwrap()
     assert b"0123456789" == file.read_bytes()
 
@@ -263,7 +263,7 @@ def test_writing_nothing_is_nothing(carry: Carry, file: Path, fd_of: FdOf) -> No
 def test_writes_are_whole(
     carry: Carry, pipe: tuple[int, int], crowd: Crowd, blocking: bool
 ) -> None:
-    """One that does not fit into the pipe waits for whoever drains it, piece by piece."""
+    """A write that does not fit into the pipe waits for the reader, piece by piece."""
     os.set_blocking(pipe[1], blocking)
     data, drained = os.urandom(1_000_000), bytearray()
     crowd.call(_drain, pipe[0], drained)
@@ -277,7 +277,7 @@ def test_writes_are_whole(
 def test_vectors_are_written_whole(
     carry: Carry, pipe: tuple[int, int], crowd: Crowd, blocking: bool
 ) -> None:
-    """Wherever the pipe cuts them."""
+    """A vector is written whole, wherever the pipe splits it."""
     os.set_blocking(pipe[1], blocking)
     first, second, drained = os.urandom(300_001), os.urandom(400_003), bytearray()
     crowd.call(_drain, pipe[0], drained)
@@ -288,7 +288,7 @@ def test_vectors_are_written_whole(
 
 
 def test_pwrite_leaves_the_position(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """And extends the file."""
+    """pwrite extends the file, and does not move the position."""
     fd = fd_of(file, os.O_RDWR)
     assert 2 == carry(_pwrite, fd, b"ab", 11).unwrap()
     assert b"0123456789\0ab" == file.read_bytes()
@@ -296,7 +296,7 @@ def test_pwrite_leaves_the_position(carry: Carry, file: Path, fd_of: FdOf) -> No
 
 
 def test_writev_writes_one_piece_after_another(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """At the position, or at an offset."""
+    """writev writes at the position, or at an offset."""
     fd = fd_of(file, os.O_RDWR)
     assert 4 == carry(_writev, fd, b"ab", b"c").unwrap()
     assert b"abc!456789" == file.read_bytes()
@@ -307,7 +307,7 @@ def test_writev_writes_one_piece_after_another(carry: Carry, file: Path, fd_of: 
 def test_splice_moves_into_a_pipe_and_out_of_it(
     carry: Carry, file: Path, fd_of: FdOf, pipe: tuple[int, int]
 ) -> None:
-    """With positions, or with offsets."""
+    """splice moves bytes at the positions, or at offsets."""
     fd = fd_of(file, os.O_RDWR)
     assert 4 == carry(_splice, fd, pipe[1], 4).unwrap()
     assert 2 == carry(_splice_from, fd, pipe[1], 100, 8).unwrap()
@@ -320,14 +320,14 @@ def test_splice_moves_into_a_pipe_and_out_of_it(
 def test_splice_waits_for_a_pipe(
     carry: Carry, file: Path, fd_of: FdOf, pipe: tuple[int, int], crowd: Crowd
 ) -> None:
-    """Until somebody has written to it."""
+    """splice from an empty pipe waits for bytes."""
     crowd.call(os.write, pipe[1], b"ab")
     assert 2 == carry(_splice, pipe[0], fd_of(file, os.O_RDWR), 10).unwrap()
     assert b"ab23456789" == file.read_bytes()
 
 
 def test_sendfile_sends_a_part_of_a_file(carry: Carry, file: Path, fd_of: FdOf, pair: Pair) -> None:
-    """From an offset on, or from the position, which it moves; not beyond the end."""
+    """sendfile sends from an offset, or from the position, which it moves; not beyond the end."""
     one, other = pair()
     fd = fd_of(file)
     assert 3 == carry(_send_file_from, one.fileno(), fd, 2, 3).unwrap()
@@ -343,7 +343,7 @@ def test_sendfile_sends_a_part_of_a_file(carry: Carry, file: Path, fd_of: FdOf, 
 def test_sendfile_copies_between_files(
     carry: Carry, file: Path, fd_of: FdOf, tmp_path: Path
 ) -> None:
-    """Whatever they are."""
+    """sendfile also copies from one file to another."""
     target = fd_of(tmp_path / "target", os.O_RDWR | os.O_CREAT)
     assert 10 == carry(_send_file_from, target, fd_of(file), 0, 100).unwrap()
     assert file.read_bytes() == (tmp_path / "target").read_bytes()
@@ -353,7 +353,7 @@ def test_sendfile_copies_between_files(
 def test_sendfile_sends_more_than_fits(
     carry: Carry, tmp_path: Path, fd_of: FdOf, pair: Pair, crowd: Crowd, blocking: bool
 ) -> None:
-    """The position is behind what was sent, however much that is on a socket that does not block."""
+    """The position is behind the bytes that were sent, however few a non-blocking socket takes."""
     one, other = pair()
     one.setblocking(blocking)
     (tmp_path / "file").write_bytes(data := os.urandom(1_000_000))
@@ -370,7 +370,7 @@ def test_sendfile_sends_more_than_fits(
 
 @pytest.mark.parametrize("size", [0, 1, _PIECE - 1, _PIECE, _PIECE + 1, 3 * _PIECE + 17])
 def test_a_copy_loop_copies(carry: Carry, tmp_path: Path, size: int) -> None:
-    """Whatever the size is to that of its buffer."""
+    """The size of the file may be smaller or larger than the buffer, or a multiple of it."""
     (tmp_path / "source").write_bytes(content := os.urandom(size))
     assert size == carry(_copy, tmp_path / "source", tmp_path / "target").unwrap()
     assert content == (tmp_path / "target").read_bytes()
@@ -379,7 +379,7 @@ def test_a_copy_loop_copies(carry: Carry, tmp_path: Path, size: int) -> None:
 def test_a_copy_loop_takes_what_a_pipe_gives(
     carry: Carry, tmp_path: Path, pipe: tuple[int, int], crowd: Crowd
 ) -> None:
-    """A slow writer, and pieces that are smaller than the buffer."""
+    """The writer is slow, and its pieces are smaller than the buffer."""
     data = os.urandom(300_000)
 
     def feed() -> None:
@@ -394,7 +394,7 @@ def test_a_copy_loop_takes_what_a_pipe_gives(
 
 
 def test_lent_memory_is_read_into(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """Its parts, and memory of other shapes."""
+    """Reads fill parts of lent memory, and nothing else of it."""
 
     @syslet
     def reading(fd, memory):
@@ -407,7 +407,7 @@ def test_lent_memory_is_read_into(carry: Carry, file: Path, fd_of: FdOf) -> None
 
 
 def test_a_lease_is_the_memory_itself(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """It is there until it is released."""
+    """The memory is accessible until the lease is released."""
 
     @syslet
     def leasing(fd):
@@ -421,7 +421,7 @@ def test_a_lease_is_the_memory_itself(carry: Carry, file: Path, fd_of: FdOf) -> 
 
 
 def test_one_buffer_can_be_returned_twice(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """As a lease and as bytes, or as two leases: each has its bytes."""
+    """A buffer that is returned as a lease and as bytes gives each of them its bytes."""
 
     @syslet
     def twice(fd):
@@ -435,7 +435,7 @@ def test_one_buffer_can_be_returned_twice(carry: Carry, file: Path, fd_of: FdOf)
 
 
 def test_scratch_memory_shows_nothing_of_others(carry: Carry, file: Path, fd_of: FdOf) -> None:
-    """What a run has not written itself is zeros, though the memory was used before."""
+    """Bytes that a run has not written are zeros, though the memory was used before."""
 
     @syslet
     def everything(fd):
@@ -457,7 +457,7 @@ def test_scratch_memory_shows_nothing_of_others(carry: Carry, file: Path, fd_of:
 def test_unwritten_scratch_memory_is_written_out_as_zeros(
     carry: Carry, file: Path, fd_of: FdOf
 ) -> None:
-    """It leads nothing of others out of the process either."""
+    """Writing an unwritten buffer does not reveal data of other runs."""
 
     @syslet
     def blank(fd):
@@ -508,7 +508,7 @@ _ERRORS: dict[str, tuple[Any, Any, int]] = {
 
 
 class _Ends:
-    """Descriptors of all sorts."""
+    """Descriptors of all kinds, for the cases of `_ERRORS`."""
 
     def __init__(self, file: Path, fd_of: FdOf, pipe: tuple[int, int]) -> None:
         self.read_only = fd_of(file)

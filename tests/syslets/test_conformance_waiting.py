@@ -79,7 +79,7 @@ def child() -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
 
 
 def test_poll_says_what_a_descriptor_is_ready_for(carry: Carry, pair: Pair) -> None:
-    """Of what was asked for."""
+    """poll returns those of the events asked for that are ready."""
     one, other = pair()
     assert select.POLLOUT == carry(_poll, one, select.POLLIN | select.POLLOUT).unwrap()
     other.send(b"x")
@@ -87,7 +87,7 @@ def test_poll_says_what_a_descriptor_is_ready_for(carry: Carry, pair: Pair) -> N
 
 
 def test_poll_waits(carry: Carry, pair: Pair, crowd: Crowd) -> None:
-    """For what comes later, and tells of a peer that is gone unasked."""
+    """poll waits for later events, and reports the end of a peer unasked."""
     one, other = pair()
     crowd.call(other.close)
     assert select.POLLHUP & carry(_poll, one, select.POLLIN).unwrap()
@@ -96,30 +96,30 @@ def test_poll_waits(carry: Carry, pair: Pair, crowd: Crowd) -> None:
 
 
 def test_poll_of_a_file_is_ready_at_once(carry: Carry, fd_of: Callable[..., int]) -> None:
-    """Files always are."""
+    """Files are always ready."""
     assert select.POLLIN == carry(_poll, fd_of("/dev/zero"), select.POLLIN).unwrap()
 
 
 def test_poll_of_no_descriptor_is_an_error(carry: Carry) -> None:
-    """EBADF, not POLLNVAL."""
+    """A number that is no open descriptor gives EBADF, not POLLNVAL."""
     assert errno.EBADF == carry(_poll, 1_000_000, select.POLLIN).errno
 
 
 def test_timeout_waits_for_as_long_as_it_was_told(carry: Carry) -> None:
-    """Not less; the value is 0."""
+    """A timeout takes no less than its time, and its value is 0."""
     started = time.monotonic()
     assert 0 == carry(_sleep, 0.02).unwrap()
     assert time.monotonic() - started >= 0.02 or "sim" == engine().kind
 
 
 def test_timeout_of_nothing_is_over_at_once(carry: Carry) -> None:
-    """So is one that is negative."""
+    """A timeout that is 0 or negative ends at once."""
     for seconds in (0, 0.0, -1, -1e300, float("-inf")):
         assert 0 == carry(_sleep, seconds).unwrap()
 
 
 def test_waitid_tells_how_a_child_ended(carry: Carry, child: Any) -> None:
-    """Its number, its status, and what that is: of one that exits, and of one that is killed."""
+    """waitid gives pid, status and code, of a child that exits and of one that is killed."""
     process = child("raise SystemExit(7)")
     result = carry(_wait, os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert (process.pid, 7, os.CLD_EXITED) == result.unwrap()
@@ -130,7 +130,7 @@ def test_waitid_tells_how_a_child_ended(carry: Carry, child: Any) -> None:
 
 
 def test_waitid_takes_the_child_away(carry: Carry, child: Any) -> None:
-    """It is waited for once."""
+    """A child can be waited for once; then the error is ECHILD."""
     process = child("")
     assert carry(_wait, os.P_PID, process.pid, os.WEXITED).ok
     assert errno.ECHILD == carry(_wait, os.P_PID, process.pid, os.WEXITED).errno
@@ -138,7 +138,7 @@ def test_waitid_takes_the_child_away(carry: Carry, child: Any) -> None:
 
 
 def test_waitid_takes_a_pidfd(carry: Carry, child: Any) -> None:
-    """Which is a number like any other."""
+    """A pidfd is an integer like any other."""
     process = child("")
     fd = os.pidfd_open(process.pid)
     try:
@@ -149,20 +149,20 @@ def test_waitid_takes_a_pidfd(carry: Carry, child: Any) -> None:
 
 
 def test_waitid_without_waiting_finds_nobody(carry: Carry, child: Any) -> None:
-    """WNOHANG: zeros, and no error."""
+    """With WNOHANG, and no child that has ended, the values are zeros, and there is no error."""
     process = child("import signal; signal.pause()")
     assert (0, 0, 0) == carry(_wait, os.P_PID, process.pid, os.WEXITED | os.WNOHANG).unwrap()
 
 
 def test_waitid_says_why_it_cannot(carry: Carry) -> None:
-    """No child, no kind of children."""
+    """No such child gives ECHILD; an unknown kind and missing options give EINVAL."""
     assert errno.ECHILD == carry(_wait, os.P_PID, os.getpid(), os.WEXITED).errno
     assert errno.EINVAL == carry(_wait, 77, 0, os.WEXITED).errno
     assert errno.EINVAL == carry(_wait, os.P_ALL, 0, 0).errno
 
 
 def test_add_computes_within_64_bits(carry: Carry) -> None:
-    """Negative sums are values, and the ends wrap."""
+    """Negative sums are values, and sums wrap around at 64 bits."""
     assert (3 + 4 - 10, 3 + 4 - 10) == carry(_sum, 4, 5).unwrap()
     top = 2**63 - 1
     wrapped = top + 3 - 2**64
@@ -186,7 +186,7 @@ _STOPS = {
 @pytest.mark.parametrize("value", _VALUES)
 @pytest.mark.parametrize("skips", [False, True])
 def test_stops_follow_the_value(carry: Carry, flags: Flow, value: str, skips: bool) -> None:
-    """A stop ends the program, or skips to the neighbour; otherwise flow follows `next`."""
+    """A stop ends the program, or skips to the next atom in the table; else flow follows `next`."""
     branch = flags | (Flow.SKIP_TO_NEXT_ON_STOP if skips else Flow(0))
     program = Syslet.from_atoms(
         [
@@ -207,7 +207,7 @@ def test_stops_follow_the_value(carry: Carry, flags: Flow, value: str, skips: bo
 
 @pytest.mark.parametrize("skips", [False, True])
 def test_a_failure_is_a_stop_that_ends_the_program(carry: Carry, skips: bool) -> None:
-    """With a neighbour to skip to it is none."""
+    """With an atom to skip to, the failure does not end the program."""
     flags = Flow.STOP_ON_NEGATIVE | (Flow.SKIP_TO_NEXT_ON_STOP if skips else Flow(0))
     program = Syslet.from_atoms([openat("/no/where").with_flags(flags).then(None), add(5, 0)])
     result = carry(program)
@@ -216,13 +216,13 @@ def test_a_failure_is_a_stop_that_ends_the_program(carry: Carry, skips: bool) ->
 
 
 def test_the_last_atoms_error_is_the_programs(carry: Carry) -> None:
-    """Though nothing stops at it: its value is what the run gives."""
+    """The error of the last atom is the program's, though no flag stops at it."""
     result = carry(Syslet.from_atoms([openat("/no/where").with_flags(Flow(0))]))
     assert (False, errno.ENOENT, 0) == (result.ok, result.errno, result.atom)
 
 
 def test_unchecked_atoms_give_their_errors_as_values(carry: Carry) -> None:
-    """And the program goes on."""
+    """The value is the negative errno, and the program continues."""
 
     @syslet
     def program(path):
@@ -234,7 +234,7 @@ def test_unchecked_atoms_give_their_errors_as_values(carry: Carry) -> None:
 
 
 def test_loops_go_round_by_their_atoms_next(carry: Carry, fd_of: Callable[..., int]) -> None:
-    """A cycle of a read and an addition, until there is nothing more to read."""
+    """A cycle of a read and an addition runs until there is nothing more to read."""
     n, total = counter(), counter()
     fd = fd_of("/proc/self/cmdline")
     size = len(os.read(fd, 100_000))
@@ -257,7 +257,7 @@ def test_loops_go_round_by_their_atoms_next(carry: Carry, fd_of: Callable[..., i
 def test_how_an_atom_runs_changes_nothing_of_its_value(
     engine_kind: str, pipe: tuple[int, int], flags: Flow, first: int
 ) -> None:
-    """ASYNC, SYNC and NO_COMPLETE, on some of the atoms, by run and by await."""
+    """ASYNC, SYNC and NO_COMPLETE on an atom do not change the results of `run` and of an await."""
     n = counter()
     data = buffer(10)
     program = Syslet.from_atoms(
@@ -272,7 +272,7 @@ def test_how_an_atom_runs_changes_nothing_of_its_value(
 
 
 def test_no_complete_leaves_no_entry(engine_kind: str) -> None:
-    """The run is done all the same."""
+    """A NO_COMPLETE run is executed, but makes no entry."""
     quiet = Syslet.from_atoms([timeout(0).with_flags(Flow.ASYNC | Flow.NO_COMPLETE)])
     loud = Syslet.from_atoms([timeout(0.001).with_flags(Flow.ASYNC)])
     ring = CompletionRing()
@@ -289,7 +289,7 @@ def _long() -> Syslet[...]:
 
 
 def test_long_programs_run_to_their_end(carry: Carry) -> None:
-    """More atoms than a tick has."""
+    """A program may have more atoms than a run executes in one tick."""
     assert 600 == carry(_long()).unwrap()
 
 

@@ -1,4 +1,4 @@
-"""Engines: choosing one, and the simulation: repeatable, with errors, short transfers, its own time."""
+"""Choosing an engine; and the simulation: repeatable, with errors, short transfers, its own time."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _echo(fd):
 
 
 def test_engine_tells_what_it_is(engine_kind: str) -> None:
-    """Kind, threads, what it has in its hands, and why it is not another."""
+    """engine() gives the kind, the threads, the runs in flight, and why it is this kind."""
     found = engine()
     assert isinstance(found, Engine)
     assert (engine_kind, 0) == (found.kind, found.in_flight)
@@ -84,7 +84,7 @@ def test_engine_tells_what_it_is(engine_kind: str) -> None:
 
 
 def test_engines_take_each_others_place(nothing_leaks: None) -> None:
-    """Also one inside another; what is under way then is cancelled."""
+    """Each engine works although a ring of the one before it still exists."""
     ring = None
     for kind in ENGINES:
         with use_engine(kind, threads=2):
@@ -97,7 +97,7 @@ def test_engines_take_each_others_place(nothing_leaks: None) -> None:
 
 
 def test_misuse_of_use_engine_is_refused() -> None:
-    """Unknown kinds, no threads, rates that are none; the engine stays."""
+    """Unknown kinds, 0 threads and invalid rates are refused, and the engine stays."""
     before = engine().kind
     for wrong in (
         {"kind": "nonsense"},
@@ -113,7 +113,7 @@ def test_misuse_of_use_engine_is_refused() -> None:
 
 @pytest.mark.parametrize("n_threads", [1, 2, 7])
 def test_any_number_of_threads_will_do(clocked_engine: str, n_threads: int) -> None:
-    """They share what there is to do."""
+    """An engine shares its runs among any number of threads."""
     with use_engine(clocked_engine, threads=n_threads):  # type: ignore[arg-type]
         assert n_threads == engine().threads
         results = list(sweep(_sleep, [0.001] * 1000, depth=500))
@@ -144,7 +144,7 @@ def _numbered(number, path):
 
 
 def test_same_seed_gives_the_same_order(nothing_leaks: None, folder: Path) -> None:
-    """And other seeds other orders."""
+    """A seed always gives the same order, and other seeds give other orders."""
     orders = [_swept_order(seed, folder) for seed in range(8)]
     assert orders == [_swept_order(seed, folder) for seed in range(8)]
     assert len({tuple(order) for order in orders}) > 3
@@ -152,7 +152,7 @@ def test_same_seed_gives_the_same_order(nothing_leaks: None, folder: Path) -> No
 
 
 def test_same_seed_gives_the_same_failures(nothing_leaks: None, folder: Path) -> None:
-    """With an error rate, down to the errno and the atom."""
+    """With an error rate, a seed always gives the same errno at the same atom."""
 
     def failures(seed: int) -> list[tuple[int, int]]:
         with use_engine("sim", seed=seed, error_rate=0.2):
@@ -166,7 +166,7 @@ def test_same_seed_gives_the_same_failures(nothing_leaks: None, folder: Path) ->
 
 
 def test_time_of_the_simulation_jumps(nothing_leaks: None) -> None:
-    """A thousand seconds take none, and the shorter wait ends first."""
+    """A wait of a thousand seconds takes no time, and the shorter wait ends first."""
     started = time.monotonic()
     with use_engine("sim"):
         waits = [1000, 10, 500, 86_400, 1]
@@ -195,7 +195,7 @@ def test_copies_fail_or_are_whole(
     size: int,
     n_copies: int,
 ) -> None:
-    """Whatever fails and however little is moved at a time; nothing leaks."""
+    """With random errors and short transfers, a copy fails or is complete, and nothing leaks."""
     folder = tmp_path_factory.mktemp("copies")
     content = bytes(i % 251 for i in range(size))
     (folder / "source").write_bytes(content)
@@ -210,7 +210,7 @@ def test_copies_fail_or_are_whole(
                 assert result.errno > 0
                 assert error_rate > 0
         wait_for_quiet()
-        # The engine's own may have come meanwhile, with its first run.
+        # The engine may have opened descriptors of its own meanwhile, with its first run.
         assert len(os.listdir("/proc/self/fd")) - before <= 4
     assert 0 == BufferPool.default().in_use
 
@@ -221,7 +221,7 @@ def test_copies_fail_or_are_whole(
     short_rate=st.sampled_from([0.0, 0.7]),
 )
 def test_sockets_fail_or_are_whole(seed: int, error_rate: float, short_rate: float) -> None:
-    """Echoes of ten pairs, in an order that the seed decides."""
+    """Echoes of ten pairs fail or are complete, in an order that the seed decides."""
     pairs = [socket.socketpair() for _ in range(10)]
     try:
         for i, (_, other) in enumerate(pairs):
@@ -240,7 +240,7 @@ def test_sockets_fail_or_are_whole(seed: int, error_rate: float, short_rate: flo
 
 
 def test_engine_that_is_stopped_ends_what_it_has(engine_kind: str, pair: Pair) -> None:
-    """Tasks see ECANCELED as a value; the next use starts another one."""
+    """Tasks get ECANCELED as a value; the next use starts another engine."""
 
     async def main() -> None:
         task = asyncio.create_task(_echo(pair()[0]))

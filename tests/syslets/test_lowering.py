@@ -1,4 +1,4 @@
-"""What the table does, run by the reference on real files, and how little is in it."""
+"""What a table does when the reference runs it on real files, and how few atoms it has."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_loop_copies_a_file(tmp_path: Path) -> None:
 
 
 def test_a_copy_has_one_atom_more_than_statements() -> None:
-    """A test is an atom of its own only where the atom that is tested must also fail."""
+    """A condition is an atom of its own only where the atom that it tests is checked, too."""
     assert ["openat", "openat", "read", "add", "write", "add", "close", "close"] == _ops(copy)
 
 
@@ -98,7 +98,7 @@ def test_a_failure_names_the_atom(tmp_path: Path) -> None:
 
 
 def test_a_loop_that_ends_the_program_needs_no_test_atom(tmp_path: Path) -> None:
-    """What would be tested is in the flags of the read."""
+    """The flags of the read express the condition."""
 
     @syslet
     def contents(path):
@@ -115,7 +115,7 @@ def test_a_loop_that_ends_the_program_needs_no_test_atom(tmp_path: Path) -> None
 
 
 def test_growing_memory_may_expect_a_size(tmp_path: Path) -> None:
-    """The size is an operand of the memory, which a run asks for when something is read."""
+    """The size is an operand of the memory, which a run allocates when it first reads into it."""
 
     @syslet
     def contents(path):
@@ -132,7 +132,7 @@ def test_growing_memory_may_expect_a_size(tmp_path: Path) -> None:
 
 
 def test_stop_if_ends_with_its_value(tmp_path: Path) -> None:
-    """The run is no failure, and what follows the stop is not done."""
+    """The run succeeds, and atoms after the stop are not executed."""
 
     @syslet
     def first_byte(path):
@@ -152,7 +152,7 @@ def test_stop_if_ends_with_its_value(tmp_path: Path) -> None:
 
 
 def test_stop_if_on_an_error_is_no_failure(tmp_path: Path) -> None:
-    """A negative value that the program asked about ends it as the program says."""
+    """A negative value that the program has tested ends it with the value of the stop."""
 
     @syslet
     def is_there(path):
@@ -168,7 +168,7 @@ def test_stop_if_on_an_error_is_no_failure(tmp_path: Path) -> None:
 
 
 def test_when_and_otherwise_take_one_way(tmp_path: Path) -> None:
-    """Either body is done, then what follows both."""
+    """One of the bodies is executed, then what follows both."""
 
     @syslet
     def describe(path):
@@ -238,7 +238,7 @@ def test_integers_wrap_around() -> None:
 
 
 def test_all_comparisons_mean_what_they_say() -> None:
-    """Of symbols with symbols and with constants on either side."""
+    """Each comparison of two symbols gives what Python gives."""
 
     def compare(relation: str) -> Any:
         namespace: dict[str, Any] = {"nop": nop, "stop_if": stop_if}
@@ -253,7 +253,7 @@ def test_all_comparisons_mean_what_they_say() -> None:
 
 
 def test_slices_select_parts_of_memory(tmp_path: Path) -> None:
-    """Ends may be computed; reads fill the part, writes take it."""
+    """The ends of a slice may be computed; reads fill the part, and writes take it."""
 
     @syslet
     def shuffle(data, out):
@@ -272,7 +272,7 @@ def test_slices_select_parts_of_memory(tmp_path: Path) -> None:
 
 
 def test_parameters_are_what_their_uses_say() -> None:
-    """Kinds and defaults are in the table."""
+    """The table has each parameter's kind, as its uses imply it, and its default."""
 
     @syslet
     def everything(path, fd, data, memory, count, wait_s=0.5, peer=("127.0.0.1", 1), limit=3):
@@ -299,7 +299,7 @@ def test_parameters_are_what_their_uses_say() -> None:
 
 
 def test_a_returned_descriptor_stays_open(tmp_path: Path) -> None:
-    """All others are closed, and none survives exec."""
+    """All other descriptors are closed, and none survives exec."""
 
     @syslet
     def open_two(path):
@@ -354,7 +354,7 @@ def test_folders_and_names_change(tmp_path: Path) -> None:
 
 
 def test_sockets_talk() -> None:
-    """A program is both ends of a connection."""
+    """One program can be both ends of a connection."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     @syslet
@@ -378,7 +378,7 @@ def test_sockets_talk() -> None:
 
 
 def test_traced_parts_compose_with_yield_from(tmp_path: Path) -> None:
-    """A generator of atoms is a part that syslets share."""
+    """Syslets can share a generator of atoms."""
 
     def size_of(path):
         info = yield statx(path)
@@ -414,7 +414,7 @@ def test_atoms_in_a_list_are_the_table(tmp_path: Path) -> None:
 
 
 def test_explain_shows_a_line_for_each_atom() -> None:
-    """Operands go by the names of the source."""
+    """explain() names operands as the source does."""
     lines = copy.explain().splitlines()
     assert "copy(source: path, target: path, chunk_size: int)" in lines[0]
     assert len(copy.table.atoms) == len(lines) - 1

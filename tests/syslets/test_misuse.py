@@ -1,4 +1,4 @@
-"""Misuse: arguments of the wrong kind raise, and say which one; nothing is begun."""
+"""Misuse: arguments of the wrong kind raise, the message names them, and no run begins."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ _MISUSE: dict[str, tuple[Any, tuple[Any, ...], type[Exception], str]] = {
 def test_misuse_raises_and_says_what_of(
     engine_kind: str, program: Any, args: tuple[Any, ...], error: Any, text: str
 ) -> None:
-    """The same in every way of running; nothing was begun."""
+    """Every way of running raises the same error, and begins no run."""
     ring = CompletionRing()
     ways: list[Callable[[], object]] = [
         lambda: program.run(*args),
@@ -138,7 +138,7 @@ def test_misuse_raises_and_says_what_of(
 
 
 class _Stubborn:
-    """Neither a path nor a descriptor, though it looks like both."""
+    """An object with the methods of a path and of a descriptor, all of which raise."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -161,14 +161,14 @@ class _Stubborn:
     ids=lambda error: type(error).__name__,
 )
 def test_what_an_argument_raises_is_raised(error: Exception) -> None:
-    """With its own type, whatever that takes to be made."""
+    """The exception has its own type, whatever its constructor requires."""
     for program, args in ((_read_small, ()), (_read_at, (0,))):
         with pytest.raises(type(error), match="own"):
             program.run(_Stubborn(error), *args)
 
 
 def test_keywords_and_defaults_fill_what_is_left(carry: Carry, fd_of: FdOf) -> None:
-    """Unknown names and doubled ones are misuse."""
+    """Keywords and defaults complete the arguments; unknown and repeated names are misuse."""
     fd = fd_of("/dev/null", os.O_RDWR)
     assert 7 == _three.run(fd, number=7).unwrap()
     assert 7 == carry(_three, fd, 7, "/").unwrap()
@@ -179,7 +179,7 @@ def test_keywords_and_defaults_fill_what_is_left(carry: Carry, fd_of: FdOf) -> N
 
 
 def test_a_loop_that_is_not_threadlets_is_refused() -> None:
-    """The message says what to do instead."""
+    """The message says which loop to use instead."""
 
     async def main() -> None:
         with pytest.raises(RuntimeError, match=r"threadlets\.run"):
@@ -189,7 +189,7 @@ def test_a_loop_that_is_not_threadlets_is_refused() -> None:
 
 
 def test_pools_without_memory_are_refused() -> None:
-    """A pool lends something, at least."""
+    """A pool of 0 bytes or less is refused."""
     with pytest.raises(ValueError, match="memory_max is 0"):
         BufferPool(0)
     with pytest.raises((ValueError, OverflowError)):

@@ -1,4 +1,4 @@
-"""A signal that has come, and that no bytecode has seen yet, is looked at before a program is waited for."""
+"""A signal that is pending, and not handled yet, is handled before a call waits for a program."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _raise = getattr(ctypes.CDLL(None), "raise")
 
 
 class Handled(Exception):
-    """What the handler raises."""
+    """The handler of the tests raises this."""
 
 
 @syslet
@@ -39,7 +39,7 @@ def _nothing() -> Any:
 
 @pytest.fixture(autouse=True)
 def handler() -> Iterator[None]:
-    """Handle SIGUSR1 by an exception."""
+    """Install a handler of SIGUSR1 that raises."""
 
     def handler(*_: Any) -> None:
         raise Handled
@@ -59,26 +59,26 @@ def _after_a_signal(function: Callable[..., Any], *args: Any) -> None:
 
 
 def test_before_a_ring_waits(engine_kind: str) -> None:
-    """Whether or not anything is under way."""
+    """The wait of a ring raises what the handler raises, and does not wait."""
     with CompletionRing() as ring:
         _after_a_signal(ring._native._wait, 1, _BLOCKED_S)
 
 
 def test_before_a_sweep_waits(engine_kind: str) -> None:
-    """In a thread."""
+    """The wait of a sweep, in a thread, raises what the handler raises."""
     with sweep(_sleep, [()]) as results:
         _after_a_signal(results._native.next_batch)
 
 
 def test_before_a_program_is_run(nothing_leaks: None) -> None:
-    """Where nothing of it would block, too."""
+    """`run` raises what the handler raises, even if nothing of the program would block."""
     _after_a_signal(_sleep.native.execute, ())
     _after_a_signal(with_every_atom(_sleep, Flow.SYNC).native.execute, ())
     _after_a_signal(_nothing.native.execute, ())
 
 
 def test_before_a_program_is_submitted_that_blocks(engine_kind: str) -> None:
-    """As a whole, or in an atom that is to block where it stands."""
+    """`submit` raises what the handler raises, if a whole program is SYNC or one atom is."""
     with CompletionRing() as ring:
         submit = ring._native._submit
         _after_a_signal(submit, _sleep.native, (), None, None, int(Flow.SYNC))
@@ -89,7 +89,7 @@ def test_before_a_program_is_submitted_that_blocks(engine_kind: str) -> None:
 
 
 def test_before_a_program_is_awaited_that_blocks(clocked_engine: str) -> None:
-    """In an atom that is to block where it stands."""
+    """An await raises what the handler raises, if an atom is SYNC."""
 
     async def main() -> None:
         native = with_every_atom(_sleep, Flow.SYNC).native
@@ -99,7 +99,7 @@ def test_before_a_program_is_awaited_that_blocks(clocked_engine: str) -> None:
 
 
 def test_before_an_engine_is_stopped(engine_kind: str) -> None:
-    """It goes on as before."""
+    """Stopping the engine raises what the handler raises, and the engine continues to work."""
     _after_a_signal(_core.stop_engine)
     with CompletionRing() as ring:
         ring.submit(_nothing, flags=Flow.ASYNC)
@@ -107,7 +107,7 @@ def test_before_an_engine_is_stopped(engine_kind: str) -> None:
 
 
 def test_a_signal_interrupts_a_program_that_is_submitted_to_block(script: Any) -> None:
-    """Ctrl-C ends what is done where it stands, however long that takes."""
+    """Ctrl-C ends a program that blocks in `submit`, however long it would take."""
     process = script(
         """
         @syslet
@@ -123,7 +123,7 @@ def test_a_signal_interrupts_a_program_that_is_submitted_to_block(script: Any) -
     for _ in range(50):
         if process.poll() is not None:
             break
-        # It may not have begun to wait yet, and then is interrupted before.
+        # If the program does not wait yet, it is interrupted before it does.
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.1)

@@ -1,4 +1,4 @@
-"""Where reads and writes without an offset go on: where read(2) and write(2) do."""
+"""Reads and writes without an offset use and move the position as read(2) and write(2) do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole processes: Ctrl-C, fork, the interpreter's end, the choice of an engine, what is forbidden."""
+"""Whole processes: Ctrl-C, fork, the interpreter's end, choosing an engine, forbidden calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def receive(fd):
     return data[:n]
 """
 
-# A seccomp filter that refuses (EPERM) system calls by their numbers, or kills whoever makes them.
+# A seccomp filter that refuses (EPERM) system calls by their numbers, or kills their caller.
 _FORBID = """
 import ctypes, struct
 
@@ -47,7 +47,7 @@ KILL, RING = 0x80000000, (425, 426, 427)
 
 _ENGINES = ("uring", "workers")
 _knows_numbers = pytest.mark.skipif(
-    platform.machine() != "x86_64", reason="knows this machine's numbers only"
+    platform.machine() != "x86_64", reason="the system call numbers are those of x86-64"
 )
 
 
@@ -63,8 +63,8 @@ _knows_numbers = pytest.mark.skipif(
         "threadlets.run(sleep(1000))",
     ],
 )
-def test_ctrl_c_ends_whoever_waits(script: Any, kind: str, wait: str) -> None:
-    """KeyboardInterrupt, at once, and the process ends by itself afterwards."""
+def test_ctrl_c_ends_every_wait(script: Any, kind: str, wait: str) -> None:
+    """KeyboardInterrupt is raised at once, and the process ends by itself afterwards."""
     process = script(
         _SLEEP
         + f"""
@@ -85,7 +85,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("kind", _ENGINES)
 def test_child_of_a_fork_has_an_engine_of_its_own(script: Any, kind: str) -> None:
-    """While the parent's goes on: its programs end in the parent, and only there."""
+    """The parent's engine continues: its programs end in the parent, and only there."""
     process = script(
         _SLEEP
         + """
@@ -116,7 +116,7 @@ print(tag, result.value)
 
 
 def test_a_failed_thread_ends_its_programs_and_no_others(script: Any) -> None:
-    """They raise EIO instead of being waited for for ever, and the engine says so and goes on."""
+    """Its programs end with EIO instead of waiting for ever; the engine reports it, and continues."""
     process = script(
         _SLEEP
         + """
@@ -151,7 +151,7 @@ print(engine().note)
 
 @pytest.mark.parametrize("kind", _ENGINES)
 def test_rings_of_the_parent_do_not_hang_in_the_child(script: Any, kind: str) -> None:
-    """What the child submits to one runs, or is refused aloud; giving it up is no problem."""
+    """A program that the child submits to such a ring runs or raises; the ring can be dropped."""
     process = script(
         _SLEEP
         + """
@@ -196,7 +196,7 @@ print(ring.wait(1, 5)[0].tag)
     ids=["ring", "sweep", "loop", "thread that runs", "thread that sweeps", "thread that waits"],
 )
 def test_interpreter_ends_with_programs_outstanding(script: Any, kind: str, begin: str) -> None:
-    """Without a word, and at once."""
+    """The process ends at once, and silently."""
     process = script(
         _SLEEP
         + f"""
@@ -212,7 +212,7 @@ print("end")
 
 
 def test_the_environment_names_the_engine(script: Any) -> None:
-    """`uring`, `workers`; empty is as good as none."""
+    """THREADLETS_ENGINE may be `uring` or `workers`; empty is like unset."""
     for kind, expected in (("uring", "uring"), ("workers", "workers"), ("", "uring")):
         process = script("print(engine().kind)", THREADLETS_ENGINE=kind)
         assert (0, f"{expected}\n", "") == outcome(process)
@@ -220,7 +220,7 @@ def test_the_environment_names_the_engine(script: Any) -> None:
 
 @pytest.mark.parametrize("name", ["nonsense", "sim", "URING"])
 def test_engine_that_does_not_exist_is_refused_at_its_first_use(script: Any, name: str) -> None:
-    """The message names what there is; importing is no use, nor is `run`."""
+    """The message lists the engines; importing does not use one, nor does `run`."""
     process = script(
         _SLEEP
         + """
@@ -239,7 +239,7 @@ for use in (engine, CompletionRing, lambda: list(sweep(sleep, [0])), lambda: thr
 
 @_knows_numbers
 def test_where_rings_are_forbidden_workers_carry_on(script: Any) -> None:
-    """The engine says why, and what helps; uring that was asked for is an OSError."""
+    """The note says why, and what helps; asking for uring raises OSError."""
     source = (
         _FORBID
         + _SLEEP
@@ -262,7 +262,7 @@ else:
 @_knows_numbers
 @pytest.mark.parametrize("verdict", [errno.EPERM, errno.ENOSYS], ids=errno.errorcode.get)
 def test_where_attempts_are_unknown_files_are_read_and_written(script: Any, verdict: int) -> None:
-    """Old sandboxes and emulators know neither preadv2 nor pwritev2: worker threads do without."""
+    """Old sandboxes and emulators know neither preadv2 nor pwritev2: workers do without them."""
     process = script(
         _FORBID
         + f"""
@@ -323,7 +323,7 @@ print(len(list(sweep(sleep, [0.001] * 5))))
 @_knows_numbers
 @pytest.mark.parametrize("kind", _ENGINES)
 def test_without_any_thread_programs_are_refused(script: Any, kind: str) -> None:
-    """The message says what to do; what ends at once still runs, and later all runs again."""
+    """The message says what to do; `run`, which needs no thread, still works."""
     process = script(
         _FORBID
         + _SLEEP
@@ -350,7 +350,7 @@ print(ring.outstanding, engine().in_flight)
 @pytest.mark.parametrize("kind", _ENGINES)
 @pytest.mark.parametrize("way", ["await", "submit"])
 def test_synchronous_atoms_wait_without_the_interpreter(script: Any, kind: str, way: str) -> None:
-    """Another thread does what they wait for."""
+    """While a synchronous atom waits, another thread can run, and write what it waits for."""
     process = script(
         """
 @syslet
@@ -378,7 +378,7 @@ async def main():
 
 @pytest.mark.parametrize("kind", _ENGINES)
 def test_writer_of_a_named_pipe_finds_its_reader(script: Any, kind: str, tmp_path: Any) -> None:
-    """Who waits in open(2) for somebody to read is not let down by an attempt to open."""
+    """Trying to open the pipe must not leave a writer that waits in open(2) without a reader."""
     process = script(
         f"""
 import subprocess
@@ -425,7 +425,7 @@ threadlets.run(main())
 
 @pytest.mark.parametrize("kind", _ENGINES)
 def test_connect_to_a_full_backlog_can_be_interrupted(script: Any, kind: str) -> None:
-    """By `run`, on a socket that does not block, as on one that does."""
+    """A signal handler interrupts `run`, on blocking and on non-blocking sockets."""
     process = script(
         """
 @syslet
@@ -465,7 +465,7 @@ print("interrupted")
 
 @pytest.mark.parametrize("kind", _ENGINES)
 def test_engine_leaves_signals_to_the_main_thread(script: Any, kind: str) -> None:
-    """A handler runs while programs are under way, however many signals come."""
+    """A handler runs in the main thread while programs are in flight, however many signals come."""
     process = script(
         _SLEEP
         + """
@@ -490,7 +490,7 @@ print(n_heard)
 
 
 def test_ready_line_comes_before_the_wait(script: Any) -> None:
-    """A process that waits in a sweep is ended by the terminal's Ctrl-C, too."""
+    """A process that waits in a sweep ends by SIGINT, too."""
     process = script(_SLEEP + 'print("ready")\nlist(sweep(sleep, [1000]))\n')
     assert "ready" == line(process)
     process.send_signal(signal.SIGINT)

@@ -1,6 +1,6 @@
-"""Properties: random programs come to the same on every executor as in the reference.
+"""Properties: random programs do on every executor what they do in the reference.
 
-What a run gives is compared, and what it leaves in its folder.
+The tests compare the results of runs, and what the runs leave in their folders.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _sweep(program: Syslet[...], fd: int) -> Result:
 
 @given(cases())
 def test_programs_run_here_come_to_what_the_reference_says(case: Case) -> None:
-    """By `run`, which blocks."""
+    """`run`, which blocks, gives the reference's result and folder."""
     with _folder_of(case) as (folder, fd):
         found = _found(_run(_program(case), fd), folder)
     assert _expected(case) == found
@@ -100,7 +100,7 @@ def test_programs_run_here_come_to_what_the_reference_says(case: Case) -> None:
 def test_programs_on_an_engine_come_to_what_the_reference_says(
     engine_kind: str, way: Callable[[Syslet[...], int], Result], case: Case
 ) -> None:
-    """By `await`, and by a sweep of one."""
+    """An await, and a sweep of one input, give the reference's result and folder."""
     with _folder_of(case) as (folder, fd):
         found = _found(way(_program(case), fd), folder)
     assert _expected(case) == found
@@ -108,7 +108,7 @@ def test_programs_on_an_engine_come_to_what_the_reference_says(
 
 @given(case=cases())
 def test_whatever_is_asked_for_at_once_comes_to_the_same(engine_kind: str, case: Case) -> None:
-    """Queued unseen, by a completion ring; silent endings leave the folder alike."""
+    """An ASYNC program of a ring does the same, but a silent last atom suppresses its entry."""
     with _folder_of(case) as (folder, fd):
         ring = CompletionRing()
         assert ring.submit(_program(case), fd, flags=Flow.ASYNC) is None

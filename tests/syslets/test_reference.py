@@ -1,4 +1,4 @@
-"""The reference agrees with itself: random programs end, twice alike, and leave nothing open."""
+"""The reference is deterministic: a random program ends alike twice, and leaves nothing open."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _run_in_new_folder(case: Case) -> tuple[Ending, dict[str, object]]:
 
 @given(cases())
 def test_random_programs_end_alike_every_time(case: Case) -> None:
-    """Whatever differs from run to run is not in what is compared."""
+    """Two runs of a program end alike, leave equal folders, and leave no descriptor open."""
     n_open = len(os.listdir("/proc/self/fd"))
     assert _run_in_new_folder(case) == _run_in_new_folder(case)
     assert n_open == len(os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""What is no syslet is refused where it is made, and the message says in which line."""
+"""A function that is no syslet is refused where it is made, and the message names the line."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ _REFUSED = {
 
 @pytest.fixture
 def refusal(tmp_path: Path) -> Refusal:
-    """Decorate the function `f` of a source, which must be refused where it says `# here`."""
+    """Return a function that decorates `f` of a source; it must be refused at the line `# here`."""
 
     def refusal(source: str) -> SysletError:
         path = tmp_path / "program.py"
@@ -339,7 +339,7 @@ def test_what_is_no_program_is_refused(refusal: Refusal, source: str, fact: str)
 
 
 def test_symbols_of_another_syslet_are_refused() -> None:
-    """They have no value in this one."""
+    """A symbol has no value in another syslet."""
     leaked = []
 
     @syslet
@@ -355,7 +355,7 @@ def test_symbols_of_another_syslet_are_refused() -> None:
 
 
 def test_wrong_types_are_type_errors() -> None:
-    """Whoever expects Python's own exceptions finds them."""
+    """A wrong type raises TypeError, and a wrong value ValueError."""
     with pytest.raises(TypeError) as refused:
         read("path", buffer(1))  # type: ignore[arg-type]
     assert isinstance(refused.value, SysletTypeError)
@@ -364,7 +364,7 @@ def test_wrong_types_are_type_errors() -> None:
 
 
 def test_flow_outside_of_a_syslet_is_refused() -> None:
-    """There is nothing that it could belong to."""
+    """Outside of a syslet there is no flow to which a condition or a sum could belong."""
     n = counter()
     with pytest.raises(SysletError, match="belongs in the function of a syslet"):
         atoms.stop_if(n == 0)
@@ -373,7 +373,7 @@ def test_flow_outside_of_a_syslet_is_refused() -> None:
 
 
 def test_a_list_of_atoms_is_checked_too() -> None:
-    """Successors exist, and loops end and do I/O."""
+    """Successors must exist, and loops must end and do I/O."""
     line = inspect.currentframe().f_lineno  # type: ignore[union-attr]
     with pytest.raises(SysletError, match=f"{__name__.rpartition('.')[2]}.py:{line + 2}:"):
         Syslet.from_atoms([nop().then(3)])
@@ -387,7 +387,7 @@ def test_a_list_of_atoms_is_checked_too() -> None:
 
 
 def test_messages_do_not_name_our_files() -> None:
-    """The place is the user's, however deep in here the error was found."""
+    """The message names the line of the user's code, however deep the error was found."""
     with pytest.raises(SysletError) as refused:
         buffer("9")  # type: ignore[arg-type]
     assert re.match(re.escape(__file__), str(refused.value))

@@ -1,4 +1,4 @@
-"""Writes that an error cuts short: how much was written is told, and the position is behind it."""
+"""Writes that an error cuts short: the result tells the progress, and the position is behind it."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _sendfile(to, from_, count):
 
 @pytest.fixture(params=["limited", "sealed"])
 def full(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """Return a maker of paths, of empty files that take `_ROOM` bytes, and then fail."""
+    """Return a maker of empty files that take `_ROOM` bytes and then fail; it returns their paths."""
     fds = []
 
     def limited() -> str:
@@ -164,7 +164,7 @@ def full(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[]
 
 
 def _written_by_the_kernel(fd: int, data: bytes) -> tuple[int, int]:
-    """Write by write(2) until it fails; return how much, and the error."""
+    """Call write(2) until it fails; return the number of bytes written, and the errno."""
     n_written = 0
     while True:
         try:
@@ -192,7 +192,7 @@ def test_a_write_that_fails_in_the_middle_tells_how_much_it_has_written(
     result = carry(program, fd, _DATA)
     assert (number, n_written, position, content_of(expected_fd)) == _fate(fd, result)
     assert result.value is None
-    # Nothing more goes in; above all not over what is there.
+    # A second write adds nothing, and above all does not overwrite what is there.
     assert (number, 0, position, content_of(expected_fd)) == _fate(
         fd, carry(program, fd, _DATA[:99])
     )
@@ -274,7 +274,7 @@ def test_a_write_from_memory_that_faults_leaves_the_position_behind_it(
     fd = fd_of(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     result = carry(program, fd, half)
     content = content_of(fd)
-    # The kernel may give up a little before the border.
+    # The kernel may stop a little before the end of the page.
     assert bytes(half[: len(content)]) == content
     assert len(content) > 0
     assert (errno.EFAULT, len(content), len(content), content) == _fate(fd, result)
@@ -334,7 +334,7 @@ def test_what_the_other_end_has_is_what_a_write_tells(
         assert ring.submit(program, to_fd, bytes(2_000_000), timeout=timeout) is None
         n_read = 0
         if end != "timed out":
-            # More than a pipe or socket holds: somebody has gone on writing.
+            # This is more than a pipe or a socket holds, so the engine has continued to write.
             while n_read < 500_000:
                 n_read += len(os.read(from_fd, 65536))
         if end == "cancelled":
@@ -355,7 +355,7 @@ def test_what_the_other_end_has_is_what_a_write_tells(
 
 @contextlib.contextmanager
 def with_closed(*fds: int) -> Iterator[Callable[[int], None]]:
-    """Close descriptors in the end that were not closed by what is given."""
+    """Yield a function that closes a descriptor; in the end, close those that are still open."""
     left = set(fds)
 
     def close(fd: int) -> None:

@@ -162,7 +162,7 @@ def _traced(body: list[Any]) -> Any:
                             passed = yield add(n_passes, 1)
                             break_if(passed == _LOOP_PASSES_MAX)
 
-        # Whatever is drawn, both parameters are used, and there is an atom.
+        # These make sure that both parameters are used, and that there is an atom.
         yield write(marks, b"<")
         yield pread(data, chunk, 0)
         yield from block(body)
@@ -173,7 +173,7 @@ def _traced(body: list[Any]) -> Any:
 
 @given(_bodies)
 def test_the_table_does_what_the_statements_say(body: list[Any]) -> None:
-    """Branches, loops, breaks, stops, failures: all of them end alike, with the same marks."""
+    """Branches, loops, breaks, stops and failures leave the same marks, and end alike."""
     direct = _Direct()
     expected = direct.run(body)
     program = _traced(body)
@@ -187,7 +187,7 @@ def test_the_table_does_what_the_statements_say(body: list[Any]) -> None:
 
 @given(_bodies)
 def test_nothing_in_the_table_only_passes_on_what_could_be_passed_directly(body: list[Any]) -> None:
-    """A nop is there for an ending, or because two branches want the same neighbour."""
+    """A nop is there for an ending, or because two branches need the same next atom."""
     rows = _traced(body).table.rows()
     skipped_to = {
         index + 1 for index, row in enumerate(rows) if row.flags & 128 and index + 1 < len(rows)

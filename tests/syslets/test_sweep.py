@@ -68,7 +68,7 @@ def _recv_into(fd, memory):
 
 @syslet
 def _enter_and_wait(arrivals, gate):
-    """Say that it is under way, and wait until it is let go."""
+    """Tell that the run has begun, and wait for a byte from the gate."""
     yield send(arrivals, b"x")
     data = buffer(1)
     yield recv(gate, data)
@@ -86,20 +86,20 @@ def files(tmp_path: Path) -> list[Path]:
 def test_results_come_in_the_order_of_the_inputs(
     engine_kind: str, files: list[Path], depth: int
 ) -> None:
-    """However they end; each says what it is of."""
+    """The order in which runs end does not matter; each result has its input."""
     results = list(sweep(_read_small, files, depth=depth))
     assert [path.name.encode() for path in files] == [result.unwrap() for result in results]
     assert files == [result.input for result in results]
 
 
 def test_slow_runs_keep_their_place(clocked_engine: str) -> None:
-    """Those that end early wait for those before them."""
+    """Results that are ready early wait for those before them."""
     waits = [random.Random(1).random() / 100 for _ in range(100)]
     assert waits == [result.input for result in sweep(_sleep, waits, depth=20)]
 
 
 def test_unordered_results_come_as_they_end(clocked_engine: str) -> None:
-    """The shortest first; none is missing, none comes twice."""
+    """Results come in the order in which runs end; none is missing, and none comes twice."""
     waits = [0.3, 0.0, 0.1, 0.2]
     results = [result.input for result in sweep(_sleep, waits, ordered=False)]
     assert sorted(waits) == results
@@ -112,7 +112,7 @@ def test_unordered_results_come_as_they_end(clocked_engine: str) -> None:
 def test_no_more_runs_are_under_way_than_the_depth(
     engine_kind: str, pair: Pair, depth: int
 ) -> None:
-    """Each says that it has begun, and ends when it is let go: never more than that are there."""
+    """Each run tells that it has begun, and ends when it is allowed to."""
     arrivals, arrived = pair(socket.SOCK_DGRAM)
     gate, opener = pair(socket.SOCK_DGRAM)
     inputs = [(arrivals.fileno(), gate.fileno())] * 40
@@ -135,7 +135,7 @@ def test_no_more_runs_are_under_way_than_the_depth(
 
 
 def test_inputs_are_not_taken_before_there_is_room(engine_kind: str, pair: Pair) -> None:
-    """A sweep that nobody consumes takes none, and one that waits no more than its depth."""
+    """A sweep takes no input before it is consumed, and none beyond its depth while it waits."""
     one, other = pair(socket.SOCK_DGRAM)
     n_taken = 0
 
@@ -156,7 +156,7 @@ def test_inputs_are_not_taken_before_there_is_room(engine_kind: str, pair: Pair)
 
 
 def test_memory_does_not_grow_with_the_number_of_inputs(engine_kind: str) -> None:
-    """A million inputs, and no more at their end than after some thousands."""
+    """A million inputs use no more memory at their end than after some thousands."""
     swept = sweep(_nothing, iter(range(1_000_000)), depth=256)
     n_done, early = 0, 0
     tracemalloc.start()
@@ -181,7 +181,7 @@ def _resident() -> int:
 
 
 def test_progress_is_told(engine_kind: str) -> None:
-    """With the number of inputs where that is known; it ends with all of them."""
+    """`progress` gets the number of results, and the number of inputs where that is known."""
     told: list[tuple[int, int | None]] = []
     list(sweep(_nothing, range(500), progress=lambda *it: told.append(it)))
     assert (500, 500) == told[-1]
@@ -191,7 +191,7 @@ def test_progress_is_told(engine_kind: str) -> None:
 
 
 def test_buffers_come_from_the_given_pool(engine_kind: str, files: list[Path]) -> None:
-    """None of the default one's; all of them go back."""
+    """No buffer comes from the default pool, and all buffers return to the given one."""
     pool = BufferPool(1 << 20)
     assert all(result.ok for result in sweep(_read_small, files, depth=10, pool=pool))
     assert 0 == pool.in_use
@@ -199,7 +199,7 @@ def test_buffers_come_from_the_given_pool(engine_kind: str, files: list[Path]) -
 
 
 def test_failures_are_results(engine_kind: str, files: list[Path]) -> None:
-    """In their place, and the others go on."""
+    """A failure has its place among the results, and the other runs continue."""
     paths = list(files)
     paths[3:3] = [Path("/no/where")]
     results = list(sweep(_read_small, paths, depth=8))
@@ -208,7 +208,7 @@ def test_failures_are_results(engine_kind: str, files: list[Path]) -> None:
 
 
 def test_what_the_inputs_raise_comes_after_the_results_before(engine_kind: str) -> None:
-    """Once; the sweep is over then."""
+    """An exception of the inputs is raised once, and ends the sweep."""
 
     def inputs() -> Iterator[int]:
         yield from range(10)
@@ -223,7 +223,7 @@ def test_what_the_inputs_raise_comes_after_the_results_before(engine_kind: str) 
 
 
 def test_input_of_the_wrong_kind_comes_after_the_results_before(engine_kind: str) -> None:
-    """As a TypeError that names the argument."""
+    """A TypeError names the argument."""
     given = []
     with pytest.raises(TypeError, match="_number"):
         given.extend(result.value for result in sweep(_nothing, [1, 2, "3", 4]))
@@ -231,7 +231,7 @@ def test_input_of_the_wrong_kind_comes_after_the_results_before(engine_kind: str
 
 
 def test_misuse_of_sweeps_is_refused() -> None:
-    """No depth, no iterable."""
+    """A depth below 1 and inputs that are no iterable are refused."""
     for depth in (0, -1, False):
         with pytest.raises(ValueError, match=f"depth is {depth}"):
             sweep(_nothing, [], depth=depth)
@@ -245,7 +245,7 @@ def test_misuse_of_sweeps_is_refused() -> None:
 
 
 def test_no_inputs_give_no_results(engine_kind: str) -> None:
-    """By `for` and by `async for`."""
+    """A sweep without inputs gives no results to `for` and to `async for`."""
     assert [] == list(sweep(_nothing, []))
 
     async def main() -> list[object]:
@@ -255,7 +255,7 @@ def test_no_inputs_give_no_results(engine_kind: str) -> None:
 
 
 def test_inputs_are_arguments_or_tuples_of_them(engine_kind: str, files: list[Path]) -> None:
-    """With defaults for what is left out."""
+    """Defaults stand for what is left out."""
     fd = os.open(files[123], os.O_RDONLY)
     try:
         results = sweep(_read_part, [(fd, 0), (fd, 1), (fd, 0, 2)])
@@ -282,7 +282,7 @@ def test_runs_that_are_used_again_begin_anew(engine_kind: str, tmp_path: Path) -
 
 
 def test_lent_memory_comes_back_with_its_result(engine_kind: str, pair: Pair) -> None:
-    """Not only with the end of the sweep."""
+    """Lent memory can be resized when its result is there, before the sweep ends."""
     one, other = pair(socket.SOCK_DGRAM)
     memories = [bytearray(10) for _ in range(20)]
     for i in range(20):
@@ -296,15 +296,15 @@ def test_lent_memory_comes_back_with_its_result(engine_kind: str, pair: Pair) ->
 
 
 def test_other_tasks_run_while_a_sweep_is_iterated_over(engine_kind: str) -> None:
-    """Though none of its programs blocks: a time slice is a millisecond or so, of some 2,000 results."""
+    """No program blocks here: a time slice is about a millisecond, or some 2,000 results."""
 
     async def main() -> None:
-        n_turns = 0
+        n_steps = 0
 
         async def other() -> None:
-            nonlocal n_turns
+            nonlocal n_steps
             while True:
-                n_turns += 1
+                n_steps += 1
                 await asyncio.sleep(0)
 
         task = asyncio.create_task(other())
@@ -313,13 +313,13 @@ def test_other_tasks_run_while_a_sweep_is_iterated_over(engine_kind: str) -> Non
             n_done += 1
         task.cancel()
         assert 100_000 == n_done
-        assert n_turns > 10
+        assert n_steps > 10
 
     within_deadline(main())
 
 
 def test_results_in_a_loop_come_in_order_too(engine_kind: str, files: list[Path]) -> None:
-    """One by one, or in batches."""
+    """An `async for` gives results one by one, or in batches."""
 
     async def main() -> None:
         names = [path.name.encode() for path in files]
@@ -331,7 +331,7 @@ def test_results_in_a_loop_come_in_order_too(engine_kind: str, files: list[Path]
 
 
 def test_several_sweeps_go_on_at_once(engine_kind: str, files: list[Path]) -> None:
-    """In tasks of one loop, and in threads."""
+    """Sweeps run side by side in tasks of one loop, and in threads."""
 
     async def main() -> None:
         async def one() -> list[bytes]:
@@ -353,7 +353,7 @@ def test_several_sweeps_go_on_at_once(engine_kind: str, files: list[Path]) -> No
 
 
 def test_sweep_waits_without_the_interpreter(engine_kind: str, pair: Pair, crowd: Crowd) -> None:
-    """Another thread gives it what it waits for."""
+    """Another thread sends what the sweep waits for."""
     one, other = pair(socket.SOCK_DGRAM)
     crowd.call(lambda: [other.send(b"%d" % i) for i in range(9)])
     results = list(sweep(_recv, [one] * 9, ordered=False))
@@ -361,7 +361,7 @@ def test_sweep_waits_without_the_interpreter(engine_kind: str, pair: Pair, crowd
 
 
 def test_runs_are_cut_off_after_their_time(clocked_engine: str, pair: Pair) -> None:
-    """ETIMEDOUT, as a result; the others are not."""
+    """A run that exceeds the timeout gives ETIMEDOUT as its result; the others succeed."""
     one, _ = pair()
     results = list(sweep(_sleep, [0, 1000, 0], timeout=0.01))
     assert [0, errno.ETIMEDOUT, 0] == [result.errno for result in results]
@@ -370,13 +370,13 @@ def test_runs_are_cut_off_after_their_time(clocked_engine: str, pair: Pair) -> N
 
 
 def test_sweeps_whose_inputs_are_sweeps_are_no_problem(engine_kind: str) -> None:
-    """What one gives, another takes."""
+    """The results of one sweep may be the inputs of another."""
     inner = (result.value for result in sweep(_nothing, range(1000), depth=3))
     assert list(range(1000)) == [it.value for it in sweep(_nothing, inner, depth=5)]
 
 
 def test_sweep_of_a_loop_that_ends_is_given_up(clocked_engine: str) -> None:
-    """The run of the loop ends in the middle of an `async for`."""
+    """The loop's run ends in the middle of an `async for`."""
 
     async def results() -> AsyncIterator[object]:
         async for result in sweep(_sleep, itertools.repeat(1000)):
@@ -393,7 +393,7 @@ def test_sweep_of_a_loop_that_ends_is_given_up(clocked_engine: str) -> None:
 
 
 def test_sweep_that_one_thread_begins_is_ended_by_another(engine_kind: str) -> None:
-    """It belongs to nobody."""
+    """A sweep belongs to no thread."""
     swept = sweep(_nothing, range(1000), depth=10)
     first = [next(swept).value for _ in range(10)]
     rest: list[int] = []
@@ -414,7 +414,7 @@ def _hand_over(path):
 def test_a_closed_sweep_holds_no_descriptor(
     engine_kind: str, tmp_path: Path, iterates: bool, in_a_loop: bool
 ) -> None:
-    """Nor do its results that nobody has taken, also those that come when it is closed."""
+    """Its untaken results hold none either, also those of runs that end when it is closed."""
     (tmp_path / "file").touch()
     before = len(os.listdir("/proc/self/fd"))
     results = sweep(_hand_over, [str(tmp_path / "file")] * 300, depth=200)
@@ -430,7 +430,7 @@ def test_a_closed_sweep_holds_no_descriptor(
         os.close(next(results).value)
     results.close()
     until(lambda: engine().in_flight == 0)
-    # The engine has what it needs open, too.
+    # The engine has descriptors of its own open, too.
     stopped = len(os.listdir("/proc/self/fd")) - before
     assert stopped < 50
     assert [] == list(results)

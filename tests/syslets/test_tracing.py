@@ -1,4 +1,4 @@
-"""What a function becomes when it is traced, and what stays of it."""
+"""Tracing a function: the table that it becomes, and what stays of the function."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_modifiers_return_other_atoms() -> None:
 
 
 def test_flags_arrive_in_the_table() -> None:
-    """So does close-on-exec, which is always added."""
+    """The table has the flags of the atoms, and close-on-exec, which is always added."""
 
     @syslet
     def quiet(path):
@@ -61,7 +61,7 @@ def test_flags_arrive_in_the_table() -> None:
 
 
 def test_values_that_nobody_uses_have_no_slot() -> None:
-    """A result column is filled only for those that are read."""
+    """Only values that are read have a result slot."""
 
     @syslet
     def two(fd):
@@ -76,7 +76,7 @@ def test_values_that_nobody_uses_have_no_slot() -> None:
 
 
 def test_equal_constants_share_a_slot() -> None:
-    """Constants are slots that nobody writes."""
+    """Equal constants share a slot, to which no atom writes."""
 
     @syslet
     def count(fd):

@@ -29,19 +29,19 @@ EXPRESSIONS = {
 
 @pytest.fixture(params=list(FACTORIES))
 def kind(request: pytest.FixtureRequest) -> str:
-    """Whose tasks: the stock loop's, ours, or asyncio's on our loop."""
+    """Return whose tasks are under test: the stock loop's, ours, or asyncio's on our loop."""
     return str(request.param)
 
 
 @pytest.fixture
 def loop_factory(kind: str) -> LoopFactory:
-    """Make a loop."""
+    """Return the factory of the loops under test."""
     return FACTORIES[kind]
 
 
 @pytest.fixture
 def loop(loop_factory: LoopFactory) -> Iterator[asyncio.AbstractEventLoop]:
-    """A loop that does not run yet; closed afterwards."""
+    """Return a loop that does not run yet; it is closed afterwards."""
     loop = loop_factory()
     yield loop
     loop.close()

@@ -1,4 +1,4 @@
-"""What the tests of this folder share."""
+"""Helpers of the tests in this folder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Script = Callable[[str], tuple[int, str, str]]
 
 DEADLINE_S = 20.0
 
-# Claims about our own promises, which asyncio's tasks do not make.
+# For tests of promises that are ours alone: asyncio's tasks do not make them.
 native_only = pytest.mark.parametrize("kind", ["native"], indirect=True)
 
 
 async def turns(n_turns: int) -> None:
-    """Let the loop run so many ticks."""
+    """Let the loop run `n_turns` ticks."""
     for _ in range(n_turns):
         await asyncio.sleep(0)
 
 
 def note_failures() -> list[dict[str, Any]]:
-    """Collect what the running loop's exception handler is told."""
+    """Return a list that collects what the running loop's exception handler is given."""
     failures: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: failures.append(context))
@@ -40,7 +40,7 @@ def collect() -> None:
 
 
 class Raw:
-    """A coroutine that is none of the interpreter's, as compilers to C make them."""
+    """A coroutine object of a type that is not the interpreter's, as compilers to C make them."""
 
     def __init__(self, generator: Generator[Any, Any, Any]) -> None:
         self._generator = generator

@@ -1,4 +1,4 @@
-"""anyio's cancel scopes and task groups nest with asyncio's limits and groups, either way round."""
+"""anyio's cancel scopes and task groups nest with asyncio's timeouts and groups, either way round."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def n_requests() -> int:
 
 
 def test_a_scope_inside_a_limit(run: Run) -> None:
-    """The scope ends its own block and leaves the limit and the count of requests alone."""
+    """The scope ends its own block, and leaves the timeout and the count of cancellations alone."""
 
     async def main() -> tuple[bool, int]:
         async with asyncio.timeout(60):
@@ -33,7 +33,7 @@ def test_a_scope_inside_a_limit(run: Run) -> None:
 
 
 def test_a_limit_inside_a_scope(run: Run) -> None:
-    """The limit ends its own block; the scope around it was not cancelled."""
+    """The timeout ends its own block, and the scope around it is not cancelled."""
 
     async def main() -> tuple[str, bool, int]:
         with anyio.move_on_after(60) as scope:
@@ -49,7 +49,7 @@ def test_a_limit_inside_a_scope(run: Run) -> None:
 
 
 def test_a_group_inside_an_anyio_group(run: Run) -> None:
-    """Cancelling the outer scope ends the tasks of both, and each is told."""
+    """Cancelling the outer scope cancels the tasks of both groups."""
 
     async def main() -> tuple[list[str], int]:
         told: list[str] = []
@@ -77,7 +77,7 @@ def test_a_group_inside_an_anyio_group(run: Run) -> None:
 
 
 def test_an_anyio_group_inside_a_group(run: Run) -> None:
-    """A failure in the outer group ends the tasks of both."""
+    """A failure in the outer group cancels the tasks of both."""
 
     async def main() -> tuple[list[str], list[str], int]:
         told: list[str] = []
@@ -110,7 +110,7 @@ def test_an_anyio_group_inside_a_group(run: Run) -> None:
 
 
 def test_a_shielded_scope_outlives_its_parent(run: Run) -> None:
-    """What is shielded ends before the request of the scope around it arrives."""
+    """A shielded block ends before the cancellation of the scope around it arrives."""
 
     async def main() -> list[str]:
         ran: list[str] = []

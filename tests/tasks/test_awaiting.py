@@ -1,4 +1,4 @@
-"""Awaiting: a future gives the same to all who wait, and tells those who do it wrongly."""
+"""Awaiting a future gives each awaiting task the same outcome; wrong uses raise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def future_of() -> asyncio.Future[Any]:
 
 
 def test_many_tasks_await_one_future(run: Run) -> None:
-    """All get the result, in the order in which they began to wait."""
+    """All tasks get the result, in the order in which they began to wait."""
 
     async def main() -> list[tuple[int, str]]:
         future = future_of()
@@ -35,7 +35,7 @@ def test_many_tasks_await_one_future(run: Run) -> None:
 
 
 def test_a_done_future_is_awaited_again_and_again(run: Run) -> None:
-    """Each await gives the same result at once."""
+    """Each await of a done future gives the same result at once."""
 
     async def main() -> list[Any]:
         future = future_of()
@@ -71,7 +71,7 @@ def test_any_result_comes_through(run: Run, result: Any) -> None:
 
 
 def test_its_traceback_does_not_grow(run: Run) -> None:
-    """An exception awaited often has the frames of one await."""
+    """The traceback of an exception that is awaited often has the frames of one await."""
 
     async def main() -> list[int]:
         future = future_of()
@@ -89,7 +89,7 @@ def test_its_traceback_does_not_grow(run: Run) -> None:
 
 @native_only
 def test_a_tasks_traceback_does_not_grow(run: Run) -> None:
-    """The exception of a task keeps the frames of its coroutine; asyncio's loses them at first sight."""
+    """A task's exception keeps its coroutine's frames; asyncio's loses them at the first await."""
 
     async def main() -> int:
         async def fails() -> None:
@@ -109,7 +109,7 @@ def test_a_tasks_traceback_does_not_grow(run: Run) -> None:
 
 
 def test_awaited_without_a_task(run: Run) -> None:
-    """A coroutine that is driven by hand gets the future once, and is told of its mistake then."""
+    """A coroutine driven by hand yields the future once, and raises if it is resumed too early."""
 
     async def main() -> None:
         future = future_of()
@@ -128,7 +128,7 @@ def test_awaited_without_a_task(run: Run) -> None:
 
 
 def test_driven_by_hand_to_its_end(run: Run) -> None:
-    """The iterator of an await can be sent to, thrown into and closed."""
+    """The iterator of an await has working `send`, `throw` and `close`."""
 
     async def main() -> None:
         future = future_of()
@@ -148,7 +148,7 @@ def test_driven_by_hand_to_its_end(run: Run) -> None:
 
 
 def test_a_future_of_another_loop(run: Run) -> None:
-    """Awaiting one is refused with RuntimeError in the coroutine."""
+    """Awaiting a future of another loop raises RuntimeError in the coroutine."""
 
     async def main() -> str:
         other = asyncio.SelectorEventLoop()
@@ -166,7 +166,7 @@ def test_a_future_of_another_loop(run: Run) -> None:
     "garbage", [1, "x", object(), [], {}, (lambda: (yield))()], ids=lambda it: type(it).__name__
 )
 def test_yielded_garbage_is_refused(run: Run, garbage: Any) -> None:
-    """The coroutine gets RuntimeError and may go on after it."""
+    """A coroutine that yields something else gets RuntimeError, and may go on after it."""
 
     async def main() -> str:
         class Garbage:
@@ -185,7 +185,7 @@ def test_yielded_garbage_is_refused(run: Run, garbage: Any) -> None:
 
 
 def test_a_yielded_future_is_no_await(run: Run) -> None:
-    """A future that was yielded rather than awaited is refused."""
+    """A future that is yielded rather than awaited is refused."""
 
     async def main() -> None:
         future = future_of()

@@ -1,4 +1,4 @@
-"""Who awaits whom, as asyncio's tools show it: in the process, and from outside."""
+"""asyncio's tools show which tasks await which, in the process and from outside."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def _names(graph: Any) -> dict[str, Any]:
-    """The names of the tasks that await a future, each with those that await it in turn."""
+    """Return the names of the tasks that await a future, each with those that await it."""
     return {
         getattr(it.future, "get_name", lambda: "a future")(): _names(it) for it in graph.awaited_by
     }
@@ -72,7 +72,7 @@ def test_who_awaits_by_a_group_or_a_gathering_is_in_the_call_graph(run: Run, deb
         graphs = []
 
         async def look() -> None:
-            # Until all others wait.
+            # Let all other tasks reach their waits.
             await turns(5)
             tasks = {it.get_name(): it for it in asyncio.all_tasks()}
             graphs.extend(_graph(tasks[name]) for name in ("grouped", "gathered"))
@@ -116,7 +116,7 @@ def test_nobody_awaits_what_was_awaited(run: Run, debug: bool) -> None:
 
 
 def test_nobody_awaits_what_a_cancelled_scope_leaves_behind() -> None:
-    """A shielded task goes on, and the task that was cancelled awaits it no more."""
+    """A shielded task goes on, and the task that was cancelled no longer awaits it."""
 
     async def main() -> list[Any]:
         gate, in_shield = asyncio.Event(), asyncio.Event()
@@ -178,7 +178,7 @@ print(json.dumps([[name, stack, awaiter] for _, _, name, stack, _, awaiter, *_ i
 '''
 
 def look():
-    # A look at a process that goes on may fail.
+    # Reading the state of a running process may fail.
     for _ in range(20):
         seen = subprocess.run([sys.executable, "-c", LOOK, str(os.getpid())], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if seen.returncode == 0:
@@ -273,7 +273,7 @@ def test_the_sampling_profiler_sees_tasks_in_debug_mode(script: Script) -> None:
 
 
 def test_many_tasks_join_and_leave_the_lists_that_are_seen(script: Script) -> None:
-    """From several threads, cancelled, destroyed and collected: the lists hold no task that is gone."""
+    """Tasks of several threads that were cancelled, destroyed or collected are not listed."""
     status, out, err = script(
         """
         import random, threading

@@ -1,4 +1,4 @@
-"""Cancelling: who is told, how often, with which words, and what is counted."""
+"""Cancelling: which tasks are cancelled, how often, with which message, and what is counted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def grouped(*bodies: Any) -> None:
 
 
 def test_each_request_counts_until_it_is_taken_back(run: Run) -> None:
-    """`cancelling` goes up with `cancel` and down with `uncancel`, and stops at zero."""
+    """`cancel` raises the count of `cancelling`, `uncancel` lowers it, and not below zero."""
 
     async def main() -> list[int]:
         task = asyncio.create_task(forever())
@@ -40,7 +40,7 @@ def test_each_request_counts_until_it_is_taken_back(run: Run) -> None:
 
 
 def test_cancelled_before_its_first_step_it_never_starts(run: Run) -> None:
-    """The coroutine of such a task runs no line."""
+    """A task that is cancelled before its first step runs no line of its coroutine."""
 
     async def main() -> tuple[list[str], bool]:
         ran: list[str] = []
@@ -78,20 +78,20 @@ def test_the_message_reaches_the_innermost_task(run: Run) -> None:
     """A chain of tasks passes one message down and one exception up."""
 
     async def main() -> list[Any]:
-        heard: list[Any] = []
+        seen: list[Any] = []
 
         async def inner() -> None:
             try:
                 await forever()
             except asyncio.CancelledError as error:
-                heard.append(error.args)
+                seen.append(error.args)
                 raise
 
         async def outer(awaited: asyncio.Task[None]) -> None:
             try:
                 await awaited
             except asyncio.CancelledError as error:
-                heard.append(error.args)
+                seen.append(error.args)
                 raise
 
         first = asyncio.create_task(inner())
@@ -101,15 +101,15 @@ def test_the_message_reaches_the_innermost_task(run: Run) -> None:
         third.cancel("stop")
         with pytest.raises(asyncio.CancelledError) as caught:
             await third
-        heard += [caught.value.args, first.cancelled(), second.cancelled(), third.cancelling()]
-        heard += [first.cancelling()]
-        return heard
+        seen += [caught.value.args, first.cancelled(), second.cancelled(), third.cancelling()]
+        seen += [first.cancelling()]
+        return seen
 
     assert [("stop",)] * 4 + [True, True, 1, 1] == run(main())
 
 
 def test_a_shared_future_ends_all_who_wait(run: Run) -> None:
-    """Cancelling one of two tasks cancels the future that both wait for, and so the other."""
+    """Cancelling one of two tasks cancels the future that both await, and so the other task."""
 
     async def main() -> list[bool]:
         future = asyncio.get_running_loop().create_future()
@@ -127,7 +127,7 @@ def test_a_shared_future_ends_all_who_wait(run: Run) -> None:
 
 
 def test_a_shield_stops_the_request(run: Run) -> None:
-    """What is shielded goes on when whoever awaits the shield is cancelled."""
+    """A shielded task goes on when the task that awaits the shield is cancelled."""
 
     async def main() -> tuple[bool, bool, str]:
         gate = asyncio.Event()
@@ -151,7 +151,7 @@ def test_a_shield_stops_the_request(run: Run) -> None:
 
 
 def test_cancelled_in_the_burst_that_wakes_it(run: Run) -> None:
-    """A future that became done does not save a task that is cancelled before it goes on."""
+    """A task that is cancelled before it goes on is cancelled, although its future is done."""
 
     async def main() -> tuple[bool, bool, list[str]]:
         future = asyncio.get_running_loop().create_future()
@@ -172,7 +172,7 @@ def test_cancelled_in_the_burst_that_wakes_it(run: Run) -> None:
 
 
 def test_an_exception_that_arrived_is_replaced(run: Run) -> None:
-    """A task cancelled after its future failed, and before it goes on, is cancelled."""
+    """A task that is cancelled before it goes on is cancelled, although its future has failed."""
 
     async def main() -> bool:
         future = asyncio.get_running_loop().create_future()
@@ -192,7 +192,7 @@ def test_an_exception_that_arrived_is_replaced(run: Run) -> None:
 
 
 def test_a_request_while_it_runs_comes_at_the_next_wait(run: Run) -> None:
-    """A task that cancels itself goes on until it waits."""
+    """A task that cancels itself goes on until its next wait."""
 
     async def main() -> list[str]:
         ran: list[str] = []
@@ -215,7 +215,7 @@ def test_a_request_while_it_runs_comes_at_the_next_wait(run: Run) -> None:
 
 
 def test_a_request_in_the_last_step_still_cancels(run: Run) -> None:
-    """A task that cancels itself and returns has no result."""
+    """A task that cancels itself and returns is cancelled, and has no result."""
 
     async def main() -> bool:
         async def body() -> str:
@@ -234,7 +234,7 @@ def test_a_request_in_the_last_step_still_cancels(run: Run) -> None:
 
 
 def test_who_swallows_the_request_goes_on(run: Run) -> None:
-    """A caught cancellation is no more: the task ends with its result, and keeps the count."""
+    """A task that catches its cancellation ends with its result, and keeps the count."""
 
     async def main() -> tuple[str, bool, int]:
         async def body() -> str:
@@ -262,10 +262,10 @@ def test_an_ended_task_refuses(run: Run) -> None:
     assert (False, 0) == run(main())
 
 
-# Neither can ever end.
+# Neither of the two tasks ever ends.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_waiting_for_each_other_in_a_circle(loop: asyncio.AbstractEventLoop, kind: str) -> None:
-    """Two tasks that wait for each other can be cancelled natively; asyncio ends in RecursionError."""
+    """Two native tasks that await each other can be cancelled; asyncio's raise RecursionError."""
 
     async def main() -> str:
         tasks: list[asyncio.Task[Any]] = []
@@ -286,14 +286,14 @@ def test_waiting_for_each_other_in_a_circle(loop: asyncio.AbstractEventLoop, kin
         tasks.clear()
         return outcome
 
-    # A runner would cancel the two again, and wait for them.
+    # Not with a runner: it would cancel the two again, and wait for them.
     expected = "cancelled" if kind == "native" else "refused"
     assert expected == loop.run_until_complete(main())
 
 
 @pytest.mark.parametrize("inner_s", [0.01, 60.0])
 def test_time_limits_nest(run: Run, inner_s: float) -> None:
-    """Whichever of two nested limits comes first ends its own block, and takes its request back."""
+    """The first of two nested timeouts to pass ends its own block and undoes its cancellation."""
 
     async def main() -> tuple[list[str], int]:
         ended = []
@@ -314,7 +314,7 @@ def test_time_limits_nest(run: Run, inner_s: float) -> None:
 
 
 def test_a_limit_and_a_request_at_once(run: Run) -> None:
-    """A task cancelled from outside in the tick in which its limit passes is cancelled."""
+    """A task that is cancelled from outside in the tick in which its timeout passes is cancelled."""
 
     async def main() -> bool:
         async def body() -> None:
@@ -322,7 +322,7 @@ def test_a_limit_and_a_request_at_once(run: Run) -> None:
                 async with asyncio.timeout(0):
                     await forever()
             except TimeoutError:
-                pytest.fail("the request from outside was taken for the limit's")
+                pytest.fail("the cancellation from outside was taken for the timeout's")
 
         task = asyncio.create_task(body())
         await turns(1)
@@ -334,7 +334,7 @@ def test_a_limit_and_a_request_at_once(run: Run) -> None:
 
 
 def test_wait_for_waits_for_the_end(run: Run) -> None:
-    """`wait_for` returns once what it has cancelled has cleaned up."""
+    """`wait_for` returns once the task that it has cancelled has cleaned up."""
 
     async def main() -> list[str]:
         ran: list[str] = []
@@ -354,7 +354,7 @@ def test_wait_for_waits_for_the_end(run: Run) -> None:
 
 
 def test_a_group_cancels_its_others(run: Run) -> None:
-    """The failure of one task of a group cancels the rest, and the parent's request is taken back."""
+    """A failing task of a group cancels the others, and the parent's cancellation is taken back."""
 
     async def main() -> tuple[list[str], int]:
         ran: list[str] = []
@@ -381,7 +381,7 @@ def test_a_group_cancels_its_others(run: Run) -> None:
 
 
 def test_a_cancelled_gather_cancels_its_children(run: Run) -> None:
-    """All that is gathered is cancelled, and the waiter is told once all have ended."""
+    """All gathered tasks are cancelled, and the awaiting task goes on once all have ended."""
 
     async def main() -> list[bool]:
         tasks = [asyncio.create_task(forever()) for _ in range(3)]
@@ -396,7 +396,7 @@ def test_a_cancelled_gather_cancels_its_children(run: Run) -> None:
 
 
 def test_the_exception_is_the_coroutines_own(run: Run) -> None:
-    """Whoever awaits a cancelled task gets the instance that its coroutine has raised, once."""
+    """The first await raises the instance that the coroutine has raised; later ones do not."""
 
     async def main() -> list[bool]:
         raised: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""Eager tasks: with `asyncio.eager_task_factory` the first step is taken where the task is made."""
+"""With `asyncio.eager_task_factory` the first step of a task runs inside of `create_task`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_eager_task_ends_at_once(run: Run) -> None:
 
 
 def test_an_eager_task_waits(run: Run) -> None:
-    """One that waits goes on in ticks like any other."""
+    """An eager task that waits goes on in later ticks like any other."""
 
     async def main() -> list[Any]:
         loop = asyncio.get_running_loop()
@@ -57,7 +57,7 @@ def test_an_eager_task_waits(run: Run) -> None:
 
 
 def test_an_eager_task_fails(run: Run) -> None:
-    """What it raises is the task's exception, not the creator's."""
+    """An exception in the first step is the task's, and is not raised where the task is made."""
 
     async def main() -> str:
         loop = asyncio.get_running_loop()
@@ -77,7 +77,7 @@ def test_an_eager_task_fails(run: Run) -> None:
 def test_an_eager_task_ends_the_loop(
     loop: asyncio.AbstractEventLoop, error: type[BaseException]
 ) -> None:
-    """KeyboardInterrupt and SystemExit go to whoever makes the task."""
+    """KeyboardInterrupt and SystemExit are raised where the task is made."""
     loop.set_task_factory(asyncio.eager_task_factory)
     caught = []
 
@@ -95,7 +95,7 @@ def test_an_eager_task_ends_the_loop(
 
 
 def test_an_eager_task_nests(run: Run) -> None:
-    """Eager tasks in eager tasks each are current in turn."""
+    """Each of several nested eager tasks is the current one while its own code runs."""
 
     async def main() -> list[Any]:
         loop = asyncio.get_running_loop()
@@ -114,7 +114,7 @@ def test_an_eager_task_nests(run: Run) -> None:
             note()
 
         await asyncio.create_task(body(2), name="t2")
-        # A name may come only after the first step.
+        # Names are read afterwards: a task may get its name only after its first step.
         return [task.get_name() for task in running]
 
     assert ["t2", "t1", "t0", "t0", "t0", "t1", "t1", "t2", "t2"] == run(main())
@@ -122,7 +122,7 @@ def test_an_eager_task_nests(run: Run) -> None:
 
 @native_only
 def test_an_eager_task_blocks_in_a_threadlet(run: Run) -> None:
-    """A call that loses the role in an eager step gives its task back as the current one."""
+    """After a call in an eager step has lost the role, each task is current in its own code."""
 
     async def main() -> list[Any]:
         loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""Code that changes a future or a task while it is used: nothing that is in use is freed, and the loop goes on.
+"""Code that changes a future or a task in use: nothing in use is freed, and the loop goes on.
 
-Most of it has crashed asyncio's own classes in one release of CPython or another, so only ours are asked.
+Most of this code has crashed asyncio's own classes in some CPython, so only ours are tested.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ pytestmark = native_only
 
 
 class Evil:
-    """Something that runs code when it is compared, and is equal to nothing."""
+    """An object that runs code when it is compared, and is equal to nothing."""
 
     def __init__(self, code: Callable[[Any], object]) -> None:
         self.code = code
@@ -37,21 +37,21 @@ class Evil:
 
 @pytest.fixture
 def future(loop: asyncio.AbstractEventLoop) -> Any:
-    """A future of a loop that does not run."""
+    """Return a future of a loop that does not run."""
     future = loop.create_future()
     assert type(future) is _core.Future
     return future
 
 
 def churn() -> None:
-    """Have freed memory used again."""
+    """Have freed memory reused."""
     gc.collect()
     for size in range(16, 512, 16):
         [bytearray(size) for _ in range(50)]
 
 
 def _initialise(future: Any) -> None:
-    # Refused from CPython 3.15 on.
+    # Raises from CPython 3.15 on.
     with contextlib.suppress(RuntimeError):
         future.__init__(loop=future.get_loop())
 
@@ -72,7 +72,7 @@ def _initialise(future: Any) -> None:
 def test_comparing_callbacks_may_change_them(
     future: Any, n_callbacks: int, harm: Callable[[Any, Any], object]
 ) -> None:
-    """`remove_done_callback` compares; what it compares may be gone by the time it returns."""
+    """The comparisons of `remove_done_callback` may change the list of callbacks."""
     for _ in range(n_callbacks):
         future.add_done_callback(lambda _: None)
         future.add_done_callback(id)
@@ -90,7 +90,7 @@ def test_comparing_callbacks_may_change_them(
 
 
 def test_equal_callback_may_remove_itself(future: Any) -> None:
-    """The callback goes in the middle of its own comparison."""
+    """A callback may be removed in the middle of its own comparison."""
 
     class Equal:
         def __eq__(self, other: object) -> bool:
@@ -111,7 +111,7 @@ def test_equal_callback_may_remove_itself(future: Any) -> None:
 
 
 def test_callbacks_may_change_the_others(loop: asyncio.AbstractEventLoop, future: Any) -> None:
-    """Those that are on their way are called all the same, each once."""
+    """Callbacks that are already scheduled are called once each, even if one of them is removed."""
     called: list[str] = []
 
     def second(_: Any) -> None:
@@ -133,7 +133,7 @@ def test_callbacks_may_change_the_others(loop: asyncio.AbstractEventLoop, future
 
 @pytest.mark.parametrize("when", ["looked up", "called"])
 def test_call_soon_may_change_the_callbacks(kind: str, when: str) -> None:
-    """A loop's own `call_soon` sees the callbacks; where it removes them, they are not called."""
+    """A subclass's `call_soon` may remove callbacks while they are being scheduled."""
     called: list[Any] = []
 
     class EvilLoop(threadlets.Loop):
@@ -171,7 +171,7 @@ def test_call_soon_may_change_the_callbacks(kind: str, when: str) -> None:
 
 @pytest.mark.parametrize("mark", ["true", 2, [], None, 0.0])
 def test_mark_of_an_await_may_be_of_any_type(run: Any, mark: Any) -> None:
-    """What counts is whether it is true: then somebody else is said to await the future."""
+    """Only its truth counts: if it is true, the future is said to be awaited already."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -189,7 +189,7 @@ def test_mark_of_an_await_may_be_of_any_type(run: Any, mark: Any) -> None:
 
 
 def test_future_cannot_be_initialised_anew(loop: asyncio.AbstractEventLoop) -> None:
-    """What it holds stays, and so does who waits for it."""
+    """A second `__init__` changes neither the result nor the callbacks."""
     done, waiting = loop.create_future(), loop.create_future()
     done.set_result(result := object())
     called: list[Any] = []
@@ -209,7 +209,7 @@ def test_future_cannot_be_initialised_anew(loop: asyncio.AbstractEventLoop) -> N
 
 @pytest.mark.parametrize("when", ["before its first step", "in a step", "waiting", "done"])
 def test_task_cannot_be_initialised_anew(run: Any, when: str) -> None:
-    """Nor with `_log_destroy_pending = False` first; it goes on with its own coroutine."""
+    """A second `__init__` is refused, and the task goes on with its own coroutine."""
     steps: list[str] = []
 
     async def other() -> None:
@@ -248,7 +248,7 @@ def test_task_cannot_be_initialised_anew(run: Any, when: str) -> None:
 
 
 def test_task_cannot_be_initialised_by_its_finalizer(run: Any) -> None:
-    """It is as good as gone."""
+    """A finalizer that calls `__init__` again is refused."""
     refused: list[type[BaseException]] = []
 
     class Mine(_core.Task):  # type: ignore[misc, valid-type]
@@ -274,7 +274,7 @@ def test_task_cannot_be_initialised_by_its_finalizer(run: Any) -> None:
 
 
 def test_task_that_was_not_initialised_has_every_method(loop: asyncio.AbstractEventLoop) -> None:
-    """They answer as those of a task that has not begun, or refuse."""
+    """Each answers as that of a task that has not begun, or refuses."""
 
     async def works() -> None: ...
 
@@ -302,7 +302,7 @@ def test_task_that_was_not_initialised_has_every_method(loop: asyncio.AbstractEv
 def test_future_that_was_not_initialised_has_every_method(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
-    """It is pending."""
+    """The future is pending, and no method crashes."""
     for name in sorted(set(dir(_core.Future)) - set(dir(object))):
         future: Any = _core.Future.__new__(_core.Future, loop=loop)
         with contextlib.suppress(Exception):
@@ -319,7 +319,7 @@ def test_future_that_was_not_initialised_has_every_method(
 
 
 def test_results_may_collect_garbage_when_they_go(run: Any) -> None:
-    """In a future, in a task, and in what a task awaits."""
+    """The result of a future, a task, or an awaited task may collect garbage in its finalizer."""
 
     class Collects:
         def __del__(self) -> None:
@@ -338,7 +338,7 @@ def test_results_may_collect_garbage_when_they_go(run: Any) -> None:
 
 
 def test_iterator_of_a_future_may_go_on_after_its_end(loop: asyncio.AbstractEventLoop) -> None:
-    """After `throw` and after `close` there is no more."""
+    """After `throw` and after `close` the iterator is exhausted."""
     for end in (lambda it: it.throw(RuntimeError), lambda it: it.close()):
         iterator: Any = loop.create_future().__await__()
         next(iterator)
@@ -349,7 +349,7 @@ def test_iterator_of_a_future_may_go_on_after_its_end(loop: asyncio.AbstractEven
 
 
 def test_finalizer_of_a_subclass_replaces_ours(run: Any) -> None:
-    """A pending task that goes with it is not waited for, and does no harm."""
+    """A pending task whose class overrides `__del__` is freed without harm."""
 
     class Mine(_core.Task):  # type: ignore[misc, valid-type]
         def __del__(self) -> None: ...
@@ -371,7 +371,7 @@ def test_finalizer_of_a_subclass_replaces_ours(run: Any) -> None:
 
 
 def test_exception_handler_may_revive_a_task(loop: asyncio.AbstractEventLoop) -> None:
-    """A task that nobody holds is reported, and may be kept then."""
+    """The handler may keep the unreferenced pending task that is reported to it."""
     kept: list[Any] = []
     loop.set_exception_handler(lambda _, context: kept.append(context["task"]))
 
@@ -397,7 +397,7 @@ def test_exception_handler_may_revive_a_task(loop: asyncio.AbstractEventLoop) ->
 
 @pytest.mark.parametrize("eager", [False, True])
 def test_wrong_context_is_refused(run: Any, eager: bool) -> None:
-    """At once; the loop goes on."""
+    """A wrong `context=` is refused at once, and the loop goes on."""
 
     async def works() -> None: ...
 
@@ -416,7 +416,7 @@ def test_wrong_context_is_refused(run: Any, eager: bool) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="this Python has no eager tasks")
 def test_eager_task_in_a_context_that_is_entered_is_refused(run: Any) -> None:
-    """At once, and it is not listed among the tasks."""
+    """The task is refused at once, and is not listed in `all_tasks`."""
 
     async def works() -> None: ...
 

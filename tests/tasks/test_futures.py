@@ -1,4 +1,4 @@
-"""Futures: callbacks, exceptions, who settles them, and what they show."""
+"""Futures: callbacks, exceptions, how they are settled, and what they show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def future_of(loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Future[A
 
 
 def test_it_passes_for_asyncios(run: Run) -> None:
-    """isinstance, isfuture and ensure_future take it for what it is."""
+    """isinstance, isfuture and ensure_future treat our futures and tasks like asyncio's."""
 
     async def main() -> list[bool]:
         future = future_of()
@@ -62,7 +62,7 @@ def test_callbacks_run_in_order_and_later(run: Run) -> None:
 
 
 def test_a_callback_added_late_runs_too(run: Run) -> None:
-    """A done future calls a new callback in the next tick, not at once."""
+    """A callback that is added to a done future is called in the next tick, not at once."""
 
     async def main() -> list[int]:
         called: list[int] = []
@@ -77,7 +77,7 @@ def test_a_callback_added_late_runs_too(run: Run) -> None:
 
 
 def test_removing_during_callbacks(run: Run) -> None:
-    """What is done has no callbacks left to remove; those scheduled run."""
+    """A done future has no callbacks left to remove; scheduled ones still run."""
 
     async def main() -> tuple[list[str], list[int]]:
         called: list[str] = []
@@ -101,7 +101,7 @@ def test_removing_during_callbacks(run: Run) -> None:
 
 
 def test_removing_counts_equal_callbacks(run: Run) -> None:
-    """All callbacks that are equal are removed, and counted; tasks that wait stay."""
+    """All callbacks that are equal are removed and counted; the tasks that wait stay."""
 
     async def main() -> tuple[int, list[int]]:
         future = future_of()
@@ -123,7 +123,7 @@ def test_removing_counts_equal_callbacks(run: Run) -> None:
 
 
 def test_a_callback_that_fails_is_reported(run: Run) -> None:
-    """The others run all the same."""
+    """An exception in a callback is reported, and the other callbacks run."""
 
     async def main() -> tuple[list[str], list[int]]:
         failures = note_failures()
@@ -143,7 +143,7 @@ def test_a_callback_that_fails_is_reported(run: Run) -> None:
 
 
 def test_a_callback_runs_in_its_context(run: Run) -> None:
-    """The context is the one of whoever added the callback, or the one that was given."""
+    """A callback runs in the context in which it was added, or in the given one."""
 
     async def main() -> list[str]:
         variable = contextvars.ContextVar("variable", default="none")
@@ -164,7 +164,7 @@ def test_a_callback_runs_in_its_context(run: Run) -> None:
 
 @pytest.mark.parametrize("kind_of_error", [StopIteration, StopIteration("x")], ids=repr)
 def test_stop_iteration_is_refused(run: Run, kind_of_error: Any) -> None:
-    """StopIteration would end the coroutine that awaits: asyncio refuses or converts it."""
+    """StopIteration would end the awaiting coroutine, so asyncio refuses or converts it."""
 
     async def main() -> Any:
         future = future_of()
@@ -183,7 +183,7 @@ def test_stop_iteration_is_refused(run: Run, kind_of_error: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [3, "x", object, int, None], ids=repr)
 def test_only_exceptions_can_be_set(run: Run, wrong: Any) -> None:
-    """Anything else is refused with TypeError, and the future stays pending."""
+    """Anything but an exception is refused with TypeError, and the future stays pending."""
 
     async def main() -> bool:
         future = future_of()
@@ -195,7 +195,7 @@ def test_only_exceptions_can_be_set(run: Run, wrong: Any) -> None:
 
 
 def test_states_are_final(run: Run) -> None:
-    """A second outcome is refused with InvalidStateError, and an early question too."""
+    """A second outcome, and a question before the first, is refused with InvalidStateError."""
 
     async def main() -> None:
         pending = future_of()
@@ -224,7 +224,7 @@ def test_states_are_final(run: Run) -> None:
 
 
 def test_an_exception_nobody_asked_for_is_reported_once(run: Run) -> None:
-    """The handler is told when the future goes, and not if somebody has seen the exception."""
+    """The handler is called when the future is freed, unless the exception was retrieved."""
 
     async def main() -> list[str]:
         failures = note_failures()
@@ -241,7 +241,7 @@ def test_an_exception_nobody_asked_for_is_reported_once(run: Run) -> None:
 
 
 def test_a_cycle_is_collected(run: Run) -> None:
-    """A future that refers to itself by its result, its attributes or its callbacks goes."""
+    """A future that refers to itself by result, exception, attribute or callback is collected."""
 
     async def main() -> list[bool]:
         references = []
@@ -268,7 +268,7 @@ def test_a_cycle_is_collected(run: Run) -> None:
 
 @native_only
 def test_futures_in_futures_go_one_after_the_other(run: Run) -> None:
-    """However deep they are nested; those that somebody else holds stay as they are."""
+    """Nested futures are freed one by one, however deep; those with other references stay."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -289,7 +289,7 @@ def test_futures_in_futures_go_one_after_the_other(run: Run) -> None:
 
 
 def test_it_can_be_revived_while_it_goes(run: Run) -> None:
-    """A handler that keeps the future gets a living one, and is told once."""
+    """A handler may keep the future, which stays usable and is not reported again."""
 
     async def main() -> tuple[int, str]:
         failures = note_failures()
@@ -309,7 +309,7 @@ def test_it_can_be_revived_while_it_goes(run: Run) -> None:
 
 
 def test_attributes_can_be_set_and_deleted(run: Run) -> None:
-    """Futures and tasks carry what others put there."""
+    """Other code can set and delete attributes of futures and tasks."""
 
     async def main() -> None:
         task = asyncio.create_task(asyncio.sleep(0))
@@ -327,7 +327,7 @@ def test_attributes_can_be_set_and_deleted(run: Run) -> None:
 
 
 def test_it_cannot_be_copied_or_pickled(run: Run) -> None:
-    """A future is of one loop: pickle and copy refuse it."""
+    """A future belongs to one loop: pickle and copy refuse it."""
 
     async def main() -> None:
         task = asyncio.create_task(asyncio.sleep(0))
@@ -340,7 +340,7 @@ def test_it_cannot_be_copied_or_pickled(run: Run) -> None:
 
 
 def test_it_is_itself_only(run: Run) -> None:
-    """Futures are equal to themselves and can be in sets and weak sets."""
+    """A future is equal to itself only, and can be in sets and weak sets."""
 
     async def main() -> None:
         first, second = future_of(), future_of()
@@ -354,7 +354,7 @@ def test_it_is_itself_only(run: Run) -> None:
 
 
 def test_its_repr_tells_the_state(run: Run) -> None:
-    """The repr is asyncio's, name for name."""
+    """The repr of a future is asyncio's, name for name."""
 
     async def main() -> list[str]:
         pending, done, failed, gone = (future_of() for _ in range(4))
@@ -373,7 +373,7 @@ def test_its_repr_tells_the_state(run: Run) -> None:
 
 
 def test_another_thread_sets_the_result(run: Run) -> None:
-    """Through call_soon_threadsafe, and through run_coroutine_threadsafe the other way."""
+    """call_soon_threadsafe settles a future from a thread; run_coroutine_threadsafe answers one."""
 
     async def main() -> tuple[int, int]:
         loop = asyncio.get_running_loop()
@@ -413,7 +413,7 @@ def test_another_thread_sets_the_result_directly(run: Run) -> None:
 
 
 def test_after_its_loop_was_closed(loop: asyncio.AbstractEventLoop) -> None:
-    """Making a future still works; a task does not; whom nobody can call is refused."""
+    """A future without callbacks can be settled; callbacks and tasks are refused."""
     waited, plain = loop.create_future(), loop.create_future()
     waited.add_done_callback(print)
     loop.close()
@@ -431,7 +431,7 @@ def test_after_its_loop_was_closed(loop: asyncio.AbstractEventLoop) -> None:
 
 @native_only
 def test_a_derived_class_is_asked(run: Run) -> None:
-    """Methods that a class derived from the native ones overrides are the ones that count."""
+    """Methods that a subclass of the native future overrides are called."""
     from threadlets import _core
 
     class Mine(_core.Future):

@@ -1,4 +1,4 @@
-"""`asyncio.Task` may be replaced at any time: debuggers, tests and nested loops do it."""
+"""`asyncio.Task` may be replaced at any time, as debuggers, tests and nested loops do."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PythonFuture: Any = asyncio.futures._PyFuture  # type: ignore[attr-defined]
 
 
 class Derived(asyncio.Task):  # type: ignore[type-arg]
-    """As a debugger has it."""
+    """A subclass, as a debugger makes one."""
 
 
 class Stranger:
-    """Nothing that goes together with asyncio's class, or looks like it."""
+    """A class that is unrelated to asyncio's and does not look like it."""
 
     __slots__ = ("value",)
 
@@ -36,7 +36,7 @@ def test_tasks_are_found_and_pass_for_both_classes(
     future_class: Any,
     debug: bool,
 ) -> None:
-    """Those that were made before, and those that are made afterwards; whichever class the code has kept."""
+    """Tasks made before and after the replacement are instances of the old and the new class."""
     before = asyncio.Task, asyncio.Future
     ended = []
 
@@ -81,7 +81,7 @@ def test_tasks_are_found_and_pass_for_both_classes(
 def test_classes_are_what_they_were_when_all_is_put_back(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of a replacement stays."""
+    """Once the class is put back, a task is an instance of asyncio's class only."""
 
     async def main() -> None:
         task: Any = asyncio.current_task()

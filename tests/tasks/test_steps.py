@@ -1,4 +1,4 @@
-"""Tasks: their steps, contexts, names, ends, and what is seen of them from outside."""
+"""Tasks: their steps, contexts, names and ends, and what is seen of them from outside."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def forever() -> None:
 
 
 def test_each_task_has_a_context_of_its_own(run: Run) -> None:
-    """What a task sets is seen by none of the others, and by its own next steps."""
+    """A context variable that a task sets is seen by its own next steps, and by no other task."""
 
     async def main() -> list[Any]:
         variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
@@ -40,7 +40,7 @@ def test_each_task_has_a_context_of_its_own(run: Run) -> None:
 
 
 def test_a_given_context_is_used_as_it_is(run: Run) -> None:
-    """`context=` is not copied: what the task sets is there afterwards."""
+    """`context=` is not copied: it holds afterwards what the task has set."""
 
     async def main() -> tuple[str, bool]:
         variable = contextvars.ContextVar("variable", default="none")
@@ -59,7 +59,7 @@ def test_a_given_context_is_used_as_it_is(run: Run) -> None:
 
 
 def test_the_current_task_is_the_one_whose_code_runs(run: Run) -> None:
-    """In a step it is the task, in a callback nobody, in another thread neither."""
+    """In a step the task is current, in a callback none; another thread has none of its own."""
 
     async def main() -> list[Any]:
         loop = asyncio.get_running_loop()
@@ -90,7 +90,7 @@ def test_the_current_task_is_the_one_whose_code_runs(run: Run) -> None:
 
 
 def test_no_task_is_current_in_a_protocol(run: Run) -> None:
-    """A protocol's methods run in no task."""
+    """No task is current in a protocol's methods."""
 
     async def main() -> list[Any]:
         seen: list[Any] = []
@@ -122,7 +122,7 @@ def test_no_task_is_current_in_a_protocol(run: Run) -> None:
 
 
 def test_all_tasks_are_those_that_have_not_ended(run: Run) -> None:
-    """`all_tasks` names each once, wherever it waits."""
+    """`all_tasks` has each task once, wherever it waits."""
 
     async def main() -> list[int]:
         tasks = [asyncio.create_task(forever()) for _ in range(3)]
@@ -138,12 +138,12 @@ def test_all_tasks_are_those_that_have_not_ended(run: Run) -> None:
         await asyncio.wait(tasks)
         return [*counts, len(asyncio.all_tasks()) - 1]
 
-    # The runner's own task stands beside.
+    # `all_tasks` has the runner's own task, too.
     assert [4, 3, 2, 0] == run(main())
 
 
 def test_names(run: Run) -> None:
-    """A name is given, made up, or changed; it is always a string."""
+    """A name is given, generated, or changed, and is always a string."""
 
     async def main() -> list[Any]:
         given = asyncio.create_task(asyncio.sleep(0), name="given")
@@ -158,7 +158,7 @@ def test_names(run: Run) -> None:
 
 
 def test_its_repr_tells_where_it_is(run: Run) -> None:
-    """Pending with what it waits for, cancelling, done with what it came to."""
+    """The repr says pending and what is awaited, cancelling, or done and with which outcome."""
 
     async def main() -> list[bool]:
         async def returns() -> int:
@@ -217,7 +217,7 @@ def test_its_stack(run: Run) -> None:
 def test_what_ends_the_loop_leaves_the_task_failed(
     loop: asyncio.AbstractEventLoop, error: type[BaseException]
 ) -> None:
-    """KeyboardInterrupt and SystemExit come out of the loop, and are the task's exception."""
+    """KeyboardInterrupt and SystemExit leave the loop, and are the task's exception."""
 
     async def body() -> None:
         await asyncio.sleep(0)
@@ -232,7 +232,7 @@ def test_what_ends_the_loop_leaves_the_task_failed(
 
 @pytest.mark.parametrize("error", [GeneratorExit, BaseException, StopAsyncIteration])
 def test_other_base_exceptions_are_the_tasks_own(run: Run, error: type[BaseException]) -> None:
-    """They go to whoever awaits, not to the loop."""
+    """These exceptions are raised where the task is awaited, and do not end the loop."""
 
     async def main() -> bool:
         async def body() -> None:
@@ -247,7 +247,7 @@ def test_other_base_exceptions_are_the_tasks_own(run: Run, error: type[BaseExcep
 
 
 def test_stop_iteration_in_a_coroutine(run: Run) -> None:
-    """Python turns it into RuntimeError; a coroutine of another make ends with its value."""
+    """Python converts it to RuntimeError; a coroutine of another type ends with its value."""
 
     async def main() -> tuple[str, Any]:
         async def body() -> None:
@@ -291,7 +291,7 @@ def test_coroutines_of_another_make(run: Run) -> None:
 
 @native_only
 def test_another_coroutine_is_resumed_instead(run: Run) -> None:
-    """Setting `_coro`, while the task runs or waits, has what is set resumed from the next step on."""
+    """`_coro` may be set while the task runs or waits: its next step resumes the new coroutine."""
 
     async def first() -> str:
         await asyncio.sleep(0)
@@ -319,7 +319,7 @@ def test_another_coroutine_is_resumed_instead(run: Run) -> None:
 
 @pytest.mark.parametrize("wrong", [1, lambda: None, forever, None], ids=lambda it: str(type(it)))
 def test_only_coroutines_make_tasks(run: Run, wrong: Any) -> None:
-    """Anything else is refused with TypeError at once."""
+    """Anything but a coroutine is refused with TypeError at once."""
 
     async def main() -> None:
         with pytest.raises(TypeError, match="a coroutine was expected"):
@@ -329,7 +329,7 @@ def test_only_coroutines_make_tasks(run: Run, wrong: Any) -> None:
 
 
 def test_a_pending_task_that_goes_is_reported_once(run: Run) -> None:
-    """A task that nobody can wake any more is collected, and the handler told."""
+    """A pending task that nothing can wake any more is collected, and the handler is called."""
 
     async def main() -> tuple[list[str], bool]:
         failures = note_failures()
@@ -348,7 +348,7 @@ def test_a_pending_task_that_goes_is_reported_once(run: Run) -> None:
 
 
 def test_an_ended_task_keeps_nothing_alive(run: Run) -> None:
-    """Arguments and locals of a coroutine go with its end, with the collector switched off."""
+    """Arguments and locals of a coroutine are freed at its end, without the collector."""
 
     async def main() -> list[bool]:
         class Thing:
@@ -376,7 +376,7 @@ def test_an_ended_task_keeps_nothing_alive(run: Run) -> None:
 
 
 def test_rounds_of_tasks_leave_nothing(run: Run) -> None:
-    """A hundred thousand tasks later there are as many objects as before."""
+    """After a hundred thousand tasks there are as many objects as before."""
 
     async def main() -> int:
         async def body(future: asyncio.Future[None]) -> None:
@@ -402,7 +402,7 @@ def test_rounds_of_tasks_leave_nothing(run: Run) -> None:
 
 
 def test_set_result_is_not_for_tasks(run: Run) -> None:
-    """The result of a task is its coroutine's."""
+    """A task's result comes from its coroutine: `set_result` and `set_exception` are refused."""
 
     async def main() -> None:
         task: Any = asyncio.create_task(asyncio.sleep(0))
@@ -415,7 +415,7 @@ def test_set_result_is_not_for_tasks(run: Run) -> None:
 
 
 def test_foreign_tasks_and_ours_wait_for_each_other(run: Run) -> None:
-    """A task factory's own class of tasks mixes with the loop's."""
+    """Tasks of a task factory's class and the loop's own can await each other."""
 
     class Mine(asyncio.Task):  # type: ignore[type-arg]
         pass
@@ -444,7 +444,7 @@ def test_foreign_tasks_and_ours_wait_for_each_other(run: Run) -> None:
         assert asyncio.all_tasks() >= {plain, first, second, third}
         future.set_result(5)
         results = [await third, await plain]
-        # And a request to cancel goes through all of them.
+        # A cancellation passes through both kinds.
         waits = Mine(forever(), loop=loop)
         chain = asyncio.create_task(outer(waits))
         await turns(2)
@@ -456,7 +456,7 @@ def test_foreign_tasks_and_ours_wait_for_each_other(run: Run) -> None:
 
 
 def test_a_task_that_awaits_itself(run: Run) -> None:
-    """It gets RuntimeError instead of waiting for ever."""
+    """A task that awaits itself gets RuntimeError instead of waiting for ever."""
 
     async def main() -> str:
         async def body() -> None:
@@ -471,7 +471,7 @@ def test_a_task_that_awaits_itself(run: Run) -> None:
 
 
 def test_debug_mode_knows_the_source(run: Run) -> None:
-    """A task and a future made in debug mode know where."""
+    """A task and a future that are made in debug mode know where they were made."""
 
     async def main() -> list[bool]:
         task: Any = asyncio.create_task(asyncio.sleep(0))
@@ -484,7 +484,7 @@ def test_debug_mode_knows_the_source(run: Run) -> None:
 
 
 def test_interpreter_ends_with_pending_tasks(script: Script) -> None:
-    """A loop that is left with tasks in it neither crashes nor hangs the end."""
+    """A loop that still has pending tasks neither crashes the interpreter's end nor hangs it."""
     code, output, _ = script("""
         async def forever():
             await asyncio.get_running_loop().create_future()
@@ -498,7 +498,7 @@ def test_interpreter_ends_with_pending_tasks(script: Script) -> None:
 
 
 def test_a_forked_child_runs_a_loop_of_its_own(script: Script) -> None:
-    """In the child no task runs, and a new loop works."""
+    """In the child the parent's tasks do not run, and a new loop works."""
     code, output, errors = script("""
         import warnings
         warnings.simplefilter("ignore")
@@ -555,7 +555,7 @@ def test_cancelled_during_a_call_that_lost_the_role(run: Run) -> None:
 
 @native_only
 def test_a_task_is_initialised_once(run: Run) -> None:
-    """A second time is refused, whatever was said of its end: its loop would list it twice."""
+    """A second `__init__` is refused in any state: the loop would list the task twice."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Functions that block for real beside the tasks of a test: each way to call them, and a gate to hold them."""
+"""Helpers: functions that block beside the tasks of a test, ways to call them, and a gate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def call_by_default_executor(function: Callable[..., Any], *args: Any) -> Awaita
 
 
 def call_by_anyio(function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
-    """Call a function in what anyio has for a worker thread."""
+    """Call a function by anyio, on a worker thread or as a threadlet."""
     from anyio import to_thread
 
     return to_thread.run_sync(function, *args)
@@ -35,23 +35,23 @@ def call_by_anyio(function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
 
 @contextlib.contextmanager
 def anyio_in_use(replace: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
-    """Replace anyio's worker threads, or leave them as they are; skips without anyio."""
+    """Replace anyio's worker threads, or leave them; skip without anyio."""
     pytest.importorskip("anyio", reason="anyio is not installed")
     with replace():
         yield
 
 
 def call_inline(function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
-    """Call a function in the stack of the coroutine that awaits it, so that its thread blocks."""
+    """Call a function on the stack of the coroutine that awaits it, so that its thread blocks."""
     return inline_pool().call(function, *args)
 
 
 def inline_pool() -> threadlets.Pool:
-    """Return a pool whose calls start where they are awaited, whatever is known of their functions."""
+    """Return a pool whose calls start inline, whatever is known of their functions."""
     try:
         return threadlets.Pool(start="inline")
     except TypeError:
-        return threadlets.Pool()  # Of a version whose calls all start there.
+        return threadlets.Pool()  # For a version without `start`, whose calls all start inline.
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Way:
     name: str
     loop_factory: Callable[[], asyncio.AbstractEventLoop]
     call: Call
-    #: What has to be in use meanwhile.
+    #: A context that is entered meanwhile.
     in_use: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
 
     def __str__(self) -> str:
@@ -85,20 +85,20 @@ WAYS = (
 
 
 def pause(seconds: float) -> float:
-    """Block for a time, or not at all."""
+    """Block for `seconds`, or not at all if they are 0; return them."""
     if seconds:
         time.sleep(seconds)
     return seconds
 
 
 def block() -> None:
-    """Block whenever it is called."""
+    """Block for a millisecond."""
     time.sleep(0.001)
 
 
 @asynccontextmanager
 async def others_block(call: Call, *, always: bool = False) -> AsyncIterator[None]:
-    """Have functions of other tasks block again and again: `always`, or often after many that did not."""
+    """Have functions of other tasks block: at every call if `always`, else after some quick calls."""
     is_over = False
 
     async def other(number: int) -> None:
@@ -127,15 +127,15 @@ class Gate:
         self._opened = threading.Event()
         self._loop = asyncio.get_running_loop()
         self.entered = asyncio.Event()
-        #: The thread that came to the gate last.
+        #: The thread of the latest call.
         self.thread: int | None = None
 
     def wait(self) -> int:
-        """Pass, or block until the gate is opened; the thread."""
+        """Return the thread's identifier, at once or when the gate is opened."""
         self.thread = threading.get_ident()
         if not self._opened.is_set():
             self._loop.call_soon_threadsafe(self.entered.set)
-            assert self._opened.wait(DEADLINE_S), "nothing has opened the gate"
+            assert self._opened.wait(DEADLINE_S), "the gate was not opened"
         return self.thread
 
     def open(self) -> None:
@@ -147,7 +147,7 @@ class Gate:
 
 @asynccontextmanager
 async def blocked(call: Call, gate: Gate | None = None) -> AsyncIterator[Gate]:
-    """Keep a function of another task blocked; at the end it has returned."""
+    """Keep a function of another task blocked; wait at the end until it has returned."""
     gate = gate or Gate()
     gate.shut()
     task = asyncio.ensure_future(_awaited(call(gate.wait)))
@@ -164,22 +164,22 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 
 def is_home(thread: int | None) -> bool:
-    """Whether a thread is the one on which the tests run their loops.
+    """Return whether a thread is the one on which the tests run their loops.
 
-    To be asked anew, rather than to be kept: debug mode warns of threads that a task remembers.
+    Call this each time, and keep no identifier: debug mode warns of threads that a task remembers.
     """
     return thread == threading.main_thread().ident
 
 
 async def until_home() -> None:
-    """Wait until the home thread runs the loop, and this task on it."""
+    """Wait until the home thread has the role and runs this task."""
     while not is_home(threading.get_ident()):
         await asyncio.sleep(0)
 
 
 @contextlib.contextmanager
 def in_one_thread() -> Iterator[Callable[[], int]]:
-    """Give what notes the thread where it is called; at the end it was one thread only."""
+    """Yield a function that notes and returns the calling thread; all calls must be on one thread."""
     threads: list[int] = []
 
     def note() -> int:

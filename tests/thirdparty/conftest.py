@@ -37,13 +37,13 @@ class Run(Protocol):
 
 @pytest.fixture(params=sorted(LOOPS))
 def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes the loops of this test."""
+    """Return the factory of this test's loops."""
     return LOOPS[request.param]
 
 
 @pytest.fixture
 def run(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Run:
-    """Return the runner; it fails a body that misses its deadline or upsets its loop."""
+    """Return a runner that fails if the body misses its deadline or its loop reports an exception."""
     return functools.partial(_run_on, loop_factory)
 
 
@@ -79,13 +79,13 @@ def way(request: pytest.FixtureRequest) -> Iterator[Way]:
 
 @pytest.fixture
 def run_way(way: Way) -> Run:
-    """Return the runner, as `run`, on the loop of the way."""
+    """Return a runner like `run`, on the loop of the way."""
     return functools.partial(_run_on, way.loop_factory)
 
 
 @pytest.fixture
 def run_threadlets() -> Callable[..., Any]:
-    """Return the runner, as `run`, on our loop; keywords are `debug` and those of `new_event_loop`."""
+    """Return a runner like `run`, on our loop, with `debug` and the keywords of `new_event_loop`."""
 
     def run(main: Coroutine[Any, Any, T], *, debug: bool = False, **options: Any) -> T:
         loop_factory = functools.partial(threadlets.new_event_loop, **options)
@@ -96,14 +96,14 @@ def run_threadlets() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[private_postgres.Server]:
-    """Return a server that is started for this session."""
+    """Start a server for this session."""
     with private_postgres.server() as server:
         yield server
 
 
 @pytest.fixture
 def postgres(postgres_server: private_postgres.Server) -> dict[str, str]:
-    """Return the parameters of a connection to an empty database of this test's own."""
+    """Return the parameters for connecting to an empty database for this test."""
     name = f"test_{next(_numbers)}"
     postgres_server.make_database(name)
     folder = str(postgres_server.folder)
@@ -112,7 +112,7 @@ def postgres(postgres_server: private_postgres.Server) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Tls:
-    """Two ends that trust each other: a certificate of 127.0.0.1 and localhost."""
+    """TLS contexts that trust each other, with a certificate for 127.0.0.1 and localhost."""
 
     server: ssl.SSLContext
     client: ssl.SSLContext
@@ -120,7 +120,7 @@ class Tls:
 
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    """Return contexts around a certificate made for this session."""
+    """Return contexts with a certificate that is made for this session."""
     pytest.importorskip("cryptography", reason="cryptography makes the certificate")
     files = tmp_path_factory.mktemp("tls")
     certificate, key = files / "certificate.pem", files / "key.pem"
@@ -164,7 +164,7 @@ def _write_certificate(certificate: Path, key: Path) -> None:
 
 @pytest.fixture
 def unused_port() -> Iterator[int]:
-    """Return a port that is bound, so that nobody takes it, but refuses connections."""
+    """Provide a port that is bound, so that no program takes it, but refuses connections."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield holder.getsockname()[1]

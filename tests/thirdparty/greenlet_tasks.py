@@ -15,7 +15,7 @@ greenlet = pytest.importorskip("greenlet", reason="greenlet is not installed")
 
 
 async def spawn(function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function in a greenlet of its own, and await what it hands to `wait`."""
+    """Run a function in a greenlet, and await what the function passes to `wait`."""
     child = greenlet.greenlet(functools.partial(function, *args))
     child.gr_context = contextvars.copy_context()
     awaitable = child.switch()
@@ -30,12 +30,12 @@ async def spawn(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def wait(awaitable: Awaitable[Any]) -> Any:
-    """Inside of a spawned function, have its task await something."""
+    """Inside a spawned function, have its task await something."""
     return greenlet.getcurrent().parent.switch(awaitable)
 
 
 class Session:
-    """Tasks that are suspended in greenlets until they are let go on; each stays on its thread."""
+    """Tasks that are suspended in greenlets until `end`, and have to be resumed on their threads."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -59,6 +59,6 @@ class Session:
         return number
 
     async def end(self) -> None:
-        """Let the tasks go on to their ends."""
+        """Resume the tasks, and wait for their ends."""
         self.go_on.set()
         await asyncio.gather(*self.tasks)

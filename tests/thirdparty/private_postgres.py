@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: an empty cluster in a temporary folder, reached by a Unix socket."""
+"""A PostgreSQL server for the tests: an empty cluster in a temporary folder, with a Unix socket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 USER = "tests"
 _DEADLINE_S = 60.0
-# Nothing has to outlive the tests.
+# No data has to outlive the tests.
 _SETTINGS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -28,22 +28,22 @@ _libc = ctypes.CDLL(None)
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs."""
+    """A running server."""
 
-    #: Where its socket is.
+    #: The folder of its socket.
     folder: Path
     _programs: Path
 
     def make_database(self, name: str) -> None:
-        """Make an empty database, so that what a test has left open keeps no other waiting."""
+        """Make an empty database, so that what a test has left open blocks no other test."""
         _run([self._programs / "createdb", "-h", self.folder, "-U", USER, name])
 
 
 @contextlib.contextmanager
 def server() -> Iterator[Server]:
-    """Run a server for the length of the block; skips where PostgreSQL is not installed."""
+    """Run a server while the block lasts; skip where PostgreSQL is not installed."""
     programs = _programs()
-    # Not pytest's folder: the server's user may not enter that, and names of sockets are short.
+    # Not pytest's folder: the server's user may not enter it, and a socket's path has to be short.
     folder = Path(tempfile.mkdtemp(prefix="threadlets-pg-"))
     options = _as_unprivileged_user(folder)
     data = folder / "data"
@@ -66,7 +66,7 @@ def server() -> Iterator[Server]:
             _wait_until_ready(process, data / "postmaster.pid", log)
             yield Server(folder, programs)
         finally:
-            # At once: the folder goes anyway.
+            # Stop at once: the folder is removed anyway.
             process.send_signal(signal.SIGQUIT)
             process.wait(_DEADLINE_S)
     finally:
@@ -88,7 +88,7 @@ def _programs() -> Path:
 
 
 def _as_unprivileged_user(folder: Path) -> dict[str, Any]:
-    """Give the folder to another user, if this one is root: the server refuses to run as root."""
+    """Give the folder to another user if this one is root: the server refuses to run as root."""
     if os.getuid():
         return {"cwd": folder}
     user = pwd.getpwnam("nobody")
@@ -108,11 +108,11 @@ def _run(command: list[Any], **options: Any) -> None:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], status: Path, log: Path) -> None:
-    """Wait until the server says that it takes connections."""
+    """Wait until the server takes connections."""
     deadline_s = time.monotonic() + _DEADLINE_S
     while True:
         with contextlib.suppress(OSError, IndexError):
-            # The eighth line of the file says how far it is.
+            # The eighth line of the file has the server's state.
             if status.read_text().splitlines()[7].strip() == "ready":
                 return
         assert process.poll() is None, log.read_text()

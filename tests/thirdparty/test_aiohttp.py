@@ -20,7 +20,7 @@ DIGEST = hashlib.sha256(b"".join(CHUNKS)).hexdigest()
 
 @asynccontextmanager
 async def serving(*routes: Any, ssl_context: Any = None) -> AsyncIterator[str]:
-    """Serve the routes on a free port; the value is the address of the server."""
+    """Serve the routes on a free port; yield the server's address."""
     app = web.Application(client_max_size=2**24)
     app.add_routes(routes)
     runner = web.AppRunner(app, shutdown_timeout=1.0)
@@ -73,7 +73,7 @@ async def chunks() -> AsyncIterator[bytes]:
 
 
 def test_requests_share_one_connection(run: Any) -> None:
-    """Keep-alive: a session that needs one connection opens one."""
+    """A session that needs one connection at a time keeps one alive."""
 
     async def main() -> list[dict[str, Any]]:
         async with serving(web.get("/", whoami)) as url, aiohttp.ClientSession() as session:
@@ -143,7 +143,7 @@ def test_a_streamed_download_arrives_whole(run: Any) -> None:
 
 
 def test_a_file_is_sent(run: Any, tmp_path: Path) -> None:
-    """FileResponse goes through the loop's sendfile."""
+    """FileResponse uses the loop's sendfile."""
     path = tmp_path / "file"
     path.write_bytes(b"".join(CHUNKS))
 
@@ -184,7 +184,7 @@ def test_a_websocket_talks_and_closes(run: Any) -> None:
 
 
 def test_tls_carries_everything(run: Any, tls: Any) -> None:
-    """Upload, download and a websocket over one certificate made for the test."""
+    """Upload, download and a websocket work over a certificate made for the test."""
 
     async def main() -> tuple[Any, str, str]:
         routes = (web.post("/", digest), web.get("/", download), web.get("/ws", echo_socket))
@@ -219,7 +219,7 @@ def test_a_stranger_is_refused_by_tls(run: Any, tls: Any) -> None:
 
 
 def test_a_client_that_leaves_cancels_nothing_else(run: Any) -> None:
-    """A client gives up on a response; the server goes on to serve the next one."""
+    """A client gives up on a response; the server still answers the next request."""
 
     async def main() -> Any:
         asked = asyncio.Event()

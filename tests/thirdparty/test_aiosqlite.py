@@ -13,7 +13,7 @@ aiosqlite = pytest.importorskip("aiosqlite", reason="aiosqlite is not installed"
 
 
 def test_rows_come_back(run: Any) -> None:
-    """Insert a thousand rows, read them with a cursor and by aggregate."""
+    """A thousand rows are inserted, and read with a cursor and by an aggregate."""
 
     async def main() -> tuple[list[tuple[int, str]], int]:
         async with aiosqlite.connect(":memory:") as db:
@@ -50,7 +50,7 @@ def test_a_rollback_forgets(run: Any, tmp_path: Path) -> None:
 
 
 def test_an_error_crosses_the_thread(run: Any) -> None:
-    """SQLite's exception arrives in the awaiting task, and the connection lives on."""
+    """SQLite's exception reaches the awaiting task, and the connection can still be used."""
 
     async def main() -> tuple[int]:
         async with aiosqlite.connect(":memory:") as db:

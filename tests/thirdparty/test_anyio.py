@@ -1,4 +1,4 @@
-"""anyio: its primitives reach into corners of the loop that asyncio's own do not."""
+"""anyio, whose primitives use parts of the loop that asyncio's own do not use."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def port_of(server: Any) -> int:
 def test_anyio_runs_on_the_loop_it_is_given(
     loop_factory: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
-    """anyio.run takes the factory of a loop."""
+    """`anyio.run` takes a loop factory."""
 
     async def main(answer: int) -> tuple[int, type]:
         await anyio.lowlevel.checkpoint()
@@ -148,7 +148,7 @@ def test_tcp_echoes(run: Any) -> None:
 
 
 def test_tls_echoes(run: Any, tls: Any) -> None:
-    """The same over TLS, which anyio does itself on top of the plain stream."""
+    """TLS, which anyio runs on top of the plain stream, carries data both ways."""
 
     async def main() -> bytes:
         plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
@@ -196,7 +196,7 @@ def test_unix_sockets_pass_descriptors(run: Any, tmp_path: Path) -> None:
 
 
 def test_datagrams_arrive(run: Any) -> None:
-    """Twenty datagrams, each answered to its sender."""
+    """Twenty datagrams arrive, and each is answered to its sender."""
 
     async def main() -> list[bytes]:
         async with (
@@ -231,7 +231,7 @@ def test_wait_readable_watches_a_socket(run: Any) -> None:
 
 
 def test_a_process_runs_to_its_end(run: Any) -> None:
-    """Input, output, errors and status of a child."""
+    """A child gets its input, and its output, errors and status come back."""
     code = (
         "import sys; print(sys.stdin.read().upper()); print('oops', file=sys.stderr); sys.exit(3)"
     )
@@ -244,7 +244,7 @@ def test_a_process_runs_to_its_end(run: Any) -> None:
 
 
 def test_a_process_converses_and_is_ended(run: Any) -> None:
-    """A child answers while it runs; terminate ends it with the signal's status."""
+    """A child answers while it runs; `terminate` ends it with the signal's status."""
     code = "import sys\nfor line in sys.stdin: print(line.strip()[::-1], flush=True)"
 
     async def main() -> tuple[bytes, int]:
@@ -296,7 +296,7 @@ def test_many_threads_return_their_results(run: Any) -> None:
 
 
 def test_a_worker_process_returns_its_result(run: Any) -> None:
-    """to_process keeps a child alive between two calls."""
+    """`to_process` keeps a child process alive between two calls."""
 
     async def main() -> tuple[int, bool]:
         first = await to_process.run_sync(os.getpid)
@@ -323,7 +323,7 @@ def test_files_are_written_and_read(run: Any, tmp_path: Path) -> None:
 
 
 def test_signals_are_received(run: Any) -> None:
-    """Signals sent to this process arrive in order; the handlers are put back after."""
+    """Signals sent to this process arrive in order; the handlers are restored afterwards."""
     before = signal.getsignal(signal.SIGUSR1)
 
     async def main() -> list[int]:

@@ -1,4 +1,4 @@
-"""asgiref: functions that are awaited and coroutines that are called, nested in each other, between threads."""
+"""asgiref: awaited functions and called coroutines, nested in each other, across threads."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 
 def insensitive(function: Callable[..., Any]) -> Any:
-    """Have asgiref call a function in any thread."""
+    """Have asgiref call a function on any thread."""
     return sync_to_async(function, thread_sensitive=False)
 
 
-# What asgiref knows of a task is the thread's that runs it: functions that block home on purpose are left out.
+# asgiref keeps state of a task by thread, so functions that block home on purpose are left out.
 @pytest.fixture(params=[way for way in WAYS if way.call is not call_inline], ids=str)
 def way(request: pytest.FixtureRequest) -> Iterator[Way]:
-    """Return a way in which functions block, as `way` of the folder."""
+    """Return a way in which functions block, like the folder's `way`."""
     way: Way = request.param
     with way.in_use():
         yield way
@@ -44,7 +44,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[Way]:
 
 @pytest.fixture(autouse=True)
 def thread_of_asgiref(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give asgiref a new thread for sensitive functions: the last test's may be blocked, if it failed."""
+    """Give asgiref a new thread for sensitive functions: a failed test may have blocked the last."""
     executor = ThreadPoolExecutor(1)
     monkeypatch.setattr(SyncToAsync, "single_thread_executor", executor)
     yield
@@ -53,7 +53,7 @@ def thread_of_asgiref(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def policy(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every new loop made by the way: asgiref makes its own by `asyncio.run`."""
+    """Have every new loop made by the way, because asgiref makes its own by `asyncio.run`."""
     if sys.version_info < (3, 14):
         policy = asyncio.DefaultEventLoopPolicy
     else:
@@ -66,7 +66,7 @@ def policy(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("thread_sensitive", [True, False], ids=["sensitive", "insensitive"])
 def test_functions_are_called(way: Way, run_way: Any, thread_sensitive: bool) -> None:
-    """They block and give results or raise, and no loop runs where they are called."""
+    """Functions may block, return or raise, and no loop runs where they are called."""
 
     def function(number: int) -> int:
         with pytest.raises(RuntimeError, match="no running event loop"):
@@ -87,7 +87,7 @@ def test_functions_are_called(way: Way, run_way: Any, thread_sensitive: bool) ->
 
 
 def test_sensitive_functions_share_a_thread(way: Way, run_way: Any) -> None:
-    """All of them one, which is not the loop's, and those of a context another; each keeps what it sets there."""
+    """They share a thread that is not the loop's, and those of a context another, with its locals."""
     local = threading.local()
 
     def count() -> tuple[int, int]:
@@ -136,7 +136,7 @@ def test_context_variables_go_in_and_come_back(way: Way, run_way: Any) -> None:
 
 
 def test_locals_last_across_awaits(way: Way, run_way: Any) -> None:
-    """What a task sets in one is there when it goes on, and in the functions that it awaits."""
+    """A task's values are there when it is resumed, and in the functions that it awaits."""
     local, critical = Local(), Local(thread_critical=True)
 
     def seen() -> tuple[Any, bool]:
@@ -168,7 +168,7 @@ async def double(number: int) -> int:
 
 
 def test_functions_call_coroutines_of_the_loop(way: Way, run_way: Any) -> None:
-    """From within `sync_to_async` they run on the loop that awaits the function."""
+    """Within `sync_to_async`, coroutines run on the loop that awaits the function."""
 
     async def loop_and_double(number: int) -> tuple[int, Any]:
         return await double(number), asyncio.get_running_loop()
@@ -189,7 +189,7 @@ def test_functions_call_coroutines_of_the_loop(way: Way, run_way: Any) -> None:
 
 
 def test_they_nest_both_ways(way: Way, run_way: Any) -> None:
-    """Function, coroutine, function …: sensitive ones all on one thread, which waits for what it called."""
+    """Function, coroutine, function …: sensitive ones share one thread, which waits for its calls."""
 
     def function(depth: int) -> list[int]:
         block()
@@ -212,7 +212,7 @@ def test_they_nest_both_ways(way: Way, run_way: Any) -> None:
     async def main() -> None:
         async with others_block(way.call, always=True):
             chains = await asyncio.gather(*(coroutine(3) for _ in range(5)))
-            # Each of these keeps a thread of the loop's executor, which has few.
+            # Each of these calls keeps a thread of the loop's executor, which has few.
             depth = await loose_coroutine(2)
         assert [4] * 5 == [len(chain) for chain in chains]
         assert 1 == len({thread for chain in chains for thread in chain})
@@ -222,9 +222,9 @@ def test_they_nest_both_ways(way: Way, run_way: Any) -> None:
 
 
 def test_threads_without_a_loop_call_coroutines(way: Way, run_way: Any, policy: None) -> None:
-    """Where a function finds no loop, asgiref makes one, whose functions come back to the thread."""
+    """Where a function finds no loop, asgiref makes one; its functions come back to the thread."""
     if way.call is threadlets.call:
-        pytest.skip("a function that is called so finds the loop that awaits it")
+        pytest.skip("`threadlets.call` lets a function find the loop that awaits it")
 
     async def coroutine(number: int) -> tuple[int, int]:
         thread: int = await sync_to_async(threading.get_ident)()
@@ -244,14 +244,14 @@ def test_threads_without_a_loop_call_coroutines(way: Way, run_way: Any, policy: 
 
 
 def test_plain_programs_call_coroutines(way: Way, policy: None) -> None:
-    """Without any loop, sensitive functions come back to the thread that called; others block beside them."""
+    """Without any loop, sensitive functions run on the calling thread; others block beside them."""
 
     async def coroutine() -> tuple[set[int], int]:
         loop = asyncio.get_running_loop()
         async with others_block(way.call, always=True):
             calls = (sync_to_async(threading.get_ident)() for _ in range(N_TASKS))
             threads = set(await asyncio.gather(*calls))
-            # A task of its own does not inherit the way back.
+            # A new task does not inherit the way back to the calling thread.
             task = loop.create_task(sync_to_async(threading.get_ident)())
             threads.add(await task)
             return threads, await double(21)
@@ -260,7 +260,7 @@ def test_plain_programs_call_coroutines(way: Way, policy: None) -> None:
 
 
 def test_a_loop_is_no_place_to_call_a_coroutine(way: Way, run_way: Any) -> None:
-    """asgiref refuses where a loop runs, whichever thread runs it."""
+    """asgiref refuses to call a coroutine on a thread that runs a loop, whichever thread that is."""
 
     async def main() -> None:
         async with others_block(way.call, always=True):
@@ -280,7 +280,7 @@ async def _awaited(way: Way, *args: Any) -> Any:
 
 
 def test_calls_begun_elsewhere_end_after_home_has_the_loop(run_threadlets: Any) -> None:
-    """Tasks await functions of a sensitive context and of none, across the time when home was blocked."""
+    """Tasks await functions, with and without a sensitive context, while home gets the role back."""
     release = threading.Event()
 
     def function(number: int) -> int:

@@ -1,4 +1,4 @@
-"""greenback: plain functions that await, since their task's coroutine runs in a greenlet."""
+"""greenback: plain functions can await, because their task's coroutine runs in a greenlet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ N_TASKS = 20
 
 
 def session(way: Way | None, number: int) -> int:
-    """Await from a plain function, again and again, on one thread."""
+    """Await from a plain function repeatedly; all must happen on one thread."""
     total = 0
     with in_one_thread() as note:
         for step in range(10):
@@ -48,7 +48,7 @@ async def awaited(way: Way, *args: Any) -> Any:
 
 
 def test_functions_await_through_a_portal(way: Way, run_way: Any) -> None:
-    """From `ensure_portal` to its end, a task is in a greenlet, also when it awaits in the usual way."""
+    """After `ensure_portal` a task runs in a greenlet until it ends, also when it awaits normally."""
 
     async def task(number: int) -> int:
         await greenback.ensure_portal()
@@ -64,7 +64,7 @@ def test_functions_await_through_a_portal(way: Way, run_way: Any) -> None:
 
 
 def test_functions_await_within_a_portal_run(way: Way, run_way: Any) -> None:
-    """A coroutine, a plain function, and all tasks below a coroutine are given a portal for a time."""
+    """A coroutine, a plain function, and all tasks below a coroutine can have a portal for a time."""
 
     async def coroutine(number: int) -> int:
         await asyncio.sleep(0.001)
@@ -89,7 +89,7 @@ def test_functions_await_within_a_portal_run(way: Way, run_way: Any) -> None:
 
 
 def test_everything_that_is_async_is_awaited(way: Way, run_way: Any) -> None:
-    """Decorated functions, context managers and iterators, and the errors of each."""
+    """Decorated functions, context managers and iterators are awaited, and errors pass."""
     journal: list[str] = []
 
     @greenback.autoawait
@@ -132,7 +132,7 @@ def test_everything_that_is_async_is_awaited(way: Way, run_way: Any) -> None:
 
 
 def test_a_task_is_given_a_portal_by_another(way: Way, run_way: Any) -> None:
-    """From its next step on."""
+    """The task has the portal from its next step on."""
 
     async def task(has_portal: asyncio.Event, number: int) -> int:
         await has_portal.wait()
@@ -152,7 +152,7 @@ def test_a_task_is_given_a_portal_by_another(way: Way, run_way: Any) -> None:
 
 
 def test_cancellations_arrive_in_functions(way: Way, run_way: Any) -> None:
-    """`await_` raises them, and what cleans up awaits."""
+    """`await_` raises the cancellation, and the clean-up can await."""
     journal: list[str] = []
 
     def function() -> None:
@@ -188,7 +188,7 @@ def test_cancellations_arrive_in_functions(way: Way, run_way: Any) -> None:
 
 
 def test_portals_of_another_thread_stay_there(run_threadlets: Any) -> None:
-    """They were opened while home was blocked, and are used after it has got the loop back."""
+    """Portals opened while home was blocked stay on their thread when home has the role again."""
 
     async def task(may_end: asyncio.Event, begun_on: list[int], number: int) -> int:
         await greenback.ensure_portal()
@@ -216,7 +216,7 @@ def test_portals_of_another_thread_stay_there(run_threadlets: Any) -> None:
 
 
 def test_portals_of_home_wait_for_it(run_threadlets: Any) -> None:
-    """A task that has one goes on at home, also when home was blocked meanwhile."""
+    """A task with a portal at home is resumed at home, also if home was blocked meanwhile."""
 
     async def task(number: int) -> tuple[int, int]:
         await greenback.ensure_portal()

@@ -1,4 +1,4 @@
-"""Greenlets that tasks hold across awaits: each goes on on its own thread, while functions of others block."""
+"""Greenlets that tasks hold across awaits stay on their own threads while other functions block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N_TASKS = 20
 
 
 def test_tasks_go_on_in_their_greenlets(way: Way, run_way: Any) -> None:
-    """Each is resumed on the thread where its greenlet began, with what it awaited."""
+    """Each task is resumed on the thread where its greenlet began, with the result of its await."""
 
     def session(number: int) -> int:
         total = 0
@@ -36,7 +36,7 @@ def test_tasks_go_on_in_their_greenlets(way: Way, run_way: Any) -> None:
 
 
 def test_a_greenlet_is_switched_to_between_awaits(way: Way, run_way: Any) -> None:
-    """A task may use one like a generator, which it holds for as long as it likes."""
+    """A task may use a greenlet like a generator, and keep it across awaits."""
 
     def numbers(number: int) -> None:
         while True:
@@ -60,7 +60,7 @@ def test_a_greenlet_is_switched_to_between_awaits(way: Way, run_way: Any) -> Non
 
 
 def test_greenlets_begin_others(way: Way, run_way: Any) -> None:
-    """A greenlet's own greenlet awaits through it, and tasks that it makes have greenlets, too."""
+    """A greenlet within a greenlet awaits through it, and tasks that it makes have greenlets, too."""
 
     def leaf(number: int) -> int:
         for _ in range(5):
@@ -81,7 +81,7 @@ def test_greenlets_begin_others(way: Way, run_way: Any) -> None:
 
 
 def test_a_greenlet_goes_from_task_to_task(way: Way, run_way: Any) -> None:
-    """What one task began at home another continues there, as home stays where the loop runs."""
+    """A greenlet that one task began at home is continued there by others: the loop stays at home."""
     if way.call is call_inline:
         pytest.skip("it blocks home although that has a greenlet")
 
@@ -109,7 +109,7 @@ def test_a_greenlet_goes_from_task_to_task(way: Way, run_way: Any) -> None:
 
 
 def test_cancellations_arrive_in_the_greenlet(way: Way, run_way: Any) -> None:
-    """On its thread, where it cleans up, and awaits while it does."""
+    """The greenlet is cancelled on its own thread, and can await in its clean-up."""
     journal: list[str] = []
 
     def session() -> None:
@@ -145,7 +145,7 @@ def test_cancellations_arrive_in_the_greenlet(way: Way, run_way: Any) -> None:
 
 
 def test_failures_cross_from_and_into_greenlets(way: Way, run_way: Any) -> None:
-    """What is awaited fails inside the greenlet; what fails there fails its task."""
+    """An awaited failure is raised inside the greenlet; the greenlet's failure fails its task."""
 
     async def fail(number: int) -> None:
         await asyncio.sleep(0.001)
@@ -167,7 +167,7 @@ def test_failures_cross_from_and_into_greenlets(way: Way, run_way: Any) -> None:
 
 
 def test_a_loop_of_another_thread_keeps_greenlets(way: Way, run_way: Any) -> None:
-    """Home is the thread that runs the loop, whichever that is."""
+    """Home is the thread that runs the loop, which need not be the main thread."""
 
     def session(number: int) -> int:
         for _ in range(10):
@@ -185,7 +185,7 @@ def test_a_loop_of_another_thread_keeps_greenlets(way: Way, run_way: Any) -> Non
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="needs eager tasks (3.12)")
 def test_eager_tasks_keep_greenlets(way: Way, run_way: Any) -> None:
-    """Those that begin inside of the step that makes them belong to the new task."""
+    """Greenlets that begin within the step that makes an eager task belong to the new task."""
 
     def session(number: int) -> int:
         for _ in range(10):

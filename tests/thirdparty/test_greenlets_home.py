@@ -1,4 +1,4 @@
-"""Greenlets and the home thread: while it is blocked, while it has some, and once it has none."""
+"""Greenlets and the home thread: while home is blocked, while it has greenlets, and afterwards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IDLE_S = 1.5
 
 
 async def call_once_quick(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function that was quick so often that it is called inline."""
+    """Call a function with a history of quick calls, so that it is called inline."""
     open_gate = Gate()
     open_gate.open()
     for _ in range(200):
@@ -40,12 +40,12 @@ async def call_once_quick(function: Callable[..., Any], *args: Any) -> Any:
 
 @pytest.fixture(params=[call_inline, call_once_quick], ids=["inline", "once-quick"])
 def call_at_home(request: pytest.FixtureRequest) -> Call:
-    """Return what calls a function on the thread that runs the loop."""
+    """Return a function that calls another one on the thread that runs the loop."""
     call: Call = request.param
     return call
 
 
-# Their steps are handles like any other.
+# Steps of asyncio's tasks are handles like any other.
 _asyncios_tasks = pytest.param(
     "asyncio's tasks", marks=pytest.mark.xfail(reason="only native tasks belong to a thread")
 )
@@ -53,13 +53,13 @@ _asyncios_tasks = pytest.param(
 
 @pytest.fixture(params=["plain", "debug", _asyncios_tasks])
 def run_ours(request: pytest.FixtureRequest, run_threadlets: Any) -> Any:
-    """Return the runner on our loop, in debug mode and out of it, and with asyncio's own tasks."""
+    """Return a runner on our loop: plain, in debug mode, and with asyncio's own tasks."""
     tasks = "asyncio" if request.param == "asyncio's tasks" else "native"
     return functools.partial(run_threadlets, debug=request.param == "debug", tasks=tasks)
 
 
 def test_tasks_of_another_thread_are_resumed_there(run_ours: Any, call_at_home: Call) -> None:
-    """They began while home was blocked, and go on after it has got the loop back."""
+    """Tasks that began while home was blocked stay on their thread when home has the role again."""
 
     async def main() -> set[bool]:
         session = Session()
@@ -74,7 +74,7 @@ def test_tasks_of_another_thread_are_resumed_there(run_ours: Any, call_at_home: 
 
 
 def test_tasks_of_another_thread_outlast_its_idle_time(run_ours: Any) -> None:
-    """The thread waits for them although it has nothing else to do."""
+    """The thread waits for its tasks although it has nothing else to do."""
 
     async def main() -> None:
         session = Session()
@@ -88,7 +88,7 @@ def test_tasks_of_another_thread_outlast_its_idle_time(run_ours: Any) -> None:
 
 
 def test_tasks_of_home_wait_for_it(run_ours: Any) -> None:
-    """Suspended at home when that is blocked, they go on after it; everything else goes on meanwhile."""
+    """Tasks that are suspended at home wait while home is blocked; everything else goes on."""
 
     async def main() -> None:
         session = Session()
@@ -97,7 +97,7 @@ def test_tasks_of_home_wait_for_it(run_ours: Any) -> None:
             session.go_on.set()
             for _ in range(20):
                 await asyncio.sleep(0.001)
-            # Where the function began beside the loop, home is free.
+            # If the function began beside the loop, home is free.
             if is_home(gate.thread):
                 assert not any(task.done() for task in session.tasks)
         await session.end()
@@ -107,7 +107,7 @@ def test_tasks_of_home_wait_for_it(run_ours: Any) -> None:
 
 
 def test_tasks_of_two_threads_talk(run_ours: Any, call_at_home: Call) -> None:
-    """One is bound to home, one to another thread; they give each other turns, and functions block between."""
+    """A task of home and one of another thread exchange messages while functions block."""
     n_rounds = 100
 
     def talk(ours: asyncio.Queue[int], theirs: asyncio.Queue[int]) -> int:
@@ -135,7 +135,7 @@ def test_tasks_of_two_threads_talk(run_ours: Any, call_at_home: Call) -> None:
 
 
 def test_threads_with_greenlets_block_in_turn(run_ours: Any, call_at_home: Call) -> None:
-    """Sessions begin on every thread that gets the loop, and end in another order."""
+    """Sessions begin on every thread that gets the role, and end in another order."""
 
     async def main() -> None:
         sessions = [Session() for _ in range(4)]
@@ -157,7 +157,7 @@ def test_threads_with_greenlets_block_in_turn(run_ours: Any, call_at_home: Call)
 
 
 def test_tasks_of_another_thread_are_cancelled_there(run_ours: Any, call_at_home: Call) -> None:
-    """Also by a deadline, and also while that thread does nothing."""
+    """A deadline cancels them as well, and they are cancelled also while their thread is idle."""
     journal: list[bool] = []
 
     def body(begun: asyncio.Event) -> None:
@@ -183,14 +183,14 @@ def test_tasks_of_another_thread_are_cancelled_there(run_ours: Any, call_at_home
             await task
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(late, 0.01)
-        del dropped  # It is cancelled when the loop ends.
+        del dropped  # The task is cancelled when the loop ends.
 
     run_ours(main())
     assert [True] * 3 == journal
 
 
 def test_a_loop_ends_with_tasks_on_every_thread(run_ours: Any, call_at_home: Call) -> None:
-    """They are cancelled where their greenlets are, and nothing of them is left."""
+    """Tasks are cancelled on their greenlets' threads, and none of them is left."""
     journal: list[bool] = []
 
     def body(n_begun: list[int]) -> None:
@@ -221,7 +221,7 @@ def test_a_loop_ends_with_tasks_on_every_thread(run_ours: Any, call_at_home: Cal
 
 @asynccontextmanager
 async def a_suspended_greenlet() -> AsyncIterator[Any]:
-    """Keep a greenlet of this thread suspended."""
+    """Keep a greenlet suspended on this thread."""
     child = greenlet.greenlet(lambda: greenlet.getcurrent().parent.switch())
     child.switch()
     yield child
@@ -235,7 +235,7 @@ async def until_called_at_home() -> None:
 
 
 def test_a_thread_with_greenlets_calls_no_function_inline(run_ours: Any) -> None:
-    """What is called inline may block, and its greenlets could not be resumed then; without them it is again."""
+    """An inline call might block the thread, and then its greenlets could not be resumed."""
 
     async def main() -> None:
         await until_called_at_home()
@@ -249,7 +249,7 @@ def test_a_thread_with_greenlets_calls_no_function_inline(run_ours: Any) -> None
 
 
 def test_a_greenlet_that_was_dropped_is_not_waited_for(run_ours: Any) -> None:
-    """It ends with its last reference, on its own thread, and functions are called inline again."""
+    """The greenlet ends on its thread with its last reference, and calls are inline again."""
     journal: list[int] = []
 
     async def main() -> None:
@@ -264,7 +264,7 @@ def test_a_greenlet_that_was_dropped_is_not_waited_for(run_ours: Any) -> None:
 
 
 def test_a_greenlet_that_another_thread_dropped_is_not_waited_for(run_ours: Any) -> None:
-    """It cannot end there, so its own thread has to see to it."""
+    """A greenlet cannot end on another thread, so its own thread ends it."""
     journal: list[int] = []
 
     async def main() -> None:
@@ -279,7 +279,7 @@ def test_a_greenlet_that_another_thread_dropped_is_not_waited_for(run_ours: Any)
 
 
 def begun(journal: list[int]) -> list[Any]:
-    """Return the only reference to a greenlet of this thread, which is suspended, and notes where it ends."""
+    """Return the only reference to a suspended greenlet of this thread, which notes where it ends."""
 
     def body() -> None:
         try:
@@ -293,7 +293,7 @@ def begun(journal: list[int]) -> list[Any]:
 
 
 def test_blocking_does_not_move_the_loop(run_ours: Any) -> None:
-    """While a thread has greenlets, the loop stays on it, however often functions block."""
+    """While a thread has greenlets, the role stays on it, however often functions block."""
 
     async def observe(threads: set[int]) -> None:
         while True:

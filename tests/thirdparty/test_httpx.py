@@ -20,7 +20,7 @@ BODY = bytes(range(256)) * 8_192
 async def serving(handle: Handler, ssl_context: Any = None) -> AsyncIterator[str]:
     """Serve HTTP/1.1 with keep-alive: one call of `handle` per request.
 
-    Leaving waits until every conversation has seen its client go.
+    Leaving the block waits until every connection's task has seen its client close.
     """
     conversations: set[asyncio.Task[None] | None] = set()
 
@@ -86,7 +86,7 @@ def respond(writer: asyncio.StreamWriter, body: bytes) -> None:
 
 
 def test_requests_share_one_connection(run: Any) -> None:
-    """Keep-alive: twenty requests come from one port."""
+    """Twenty requests come from one port."""
 
     async def main() -> list[str]:
         async with serving(answer_peer) as url, httpx.AsyncClient(trust_env=False) as client:
@@ -127,7 +127,7 @@ def test_a_generated_body_is_uploaded(run: Any) -> None:
 
 
 def test_tls_is_verified(run: Any, tls: Any) -> None:
-    """A client with the certificate talks; one without is refused."""
+    """A client with the certificate is answered; one without it raises an error."""
 
     async def main() -> str:
         async with serving(answer_digest, tls.server) as url:
@@ -142,7 +142,7 @@ def test_tls_is_verified(run: Any, tls: Any) -> None:
 
 
 def test_a_silent_server_times_out(run: Any) -> None:
-    """A read timeout ends the request; the client then serves another."""
+    """A read timeout ends the request; the client can still send another."""
 
     async def main() -> str:
         silence = asyncio.Event()
@@ -164,7 +164,7 @@ def test_a_silent_server_times_out(run: Any) -> None:
 
 
 def test_a_refused_connection_is_reported(run: Any, unused_port: int) -> None:
-    """Nobody listens: the error names it."""
+    """A port on which no server listens raises ConnectError."""
 
     async def main() -> None:
         async with httpx.AsyncClient(trust_env=False) as client:

@@ -15,11 +15,11 @@ import threadlets
 
 
 def run(script: str, package: str) -> None:
-    """Run a script in a process of its own: what it replaces is the process's."""
+    """Run a script in a process of its own, because it replaces parts of the process."""
     pytest.importorskip(package)
     source = PRELUDE + textwrap.dedent(script)
     ran = subprocess.run(
-        # nest_asyncio asks for policies, which CPython 3.14 says will go.
+        # nest_asyncio uses event loop policies, which CPython 3.14 deprecates.
         [
             sys.executable,
             *("-W", "error", "-W", "ignore::DeprecationWarning:nest_asyncio"),
@@ -92,7 +92,7 @@ NESTED = """
 @pytest.mark.parametrize("when", ["before", "while it runs"])
 @pytest.mark.parametrize("debug", [False, True])
 def test_nest_asyncio(when: str, debug: bool) -> None:
-    """Loops run nested in themselves; the outer program and other loops go on."""
+    """A loop can run nested in itself, while the outer program and other loops go on."""
     apply = "nest_asyncio.apply()"
     script = NESTED.replace("DEBUG", str(debug))
     script = script.replace("APPLY", "pass" if when == "before" else apply)
@@ -100,7 +100,7 @@ def test_nest_asyncio(when: str, debug: bool) -> None:
 
 
 def test_nest_asyncio_of_another_loop() -> None:
-    """What it replaces for all, native tasks pass for; the runner still finds and cancels them."""
+    """Native tasks pass for the classes that it replaces; the runner still finds and cancels them."""
     run(
         """
         import nest_asyncio
@@ -137,7 +137,7 @@ def test_nest_asyncio_of_another_loop() -> None:
 
 
 def test_looptime() -> None:
-    """Hours pass in no time, patched into a loop or as a class of its own."""
+    """Hours pass at once, on a patched loop or on a loop class that looptime made."""
     run(
         """
         import looptime
@@ -173,7 +173,7 @@ def test_looptime() -> None:
 
 
 def test_blockbuster_in_debug_mode() -> None:
-    """Its guard is a `threading.local` that is at rest between two steps."""
+    """Its guard is a `threading.local` that is always reset between two steps."""
     run(
         """
         import os

@@ -1,4 +1,4 @@
-"""SQLAlchemy's asyncio: each statement runs in a greenlet, which is suspended while the database answers."""
+"""SQLAlchemy's asyncio: a statement runs in a greenlet, suspended while the database answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Base(AsyncAttrs, DeclarativeBase):
 
 
 class Author(Base):
-    """Who writes books."""
+    """An author of books."""
 
     __tablename__ = "author"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -50,7 +50,7 @@ class Author(Base):
 
 
 class Book(Base):
-    """What an author has written."""
+    """A book of one author."""
 
     __tablename__ = "book"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -61,7 +61,7 @@ class Book(Base):
 
 @pytest.fixture(params=["aiosqlite", "asyncpg"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the address of a database: a file, or a server's."""
+    """Return the address of a database: a file, or one on a server."""
     if request.param == "aiosqlite":
         return f"sqlite+aiosqlite:///{tmp_path}/rows.db"
     pytest.importorskip("asyncpg", reason="asyncpg is not installed")
@@ -74,7 +74,7 @@ def postgres_url(parameters: dict[str, str]) -> str:
 
 @asynccontextmanager
 async def database(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
-    """Open a database with empty tables; at the end no connection is checked out."""
+    """Open a database with empty tables; at the end no connection may be checked out."""
     engine = create_async_engine(url, **options)
     try:
         async with engine.begin() as connection:
@@ -94,7 +94,7 @@ async def count(engine: AsyncEngine, table: type[Base]) -> int:
 
 
 def test_statements_are_answered(way: Way, run_way: Any, url: str) -> None:
-    """Ten tasks ask, each on connections of the pool, of which there are fewer."""
+    """Ten tasks query on the connections of a pool that has fewer."""
 
     async def ask(engine: AsyncEngine, number: int) -> int:
         total = 0
@@ -111,7 +111,7 @@ def test_statements_are_answered(way: Way, run_way: Any, url: str) -> None:
 
 
 def test_sessions_write_and_read_objects(way: Way, run_way: Any, url: str) -> None:
-    """Flush, commit, refresh, related objects loaded eagerly and when asked for, streams, and roll-backs."""
+    """Sessions flush, commit, refresh, load objects eagerly and lazily, stream, and roll back."""
 
     async def write(make_session: Any, number: int) -> None:
         async with make_session() as session, session.begin():
@@ -159,7 +159,7 @@ def test_sessions_write_and_read_objects(way: Way, run_way: Any, url: str) -> No
 
 
 def test_listeners_await_inside_of_statements(way: Way, run_way: Any, tmp_path: Path) -> None:
-    """Plain functions that SQLAlchemy calls in its greenlet may await, and have functions called."""
+    """Plain functions that SQLAlchemy calls in its greenlet may await, also calls of functions."""
     n_heard = 0
 
     def listen(_connection: Any, cursor: Any, *_args: Any) -> None:
@@ -181,7 +181,7 @@ def test_listeners_await_inside_of_statements(way: Way, run_way: Any, tmp_path: 
 def test_cancelled_statements_give_their_connections_back(
     way: Way, run_way: Any, postgres: Any
 ) -> None:
-    """Whether they waited for the pool, for the server or for a lock; the next ones are answered."""
+    """Statements may wait for the pool, the server or a lock; the next ones are answered."""
 
     async def sleep(engine: AsyncEngine) -> None:
         async with engine.connect() as connection:
@@ -202,7 +202,7 @@ def test_cancelled_statements_give_their_connections_back(
 
 
 def test_asyncpg_is_answered(way: Way, run_way: Any, postgres: Any) -> None:
-    """Without SQLAlchemy: statements, transactions and notifications of several connections."""
+    """Without SQLAlchemy, statements, transactions and notifications of several connections work."""
     asyncpg = pytest.importorskip("asyncpg", reason="asyncpg is not installed")
 
     async def ask(pool: Any, number: int) -> int:
@@ -237,7 +237,7 @@ def test_asyncpg_is_answered(way: Way, run_way: Any, postgres: Any) -> None:
 
 
 def test_statements_that_began_elsewhere_end_there(run_threadlets: Any, url: str) -> None:
-    """A transaction of each kind of connection is open across the time when home is blocked and not."""
+    """A transaction of each kind of connection is open while home gets the role back."""
 
     async def transact(
         make_session: Any, number: int, begun: asyncio.Semaphore, may_end: asyncio.Event
@@ -272,7 +272,7 @@ def test_statements_that_began_elsewhere_end_there(run_threadlets: Any, url: str
 def test_statements_of_home_are_answered_after_it_was_blocked(
     run_threadlets: Any, url: str
 ) -> None:
-    """Those that are under way when home blocks, and an engine that is disposed of by another thread."""
+    """Statements are under way when home blocks, and another thread disposes of an engine."""
 
     async def main() -> list[int]:
         async with database(url) as engine:

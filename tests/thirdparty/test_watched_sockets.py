@@ -1,4 +1,4 @@
-"""Drivers that do their own I/O and ask the loop only for readiness, as psycopg does."""
+"""Drivers that do their own I/O and use the loop only for readiness, as psycopg does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Steps = Generator[Wait, None, T]
 
 
 async def drive(sock: socket.socket, steps: Steps[T]) -> T:
-    """Run a generator that names the readiness it needs next, and return its result."""
+    """Run a generator that yields the readiness it needs next, and return its result."""
     loop = asyncio.get_running_loop()
     while True:
         try:
@@ -76,7 +76,7 @@ def query(sock: socket.socket, message: bytes) -> Steps[bytes]:
 
 @asynccontextmanager
 async def database(answer: Callable[[bytes], bytes]) -> AsyncIterator[socket.socket]:
-    """Answer every message on the other end of a socket pair."""
+    """Answer every message at the other end of a socket pair."""
     ours, theirs = socket.socketpair()
 
     async def serve() -> None:
@@ -99,7 +99,7 @@ async def database(answer: Callable[[bytes], bytes]) -> AsyncIterator[socket.soc
 
 
 def test_queries_are_answered_in_turn(run: Any) -> None:
-    """Three hundred small queries, one after the other."""
+    """Three hundred small queries are answered, one after the other."""
 
     async def main() -> list[bytes]:
         async with database(bytes.upper) as sock:
@@ -133,7 +133,7 @@ def test_many_connections_are_watched_at_once(run: Any) -> None:
 
 
 def test_a_cancelled_wait_leaves_the_socket_usable(run: Any) -> None:
-    """A receive is cancelled before anything came; the next one gets the message."""
+    """A receive is cancelled before any data came; the next one gets the message."""
 
     async def main() -> bytes:
         loop = asyncio.get_running_loop()
@@ -154,7 +154,7 @@ def test_a_cancelled_wait_leaves_the_socket_usable(run: Any) -> None:
 
 
 def test_a_closed_number_can_be_watched_again(run: Any) -> None:
-    """The kernel reuses descriptor numbers: an old watch must not deafen a new socket."""
+    """The kernel reuses descriptor numbers: an old registration must not affect a new socket."""
 
     async def main() -> tuple[int, list[bytes]]:
         numbers, messages = set(), []

@@ -27,7 +27,7 @@ def address(server: Any, scheme: str = "ws") -> str:
 
 
 def test_messages_come_back(run: Any) -> None:
-    """Text, a megabyte of bytes, and a message sent in fragments."""
+    """Text, a megabyte of bytes, and a message in fragments are echoed."""
 
     async def fragments() -> AsyncIterator[str]:
         for word in ("one ", "two ", "three"):
@@ -83,7 +83,7 @@ def test_a_ping_is_answered(run: Any) -> None:
 
 
 def test_both_ends_see_the_close_code(run: Any) -> None:
-    """The client closes with a code of its own; the server's recv raises it."""
+    """The client closes with a code of its own; the server's `recv` raises it."""
 
     async def main() -> tuple[int | None, str]:
         seen: asyncio.Future[ConnectionClosedError] = asyncio.get_running_loop().create_future()
@@ -105,7 +105,7 @@ def test_both_ends_see_the_close_code(run: Any) -> None:
 
 
 def test_a_closing_server_says_goodbye(run: Any) -> None:
-    """Closing the server ends its connections with 1001, going away."""
+    """Closing the server ends its connections with code 1001, "going away"."""
 
     async def main() -> int:
         async with (
@@ -153,7 +153,7 @@ def test_a_handshake_can_be_refused(run: Any) -> None:
 
 
 def test_tls_carries_messages(run: Any, tls: Any) -> None:
-    """The same conversation over wss."""
+    """A message is echoed over wss."""
 
     async def main() -> str | bytes:
         async with (
@@ -167,7 +167,7 @@ def test_tls_carries_messages(run: Any, tls: Any) -> None:
 
 
 def test_unix_sockets_carry_messages(run: Any, tmp_path: Path) -> None:
-    """The same conversation over a socket in the file system."""
+    """A message is echoed over a socket in the file system."""
 
     async def main() -> str | bytes:
         path = str(tmp_path / "socket")

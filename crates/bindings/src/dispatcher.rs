@@ -272,7 +272,7 @@ impl Dispatcher {
         let py = slf.py();
         let arguments = (when, callback, args, context, method);
         // See `Future::remember_source`.
-        fp::Flags::unseen(|| slf.call_method1(intern!(py, "_make_debug_handle"), arguments))
+        fp::FlagBits::unseen(|| slf.call_method1(intern!(py, "_make_debug_handle"), arguments))
     }
 
     fn submit_callback<'py>(

@@ -83,7 +83,7 @@ mod _core {
     use super::syslet::completions::Completions;
     #[pymodule_export]
     use super::syslet::engine::{
-        Pool as BufferPool, engine_info, forget_engine, stop_engine, uring_features, use_engine,
+        PyBufferPool, engine_info, forget_engine, stop_engine, uring_features, use_engine,
     };
     #[pymodule_export]
     use super::syslet::lease::LeasedMemory;

@@ -11,17 +11,17 @@ use std::sync::Mutex;
 use crate::sync::{AtomicBool, AtomicPtr, Ordering::SeqCst};
 
 #[derive(Debug)]
-struct Node<T> {
+struct QueueNode<T> {
     content: T,
     /// The node that was pushed before this one.
-    older: *mut Node<T>,
+    older: *mut QueueNode<T>,
 }
 
 /// A queue of items that were not taken yet.
 #[derive(Debug)]
 pub struct MpscQueue<T> {
     /// The newest node, which leads to the older ones; null: the queue is empty. See also [`Self::CLOSED`].
-    newest: AtomicPtr<Node<T>>,
+    newest: AtomicPtr<QueueNode<T>>,
     /// The consumer waits, or is about to.
     is_awaited: AtomicBool,
     /// Items pass between threads: for `Send` and `Sync` the queue counts as a lock around them.
@@ -36,7 +36,7 @@ impl<T> Default for MpscQueue<T> {
 
 impl<T> MpscQueue<T> {
     /// Stands in place of the newest node in a closed queue. No node has this address.
-    const CLOSED: *mut Node<T> = ptr::dangling_mut();
+    const CLOSED: *mut QueueNode<T> = ptr::dangling_mut();
 
     /// An open, empty queue.
     #[cfg(not(feature = "model"))]
@@ -62,7 +62,7 @@ impl<T> MpscQueue<T> {
     /// an error.
     pub fn push(&self, content: T) -> Result<bool, T> {
         let mut older = self.newest.load(SeqCst);
-        let node = Box::into_raw(Box::new(Node { content, older }));
+        let node = Box::into_raw(Box::new(QueueNode { content, older }));
         loop {
             if older == Self::CLOSED {
                 // SAFETY: the node was made above, and no other thread has seen it.
@@ -136,7 +136,7 @@ impl<T> Drop for MpscQueue<T> {
 ///
 /// # Safety
 /// The nodes were taken out of the queue, and no other thread has them; null: there are none.
-unsafe fn unfold<T>(mut newest: *mut Node<T>) -> Vec<T> {
+unsafe fn unfold<T>(mut newest: *mut QueueNode<T>) -> Vec<T> {
     let mut contents = Vec::new();
     while !newest.is_null() {
         // SAFETY: each node was a box when it was pushed, and becomes one again.

@@ -58,7 +58,7 @@ pub(crate) struct Block {
     /// What the thread's registers held before.
     pub(super) before: State,
     /// Flags that were raised before.
-    pub(super) flags_before: fp::Flags,
+    pub(super) flags_before: fp::FlagBits,
     /// The recorder of flags, for the context where the block was opened.
     pub(super) recorder: Option<Py<Flags>>,
     pub(super) outer: Option<Py<Self>>,
@@ -175,7 +175,7 @@ fn bring<'py>(py: Python<'py>, context: Option<&Bound<'py, PyAny>>) -> Carried {
                 block.state.restore();
             }
             if block.recorder_of(number).is_some() {
-                fp::Flags::clear_all();
+                fp::FlagBits::clear_all();
             }
         }
         if let Some(carried) = value(errno_variable(py)?, context)? {
@@ -228,7 +228,7 @@ fn put_away<'py>(
             let block = block.get();
             expected = block.state;
             if let Some(recorder) = block.recorder_of(number) {
-                recorder.get().record(fp::Flags::read());
+                recorder.get().record(fp::FlagBits::read());
             }
         }
         let variable = errno_variable(py)?;

@@ -50,7 +50,7 @@ impl Environment {
             context,
             state,
             before: State::read(),
-            flags_before: fp::Flags::NONE,
+            flags_before: fp::FlagBits::NONE,
             recorder: recorder.map(|it| it.clone_ref(py)),
             outer: outer.map(Bound::unbind),
             _counted: Counted::new(),

@@ -17,29 +17,29 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    pub(super) fn record(&self, flags: fp::Flags) {
+    pub(super) fn record(&self, flags: fp::FlagBits) {
         self.seen.fetch_or(flags.bits(), Relaxed);
     }
 
     /// The flags that were recorded so far, and those still in the registers if the block is open here.
-    fn seen(slf: &Bound<'_, Self>) -> PyResult<fp::Flags> {
+    fn seen(slf: &Bound<'_, Self>) -> PyResult<fp::FlagBits> {
         let py = slf.py();
         let context = interpreter::context_number(py);
         let mut block = carry::block(py)?;
-        let mut inner = fp::Flags::read();
+        let mut inner = fp::FlagBits::read();
         while let Some(it) = block.as_ref().map(Bound::get) {
             let Some(recorder) = it.recorder_of(context) else { break };
-            inner = inner.and(fp::Flags::from_bits(recorder.get().seen.load(Relaxed)));
+            inner = inner.and(fp::FlagBits::from_bits(recorder.get().seen.load(Relaxed)));
             if recorder.is(slf) {
                 slf.get().record(inner);
                 break;
             }
             block = it.outer.as_ref().map(|it| it.bind(py).clone());
         }
-        Ok(fp::Flags::from_bits(slf.get().seen.load(Relaxed)))
+        Ok(fp::FlagBits::from_bits(slf.get().seen.load(Relaxed)))
     }
 
-    fn has(slf: &Bound<'_, Self>, flags: fp::Flags) -> PyResult<bool> {
+    fn has(slf: &Bound<'_, Self>, flags: fp::FlagBits) -> PyResult<bool> {
         Ok(Self::seen(slf)?.has(flags))
     }
 }
@@ -53,7 +53,7 @@ impl Flags {
 
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         let py = slf.py();
-        let flags_before = fp::Flags::read();
+        let flags_before = fp::FlagBits::read();
         let outer = carry::block(py)?;
         // Setting the variable makes the thread's context, if it has none.
         carry::set_block(py, outer.as_ref())?;
@@ -74,7 +74,7 @@ impl Flags {
             _counted: Counted::new(),
         };
         carry::set_block(py, Some(&Bound::new(py, block)?))?;
-        fp::Flags::clear_all();
+        fp::FlagBits::clear_all();
         Ok(slf.clone())
     }
 
@@ -88,11 +88,11 @@ impl Flags {
         let block = block.get();
         let context = interpreter::context_number(py);
         if block.context == context {
-            slf.get().record(fp::Flags::read());
+            slf.get().record(fp::FlagBits::read());
         }
         let outer = block.outer.as_ref().map(|it| it.bind(py));
         if let Some(recorder) = outer.and_then(|it| it.get().recorder_of(context)) {
-            recorder.get().record(fp::Flags::from_bits(slf.get().seen.load(Relaxed)));
+            recorder.get().record(fp::FlagBits::from_bits(slf.get().seen.load(Relaxed)));
         }
         carry::set_block(py, outer)?;
         block.flags_before.raise();
@@ -102,44 +102,44 @@ impl Flags {
     /// A result was rounded.
     #[getter]
     fn inexact(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Self::has(slf, fp::Flags::INEXACT)
+        Self::has(slf, fp::FlagBits::INEXACT)
     }
 
     /// A result was so small that it lost precision.
     #[getter]
     fn underflow(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Self::has(slf, fp::Flags::UNDERFLOW)
+        Self::has(slf, fp::FlagBits::UNDERFLOW)
     }
 
     /// A result was too large.
     #[getter]
     fn overflow(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Self::has(slf, fp::Flags::OVERFLOW)
+        Self::has(slf, fp::FlagBits::OVERFLOW)
     }
 
     /// Finite operands gave an exact infinity.
     #[getter]
     fn divide_by_zero(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Self::has(slf, fp::Flags::DIVIDE_BY_ZERO)
+        Self::has(slf, fp::FlagBits::DIVIDE_BY_ZERO)
     }
 
     /// A result was not a number, although the operands were numbers.
     #[getter]
     fn invalid(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Self::has(slf, fp::Flags::INVALID)
+        Self::has(slf, fp::FlagBits::INVALID)
     }
 
     /// The names of all flags that were raised.
     #[getter]
     fn raised<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyFrozenSet>> {
         let seen = Self::seen(slf)?;
-        let names = fp::Flags::NAMES.iter().filter(|(_, flag)| seen.has(*flag));
+        let names = fp::FlagBits::NAMES.iter().filter(|(_, flag)| seen.has(*flag));
         PyFrozenSet::new(slf.py(), names.map(|(name, _)| *name))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let seen = Self::seen(slf)?;
-        let names = fp::Flags::NAMES.iter().filter(|(_, flag)| seen.has(*flag));
+        let names = fp::FlagBits::NAMES.iter().filter(|(_, flag)| seen.has(*flag));
         Ok(format!("<flags {}>", names.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")))
     }
 }

@@ -13,7 +13,7 @@ use threadlets_core::syslet::{AtomFlags, CompletionSink, Run};
 
 use super::argument;
 use super::channel::Channel;
-use super::engine::{self, Pool};
+use super::engine::{self, PyBufferPool};
 use super::program::{Started, SysletProgram, pool_or_default};
 use super::result::SysletResult;
 use super::sweep::{new_group, readiness, timeout_ns};
@@ -110,7 +110,7 @@ impl Completions {
         tag: Py<PyAny>,
         flags: u8,
         timeout: Option<f64>,
-        pool: Option<&Pool>,
+        pool: Option<&PyBufferPool>,
     ) -> PyResult<Option<SysletResult>> {
         let flags = AtomFlags::from_bits(flags);
         let timeout_ns = timeout_ns(timeout)?;

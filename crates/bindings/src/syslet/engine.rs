@@ -201,10 +201,10 @@ pub(crate) fn forget_engine() {
 /// Programs that are given this pool borrow their buffers from it, up to `memory_max` bytes at a time;
 /// beyond that an atom that needs a buffer fails with `ENOBUFS`.
 #[pyclass(frozen, module = "threadlets._core", name = "BufferPool")]
-pub(crate) struct Pool(pub(crate) Arc<BufferPool>);
+pub(crate) struct PyBufferPool(pub(crate) Arc<BufferPool>);
 
 #[pymethods]
-impl Pool {
+impl PyBufferPool {
     #[new]
     fn new(memory_max: usize) -> PyResult<Self> {
         if memory_max == 0 {

@@ -13,7 +13,7 @@ use threadlets_core::syslet::program::NONE;
 use threadlets_core::syslet::{Atom, AtomFlags, Flow, Object, Op, Program, Run, Span, Stopped};
 
 use super::argument::{self, Parameter, ParameterKind};
-use super::engine::{self, Pool};
+use super::engine::{self, PyBufferPool};
 use super::outcome;
 use super::pending::Pending;
 use super::result::SysletResult;
@@ -301,7 +301,7 @@ impl SysletProgram {
         py: Python<'_>,
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
-        pool: Option<&Pool>,
+        pool: Option<&PyBufferPool>,
     ) -> PyResult<SysletResult> {
         let args: Vec<_> = args.iter().collect();
         let run = self.run_with(py, &args, kwargs, pool_or_default(pool))?;
@@ -316,7 +316,7 @@ impl SysletProgram {
         dispatcher: &Bound<'_, Dispatcher>,
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
-        pool: Option<&Pool>,
+        pool: Option<&PyBufferPool>,
     ) -> PyResult<Py<PyAny>> {
         let py = slf.py();
         let this = slf.get();
@@ -377,7 +377,7 @@ impl SysletProgram {
     }
 }
 
-pub(crate) fn pool_or_default(pool: Option<&Pool>) -> Arc<BufferPool> {
+pub(crate) fn pool_or_default(pool: Option<&PyBufferPool>) -> Arc<BufferPool> {
     pool.map_or_else(engine::default_pool, |it| Arc::clone(&it.0))
 }
 

@@ -22,7 +22,7 @@ use threadlets_core::time_slice::SLICE_NS;
 
 use super::argument;
 use super::channel::Channel;
-use super::engine::{self, Pool};
+use super::engine::{self, PyBufferPool};
 use super::program::{Started, SysletProgram, pool_or_default};
 use super::result::SysletResult;
 use crate::dispatcher::Dispatcher;
@@ -292,7 +292,7 @@ impl Sweep {
         depth: usize,
         ordered: bool,
         timeout: Option<f64>,
-        pool: Option<&Pool>,
+        pool: Option<&PyBufferPool>,
     ) -> PyResult<Self> {
         assert!(depth > 0, "a sweep has at least one run under way");
         let state = SweepState {

@@ -247,6 +247,7 @@ unsafe fn shortened(call: &Call, shortage: u64) -> Call {
             let message = call.at::<libc::msghdr>(1);
             // SAFETY: guaranteed by the caller; the pieces are listed anew for each call.
             unsafe {
+                #[allow(clippy::unnecessary_cast)] // musl has narrower ones.
                 let n_pieces = (*message).msg_iovlen as usize;
                 (*message).msg_iovlen = fewer((*message).msg_iov, n_pieces, shortage) as _;
             }

@@ -32,7 +32,7 @@ const CONTROL: u64 = 3 << ROUNDING_SHIFT
     | 1 << 19
     | 1 << 15
     | 7;
-/// The flags in FPSR, which are in the order of `Flags`.
+/// The flags in FPSR, which are in the order of `FlagBits`.
 const FLAGS: u64 = 31;
 
 #[inline]

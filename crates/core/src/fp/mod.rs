@@ -2,7 +2,7 @@
 //! of the exceptions that have occurred.
 //!
 //! A [`State`] is the contents of the control registers, and nothing else: on x86-64 of MXCSR and the x87
-//! control word, on aarch64 of FPCR. [`Flags`] are the sticky bits beside them. Both belong to the thread
+//! control word, on aarch64 of FPCR. [`FlagBits`] are the sticky bits beside them. Both belong to the thread
 //! that runs; a new thread inherits them from the thread that made it, which is why every thread of this
 //! library begins with [`begin_thread`].
 //!
@@ -153,9 +153,9 @@ impl fmt::Display for Changes {
 
 /// The flags of the exceptions that have occurred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Flags(u8);
+pub struct FlagBits(u8);
 
-impl Flags {
+impl FlagBits {
     /// No exception.
     pub const NONE: Self = Self(0);
     /// Operands that are numbers had a result that is not a number.
@@ -227,7 +227,7 @@ impl Flags {
 /// Put a new thread into the default state: it has inherited the state of the thread that made it.
 pub fn begin_thread() {
     State::DEFAULT.restore();
-    Flags::clear_all();
+    FlagBits::clear_all();
 }
 
 #[cfg(test)]
@@ -313,39 +313,39 @@ mod tests {
 
     #[test]
     fn flags_say_which_exceptions_there_were() {
-        let cases: [(fn() -> f64, Flags); 5] = [
-            (|| black_box(f64::INFINITY) - black_box(f64::INFINITY), Flags::INVALID),
-            (|| black_box(1.0) / black_box(0.0), Flags::DIVIDE_BY_ZERO),
-            (|| black_box(f64::MAX) * black_box(2.0), Flags::OVERFLOW.and(Flags::INEXACT)),
+        let cases: [(fn() -> f64, FlagBits); 5] = [
+            (|| black_box(f64::INFINITY) - black_box(f64::INFINITY), FlagBits::INVALID),
+            (|| black_box(1.0) / black_box(0.0), FlagBits::DIVIDE_BY_ZERO),
+            (|| black_box(f64::MAX) * black_box(2.0), FlagBits::OVERFLOW.and(FlagBits::INEXACT)),
             (
                 || black_box(f64::MIN_POSITIVE) / black_box(3.0),
-                Flags::UNDERFLOW.and(Flags::INEXACT),
+                FlagBits::UNDERFLOW.and(FlagBits::INEXACT),
             ),
-            (third, Flags::INEXACT),
+            (third, FlagBits::INEXACT),
         ];
         for (compute, expected) in cases {
-            Flags::clear_all();
-            assert_eq!(Flags::NONE, Flags::read());
+            FlagBits::clear_all();
+            assert_eq!(FlagBits::NONE, FlagBits::read());
             black_box(compute());
-            assert_eq!(expected, Flags::read());
+            assert_eq!(expected, FlagBits::read());
         }
-        Flags::clear_all();
+        FlagBits::clear_all();
     }
 
     #[test]
     fn flags_and_state_leave_each_other_alone() {
-        Flags::clear_all();
-        Flags::OVERFLOW.raise();
-        Flags::INVALID.raise();
-        let raised = Flags::OVERFLOW.and(Flags::INVALID);
+        FlagBits::clear_all();
+        FlagBits::OVERFLOW.raise();
+        FlagBits::INVALID.raise();
+        let raised = FlagBits::OVERFLOW.and(FlagBits::INVALID);
         let upward = State::DEFAULT.with_rounding(Rounding::Upward);
-        let (flags, state) = within(upward, || (Flags::read(), State::read()));
+        let (flags, state) = within(upward, || (FlagBits::read(), State::read()));
         assert_eq!((raised, upward), (flags, state));
         let (flags, state) = within(upward, || {
-            Flags::clear_all();
-            (Flags::read(), State::read())
+            FlagBits::clear_all();
+            (FlagBits::read(), State::read())
         });
-        assert_eq!((Flags::NONE, upward), (flags, state));
+        assert_eq!((FlagBits::NONE, upward), (flags, state));
     }
 
     #[test]
@@ -354,11 +354,11 @@ mod tests {
         let thread = std::thread::spawn(|| {
             let inherited = State::read();
             begin_thread();
-            (inherited, State::read(), Flags::read())
+            (inherited, State::read(), FlagBits::read())
         });
         State::DEFAULT.restore();
         let (inherited, begun, flags) = thread.join().expect("the thread ends");
         assert_eq!(Rounding::Upward, inherited.rounding());
-        assert_eq!((State::DEFAULT, Flags::NONE), (begun, flags));
+        assert_eq!((State::DEFAULT, FlagBits::NONE), (begun, flags));
     }
 }

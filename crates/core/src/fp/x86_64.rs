@@ -176,7 +176,7 @@ fn describe_masks(unit: &str, found: u32, expected: u32, words: &mut Vec<String>
     }
 }
 
-/// Convert the processor's order of flags to that of `Flags`, which has none for denormal operands.
+/// Convert the processor's order of flags to that of `FlagBits`, which has none for denormal operands.
 fn to_flags(bits: u32) -> u8 {
     (bits & 1 | bits >> 1 & 0b1_1110) as u8
 }

@@ -143,6 +143,7 @@ impl Run {
         self.frame.slots[first + 1] = i64::from(message.msg_flags);
         if words[3] != NONE {
             let span = Span { object: words[3], start: NONE, length: NONE };
+            #[allow(clippy::unnecessary_cast)] // musl has a narrower one.
             self.frame.note_filled(span, message.msg_controllen as usize);
         }
         if words[4] != NONE

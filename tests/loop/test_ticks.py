@@ -1,4 +1,4 @@
-"""Turns: poll, then one tick of what is ready; nothing overtakes and nothing starves."""
+"""Ticks: poll, then run what is ready; nothing overtakes and nothing starves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .harness import LoopFactory, Run, socket_pair, threadlets_only
 
 
 def test_callbacks_run_in_the_order_of_asking(run: Run) -> None:
-    """`call_soon` is first come, first served."""
+    """Callbacks of `call_soon` run in the order of the calls."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -24,8 +24,8 @@ def test_callbacks_run_in_the_order_of_asking(run: Run) -> None:
     run(main())
 
 
-def test_burst_does_not_grow_while_it_runs(run: Run) -> None:
-    """What a callback asks for runs in the next tick, after everything of this one."""
+def test_tick_does_not_grow_while_it_runs(run: Run) -> None:
+    """A callback that another one schedules runs in the next tick, after everything of this one."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -45,7 +45,7 @@ def test_burst_does_not_grow_while_it_runs(run: Run) -> None:
 
 
 def test_endless_callbacks_do_not_starve_events(run: Run) -> None:
-    """A callback that always asks for itself lets readers and timers have their turns."""
+    """A callback that schedules itself again and again does not starve readers and timers."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -74,7 +74,7 @@ def test_endless_callbacks_do_not_starve_events(run: Run) -> None:
 
 
 def test_ready_callbacks_run_before_timers_that_are_due(run: Run) -> None:
-    """Within a tick what was ready comes first, then the timers."""
+    """Within a tick ready callbacks run before due timers."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ def test_ready_callbacks_run_before_timers_that_are_due(run: Run) -> None:
     run(main())
 
 
-def test_stop_lets_the_burst_finish(loop: asyncio.AbstractEventLoop) -> None:
+def test_stop_lets_the_tick_finish(loop: asyncio.AbstractEventLoop) -> None:
     """`stop()` ends the loop after the tick in which it was called."""
     order: list[str] = []
     loop.call_soon(loop.stop)
@@ -102,7 +102,7 @@ def test_stop_lets_the_burst_finish(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_stop_before_running_runs_one_burst(loop: asyncio.AbstractEventLoop) -> None:
-    """A loop that was stopped beforehand still runs what is ready, once."""
+    """A loop that was stopped beforehand still runs one tick."""
     order: list[str] = []
     loop.stop()
     loop.call_soon(order.append, "ready")
@@ -111,7 +111,7 @@ def test_stop_before_running_runs_one_burst(loop: asyncio.AbstractEventLoop) -> 
 
 
 def test_running_loop_is_the_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """While it runs it is the running loop, and before and after it is not."""
+    """The loop is the running loop while it runs, and neither before nor after."""
 
     async def main() -> Any:
         assert loop.is_running()
@@ -126,7 +126,7 @@ def test_running_loop_is_the_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 @threadlets_only  # The stock loop of 3.13.0 forgets that it runs when it refuses to run again.
 def test_running_loop_cannot_be_run_again(run: Run, loop_factory: LoopFactory) -> None:
-    """Neither the same nor another loop runs inside a running one."""
+    """Neither the running loop nor another one can be run inside it."""
 
     async def main() -> None:
         inner = loop_factory()
@@ -142,7 +142,7 @@ def test_running_loop_cannot_be_run_again(run: Run, loop_factory: LoopFactory) -
 def test_future_of_another_loop_is_refused(
     loop: asyncio.AbstractEventLoop, loop_factory: LoopFactory
 ) -> None:
-    """`run_until_complete` takes only futures of its own."""
+    """`run_until_complete` takes only futures of its own loop."""
     other = loop_factory()
     with pytest.raises(ValueError, match="loop"):
         loop.run_until_complete(other.create_future())
@@ -150,14 +150,14 @@ def test_future_of_another_loop_is_refused(
 
 
 def test_stopped_loop_says_that_its_future_is_not_done(loop: asyncio.AbstractEventLoop) -> None:
-    """`run_until_complete` fails when somebody stops the loop before."""
+    """`run_until_complete` raises RuntimeError if the loop is stopped before its future is done."""
     loop.call_soon(loop.stop)
     with pytest.raises(RuntimeError, match="stopped before"):
         loop.run_until_complete(loop.create_future())
 
 
 def test_loop_can_be_run_many_times(loop: asyncio.AbstractEventLoop) -> None:
-    """What one run leaves is there in the next."""
+    """What is pending after one run is there in the next."""
     order: list[int] = []
     timer = loop.call_later(3600, print)
     for n in range(10):

@@ -1,4 +1,4 @@
-"""Watches: a reader or writer is called for as long as its descriptor is ready."""
+"""Readers and writers are called for as long as their descriptor is ready."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .harness import (
 
 
 def test_reader_is_called_until_it_has_taken_everything(run: Run) -> None:
-    """A reader that takes one byte a call is called once per byte, without new data."""
+    """A reader that takes one byte per call is called once per byte, without new data."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -49,7 +49,7 @@ def test_reader_is_called_until_it_has_taken_everything(run: Run) -> None:
 
 
 def test_reader_is_called_again_for_an_end_it_ignores(run: Run) -> None:
-    """An end of file is a level too: a reader that ignores it is called in every turn."""
+    """A reader that ignores an end of file is called again in every tick."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -72,7 +72,7 @@ def test_reader_is_called_again_for_an_end_it_ignores(run: Run) -> None:
 
 
 def test_writer_is_called_while_there_is_room(run: Run) -> None:
-    """A writer is called turn after turn, rests while the pipe is full, and goes on after."""
+    """A writer is called tick after tick, not while the pipe is full, and again afterwards."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -103,7 +103,7 @@ def test_writer_is_called_while_there_is_room(run: Run) -> None:
 
 
 def test_reader_and_writer_of_one_socket_go_separately(run: Run) -> None:
-    """Both directions can be watched; removing one leaves the other."""
+    """Both directions of a socket can be watched; removing one leaves the other."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -132,7 +132,7 @@ def test_reader_and_writer_of_one_socket_go_separately(run: Run) -> None:
 
 
 def test_second_reader_replaces_the_first(run: Run) -> None:
-    """One reader per descriptor: the last one added."""
+    """A descriptor has one reader: the last one that was added."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -153,7 +153,7 @@ def test_second_reader_replaces_the_first(run: Run) -> None:
 
 
 def test_reader_removed_while_its_call_is_queued_is_not_called(run: Run) -> None:
-    """Two readers ready in one tick: the first removes the second, which is not called."""
+    """Of two readers ready in one tick, the first removes the second, which is not called."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -177,7 +177,7 @@ def test_reader_removed_while_its_call_is_queued_is_not_called(run: Run) -> None
 
 
 def test_reader_added_after_the_data_is_called(run: Run) -> None:
-    """Data that was there before counts, also for a reader that was removed and added again."""
+    """A reader is called for data that arrived before it was added, also when it is added again."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -193,7 +193,7 @@ def test_reader_added_after_the_data_is_called(run: Run) -> None:
 
 
 def test_regular_file_is_refused(run: Run, tmp_path: Path) -> None:
-    """The kernel cannot watch a regular file: PermissionError, and nothing stays behind."""
+    """Watching a regular file raises PermissionError, and nothing stays registered."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -222,7 +222,7 @@ def test_numbers_and_objects_that_are_no_descriptors_are_refused(run: Run) -> No
 
 
 def test_closed_number_is_refused(run: Run) -> None:
-    """A number that names no open descriptor gives OSError."""
+    """A number that is no open descriptor raises OSError."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -235,7 +235,7 @@ def test_closed_number_is_refused(run: Run) -> None:
 
 
 def test_reader_of_a_closed_descriptor_can_be_removed(run: Run) -> None:
-    """Removing after closing by number works, and says that there was a reader."""
+    """A reader can be removed by the number of a closed descriptor, and the result says so."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -249,7 +249,7 @@ def test_reader_of_a_closed_descriptor_can_be_removed(run: Run) -> None:
 
 
 def test_reader_of_a_closed_socket_can_be_removed_by_the_socket(run: Run) -> None:
-    """A socket that was closed first still names its reader, though its fileno is gone."""
+    """A reader can be removed by its socket after the socket was closed."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -263,7 +263,7 @@ def test_reader_of_a_closed_socket_can_be_removed_by_the_socket(run: Run) -> Non
 
 @threadlets_only
 def test_reader_of_a_reused_number_is_called(run: Run) -> None:
-    """A number closed behind the loop's back and opened anew can be watched at once."""
+    """A number closed without the loop's knowledge and opened anew can be watched at once."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -287,7 +287,7 @@ def test_reader_of_a_reused_number_is_called(run: Run) -> None:
 
 
 def test_descriptor_of_a_transport_is_refused(run: Run) -> None:
-    """What a transport owns nobody else may watch."""
+    """Watching the descriptor of a transport raises RuntimeError."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -303,7 +303,7 @@ def test_descriptor_of_a_transport_is_refused(run: Run) -> None:
 
 
 def test_duplicate_is_watched_apart(run: Run) -> None:
-    """Two numbers of one pipe have a reader each."""
+    """Two descriptors of one pipe have a reader each."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -324,7 +324,7 @@ def test_duplicate_is_watched_apart(run: Run) -> None:
 
 @threadlets_only
 def test_watched_descriptors_can_be_looked_up(run: Run) -> None:
-    """Who looks where asyncio keeps its selector finds what is watched."""
+    """`loop._selector`, where asyncio keeps its selector, lists the watched descriptors."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
@@ -342,24 +342,24 @@ def test_watched_descriptors_can_be_looked_up(run: Run) -> None:
 
 @threadlets_only
 def test_thousand_readers_are_called_in_one_go(run: Run) -> None:
-    """More descriptors ready at once than a few: each reader is called."""
+    """Of 1500 descriptors that are ready at once, each has its reader called."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         pairs = [socket.socketpair() for _ in range(1500)]
         called: set[int] = set()
-        everybody = asyncio.Event()
+        all_called = asyncio.Event()
 
         def read(sock: socket.socket) -> None:
             called.add(sock.fileno())
             sock.recv(1)
             if len(called) == len(pairs):
-                everybody.set()
+                all_called.set()
 
         for ours, theirs in pairs:
             loop.add_reader(ours, read, ours)
             theirs.send(b"x")
-        await everybody.wait()
+        await all_called.wait()
         for ours, theirs in pairs:
             loop.remove_reader(ours)
             ours.close()
@@ -371,7 +371,7 @@ def test_thousand_readers_are_called_in_one_go(run: Run) -> None:
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("before", ["nothing", "an operation", "a writer"])
 def test_urgent_data_is_nothing_to_read(run: Run, before: str, debug: bool) -> None:
-    """A reader is called for the data that follows, whatever else waits for the descriptor."""
+    """A reader is called for the data after it only, whatever else waits for the descriptor."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -412,7 +412,7 @@ def test_urgent_data_is_nothing_to_read(run: Run, before: str, debug: bool) -> N
 
 
 def test_operation_waits_through_urgent_data(run: Run) -> None:
-    """It gets what follows, and never an error or an empty result."""
+    """A receive that waits gets the data that follows, and never an error or an empty result."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -435,7 +435,7 @@ def test_operation_waits_through_urgent_data(run: Run) -> None:
 
 
 def test_protocol_that_lends_its_buffer_is_not_asked_for_urgent_data(run: Run) -> None:
-    """There is nothing to put into it."""
+    """`get_buffer` is not called for urgent data, which would not be put into the buffer."""
 
     class Lends(asyncio.BufferedProtocol):
         def __init__(self) -> None:
@@ -474,7 +474,7 @@ def wait_for_urgent_data(sock: Any) -> None:
 
 @threadlets_only
 def test_reader_that_the_kernel_refuses_is_reported_and_asked_for_again(run: Run) -> None:
-    """It goes on once the kernel watches its descriptor again, and says once that it does not."""
+    """The reader is reported once, and called again once the kernel watches its descriptor again."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -491,7 +491,7 @@ def test_reader_that_the_kernel_refuses_is_reported_and_asked_for_again(run: Run
         calls = asyncio.Queue[bool]()
 
         def ready() -> None:
-            # From the second call on the number leads to a pipe with nothing in it.
+            # The first call puts an epoll instance in the pipe's place, which the kernel refuses.
             is_first = not reported
             if is_first:
                 os.dup2(circle.fileno(), number)
@@ -499,7 +499,7 @@ def test_reader_that_the_kernel_refuses_is_reported_and_asked_for_again(run: Run
                 loop.remove_reader(number)
             calls.put_nowait(is_first)
 
-        # An epoll instance that waits for the loop's cannot be waited for by that.
+        # The loop's epoll cannot watch an epoll instance that watches it: ELOOP.
         with select.epoll() as circle:
             for fd in ours:
                 circle.register(fd)

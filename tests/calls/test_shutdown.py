@@ -1,4 +1,4 @@
-"""How it ends: stop, run's return, close, fork, the interpreter's exit, with functions still blocked."""
+"""Endings while functions are blocked: stop, the return of `run`, close, fork, and exit."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.starts("inline", "beside")
 
 
 @pytest.mark.starts("inline")
-def test_stop_waits_for_home_and_for_nobody_else(run: Any) -> None:
-    """`run_forever` returns on the thread that called it, so it waits until that is back."""
+def test_stop_waits_for_home_and_for_no_other_worker(run: Any) -> None:
+    """`run_forever` returns on the thread that called it, so it waits for that thread only."""
     loop = threadlets.new_event_loop()
     gates: list[Gate] = []
 
@@ -31,7 +31,7 @@ def test_stop_waits_for_home_and_for_nobody_else(run: Any) -> None:
         return threading.current_thread().name
 
     async def stop() -> None:
-        # Home is blocked in the first function, a thread of the workers in the second.
+        # Home is blocked in the first function, another worker in the second.
         first = loop.create_task(block())
         await until(lambda: len(gates) == 1)
         await gates[0].entered.wait()
@@ -56,7 +56,7 @@ def test_stop_waits_for_home_and_for_nobody_else(run: Any) -> None:
 
 
 def test_run_waits_for_functions_of_its_tasks(run: Any) -> None:
-    """A task that is cancelled at the end of `run` gets to the end of its function."""
+    """A task that is cancelled at the end of `run` ends when its function has returned."""
     log: list[str] = []
 
     async def task(gate: Gate) -> None:
@@ -77,13 +77,13 @@ def test_run_waits_for_functions_of_its_tasks(run: Any) -> None:
 
 
 def test_closing_names_the_functions_that_are_blocked() -> None:
-    """They cannot be stopped; a warning says which they are and where they stand."""
+    """Blocked functions cannot be stopped; a warning names them and their threads."""
     loop = threadlets.new_event_loop()
     gate: Gate | None = None
 
     async def main() -> None:
         nonlocal gate
-        # Home is blocked in this one, so that the other is blocked on a thread of the workers.
+        # This call blocks home, so that the other one blocks another worker.
         first = Gate()
         home = asyncio.create_task(threadlets.call(first))
         await first.entered.wait()
@@ -103,7 +103,7 @@ def test_closing_names_the_functions_that_are_blocked() -> None:
 
 
 def test_closed_loop_leaves_no_thread_and_can_be_collected(run: Any) -> None:
-    """Closing waits for threads that are idle, and nothing keeps the loop alive."""
+    """Closing waits for idle threads, and nothing keeps the loop alive."""
     loop = threadlets.new_event_loop()
 
     async def main() -> None:
@@ -121,7 +121,7 @@ def test_closed_loop_leaves_no_thread_and_can_be_collected(run: Any) -> None:
 
 
 def test_interpreter_exits_while_a_function_is_blocked_that_never_returns(script: Any) -> None:
-    """Nobody waits for a function that was abandoned, and the exit is clean."""
+    """The exit does not wait for a function that was abandoned, and is clean."""
     process = script(
         """
         import warnings
@@ -145,7 +145,7 @@ def test_interpreter_exits_while_a_function_is_blocked_that_never_returns(script
 
 
 def test_functions_that_return_while_the_interpreter_ends_do_no_harm(script: Any) -> None:
-    """Many threads want the GIL at the moment at which nobody gets it any more."""
+    """Many threads want the GIL when the interpreter stops giving it to any."""
     process = script(
         """
         import warnings
@@ -173,7 +173,7 @@ def test_functions_that_return_while_the_interpreter_ends_do_no_harm(script: Any
 
 
 def test_loop_in_a_daemon_thread_does_not_keep_the_interpreter(script: Any) -> None:
-    """Neither when it is idle, nor with blocked functions, nor with busy ones."""
+    """The exit does not wait for the loop, with functions that are blocked or busy."""
     process = script(
         """
         ready = threading.Event()
@@ -202,14 +202,14 @@ def test_loop_in_a_daemon_thread_does_not_keep_the_interpreter(script: Any) -> N
 
 @pytest.mark.starts("inline")
 def test_child_of_a_fork_within_a_threadlet_is_told_apart(script: Any) -> None:
-    """It can return from the function and end; the loop stays its parent's, as in asyncio."""
+    """The child can return from the function and end; the loop stays its parent's, as in asyncio."""
     process = script(
         """
         import warnings
         warnings.simplefilter("ignore", DeprecationWarning)
 
         def fork():
-            time.sleep(0.02)  # It has lost the role by now.
+            time.sleep(0.02)  # The role has moved by now.
             pid = os.fork()
             if pid:
                 return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -231,7 +231,7 @@ def test_child_of_a_fork_within_a_threadlet_is_told_apart(script: Any) -> None:
         async def main():
             await threadlets.call(time.sleep, 0.01)
             print(await child("exits"), await child("awaits"))
-            # Home is blocked meanwhile, so a thread of the workers forks.
+            # Home is blocked meanwhile, so another worker forks.
             gate = threading.Event()
             home = asyncio.create_task(threadlets.call(gate.wait))
             await asyncio.sleep(0.01)
@@ -296,8 +296,8 @@ def test_os_fork_outside_of_threadlets_leaves_the_parent_alone(script: Any) -> N
     assert (0, "3", "") == (status, stdout.strip(), stderr)
 
 
-def test_loops_in_several_threads_have_crews_of_their_own() -> None:
-    """Each takes over from itself only."""
+def test_loops_in_several_threads_have_workers_of_their_own() -> None:
+    """The workers of each loop take over from that loop only."""
 
     async def main() -> int:
         gates = [Gate() for _ in range(5)]
@@ -321,7 +321,7 @@ def test_loops_in_several_threads_have_crews_of_their_own() -> None:
 
 
 def test_threadlet_may_run_a_loop_of_its_own(run: Any) -> None:
-    """Through the executor, whose functions see no running loop, as in a thread pool."""
+    """Functions of the executor see no running loop, as in a thread pool, and may run one."""
 
     async def inner() -> int:
         gate = Gate()
@@ -357,13 +357,13 @@ def test_descriptors_and_threads_are_given_back(run: Any) -> None:
     for _ in range(1000):
         if count()[1] <= before[1]:
             break
-        # A thread that has said exits still has to be taken off the kernel's list.
+        # The kernel lists a thread for a moment after it has reported its exit.
         threading.Event().wait(0.005)
     assert count() <= before
 
 
 def test_child_of_a_fork_says_what_it_lacks(script: Any) -> None:
-    """A loop that it goes on with needs descriptors, and fails for want of them, not as if it were closed."""
+    """The child's loop needs descriptors; without any it raises that error, not that it is closed."""
     process = script(
         """
         import resource, warnings

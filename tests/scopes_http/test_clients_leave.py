@@ -33,13 +33,13 @@ WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) 
 """
 _ANSWER_END = b"\r\n\r\nhello"
 _MEMORY_BYTES_MAX = 24 * 2**20
-# Shares of the machine vary; a loop that is held up by thousands of ends shows in seconds.
+# Shares of the machine vary; a loop that thousands of ends hold up is late by seconds.
 _LATENCY_MAX_S = 4.0
 
 
 @dataclass
 class Waits:
-    """Requests that wait in every way there is, and a record of how each of them ended."""
+    """Requests that wait in every possible way, and a count of how often each of them ended."""
 
     upstream: Address
     database: Database
@@ -89,7 +89,7 @@ class Waits:
 def _a_pipe_that_nobody_fills(folder: Path) -> Iterator[Path]:
     path = folder / "fifo"
     os.mkfifo(path)
-    # Both ends: opening it to read does not block, but reading does.
+    # Open both ends: opening the pipe to read does not block, but reading does.
     fd = os.open(path, os.O_RDWR)
     try:
         yield path
@@ -98,14 +98,14 @@ def _a_pipe_that_nobody_fills(folder: Path) -> Iterator[Path]:
 
 
 def _paths(n_clients: int) -> list[str]:
-    """Share clients out among the kinds of waits; few functions block, since nobody can stop them."""
+    """Spread clients over the kinds of waits; few functions block, since they cannot be stopped."""
     kinds = ("upstream", "query", "file", "sleep", "mixed")
     paths = [f"/function/{n}" for n in range(_N_BLOCKED)]
     return paths + [f"/{kinds[n % len(kinds)]}/{n}" for n in range(n_clients - len(paths))]
 
 
 class _Stayers:
-    """Clients that ask all the time, and know how long each answer took."""
+    """Clients that stay and ask all the time, and the latencies of their answers."""
 
     def __init__(self, address: Address) -> None:
         self.latencies_s: list[float] = []
@@ -135,9 +135,9 @@ class _Stayers:
 async def _come_and_vanish(
     served: Served, waits: Waits, counts: UpstreamCounts, stayers: _Stayers
 ) -> tuple[float, float]:
-    """Have all clients come, wait until each of their requests waits, and let them vanish at once.
+    """Connect all clients, wait until each request waits, and let the clients vanish at once.
 
-    Return how long it takes until what was theirs is given back, and the worst that others see of it.
+    Return how long it takes to give everything back, and the worst latency of other clients.
     """
     loop = asyncio.get_running_loop()
     paths = _paths(_N_CLIENTS)
@@ -154,7 +154,7 @@ async def _come_and_vanish(
     vanished_s = loop.time()
     for n, sock in enumerate(clients):
         vanish(sock, by_reset=n % 2 == 0)
-    # Only functions that nobody can stop are waited for; the others are given back before.
+    # Only functions cannot be stopped, and are waited for; everything else is given back before.
     await served.until(lambda: len(waits.ends) == len(paths) - _N_BLOCKED)
     given_back_s = loop.time() - vanished_s
     assert _N_BLOCKED == waits.n_begun.total() - waits.ends.total()
@@ -174,7 +174,7 @@ def _descriptors_and_memory() -> tuple[int, int]:
 
 
 def test_everything_of_clients_that_vanish_is_given_back(tmp_path: Path) -> None:
-    """Each request ends once, services see their connections closed, who stays is answered."""
+    """Each request ends once, upstream connections are closed, and clients that stay are answered."""
 
     async def story() -> None:
         counts = UpstreamCounts()
@@ -186,7 +186,7 @@ def test_everything_of_clients_that_vanish_is_given_back(tmp_path: Path) -> None
                     await _visit_and_vanish(served, waits, counts)
                     assert [] == served.reported
         assert (0, 0) == (counts.open, counts.answered)
-        # Those that were under way, and those that began before it was known that their clients had gone.
+        # Queries under way, and those that began before the server knew that their clients had gone.
         assert 2 * _N_QUERIES <= database.n_stopped
 
     run(story)

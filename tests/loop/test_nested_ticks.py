@@ -1,4 +1,4 @@
-"""Nested turns: made in the middle of a step, of the loop's insides alone, on both loops alike."""
+"""Nested ticks, made in the middle of a step from the loop's internals alone, work on both loops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .harness import Recorder, Run, connected
 
 
 def nested_turn(loop: Any) -> None:
-    """One turn as nested loops make it, out of the loop's insides alone."""
+    """Run one tick as nested loops do, with the loop's internals alone."""
     ready, scheduled = loop._ready, loop._scheduled
     while scheduled and scheduled[0]._cancelled:
         heapq.heappop(scheduled)
@@ -39,7 +39,7 @@ def nested_turn(loop: Any) -> None:
 
 
 def _replace_current_task(loop: Any, task: Any) -> Any:
-    """Name another current task, or none; the one before is returned."""
+    """Set another current task, or none, and return the one before."""
     if sys.version_info >= (3, 12):
         return asyncio.tasks._swap_current_task(loop, task)
     before = asyncio.tasks._current_tasks.pop(loop, None)
@@ -50,7 +50,7 @@ def _replace_current_task(loop: Any, task: Any) -> Any:
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_turns_can_be_made_in_the_middle_of_a_step(run: Run, debug: bool) -> None:
-    """Tasks, timers, readers and connections go on; the task whose step it is stays the current one."""
+    """Tasks, timers, readers and connections go on; the task that makes the ticks stays current."""
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Who notices a block, and what happens where the kernel refuses the sentinel."""
+"""Which monitor notices a block, and what happens where the kernel refuses the idle monitor."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ threadlets.run(main())
 @pytest.mark.parametrize(
     ("call", "number"), [("sched_setscheduler", 144), ("sched_setaffinity", 203)]
 )
-def test_without_a_sentinel_the_timer_notices_and_stats_say_so(
+def test_without_an_idle_monitor_the_timer_notices_and_stats_say_so(
     script: Any, call: str, number: int
 ) -> None:
-    """Where a container forbids the idle priority or the place."""
+    """The timer notices a block where a container forbids the idle priority or the CPU affinity."""
     process = script(REFUSE + f"refuse({number})  # {call}\n" + _BODY)
     status, stdout, stderr = outcome(process)
     assert (0, "timer", "") == (status, stdout.strip(), stderr)
@@ -47,7 +47,7 @@ def test_without_a_sentinel_the_timer_notices_and_stats_say_so(
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="knows this machine's numbers only")
 def test_without_any_thread_a_call_fails_instead_of_waiting_for_ever(script: Any) -> None:
-    """Nobody could take over, and nobody will come back who could."""
+    """No worker could take over, and none will become free."""
     process = script(
         REFUSE
         + """
@@ -70,12 +70,12 @@ threadlets.run(main(), executor="threadlets")
 
 @pytest.mark.starts("inline")
 def test_both_sources_are_there_by_default(script: Any) -> None:
-    """The idle monitor and the timer."""
+    """The idle monitor and the timer both notice blocks."""
     status, stdout, stderr = outcome(script(_BODY))
     assert (0, "idle monitor and timer", "") == (status, stdout.strip(), stderr)
 
 
-def test_nobody_watches_while_no_threadlet_runs(run: Any) -> None:
+def test_no_monitor_runs_while_no_threadlet_does(run: Any) -> None:
     """An idle loop takes no CPU time, although it has called threadlets before."""
 
     async def main() -> float:
@@ -91,7 +91,7 @@ def test_nobody_watches_while_no_threadlet_runs(run: Any) -> None:
 
 
 def test_blocked_function_costs_little_while_the_loop_is_idle(run: Any) -> None:
-    """What waits is a thread in its function, and nothing looks at it any more."""
+    """No monitor looks at a function that has lost the role."""
 
     async def main() -> float:
         gate = Gate()
@@ -109,8 +109,8 @@ def test_blocked_function_costs_little_while_the_loop_is_idle(run: Any) -> None:
 
 
 @pytest.mark.starts("inline")
-def test_busy_machine_does_not_starve_the_watch(run: Any) -> None:
-    """The sentinel gets no CPU beside busy threads; the timer does."""
+def test_busy_machine_does_not_starve_the_monitor(run: Any) -> None:
+    """The idle monitor gets no CPU time beside busy threads; the timer does."""
     import threading
 
     stop = threading.Event()
@@ -144,13 +144,13 @@ def test_busy_machine_does_not_starve_the_watch(run: Any) -> None:
 
 
 def test_stack_size_of_the_threading_module_is_honoured(script: Any) -> None:
-    """Threads of the workers get what `threading.stack_size()` says."""
+    """Workers get the stack size of `threading.stack_size()`."""
     process = script(
         """
         import ctypes
 
         def stack_size():
-            # What the C library knows of the calling thread.
+            # The C library's figure for the calling thread.
             libc = ctypes.CDLL(None)
             attributes, size = ctypes.create_string_buffer(256), ctypes.c_size_t()
             thread = ctypes.c_ulong(threading.get_ident())
@@ -165,7 +165,7 @@ def test_stack_size_of_the_threading_module_is_honoured(script: Any) -> None:
         async def main():
             tasks = [asyncio.create_task(threadlets.call(called)) for _ in range(3)]
             await asyncio.sleep(0.05)
-            # Of whoever dispatches meanwhile, and of those that are called.
+            # Of the thread that has the role meanwhile, and of those that run the functions.
             print(320 << 10 in [stack_size(), *await asyncio.gather(*tasks)])
 
         threading.stack_size(320 << 10)

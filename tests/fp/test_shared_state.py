@@ -1,4 +1,4 @@
-"""Debug mode names who leaves something behind that a request's context does not carry."""
+"""Debug mode names requests that leave a change behind which no request's context carries."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.starts("inline", "beside")
 
 
 def test_signal_mask_left_changed_is_named(run: Any) -> None:
-    """The mask is the thread's: the next request runs with it."""
+    """The mask belongs to the thread: the next request runs with it."""
 
     def masks() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 
     async def main() -> None:
         asyncio.get_running_loop().call_soon(masks)
-        with pytest.warns(RuntimeWarning, match="masks .*test_leftovers.py.*signal mask"):
+        with pytest.warns(RuntimeWarning, match="masks .*test_shared_state.py.*signal mask"):
             await asyncio.sleep(0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         with pytest.warns(RuntimeWarning, match="signal mask"):
@@ -35,7 +35,7 @@ def test_signal_mask_left_changed_is_named(run: Any) -> None:
 
 
 def test_locale_left_changed_is_named(run: Any) -> None:
-    """It is the process's."""
+    """The locale belongs to the process."""
     before = locale.setlocale(locale.LC_ALL)
     other = next(it for it in ("C", "C.UTF-8", "POSIX") if _gives_another(it, before))
 
@@ -62,7 +62,7 @@ def _gives_another(name: str, before: str) -> bool:
 
 
 def test_inherited_decimal_context_that_is_changed_is_named(run: Any) -> None:
-    """Tasks copy the context, not what is in it; a local one is nobody else's."""
+    """Tasks copy the context, but share the objects in it; `localcontext` makes a private one."""
     decimal.getcontext()
 
     async def careful() -> None:
@@ -88,7 +88,7 @@ def test_inherited_decimal_context_that_is_changed_is_named(run: Any) -> None:
 
 @pytest.mark.starts("inline")
 def test_thread_identity_that_is_kept_is_named(run: Any) -> None:
-    """After the take-over its owner runs on another thread."""
+    """After the take-over the task runs on another thread than the one that it remembers."""
 
     async def remembers(entered: asyncio.Event) -> None:
         ident = threading.get_ident()
