@@ -82,7 +82,7 @@ model: ## Check the take-over protocol and the lock-free queues under every inte
 	CARGO_TARGET_DIR=target/model cargo test --package threadlets-core --features model --release --quiet --test model
 
 .PHONY: miri
-miri: ## Look for undefined behavior in the core's data structures (needs nightly Rust with Miri)
+miri: ## Look for undefined behavior in the lock-free queue (needs nightly Rust with Miri)
 	.ci/miri
 
 .PHONY: sanitize
