@@ -34,9 +34,9 @@ class Target:
     platform: str
     #: zig's name for it, with the oldest libc.
     zig: str
-    #: The library that threads are unwound by when they end. musl unwinds none: there the library's own
-    #: unwinder, which Rust's panics need, is the only one.
-    unwinder: str | None
+    #: glibc unwinds a thread that `pthread_exit` ends, by the process's libgcc_s. musl unwinds none: there
+    #: the wheel's own unwinder, which Rust's panics need, is the only one.
+    has_glibc: bool = True
 
     @property
     def is_native(self) -> bool:
@@ -47,7 +47,7 @@ class Target:
 def _glibc(machine: str, compiler: str) -> Target:
     platform = f"manylinux_{GLIBC_MAX.replace('.', '_')}_{machine}"
     zig = f"{machine}-linux-gnu.{GLIBC_MAX}"
-    return Target(f"{machine}-unknown-linux-gnu", compiler, platform, zig, "libgcc_s")
+    return Target(f"{machine}-unknown-linux-gnu", compiler, platform, zig)
 
 
 TARGETS = {
@@ -58,7 +58,7 @@ TARGETS = {
         "musl-gcc",
         "musllinux_1_2_x86_64",
         "x86_64-linux-musl",
-        unwinder=None,
+        has_glibc=False,
     ),
 }
 DEFAULT_TARGET = TARGETS["x86_64"]
@@ -128,14 +128,14 @@ def environment(
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH") or _last_change(),
         "CARGO_TARGET_DIR": str(work),
         # A library for musl takes libc from the process, too.
-        "RUSTFLAGS": f"{remaps} -C target-feature=-crt-static" if "musl" in target.zig else remaps,
+        "RUSTFLAGS": remaps if target.has_glibc else f"{remaps} -C target-feature=-crt-static",
         f"CC_{triple}": target.compiler,
         f"CFLAGS_{triple}": f"-ffile-prefix-map={sources}=/threadlets",
         f"CARGO_TARGET_{triple.upper()}_LINKER": str(ROOT / "wheels" / "linker"),
         "WHEEL_TARGET": target.triple,
         "WHEEL_ZIG_TARGET": target.zig,
         "WHEEL_CC": target.compiler,
-        "WHEEL_UNWINDER": target.unwinder or "",
+        "WHEEL_UNWINDER": "libgcc_s" if target.has_glibc else "",
         "WHEEL_PYTHON": sys.executable,
         "ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig"),
         "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig"),
@@ -158,7 +158,7 @@ def check_wheel(wheel: Path, target: Target = DEFAULT_TARGET) -> int:
     symbols = output("nm", "--dynamic", "--with-symbol-versions", library)
     for name in _UNWINDER:
         is_libgcc_s = re.search(rf" U {name}@GCC_", symbols) is not None
-        if is_libgcc_s != (target.unwinder == "libgcc_s"):
+        if is_libgcc_s != target.has_glibc:
             raise SystemExit(f"{wheel.name}: {name} is from the wrong unwinder: see wheels/linker")
     exported = set(re.findall(r"^[0-9a-f]+ \w (\w+)", symbols, re.MULTILINE))
     if not exported <= _EXPORTED:
@@ -175,7 +175,7 @@ def check_wheel(wheel: Path, target: Target = DEFAULT_TARGET) -> int:
 
 def _check_libraries(wheel: Path, library: Path, target: Target) -> None:
     """Refuse a wheel that needs a library which the platform does not promise."""
-    if target.unwinder is None:
+    if not target.has_glibc:
         # musl's loader knows itself by this name. auditwheel expects the one that Alpine gives it.
         needed = re.findall(r"\(NEEDED\).*\[(.+)\]", output("readelf", "--dynamic", library))
         if needed != ["libc.so"]:

@@ -12,11 +12,9 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
+from build import output
 from pythons import ROOT
-
-_HERE = Path(__file__).parent
 
 
 def main() -> None:
@@ -25,7 +23,7 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true")
     options = parser.parse_args()
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
-    if obstacles := list(_obstacles(version)):
+    if obstacles := _obstacles(version):
         print(f"threadlets {version} cannot be released:", *obstacles, sep="\n- ", flush=True)
         if not options.rehearse:
             raise SystemExit(1)
@@ -36,7 +34,7 @@ def main() -> None:
         ["reproduce.py"],
     ):
         print(f"{script}:", flush=True)
-        subprocess.run([sys.executable, _HERE / script, *arguments], check=True)
+        subprocess.run([sys.executable, ROOT / "wheels" / script, *arguments], check=True)
     files = sorted((ROOT / "dist").glob("threadlets-*"))
     for path in files:
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")
@@ -48,20 +46,16 @@ def main() -> None:
 def _obstacles(version: str) -> list[str]:
     """Return what keeps this checkout from being released."""
     found = []
-    if _output("git", "status", "--porcelain"):
+    if output("git", "-C", ROOT, "status", "--porcelain"):
         found.append("there are changes that are not committed")
     changelog = (ROOT / "CHANGELOG.md").read_text()
     if not re.search(
         rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE
     ):
         found.append(f'CHANGELOG.md has no section "## [{version}] - YYYY-MM-DD"')
-    if _output("git", "tag", "--list", f"v{version}"):
+    if output("git", "-C", ROOT, "tag", "--list", f"v{version}"):
         found.append(f"the tag v{version} exists already: raise the version in Cargo.toml")
     return found
-
-
-def _output(*argv: str) -> str:
-    return subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -80,8 +80,9 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, help="where its packages are; not downloaded then")
     options = parser.parse_args()
     if options.python:
-        (minor,) = options.minor or ("",)
-        pythons = [Python(minor, options.python.absolute(), ())]
+        if len(options.minor or ()) != 1:
+            parser.error("--python is the interpreter of one version: name it by a single --minor")
+        pythons = [Python(options.minor[0], options.python.absolute(), ())]
     else:
         pythons = [find(minor) for minor in options.minor or MINORS]
     if not options.packages:
