@@ -202,7 +202,7 @@ def test_loop_is_closed_though_its_executor_fails(loop_factory: LoopFactory) -> 
 
 def threadlets_descriptors(loop: threadlets.Loop) -> int:
     """Return how many descriptors a loop watches."""
-    return len(loop._watched())
+    return len(loop._descriptors())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals of asyncio")

@@ -67,7 +67,7 @@ impl Handler {
 #[derive(Debug)]
 pub(crate) struct DescriptorEntry {
     key: SourceKey,
-    pub(crate) watch: Descriptor<Handler, SockOp>,
+    pub(crate) descriptor: Descriptor<Handler, SockOp>,
     /// A weak reference to the socket object whose operations registered the descriptor. If
     /// another socket object has the same number, the number was closed and opened anew.
     owner: Option<Py<PyAny>>,
@@ -94,18 +94,18 @@ impl Descriptors {
         fd: i32,
         direction: Direction,
     ) -> Option<&mut VecDeque<SockOp>> {
-        self.by_fd.get_mut(&fd).map(|watched| &mut watched.half(direction).waiting)
+        self.by_fd.get_mut(&fd).map(|entry| &mut entry.half(direction).waiting)
     }
 
     /// How many entries nothing waits for: they were made for operations, and their sockets may be closed.
     pub(crate) fn n_unused(&self) -> usize {
-        self.by_fd.values().filter(|it| it.watch.is_unused()).count()
+        self.by_fd.values().filter(|it| it.descriptor.is_unused()).count()
     }
 
     /// Refuse the connections that acceptors hold: the loop is closed, but may have acceptors that live on.
     pub(crate) fn refuse_connections(&self, py: Python<'_>) {
-        for watched in self.by_fd.values() {
-            if let Some(Handler::Acceptor(acceptor)) = &watched.watch.read.handler {
+        for entry in self.by_fd.values() {
+            if let Some(Handler::Acceptor(acceptor)) = &entry.descriptor.read.handler {
                 acceptor.get().give_up(py);
             }
         }
@@ -119,11 +119,11 @@ impl Descriptors {
         readiness: Readiness,
         queues: &mut threadlets_core::Scheduler<Request>,
     ) {
-        let Some(watched) = self.by_fd.get(&fd) else { return };
+        let Some(entry) = self.by_fd.get(&fd) else { return };
         let mut wants_level = false;
         for (is_ready, half, direction) in [
-            (readiness.readable, &watched.watch.read, Direction::Read),
-            (readiness.writable, &watched.watch.write, Direction::Write),
+            (readiness.readable, &entry.descriptor.read, Direction::Read),
+            (readiness.writable, &entry.descriptor.write, Direction::Write),
         ] {
             if !is_ready {
                 continue;
@@ -151,18 +151,18 @@ impl Descriptors {
         py: Python<'_>,
         poller: &Poller,
     ) -> PyResult<bool> {
-        let refused = slf.get().watches.with(py, |watches| {
+        let refused = slf.get().descriptors.with(py, |descriptors| {
             let mut refused = Vec::new();
-            for fd in std::mem::take(&mut watches.to_rearm) {
-                if let Some(watched) = watches.by_fd.get_mut(&fd)
-                    && !watched.watch.is_unhandled()
+            for fd in std::mem::take(&mut descriptors.to_rearm) {
+                if let Some(entry) = descriptors.by_fd.get_mut(&fd)
+                    && !entry.descriptor.is_unhandled()
                 {
-                    let asked = poller.modify(fd, watched.key, watched.watch.interest());
+                    let asked = poller.modify(fd, entry.key, entry.descriptor.interest());
                     // A descriptor that was closed with its callback set is not reported, as in select loops.
                     let error = asked.err().filter(|it| !it.is_gone());
-                    let was_refused = std::mem::replace(&mut watched.is_refused, error.is_some());
+                    let was_refused = std::mem::replace(&mut entry.is_refused, error.is_some());
                     if let Some(error) = error {
-                        watches.to_rearm.push(fd);
+                        descriptors.to_rearm.push(fd);
                         refused.extend((!was_refused).then_some((fd, error)));
                     }
                 }
@@ -170,16 +170,16 @@ impl Descriptors {
             refused
         });
         for (fd, error) in refused {
-            slf.call_method1(intern!(py, "_watch_refused"), (fd, to_python(error)))?;
+            slf.call_method1(intern!(py, "_descriptor_refused"), (fd, to_python(error)))?;
         }
-        Ok(slf.get().watches.with(py, |watches| watches.to_rearm.is_empty()))
+        Ok(slf.get().descriptors.with(py, |descriptors| descriptors.to_rearm.is_empty()))
     }
 
     /// Remove the entry of a number that was opened anew: its file was closed unnoticed.
     pub(crate) fn evict(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) -> PyResult<()> {
         Self::fail_closed(dispatcher, py, fd)?;
-        if let Some(watched) = dispatcher.watches.with(py, |it| it.by_fd.remove(&fd)) {
-            drop(dispatcher.sources.with(py, |sources| sources.remove(watched.key)));
+        if let Some(entry) = dispatcher.descriptors.with(py, |it| it.by_fd.remove(&fd)) {
+            drop(dispatcher.sources.with(py, |sources| sources.remove(entry.key)));
         }
         Ok(())
     }
@@ -194,11 +194,11 @@ impl Descriptors {
     ) -> PyResult<Option<Handler>> {
         let poller = dispatcher.poller(py)?;
         let key = Self::key_of(dispatcher, py, fd);
-        let (previous, outcome) = dispatcher.watches.with(py, |watches| {
-            let watched = watches.entry(fd, key);
-            let was_idle = watched.watch.is_idle();
-            let previous = watched.half(direction).handler.replace(handler);
-            let interest = watched.watch.interest();
+        let (previous, outcome) = dispatcher.descriptors.with(py, |descriptors| {
+            let entry = descriptors.entry(fd, key);
+            let was_idle = entry.descriptor.is_idle();
+            let previous = entry.half(direction).handler.replace(handler);
+            let interest = entry.descriptor.interest();
             let outcome = if was_idle {
                 poller.register(fd, key, interest)
             } else {
@@ -208,8 +208,8 @@ impl Descriptors {
         });
         let Err(error) = outcome else { return Ok(previous) };
         // Put the previous handler back.
-        let refused = dispatcher.watches.with(py, |watches| match previous {
-            Some(previous) => watches.entry(fd, key).half(direction).handler.replace(previous),
+        let refused = dispatcher.descriptors.with(py, |descriptors| match previous {
+            Some(previous) => descriptors.entry(fd, key).half(direction).handler.replace(previous),
             None => None,
         });
         if refused.is_none() {
@@ -226,16 +226,16 @@ impl Descriptors {
         fd: i32,
         direction: Direction,
     ) -> Option<Handler> {
-        let (handler, idle) = dispatcher.watches.with(py, |watches| {
-            let Some(watched) = watches.by_fd.get_mut(&fd) else { return (None, None) };
-            let handler = watched.half(direction).handler.take();
-            let idle = watched.watch.is_idle().then(|| watches.by_fd.remove(&fd)).flatten();
+        let (handler, idle) = dispatcher.descriptors.with(py, |descriptors| {
+            let Some(entry) = descriptors.by_fd.get_mut(&fd) else { return (None, None) };
+            let handler = entry.half(direction).handler.take();
+            let idle = entry.descriptor.is_idle().then(|| descriptors.by_fd.remove(&fd)).flatten();
             (handler, idle)
         });
-        if let Some(watched) = idle {
+        if let Some(entry) = idle {
             // The caller may have closed the descriptor already; then there is nothing to undo.
             let _ = dispatcher.poller(py).map(|poller| poller.deregister(fd));
-            drop(dispatcher.sources.with(py, |sources| sources.remove(watched.key)));
+            drop(dispatcher.sources.with(py, |sources| sources.remove(entry.key)));
         }
         handler
     }
@@ -247,8 +247,8 @@ impl Descriptors {
         fd: i32,
     ) -> PyResult<()> {
         let py = sock.py();
-        let known = dispatcher.watches.with(py, |watches| {
-            watches.by_fd.get(&fd).and_then(|it| it.owner.as_ref()).map(|it| it.clone_ref(py))
+        let known = dispatcher.descriptors.with(py, |descriptors| {
+            descriptors.by_fd.get(&fd).and_then(|it| it.owner.as_ref()).map(|it| it.clone_ref(py))
         });
         if let Some(owner) = known
             && owner.bind(py).call0()?.is(sock)
@@ -260,14 +260,14 @@ impl Descriptors {
         Self::fail_closed(dispatcher, py, fd)?;
         let poller = dispatcher.poller(py)?;
         let key = Self::key_of(dispatcher, py, fd);
-        let (previous, outcome) = dispatcher.watches.with(py, |watches| {
-            let watched = watches.entry(fd, key);
-            watched.watch.keeps_registration = true;
-            let outcome = poller.modify(fd, key, watched.watch.interest());
+        let (previous, outcome) = dispatcher.descriptors.with(py, |descriptors| {
+            let entry = descriptors.entry(fd, key);
+            entry.descriptor.keeps_registration = true;
+            let outcome = poller.modify(fd, key, entry.descriptor.interest());
             // Without an owner the next operation registers again: on an unregistered descriptor it would
             // wait for ever.
             let owner = outcome.is_ok().then_some(owner);
-            (std::mem::replace(&mut watched.owner, owner), outcome)
+            (std::mem::replace(&mut entry.owner, owner), outcome)
         });
         drop(previous);
         outcome.map_err(to_python)
@@ -276,8 +276,8 @@ impl Descriptors {
     /// Fail the operations whose sockets were closed while they waited for `fd`.
     fn fail_closed(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) -> PyResult<()> {
         for direction in [Direction::Read, Direction::Write] {
-            let waiting = dispatcher.watches.with(py, |watches| {
-                watches.operations(fd, direction).map(std::mem::take).unwrap_or_default()
+            let waiting = dispatcher.descriptors.with(py, |descriptors| {
+                descriptors.operations(fd, direction).map(std::mem::take).unwrap_or_default()
             });
             let mut open = VecDeque::new();
             for operation in waiting {
@@ -287,8 +287,8 @@ impl Descriptors {
                     operation.fail_closed(py)?;
                 }
             }
-            dispatcher.watches.with(py, |watches| {
-                if let Some(waiting) = watches.operations(fd, direction) {
+            dispatcher.descriptors.with(py, |descriptors| {
+                if let Some(waiting) = descriptors.operations(fd, direction) {
                     waiting.append(&mut open);
                 }
             });
@@ -297,7 +297,7 @@ impl Descriptors {
     }
 
     fn key_of(dispatcher: &Dispatcher, py: Python<'_>, fd: i32) -> SourceKey {
-        let known = dispatcher.watches.with(py, |it| it.by_fd.get(&fd).map(|it| it.key));
+        let known = dispatcher.descriptors.with(py, |it| it.by_fd.get(&fd).map(|it| it.key));
         known.unwrap_or_else(|| {
             dispatcher.sources.with(py, |sources| sources.insert(Source::Descriptor(fd)))
         })
@@ -306,7 +306,7 @@ impl Descriptors {
     fn entry(&mut self, fd: i32, key: SourceKey) -> &mut DescriptorEntry {
         self.by_fd.entry(fd).or_insert_with(|| DescriptorEntry {
             key,
-            watch: Descriptor::new(fd),
+            descriptor: Descriptor::new(fd),
             owner: None,
             file: None,
             is_refused: false,
@@ -315,8 +315,8 @@ impl Descriptors {
 
     /// Visit what the entries refer to, for the cycle collector.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        for watched in self.by_fd.values() {
-            for half in [&watched.watch.read, &watched.watch.write] {
+        for entry in self.by_fd.values() {
+            for half in [&entry.descriptor.read, &entry.descriptor.write] {
                 match &half.handler {
                     Some(Handler::Callback(handle)) => visit.call(handle)?,
                     Some(Handler::Acceptor(acceptor)) => visit.call(acceptor)?,
@@ -325,8 +325,8 @@ impl Descriptors {
                 }
                 half.waiting.iter().try_for_each(|operation| operation.traverse(visit))?;
             }
-            visit.call(&watched.owner)?;
-            visit.call(&watched.file)?;
+            visit.call(&entry.owner)?;
+            visit.call(&entry.file)?;
         }
         Ok(())
     }
@@ -335,8 +335,8 @@ impl Descriptors {
 impl DescriptorEntry {
     fn half(&mut self, direction: Direction) -> &mut Half<Handler, SockOp> {
         match direction {
-            Direction::Read => &mut self.watch.read,
-            Direction::Write => &mut self.watch.write,
+            Direction::Read => &mut self.descriptor.read,
+            Direction::Write => &mut self.descriptor.write,
         }
     }
 }
@@ -404,14 +404,14 @@ impl Dispatcher {
     }
 
     /// Return the descriptors with a handler, each with its reader and its writer or None.
-    fn _watched(&self, py: Python<'_>) -> Vec<Handlers> {
-        self.watches.with(py, |watches| {
-            let watched = watches.by_fd.iter().filter(|(_, it)| !it.watch.is_unhandled());
+    fn _descriptors(&self, py: Python<'_>) -> Vec<Handlers> {
+        self.descriptors.with(py, |descriptors| {
+            let entry = descriptors.by_fd.iter().filter(|(_, it)| !it.descriptor.is_unhandled());
             let handler = |half: &Half<Handler, SockOp>| {
                 half.handler.as_ref().map(|handler| handler.object(py))
             };
-            watched
-                .map(|(fd, it)| (*fd, handler(&it.watch.read), handler(&it.watch.write)))
+            entry
+                .map(|(fd, it)| (*fd, handler(&it.descriptor.read), handler(&it.descriptor.write)))
                 .collect()
         })
     }
@@ -446,8 +446,8 @@ fn add_handler<'py>(
     let handle = HANDLE.import(py, "asyncio", "Handle")?.call1(handle)?;
     let handler = Handler::Callback(handle.clone().unbind());
     replace_handler(slf, fd, direction, handler)?;
-    let previous = slf.get().watches.with(py, |watches| {
-        watches.by_fd.get_mut(&fd).and_then(|watched| std::mem::replace(&mut watched.file, file))
+    let previous = slf.get().descriptors.with(py, |descriptors| {
+        descriptors.by_fd.get_mut(&fd).and_then(|entry| std::mem::replace(&mut entry.file, file))
     });
     drop(previous);
     Ok(handle)
@@ -477,10 +477,9 @@ fn remove(
     }
     Dispatcher::check_thread(slf)?;
     let fd = fileno(fd).or_else(|error| {
-        let closed = dispatcher.watches.with(py, |watches| {
-            let is_its =
-                |watched: &DescriptorEntry| watched.file.as_ref().is_some_and(|it| it.is(fd));
-            watches.by_fd.iter().find(|(_, watched)| is_its(watched)).map(|(fd, _)| *fd)
+        let closed = dispatcher.descriptors.with(py, |descriptors| {
+            let is_its = |entry: &DescriptorEntry| entry.file.as_ref().is_some_and(|it| it.is(fd));
+            descriptors.by_fd.iter().find(|(_, entry)| is_its(entry)).map(|(fd, _)| *fd)
         });
         closed.ok_or(error)
     })?;

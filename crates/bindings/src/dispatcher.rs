@@ -63,7 +63,7 @@ pub(crate) enum Source {
 pub struct Dispatcher {
     pub(crate) queues: GilCell<threadlets_core::Scheduler<Request>>,
     pub(crate) sources: GilCell<Sources<Source>>,
-    pub(crate) watches: GilCell<Descriptors>,
+    pub(crate) descriptors: GilCell<Descriptors>,
     /// Where engines put runs that have ended.
     pub(crate) completions: Arc<CompletionQueue>,
     /// The futures that ended runs settle, by the tokens of the runs.
@@ -353,7 +353,7 @@ impl Dispatcher {
         Ok(Self {
             queues: GilCell::new(threadlets_core::Scheduler::default()),
             sources: GilCell::new(Sources::default()),
-            watches: GilCell::new(Descriptors::default()),
+            descriptors: GilCell::new(Descriptors::default()),
             completions: Arc::new(CompletionQueue::new(Arc::clone(&poller))),
             awaited: GilCell::default(),
             poller: GilCell::new(Some(poller)),
@@ -486,13 +486,13 @@ impl Dispatcher {
         self.workers.release(py);
         drop(self.task_factory.take(py));
         let sources = self.sources.with(py, std::mem::take);
-        let watches = self.watches.with(py, std::mem::take);
-        watches.refuse_connections(py);
+        let descriptors = self.descriptors.with(py, std::mem::take);
+        descriptors.refuse_connections(py);
         drop(self.completions.close());
         let awaited = self.awaited.with(py, std::mem::take);
         awaited.iter().for_each(|(_, it)| it.give_up(py));
         let poller = self.poller.with(py, Option::take);
-        drop((sources, watches, poller, awaited));
+        drop((sources, descriptors, poller, awaited));
     }
 
     #[getter(_debug)]
@@ -558,7 +558,7 @@ impl Dispatcher {
                 Source::Descriptor(_) => Ok(()),
             })
         })?;
-        self.watches.traverse(&visit, |watches| watches.traverse(&visit))?;
+        self.descriptors.traverse(&visit, |descriptors| descriptors.traverse(&visit))?;
         self.awaited
             .traverse(&visit, |awaited| awaited.iter().try_for_each(|(_, it)| it.visit(&visit)))?;
         self.requests.traverse(&visit, |requests| requests.traverse(&visit))?;

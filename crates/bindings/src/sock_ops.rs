@@ -117,8 +117,8 @@ fn start<'py>(
     }
     let direction = kind.direction();
     // Operations of one direction are served in order: a new one does not overtake.
-    let would_overtake = this.watches.with(py, |watches| {
-        watches.operations(fd, direction).is_some_and(|waiting| !waiting.is_empty())
+    let would_overtake = this.descriptors.with(py, |descriptors| {
+        descriptors.operations(fd, direction).is_some_and(|waiting| !waiting.is_empty())
     });
     if !would_overtake && let Some(result) = kind.attempt(py, this, SocketFd::new(fd))? {
         return Ok((true, result));
@@ -127,8 +127,8 @@ fn start<'py>(
     Descriptors::register_for_operations(this, sock, fd)?;
     let future = any_future::make(slf)?;
     let operation = SockOp { kind, future: future.clone().unbind(), sock: sock.clone().unbind() };
-    this.watches.with(py, |watches| {
-        if let Some(waiting) = watches.operations(fd, direction) {
+    this.descriptors.with(py, |descriptors| {
+        if let Some(waiting) = descriptors.operations(fd, direction) {
             waiting.push_back(operation);
         }
     });
@@ -139,8 +139,9 @@ fn start<'py>(
 pub(crate) fn retry(slf: &Bound<'_, Dispatcher>, fd: i32, direction: Direction) -> PyResult<()> {
     let py = slf.py();
     let this = slf.get();
-    let next =
-        || this.watches.with(py, |it| it.operations(fd, direction).and_then(VecDeque::pop_front));
+    let next = || {
+        this.descriptors.with(py, |it| it.operations(fd, direction).and_then(VecDeque::pop_front))
+    };
     while let Some(mut operation) = next() {
         let future = operation.future.bind(py).clone();
         if any_future::is_done(&future)? {
@@ -155,8 +156,8 @@ pub(crate) fn retry(slf: &Bound<'_, Dispatcher>, fd: i32, direction: Direction) 
             Ok(Some(result)) => any_future::settle(&future, Ok(result.unbind()))?,
             Err(error) => any_future::settle(&future, Err(error))?,
             Ok(None) => {
-                this.watches.with(py, |watches| {
-                    if let Some(waiting) = watches.operations(fd, direction) {
+                this.descriptors.with(py, |descriptors| {
+                    if let Some(waiting) = descriptors.operations(fd, direction) {
                         waiting.push_front(operation);
                     }
                 });
@@ -204,8 +205,8 @@ impl Dispatcher {
     fn _sock_withdraw(&self, fd: i32, future: &Bound<'_, PyAny>) {
         let py = future.py();
         for direction in [Direction::Read, Direction::Write] {
-            let withdrawn = self.watches.with(py, |watches| {
-                let waiting = watches.operations(fd, direction)?;
+            let withdrawn = self.descriptors.with(py, |descriptors| {
+                let waiting = descriptors.operations(fd, direction)?;
                 let at = waiting.iter().position(|it| it.future.is(future))?;
                 waiting.remove(at)
             });

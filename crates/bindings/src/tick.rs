@@ -191,7 +191,7 @@ impl Dispatcher {
         // Delivered even if the role was lost: an edge is not reported twice.
         let is_woken = this.queues.with(py, |queues| {
             this.sources.with(py, |sources| {
-                this.watches.with(py, |watches| {
+                this.descriptors.with(py, |descriptors| {
                     poller.deliver(|key, readiness| {
                         let Some(source) = sources.get(key) else { return };
                         tell(source, readiness);
@@ -202,7 +202,7 @@ impl Dispatcher {
                                 }
                             }
                             Source::Descriptor(fd) => {
-                                watches.became_ready(py, *fd, readiness, queues)
+                                descriptors.became_ready(py, *fd, readiness, queues)
                             }
                         }
                     })

@@ -1,11 +1,12 @@
-//! Interim signal actions, set while the only thread that may change the host's handlers is blocked.
+//! Signals: threads that leave them to the host's, and interim actions, set while the only thread that may
+//! change the host's handlers is blocked.
 //!
 //! The host keeps a table of signal handlers. Until the thread that may change it can do so, this module sets
 //! an action with the kernel: the signal writes its number to a descriptor, or has its default action. The
 //! host's own handler is not called meanwhile, so it gets no signal for which its table has another handler,
 //! or none.
 //!
-//! All functions but the signal handlers themselves are called with the host's lock held.
+//! All functions but [`block`] and the signal handlers themselves are called with the host's lock held.
 
 use std::mem::{transmute, zeroed};
 use std::os::fd::RawFd;

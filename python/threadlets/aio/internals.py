@@ -223,7 +223,7 @@ class Selector:
             fd: selectors.SelectorKey(
                 fd, fd, _mask(reader is not None, writer is not None), (reader, writer)
             )
-            for fd, reader, writer in self._loop._watched()
+            for fd, reader, writer in self._loop._descriptors()
         }
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:

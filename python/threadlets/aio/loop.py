@@ -232,7 +232,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
             {"message": "Exception in a request of the loop", "exception": exception}
         )
 
-    def _watch_refused(self, fd: int, exception: OSError) -> None:
+    def _descriptor_refused(self, fd: int, exception: OSError) -> None:
         """Report that the kernel refuses to watch a descriptor; the loop tries again."""
         self.call_exception_handler(
             {

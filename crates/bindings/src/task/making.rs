@@ -184,7 +184,7 @@ impl Dispatcher {
         counts.set_item("ready", n_ready)?;
         counts.set_item("timers", n_timers)?;
         counts.set_item("runs", self.awaited.with(py, |it| it.len()))?;
-        let n_unused = self.watches.with(py, |it| it.n_unused());
+        let n_unused = self.descriptors.with(py, |it| it.n_unused());
         counts.set_item("descriptors", self.sources.with(py, |it| it.len()) - n_unused)?;
         counts.set_item("blocked", self.workers.n_parked.load(Relaxed))?;
         let n_threads = self.workers.registry.with(py, |it| it.n_threads() - it.n_idle());

@@ -154,16 +154,6 @@ fn failure(waited_for: Bound<'_, PyAny>) -> Option<PyErr> {
     outcome.err()
 }
 
-/// Whether the object is a native task, and not of a derived class.
-#[inline]
-pub(super) fn is_task(object: &Bound<'_, PyAny>) -> bool {
-    #[cfg(Py_3_14)]
-    if object.is_exact_instance_of::<super::visible::VisibleTask>() {
-        return true;
-    }
-    object.is_exact_instance_of::<Task>()
-}
-
 #[inline]
 fn send<'py>(coroutine: &Bound<'py, PyAny>) -> Reached<'py> {
     let py = coroutine.py();

@@ -315,8 +315,18 @@ impl Task {
     }
 }
 
+/// Whether the object is a native task, and not of a derived class.
+#[inline]
+fn is_task(object: &Bound<'_, PyAny>) -> bool {
+    #[cfg(Py_3_14)]
+    if object.is_exact_instance_of::<super::visible::VisibleTask>() {
+        return true;
+    }
+    object.is_exact_instance_of::<Task>()
+}
+
 fn into_task(object: Bound<'_, PyAny>) -> Result<Bound<'_, Task>, Bound<'_, PyAny>> {
-    if step::is_task(&object) {
+    if is_task(&object) {
         object.cast_into().map_err(|error| error.into_inner())
     } else {
         Err(object)

@@ -140,7 +140,7 @@ impl Parker {
 
     /// In the model no wait times out: a lost reason shows as a deadlock.
     #[cfg(feature = "model")]
-    fn sleep(&self, wanted: WakeReason, _patience: Option<Duration>) {
+    fn sleep(&self, wanted: WakeReason, _timeout: Option<Duration>) {
         let (lock, condition) = &self.woken;
         let mut guard = lock.lock().unwrap();
         while self.reasons.load(Ordering::SeqCst) & (wanted.0 | WakeReason::STOP.0) == 0 {

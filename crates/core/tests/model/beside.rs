@@ -234,12 +234,12 @@ fn a_monitor_that_takes_over_and_forgets_work_leaves_it_undone() {
 fn work_comes_when_the_last_thread_ends(is_on_watch: bool, slip: Option<Slip>) {
     run(3, 1, 1, slip, move |world| {
         if is_on_watch {
-            world.n_impatient_watches.set(1);
+            world.n_monitor_timeouts.set(1);
             let monitor = world.appoint(&mut world.lock.lock().unwrap());
             world.parker(monitor).unpark(WakeReason::MONITOR);
             world.spawn(move |world| world.live(monitor));
         } else {
-            world.n_impatient.set(1);
+            world.n_idle_timeouts.set(1);
             world.spawn_idle(1);
         }
         world.submit(|held| held.submit_beside(job(release(), go_on())));

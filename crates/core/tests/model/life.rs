@@ -95,7 +95,7 @@ impl World {
     }
 
     /// Whether the wait that begins is to time out.
-    fn asks_not_to_wait(n_left: &Cell<u32>) -> bool {
+    fn times_out(n_left: &Cell<u32>) -> bool {
         let before = n_left.get();
         n_left.set(before.saturating_sub(1));
         before > 0
@@ -119,7 +119,7 @@ impl World {
         let parker = self.parker(me);
         loop {
             let wanted = WakeReason::MONITOR | WakeReason::WORK | WakeReason::ASK;
-            let reasons = if Self::asks_not_to_wait(&self.n_impatient) {
+            let reasons = if Self::times_out(&self.n_idle_timeouts) {
                 parker.take(wanted)
             } else {
                 parker.park(wanted, None)
@@ -219,9 +219,9 @@ impl World {
             }
             let wanted = WakeReason::BLOCKED | WakeReason::WAKE | WakeReason::WORK;
             if self.role.inside().is_none() && dozes(&self.role) {
-                let asks_not_to_wait = Self::asks_not_to_wait(&self.n_impatient_watches);
+                let times_out = Self::times_out(&self.n_monitor_timeouts);
                 let reasons =
-                    if asks_not_to_wait { parker.take(wanted) } else { parker.park(wanted, None) };
+                    if times_out { parker.take(wanted) } else { parker.park(wanted, None) };
                 if reasons == WakeReason::NONE || reasons.has(WakeReason::STOP) {
                     return Noticed::Nothing;
                 }

@@ -66,9 +66,9 @@ pub(crate) struct World {
     /// What each thread does; idle ones are absent.
     pub(crate) doing: RefCell<BTreeMap<usize, Doing>>,
     /// How many waits of idle threads are to time out.
-    pub(crate) n_impatient: Cell<u32>,
+    pub(crate) n_idle_timeouts: Cell<u32>,
     /// How many waits of the monitor are to time out.
-    pub(crate) n_impatient_watches: Cell<u32>,
+    pub(crate) n_monitor_timeouts: Cell<u32>,
     /// A request has failed, so that the loop is to end.
     pub(crate) fails: Cell<bool>,
     /// The fault that is reintroduced, if any.
@@ -138,8 +138,8 @@ impl World {
             bound: RefCell::default(),
             held_calls: RefCell::default(),
             doing: RefCell::default(),
-            n_impatient: Cell::default(),
-            n_impatient_watches: Cell::default(),
+            n_idle_timeouts: Cell::default(),
+            n_monitor_timeouts: Cell::default(),
             fails: Cell::default(),
             slip: Cell::default(),
             n_to_go_on: Cell::new(1),
