@@ -179,44 +179,47 @@ def test_python_is_called_under_a_guard_only() -> None:
         if re.match("_?Py", name)
         and not re.search("^PyExc_|_Type$|Struct$|^_Py_EllipsisObject$", name)
     }
-    listed = (_ROOT / "crates/bindings/src/python_calls.h").read_text()
+    listed = (_ROOT / "crates/bindings/src/py/python_calls.h").read_text()
     guarded = set(re.findall(r"^(?:CALL\d\(.*?, |DO\d\()(_?Py\w+)[,)]", listed, re.MULTILINE))
     guarded |= {"PyVectorcall_Function", "PyType_FromSpec"}
     assert "PyObject_GetAttr" in functions & guarded
     missing = sorted(functions - guarded - _HARMLESS)
-    assert not missing, f"put these into crates/bindings/src/python_calls.h: {missing}"
+    assert not missing, f"put these into crates/bindings/src/py/python_calls.h: {missing}"
 
 
 def test_unsafe_stays_where_it_is_expected() -> None:
     """Raw pointers and descriptors live in few files; the state machines need none."""
     expected = {
-        "crates/bindings/src/asyncio_state.rs",
-        "crates/bindings/src/beside.rs",
-        "crates/bindings/src/byte_buffer.rs",
-        "crates/bindings/src/call.rs",
-        "crates/bindings/src/call_type.rs",
-        "crates/bindings/src/callback.rs",
+        "crates/bindings/src/calls/call.rs",
+        "crates/bindings/src/calls/call_beside.rs",
+        "crates/bindings/src/calls/call_object.rs",
+        "crates/bindings/src/calls/call_type.rs",
+        "crates/bindings/src/calls/queued_call.rs",
+        "crates/bindings/src/contract/context.rs",
         "crates/bindings/src/contract/errno.rs",
         "crates/bindings/src/contract/locals.rs",
         "crates/bindings/src/contract/mod.rs",
-        "crates/bindings/src/entry_point.rs",
-        "crates/bindings/src/gil_cell.rs",
-        "crates/bindings/src/greenlets.rs",
-        "crates/bindings/src/interpreter.rs",
-        "crates/bindings/src/memory.rs",
-        "crates/bindings/src/queued_call.rs",
-        "crates/bindings/src/scope/requests.rs",
+        "crates/bindings/src/dispatcher/outstanding.rs",
+        "crates/bindings/src/dispatcher/worker.rs",
+        "crates/bindings/src/py/asyncio_state.rs",
+        "crates/bindings/src/py/byte_buffer.rs",
+        "crates/bindings/src/py/context.rs",
+        "crates/bindings/src/py/ctypes_errno.rs",
+        "crates/bindings/src/py/entry_point.rs",
+        "crates/bindings/src/py/gil_cell.rs",
+        "crates/bindings/src/py/interpreter.rs",
+        "crates/bindings/src/py/memory.rs",
         "crates/bindings/src/syslet/argument.rs",
         "crates/bindings/src/syslet/lease.rs",
+        "crates/bindings/src/task/arguments.rs",
         "crates/bindings/src/task/awaited_by.rs",
         "crates/bindings/src/task/current_by_thread.rs",
         "crates/bindings/src/task/showing.rs",
         "crates/bindings/src/task/slots.rs",
         "crates/bindings/src/task/step.rs",
-        "crates/bindings/src/task/task.rs",
         "crates/bindings/src/task/visible.rs",
-        "crates/bindings/src/worker.rs",
-        "crates/bindings/src/workers.rs",
+        "crates/bindings/src/workers/greenlets.rs",
+        "crates/bindings/src/workers/role.rs",
         "crates/core/src/buffers.rs",
         "crates/core/src/engine/backend.rs",
         "crates/core/src/engine/blocking.rs",

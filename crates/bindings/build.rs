@@ -7,8 +7,8 @@ use std::process::Command;
 
 fn main() {
     pyo3_build_config::use_pyo3_cfgs();
-    println!("cargo:rerun-if-changed=src/interpreter.c");
-    println!("cargo:rerun-if-changed=src/python_calls.h");
+    println!("cargo:rerun-if-changed=src/py/interpreter.c");
+    println!("cargo:rerun-if-changed=src/py/python_calls.h");
     println!("cargo:rustc-env=THREADLETS_BUILD={}", build());
     let Some(headers) = headers() else {
         // Without headers the crate can be checked, but not linked.
@@ -16,7 +16,7 @@ fn main() {
         return;
     };
     cc::Build::new()
-        .file("src/interpreter.c")
+        .file("src/py/interpreter.c")
         .includes(headers)
         .flag("-fexceptions")
         .warnings(true)
@@ -60,7 +60,7 @@ fn build() -> String {
 /// The names of the functions that are replaced with guarded ones. The linker ignores those that this
 /// interpreter does not have.
 fn guarded() -> impl Iterator<Item = &'static str> {
-    let list = include_str!("src/python_calls.h").lines();
+    let list = include_str!("src/py/python_calls.h").lines();
     let calls = list.filter_map(|line| {
         let (what, rest) = line.split_once('(')?;
         let mut fields = rest.trim_end_matches(')').split(", ");

@@ -3,45 +3,17 @@
 //! A method here parses its arguments, calls the core, which decides, and wraps the result. Work that is
 //! not on the path of every request is left to the Python side (`python/threadlets/aio`).
 
-mod accept;
-mod address;
-#[cfg(Py_3_14)]
-mod asyncio_state;
-mod beside;
-mod bound;
-mod byte_buffer;
-mod call;
-mod call_type;
-mod callback;
-mod checkpoint;
-mod connection_context;
+mod api;
+mod callbacks;
+mod calls;
 mod contract;
-mod datagrams;
-mod descriptors;
 mod dispatcher;
-mod entry_point;
-mod error;
-mod gil_cell;
-mod greenlets;
-mod internals;
-mod interpreter;
-mod memory;
-mod pool;
-mod queued_call;
-mod request;
-mod running;
+mod net;
+mod py;
 mod scope;
-mod shutdown;
-mod signals;
-mod sock_ops;
-mod stream;
-mod stream_state;
-mod stream_view;
 mod syslet;
 mod task;
 mod tick;
-mod wake;
-mod worker;
 mod workers;
 
 /// The native half of threadlets.
@@ -50,35 +22,29 @@ mod workers;
 #[pyo3::pymodule(gil_used = true)]
 mod _core {
     #[pymodule_export]
-    use super::address::{peername, sockname};
+    use super::callbacks::handles::{Handle, TimerHandle};
     #[pymodule_export]
-    use super::beside::CallBeside;
+    use super::calls::call_beside::CallBeside;
     #[pymodule_export]
-    use super::bound::{Stay, stay};
+    use super::calls::checkpoint::Checkpoint;
     #[pymodule_export]
-    use super::callback::{Handle, TimerHandle};
-    #[pymodule_export]
-    use super::checkpoint::Checkpoint;
+    use super::calls::pool::Pool;
     #[pymodule_export]
     use super::contract::{Environment, Flags, fp_state};
     #[pymodule_export]
-    use super::datagrams::Datagrams;
-    #[pymodule_export]
     use super::dispatcher::Dispatcher;
     #[pymodule_export]
-    use super::greenlets::GreenletTrace;
+    use super::dispatcher::hooks::hooks;
     #[pymodule_export]
-    use super::internals::RequestHandle;
+    use super::net::datagrams::Datagrams;
     #[pymodule_export]
-    use super::pool::Pool;
+    use super::net::stream::Stream;
+    #[pymodule_export]
+    use super::py::address::{peername, sockname};
     #[pymodule_export]
     use super::scope::members::Members;
     #[pymodule_export]
     use super::scope::sleep::{Sleep, sleep};
-    #[pymodule_export]
-    use super::signals::take_passed;
-    #[pymodule_export]
-    use super::stream::Stream;
     #[pymodule_export]
     use super::syslet::completions::Completions;
     #[pymodule_export]
@@ -104,17 +70,41 @@ mod _core {
     use super::task::future::Future;
     #[pymodule_export]
     use super::task::task::Task;
+    #[pymodule_export]
+    use super::tick::request_handle::RequestHandle;
+    #[pymodule_export]
+    use super::workers::bound::{Stay, stay};
+    #[pymodule_export]
+    use super::workers::greenlets::GreenletTrace;
+    #[pymodule_export]
+    use super::workers::signals::take_passed;
 
     use pyo3::prelude::*;
 
+    use super::task::slots;
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        super::task::names::load(module.py())?;
+        super::py::names::load(module.py())?;
         super::task::current::load(module.py())?;
-        super::task::slots::fill(module.py());
-        super::entry_point::load(module.py())?;
-        module.add("checkpoint", super::checkpoint::Checkpoint)?;
-        super::call_type::export(module)
+        register_futures(module.py());
+        super::py::entry_point::load(module.py())?;
+        module.add("checkpoint", super::calls::checkpoint::Checkpoint)?;
+        super::calls::call_type::export(module)
+    }
+
+    /// Register the classes of native futures.
+    fn register_futures(py: Python<'_>) {
+        slots::register::<Future>(py);
+        slots::register::<Task>(py);
+        #[cfg(Py_3_14)]
+        {
+            super::task::awaited_by::load(py);
+            slots::register::<super::task::visible::VisibleTask>(py);
+        }
+        slots::register::<Sleep>(py);
+        slots::register::<Pending>(py);
+        slots::register::<CallBeside>(py);
     }
 
     /// The version of the native core; the package refuses to run with another.

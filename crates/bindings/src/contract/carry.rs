@@ -6,6 +6,7 @@
 //!
 //! None of this costs anything while nothing in the process is carried, which a count tells.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use pyo3::PyTraverseError;
@@ -15,12 +16,22 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use threadlets_core::fp::{self, State};
 
-use crate::contract::flags::Flags;
-use crate::contract::{VIOLATION, errno};
-use crate::interpreter;
+use super::errno;
+use super::flags::Flags;
+use crate::py::interpreter;
 
 /// How many blocks and `errno`s are carried in the process.
 static N_CARRIED: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// The states found and expected when a request left its context.
+    static VIOLATION: Cell<Option<(State, State)>> = const { Cell::new(None) };
+}
+
+/// Take the states that were found and expected when the last request left its context, if they differed.
+pub(super) fn take_violation() -> Option<(State, State)> {
+    VIOLATION.take()
+}
 
 /// Whether anything in the process is carried.
 #[inline]

@@ -5,9 +5,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use threadlets_core::fp::{self, Rounding, State};
 
-use crate::callback::in_context;
-use crate::contract::carry::{self, Block, Counted};
-use crate::interpreter;
+use super::carry::{self, Block, Counted};
+use super::in_context;
+use crate::py::interpreter;
 
 /// A floating-point environment: rounding, and the treatment of denormals. The rest is as outside.
 ///

@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFrozenSet, PyTuple};
 use threadlets_core::fp::{self, State};
 
-use crate::contract::carry::{self, Block, Counted};
-use crate::interpreter;
+use super::carry::{self, Block, Counted};
+use crate::py::interpreter;
 
 /// The floating-point exceptions that were raised in a block, across its suspensions.
 #[pyclass(frozen, module = "threadlets.fp")]

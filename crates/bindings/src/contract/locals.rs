@@ -13,9 +13,9 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::types::{PyTuple, PyType};
 use pyo3::{ffi, intern, prelude::*};
 
-use crate::dispatcher::Dispatcher;
-use crate::error::ends_the_loop;
-use crate::interpreter;
+use crate::dispatcher::{Dispatcher, hooks};
+use crate::py::error::ends_the_loop;
+use crate::py::interpreter;
 
 /// The original slots of `threading.local`.
 struct Original {
@@ -144,7 +144,7 @@ unsafe fn tell(
     };
     let told = with_listener(null_mut(), || {
         let [before, after] = values.map(|it| PyTuple::new(py, it));
-        listener.call_method1(intern!(py, "_local_used"), (how, object, name, before?, after?))
+        hooks::local_used(&listener, how, object, name, before?, after?)
     });
     match told {
         Err(error) if ends_the_loop(py, &error) => {

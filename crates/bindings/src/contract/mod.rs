@@ -8,75 +8,24 @@
 //! (`ThreadedDispatcher._state_changed`).
 
 mod carry;
+mod context;
 mod environment;
 mod errno;
 mod flags;
 mod locals;
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-
-use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::{ffi, intern};
 use threadlets_core::fp::State;
 
-pub(crate) use carry::{enter, enter_of, leave, leave_of};
+pub(crate) use carry::{enter_of, leave_of};
+pub(crate) use context::in_context;
 pub(crate) use environment::{Environment, fp_state};
-pub(crate) use errno::CtypesErrno;
 pub(crate) use flags::Flags;
 pub(crate) use locals::listening;
 
-use crate::dispatcher::Dispatcher;
-use crate::error::ends_the_loop;
-
-/// What happens when a request has changed the state, besides restoring it and counting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Policy {
-    Restore,
-    Warn,
-    Raise,
-    /// Nothing is compared.
-    Off,
-}
-
-impl Policy {
-    const NAMES: [(&str, Self); 4] = [
-        ("restore", Self::Restore),
-        ("warn", Self::Warn),
-        ("raise", Self::Raise),
-        ("off", Self::Off),
-    ];
-}
-
-/// The policy of one dispatcher.
-#[derive(Debug)]
-pub(crate) struct Contract(AtomicU8);
-
-impl Default for Contract {
-    fn default() -> Self {
-        Self(AtomicU8::new(Policy::Restore as u8))
-    }
-}
-
-impl Contract {
-    #[inline]
-    fn is_off(&self) -> bool {
-        self.0.load(Relaxed) == Policy::Off as u8
-    }
-
-    fn policy_name(&self) -> &'static str {
-        let now = self.0.load(Relaxed);
-        let named = Policy::NAMES.iter().find(|(_, it)| *it as u8 == now);
-        named.map_or("restore", |(name, _)| name)
-    }
-}
-
-thread_local! {
-    /// The states found and expected when a request left its context; `check` takes them.
-    static VIOLATION: Cell<Option<(State, State)>> = const { Cell::new(None) };
-}
+use crate::dispatcher::{Dispatcher, hooks};
+use crate::py::error::ends_the_loop;
 
 /// Compare the state after a request has run; a violation is reported with the name of `subject`.
 ///
@@ -96,7 +45,7 @@ pub(crate) fn check_within<'a, 'py: 'a>(
     expected: State,
     subject: impl FnOnce() -> Option<Bound<'py, PyAny>>,
 ) -> PyResult<()> {
-    if slf.get().contract.is_off() || (State::read() == expected && !carry::is_in_use()) {
+    if slf.get().fp_policy.is_off() || (State::read() == expected && !carry::is_in_use()) {
         return Ok(());
     }
     check_closely(slf, expected, subject)
@@ -109,7 +58,7 @@ fn check_closely<'py>(
     subject: impl FnOnce() -> Option<Bound<'py, PyAny>>,
 ) -> PyResult<()> {
     let found = State::read();
-    let violation = VIOLATION.take().or((found != outside).then_some((found, outside)));
+    let violation = carry::take_violation().or((found != outside).then_some((found, outside)));
     let Some((found, expected)) = violation else { return Ok(()) };
     outside.restore();
     match report(slf, subject(), found, expected, false) {
@@ -130,11 +79,9 @@ fn report(
     expected: State,
     is_threadlet: bool,
 ) -> PyResult<()> {
-    let py = slf.py();
     let changes = found.changes_from(expected).to_string();
-    let policy = slf.get().contract.policy_name();
-    let report = (subject, changes, policy, is_threadlet);
-    slf.call_method1(intern!(py, "_state_changed"), report).map(drop)
+    let policy = slf.get().fp_policy.name();
+    hooks::state_changed(slf, subject, changes, policy, is_threadlet).map(drop)
 }
 
 /// Call a function as a threadlet, in an environment if it is given one, and compare: the awaiting code
@@ -149,7 +96,7 @@ pub(crate) fn call_threadlet(
     if let Some(environment) = environment {
         return call_within(slf, callable, environment, call);
     }
-    if slf.get().contract.is_off() {
+    if slf.get().fp_policy.is_off() {
         return call();
     }
     let expected = State::read();
@@ -207,26 +154,5 @@ fn threadlet_changed(
             error.restore(py);
             std::ptr::null_mut()
         }
-    }
-}
-
-#[pymethods]
-impl Dispatcher {
-    /// What happens when a request changes the floating-point state.
-    #[getter(_fp_policy)]
-    fn fp_policy(&self) -> &'static str {
-        self.contract.policy_name()
-    }
-
-    #[setter(_fp_policy)]
-    fn set_fp_policy(&self, name: &str) -> PyResult<()> {
-        let known = Policy::NAMES.iter().find(|(it, _)| *it == name);
-        let Some((_, policy)) = known else {
-            return Err(PyValueError::new_err(format!(
-                "fp is {name:?}; it is 'restore', 'warn', 'raise' or 'off'"
-            )));
-        };
-        self.contract.0.store(*policy as u8, Relaxed);
-        Ok(())
     }
 }

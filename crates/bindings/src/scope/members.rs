@@ -1,18 +1,19 @@
 //! `Members`: the requests of one scope. The semantics of scopes are decided in Python
 //! (`threadlets/scopes`).
 
+use std::sync::Arc;
+
 use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::PyVisit;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use threadlets_core::{MemberKey, ScopeKey, clock};
 
-use super::requests::{Left, RequestKind};
-use crate::dispatcher::Dispatcher;
-use crate::gil_cell::GilSlot;
-use crate::request::Request;
+use crate::dispatcher::outstanding::{RequestKind, ScopeOwner, counts_by_name};
+use crate::dispatcher::request::Request;
+use crate::dispatcher::{Dispatcher, hooks};
+use crate::py::gil_cell::GilSlot;
 use crate::task::any_future;
 use crate::task::future::Future;
 use crate::task::task::{FirstStep, Shield, Task};
@@ -45,44 +46,20 @@ impl Members {
         self.key.get(py).ok_or_else(|| PyRuntimeError::new_err("the scope is closed"))
     }
 
-    /// Report the failure of a request that has left its scope; settle `emptied` if it was the last.
-    pub(crate) fn request_ended(request: &Bound<'_, Future>, left: Left) -> PyResult<()> {
-        let py = request.py();
-        let Some(owner) = left.owner else { return Ok(()) };
-        let this = owner.get();
-        let outcome = this.report_failure(request);
-        if left.is_last {
-            // Whatever the report has raised: these futures are awaited.
-            for emptied in this.emptied.take(py) {
-                any_future::settle(emptied.bind(py), Ok(py.None()))?;
-            }
-        }
-        outcome
+    /// The scope of these members; none once it is closed.
+    fn scope(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.scope.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
     }
 
-    fn report_failure(&self, request: &Bound<'_, Future>) -> PyResult<()> {
+    fn report_failure(&self, request: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = request.py();
-        if let Some(error) = request.get().seen_error(py)
+        let error = request.cast::<Future>()?.get().seen_error(py);
+        if let Some(error) = error
             && let Some(scope) = self.scope(py)
         {
-            scope.call_method1(py, intern!(py, "_failed"), (request, error))?;
+            hooks::member_failed(scope.bind(py), request, error)?;
         }
         Ok(())
-    }
-
-    /// Note that a task was cancelled: if its scope cancels its members, this one is counted as cancelled.
-    pub(crate) fn mark_told(task: &Bound<'_, Task>) {
-        let py = task.py();
-        let (future, dispatcher) = (task.as_super().get(), task.as_super().get().dispatcher.get());
-        let owner = dispatcher.requests.with(py, |it| it.owner_of(py, future));
-        if owner.is_some_and(|it| it.get().ending.with(py, |ending| ending.is_some())) {
-            dispatcher.requests.with(py, |it| it.mark_told(py, future));
-        }
-    }
-
-    /// The scope of these members; none once it is closed.
-    pub(crate) fn scope(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.scope.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
     }
 
     /// Cancel as many members as there is time for; the others in the next tick.
@@ -93,7 +70,7 @@ impl Members {
             return Ok(());
         }
         this.tells_more.set(slf.py(), true);
-        this.dispatcher.get().submit(slf.py(), Request::End(slf.clone().unbind()))
+        this.dispatcher.get().submit(slf.py(), Request::End(slf.clone().into_any().unbind()))
     }
 
     /// Cancel up to `n_tasks_max` tasks and any number of waits until about `until_ns`; whether none is left.
@@ -121,9 +98,10 @@ impl Members {
                     }
                 }
                 Err(_) => {
+                    let wait = request.cast::<Future>()?;
                     // The message is for awaiters: of a million waits, most have none.
-                    let why = request.get().is_awaited(py).then(|| message.clone_ref(py));
-                    Future::cancel_with(&request, why).map(drop)
+                    let why = wait.get().is_awaited(py).then(|| message.clone_ref(py));
+                    Future::cancel_with(wait, why).map(drop)
                 }
             };
             // What a member awaits may refuse to be cancelled; the others are cancelled all the same.
@@ -142,8 +120,9 @@ impl Members {
         let key = this.key(py)?;
         let dispatcher = this.dispatcher.get();
         let left = dispatcher.requests.with(py, |requests| {
-            let left = requests.leave(py, request.get());
-            requests.join(key, kind, request);
+            let membership = &request.get().membership;
+            let left = requests.leave(py, membership);
+            requests.join(key, kind, request, membership);
             left
         });
         drop(left);
@@ -152,6 +131,37 @@ impl Members {
             Self::tell_some(slf)?;
         }
         Ok(())
+    }
+}
+
+/// The members of a scope, as the loop's requests know them.
+struct Owner(Py<Members>);
+
+impl ScopeOwner for Owner {
+    /// Report the failure of a request that has left its scope; settle `emptied` if it was the last.
+    fn request_ended(&self, request: &Bound<'_, PyAny>, is_last: bool) -> PyResult<()> {
+        let py = request.py();
+        let members = self.0.get();
+        let outcome = members.report_failure(request);
+        if is_last {
+            // Whatever the report has raised: these futures are awaited.
+            for emptied in members.emptied.take(py) {
+                any_future::settle(emptied.bind(py), Ok(py.None()))?;
+            }
+        }
+        outcome
+    }
+
+    fn cancels(&self, py: Python<'_>) -> bool {
+        self.0.get().ending.with(py, |ending| ending.is_some())
+    }
+
+    fn scope(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.0.get().scope(py)
+    }
+
+    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.0)
     }
 }
 
@@ -171,7 +181,7 @@ impl Members {
             tells_more: GilSlot::new(false),
         };
         let members = Bound::new(py, members)?;
-        let owner = members.clone().unbind();
+        let owner = Arc::new(Owner(members.clone().unbind()));
         let key = r#loop.get().requests.with(py, |it| it.open(owner));
         members.get().key.set(py, Some(key));
         Ok(members)
@@ -216,7 +226,7 @@ impl Members {
             slf.get().key(py)?;
             return slf.get().report_failure(wait);
         }
-        if wait.get().member.get(py) != MemberKey::NONE {
+        if wait.get().membership.get(py) != MemberKey::NONE {
             return Err(PyRuntimeError::new_err(format!(
                 "{} belongs to a scope already, and a request belongs to one only; await it \
                  where it is needed, or start another",
@@ -268,7 +278,7 @@ impl Members {
     }
 
     /// The members that have not ended.
-    fn requests<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, Future>> {
+    fn requests<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
         let key = self.key.get(py);
         key.map_or_else(Vec::new, |key| {
             self.dispatcher.get().requests.with(py, |it| it.requests(py, Some(key)))
@@ -295,16 +305,4 @@ impl Members {
     fn __clear__(&self, py: Python<'_>) {
         drop((self.scope.take(py), self.emptied.take(py), self.ending.take(py)));
     }
-}
-
-/// Counts of requests by the names of their kinds.
-pub(crate) fn counts_by_name(
-    py: Python<'_>,
-    n_requests: [usize; RequestKind::NAMES.len()],
-) -> PyResult<Bound<'_, PyDict>> {
-    let counts = PyDict::new(py);
-    for (name, n) in RequestKind::NAMES.into_iter().zip(n_requests) {
-        counts.set_item(name, n)?;
-    }
-    Ok(counts)
 }

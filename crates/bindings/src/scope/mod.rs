@@ -1,5 +1,4 @@
 //! Scopes: requests that are cancelled, awaited and counted together, and waits without a coroutine.
 
 pub(crate) mod members;
-pub(crate) mod requests;
 pub(crate) mod sleep;

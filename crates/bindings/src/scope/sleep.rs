@@ -4,12 +4,12 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use threadlets_core::{TimerKey, clock};
 
-use crate::dispatcher::Dispatcher;
-use crate::gil_cell::GilSlot;
-use crate::internals;
-use crate::request::Request;
+use crate::dispatcher::replaced;
+use crate::dispatcher::request::Request;
+use crate::dispatcher::worker::Worker;
+use crate::py::gil_cell::GilSlot;
 use crate::task::future::Future;
-use crate::worker::Worker;
+use crate::task::slots::{NativeClass, NativeFuture};
 
 /// The future that `threadlets.sleep` returns.
 #[pyclass(frozen, extends = Future, module = "threadlets._core")]
@@ -22,10 +22,15 @@ impl Sleep {
     pub(crate) fn end(slf: &Bound<'_, Self>) -> PyResult<()> {
         Future::resolve(slf.as_super(), slf.py().None())
     }
+}
+
+impl NativeFuture for Sleep {
+    const CLASS: NativeClass = NativeClass::Sleep;
 
     /// Forget the timer: the sleep was cancelled, or has ended.
-    pub(crate) fn forget(&self, py: Python<'_>, dispatcher: &Dispatcher) {
-        dispatcher.forget_timer(py, self.timer.get(py));
+    fn withdraw(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        slf.as_super().get().dispatcher.get().forget_timer(py, slf.get().timer.get(py));
     }
 }
 
@@ -56,8 +61,8 @@ pub(crate) fn sleep<'py>(py: Python<'py>, delay: f64) -> PyResult<Bound<'py, Sle
         // Set below, once the timer was started.
         let sleep = Sleep { timer: GilSlot::new(TimerKey::NONE) };
         let sleep = Bound::new(py, PyClassInitializer::from(future).add_subclass(sleep))?;
-        let deadline_ns = clock::deadline_ns(internals::now(dispatcher)? + delay);
-        let request = Request::Sleep(sleep.clone().unbind());
+        let deadline_ns = clock::deadline_ns(replaced::now(dispatcher)? + delay);
+        let request = Request::Sleep(sleep.clone().into_any().unbind());
         let key = this.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
         sleep.get().timer.set(py, key);
         this.wake_if_sleeping(py)?;

@@ -12,8 +12,8 @@ use threadlets_core::clock;
 use threadlets_core::mpsc_queue::MpscQueue;
 use threadlets_core::syslet::{Lent, Memory, Run, SocketAddress};
 
-use crate::byte_buffer::ByteBuffer;
-use crate::memory;
+use crate::py::byte_buffer::ByteBuffer;
+use crate::py::memory;
 
 /// The kind of argument that a parameter takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use threadlets_core::clock;
 use threadlets_core::syslet::{CompletionSink, Run};
 use threadlets_core::takeover::{Parker, WakeReason};
 
-use super::completion_queue::CompletionQueue;
+use crate::dispatcher::completion_queue::CompletionQueue;
 
 #[derive(Default)]
 struct ChannelState {

@@ -18,7 +18,7 @@ use super::program::{Started, SysletProgram, pool_or_default};
 use super::result::SysletResult;
 use super::sweep::{new_group, readiness, timeout_ns};
 use crate::dispatcher::Dispatcher;
-use crate::gil_cell::GilCell;
+use crate::py::gil_cell::GilCell;
 
 /// A run that is under way.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use threadlets_core::buffers::Lease;
 
-use crate::gil_cell::GilCell;
+use crate::py::gil_cell::GilCell;
 
 enum LentMemory {
     Pooled(Lease),

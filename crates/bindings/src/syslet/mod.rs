@@ -3,7 +3,6 @@
 
 pub(crate) mod argument;
 pub(crate) mod channel;
-pub(crate) mod completion_queue;
 pub(crate) mod completions;
 pub(crate) mod engine;
 pub(crate) mod lease;

@@ -9,7 +9,7 @@ use threadlets_core::syslet::{Memory, ResultSpec, Run, Span};
 
 use super::lease::LeasedMemory;
 use super::result::SysletResult;
-use crate::{address, memory};
+use crate::py::{address, memory};
 
 /// The result of a run that has ended.
 ///

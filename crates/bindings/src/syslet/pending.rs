@@ -9,42 +9,15 @@ use pyo3::prelude::*;
 use threadlets_core::engine::Engine;
 use threadlets_core::syslet::Run;
 
-use super::argument;
-use super::completion_queue::Message;
-use super::engine;
 use super::program::SysletProgram;
 use super::result::SysletResult;
+use super::{argument, engine};
 use crate::dispatcher::Dispatcher;
-use crate::gil_cell::{GilCell, GilSlot};
+use crate::dispatcher::completion_queue::Message;
+use crate::py::gil_cell::{GilCell, GilSlot};
 use crate::task::any_future;
 use crate::task::future::{Future, Outcome};
-
-/// What a message of the completion queue settles.
-pub(crate) enum Awaited {
-    /// The future of a run, and the run's program.
-    Run { program: Py<SysletProgram>, pending: Py<Pending> },
-    /// A future that is to be done when a channel has enough runs.
-    Channel(Py<PyAny>),
-}
-
-impl Awaited {
-    /// Cancel the run, if it is one: the loop is closed.
-    pub(crate) fn give_up(&self, py: Python<'_>) {
-        if let Self::Run { pending, .. } = self {
-            pending.get().request_cancel(py);
-        }
-    }
-
-    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        match self {
-            Self::Run { program, pending } => {
-                visit.call(program)?;
-                visit.call(pending)
-            }
-            Self::Channel(future) => visit.call(future),
-        }
-    }
-}
+use crate::task::slots::{NativeClass, NativeFuture};
 
 /// A run that has ended, on its way to the task that awaits it. If its result is never taken, its
 /// descriptors are closed with it.
@@ -79,6 +52,7 @@ impl EndedRun {
 /// task that awaits it and is cancelled is therefore resumed when nothing of the run is under way any more.
 #[pyclass(frozen, extends = Future, module = "threadlets._core")]
 pub(crate) struct Pending {
+    program: Py<SysletProgram>,
     engine: Arc<Engine>,
     id: GilSlot<u64>,
     /// Cancelling the run has no effect: it was cancelled already, or it persists.
@@ -97,12 +71,11 @@ impl Pending {
     ) -> Result<Bound<'py, Self>, (PyErr, Box<Run>)> {
         let py = dispatcher.py();
         let this = dispatcher.get();
-        let pending = match Self::make(dispatcher, engine, persists) {
+        let pending = match Self::make(dispatcher, program, engine, persists) {
             Ok(pending) => pending,
             Err(error) => return Err((error, run)),
         };
-        let awaited =
-            Awaited::Run { program: program.clone().unbind(), pending: pending.clone().unbind() };
+        let awaited = pending.clone().into_any().unbind();
         let token = this.awaited.with(py, |it| it.insert(awaited));
         run.token = token as u64;
         run.sink = Some(this.completions.sink());
@@ -120,6 +93,7 @@ impl Pending {
 
     fn make<'py>(
         dispatcher: &Bound<'py, Dispatcher>,
+        program: &Bound<'py, SysletProgram>,
         engine: &Arc<Engine>,
         persists: bool,
     ) -> PyResult<Bound<'py, Self>> {
@@ -128,7 +102,8 @@ impl Pending {
         let future = Future::new(dispatcher.clone().unbind());
         future.remember_source(py)?;
         let (id, ignores_cancel) = (GilSlot::new(0), GilSlot::new(persists));
-        let pending = Self { engine: Arc::clone(engine), id, ignores_cancel };
+        let (program, engine) = (program.clone().unbind(), Arc::clone(engine));
+        let pending = Self { program, engine, id, ignores_cancel };
         Bound::new(py, PyClassInitializer::from(future).add_subclass(pending))
     }
 
@@ -158,43 +133,56 @@ impl Pending {
         let py = slf.py();
         match slf.as_super().get().outcome(py) {
             None => slf.get().request_cancel(py),
-            Some(Outcome::Result(landed)) => landed.bind(py).cast::<EndedRun>()?.get().discard(py),
+            Some(Outcome::Result(ended)) => ended.bind(py).cast::<EndedRun>()?.get().discard(py),
             Some(Outcome::Error(_)) => {}
         }
         Ok(())
     }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.program)
+    }
 }
 
-impl Dispatcher {
-    /// Register a future that is to be done when a channel has enough runs; returns its token.
-    pub(crate) fn await_channel(&self, py: Python<'_>, future: Py<PyAny>) -> u64 {
-        self.awaited.with(py, |awaited| awaited.insert(Awaited::Channel(future))) as u64
-    }
+impl NativeFuture for Pending {
+    const CLASS: NativeClass = NativeClass::Pending;
+}
 
-    /// Forget the future with this token: no channel will notify it.
-    pub(crate) fn forget_channel(&self, py: Python<'_>, token: u64) {
-        drop(self.awaited.with(py, |awaited| awaited.try_remove(token as usize)));
-    }
-
-    /// Settle the future that a message is about.
-    pub(crate) fn deliver(slf: &Bound<'_, Self>, message: Message) -> PyResult<()> {
-        let py = slf.py();
-        argument::release_dropped_buffers(py);
-        let (token, run) = match message {
-            Message::Ended(run) => (run.token as usize, Some(run)),
-            Message::Notified(token) => (token as usize, None),
-        };
-        let awaited = slf.get().awaited.with(py, |awaited| awaited.try_remove(token));
-        match (awaited, run) {
-            (Some(Awaited::Run { program, pending }), Some(run)) => {
-                let landed = EndedRun { program, run: GilCell::new(Some(run)) };
-                let landed = Py::new(py, landed)?.into_any();
-                Future::resolve(pending.bind(py).as_super(), landed)
-            }
-            (Some(Awaited::Channel(future)), _) => {
-                any_future::settle(future.bind(py), Ok(py.None()))
-            }
-            _ => Ok(()),
+/// Cancel the runs of a loop that are under way, except those that persist.
+pub(crate) fn cancel_all<'a>(py: Python<'_>, awaited: impl Iterator<Item = &'a Py<PyAny>>) {
+    for future in awaited {
+        if let Ok(pending) = future.bind(py).cast::<Pending>() {
+            pending.get().request_cancel(py);
         }
+    }
+}
+
+/// Register a future that is to be done when a channel has enough runs; returns its token.
+pub(crate) fn await_channel(dispatcher: &Dispatcher, py: Python<'_>, future: Py<PyAny>) -> u64 {
+    dispatcher.awaited.with(py, |awaited| awaited.insert(future)) as u64
+}
+
+/// Forget the future with this token: no channel will notify it.
+pub(crate) fn forget_channel(dispatcher: &Dispatcher, py: Python<'_>, token: u64) {
+    drop(dispatcher.awaited.with(py, |awaited| awaited.try_remove(token as usize)));
+}
+
+/// Settle the future that a message is about.
+pub(crate) fn deliver(slf: &Bound<'_, Dispatcher>, message: Message) -> PyResult<()> {
+    let py = slf.py();
+    argument::release_dropped_buffers(py);
+    let (token, run) = match message {
+        Message::Ended(run) => (run.token as usize, Some(run)),
+        Message::Notified(token) => (token as usize, None),
+    };
+    let awaited = slf.get().awaited.with(py, |awaited| awaited.try_remove(token));
+    let Some(future) = awaited.map(|it| it.into_bound(py)) else { return Ok(()) };
+    match (run, future.cast::<Pending>()) {
+        (Some(run), Ok(pending)) => {
+            let program = pending.get().program.clone_ref(py);
+            let ended = Py::new(py, EndedRun { program, run: GilCell::new(Some(run)) })?;
+            Future::resolve(pending.as_super(), ended.into_any())
+        }
+        _ => any_future::settle(&future, Ok(py.None())),
     }
 }

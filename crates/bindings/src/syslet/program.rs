@@ -18,7 +18,7 @@ use super::outcome;
 use super::pending::Pending;
 use super::result::SysletResult;
 use crate::dispatcher::Dispatcher;
-use crate::memory;
+use crate::py::memory;
 
 /// A program of atoms, as `threadlets.syslets` lowers them.
 #[pyclass(frozen, module = "threadlets._core", name = "Program")]

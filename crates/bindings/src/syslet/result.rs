@@ -10,7 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use threadlets_core::syslet::End;
 
-use crate::gil_cell::GilCell;
+use crate::py::gil_cell::GilCell;
 
 /// The outcome of a syslet.
 ///

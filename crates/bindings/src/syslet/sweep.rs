@@ -20,14 +20,14 @@ use threadlets_core::engine::Engine;
 use threadlets_core::syslet::{CompletionSink, Run};
 use threadlets_core::time_slice::SLICE_NS;
 
-use super::argument;
 use super::channel::Channel;
 use super::engine::{self, PyBufferPool};
 use super::program::{Started, SysletProgram, pool_or_default};
 use super::result::SysletResult;
+use super::{argument, pending};
 use crate::dispatcher::Dispatcher;
-use crate::gil_cell::GilCell;
-use crate::memory;
+use crate::py::gil_cell::GilCell;
+use crate::py::memory;
 use crate::task::any_future;
 
 /// How many inputs are taken at once.
@@ -445,9 +445,9 @@ pub(crate) fn readiness<'py>(
     let this = dispatcher.get();
     this.check_closed()?;
     let future = any_future::make(dispatcher)?;
-    let token = this.await_channel(py, future.clone().unbind());
+    let token = pending::await_channel(this, py, future.clone().unbind());
     if !channel.tell(&this.completions, token, n_wanted) {
-        this.forget_channel(py, token);
+        pending::forget_channel(this, py, token);
         any_future::settle(&future, Ok(py.None()))?;
     }
     Ok(future)

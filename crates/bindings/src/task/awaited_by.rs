@@ -16,11 +16,11 @@ use super::future::Future;
 use super::task::Task;
 use super::visible::VisibleTask;
 use super::waiters::Waiter;
-use crate::asyncio_state::{at, is_stock_future};
-use crate::gil_cell::GilSlot;
+use crate::py::asyncio_state::{at, is_stock_future};
+use crate::py::gil_cell::GilSlot;
 
-/// Where a task's own fields begin, in bytes; `slots::fill` checks it.
-pub(super) const FIELDS_AT: usize = 64;
+/// Where a task's own fields begin, in bytes; `load` checks it.
+const FIELDS_AT: usize = 64;
 
 const _: () = {
     let at = FIELDS_AT + offset_of!(Task, as_asyncio);
@@ -30,6 +30,14 @@ const _: () = {
     assert!(at + offset_of!(AsAsyncio, awaited_by_is_set) == at::AWAITED_BY_IS_SET);
     assert!(FIELDS_AT + size_of::<Task>() == at::COROUTINE);
 };
+
+/// Check that a task's fields follow those of a future, on whose size the offsets depend.
+pub(crate) fn load(py: Python<'_>) {
+    let future = py.get_type::<Future>().as_ptr().cast::<ffi::PyTypeObject>();
+    // SAFETY: a type that is alive.
+    let size = unsafe { (*future).tp_basicsize };
+    assert_eq!(FIELDS_AT as isize, size, "a task's fields follow those of a future");
+}
 
 /// The fields of a task that are at the same offsets as in asyncio's own.
 #[derive(Debug)]
@@ -157,12 +165,12 @@ pub(super) fn is_visible(awaited: &Bound<'_, PyAny>) -> bool {
 }
 
 /// The awaiters of a future of ours; none if nothing awaits it.
-pub(super) fn of<'py>(future: &Bound<'py, Future>) -> PyResult<Option<Bound<'py, PyFrozenSet>>> {
+fn of<'py>(future: &Bound<'py, Future>) -> PyResult<Option<Bound<'py, PyFrozenSet>>> {
     let py = future.py();
     let waiters = future.get().waiters(py).into_iter();
     let mut all: Vec<_> = waiters
         .filter_map(|it| match it {
-            Waiter::Task(task) => Some(task.into_bound(py).into_any()),
+            Waiter::Task(task) => Some(task.into_bound(py)),
             Waiter::Callback(_) => None,
         })
         .collect();
@@ -188,6 +196,17 @@ fn is_future(object: &Bound<'_, PyAny>) -> bool {
 #[cold]
 fn as_asyncio(name: &str, fut: &Bound<'_, PyAny>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
     fut.py().import("_asyncio")?.getattr(name)?.call1((fut, waiter)).map(drop)
+}
+
+#[pymethods]
+impl Future {
+    /// The known awaiters of the future; None if there are none.
+    #[getter]
+    fn _asyncio_awaited_by<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<Option<Bound<'py, PyFrozenSet>>> {
+        of(slf)
+    }
 }
 
 /// Record that a future is awaited by another, as asyncio's function of this name does.

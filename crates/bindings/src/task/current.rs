@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -13,7 +14,6 @@ use pyo3::sync::PyOnceLock;
 use super::current_by_loop as place;
 #[cfg(Py_3_14)]
 use super::current_by_thread as place;
-use super::task::Task;
 use crate::dispatcher::Dispatcher;
 pub(crate) use place::{get, leave, load, named, park, unpark};
 
@@ -26,17 +26,17 @@ pub(crate) fn begin_thread(slf: &Bound<'_, Dispatcher>) -> PyResult<()> {
 
 /// Make a task the current one: its step begins.
 #[inline]
-pub(crate) fn enter(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {
+pub(crate) fn enter(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, PyAny>) -> PyResult<()> {
     if !slf.get().names_task.load(Relaxed) {
         check_nobody_runs(slf, task)?;
     }
-    place::set(slf, Some(task.as_any()))?;
+    place::set(slf, Some(task))?;
     slf.get().names_task.store(true, Relaxed);
     Ok(())
 }
 
 #[cold]
-fn check_nobody_runs(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {
+fn check_nobody_runs(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, PyAny>) -> PyResult<()> {
     let Some(running) = get(slf)? else { return Ok(()) };
     Err(PyRuntimeError::new_err(format!(
         "Cannot enter into task {} while another task {} is being executed.",
@@ -76,13 +76,24 @@ pub(crate) fn kept<R>(slf: &Bound<'_, Dispatcher>, run: impl FnOnce() -> R) -> R
 /// Run the first step of a task in the middle of another task's step.
 pub(super) fn replaced<R>(
     slf: &Bound<'_, Dispatcher>,
-    task: &Bound<'_, Task>,
+    task: &Bound<'_, PyAny>,
     run: impl FnOnce() -> R,
 ) -> PyResult<R> {
     kept(slf, || {
-        place::set(slf, Some(task.as_any()))?;
+        place::set(slf, Some(task))?;
         Ok(run())
     })
+}
+
+/// Whether the task that awaits a call was cancelled while the function was blocked.
+pub(crate) fn is_cancelled(slf: &Bound<'_, Dispatcher>) -> PyResult<bool> {
+    let py = slf.py();
+    let Some(task) = get(slf)? else { return Ok(false) };
+    // A task of a user's own class need not have the attribute.
+    match task.getattr_opt(intern!(py, "_must_cancel"))? {
+        Some(must_cancel) => must_cancel.is_truthy(),
+        None => Ok(false),
+    }
 }
 
 /// Return the task that runs in this thread, or that awaits the function that runs here. For a loop that

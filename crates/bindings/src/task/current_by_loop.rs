@@ -9,7 +9,7 @@ use pyo3::types::PyDict;
 use threadlets_core::takeover::WorkerId;
 
 use crate::dispatcher::Dispatcher;
-use crate::worker::Worker;
+use crate::dispatcher::worker::Worker;
 
 fn table(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
     static TABLE: PyOnceLock<Py<PyDict>> = PyOnceLock::new();

@@ -6,9 +6,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use threadlets_core::takeover::WorkerId;
 
-use crate::asyncio_state;
-pub(crate) use crate::asyncio_state::load;
 use crate::dispatcher::Dispatcher;
+use crate::py::asyncio_state;
+pub(crate) use crate::py::asyncio_state::load;
 
 /// The task whose step the loop takes in this thread.
 pub(crate) fn get<'py>(slf: &Bound<'py, Dispatcher>) -> PyResult<Option<Bound<'py, PyAny>>> {

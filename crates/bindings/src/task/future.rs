@@ -11,15 +11,14 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 use threadlets_core::{MemberKey, fp};
 
 use super::iter::FutureIter;
+use super::slots;
 pub(crate) use super::state::FutureState;
-use super::task::Task;
 use super::waiters::Waiter;
-use super::{names, slots};
-use crate::callback::current_context;
 use crate::dispatcher::Dispatcher;
-use crate::gil_cell::GilSlot;
-use crate::scope::members::Members;
-use crate::scope::sleep::Sleep;
+use crate::dispatcher::outstanding::{Left, Membership};
+use crate::py::context::current_context;
+use crate::py::gil_cell::GilSlot;
+use crate::py::names;
 
 /// Fields that few futures need.
 #[derive(Debug, Default)]
@@ -61,7 +60,7 @@ pub(crate) struct Future {
     pub(super) state: GilSlot<FutureState>,
     extras: GilSlot<Option<Box<Extras>>>,
     /// Its key in its scope.
-    pub(crate) member: GilSlot<MemberKey>,
+    pub(crate) membership: Membership,
     /// An await has yielded it, and the driver of the coroutine has not accepted it yet.
     pub(crate) is_blocking: GilSlot<bool>,
     /// The exception was not retrieved yet.
@@ -83,7 +82,7 @@ impl Future {
             dispatcher,
             state: GilSlot::default(),
             extras: GilSlot::default(),
-            member: GilSlot::new(MemberKey::NONE),
+            membership: Membership::new(MemberKey::NONE),
             is_blocking: GilSlot::new(false),
             log_traceback: GilSlot::new(false),
             #[cfg(Py_3_15)]
@@ -217,7 +216,7 @@ impl Future {
 
     /// Remove a task from the waiters; returns the reference to it.
     #[must_use = "dropping a reference may run Python code"]
-    pub(super) fn forget_waiter(&self, py: Python<'_>, task: &Bound<'_, Task>) -> Option<Waiter> {
+    pub(super) fn forget_waiter(&self, py: Python<'_>, task: &Bound<'_, PyAny>) -> Option<Waiter> {
         let is_its = |it: &Waiter| matches!(it, Waiter::Task(waiting) if waiting.is(task));
         self.state.with(py, |state| match state {
             FutureState::Awaited(waiter) if is_its(waiter) => match std::mem::take(state) {
@@ -253,14 +252,10 @@ impl Future {
             }
             _ => {}
         }
-        if let Ok(sleep) = slf.cast_exact::<Sleep>() {
-            sleep.get().forget(py, dispatcher);
-        }
-        #[cfg(Py_3_14)]
-        super::visible::VisibleTask::leave(slf);
-        match dispatcher.requests.with(py, |it| it.leave(py, this)) {
-            Some(left) => Members::request_ended(slf, left),
-            None => Ok(()),
+        slots::withdraw(slf);
+        match dispatcher.requests.with(py, |it| it.leave(py, &this.membership)) {
+            Some(Left { owner: Some(owner), is_last, .. }) => owner.request_ended(slf, is_last),
+            _ => Ok(()),
         }
     }
 
@@ -551,15 +546,6 @@ impl Future {
         self.dispatcher.clone_ref(py)
     }
 
-    /// The known awaiters of the future; None if there are none.
-    #[cfg(Py_3_14)]
-    #[getter]
-    fn _asyncio_awaited_by<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<Option<Bound<'py, pyo3::types::PyFrozenSet>>> {
-        super::awaited_by::of(slf)
-    }
-
     /// Return an iterator for code that drives a coroutine by hand; `await` needs none (`slots.rs`).
     fn __await__(slf: Py<Self>) -> FutureIter {
         FutureIter::new(slf)
@@ -571,7 +557,7 @@ impl Future {
 
     /// Report an exception that was never retrieved.
     fn __del__(slf: &Bound<'_, Self>) {
-        slots::report_unfinished(slf.as_any());
+        slots::report_unfinished(slf, false);
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -10,7 +10,7 @@ use pyo3::types::{PyTuple, PyType};
 
 use super::future::Future;
 use super::slots;
-use crate::gil_cell::GilSlot;
+use crate::py::gil_cell::GilSlot;
 
 /// The future that is awaited, until the await has ended.
 #[pyclass(frozen, module = "threadlets._core")]

@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
 use super::future::{Future, FutureState};
-use super::names;
 use super::waiters::Waiter;
 use crate::dispatcher::Dispatcher;
+use crate::py::names;
 
 #[pymethods]
 impl Future {

@@ -1,105 +1,116 @@
 //! The slots of the native futures' types that PyO3 does not fill: awaiting without an iterator or an
 //! exception, and the report when a future is freed. Classes derived from ours have the methods instead.
 
+use std::mem;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
+use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::PyDict;
 
-use super::future::{Future, Outcome};
-use super::task::Task;
-use crate::beside::CallBeside;
-use crate::scope::sleep::Sleep;
-use crate::syslet::pending::Pending;
+use super::future::{Future, FutureState, Outcome};
+use crate::py::interpreter;
 
-/// The types of native futures: each with the deallocator that PyO3 has given it, and with ours.
-macro_rules! native_futures {
-    ($($(#[$cfg:meta])* $class:ty, $free:ident, $dealloc:ident;)*) => {
-        $(
-            $(#[$cfg])*
-            static $free: OnceLock<ffi::destructor> = OnceLock::new();
-
-            $(#[$cfg])*
-            unsafe extern "C" fn $dealloc(slf: *mut ffi::PyObject) {
-                // SAFETY: the interpreter calls this when the last reference is gone.
-                unsafe { dealloc(slf, &$free) }
-            }
-        )*
-
-        fn fill_types(py: Python<'_>) {
-            $($(#[$cfg])* fill_type(&py.get_type::<$class>(), &$free, $dealloc);)*
-        }
-
-        /// The object as a native future; `None` for a derived class, which may override the methods.
-        #[inline]
-        pub(super) fn as_native<'a, 'py>(
-            object: &'a Bound<'py, PyAny>,
-        ) -> Option<&'a Bound<'py, Future>> {
-            $(
-                $(#[$cfg])*
-                if object.is_exact_instance_of::<$class>() {
-                    // SAFETY: all of these classes derive from `Future`.
-                    return Some(unsafe { object.cast_unchecked() });
-                }
-            )*
-            None
-        }
-    };
+/// The classes of native futures, the most frequent ones first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NativeClass {
+    Future,
+    Task,
+    /// Registered from CPython 3.14 on.
+    #[cfg_attr(not(Py_3_14), expect(dead_code))]
+    VisibleTask,
+    Sleep,
+    Pending,
+    CallBeside,
 }
 
-// The most frequent ones first.
-native_futures! {
-    Future, FREE_FUTURE, dealloc_future;
-    Task, FREE_TASK, dealloc_task;
-    #[cfg(Py_3_14)]
-    super::visible::VisibleTask, FREE_VISIBLE, dealloc_visible;
-    Sleep, FREE_SLEEP, dealloc_sleep;
-    Pending, FREE_PENDING, dealloc_pending;
-    CallBeside, FREE_CALL_BESIDE, dealloc_call_beside;
-}
+/// A class of native futures; derives from `Future`, or is it.
+pub(crate) trait NativeFuture: PyTypeInfo {
+    const CLASS: NativeClass;
 
-/// Fill the slots, before the first future is made.
-pub(crate) fn fill(py: Python<'_>) {
-    #[cfg(Py_3_14)]
-    {
-        let future = py.get_type::<Future>().as_ptr().cast::<ffi::PyTypeObject>();
-        // SAFETY: a type that is alive.
-        let size = unsafe { (*future).tp_basicsize };
-        assert_eq!(
-            super::awaited_by::FIELDS_AT as isize,
-            size,
-            "a task's fields follow those of a future"
-        );
+    /// Whether to report that the last reference to one that is not done has gone.
+    fn is_missed(_slf: &Bound<'_, Self>) -> bool {
+        false
     }
-    fill_types(py);
+
+    /// Withdraw a future that is done, or is being freed, from where it is registered for its class's sake.
+    fn withdraw(_slf: &Bound<'_, Self>) {}
 }
 
-fn fill_type(
-    its_type: &Bound<'_, PyType>,
-    free: &OnceLock<ffi::destructor>,
-    dealloc: ffi::destructor,
-) {
+impl NativeFuture for Future {
+    const CLASS: NativeClass = NativeClass::Future;
+}
+
+/// What is known of a registered class.
+struct Registered {
+    class: AtomicPtr<ffi::PyTypeObject>,
+    /// The deallocator that PyO3 has given it.
+    free: OnceLock<ffi::destructor>,
+    withdraw: OnceLock<fn(&Bound<'_, PyAny>)>,
+}
+
+static CLASSES: [Registered; NativeClass::CallBeside as usize + 1] = [const {
+    Registered {
+        class: AtomicPtr::new(null_mut()),
+        free: OnceLock::new(),
+        withdraw: OnceLock::new(),
+    }
+};
+    NativeClass::CallBeside as usize + 1];
+
+impl Registered {
+    /// The class of an object; none for a class of no native futures, and for a derived one, which may
+    /// override the methods.
+    #[inline]
+    fn of(object: &Bound<'_, PyAny>) -> Option<&'static Self> {
+        let its_type = object.get_type_ptr();
+        CLASSES.iter().find(|it| it.class.load(Relaxed) == its_type)
+    }
+}
+
+/// Register a class, and fill its slots, before its first object is made.
+pub(crate) fn register<T: NativeFuture>(py: Python<'_>) {
+    let registered = &CLASSES[T::CLASS as usize];
+    let class = py.get_type::<T>().as_ptr().cast::<ffi::PyTypeObject>();
+    registered.class.store(class, Relaxed);
+    // SAFETY: an object of exactly this class is passed.
+    registered.withdraw.get_or_init(|| |it| T::withdraw(unsafe { it.cast_unchecked() }));
     // SAFETY: the type is a heap type of ours, it was not used yet, and it has a table for the slots of
     // awaitables, since it has `__await__`.
     unsafe {
-        let raw = its_type.as_ptr().cast::<ffi::PyTypeObject>();
-        let heap = raw.cast::<ffi::PyHeapTypeObject>();
-        if let Some(original) = (*raw).tp_dealloc {
-            free.get_or_init(|| original);
+        let heap = class.cast::<ffi::PyHeapTypeObject>();
+        if let Some(original) = (*class).tp_dealloc {
+            registered.free.get_or_init(|| original);
         }
-        (*raw).tp_dealloc = Some(dealloc);
-        (*raw).tp_finalize = Some(finalize);
+        (*class).tp_dealloc = Some(dealloc::<T>);
+        (*class).tp_finalize = Some(finalize::<T>);
         // Not `__next__`: a future is not a `collections.abc.Iterator`.
-        (*raw).tp_iternext = Some(next);
-        (*raw).tp_as_async = &raw mut (*heap).as_async;
+        (*class).tp_iternext = Some(next);
+        (*class).tp_as_async = &raw mut (*heap).as_async;
         // For the interpreter's `await`; the method `__await__` makes a `FutureIter`.
         (*heap).as_async.am_await = Some(itself);
         (*heap).as_async.am_send = Some(send);
-        ffi::PyType_Modified(raw);
+        ffi::PyType_Modified(class);
+    }
+}
+
+/// The object as a native future; `None` for a derived class, which may override the methods.
+#[inline]
+pub(super) fn as_native<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Future>> {
+    // SAFETY: all registered classes derive from `Future`.
+    Registered::of(object).map(|_| unsafe { object.cast_unchecked() })
+}
+
+/// Withdraw a future that is done, or is being freed, from where it is registered for its class's sake.
+#[inline]
+pub(super) fn withdraw(future: &Bound<'_, PyAny>) {
+    if let Some(withdraw) = Registered::of(future).and_then(|it| it.withdraw.get()) {
+        withdraw(future);
     }
 }
 
@@ -176,76 +187,80 @@ unsafe extern "C" fn next(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
     }
 }
 
-/// # Safety
-/// The last reference is gone; the object is of the type that `free` is for.
-unsafe fn dealloc(slf: *mut ffi::PyObject, free: &OnceLock<ffi::destructor>) {
-    // SAFETY: the caller guarantees both. The finalizer may have made a reference: then the object stays.
+unsafe extern "C" fn dealloc<T: NativeFuture>(slf: *mut ffi::PyObject) {
+    // SAFETY: the interpreter calls this when the last reference is gone. The finalizer may have made a
+    // reference: then the object stays.
     unsafe {
         if ffi::PyObject_CallFinalizerFromDealloc(slf) < 0 {
             return;
         }
         // Borrowed: dropping a reference of our own would free the object once more.
         let object = Borrowed::from_ptr(Python::assume_attached(), slf);
-        forget_request(&object);
-        free_nested(&object);
-        if let Some(free) = free.get() {
+        let future = object.cast_unchecked::<Future>();
+        forget_request(&future);
+        free_nested(&future);
+        if let Some(free) = CLASSES[T::CLASS as usize].free.get() {
             free(slf);
         }
     }
 }
 
-unsafe extern "C" fn finalize(slf: *mut ffi::PyObject) {
-    // SAFETY: the interpreter calls this with the GIL held and an object of our type, which is alive.
-    unsafe { report_unfinished(&Bound::from_borrowed_ptr(Python::assume_attached(), slf)) }
+unsafe extern "C" fn finalize<T: NativeFuture>(slf: *mut ffi::PyObject) {
+    // SAFETY: the interpreter calls this with the GIL held and an object of our class, which is alive.
+    unsafe {
+        let object = Bound::from_borrowed_ptr(Python::assume_attached(), slf);
+        report_unfinished(object.cast_unchecked(), T::is_missed(object.cast_unchecked()));
+    }
 }
 
-/// Report a future whose last reference is gone, if it has not ended or its exception was never retrieved.
-pub(super) fn report_unfinished(object: &Bound<'_, PyAny>) {
-    let py = object.py();
+/// Report a future whose last reference is gone, if it is missed or its exception was never retrieved.
+pub(super) fn report_unfinished(future: &Bound<'_, Future>, is_missed: bool) {
+    let py = future.py();
     let raised = PyErr::take(py);
-    forget_request(object);
-    if let Err(error) = report(object) {
-        error.write_unraisable(py, Some(object));
+    forget_request(future);
+    if let Err(error) = report(future, is_missed) {
+        error.write_unraisable(py, Some(future));
     }
     if let Some(raised) = raised {
         raised.restore(py);
     }
 }
 
-/// Remove an object from the loop's list of requests, which must not lead to freed memory. Tasks are in it,
+/// Remove a future from the loop's list of requests, which must not lead to freed memory. Tasks are in it,
 /// and waits whose scope was dropped.
-fn forget_request(object: &Bound<'_, PyAny>) {
-    let py = object.py();
-    #[cfg(Py_3_14)]
-    super::visible::VisibleTask::leave(object);
-    // SAFETY: as in `step`.
-    let future = unsafe { object.cast_unchecked::<Future>() }.get();
-    drop(future.dispatcher.get().requests.with(py, |it| it.leave(py, future)));
+fn forget_request(future: &Bound<'_, Future>) {
+    let py = future.py();
+    withdraw(future);
+    let this = future.get();
+    drop(this.dispatcher.get().requests.with(py, |it| it.leave(py, &this.membership)));
 }
 
 /// Free a result that is a future, and that one's result, and so on, one after the other: nested calls
 /// would need a stack as deep as the chain is long.
-fn free_nested(object: &Bound<'_, PyAny>) {
-    let py = object.py();
-    // SAFETY: as in `step`.
-    let future = unsafe { object.cast_unchecked::<Future>() }.get();
-    let mut next = future.state.with(py, |it| it.take_nested(py));
+fn free_nested(future: &Bound<'_, Future>) {
+    let py = future.py();
+    let mut next = future.get().state.with(py, |it| take_nested(py, it));
     while let Some(future) = next {
-        next = future.get().state.with(py, |it| it.take_nested(py));
+        next = future.get().state.with(py, |it| take_nested(py, it));
     }
 }
 
-/// Call the loop's exception handler for a task that has not ended, or an exception never retrieved.
-fn report(object: &Bound<'_, PyAny>) -> PyResult<()> {
+/// Take out a result that is a future and would be freed with this one.
+fn take_nested(py: Python<'_>, state: &mut FutureState) -> Option<Py<Future>> {
+    let FutureState::Result(result) = state else { return None };
+    if !interpreter::is_last_reference(result) || !result.bind(py).is_instance_of::<Future>() {
+        return None;
+    }
+    mem::replace(result, py.None()).into_bound(py).cast_into().ok().map(Bound::unbind)
+}
+
+/// Call the loop's exception handler for a future that is missed, or an exception never retrieved.
+fn report(object: &Bound<'_, Future>, is_missed: bool) -> PyResult<()> {
     let py = object.py();
-    let task = object.cast::<Task>().ok();
-    // SAFETY: as in `step`.
-    let future = unsafe { object.cast_unchecked::<Future>() }.get();
+    let future = object.get();
     let context = PyDict::new(py);
-    if let Some(task) = task
-        && Task::is_missed(task)
-    {
-        context.set_item(intern!(py, "task"), task)?;
+    if is_missed {
+        context.set_item(intern!(py, "task"), object)?;
         context.set_item(intern!(py, "message"), "Task was destroyed but it is pending!")?;
     } else if let Some(error) = future.unseen_error(py) {
         let kind = object.get_type().name()?;

@@ -1,15 +1,11 @@
 //! The state of a future, in two words.
 
-use std::mem;
-
 use pyo3::PyTraverseError;
 use pyo3::exceptions::PyBaseException;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
-use super::future::Future;
 use super::waiters::Waiter;
-use crate::interpreter;
 
 /// The state of a future.
 #[derive(Debug, Default)]
@@ -40,14 +36,5 @@ impl FutureState {
             Self::Error(error) => visit.call(error),
             Self::Pending | Self::Cancelled => Ok(()),
         }
-    }
-
-    /// Take out a result that is a future and would be freed with this one.
-    pub(super) fn take_nested(&mut self, py: Python<'_>) -> Option<Py<Future>> {
-        let Self::Result(result) = self else { return None };
-        if !interpreter::is_last_reference(result) || !result.bind(py).is_instance_of::<Future>() {
-            return None;
-        }
-        mem::replace(result, py.None()).into_bound(py).cast_into().ok().map(Bound::unbind)
     }
 }

@@ -12,15 +12,14 @@ use threadlets_core::fp;
 use super::awaited_by;
 use super::current;
 use super::future::{Future, FutureState, Outcome};
-use super::names;
 use super::slots::as_native;
 use super::task::Task;
 use super::waiters::Waiter;
-use crate::callback::in_context;
-use crate::contract;
+use crate::contract::{self, in_context};
 use crate::dispatcher::Dispatcher;
-use crate::error::ends_the_loop;
-use crate::request::Request;
+use crate::dispatcher::request::Request;
+use crate::py::error::ends_the_loop;
+use crate::py::names;
 
 /// How a step has ended.
 enum Reached<'py> {
@@ -36,13 +35,13 @@ pub(crate) fn take(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyRes
     let py = slf.py();
     let this = task.get();
     if slf.get().workers.holds_context(this.context.bind(py)) {
-        slf.get().workers.defer(py, Request::Step(task.clone().unbind()));
+        slf.get().workers.defer(py, Request::Step(task.clone().into_any().unbind()));
         return Ok(());
     }
     if is_elsewhere(slf, task) {
         return Ok(());
     }
-    current::enter(slf, task)?;
+    current::enter(slf, task.as_any())?;
     let reached = in_context(py, &this.context, || go_on(py, task))?;
     settle(task, reached)
 }
@@ -53,7 +52,7 @@ fn is_elsewhere(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> bool {
     let workers = &slf.get().workers;
     let elsewhere = task.get().bound_to(task.py()).filter(|&it| !workers.role.is_held_by(it));
     if let Some(worker) = elsewhere {
-        workers.hand_over(task, worker);
+        workers.hand_over(task.as_any(), worker);
     }
     elsewhere.is_some()
 }
@@ -65,7 +64,7 @@ pub(super) fn take_in_context(task: &Bound<'_, Task>) -> PyResult<()> {
     if is_elsewhere(slf, task) {
         return Ok(());
     }
-    current::enter(slf, task)?;
+    current::enter(slf, task.as_any())?;
     let outcome = go_on(py, task).and_then(|reached| settle(task, reached));
     current::clear(slf);
     outcome
@@ -74,7 +73,7 @@ pub(super) fn take_in_context(task: &Bound<'_, Task>) -> PyResult<()> {
 /// Take the first step in the stack of the code that makes the task.
 pub(super) fn start_eagerly(slf: &Bound<'_, Dispatcher>, task: &Bound<'_, Task>) -> PyResult<()> {
     let py = slf.py();
-    let (reached, checked) = current::replaced(slf, task, || {
+    let (reached, checked) = current::replaced(slf, task.as_any(), || {
         let outside = fp::State::read();
         let reached = in_context(py, &task.get().context, || go_on(py, task));
         // Checked here: a change of the floating-point state is the new task's, not its maker's.
@@ -236,7 +235,7 @@ fn wait(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
         return refuse(task, &awaited);
     }
     this.is_blocking.set(py, false);
-    if this.await_by(py, Waiter::Task(task.clone().unbind())).is_some() {
+    if this.await_by(py, Waiter::Task(task.clone().into_any().unbind())).is_some() {
         // It is done already.
         resume_soon(task)?;
     }
@@ -270,7 +269,7 @@ fn waits(task: &Bound<'_, Task>, awaited: Bound<'_, PyAny>) -> PyResult<()> {
 /// Have a task take a step in the next tick.
 pub(super) fn resume_soon(task: &Bound<'_, Task>) -> PyResult<()> {
     let dispatcher = task.as_super().get().dispatcher.get();
-    dispatcher.submit(task.py(), Request::Step(task.clone().unbind()))
+    dispatcher.submit(task.py(), Request::Step(task.clone().into_any().unbind()))
 }
 
 /// Await a future of another class, by asyncio's protocol.

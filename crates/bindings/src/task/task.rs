@@ -3,25 +3,25 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
-use pyo3::ffi;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyType};
 use threadlets_core::takeover::WorkerId;
 
+use super::arguments::{check_context, check_coroutine};
 #[cfg(Py_3_14)]
 use super::awaited_by::{self, AsAsyncio};
 use super::future::Future;
+use super::slots::{self, NativeClass, NativeFuture};
 #[cfg(Py_3_14)]
 use super::visible::{self, VisibleTask};
-use super::{names, showing, slots, step};
-use crate::callback::current_context;
+use super::{showing, step};
 use crate::dispatcher::Dispatcher;
-use crate::gil_cell::GilSlot;
-use crate::scope::members::Members;
+use crate::py::context::current_context;
+use crate::py::gil_cell::GilSlot;
+use crate::py::names;
 
 /// Counter for the names of tasks that were not given one.
 static N_MADE: AtomicU64 = AtomicU64::new(0);
@@ -150,7 +150,7 @@ impl Task {
         }
         let dispatcher = future.dispatcher.bind(py);
         let this = dispatcher.get();
-        this.requests.with(py, |requests| requests.join_root(slf));
+        this.requests.with(py, |requests| requests.join_root(slf, &future.membership));
         slf.get().has_begun.set(py, true);
         slf.get().goes_silently.set(py, false);
         #[cfg(Py_3_14)]
@@ -205,7 +205,8 @@ impl Task {
     pub(super) fn stays_no_more(&self, py: Python<'_>, dispatcher: &Dispatcher) {
         if let Some(worker) = self.bound_to(py) {
             while self.leaves(py) {
-                dispatcher.workers.untie(py, worker, Some(self));
+                self.untie(py);
+                dispatcher.workers.untie(py, worker);
             }
         }
     }
@@ -239,7 +240,7 @@ impl Task {
         loop {
             let this = task.get();
             this.n_cancels.set(py, this.n_cancels.get(py).saturating_add(1));
-            Members::mark_told(&task);
+            Self::mark_told(&task);
             let awaited =
                 this.waits_for.with(py, |it| it.as_ref().map(|it| it.clone_ref(py).into_bound(py)));
             let is_cancelled = match awaited {
@@ -273,6 +274,17 @@ impl Task {
                 drop(before);
             }
             return Ok(true);
+        }
+    }
+
+    /// If the task's scope cancels its members, count this one as cancelled.
+    fn mark_told(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        let future = slf.as_super().get();
+        let requests = &future.dispatcher.get().requests;
+        let owner = requests.with(py, |it| it.owner_of(py, &future.membership));
+        if owner.is_some_and(|it| it.cancels(py)) {
+            requests.with(py, |it| it.mark_told(py, &future.membership));
         }
     }
 
@@ -315,6 +327,14 @@ impl Task {
     }
 }
 
+impl NativeFuture for Task {
+    const CLASS: NativeClass = NativeClass::Task;
+
+    fn is_missed(slf: &Bound<'_, Self>) -> bool {
+        Self::is_missed(slf)
+    }
+}
+
 /// Whether the object is a native task, and not of a derived class.
 #[inline]
 fn is_task(object: &Bound<'_, PyAny>) -> bool {
@@ -331,35 +351,6 @@ fn into_task(object: Bound<'_, PyAny>) -> Result<Bound<'_, Task>, Bound<'_, PyAn
     } else {
         Err(object)
     }
-}
-
-fn check_coroutine(object: &Bound<'_, PyAny>) -> PyResult<()> {
-    if is_coroutine(object)? {
-        return Ok(());
-    }
-    let object = object.repr()?;
-    Err(PyTypeError::new_err(format!("a coroutine was expected, got {object}")))
-}
-
-fn check_context(object: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
-    // SAFETY: the object is alive; only its type is read.
-    if unsafe { ffi::PyContext_CheckExact(object.as_ptr()) } != 0 {
-        return Ok(object);
-    }
-    let name = object.get_type().name()?;
-    Err(PyTypeError::new_err(format!("a contextvars.Context was expected, got {name}")))
-}
-
-/// Whether an object can be run by a task, as asyncio decides it.
-fn is_coroutine(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    static IS_COROUTINE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = object.py();
-    // SAFETY: the object is alive; only its type is read.
-    if unsafe { ffi::PyCoro_CheckExact(object.as_ptr()) } != 0 {
-        return Ok(true);
-    }
-    let asks = IS_COROUTINE.import(py, "asyncio.coroutines", "iscoroutine")?;
-    asks.call1((object,))?.is_truthy()
 }
 
 #[pymethods]
@@ -404,7 +395,7 @@ impl Task {
 
     /// Report a task that has not ended, or whose exception was never retrieved.
     fn __del__(slf: &Bound<'_, Self>) {
-        slots::report_unfinished(slf.as_any());
+        slots::report_unfinished(slf.as_super(), Self::is_missed(slf));
     }
 
     /// Have `asyncio.CancelledError` thrown into the task; return False if it has ended.

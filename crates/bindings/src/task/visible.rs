@@ -11,9 +11,10 @@ use pyo3::ffi;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
+use super::slots::{NativeClass, NativeFuture};
 use super::task::Task;
-use crate::asyncio_state::{self, Link, at};
-use crate::gil_cell::GilSlot;
+use crate::py::asyncio_state::{self, Link, at};
+use crate::py::gil_cell::GilSlot;
 
 /// A task with the layout of asyncio's own from the end of `Task` on.
 #[pyclass(frozen, extends = Task, name = "Task", module = "threadlets._core")]
@@ -60,14 +61,6 @@ impl VisibleTask {
         unsafe { Link::enter(visible.get().link.get()) }
     }
 
-    /// Take a task that has ended, or is being freed, out of its list.
-    pub(super) fn leave(future: &Bound<'_, PyAny>) {
-        if let Ok(visible) = future.cast_exact::<Self>() {
-            // SAFETY: the GIL is held; the link is in a list or in none.
-            unsafe { Link::leave(visible.get().link.get()) }
-        }
-    }
-
     /// Show the name and the coroutine that a task has now.
     pub(super) fn show(task: &Bound<'_, Task>) {
         let py = task.py();
@@ -78,6 +71,20 @@ impl VisibleTask {
         visible.get().coroutine.set(py, coroutine);
         let name = Task::get_name(task).unbind();
         drop(visible.get().name.replace(py, Some(name)));
+    }
+}
+
+impl NativeFuture for VisibleTask {
+    const CLASS: NativeClass = NativeClass::VisibleTask;
+
+    fn is_missed(slf: &Bound<'_, Self>) -> bool {
+        Task::is_missed(slf.as_super())
+    }
+
+    /// Take a task that has ended, or is being freed, out of its list.
+    fn withdraw(slf: &Bound<'_, Self>) {
+        // SAFETY: the GIL is held; the link is in a list or in none.
+        unsafe { Link::leave(slf.get().link.get()) }
     }
 }
 

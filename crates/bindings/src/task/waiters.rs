@@ -4,24 +4,23 @@ use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 
-use super::future::Future;
-use super::task::Task;
-use crate::callback::{Callback, in_context};
+use super::callback::Callback;
+use crate::contract::in_context;
 use crate::dispatcher::Dispatcher;
-use crate::request::Request;
+use crate::dispatcher::request::{DoneCallback, Request};
 
 /// One waiter of a future.
 #[derive(Debug)]
 pub(crate) enum Waiter {
     /// A task that awaits it: resumed from the tick.
-    Task(Py<Task>),
+    Task(Py<PyAny>),
     /// A callback of `add_done_callback`, with its context.
     Callback(Box<(Py<PyAny>, Py<PyAny>)>),
 }
 
 impl Waiter {
     /// Queue the waiter's request: `future` is done.
-    pub(super) fn wake(self, dispatcher: &Dispatcher, future: &Bound<'_, Future>) -> PyResult<()> {
+    pub(super) fn wake(self, dispatcher: &Dispatcher, future: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = future.py();
         let request = match self {
             Self::Task(task) => Request::Step(task),
@@ -54,15 +53,6 @@ impl Waiter {
     }
 }
 
-/// A callback of a future that is done. Its tuple of arguments is made only if code looks at it: very many
-/// futures may be done at once.
-#[derive(Debug)]
-pub(crate) struct DoneCallback {
-    pub(crate) callable: Py<PyAny>,
-    pub(crate) future: Py<Future>,
-    pub(crate) context: Py<PyAny>,
-}
-
 impl DoneCallback {
     /// Run the callback in its context.
     pub(crate) fn run(&self, py: Python<'_>) -> PyResult<()> {
@@ -73,11 +63,5 @@ impl DoneCallback {
     pub(crate) fn into_callback(self, py: Python<'_>) -> PyResult<Callback> {
         let args = (self.future,).into_pyobject(py)?.unbind();
         Ok(Callback { callable: self.callable, args, context: self.context })
-    }
-
-    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.callable)?;
-        visit.call(&self.future)?;
-        visit.call(&self.context)
     }
 }

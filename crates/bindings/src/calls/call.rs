@@ -1,0 +1,298 @@
+//! `threadlets.call(fn, …)`: an awaitable that calls a function inside the stack of its awaiter. The
+//! task is switched only if the call waits in its pool or starts beside the dispatcher.
+//!
+//! Its type is made by hand (`call_type.rs`) because PyO3 has no `am_send`, which returns the result
+//! of an await without an exception. Everything that is not on the path of every call is left to
+//! coroutines (`Loop._permit`, `Loop._call_abandonable`), to which the awaitable delegates.
+
+use std::ptr::null_mut;
+
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyStopIteration};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use threadlets_core::{EntryPoint, Start};
+
+use super::call_beside::CallBeside;
+use super::call_object::{CallObject, CallState, returned};
+use super::pool::Pool;
+use super::{checkpoint, starts};
+use crate::dispatcher::worker::Worker;
+use crate::dispatcher::{Dispatcher, hooks};
+use crate::py::{entry_point, names};
+use crate::task::current;
+use crate::task::future::Outcome;
+use crate::workers::protect::{self, Protected};
+use crate::workers::role;
+
+/// The outcome of one step of the await.
+pub(crate) enum Step {
+    Returned(Py<PyAny>),
+    Yielded(Py<PyAny>),
+}
+
+impl CallObject {
+    /// Take the next step of the await: its first, or one with a value that was sent.
+    pub(crate) fn send(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
+        match self.state.get() {
+            // `is_due` is asked after a yield, too: that step begins its time slice here, as any other does.
+            state @ (CallState::Fresh | CallState::HasYielded) => {
+                if checkpoint::is_due(py) && state == CallState::Fresh {
+                    // Yield before the call: a cancellation meanwhile loses nothing.
+                    self.state.set(CallState::HasYielded);
+                    return Ok(Step::Yielded(py.None()));
+                }
+                self.begin(py)
+            }
+            CallState::FreshAbandonable => self.delegate_result(py),
+            CallState::AwaitsPermit | CallState::AwaitsResult | CallState::AwaitsBeside => {
+                let mut result = null_mut();
+                // SAFETY: all three are alive; the result is a new reference unless an error is set.
+                let (sent, result) = unsafe {
+                    let sent =
+                        ffi::PyIter_Send(self.delegate.get(), value.as_ptr(), &raw mut result);
+                    (sent, Bound::from_owned_ptr_or_opt(py, result).map(Bound::unbind))
+                };
+                match (sent, result) {
+                    (ffi::PySendResult::PYGEN_NEXT, Some(it)) => Ok(Step::Yielded(it)),
+                    (ffi::PySendResult::PYGEN_RETURN, Some(it)) => self.delegate_returned(py, it),
+                    _ => self.fail(PyErr::fetch(py)),
+                }
+            }
+            CallState::AwaitsCancellation => {
+                self.state.set(CallState::Done);
+                // SAFETY: this call owns the reference, and gives it away.
+                let held = unsafe { Bound::from_owned_ptr(py, self.held.replace(null_mut())) };
+                Ok(Step::Returned(held.unbind()))
+            }
+            CallState::Done => Err(PyRuntimeError::new_err(
+                "cannot await a threadlet call twice; make another with threadlets.call()",
+            )),
+        }
+    }
+
+    fn fail(&self, error: PyErr) -> PyResult<Step> {
+        self.state.set(CallState::Done);
+        Err(error)
+    }
+
+    /// Start the call, or wait until its pool admits it.
+    fn begin(&self, py: Python<'_>) -> PyResult<Step> {
+        let may_start = Worker::with_current(|worker| {
+            let Some(pool) = self.pool(py) else { return Ok(true) };
+            let worker = worker.ok_or_else(no_loop)?;
+            pool.get().try_start(worker.dispatcher(py))
+        });
+        match may_start {
+            Ok(true) => self.start(py),
+            Ok(false) => self.delegate_permit(py),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Call the function inline or beside the dispatcher; its pool has admitted the call.
+    #[inline]
+    fn start(&self, py: Python<'_>) -> PyResult<Step> {
+        Worker::with_current(|worker| {
+            let Some(worker) = worker else { return self.fail(no_loop()) };
+            let slf = worker.dispatcher(py);
+            let pool = self.pool(py);
+            // SAFETY: the call keeps its function alive and its arguments, the first of which follows it.
+            let item = |idx: usize| unsafe { Bound::from_borrowed_ptr(py, *self.items.add(idx)) };
+            let callable = item(0);
+            let first_arg = || (self.n_items() > 1).then(|| item(1));
+            let code = entry_point::number(&callable, first_arg);
+            let function = Pool::entry_point(pool.as_ref(), code);
+            let start = starts::choose(slf, worker, function, pool.as_ref(), || {
+                entry_point::name(&entry_point::innermost(&callable, first_arg())).ok()
+            });
+            // Inside another inline call nothing can wait for a call beside, so the function runs inline.
+            if start == Start::Inline || !slf.get().workers.role.may_enter(worker.id) {
+                return self.run(py, slf, worker, pool, function);
+            }
+            self.delegate(py, CallState::AwaitsBeside, |this, slf| {
+                let pool = pool.map(Bound::unbind);
+                let beside = CallBeside::submit(slf, this.as_object(py), pool, function)?;
+                Ok(beside.into_any().unbind())
+            })
+        })
+    }
+
+    /// Call the function inline, as a threadlet.
+    fn run(
+        &self,
+        py: Python<'_>,
+        slf: &Bound<'_, Dispatcher>,
+        worker: &Worker,
+        pool: Option<Bound<'_, Pool>>,
+        function: EntryPoint,
+    ) -> PyResult<Step> {
+        let key = pool.as_ref().and_then(|it| it.get().key(py));
+        let callable = self.callable();
+        self.state.set(CallState::Done);
+        let environment = self.environment(py);
+        let protected = protect::protect(slf, worker, callable, key, null_mut(), || {
+            self.call_as_threadlet(slf, environment)
+        });
+        if let Some(pool) = pool {
+            pool.get().finish(py, slf, matches!(protected, Protected::Full));
+        }
+        match protected {
+            Protected::Kept(result) => returned(py, result).map(Step::Returned),
+            Protected::Slow(result) => {
+                starts::note_mistake(slf.get(), py, function);
+                returned(py, result).map(Step::Returned)
+            }
+            Protected::Lost(result) => {
+                starts::note_mistake(slf.get(), py, function);
+                // Take the outcome before anything else: the error indicator is the function's.
+                let outcome = returned(py, result);
+                role::get_role_back(slf, worker)?;
+                let result = outcome?;
+                if !current::is_cancelled(slf)? {
+                    return Ok(Step::Returned(result));
+                }
+                // The task throws the cancellation in at its next step; yielding None asks for that step.
+                self.held.set(result.into_ptr());
+                self.state.set(CallState::AwaitsCancellation);
+                Ok(Step::Yielded(py.None()))
+            }
+            Protected::Full => {
+                starts::note_not_started(slf.get(), py, function);
+                match slf.get().workers.check_threads(py) {
+                    Ok(()) => self.delegate_permit(py),
+                    Err(error) => self.fail(error),
+                }
+            }
+        }
+    }
+
+    /// Await what `make` returns instead, and take its first step.
+    fn delegate(
+        &self,
+        py: Python<'_>,
+        state: CallState,
+        make: impl FnOnce(&Self, &Bound<'_, Dispatcher>) -> PyResult<Py<PyAny>>,
+    ) -> PyResult<Step> {
+        let coroutine =
+            Worker::with_current(|worker| make(self, worker.ok_or_else(no_loop)?.dispatcher(py)));
+        match coroutine {
+            Ok(coroutine) => {
+                let before = self.delegate.replace(coroutine.into_ptr());
+                // SAFETY: this call owns the earlier delegate, if there was one.
+                unsafe { ffi::Py_XDECREF(before) };
+                self.state.set(state);
+                self.send(py, py.None().bind(py))
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn delegate_permit(&self, py: Python<'_>) -> PyResult<Step> {
+        self.delegate(py, CallState::AwaitsPermit, |this, slf| {
+            hooks::permit(slf, this.pool(py)).map(Bound::unbind)
+        })
+    }
+
+    fn delegate_result(&self, py: Python<'_>) -> PyResult<Step> {
+        self.delegate(py, CallState::AwaitsResult, |this, slf| {
+            // SAFETY: the items are alive, and so are the names.
+            let (positional, named) = unsafe {
+                let item = |&it: &*mut ffi::PyObject| Bound::from_borrowed_ptr(py, it);
+                let items = std::slice::from_raw_parts(this.items, this.n_items());
+                let (positional, values) = items.split_at(1 + this.n_positional());
+                let positional = PyTuple::new(py, positional.iter().map(item))?;
+                let named = PyDict::new(py);
+                for (idx, value) in values.iter().map(item).enumerate() {
+                    let names = Bound::from_borrowed_ptr(py, this.names);
+                    named.set_item(names.get_item(idx)?, value)?;
+                }
+                (positional, named)
+            };
+            let (pool, environment) = (this.pool(py), this.environment(py));
+            hooks::call_abandonable(slf, pool, environment, positional, named).map(Bound::unbind)
+        })
+    }
+
+    fn delegate_returned(&self, py: Python<'_>, result: Py<PyAny>) -> PyResult<Step> {
+        if self.state.get() == CallState::AwaitsPermit {
+            return self.start(py);
+        }
+        self.state.set(CallState::Done);
+        Ok(Step::Returned(result))
+    }
+
+    /// Take a step with an exception thrown in.
+    pub(crate) fn throw(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<Step> {
+        let state = self.state.get();
+        if !matches!(
+            state,
+            CallState::AwaitsPermit | CallState::AwaitsResult | CallState::AwaitsBeside
+        ) {
+            return self.fail(thrown(args)?);
+        }
+        // SAFETY: a delegate is set while one is awaited.
+        let delegate = unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()) };
+        if state == CallState::AwaitsBeside {
+            let thrown = thrown(args)?;
+            return self.fail(self.beside_error(&delegate, &thrown)?.unwrap_or(thrown));
+        }
+        match delegate.call_method1(intern!(py, "throw"), args) {
+            Ok(yielded) => Ok(Step::Yielded(yielded.unbind())),
+            Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
+                let result = error.value(py).getattr(intern!(py, "value"))?;
+                self.delegate_returned(py, result.unbind())
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// The exception that the function raised beside the dispatcher while its task was cancelled. It comes
+    /// first, and the cancellation follows at the next await.
+    fn beside_error(&self, delegate: &Bound<'_, PyAny>, thrown: &PyErr) -> PyResult<Option<PyErr>> {
+        let py = delegate.py();
+        let Ok(beside) = delegate.cast::<CallBeside>() else { return Ok(None) };
+        let beside_future = beside.as_super().get();
+        if beside_future.is_cancelled(py) {
+            return Ok(None);
+        }
+        let Some(Outcome::Error(error)) = beside_future.outcome(py) else { return Ok(None) };
+        let is_cancellation = names::is_cancelled_error(py, thrown)?;
+        if error.value(py).is(thrown.value(py)) || !is_cancellation {
+            return Ok(None);
+        }
+        CallBeside::recancel_awaiter(beside)?;
+        Ok(Some(error))
+    }
+
+    pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.state.set(CallState::Done);
+        if self.delegate.get().is_null() {
+            return Ok(());
+        }
+        // SAFETY: see `throw`.
+        let delegate = unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()) };
+        delegate.call_method0(intern!(py, "close")).map(drop)
+    }
+}
+
+fn no_loop() -> PyErr {
+    PyRuntimeError::new_err(
+        "threadlets.call() was awaited on a loop that is not threadlets': its functions need a \
+         dispatcher to come back to; use threadlets.run(main()), or asyncio.Runner(loop_factory=\
+         threadlets.new_event_loop)",
+    )
+}
+
+/// The exception that the arguments of `throw` stand for.
+fn thrown(args: &Bound<'_, PyTuple>) -> PyResult<PyErr> {
+    let exception = args.get_item(0)?;
+    match args.get_item(1) {
+        Ok(value) if !value.is_none() => {
+            let is_ready = value.is_instance_of::<PyBaseException>();
+            Ok(PyErr::from_value(if is_ready { value } else { exception.call1((value,))? }))
+        }
+        _ => Ok(PyErr::from_value(exception)),
+    }
+}
