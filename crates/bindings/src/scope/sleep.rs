@@ -22,16 +22,20 @@ impl Sleep {
     pub(crate) fn end(slf: &Bound<'_, Self>) -> PyResult<()> {
         Future::resolve(slf.as_super(), slf.py().None())
     }
+
+    /// Forget the timer: the sleep was cancelled, or has ended.
+    fn forget_timer(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        let key = slf.get().timer.replace(py, TimerKey::NONE);
+        if key != TimerKey::NONE {
+            slf.as_super().get().dispatcher.get().forget_timer(py, key);
+        }
+    }
 }
 
 impl NativeFuture for Sleep {
     const CLASS: NativeClass = NativeClass::Sleep;
-
-    /// Forget the timer: the sleep was cancelled, or has ended.
-    fn withdraw(slf: &Bound<'_, Self>) {
-        let py = slf.py();
-        slf.as_super().get().dispatcher.get().forget_timer(py, slf.get().timer.get(py));
-    }
+    const WITHDRAW: Option<fn(&Bound<'_, Self>)> = Some(Self::forget_timer);
 }
 
 /// Return a future of the running loop that is done after `delay` seconds, with the result None.

@@ -38,8 +38,8 @@ pub(crate) trait NativeFuture: PyTypeInfo {
         false
     }
 
-    /// Withdraw a future that is done, or is being freed, from where it is registered for its class's sake.
-    fn withdraw(_slf: &Bound<'_, Self>) {}
+    /// Withdraws a future that is done, or is being freed, from where it is registered for its class's sake.
+    const WITHDRAW: Option<fn(&Bound<'_, Self>)> = None;
 }
 
 impl NativeFuture for Future {
@@ -78,8 +78,9 @@ pub(crate) fn register<T: NativeFuture>(py: Python<'_>) {
     let registered = &CLASSES[T::CLASS as usize];
     let class = py.get_type::<T>().as_ptr().cast::<ffi::PyTypeObject>();
     registered.class.store(class, Relaxed);
-    // SAFETY: an object of exactly this class is passed.
-    registered.withdraw.get_or_init(|| |it| T::withdraw(unsafe { it.cast_unchecked() }));
+    if T::WITHDRAW.is_some() {
+        registered.withdraw.get_or_init(|| withdraw_exact::<T>);
+    }
     // SAFETY: the type is a heap type of ours, it was not used yet, and it has a table for the slots of
     // awaitables, since it has `__await__`.
     unsafe {
@@ -104,6 +105,14 @@ pub(crate) fn register<T: NativeFuture>(py: Python<'_>) {
 pub(super) fn as_native<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Future>> {
     // SAFETY: all registered classes derive from `Future`.
     Registered::of(object).map(|_| unsafe { object.cast_unchecked() })
+}
+
+/// Withdraw a future of exactly this class.
+fn withdraw_exact<T: NativeFuture>(future: &Bound<'_, PyAny>) {
+    if let Some(withdraw) = T::WITHDRAW {
+        // SAFETY: `Registered::of` has compared the class.
+        withdraw(unsafe { future.cast_unchecked() });
+    }
 }
 
 /// Withdraw a future that is done, or is being freed, from where it is registered for its class's sake.

@@ -61,6 +61,12 @@ impl VisibleTask {
         unsafe { Link::enter(visible.get().link.get()) }
     }
 
+    /// Take a task that has ended, or is being freed, out of its list.
+    fn leave(slf: &Bound<'_, Self>) {
+        // SAFETY: the GIL is held; the link is in a list or in none.
+        unsafe { Link::leave(slf.get().link.get()) }
+    }
+
     /// Show the name and the coroutine that a task has now.
     pub(super) fn show(task: &Bound<'_, Task>) {
         let py = task.py();
@@ -76,15 +82,10 @@ impl VisibleTask {
 
 impl NativeFuture for VisibleTask {
     const CLASS: NativeClass = NativeClass::VisibleTask;
+    const WITHDRAW: Option<fn(&Bound<'_, Self>)> = Some(Self::leave);
 
     fn is_missed(slf: &Bound<'_, Self>) -> bool {
         Task::is_missed(slf.as_super())
-    }
-
-    /// Take a task that has ended, or is being freed, out of its list.
-    fn withdraw(slf: &Bound<'_, Self>) {
-        // SAFETY: the GIL is held; the link is in a list or in none.
-        unsafe { Link::leave(slf.get().link.get()) }
     }
 }
 
