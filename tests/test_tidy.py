@@ -238,6 +238,7 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/core/src/signals.rs",
         "crates/core/src/syslet/call.rs",
         "crates/core/src/syslet/effects.rs",
+        "crates/core/src/syslet/fd.rs",
         "crates/core/src/syslet/inline.rs",
         "crates/core/src/syslet/memory.rs",
         "crates/core/src/syslet/prepare.rs",

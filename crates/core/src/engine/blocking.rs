@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use libc::c_int;
 
 use crate::syslet::syscall::{self, Attempt};
-use crate::syslet::{Call, Op, readiness};
+use crate::syslet::{Call, Op, fd, readiness};
 
 /// The value of a call that would have to wait for another party; no system call returns it.
 pub(crate) const NOT_YET: i64 = i64::MIN;
@@ -42,16 +42,16 @@ pub(crate) unsafe fn perform(call: &Call, locks: &DescriptorLocks) -> i64 {
     let attempt = || match unsafe { syscall::attempt(call) } {
         Attempt::Done(value) => value,
         Attempt::OpenedNonBlocking(fd) => {
-            syscall::make_blocking(fd as c_int);
+            fd::make_blocking(fd as c_int);
             fd
         }
         Attempt::WouldBlock => NOT_YET,
     };
     // SAFETY: see above.
-    let make = |call: &Call| unsafe { syscall::perform_unless_non_blocking(call) };
+    let make = |call: &Call| unsafe { syscall::perform_once(call) };
     match call.op() {
         Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg | Op::Waitid => attempt(),
-        Op::Read | Op::Write | Op::Readv | Op::Writev if !syscall::is_file(call.int(0)) => {
+        Op::Read | Op::Write | Op::Readv | Op::Writev if !fd::is_file(call.int(0)) => {
             match attempt() {
                 // SAFETY: see above.
                 NOT_YET => locks.cross(call, |call| make(&unsafe { of_a_pipe(call) })),
@@ -88,7 +88,7 @@ impl DescriptorLocks {
             Err(std::sync::TryLockError::WouldBlock) => return NOT_YET,
         };
         for (fd, events) in readiness::ends(call).into_iter().flatten() {
-            match syscall::poll(fd, events, 0) {
+            match fd::poll(fd, events, 0) {
                 0 => return NOT_YET,
                 value if value < 0 => return value,
                 _ => {}
@@ -124,8 +124,8 @@ unsafe fn of_a_pipe(call: &Call) -> Call {
 fn splice(call: &Call, locks: &DescriptorLocks, make: impl FnOnce(&Call) -> i64) -> i64 {
     let outcome = locks.cross(call, |call| {
         // SPLICE_F_NONBLOCK works for pipes only: a blocking socket is given no more than fits.
-        let room = match syscall::kind(call.int(2)) {
-            Some(libc::S_IFSOCK) => syscall::send_room(call.int(2)) as u64,
+        let room = match fd::kind(call.int(2)) {
+            Some(libc::S_IFSOCK) => fd::send_room(call.int(2)) as u64,
             _ => u64::MAX,
         };
         let flags = call.words[5] | u64::from(libc::SPLICE_F_NONBLOCK);
@@ -148,8 +148,8 @@ pub(crate) fn leads_to_pipe(call: &Call) -> bool {
     let look = libc::O_PATH | libc::O_CLOEXEC | flags & libc::O_NOFOLLOW;
     match open(call, look, 0) {
         fd if fd >= 0 => {
-            let is_pipe = syscall::kind(fd as c_int) == Some(libc::S_IFIFO);
-            syscall::close(fd as c_int);
+            let is_pipe = fd::kind(fd as c_int) == Some(libc::S_IFIFO);
+            fd::close(fd as c_int);
             is_pipe
         }
         // The call itself reports why the path cannot be opened.
@@ -175,12 +175,12 @@ pub(crate) unsafe fn open_pipe(call: &Call, half: &mut Option<OwnedFd>) -> i64 {
             value => unsafe { OwnedFd::from_raw_fd(value as c_int) },
         },
     };
-    let is_pipe = syscall::kind(fd.as_raw_fd()) == Some(libc::S_IFIFO);
-    if is_pipe && !syscall::has_partner(fd.as_raw_fd(), flags) {
+    let is_pipe = fd::kind(fd.as_raw_fd()) == Some(libc::S_IFIFO);
+    if is_pipe && !fd::has_partner(fd.as_raw_fd(), flags) {
         *half = Some(fd);
         return NOT_YET;
     }
-    syscall::make_blocking(fd.as_raw_fd());
+    fd::make_blocking(fd.as_raw_fd());
     i64::from(fd.into_raw_fd())
 }
 
@@ -205,14 +205,14 @@ fn open(call: &Call, flags: c_int, mode: u64) -> i64 {
     if call.op() == Op::Openat {
         let call = call.with(2, flags as u64).with(3, mode);
         // SAFETY: callers pass calls that are to be made, whose addresses are valid.
-        return unsafe { syscall::perform_unless_non_blocking(&call) };
+        return unsafe { syscall::perform_once(&call) };
     }
     // SAFETY: see above.
     let mut how = unsafe { *call.at::<libc::open_how>(2) };
     (how.flags, how.mode) = (flags as u64, mode);
     let call = call.with(2, &raw const how as u64);
     // SAFETY: see above; the new structure is a local variable.
-    unsafe { syscall::perform_unless_non_blocking(&call) }
+    unsafe { syscall::perform_once(&call) }
 }
 
 #[cfg(test)]

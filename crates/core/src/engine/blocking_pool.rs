@@ -196,9 +196,7 @@ mod tests {
     fn a_call_that_no_thread_has_begun_is_cancelled_at_once() {
         let commands = Arc::new(CommandQueue::new().unwrap());
         // SAFETY: the bytes live until all calls have come back.
-        let mut pool = BlockingPool::new(&commands, |call| unsafe {
-            syscall::perform_unless_non_blocking(call)
-        });
+        let mut pool = BlockingPool::new(&commands, |call| unsafe { syscall::perform_once(call) });
         let (reader, writer) = std::io::pipe().unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&reader) as u64;
         let mut bytes = [0u8; THREADS_MAX + 1];

@@ -19,7 +19,7 @@ use super::command_queue::CommandQueue;
 use super::epoll_set::{EpollSet, Fired};
 use crate::clock;
 use crate::error::Result;
-use crate::syslet::{Call, Op, readiness, syscall};
+use crate::syslet::{Call, Op, fd, readiness};
 use crate::timers::{TimerKey, Timers};
 
 /// How long to wait before another attempt at an operation for which no event comes, in nanoseconds.
@@ -185,13 +185,13 @@ impl EpollOperation {
             libc::P_PIDFD => id,
             libc::P_PID => {
                 if self.child.is_none() {
-                    self.child = syscall::pidfd(id).ok();
+                    self.child = fd::pidfd(id).ok();
                 }
                 self.child.as_ref()?.as_raw_fd()
             }
             _ => return None,
         };
-        (syscall::poll(fd, libc::POLLIN, 0) == 0).then_some((fd, libc::POLLIN))
+        (fd::poll(fd, libc::POLLIN, 0) == 0).then_some((fd, libc::POLLIN))
     }
 }
 

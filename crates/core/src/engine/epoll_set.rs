@@ -259,7 +259,7 @@ mod tests {
     }
 
     fn close(fd: RawFd) {
-        crate::syslet::syscall::close(fd);
+        crate::syslet::fd::close(fd);
     }
 
     /// Make `to` a duplicate of `from`, whatever it was before.

@@ -12,7 +12,7 @@ use super::backend::{Backend, Completion};
 use super::command_queue::Command;
 use super::thread::{EngineThread, RESEND_CANCEL_NS, Waits};
 use crate::mpsc_queue::MpscQueue;
-use crate::syslet::{Run, syscall};
+use crate::syslet::{Run, fd};
 
 /// How long cancelled operations may take to come back; after that their runs are kept for good.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ impl<B: Backend> EngineThread<B> {
                 lose(&mut run);
             } else {
                 if let Waits::Partner(Some(half), _) = entry.waits {
-                    syscall::close(half);
+                    fd::close(half);
                 }
                 end(&mut run);
             }

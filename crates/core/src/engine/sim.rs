@@ -12,7 +12,7 @@ use super::command_queue::CommandQueue;
 use super::epoll::RETRY_NS;
 use crate::clock;
 use crate::error::Result;
-use crate::syslet::{Call, Op, readiness, syscall};
+use crate::syslet::{Call, Op, fd, readiness};
 
 /// The settings of a simulated engine.
 #[derive(Debug, Clone, Default)]
@@ -166,7 +166,7 @@ impl SimulatedOperation {
             errno => return errno,
         };
         if call.op() == Op::Poll {
-            return match syscall::poll(call.int(0), call.int(1) as i16, 0) {
+            return match fd::poll(call.int(0), call.int(1) as i16, 0) {
                 0 => NOT_YET,
                 value => value,
             };
@@ -223,12 +223,12 @@ fn errors(call: &Call) -> Vec<i32> {
 unsafe fn shortened(call: &Call, shortage: u64) -> Call {
     let fd = call.int(0);
     let writes = matches!(call.op(), Op::Write | Op::Pwrite | Op::Writev);
-    let min_bytes = match (call.op(), syscall::kind(fd)) {
+    let min_bytes = match (call.op(), fd::kind(fd)) {
         (Op::Getdents, _) => FOLDER_MIN_BYTES,
         (_, Some(libc::S_IFIFO)) if writes => PIPE_MIN_BYTES,
         (_, Some(libc::S_IFREG | libc::S_IFIFO)) => 1,
         // Not for datagrams: a shorter one would be another message.
-        (_, Some(libc::S_IFSOCK)) if syscall::is_stream(fd) => 1,
+        (_, Some(libc::S_IFSOCK)) if fd::is_stream(fd) => 1,
         _ => return *call,
     };
     let less =

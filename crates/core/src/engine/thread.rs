@@ -17,7 +17,7 @@ use super::backend::{Backend, Completion, Key};
 use super::blocking::leads_to_pipe;
 use super::command_queue::{Command, CommandQueue};
 use crate::syslet::inline::{self, Budget, Stopped};
-use crate::syslet::{Call, CompletionSink, Flow, Op, Run, readiness, syscall};
+use crate::syslet::{Call, CompletionSink, Flow, Op, Run, fd, readiness, syscall};
 use crate::timers::{TimerKey, Timers};
 
 /// How long to wait before another look whether the other end of a named pipe is open, in nanoseconds.
@@ -212,7 +212,7 @@ impl<B: Backend> EngineThread<B> {
             }
             Waits::Partner(half, timer) => {
                 self.timers.cancel(timer);
-                half.into_iter().for_each(syscall::close);
+                half.into_iter().for_each(fd::close);
                 self.end(key);
             }
             Waits::Operation | Waits::Readiness | Waits::Connection => self.resend_cancel(key),
@@ -341,7 +341,7 @@ impl<B: Backend> EngineThread<B> {
                 // A non-blocking descriptor: wait until it is ready, and try again.
                 match entry.run.prepare() {
                     // A Unix socket whose peer's backlog is full: no event tells when there is room.
-                    Ok(call) if call.op() == Op::Connect && syscall::is_blocking(call.int(0)) => {
+                    Ok(call) if call.op() == Op::Connect && fd::is_blocking(call.int(0)) => {
                         entry.waits = Waits::Operation;
                         // SAFETY: as in `start`.
                         unsafe { self.backend.start_blocking(key, call) };
@@ -381,7 +381,7 @@ impl<B: Backend> EngineThread<B> {
         match std::mem::replace(&mut entry.waits, Waits::Ready) {
             Waits::Partner(Some(half), _) => {
                 let flags = entry.run.open_flags();
-                if syscall::poll(half, libc::POLLIN, 0) != 0 || syscall::has_partner(half, flags) {
+                if fd::poll(half, libc::POLLIN, 0) != 0 || fd::has_partner(half, flags) {
                     self.go_on(key, i64::from(half));
                 } else {
                     self.await_partner(key, Some(half));
@@ -488,7 +488,7 @@ fn is_half_open(run: &mut Run, value: i64) -> bool {
     }
     let fd = value as i32;
     value >= 0
-        && syscall::position(fd).is_none()
-        && syscall::kind(fd) == Some(libc::S_IFIFO)
-        && !syscall::has_partner(fd, run.open_flags())
+        && fd::position(fd).is_none()
+        && fd::kind(fd) == Some(libc::S_IFIFO)
+        && !fd::has_partner(fd, run.open_flags())
 }

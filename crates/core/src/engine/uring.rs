@@ -19,7 +19,7 @@ use super::blocking_pool::BlockingPool;
 use super::command_queue::CommandQueue;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::syslet::{Call, Op, syscall};
+use crate::syslet::{Call, Op, fd, syscall};
 
 /// How many operations go to the kernel with one system call at most.
 const ENTRIES: u32 = 256;
@@ -96,7 +96,7 @@ impl UringBackend {
         let commands = Arc::clone(commands);
         let pool = BlockingPool::new(&commands, |call| {
             // SAFETY: `start` requires valid addresses until the operation has come back.
-            unsafe { syscall::perform_unless_non_blocking(call) }
+            unsafe { syscall::perform_once(call) }
         });
         Ok(Self { ring, probe, pool, commands, is_listening: false })
     }
@@ -272,8 +272,7 @@ fn needs_system_call(call: &Call) -> bool {
         _ => false,
     };
     let fd = call.int(0);
-    has_offset && syscall::position(fd).is_none()
-        || call.moves_shared_position() && syscall::has_position(fd)
+    has_offset && fd::position(fd).is_none() || call.moves_shared_position() && fd::has_position(fd)
 }
 
 /// The ring's entry for a call, and its operation code; `None` if the ring has no such operation.

@@ -1,11 +1,11 @@
 //! Effects of an operation beside its value: descriptors, positions, filled memory, details.
 
 use super::call::Call;
+use super::fd;
 use super::memory::{Access, Memory};
 use super::op::Op;
 use super::program::{NONE, Span};
 use super::run::{Opened, Run};
-use super::syscall;
 
 impl Run {
     /// Whether a read that came up short may have been cut by what the page cache holds rather than by
@@ -23,7 +23,7 @@ impl Run {
             -1 => match self.opened.iter().find(|it| it.fd == call.int(0)) {
                 Some(opened) if opened.position >= 0 => opened.position + n_read,
                 // It appends, or the run has not opened it. Without a position, reads return what there is.
-                _ => match syscall::position(call.int(0)) {
+                _ => match fd::position(call.int(0)) {
                     Some(position) => position,
                     None => return false,
                 },
@@ -31,7 +31,7 @@ impl Run {
             offset => offset + n_read,
         };
         // The cache cuts at a page. Pipes and devices return what there is, at any position.
-        end & PAGE_MASK == 0 && syscall::is_file(call.int(0))
+        end & PAGE_MASK == 0 && fd::is_file(call.int(0))
     }
 
     /// Note the effects of an operation beside its value.
@@ -111,7 +111,7 @@ impl Run {
             // No byte has moved, so the kernel's position is still right.
             Some(opened) if opened.position == 0 => (-1, true),
             Some(opened) => {
-                opened.is_file = opened.is_file || syscall::has_position(fd);
+                opened.is_file = opened.is_file || fd::has_position(fd);
                 if opened.is_file {
                     return (opened.position, true);
                 }
@@ -131,7 +131,7 @@ impl Run {
     fn forget_position(&mut self, fd: u16) {
         let fd = self.frame.slot(fd) as i32;
         if let Some(opened) = self.opened.iter_mut().find(|it| it.fd == fd) {
-            opened.position = syscall::position(fd).unwrap_or(-1);
+            opened.position = fd::position(fd).unwrap_or(-1);
         }
     }
 
@@ -197,7 +197,7 @@ impl Opened {
     /// Set the kernel's position to the one that the run has counted.
     pub(super) fn tell_position(&self) {
         if self.position > 0 {
-            syscall::set_position(self.fd, self.position);
+            fd::set_position(self.fd, self.position);
         }
     }
 }
@@ -250,7 +250,7 @@ mod tests {
     fn sending_a_file_moves_its_position() {
         let (target, source) = (File::open("/dev/null").unwrap(), tempfile());
         let fd = source.into_raw_fd();
-        syscall::move_position(fd, 10);
+        fd::move_position(fd, 10);
         let slots = [i64::from(target.as_raw_fd()), i64::from(fd), 10];
         let mut run = run(Op::Sendfile, &[0, 1, NONE, 2], &slots, &[(fd, 0)]);
         let words = run.program.atoms()[0].words;
@@ -271,9 +271,9 @@ mod tests {
         assert_eq!((-1, false), run.own_position(pipe));
         assert_eq!((-1, false), run.own_position(0));
         // The kernel has not been told the position yet.
-        assert_eq!(Some(0), syscall::position(fd));
+        assert_eq!(Some(0), fd::position(fd));
         run.tell_position(0);
-        assert_eq!(Some(3), syscall::position(fd));
+        assert_eq!(Some(3), fd::position(fd));
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! Reading order: [`op`] (the operations of atoms), [`program`] (atoms in a table, and the rules of the
 //! flow), [`memory`] (what atoms read and write), [`run`] (one execution: which calls it makes, and
 //! where it goes with their values; `prepare` and `effects` have the details), [`inline`] (executes a run
-//! on the calling thread until it would block). Runs that would block are for the [engine](crate::engine).
+//! on the calling thread until it would block). `fd` knows descriptors, `readiness` what a call that would
+//! block waits for, `syscall` makes calls; none of the three knows runs. Runs that would block are for the [engine](crate::engine).
 
 mod call;
 mod effects;
+pub(crate) mod fd;
 pub mod inline;
 pub mod memory;
 pub mod op;

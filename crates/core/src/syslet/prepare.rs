@@ -1,22 +1,14 @@
 //! Prepares the call of a run's current atom: looks its operands up, and fills structures in.
 
 use super::call::Call;
+use super::fd;
 use super::memory::{Access, Errno};
 use super::op::Op;
 use super::program::{NONE, Span};
-use super::run::{Conduit, Run};
-use super::syscall;
+use super::run::{Conduit, Details, Run};
 
 /// How many bytes go through the conduit at a time: as many as a pipe holds.
 const CONDUIT_BYTES: usize = 64 * 1024;
-
-/// Structures that the kernel reads and writes during an operation.
-pub(super) struct Details {
-    pub(super) how: libc::open_how,
-    pub(super) statx: libc::statx,
-    pub(super) message: libc::msghdr,
-    pub(super) child: libc::siginfo_t,
-}
 
 impl Run {
     /// The call that the current atom has to make now; an errno if its operands are not valid.
@@ -208,7 +200,7 @@ impl Run {
             self.tell_position(to_slot);
             self.tell_position(from_slot);
             let moved = (offset < 0).then_some(from as i32);
-            self.conduit = Some(Box::new(Conduit { ends: syscall::pipe()?, held: 0, moved }));
+            self.conduit = Some(Box::new(Conduit { ends: fd::pipe()?, held: 0, moved }));
         }
         let Some(conduit) = &self.conduit else { unreachable!("the pipe was made just now") };
         let nowhere = u64::MAX;

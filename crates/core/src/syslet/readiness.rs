@@ -5,8 +5,8 @@
 use libc::{POLLIN, POLLOUT, c_int};
 
 use super::call::Call;
+use super::fd;
 use super::op::Op;
-use super::syscall;
 
 /// A descriptor, and events of it.
 type Awaited = (c_int, i16);
@@ -17,7 +17,7 @@ type Awaited = (c_int, i16);
 pub(crate) fn ends(call: &Call) -> [Option<Awaited>; 2] {
     let end = |idx, events| {
         let fd = call.int(idx);
-        (!syscall::is_file(fd)).then_some((fd, events))
+        (!fd::is_file(fd)).then_some((fd, events))
     };
     match call.op {
         // A descriptor that has no offsets, such as a pipe, refuses one at once.
@@ -48,7 +48,7 @@ pub(crate) fn missing(call: &Call) -> Option<Awaited> {
 }
 
 fn is_missing((fd, events): Awaited) -> bool {
-    syscall::poll(fd, events, 0) == 0
+    fd::poll(fd, events, 0) == 0
 }
 
 /// Whether the program itself asks not to wait.
@@ -65,9 +65,9 @@ pub(crate) fn asks_not_to_wait(call: &Call) -> bool {
 /// Whether the call fails at once, because its descriptor is not a listener, or not a socket.
 fn is_refused(call: &Call) -> bool {
     match call.op {
-        Op::Accept => !syscall::is_listening(call.int(0)),
+        Op::Accept => !fd::is_listening(call.int(0)),
         Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg => {
-            syscall::kind(call.int(0)) != Some(libc::S_IFSOCK)
+            fd::kind(call.int(0)) != Some(libc::S_IFSOCK)
         }
         _ => false,
     }

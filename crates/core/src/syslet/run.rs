@@ -6,11 +6,10 @@
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
+use super::fd;
 use super::memory::{Access, Frame, Memory};
 use super::op::Op;
-use super::prepare::Details;
 use super::program::{Atom, AtomFlags, NONE, Program, ResultSpec, Span};
-use super::syscall;
 use crate::buffers::BufferPool;
 
 /// Receives runs that have ended.
@@ -71,6 +70,14 @@ pub(super) struct Conduit {
     pub(super) held: usize,
     /// The file that is sent, if that moves its position, which goes back by what does not get through.
     pub(super) moved: Option<i32>,
+}
+
+/// Structures that the kernel reads and writes during an operation.
+pub(super) struct Details {
+    pub(super) how: libc::open_how,
+    pub(super) statx: libc::statx,
+    pub(super) message: libc::msghdr,
+    pub(super) child: libc::siginfo_t,
 }
 
 /// One execution of a program.
@@ -248,7 +255,7 @@ impl Run {
     /// Make descriptors blocking that attempts have opened non-blocking, as the program asked.
     pub(crate) fn settle_descriptors(&mut self) {
         for opened in self.opened.iter_mut().filter(|it| it.is_tried) {
-            syscall::make_blocking(opened.fd);
+            fd::make_blocking(opened.fd);
             opened.is_tried = false;
         }
     }
@@ -370,7 +377,7 @@ impl Run {
         // Peeking returns the same bytes again, and datagrams are not to be joined.
         matches!(atom.op, Op::Recv | Op::Recvmsg)
             && self.message_flags(atom) & (libc::MSG_WAITALL | libc::MSG_PEEK) == libc::MSG_WAITALL
-            && syscall::is_stream(self.frame.slot(atom.words[0]) as i32)
+            && fd::is_stream(self.frame.slot(atom.words[0]) as i32)
     }
 
     fn message_flags(&self, atom: &Atom) -> i32 {
@@ -413,7 +420,7 @@ impl Run {
             if value == 0 && self.progress == 0 {
                 // With nothing to send, no call has checked the target yet.
                 let [to, from, ..] = words.map(|it| self.frame.slot_if_any(it) as i32);
-                value = syscall::send_nothing(to, from);
+                value = fd::send_nothing(to, from);
             }
             let outcome = sent(self.progress, value);
             self.close_conduit();
@@ -438,9 +445,9 @@ impl Run {
         let Some(conduit) = self.conduit.take() else { return };
         if let Some(fd) = conduit.moved.filter(|_| conduit.held > 0) {
             // The next reader reads the bytes again that did not get through.
-            syscall::move_position(fd, -(conduit.held as i64));
+            fd::move_position(fd, -(conduit.held as i64));
         }
-        conduit.ends.into_iter().for_each(syscall::close);
+        conduit.ends.into_iter().for_each(fd::close);
     }
 
     /// End the run with this errno: it was cancelled, or its time is up.
@@ -489,7 +496,7 @@ impl Run {
             if stays {
                 it.tell_position();
             } else {
-                syscall::close(it.fd);
+                fd::close(it.fd);
             }
             stays
         });
@@ -520,7 +527,7 @@ impl Run {
     fn close_what_is_open(&mut self) {
         self.close_conduit();
         for opened in self.opened.drain(..) {
-            syscall::close(opened.fd);
+            fd::close(opened.fd);
         }
     }
 }

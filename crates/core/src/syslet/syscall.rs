@@ -2,11 +2,10 @@
 //!
 //! Values are the kernel's: what the call returned, or a negative errno.
 
-use std::os::fd::{FromRawFd, OwnedFd};
-
 use libc::{EAGAIN, EINTR, ENOSYS, EOPNOTSUPP, EPERM, c_int, c_long};
 
 use super::call::Call;
+use super::fd::{self, sys};
 use super::op::Op;
 use super::readiness;
 
@@ -22,25 +21,6 @@ pub(crate) enum Attempt {
 }
 
 use Attempt::{Done, WouldBlock};
-
-/// Make a raw system call.
-macro_rules! sys {
-    ($number:expr $(, $arg:expr)*) => {
-        // SAFETY: addresses are of local variables, or of a `Call`, which has valid ones while it is made.
-        value(unsafe { libc::syscall($number $(, $arg)*) })
-    };
-}
-
-#[inline]
-fn value(returned: c_long) -> i64 {
-    if returned == -1 { -i64::from(errno()) } else { returned }
-}
-
-#[inline]
-fn errno() -> c_int {
-    // SAFETY: the address of this thread's errno, always valid.
-    unsafe { *libc::__errno_location() }
-}
 
 /// Try a call without blocking.
 ///
@@ -67,7 +47,7 @@ pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
             Op::Readv => try_vectored(libc::SYS_preadv2, call),
             Op::Writev => try_vectored(libc::SYS_pwritev2, call),
             Op::Accept => try_accept(call),
-            Op::Poll => match poll(call.int(0), call.int(1) as i16, 0) {
+            Op::Poll => match fd::poll(call.int(0), call.int(1) as i16, 0) {
                 0 => WouldBlock,
                 value => Done(value),
             },
@@ -161,9 +141,9 @@ unsafe fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Atte
     if flags & libc::O_NONBLOCK != 0 {
         return Done(i64::from(fd));
     }
-    if flags & libc::O_PATH == 0 && position(fd).is_none() && !has_partner(fd, flags) {
+    if flags & libc::O_PATH == 0 && fd::position(fd).is_none() && !fd::has_partner(fd, flags) {
         // A pipe, or a device like one, has to be opened as the program says.
-        close(fd);
+        fd::close(fd);
         return WouldBlock;
     }
     Attempt::OpenedNonBlocking(i64::from(fd))
@@ -208,9 +188,9 @@ unsafe fn try_message(call: &Call, flags_idx: usize) -> Attempt {
 
 unsafe fn try_accept(call: &Call) -> Attempt {
     // No flag makes one accept non-blocking: a blocking listener is not tried, but a non-listener is.
-    match status(call.int(0)) {
+    match fd::status_flags(call.int(0)) {
         Err(errno) => Done(errno),
-        Ok(status) if !status.is_non_blocking() && is_listening(call.int(0)) => WouldBlock,
+        Ok(flags) if !flags.is_non_blocking() && fd::is_listening(call.int(0)) => WouldBlock,
         // SAFETY: guaranteed by the caller.
         Ok(_) => unless_blocked(|| unsafe { perform_once(call) }),
     }
@@ -226,25 +206,6 @@ unsafe fn try_waitid(call: &Call) -> Attempt {
     if is_none && call.int(2) & libc::WNOHANG == 0 { WouldBlock } else { Done(value) }
 }
 
-/// Wait for events of one descriptor; the value is what it is ready for, or 0 after `timeout_ms`.
-pub(crate) fn poll(fd: c_int, events: i16, timeout_ms: c_int) -> i64 {
-    // poll(2) ignores a negative number, and would wait for ever.
-    if fd < 0 {
-        return -i64::from(libc::EBADF);
-    }
-    let mut polled = libc::pollfd { fd, events, revents: 0 };
-    // SAFETY: one descriptor, described by a local variable.
-    let n = value(c_long::from(unsafe { libc::poll(&raw mut polled, 1, timeout_ms) }));
-    if n <= 0 {
-        return n;
-    }
-    // As in the kernel's ring, a number that is not open is an error, not an event.
-    if polled.revents & libc::POLLNVAL != 0 {
-        return -i64::from(libc::EBADF);
-    }
-    i64::from(polled.revents as u16)
-}
-
 /// Make a call, for as long as it takes.
 ///
 /// A signal ends it with `EINTR` if it `is_interruptible`; otherwise the call continues.
@@ -257,11 +218,11 @@ pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
         let value = unsafe { perform_once(call) };
         let waited = match -value {
             it if it == i64::from(EAGAIN) => match readiness::awaited(call) {
-                Some((fd, events)) => poll(fd, events, -1),
+                Some((fd, events)) => fd::poll(fd, events, -1),
                 None => return value,
             },
             it if call.op == Op::Connect && is_connecting(it) => {
-                match poll(call.int(0), libc::POLLOUT, -1) {
+                match fd::poll(call.int(0), libc::POLLOUT, -1) {
                     waited if waited >= 0 => return connect_outcome(call.int(0)),
                     waited => waited,
                 }
@@ -286,18 +247,18 @@ pub(crate) fn is_connecting(errno: i64) -> bool {
 /// As for [`attempt`].
 pub(crate) unsafe fn begin_to_connect(call: &Call) -> i64 {
     let fd = call.int(0);
-    let status = match status(fd) {
-        Ok(status) => status,
+    let flags = match fd::status_flags(fd) {
+        Ok(flags) => flags,
         Err(errno) => return errno,
     };
-    if status.is_non_blocking() {
+    if flags.is_non_blocking() {
         // SAFETY: guaranteed by the caller.
         return unsafe { perform_once(call) };
     }
-    set_status(fd, status.with_non_blocking(true));
+    fd::set_status_flags(fd, flags.with_non_blocking(true));
     // SAFETY: guaranteed by the caller.
     let value = unsafe { perform_once(call) };
-    set_status(fd, status);
+    fd::set_status_flags(fd, flags);
     value
 }
 
@@ -317,15 +278,6 @@ pub(crate) unsafe fn finish_connecting(call: &Call) -> i64 {
     }
 }
 
-/// Make a call once; on a non-blocking descriptor it does not wait.
-///
-/// # Safety
-/// As for [`attempt`].
-pub(crate) unsafe fn perform_unless_non_blocking(call: &Call) -> i64 {
-    // SAFETY: guaranteed by the caller.
-    unsafe { perform_once(call) }
-}
-
 /// The outcome of a connection attempt: 0 or a negative errno.
 fn connect_outcome(fd: c_int) -> i64 {
     let mut error: c_int = 0;
@@ -337,9 +289,11 @@ fn connect_outcome(fd: c_int) -> i64 {
     }
 }
 
+/// Make a call once, for as long as it takes; on a non-blocking descriptor it does not wait.
+///
 /// # Safety
 /// As for [`attempt`].
-unsafe fn perform_once(call: &Call) -> i64 {
+pub(crate) unsafe fn perform_once(call: &Call) -> i64 {
     let path = |idx| call.at::<libc::c_char>(idx);
     let int = |idx| call.int(idx);
     match call.op {
@@ -409,7 +363,7 @@ unsafe fn perform_once(call: &Call) -> i64 {
             sys!(libc::SYS_sendmsg, int(0), call.at::<libc::msghdr>(1), flags)
         }
         Op::Shutdown => sys!(libc::SYS_shutdown, int(0), int(1)),
-        Op::Poll => poll(int(0), int(1) as i16, -1),
+        Op::Poll => fd::poll(int(0), int(1) as i16, -1),
         Op::Timeout => sleep_until(call.words[0]),
         Op::Waitid => {
             let (info, nothing) = (call.at::<libc::siginfo_t>(3), std::ptr::null_mut::<u8>());
@@ -436,165 +390,4 @@ fn sleep_until(deadline_ns: u64) -> i64 {
     let nothing = std::ptr::null_mut::<libc::timespec>();
     let (clock, how) = (libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME);
     sys!(libc::SYS_clock_nanosleep, clock, how, &raw const deadline, nothing)
-}
-
-/// The flags of an open file, as fcntl(2) has them.
-#[derive(Debug, Clone, Copy)]
-struct Status(c_int);
-
-impl Status {
-    fn is_non_blocking(self) -> bool {
-        self.0 & libc::O_NONBLOCK != 0
-    }
-
-    fn with_non_blocking(self, is_set: bool) -> Self {
-        let others = self.0 & !libc::O_NONBLOCK;
-        Self(if is_set { others | libc::O_NONBLOCK } else { others })
-    }
-}
-
-fn status(fd: c_int) -> Result<Status, i64> {
-    match sys!(libc::SYS_fcntl, fd, libc::F_GETFL) {
-        flags if flags >= 0 => Ok(Status(flags as c_int)),
-        errno => Err(errno),
-    }
-}
-
-fn set_status(fd: c_int, status: Status) {
-    sys!(libc::SYS_fcntl, fd, libc::F_SETFL, status.0);
-}
-
-/// Make a descriptor blocking, which is the default.
-pub(crate) fn make_blocking(fd: c_int) {
-    if let Ok(status) = status(fd) {
-        set_status(fd, status.with_non_blocking(false));
-    }
-}
-
-/// Close a descriptor of ours.
-pub(crate) fn close(fd: c_int) {
-    sys!(libc::SYS_close, fd);
-}
-
-/// The position of a descriptor whose reads come in one piece unless the file ends; `None` for pipes,
-/// sockets and terminals, whose reads return what there is.
-pub(crate) fn position(fd: c_int) -> Option<i64> {
-    Some(sys!(libc::SYS_lseek, fd, 0, libc::SEEK_CUR)).filter(|it| *it >= 0)
-}
-
-/// The value of sending no bytes of a file: an error if it cannot be sent.
-pub(crate) fn send_nothing(to: c_int, from: c_int) -> i64 {
-    sys!(libc::SYS_sendfile, to, from, std::ptr::null_mut::<i64>(), 0)
-}
-
-/// Whether a descriptor is a file whose reads and writes continue where the last one ended. Some regular
-/// files have no position: those of the kernel that are read like pipes.
-pub(crate) fn has_position(fd: c_int) -> bool {
-    position(fd).is_some() && is_file(fd)
-}
-
-/// Set a file's position.
-pub(crate) fn set_position(fd: c_int, position: i64) {
-    sys!(libc::SYS_lseek, fd, position, libc::SEEK_SET);
-}
-
-/// Move a file's position by `n_bytes`.
-pub(crate) fn move_position(fd: c_int, n_bytes: i64) {
-    sys!(libc::SYS_lseek, fd, n_bytes, libc::SEEK_CUR);
-}
-
-/// Create a pipe: the read end and the write end.
-pub(crate) fn pipe() -> Result<[c_int; 2], c_int> {
-    let mut ends = [0; 2];
-    match sys!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC) {
-        0 => Ok(ends),
-        value => Err(value as c_int),
-    }
-}
-
-/// Whether calls on a descriptor wait.
-pub(crate) fn is_blocking(fd: c_int) -> bool {
-    status(fd).is_ok_and(|it| !it.is_non_blocking())
-}
-
-/// The type of a descriptor's file, by the bits of `S_IFMT`; `None` if it is not open.
-pub(crate) fn kind(fd: c_int) -> Option<libc::mode_t> {
-    // SAFETY: a structure of numbers.
-    let mut status: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: the address is that of a local variable.
-    let outcome = unsafe { libc::fstat(fd, &raw mut status) };
-    (outcome == 0).then_some(status.st_mode & libc::S_IFMT)
-}
-
-/// Whether a descriptor's file is on a disk: it is always ready, and blocks all the same. The position
-/// does not tell: that of eventfd, inotify and their like is always zero.
-pub(crate) fn is_file(fd: c_int) -> bool {
-    matches!(kind(fd), Some(libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK))
-}
-
-/// Whether a blocking open(2) of a named pipe would have returned: its other end is open, or being
-/// opened. The descriptor was opened with `flags`, but without blocking.
-pub(crate) fn has_partner(fd: c_int, flags: c_int) -> bool {
-    if kind(fd) != Some(libc::S_IFIFO) {
-        return false;
-    }
-    // Without a reader, opening it for writing would have failed.
-    flags & libc::O_ACCMODE != libc::O_RDONLY || has_writer(fd)
-}
-
-fn has_writer(fd: c_int) -> bool {
-    if poll(fd, libc::POLLIN, 0) != 0 {
-        return true;
-    }
-    // The pipe is empty: tee(2) returns 0, the end of the file, without a writer, and EAGAIN with one.
-    let Ok(ends) = pipe() else { return false };
-    let n = sys!(libc::SYS_tee, fd, ends[1], 1, libc::SPLICE_F_NONBLOCK);
-    ends.into_iter().for_each(close);
-    n > 0 || n == -i64::from(EAGAIN)
-}
-
-/// Whether a descriptor is a socket that connections can be accepted from.
-pub(crate) fn is_listening(fd: c_int) -> bool {
-    socket_option(fd, libc::SO_ACCEPTCONN).is_some_and(|it| it != 0)
-}
-
-/// Whether a descriptor is a stream socket, whose bytes are not divided into messages.
-pub(crate) fn is_stream(fd: c_int) -> bool {
-    socket_option(fd, libc::SO_TYPE) == Some(libc::SOCK_STREAM)
-}
-
-fn socket_option(fd: c_int, name: c_int) -> Option<c_int> {
-    let (mut answer, mut len): (c_int, _) = (0, size_of::<c_int>() as libc::socklen_t);
-    let level = libc::SOL_SOCKET;
-    let outcome = sys!(libc::SYS_getsockopt, fd, level, name, &raw mut answer, &raw mut len);
-    (outcome == 0).then_some(answer)
-}
-
-/// How many bytes at least a socket that is ready for writing takes without blocking.
-pub(crate) fn send_room(fd: c_int) -> usize {
-    /// As much as fits into the memory of one packet, for which a ready socket has room.
-    const ROOM_MIN_BYTES: usize = 4096;
-    const SO_MEMINFO: c_int = 55;
-    let (allocated, limit, queued) = (2, 3, 5);
-    if status(fd).is_ok_and(Status::is_non_blocking) {
-        return usize::MAX;
-    }
-    let mut memory = [0u32; 9];
-    let mut len = size_of_val(&memory) as libc::socklen_t;
-    let (level, start) = (libc::SOL_SOCKET, memory.as_mut_ptr());
-    if sys!(libc::SYS_getsockopt, fd, level, SO_MEMINFO, start, &raw mut len) < 0 {
-        return ROOM_MIN_BYTES;
-    }
-    let free = memory[limit].saturating_sub(memory[allocated].max(memory[queued]));
-    // The kernel's counts include its own overhead: promise half.
-    (free as usize / 2).max(ROOM_MIN_BYTES)
-}
-
-/// A descriptor that becomes readable when the process ends.
-pub(crate) fn pidfd(pid: c_int) -> Result<OwnedFd, c_int> {
-    match sys!(libc::SYS_pidfd_open, pid, 0) {
-        // SAFETY: it was opened just now, and nothing else owns it.
-        fd if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) }),
-        value => Err(value as c_int),
-    }
 }

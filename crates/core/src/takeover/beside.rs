@@ -9,8 +9,7 @@
 
 use std::collections::VecDeque;
 
-use super::registry::WorkerRegistry;
-use super::role::WorkerId;
+use super::registry::{WorkerId, WorkerRegistry};
 use crate::pools::{IN_A_ROW_MAX, Priority};
 
 /// How long the count of computing threads stays valid, in nanoseconds.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::role::WorkerId;
+use super::registry::WorkerId;
 
 /// The threads to which tasks belong, and the steps that wait there; `S` is a step of a task.
 #[derive(Debug)]

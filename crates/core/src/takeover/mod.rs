@@ -32,8 +32,8 @@ pub use bound::Bound;
 #[cfg(not(feature = "model"))]
 pub use monitor::{Candidate, Cause, IdleMonitor, Monitor, Noticed, SLOW_NS};
 pub use parker::{Parker, WakeReason};
-pub use registry::{Boundary, Monitoring, Taken, WorkerRegistry};
-pub use role::{Awake, Called, Role, WorkerId};
+pub use registry::{WorkerId, WorkerRegistry};
+pub use role::{Awake, Boundary, Called, Monitoring, Role, Taken};
 pub use slot::WorkerSlot;
 #[cfg(not(feature = "model"))]
 pub use thread::{HostProbe, ThreadTraits, ThreadUsage};

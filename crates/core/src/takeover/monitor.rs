@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::parker::WakeReason;
-use super::role::{Awake, Role, WorkerId};
+use super::registry::WorkerId;
+use super::role::{Awake, Role};
 use super::thread::{HostProbe, ThreadTraits};
 use crate::{clock, fp};
 

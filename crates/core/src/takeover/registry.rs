@@ -4,37 +4,24 @@
 
 use std::collections::VecDeque;
 
-use super::role::WorkerId;
-
-/// From where `take` took the role.
+/// Number of a thread that can hold the role. It is used again after the thread has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// From a worker that is inside a threadlet; its task is to be parked.
-    FromThreadlet(WorkerId),
-    /// From a dispatcher that waits for events; it must be woken if it waits long.
-    FromPoll,
-    /// From no other worker.
-    Vacant,
-}
+pub struct WorkerId(pub(super) u32);
 
-/// Whether a call may begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Monitoring {
-    /// Yes: there is a monitor.
-    Monitored,
-    /// Yes, once a thread is started for this worker, which is the monitor.
-    Spawn(WorkerId),
-    /// No: every thread that there may be is busy.
-    Full,
-}
+impl WorkerId {
+    /// The home thread, which runs the loop: the role begins and ends there.
+    pub const HOME: Self = Self(0);
+    /// No worker.
+    pub const NONE: Self = Self(u32::MAX);
 
-/// Whether a worker still has the role after a boundary between two requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Boundary {
-    /// It still has the role.
-    Kept,
-    /// Another worker is the dispatcher now.
-    Lost,
+    pub(super) fn new(number: usize) -> Self {
+        Self(number as u32)
+    }
+
+    /// The position among all workers; home is 0.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// The workers of one loop.

@@ -8,29 +8,9 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use super::parker::{Parker, WakeReason};
-use super::registry::{Boundary, Monitoring, Taken, WorkerRegistry};
+use super::registry::{WorkerId, WorkerRegistry};
 use super::slot::WorkerSlot;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-
-/// Number of a thread that can hold the role. It is used again after the thread has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WorkerId(u32);
-
-impl WorkerId {
-    /// The home thread, which runs the loop: the role begins and ends there.
-    pub const HOME: Self = Self(0);
-    /// No worker.
-    pub const NONE: Self = Self(u32::MAX);
-
-    pub(super) fn new(number: usize) -> Self {
-        Self(number as u32)
-    }
-
-    /// The position among all workers; home is 0.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
 
 /// Which of the monitor and the idle monitor are awake.
 ///
@@ -68,6 +48,37 @@ pub enum Called {
     Unmonitored(u64),
     /// This thread does not hold the role, or is inside a threadlet already: there is nothing to protect.
     Inside,
+}
+
+/// From where `take` took the role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// From a worker that is inside a threadlet; its task is to be parked.
+    FromThreadlet(WorkerId),
+    /// From a dispatcher that waits for events; it must be woken if it waits long.
+    FromPoll,
+    /// From no other worker.
+    Vacant,
+}
+
+/// Whether a call may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Monitoring {
+    /// Yes: there is a monitor.
+    Monitored,
+    /// Yes, once a thread is started for this worker, which is the monitor.
+    Spawn(WorkerId),
+    /// No: every thread that there may be is busy.
+    Full,
+}
+
+/// Whether a worker still has the role after a boundary between two requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boundary {
+    /// It still has the role.
+    Kept,
+    /// Another worker is the dispatcher now.
+    Lost,
 }
 
 /// The role of one loop's dispatcher.
