@@ -225,7 +225,7 @@ fn at_the_limit_calls_and_work_share_threads() {
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "deadlock")]
 fn a_monitor_that_takes_over_and_forgets_work_leaves_it_undone() {
     a_call_and_work_share_one_thread(Some(Slip::TakesOverAndForgetsWork));
 }

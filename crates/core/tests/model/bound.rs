@@ -82,7 +82,7 @@ fn a_thread_that_is_untied_is_idle_and_is_called_once() {
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "takes over and is idle")]
 fn a_thread_that_becomes_idle_though_called_is_called_twice() {
     a_thread_is_untied(Some(Slip::StandsByThoughCalled));
 }
