@@ -69,7 +69,8 @@ pub(crate) unsafe fn perform(call: &Call, locks: &DescriptorLocks) -> i64 {
         },
         // A splice of zero bytes never waits.
         Op::Splice if call.words[4] > 0 => splice(call, locks, make),
-        Op::Openat | Op::Openat2 if leads_to_pipe(call) => NOT_YET,
+        // SAFETY: see above.
+        Op::Openat | Op::Openat2 if unsafe { opens_named_pipe(call) } => NOT_YET,
         _ => make(call),
     }
 }
@@ -134,10 +135,14 @@ fn splice(call: &Call, locks: &DescriptorLocks, make: impl FnOnce(&Call) -> i64)
     if outcome == NOT_YET && readiness::asks_not_to_wait(call) { -EAGAIN } else { outcome }
 }
 
-/// Whether open(2) would wait for the other end of a named pipe.
-pub(crate) fn leads_to_pipe(call: &Call) -> bool {
+/// Whether a call opens a named pipe, and may wait for the other end.
+///
+/// # Safety
+/// As for [`perform`].
+pub(crate) unsafe fn opens_named_pipe(call: &Call) -> bool {
     const NEVER_WAITS: c_int = libc::O_PATH | libc::O_DIRECTORY | libc::O_NONBLOCK;
-    let flags = open_flags(call);
+    // SAFETY: guaranteed by the caller.
+    let flags = unsafe { open_flags(call) };
     let is_new = libc::O_CREAT | libc::O_EXCL;
     if flags & NEVER_WAITS != 0
         || flags & is_new == is_new
@@ -145,8 +150,9 @@ pub(crate) fn leads_to_pipe(call: &Call) -> bool {
     {
         return false;
     }
-    let look = libc::O_PATH | libc::O_CLOEXEC | flags & libc::O_NOFOLLOW;
-    match open(call, look, 0) {
+    let path_only = libc::O_PATH | libc::O_CLOEXEC | flags & libc::O_NOFOLLOW;
+    // SAFETY: guaranteed by the caller.
+    match unsafe { open_with(call, path_only, 0) } {
         fd if fd >= 0 => {
             let is_pipe = fd::kind(fd as c_int) == Some(libc::S_IFIFO);
             fd::close(fd as c_int);
@@ -164,10 +170,12 @@ pub(crate) fn leads_to_pipe(call: &Call) -> bool {
 /// # Safety
 /// As for [`perform`].
 pub(crate) unsafe fn open_pipe(call: &Call, half: &mut Option<OwnedFd>) -> i64 {
-    let flags = open_flags(call);
+    // SAFETY: guaranteed by the caller.
+    let (flags, mode) = unsafe { (open_flags(call), open_mode(call)) };
     let fd = match half.take() {
         Some(fd) => fd,
-        None => match open(call, flags | libc::O_NONBLOCK, open_mode(call)) {
+        // SAFETY: guaranteed by the caller.
+        None => match unsafe { open_with(call, flags | libc::O_NONBLOCK, mode) } {
             // The pipe has no reader yet.
             value if value == -i64::from(libc::ENXIO) => return NOT_YET,
             value if value < 0 => return value,
@@ -184,34 +192,41 @@ pub(crate) unsafe fn open_pipe(call: &Call, half: &mut Option<OwnedFd>) -> i64 {
     i64::from(fd.into_raw_fd())
 }
 
-fn open_flags(call: &Call) -> c_int {
-    if call.op() == Op::Openat {
-        return call.int(2);
+/// # Safety
+/// As for [`perform`].
+unsafe fn open_flags(call: &Call) -> c_int {
+    match call.op() {
+        Op::Openat => call.int(2),
+        // SAFETY: guaranteed by the caller.
+        _ => unsafe { (*call.at::<libc::open_how>(2)).flags as c_int },
     }
-    // SAFETY: callers pass calls that are to be made, whose addresses are valid.
-    unsafe { (*call.at::<libc::open_how>(2)).flags as c_int }
 }
 
-fn open_mode(call: &Call) -> u64 {
-    if call.op() == Op::Openat {
-        return call.words[3];
+/// # Safety
+/// As for [`perform`].
+unsafe fn open_mode(call: &Call) -> u64 {
+    match call.op() {
+        Op::Openat => call.words[3],
+        // SAFETY: guaranteed by the caller.
+        _ => unsafe { (*call.at::<libc::open_how>(2)).mode },
     }
-    // SAFETY: see above.
-    unsafe { (*call.at::<libc::open_how>(2)).mode }
 }
 
 /// Make the call with other flags and another mode.
-fn open(call: &Call, flags: c_int, mode: u64) -> i64 {
+///
+/// # Safety
+/// As for [`perform`].
+unsafe fn open_with(call: &Call, flags: c_int, mode: u64) -> i64 {
     if call.op() == Op::Openat {
         let call = call.with(2, flags as u64).with(3, mode);
-        // SAFETY: callers pass calls that are to be made, whose addresses are valid.
+        // SAFETY: guaranteed by the caller.
         return unsafe { syscall::perform_once(&call) };
     }
-    // SAFETY: see above.
+    // SAFETY: guaranteed by the caller.
     let mut how = unsafe { *call.at::<libc::open_how>(2) };
     (how.flags, how.mode) = (flags as u64, mode);
     let call = call.with(2, &raw const how as u64);
-    // SAFETY: see above; the new structure is a local variable.
+    // SAFETY: guaranteed by the caller; the new structure is a local variable.
     unsafe { syscall::perform_once(&call) }
 }
 

@@ -14,7 +14,7 @@ use slab::Slab;
 
 use super::Tally;
 use super::backend::{Backend, Completion, Key};
-use super::blocking::leads_to_pipe;
+use super::blocking::opens_named_pipe;
 use super::command_queue::{Command, CommandQueue};
 use crate::syslet::inline::{self, Budget, Stopped};
 use crate::syslet::{Call, CompletionSink, Flow, Op, Run, fd, readiness, syscall};
@@ -484,7 +484,8 @@ fn is_half_open(run: &mut Run, value: i64) -> bool {
     }
     if value == -i64::from(libc::ENXIO) {
         // Sockets, and device files without a device, fail with ENXIO for good.
-        return run.prepare().is_ok_and(|call| leads_to_pipe(&call));
+        // SAFETY: the run has just looked up the addresses; they are used at once.
+        return run.prepare().is_ok_and(|call| unsafe { opens_named_pipe(&call) });
     }
     let fd = value as i32;
     value >= 0
