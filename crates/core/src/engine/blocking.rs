@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use libc::c_int;
 
-use crate::syslet::syscall::{self, Attempt};
+use crate::syslet::syscall::{self, AttemptOutcome};
 use crate::syslet::{Call, Op, fd, readiness};
 
 /// The value of a call that would have to wait for another party; no system call returns it.
@@ -40,12 +40,12 @@ impl Default for DescriptorLocks {
 pub(crate) unsafe fn perform(call: &Call, locks: &DescriptorLocks) -> i64 {
     // SAFETY: guaranteed by the caller, here and below.
     let attempt = || match unsafe { syscall::attempt(call) } {
-        Attempt::Done(value) => value,
-        Attempt::OpenedNonBlocking(fd) => {
+        AttemptOutcome::Done(value) => value,
+        AttemptOutcome::OpenedNonBlocking(fd) => {
             fd::make_blocking(fd as c_int);
             fd
         }
-        Attempt::WouldBlock => NOT_YET,
+        AttemptOutcome::WouldBlock => NOT_YET,
     };
     // SAFETY: see above.
     let make = |call: &Call| unsafe { syscall::perform_once(call) };
@@ -88,7 +88,7 @@ impl DescriptorLocks {
             Err(std::sync::TryLockError::Poisoned(error)) => PoisonError::into_inner(error),
             Err(std::sync::TryLockError::WouldBlock) => return NOT_YET,
         };
-        for (fd, events) in readiness::ends(call).into_iter().flatten() {
+        for (fd, events) in readiness::needed_fds(call).into_iter().flatten() {
             match fd::poll(fd, events, 0) {
                 0 => return NOT_YET,
                 value if value < 0 => return value,
@@ -112,7 +112,7 @@ unsafe fn of_a_pipe(call: &Call) -> Call {
         Op::Writev if call.offset(3) == -1 && call.len(2) > 0 => {
             // SAFETY: guaranteed by the caller.
             let pieces = unsafe {
-                std::slice::from_raw_parts(call.at::<libc::iovec>(1).cast_const(), call.len(2))
+                std::slice::from_raw_parts(call.address::<libc::iovec>(1).cast_const(), call.len(2))
             };
             let piece = pieces.iter().find(|it| it.iov_len > 0).unwrap_or(&pieces[0]);
             let len = (piece.iov_len as u64).min(PIPE_ROOM_BYTES);
@@ -125,7 +125,7 @@ unsafe fn of_a_pipe(call: &Call) -> Call {
 fn splice(call: &Call, locks: &DescriptorLocks, make: impl FnOnce(&Call) -> i64) -> i64 {
     let outcome = locks.cross(call, |call| {
         // SPLICE_F_NONBLOCK works for pipes only: a blocking socket is given no more than fits.
-        let room = match fd::kind(call.int(2)) {
+        let room = match fd::file_type(call.int(2)) {
             Some(libc::S_IFSOCK) => fd::send_room(call.int(2)) as u64,
             _ => u64::MAX,
         };
@@ -154,7 +154,7 @@ pub(crate) unsafe fn opens_named_pipe(call: &Call) -> bool {
     // SAFETY: guaranteed by the caller.
     match unsafe { open_with(call, path_only, 0) } {
         fd if fd >= 0 => {
-            let is_pipe = fd::kind(fd as c_int) == Some(libc::S_IFIFO);
+            let is_pipe = fd::file_type(fd as c_int) == Some(libc::S_IFIFO);
             fd::close(fd as c_int);
             is_pipe
         }
@@ -183,8 +183,8 @@ pub(crate) unsafe fn open_pipe(call: &Call, half: &mut Option<OwnedFd>) -> i64 {
             value => unsafe { OwnedFd::from_raw_fd(value as c_int) },
         },
     };
-    let is_pipe = fd::kind(fd.as_raw_fd()) == Some(libc::S_IFIFO);
-    if is_pipe && !fd::has_partner(fd.as_raw_fd(), flags) {
+    let is_pipe = fd::file_type(fd.as_raw_fd()) == Some(libc::S_IFIFO);
+    if is_pipe && !fd::has_other_end(fd.as_raw_fd(), flags) {
         *half = Some(fd);
         return NOT_YET;
     }
@@ -198,7 +198,7 @@ unsafe fn open_flags(call: &Call) -> c_int {
     match call.op() {
         Op::Openat => call.int(2),
         // SAFETY: guaranteed by the caller.
-        _ => unsafe { (*call.at::<libc::open_how>(2)).flags as c_int },
+        _ => unsafe { (*call.address::<libc::open_how>(2)).flags as c_int },
     }
 }
 
@@ -208,7 +208,7 @@ unsafe fn open_mode(call: &Call) -> u64 {
     match call.op() {
         Op::Openat => call.words[3],
         // SAFETY: guaranteed by the caller.
-        _ => unsafe { (*call.at::<libc::open_how>(2)).mode },
+        _ => unsafe { (*call.address::<libc::open_how>(2)).mode },
     }
 }
 
@@ -223,7 +223,7 @@ unsafe fn open_with(call: &Call, flags: c_int, mode: u64) -> i64 {
         return unsafe { syscall::perform_once(&call) };
     }
     // SAFETY: guaranteed by the caller.
-    let mut how = unsafe { *call.at::<libc::open_how>(2) };
+    let mut how = unsafe { *call.address::<libc::open_how>(2) };
     (how.flags, how.mode) = (flags as u64, mode);
     let call = call.with(2, &raw const how as u64);
     // SAFETY: guaranteed by the caller; the new structure is a local variable.

@@ -174,7 +174,7 @@ impl EpollOperation {
     /// The descriptor and events that the operation waits for; `None` if no event tells.
     fn awaited(&mut self) -> Option<(RawFd, i16)> {
         if self.call.op() != Op::Waitid {
-            return readiness::missing(&self.call);
+            return readiness::unready_fd(&self.call);
         }
         let (kind, id, options) = (self.call.int(0) as u32, self.call.int(1), self.call.int(2));
         // A pidfd becomes readable when the child ends, not when it stops or continues.

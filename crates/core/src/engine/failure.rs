@@ -107,7 +107,7 @@ fn end(run: &mut Box<Run>) {
     if run.end().is_some() {
         return;
     }
-    if catch_unwind(AssertUnwindSafe(|| run.give_up(ERRNO))).is_err() {
+    if catch_unwind(AssertUnwindSafe(|| run.abort(ERRNO))).is_err() {
         // Perhaps this run has made the thread fail: keep it, and do not touch it again.
         lose(run);
     }
@@ -115,9 +115,9 @@ fn end(run: &mut Box<Run>) {
 
 /// Keep a run for good, and put a stand-in in its place.
 fn lose(run: &mut Box<Run>) {
-    let stand_in = run.stand_in(ERRNO);
+    let replacement = run.make_replacement(ERRNO);
     // The queue is never closed, so it takes the run.
-    let _ = LEAKED.push(std::mem::replace(run, stand_in));
+    let _ = LEAKED.push(std::mem::replace(run, replacement));
 }
 
 impl Waits {

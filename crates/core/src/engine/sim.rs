@@ -191,7 +191,7 @@ impl SimulatedOperation {
     fn awaited(&self) -> Option<(RawFd, i16)> {
         match self.call.op() {
             Op::Poll => Some((self.call.int(0), self.call.int(1) as i16)),
-            _ => readiness::missing(&self.call),
+            _ => readiness::unready_fd(&self.call),
         }
     }
 }
@@ -206,7 +206,7 @@ fn errors(call: &Call) -> Vec<i32> {
         _ => {}
     }
     let mut errors = vec![libc::EIO, libc::EINTR, libc::ENOMEM];
-    let may_block = call.op() != Op::Splice && readiness::ends(call)[0].is_some();
+    let may_block = call.op() != Op::Splice && readiness::needed_fds(call)[0].is_some();
     if may_block || call.op() == Op::Connect {
         errors.push(libc::EAGAIN);
     }
@@ -223,7 +223,7 @@ fn errors(call: &Call) -> Vec<i32> {
 unsafe fn shortened(call: &Call, shortage: u64) -> Call {
     let fd = call.int(0);
     let writes = matches!(call.op(), Op::Write | Op::Pwrite | Op::Writev);
-    let min_bytes = match (call.op(), fd::kind(fd)) {
+    let min_bytes = match (call.op(), fd::file_type(fd)) {
         (Op::Getdents, _) => FOLDER_MIN_BYTES,
         (_, Some(libc::S_IFIFO)) if writes => PIPE_MIN_BYTES,
         (_, Some(libc::S_IFREG | libc::S_IFIFO)) => 1,
@@ -240,11 +240,11 @@ unsafe fn shortened(call: &Call, shortage: u64) -> Call {
         Op::Splice => call.with(4, less(call.words[4])),
         Op::Readv | Op::Writev if min_bytes == 1 => {
             // SAFETY: guaranteed by the caller.
-            let n_pieces = unsafe { fewer(call.at::<libc::iovec>(1), call.len(2), shortage) };
+            let n_pieces = unsafe { fewer(call.address::<libc::iovec>(1), call.len(2), shortage) };
             call.with(2, n_pieces as u64)
         }
         Op::Recvmsg | Op::Sendmsg => {
-            let message = call.at::<libc::msghdr>(1);
+            let message = call.address::<libc::msghdr>(1);
             // SAFETY: guaranteed by the caller; the pieces are listed anew for each call.
             unsafe {
                 #[allow(clippy::unnecessary_cast)] // musl has narrower ones.

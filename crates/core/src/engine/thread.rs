@@ -239,7 +239,7 @@ impl<B: Backend> EngineThread<B> {
     }
 
     fn advance(&mut self, key: Key) {
-        let budget = Budget { tries: self.backend.tries_first(), ..Budget::PATIENT };
+        let budget = Budget { tries_first: self.backend.tries_first(), ..Budget::PATIENT };
         let entry = &mut self.entries[key as usize];
         if entry.ends_with.is_some() {
             self.end(key);
@@ -282,7 +282,7 @@ impl<B: Backend> EngineThread<B> {
             let is_stuck = std::mem::take(&mut entry.was_ready);
             // A splice cannot be tried: the backend itself waits for both of its descriptors.
             let waits = !is_stuck && call.op() != Op::Splice;
-            if let Some(awaited) = readiness::awaited(&call).filter(|_| waits) {
+            if let Some(awaited) = readiness::fd_to_await(&call).filter(|_| waits) {
                 return self.wait_for(key, Waits::Readiness, awaited);
             }
         }
@@ -346,7 +346,7 @@ impl<B: Backend> EngineThread<B> {
                         // SAFETY: as in `start`.
                         unsafe { self.backend.start_blocking(key, call) };
                     }
-                    Ok(call) => match readiness::awaited(&call) {
+                    Ok(call) => match readiness::fd_to_await(&call) {
                         Some(awaited) => self.wait_for(key, Waits::Readiness, awaited),
                         None => self.go_on(key, value),
                     },
@@ -381,7 +381,7 @@ impl<B: Backend> EngineThread<B> {
         match std::mem::replace(&mut entry.waits, Waits::Ready) {
             Waits::Partner(Some(half), _) => {
                 let flags = entry.run.open_flags();
-                if fd::poll(half, libc::POLLIN, 0) != 0 || fd::has_partner(half, flags) {
+                if fd::poll(half, libc::POLLIN, 0) != 0 || fd::has_other_end(half, flags) {
                     self.go_on(key, i64::from(half));
                 } else {
                     self.await_partner(key, Some(half));
@@ -397,7 +397,7 @@ impl<B: Backend> EngineThread<B> {
         entry.was_ready = false;
         match entry.run.complete(value) {
             Flow::Ended => self.remove_ended(key),
-            Flow::On => self.make_ready(key),
+            Flow::Continues => self.make_ready(key),
         }
     }
 
@@ -428,7 +428,7 @@ impl<B: Backend> EngineThread<B> {
     /// End a run early, with its errno or `ECANCELED`; it has no operation in flight.
     fn end(&mut self, key: Key) {
         let entry = &mut self.entries[key as usize];
-        entry.run.give_up(entry.ends_with.unwrap_or(libc::ECANCELED));
+        entry.run.abort(entry.ends_with.unwrap_or(libc::ECANCELED));
         self.remove_ended(key);
     }
 
@@ -490,6 +490,6 @@ fn is_half_open(run: &mut Run, value: i64) -> bool {
     let fd = value as i32;
     value >= 0
         && fd::position(fd).is_none()
-        && fd::kind(fd) == Some(libc::S_IFIFO)
-        && !fd::has_partner(fd, run.open_flags())
+        && fd::file_type(fd) == Some(libc::S_IFIFO)
+        && !fd::has_other_end(fd, run.open_flags())
 }

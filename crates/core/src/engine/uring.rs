@@ -278,7 +278,7 @@ fn needs_system_call(call: &Call) -> bool {
 /// The ring's entry for a call, and its operation code; `None` if the ring has no such operation.
 fn entry(call: &Call) -> Option<(u8, Entry)> {
     let fd = Fd(call.int(0));
-    let path = |idx| call.at::<libc::c_char>(idx).cast_const();
+    let path = |idx| call.address::<libc::c_char>(idx).cast_const();
     let count = |idx| call.words[idx] as u32;
     Some(match call.op() {
         Op::Openat => (
@@ -286,28 +286,31 @@ fn entry(call: &Call) -> Option<(u8, Entry)> {
             opcode::OpenAt::new(fd, path(1)).flags(call.int(2)).mode(count(3)).build(),
         ),
         Op::Openat2 => {
-            let how = call.at(2);
+            let how = call.address(2);
             (opcode::OpenAt2::CODE, opcode::OpenAt2::new(fd, path(1), how).build())
         }
         Op::Statx => (
             opcode::Statx::CODE,
-            opcode::Statx::new(fd, path(1), call.at(4)).flags(call.int(2)).mask(count(3)).build(),
+            opcode::Statx::new(fd, path(1), call.address(4))
+                .flags(call.int(2))
+                .mask(count(3))
+                .build(),
         ),
         Op::Read | Op::Pread => (
             opcode::Read::CODE,
-            opcode::Read::new(fd, call.at(1), count(2)).offset(call.words[3]).build(),
+            opcode::Read::new(fd, call.address(1), count(2)).offset(call.words[3]).build(),
         ),
         Op::Write | Op::Pwrite => (
             opcode::Write::CODE,
-            opcode::Write::new(fd, call.at(1), count(2)).offset(call.words[3]).build(),
+            opcode::Write::new(fd, call.address(1), count(2)).offset(call.words[3]).build(),
         ),
         Op::Readv => (
             opcode::Readv::CODE,
-            opcode::Readv::new(fd, call.at(1), count(2)).offset(call.words[3]).build(),
+            opcode::Readv::new(fd, call.address(1), count(2)).offset(call.words[3]).build(),
         ),
         Op::Writev => (
             opcode::Writev::CODE,
-            opcode::Writev::new(fd, call.at(1), count(2)).offset(call.words[3]).build(),
+            opcode::Writev::new(fd, call.address(1), count(2)).offset(call.words[3]).build(),
         ),
         Op::Fsync => (opcode::Fsync::CODE, opcode::Fsync::new(fd).build()),
         Op::Fdatasync => {
@@ -349,33 +352,35 @@ fn entry(call: &Call) -> Option<(u8, Entry)> {
             (opcode::Socket::CODE, entry)
         }
         Op::Connect => {
-            (opcode::Connect::CODE, opcode::Connect::new(fd, call.at(1), count(2)).build())
+            (opcode::Connect::CODE, opcode::Connect::new(fd, call.address(1), count(2)).build())
         }
         Op::Accept => {
-            let entry = opcode::Accept::new(fd, call.at(2), call.at(3)).flags(call.int(1));
+            let entry =
+                opcode::Accept::new(fd, call.address(2), call.address(3)).flags(call.int(1));
             (opcode::Accept::CODE, entry.build())
         }
         Op::Recv => {
-            let entry = opcode::Recv::new(fd, call.at(1), count(2)).flags(call.int(3));
+            let entry = opcode::Recv::new(fd, call.address(1), count(2)).flags(call.int(3));
             (opcode::Recv::CODE, entry.build())
         }
         Op::Send => {
             let flags = call.int(3) | libc::MSG_NOSIGNAL;
-            let entry = opcode::Send::new(fd, call.at(1), count(2)).flags(flags);
+            let entry = opcode::Send::new(fd, call.address(1), count(2)).flags(flags);
             (opcode::Send::CODE, entry.build())
         }
-        Op::Recvmsg => {
-            (opcode::RecvMsg::CODE, opcode::RecvMsg::new(fd, call.at(1)).flags(count(2)).build())
-        }
+        Op::Recvmsg => (
+            opcode::RecvMsg::CODE,
+            opcode::RecvMsg::new(fd, call.address(1)).flags(count(2)).build(),
+        ),
         Op::Sendmsg => {
             let flags = count(2) | libc::MSG_NOSIGNAL as u32;
-            (opcode::SendMsg::CODE, opcode::SendMsg::new(fd, call.at(1)).flags(flags).build())
+            (opcode::SendMsg::CODE, opcode::SendMsg::new(fd, call.address(1)).flags(flags).build())
         }
         Op::Shutdown => (opcode::Shutdown::CODE, opcode::Shutdown::new(fd, call.int(1)).build()),
         Op::Poll => (opcode::PollAdd::CODE, opcode::PollAdd::new(fd, count(1)).build()),
         Op::Waitid => {
             let (kind, id) = (call.words[0] as libc::idtype_t, call.words[1] as libc::id_t);
-            let entry = opcode::WaitId::new(kind, id, call.int(2)).infop(call.at(3));
+            let entry = opcode::WaitId::new(kind, id, call.int(2)).infop(call.address(3));
             (opcode::WaitId::CODE, entry.build())
         }
         Op::Getdents | Op::Sendfile | Op::Timeout | Op::Nop | Op::Add => return None,

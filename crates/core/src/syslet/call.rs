@@ -67,13 +67,13 @@ impl Call {
     ///
     /// # Safety
     /// The addresses of the call's `iovec`s, if it has any, are valid.
-    pub(crate) unsafe fn room(&self) -> usize {
+    pub(crate) unsafe fn n_bytes_max(&self) -> usize {
         if self.op != Op::Readv || self.len(2) == 0 {
             return self.len(2);
         }
         // SAFETY: guaranteed by the caller.
         let pieces = unsafe {
-            std::slice::from_raw_parts(self.at::<libc::iovec>(1).cast_const(), self.len(2))
+            std::slice::from_raw_parts(self.address::<libc::iovec>(1).cast_const(), self.len(2))
         };
         pieces.iter().map(|it| it.iov_len).sum()
     }
@@ -98,7 +98,7 @@ impl Call {
 
     /// A word that is an address.
     #[inline]
-    pub(crate) fn at<T>(&self, idx: usize) -> *mut T {
+    pub(crate) fn address<T>(&self, idx: usize) -> *mut T {
         self.words[idx] as *mut T
     }
 }

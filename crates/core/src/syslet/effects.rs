@@ -1,11 +1,11 @@
-//! Effects of an operation beside its value: descriptors, positions, filled memory, details.
+//! Effects of an operation beside its value: descriptors, positions, filled memory, structs.
 
 use super::call::Call;
 use super::fd;
 use super::memory::{Access, Memory};
 use super::op::Op;
 use super::program::{NONE, Span};
-use super::run::{Opened, Run};
+use super::run::{OpenedDescriptor, Run};
 
 impl Run {
     /// Whether a read that came up short may have been cut by what the page cache holds rather than by
@@ -13,10 +13,10 @@ impl Run {
     ///
     /// # Safety
     /// The call's addresses are valid.
-    pub(crate) unsafe fn is_cut_short(&self, call: &Call, n_read: i64) -> bool {
+    pub(crate) unsafe fn may_be_cut_by_cache(&self, call: &Call, n_read: i64) -> bool {
         const PAGE_MASK: i64 = 4095;
         // SAFETY: guaranteed by the caller.
-        if n_read <= 0 || n_read as usize >= unsafe { call.room() } {
+        if n_read <= 0 || n_read as usize >= unsafe { call.n_bytes_max() } {
             return false;
         }
         let end = match call.offset(3) {
@@ -44,7 +44,12 @@ impl Run {
                 let is_plain = is_file && flags & i64::from(libc::O_APPEND) == 0;
                 let position = if is_plain { 0 } else { -1 };
                 let fd = value as i32;
-                self.opened.push(Opened { fd, is_tried: false, position, is_file: false });
+                self.opened.push(OpenedDescriptor {
+                    fd,
+                    must_become_blocking: false,
+                    position,
+                    is_file: false,
+                });
             }
             // Even a close(2) that fails frees the number, unless the number was not open, or the call was
             // cancelled before it began.
@@ -67,9 +72,9 @@ impl Run {
                     self.note_message(words);
                 }
             }
-            Op::Splice => [words[0], words[2]].into_iter().for_each(|it| self.forget_position(it)),
+            Op::Splice => [words[0], words[2]].into_iter().for_each(|it| self.reload_position(it)),
             Op::Sendfile => {
-                [words[0], words[1]].into_iter().for_each(|it| self.forget_position(it))
+                [words[0], words[1]].into_iter().for_each(|it| self.reload_position(it))
             }
             Op::Statx if value >= 0 => self.note_stat(words[4]),
             // A failed statx must not leave an earlier one's fields.
@@ -84,7 +89,7 @@ impl Run {
 
     /// Note that a call of the current atom has moved `n_bytes` bytes.
     pub(super) fn note_moved(&mut self, n_bytes: i64) {
-        let atom = &self.program.atoms[usize::from(self.at)];
+        let atom = &self.program.atoms[usize::from(self.atom_idx)];
         let moves_position = match atom.op {
             Op::Read | Op::Write => true,
             Op::Readv | Op::Writev => self.frame.slot_if_any(atom.words[2]) < 0,
@@ -122,13 +127,13 @@ impl Run {
     }
 
     /// Set the kernel's position of the descriptor in this slot, since the next call uses it.
-    pub(super) fn tell_position(&self, fd: u16) {
+    pub(super) fn sync_position(&self, fd: u16) {
         let fd = self.frame.slot(fd) as i32;
-        self.opened.iter().filter(|it| it.fd == fd).for_each(Opened::tell_position);
+        self.opened.iter().filter(|it| it.fd == fd).for_each(OpenedDescriptor::sync_position);
     }
 
     /// Ask the kernel for the position of the descriptor in this slot, after a splice or sendfile.
-    fn forget_position(&mut self, fd: u16) {
+    fn reload_position(&mut self, fd: u16) {
         let fd = self.frame.slot(fd) as i32;
         if let Some(opened) = self.opened.iter_mut().find(|it| it.fd == fd) {
             opened.position = fd::position(fd).unwrap_or(-1);
@@ -136,8 +141,8 @@ impl Run {
     }
 
     pub(super) fn note_message(&mut self, words: &[u16; 6]) {
-        let Some(details) = &self.details else { return };
-        let message = details.message;
+        let Some(structs) = &self.structs else { return };
+        let message = structs.message;
         let first = usize::from(words[5]);
         self.frame.slots[first] = message.msg_controllen as i64;
         self.frame.slots[first + 1] = i64::from(message.msg_flags);
@@ -154,8 +159,8 @@ impl Run {
     }
 
     fn note_stat(&mut self, first: u16) {
-        let Some(details) = &self.details else { return };
-        let it = &details.statx;
+        let Some(structs) = &self.structs else { return };
+        let it = &structs.statx;
         let time = |it: libc::statx_timestamp| {
             it.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(i64::from(it.tv_nsec))
         };
@@ -183,8 +188,8 @@ impl Run {
     }
 
     fn note_child(&mut self, first: u16) {
-        let Some(details) = &self.details else { return };
-        let child = &details.child;
+        let Some(structs) = &self.structs else { return };
+        let child = &structs.child;
         // SAFETY: waitid fills in these fields; a structure of zeros means that there was no child.
         let (pid, status) = unsafe { (child.si_pid(), child.si_status()) };
         let first = usize::from(first);
@@ -193,9 +198,9 @@ impl Run {
     }
 }
 
-impl Opened {
+impl OpenedDescriptor {
     /// Set the kernel's position to the one that the run has counted.
-    pub(super) fn tell_position(&self) {
+    pub(super) fn sync_position(&self) {
         if self.position > 0 {
             fd::set_position(self.fd, self.position);
         }
@@ -211,7 +216,7 @@ mod tests {
     use super::*;
     use crate::buffers::BufferPool;
     use crate::syslet::program::{Atom, AtomFlags, Object, Program, ResultSpec};
-    use crate::syslet::run::Opened;
+    use crate::syslet::run::OpenedDescriptor;
 
     /// A run of one atom that has opened these descriptors and has counted these positions.
     fn run(op: Op, operands: &[u16], slots: &[i64], opened: &[(i32, i64)]) -> Run {
@@ -223,9 +228,9 @@ mod tests {
         let objects = vec![Object::Data([7; 10].into()), Object::Vector([piece].into())];
         let program = Program::new(vec![atom], slots.to_vec(), objects, vec![ResultSpec::Atom]);
         let mut run = Run::new(Arc::new(program.unwrap()), Arc::new(BufferPool::new(1 << 20)));
-        let opened = opened.iter().map(|&(fd, position)| Opened {
+        let opened = opened.iter().map(|&(fd, position)| OpenedDescriptor {
             fd,
-            is_tried: false,
+            must_become_blocking: false,
             position,
             is_file: false,
         });
@@ -272,7 +277,7 @@ mod tests {
         assert_eq!((-1, false), run.own_position(0));
         // The kernel has not been told the position yet.
         assert_eq!(Some(0), fd::position(fd));
-        run.tell_position(0);
+        run.sync_position(0);
         assert_eq!(Some(3), fd::position(fd));
     }
 
@@ -285,9 +290,9 @@ mod tests {
         failed.complete(-i64::from(libc::ENOSPC));
         let mut cancelled = run(Op::Write, words, &slots, &[]);
         cancelled.complete(3);
-        let stand_in = cancelled.stand_in(libc::EIO);
-        cancelled.give_up(libc::ECANCELED);
-        for run in [failed, cancelled, *stand_in] {
+        let replacement = cancelled.make_replacement(libc::EIO);
+        cancelled.abort(libc::ECANCELED);
+        for run in [failed, cancelled, *replacement] {
             assert_eq!(3, run.end().unwrap().progress);
         }
     }

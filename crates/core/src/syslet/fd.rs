@@ -14,7 +14,7 @@ use libc::{EAGAIN, c_int, c_long};
 macro_rules! sys {
     ($number:expr $(, $arg:expr)*) => {
         // SAFETY: see above.
-        $crate::syslet::fd::value(unsafe { libc::syscall($number $(, $arg)*) })
+        $crate::syslet::fd::to_value(unsafe { libc::syscall($number $(, $arg)*) })
     };
 }
 
@@ -22,7 +22,7 @@ pub(super) use sys;
 
 /// The value of a system call that has returned this.
 #[inline]
-pub(super) fn value(returned: c_long) -> i64 {
+pub(super) fn to_value(returned: c_long) -> i64 {
     if returned == -1 { -i64::from(errno()) } else { returned }
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn poll(fd: c_int, events: i16, timeout_ms: c_int) -> i64 {
     }
     let mut polled = libc::pollfd { fd, events, revents: 0 };
     // SAFETY: one descriptor, described by a local variable.
-    let n = value(c_long::from(unsafe { libc::poll(&raw mut polled, 1, timeout_ms) }));
+    let n = to_value(c_long::from(unsafe { libc::poll(&raw mut polled, 1, timeout_ms) }));
     if n <= 0 {
         return n;
     }
@@ -96,7 +96,7 @@ pub(crate) fn position(fd: c_int) -> Option<i64> {
 }
 
 /// The value of sending no bytes of a file: an error if it cannot be sent.
-pub(crate) fn send_nothing(to: c_int, from: c_int) -> i64 {
+pub(crate) fn send_zero_bytes(to: c_int, from: c_int) -> i64 {
     sys!(libc::SYS_sendfile, to, from, std::ptr::null_mut::<i64>(), 0)
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn is_blocking(fd: c_int) -> bool {
 }
 
 /// The type of a descriptor's file, by the bits of `S_IFMT`; `None` if it is not open.
-pub(crate) fn kind(fd: c_int) -> Option<libc::mode_t> {
+pub(crate) fn file_type(fd: c_int) -> Option<libc::mode_t> {
     // SAFETY: a structure of numbers.
     let mut status: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: the address is that of a local variable.
@@ -142,13 +142,13 @@ pub(crate) fn kind(fd: c_int) -> Option<libc::mode_t> {
 /// Whether a descriptor's file is on a disk: it is always ready, and blocks all the same. The position
 /// does not tell: that of eventfd, inotify and their like is always zero.
 pub(crate) fn is_file(fd: c_int) -> bool {
-    matches!(kind(fd), Some(libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK))
+    matches!(file_type(fd), Some(libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK))
 }
 
 /// Whether a blocking open(2) of a named pipe would have returned: its other end is open, or being
 /// opened. The descriptor was opened with `flags`, but without blocking.
-pub(crate) fn has_partner(fd: c_int, flags: c_int) -> bool {
-    if kind(fd) != Some(libc::S_IFIFO) {
+pub(crate) fn has_other_end(fd: c_int, flags: c_int) -> bool {
+    if file_type(fd) != Some(libc::S_IFIFO) {
         return false;
     }
     // Without a reader, opening it for writing would have failed.

@@ -3,7 +3,7 @@
 use super::op::Op;
 use super::program::AtomFlags;
 use super::run::{Flow, Run};
-use super::syscall::{self, Attempt};
+use super::syscall::{self, AttemptOutcome};
 
 /// Why the inline executor stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,23 +24,23 @@ pub struct Budget {
     /// How many bytes may be moved, and how many an atom may ask for at once.
     pub bytes: usize,
     /// Whether operations are tried before their descriptors are known to be ready.
-    pub tries: bool,
+    pub tries_first: bool,
 }
 
 impl Budget {
     /// For a thread on which other work waits: well below a millisecond.
-    pub const SHARED: Self = Self { atoms: 256, bytes: 1024 * 1024, tries: true };
+    pub const SHARED: Self = Self { atoms: 256, bytes: 1024 * 1024, tries_first: true };
     /// Any number of bytes, for a thread on which no other work is urgent.
-    pub const PATIENT: Self = Self { atoms: 256, bytes: usize::MAX, tries: true };
+    pub const PATIENT: Self = Self { atoms: 256, bytes: usize::MAX, tries_first: true };
 }
 
 /// Run atoms until one would block, the program ends, or the budget is spent.
 pub fn advance(run: &mut Run, budget: Budget) -> Stopped {
     let mut bytes_left = budget.bytes;
     for _ in 0..budget.atoms {
-        let flow = match run.computed() {
+        let flow = match run.compute() {
             Some(value) => run.complete(value),
-            None => match attempt(run, budget.tries, &mut bytes_left) {
+            None => match attempt(run, budget.tries_first, &mut bytes_left) {
                 Ok(flow) => flow,
                 Err(stopped) => return stopped,
             },
@@ -53,11 +53,11 @@ pub fn advance(run: &mut Run, budget: Budget) -> Stopped {
 }
 
 /// Try the current atom.
-fn attempt(run: &mut Run, tries: bool, bytes_left: &mut usize) -> Result<Flow, Stopped> {
+fn attempt(run: &mut Run, tries_first: bool, bytes_left: &mut usize) -> Result<Flow, Stopped> {
     if run.flags().has(AtomFlags::SYNC) {
         return Ok(perform(run, false));
     }
-    if !run.is_to_be_tried(tries) {
+    if !run.should_try(tries_first) {
         run.note_blocked();
         return Err(Stopped::WouldBlock);
     }
@@ -71,22 +71,22 @@ fn attempt(run: &mut Run, tries: bool, bytes_left: &mut usize) -> Result<Flow, S
     // SAFETY: the run has just looked up the addresses in its own memory, and nothing changes that
     // before the call returns.
     match unsafe { syscall::attempt(&call) } {
-        Attempt::Done(n_read)
+        AttemptOutcome::Done(n_read)
             if matches!(call.op, Op::Read | Op::Pread | Op::Readv)
                 // SAFETY: as above.
-                && unsafe { run.is_cut_short(&call, n_read) } =>
+                && unsafe { run.may_be_cut_by_cache(&call, n_read) } =>
         {
             run.note_progress(n_read);
-            attempt(run, tries, bytes_left)
+            attempt(run, tries_first, bytes_left)
         }
-        Attempt::Done(value) => {
+        AttemptOutcome::Done(value) => {
             if call.n_bytes() > 0 && value > 0 {
                 *bytes_left -= (value as usize).min(*bytes_left);
             }
             Ok(run.complete(value))
         }
-        Attempt::OpenedNonBlocking(value) => Ok(run.complete_tried_open(value)),
-        Attempt::WouldBlock => {
+        AttemptOutcome::OpenedNonBlocking(value) => Ok(run.complete_non_blocking_open(value)),
+        AttemptOutcome::WouldBlock => {
             run.note_blocked();
             Err(Stopped::WouldBlock)
         }
@@ -96,7 +96,7 @@ fn attempt(run: &mut Run, tries: bool, bytes_left: &mut usize) -> Result<Flow, S
 /// Make the current atom's call, for as long as it takes. A signal ends it if it `is_interruptible`;
 /// then the same atom has to be performed again.
 fn perform(run: &mut Run, is_interruptible: bool) -> Flow {
-    run.settle_descriptors();
+    run.make_descriptors_blocking();
     let mut call = match run.prepare() {
         Ok(call) => call,
         Err(errno) => return run.complete(i64::from(errno)),
@@ -109,14 +109,14 @@ fn perform(run: &mut Run, is_interruptible: bool) -> Flow {
     // SAFETY: see `attempt`.
     let value = unsafe { syscall::perform(&call, is_interruptible) };
     if value == -i64::from(libc::EINTR) && is_interruptible && call.op != Op::Close {
-        return Flow::On;
+        return Flow::Continues;
     }
     run.complete(value)
 }
 
 /// Run one atom, which may block; a signal may leave it unfinished.
 pub fn perform_one(run: &mut Run) -> Flow {
-    match run.computed() {
+    match run.compute() {
         Some(value) => run.complete(value),
         None => perform(run, true),
     }

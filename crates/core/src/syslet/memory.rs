@@ -16,10 +16,10 @@ use crate::op::Address;
 const GROWTH_MIN_BYTES: usize = 4096;
 
 /// The most that one system call moves, in bytes.
-const COUNT_MAX: usize = 0x7fff_f000;
+const TRANSFER_MAX_BYTES: usize = 0x7fff_f000;
 
 /// A negative errno, the value of an atom that failed.
-pub(crate) type Errno = i32;
+pub(crate) type NegativeErrno = i32;
 
 /// Memory that a run was given, with the owner that keeps it alive.
 pub struct Lent {
@@ -160,13 +160,13 @@ pub enum Memory {
     /// The program's constant, which is not copied.
     Constant,
     /// Not set yet: a parameter is to set it.
-    Missing,
+    Unset,
     /// A path that was given.
     Path(CString),
     /// An address that was given, or room for one.
     Address(Box<SocketAddress>),
-    /// Scratch memory that has not been used, and so not been made.
-    Unmade,
+    /// Scratch memory that has not been used, and so not been allocated.
+    Unallocated,
     /// Scratch memory, and how much of it the run has filled.
     Buffer {
         /// The memory.
@@ -195,9 +195,9 @@ impl Memory {
     pub(crate) fn for_object(object: &Object) -> Self {
         match object {
             Object::Path(_) | Object::Address(_) | Object::Data(_) => Self::Constant,
-            Object::PathGiven | Object::Lent => Self::Missing,
+            Object::PathGiven | Object::Lent => Self::Unset,
             Object::AddressGiven => Self::Address(Box::new(SocketAddress::room())),
-            Object::Buffer(_) => Self::Unmade,
+            Object::Buffer(_) => Self::Unallocated,
             Object::Growing { .. } => Self::Growing(Vec::new()),
             Object::Vector(_) => Self::Vector(Vec::new()),
         }
@@ -213,7 +213,7 @@ pub(crate) enum Access {
 
 /// A piece of memory, by its address.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Resolved {
+pub(crate) struct RawMemory {
     pub(crate) start: *mut u8,
     pub(crate) len: usize,
 }
@@ -247,7 +247,7 @@ impl Frame {
     }
 
     /// The address of a path.
-    pub(crate) fn path(&self, program: &Program, object: u16) -> Result<*const u8, Errno> {
+    pub(crate) fn path(&self, program: &Program, object: u16) -> Result<*const u8, NegativeErrno> {
         let idx = usize::from(object);
         match (&self.objects[idx], &program.objects[idx]) {
             (Memory::Path(path), _) | (Memory::Constant, Object::Path(path)) => {
@@ -262,7 +262,7 @@ impl Frame {
         &mut self,
         program: &Program,
         object: u16,
-    ) -> Result<&mut SocketAddress, Errno> {
+    ) -> Result<&mut SocketAddress, NegativeErrno> {
         let idx = usize::from(object);
         if let (memory @ Memory::Constant, Object::Address(bytes)) =
             (&mut self.objects[idx], &program.objects[idx])
@@ -276,14 +276,14 @@ impl Frame {
         }
     }
 
-    /// The memory of a span; scratch memory is made, growing memory grows.
+    /// The memory of a span; scratch memory is allocated, growing memory grows.
     pub(crate) fn resolve(
         &mut self,
         program: &Program,
         span: Span,
         access: Access,
         pool: &Arc<BufferPool>,
-    ) -> Result<Resolved, Errno> {
+    ) -> Result<RawMemory, NegativeErrno> {
         let idx = usize::from(span.object);
         let start = if span.start == NONE { 0 } else { self.slot(span.start) };
         let length = if span.length == NONE { None } else { Some(self.slot(span.length)) };
@@ -291,8 +291,8 @@ impl Frame {
             return Err(-libc::EFAULT);
         }
         let (start, length) = (start as usize, length.map(|it| it as usize));
-        if matches!(self.objects[idx], Memory::Unmade) {
-            self.make_buffer(program, idx, pool)?;
+        if matches!(self.objects[idx], Memory::Unallocated) {
+            self.allocate_buffer(program, idx, pool)?;
         }
         let base = match &mut self.objects[idx] {
             Memory::Buffer { lease, filled } => {
@@ -304,16 +304,16 @@ impl Frame {
                     let end = start.min(lease.len());
                     wipe(lease, filled, end);
                 }
-                Resolved { start: lease.as_mut_ptr(), len: lease.len() }
+                RawMemory { start: lease.as_mut_ptr(), len: lease.len() }
             }
-            Memory::Lent(lent) => Resolved { start: lent.start, len: lent.len },
+            Memory::Lent(lent) => RawMemory { start: lent.start, len: lent.len },
             Memory::Growing(bytes) if access == Access::ReadsFrom => {
-                Resolved { start: bytes.as_mut_ptr(), len: bytes.len() }
+                RawMemory { start: bytes.as_mut_ptr(), len: bytes.len() }
             }
             Memory::Growing(_) => return self.grow(program, idx, length),
             Memory::Constant => match &program.objects[idx] {
                 Object::Data(bytes) => {
-                    Resolved { start: bytes.as_ptr().cast_mut(), len: bytes.len() }
+                    RawMemory { start: bytes.as_ptr().cast_mut(), len: bytes.len() }
                 }
                 _ => return Err(-libc::EFAULT),
             },
@@ -324,15 +324,15 @@ impl Frame {
         if len > rest {
             return Err(-libc::EFAULT);
         }
-        Ok(Resolved { start: base.start.wrapping_add(start), len: len.min(COUNT_MAX) })
+        Ok(RawMemory { start: base.start.wrapping_add(start), len: len.min(TRANSFER_MAX_BYTES) })
     }
 
-    fn make_buffer(
+    fn allocate_buffer(
         &mut self,
         program: &Program,
         idx: usize,
         pool: &Arc<BufferPool>,
-    ) -> Result<(), Errno> {
+    ) -> Result<(), NegativeErrno> {
         let Object::Buffer(size) = program.objects[idx] else { return Err(-libc::EFAULT) };
         let size = usize::try_from(self.slot(size)).map_err(|_| -libc::EINVAL)?;
         let lease = pool.lease(size).map_err(|refusal| -refusal.errno())?;
@@ -346,7 +346,7 @@ impl Frame {
         program: &Program,
         idx: usize,
         wanted: Option<usize>,
-    ) -> Result<Resolved, Errno> {
+    ) -> Result<RawMemory, NegativeErrno> {
         let Object::Growing { limit, hint } = program.objects[idx] else {
             return Err(-libc::EFAULT);
         };
@@ -365,7 +365,7 @@ impl Frame {
         let wanted = wanted.min(room);
         bytes.try_reserve(wanted).map_err(|_| -libc::ENOMEM)?;
         let start = bytes.spare_capacity_mut().as_mut_ptr().cast();
-        Ok(Resolved { start, len: wanted.min(COUNT_MAX) })
+        Ok(RawMemory { start, len: wanted.min(TRANSFER_MAX_BYTES) })
     }
 
     /// Whether `n_bytes` more bytes exceed the limit of growing memory.
@@ -387,7 +387,7 @@ impl Frame {
         access: Access,
         mut skipped: usize,
         pool: &Arc<BufferPool>,
-    ) -> Result<(*const iovec, usize), Errno> {
+    ) -> Result<(*const iovec, usize), NegativeErrno> {
         let idx = usize::from(object);
         let Object::Vector(spans) = &program.objects[idx] else { return Err(-libc::EFAULT) };
         let mut pieces = match std::mem::replace(&mut self.objects[idx], Memory::Constant) {

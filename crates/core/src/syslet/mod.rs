@@ -22,5 +22,5 @@ pub use call::Call;
 pub use inline::Stopped;
 pub use memory::{Lent, Memory, SocketAddress};
 pub use op::{Op, Operand};
-pub use program::{Atom, AtomFlags, Malformed, Object, Program, ResultSpec, Span};
+pub use program::{Atom, AtomFlags, MalformedProgram, Object, Program, ResultSpec, Span};
 pub use run::{CompletionSink, End, Flow, Run};

@@ -2,18 +2,18 @@
 
 use super::call::Call;
 use super::fd;
-use super::memory::{Access, Errno};
+use super::memory::{Access, NegativeErrno};
 use super::op::Op;
 use super::program::{NONE, Span};
-use super::run::{Conduit, Details, Run};
+use super::run::{KernelStructs, Run, SendfilePipe};
 
-/// How many bytes go through the conduit at a time: as many as a pipe holds.
-const CONDUIT_BYTES: usize = 64 * 1024;
+/// How many bytes of a file that is sent go through its pipe at a time: as many as a pipe holds.
+const SENDFILE_PIPE_BYTES: usize = 64 * 1024;
 
 impl Run {
     /// The call that the current atom has to make now; an errno if its operands are not valid.
-    pub(crate) fn prepare(&mut self) -> Result<Call, Errno> {
-        let atom = self.program.atoms[usize::from(self.at)];
+    pub(crate) fn prepare(&mut self) -> Result<Call, NegativeErrno> {
+        let atom = self.program.atoms[usize::from(self.atom_idx)];
         let [a, b, c, d, e, f] = atom.words;
         let op = atom.op;
         let slot = |run: &Self, slot: u16| run.frame.slot(slot) as u64;
@@ -28,14 +28,14 @@ impl Run {
             Op::Openat2 => {
                 let words = [slot(self, a), path(self, b)?];
                 let (flags, mode, resolve) = (slot(self, c), slot(self, d), slot(self, e));
-                let how = &mut self.details().how;
+                let how = &mut self.structs().how;
                 how.flags = flags | libc::O_CLOEXEC as u64;
                 (how.mode, how.resolve) = (mode, resolve);
                 Call::new(op, [words[0], words[1], std::ptr::from_mut(how) as u64])
             }
             Op::Statx => {
                 let words = [slot(self, a), path(self, b)?, slot(self, c), slot(self, d)];
-                let target = &raw mut self.details().statx;
+                let target = &raw mut self.structs().statx;
                 Call::new(op, [words[0], words[1], words[2], words[3], target as u64])
             }
             Op::Read | Op::Write => self.prepare_transfer(op, [a, b, c, d], None)?,
@@ -53,7 +53,7 @@ impl Run {
             }
             Op::Getdents => self.prepare_transfer(op, [a, b, c, d], None)?,
             Op::Readv | Op::Writev => {
-                let (start, n_pieces) = self.vector(op, b)?;
+                let (start, n_pieces) = self.prepare_vector(op, b)?;
                 let fd = slot(self, a);
                 let (offset, is_own) = match self.frame.slot_if_any(c) {
                     offset if offset < 0 => self.own_position(fd as i32),
@@ -73,12 +73,12 @@ impl Run {
             Op::Splice => {
                 for (fd, offset) in [(a, b), (c, d)] {
                     if self.frame.slot_if_any(offset) < 0 {
-                        self.tell_position(fd);
+                        self.sync_position(fd);
                     }
                 }
                 Call::new(op, [a, b, c, d, e, f].map(|it| self.frame.slot_if_any(it) as u64))
             }
-            Op::Sendfile => self.prepare_conduit([a, b, c, d])?,
+            Op::Sendfile => self.prepare_sendfile([a, b, c, d])?,
             Op::Connect => {
                 let fd = slot(self, a);
                 let address = self.frame.address(&self.program, b)?;
@@ -87,7 +87,7 @@ impl Run {
             }
             Op::Accept => {
                 let (fd, flags) = (slot(self, a), slot(self, b) | libc::SOCK_CLOEXEC as u64);
-                let (address, len) = if c == NONE { (0, 0) } else { self.address_room(c)? };
+                let (address, len) = if c == NONE { (0, 0) } else { self.prepare_address_room(c)? };
                 Call::new(op, [fd, flags, address, len])
             }
             Op::Socket => {
@@ -96,7 +96,7 @@ impl Run {
             }
             Op::Waitid => {
                 let words = [a, b, c].map(|it| slot(self, it));
-                let child = &raw mut self.details().child;
+                let child = &raw mut self.structs().child;
                 Call::new(op, [words[0], words[1], words[2], child as u64])
             }
             Op::Timeout => Call::new(op, [self.frame.slot(a).max(0) as u64]),
@@ -108,9 +108,9 @@ impl Run {
         })
     }
 
-    fn details(&mut self) -> &mut Details {
+    fn structs(&mut self) -> &mut KernelStructs {
         // SAFETY: structures of numbers and null pointers.
-        self.details.get_or_insert_with(|| Box::new(unsafe { std::mem::zeroed() }))
+        self.structs.get_or_insert_with(|| Box::new(unsafe { std::mem::zeroed() }))
     }
 
     /// A transfer between a descriptor and memory, without the bytes that are done already.
@@ -119,9 +119,9 @@ impl Run {
         op: Op,
         [fd, object, start, length]: [u16; 4],
         offset: Option<i64>,
-    ) -> Result<Call, Errno> {
-        let reads = matches!(op, Op::Write | Op::Pwrite | Op::Send);
-        let access = if reads { Access::ReadsFrom } else { Access::WritesTo };
+    ) -> Result<Call, NegativeErrno> {
+        let reads_memory = matches!(op, Op::Write | Op::Pwrite | Op::Send);
+        let access = if reads_memory { Access::ReadsFrom } else { Access::WritesTo };
         let span = Span { object, start, length };
         let memory = self.frame.resolve(&self.program, span, access, &self.pool)?;
         let start = memory.start.wrapping_add(self.progress) as u64;
@@ -135,7 +135,11 @@ impl Run {
         Ok(Call::new(op, [fd as u64, start, len, offset as u64, u64::from(is_own)]))
     }
 
-    pub(super) fn vector(&mut self, op: Op, object: u16) -> Result<(u64, u64), Errno> {
+    pub(super) fn prepare_vector(
+        &mut self,
+        op: Op,
+        object: u16,
+    ) -> Result<(u64, u64), NegativeErrno> {
         let writes_to = matches!(op, Op::Readv | Op::Recvmsg);
         let access = if writes_to { Access::WritesTo } else { Access::ReadsFrom };
         let (program, progress) = (&self.program, self.progress);
@@ -144,7 +148,7 @@ impl Run {
     }
 
     /// The addresses of the room for a socket address and for its length.
-    fn address_room(&mut self, object: u16) -> Result<(u64, u64), Errno> {
+    fn prepare_address_room(&mut self, object: u16) -> Result<(u64, u64), NegativeErrno> {
         let address = self.frame.address(&self.program, object)?;
         address.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
         Ok((&raw mut address.storage as u64, &raw mut address.len as u64))
@@ -154,8 +158,8 @@ impl Run {
         &mut self,
         op: Op,
         [fd, vector, flags, control, address]: [u16; 5],
-    ) -> Result<Call, Errno> {
-        let (pieces, n_pieces) = self.vector(op, vector)?;
+    ) -> Result<Call, NegativeErrno> {
+        let (pieces, n_pieces) = self.prepare_vector(op, vector)?;
         let receives = op == Op::Recvmsg;
         let (mut name, mut name_len) = (0, 0);
         if address != NONE {
@@ -173,7 +177,7 @@ impl Run {
             let memory = self.frame.resolve(&self.program, span, access, &self.pool)?;
             (control_start, control_len) = (memory.start, memory.len);
         }
-        let message = &mut self.details().message;
+        let message = &mut self.structs().message;
         message.msg_name = name as *mut libc::c_void;
         message.msg_namelen = name_len;
         message.msg_iov = pieces as *mut libc::iovec;
@@ -186,39 +190,40 @@ impl Run {
         Ok(Call::new(op, [self.frame.slot(fd) as u64, message, flags]))
     }
 
-    /// The next splice of a file that is sent: into the conduit's pipe, or out of it.
-    fn prepare_conduit(
+    /// The next splice of a file that is sent: into its pipe, or out of it.
+    fn prepare_sendfile(
         &mut self,
         [to_slot, from_slot, offset, count]: [u16; 4],
-    ) -> Result<Call, Errno> {
+    ) -> Result<Call, NegativeErrno> {
         let (to, from) = (self.frame.slot(to_slot) as u64, self.frame.slot(from_slot) as u64);
         let (offset, count) = (self.frame.slot_if_any(offset), self.frame.slot(count));
         if count < 0 {
             return Err(-libc::EINVAL);
         }
-        if self.conduit.is_none() {
-            self.tell_position(to_slot);
-            self.tell_position(from_slot);
-            let moved = (offset < 0).then_some(from as i32);
-            self.conduit = Some(Box::new(Conduit { ends: fd::pipe()?, held: 0, moved }));
+        if self.sendfile_pipe.is_none() {
+            self.sync_position(to_slot);
+            self.sync_position(from_slot);
+            let source_to_rewind = (offset < 0).then_some(from as i32);
+            self.sendfile_pipe =
+                Some(Box::new(SendfilePipe { ends: fd::pipe()?, n_held: 0, source_to_rewind }));
         }
-        let Some(conduit) = &self.conduit else { unreachable!("the pipe was made just now") };
+        let Some(pipe) = &self.sendfile_pipe else { unreachable!("the pipe was made just now") };
         let nowhere = u64::MAX;
         let flags = libc::SPLICE_F_MOVE as u64;
-        if conduit.held > 0 {
-            let (held, from) = (conduit.held as u64, conduit.ends[0] as u64);
-            return Ok(Call::new(Op::Splice, [from, nowhere, to, nowhere, held, flags]));
+        if pipe.n_held > 0 {
+            let (n_held, from) = (pipe.n_held as u64, pipe.ends[0] as u64);
+            return Ok(Call::new(Op::Splice, [from, nowhere, to, nowhere, n_held, flags]));
         }
-        let rest = (count as usize).saturating_sub(self.progress).min(CONDUIT_BYTES) as u64;
+        let rest = (count as usize).saturating_sub(self.progress).min(SENDFILE_PIPE_BYTES) as u64;
         // Without an offset the kernel moves the file's position.
         let offset = if offset < 0 { nowhere } else { offset as u64 + self.progress as u64 };
-        let into = conduit.ends[1] as u64;
+        let into = pipe.ends[1] as u64;
         Ok(Call::new(Op::Splice, [from, offset, into, nowhere, rest, flags]))
     }
 }
 
 /// The flags of a message as the kernel is given them.
-fn kernel_flags(flags: u64) -> Result<u64, Errno> {
+fn kernel_flags(flags: u64) -> Result<u64, NegativeErrno> {
     // With MSG_TRUNC the value would not be the number of bytes filled.
     if flags & libc::MSG_TRUNC as u64 != 0 {
         return Err(-libc::EINVAL);

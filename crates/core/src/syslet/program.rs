@@ -45,7 +45,7 @@ impl AtomFlags {
 
     /// Whether the flow stops at an atom with this value.
     #[inline]
-    pub fn stop_at(self, value: i64) -> bool {
+    pub fn stops_at(self, value: i64) -> bool {
         let stops = match value {
             0 => Self::STOP_ON_ZERO.0 | Self::STOP_ON_NON_POSITIVE.0,
             1.. => Self::STOP_ON_NONZERO.0,
@@ -139,7 +139,7 @@ pub enum ResultSpec {
 /// A table that cannot be a program: which atom, object or outcome, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {reason}")]
-pub struct Malformed {
+pub struct MalformedProgram {
     /// Where the fault is.
     pub place: String,
     /// What is wrong there.
@@ -162,7 +162,7 @@ impl Program {
         slots: Vec<i64>,
         objects: Vec<Object>,
         outcomes: Vec<ResultSpec>,
-    ) -> Result<Self, Malformed> {
+    ) -> Result<Self, MalformedProgram> {
         let program = Self {
             atoms: atoms.into(),
             slots: slots.into(),
@@ -219,7 +219,7 @@ impl Program {
         })
     }
 
-    fn check(&self) -> Result<(), Malformed> {
+    fn check(&self) -> Result<(), MalformedProgram> {
         if self.atoms.is_empty() {
             return Err(malformed("the program", "has no atoms"));
         }
@@ -384,15 +384,15 @@ impl Program {
     }
 
     /// Refuse a loop without I/O: it would keep its thread busy without any effect.
-    fn check_loops(&self) -> Result<(), Malformed> {
+    fn check_loops(&self) -> Result<(), MalformedProgram> {
         // Find a cycle among the atoms that do no I/O: take away, again and again, those of which no
         // successor is left.
         let mut is_left: Vec<bool> = self.atoms.iter().map(|it| !it.op.is_io()).collect();
         loop {
             let mut has_changed = false;
             for idx in (0..self.atoms.len()).rev() {
-                let leads_on = self.successors(idx).any(|successor| is_left[successor]);
-                if is_left[idx] && !leads_on {
+                let has_successor_left = self.successors(idx).any(|successor| is_left[successor]);
+                if is_left[idx] && !has_successor_left {
                     is_left[idx] = false;
                     has_changed = true;
                 }
@@ -420,8 +420,8 @@ impl Program {
     }
 }
 
-fn malformed(place: &str, reason: &str) -> Malformed {
-    Malformed { place: place.to_owned(), reason: reason.to_owned() }
+fn malformed(place: &str, reason: &str) -> MalformedProgram {
+    MalformedProgram { place: place.to_owned(), reason: reason.to_owned() }
 }
 
 #[cfg(test)]
@@ -432,7 +432,7 @@ mod tests {
         Atom { op: Op::Nop, words: [NONE; 6], result: NONE, next, flags, outcome: 0 }
     }
 
-    fn build(atoms: Vec<Atom>) -> Result<Program, Malformed> {
+    fn build(atoms: Vec<Atom>) -> Result<Program, MalformedProgram> {
         Program::new(atoms, vec![0], vec![], vec![ResultSpec::Atom])
     }
 
@@ -446,7 +446,7 @@ mod tests {
             (AtomFlags::default(), [false, false, false]),
         ];
         for (flags, expected) in cases {
-            assert_eq!(expected, [-1, 0, 1].map(|value| flags.stop_at(value)), "{flags:?}");
+            assert_eq!(expected, [-1, 0, 1].map(|value| flags.stops_at(value)), "{flags:?}");
         }
     }
 

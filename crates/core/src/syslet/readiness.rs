@@ -9,12 +9,12 @@ use super::fd;
 use super::op::Op;
 
 /// A descriptor, and events of it.
-type Awaited = (c_int, i16);
+type FdEvents = (c_int, i16);
 
 /// The descriptors that a call needs to be ready, with their events.
 ///
 /// Files are not among them: they are always ready, and block all the same.
-pub(crate) fn ends(call: &Call) -> [Option<Awaited>; 2] {
+pub(crate) fn needed_fds(call: &Call) -> [Option<FdEvents>; 2] {
     let end = |idx, events| {
         let fd = call.int(idx);
         (!fd::is_file(fd)).then_some((fd, events))
@@ -32,22 +32,22 @@ pub(crate) fn ends(call: &Call) -> [Option<Awaited>; 2] {
 
 /// What to wait for before a call is made, or made again after it has failed with `EAGAIN`. `None` if
 /// there is nothing to wait for; then `EAGAIN` is its value.
-pub(crate) fn awaited(call: &Call) -> Option<Awaited> {
-    if asks_not_to_wait(call) || is_refused(call) {
+pub(crate) fn fd_to_await(call: &Call) -> Option<FdEvents> {
+    if asks_not_to_wait(call) || fails_at_once(call) {
         return None;
     }
-    match ends(call) {
-        [Some(from), Some(to)] => Some(if is_missing(from) { from } else { to }),
+    match needed_fds(call) {
+        [Some(from), Some(to)] => Some(if is_unready(from) { from } else { to }),
         [one, other] => one.or(other),
     }
 }
 
 /// The first descriptor that the call needs and that is not ready now.
-pub(crate) fn missing(call: &Call) -> Option<Awaited> {
-    ends(call).into_iter().flatten().find(|&end| is_missing(end))
+pub(crate) fn unready_fd(call: &Call) -> Option<FdEvents> {
+    needed_fds(call).into_iter().flatten().find(|&end| is_unready(end))
 }
 
-fn is_missing((fd, events): Awaited) -> bool {
+fn is_unready((fd, events): FdEvents) -> bool {
     fd::poll(fd, events, 0) == 0
 }
 
@@ -63,11 +63,11 @@ pub(crate) fn asks_not_to_wait(call: &Call) -> bool {
 }
 
 /// Whether the call fails at once, because its descriptor is not a listener, or not a socket.
-fn is_refused(call: &Call) -> bool {
+fn fails_at_once(call: &Call) -> bool {
     match call.op {
         Op::Accept => !fd::is_listening(call.int(0)),
         Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg => {
-            fd::kind(call.int(0)) != Some(libc::S_IFSOCK)
+            fd::file_type(call.int(0)) != Some(libc::S_IFSOCK)
         }
         _ => false,
     }
@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    fn of(op: Op, fd: &impl AsRawFd) -> Call {
+    fn call_on(op: Op, fd: &impl AsRawFd) -> Call {
         Call::new(op, [fd.as_raw_fd() as u64, 0, 0, u64::MAX])
     }
 
@@ -88,14 +88,22 @@ mod tests {
     fn each_operation_waits_for_the_direction_in_which_it_moves() {
         let (reader, writer) = std::io::pipe().unwrap();
         for op in [Op::Read, Op::Readv] {
-            assert_eq!(Some((reader.as_raw_fd(), POLLIN)), awaited(&of(op, &reader)), "{op}");
+            assert_eq!(
+                Some((reader.as_raw_fd(), POLLIN)),
+                fd_to_await(&call_on(op, &reader)),
+                "{op}"
+            );
         }
         for op in [Op::Write, Op::Writev] {
-            assert_eq!(Some((writer.as_raw_fd(), POLLOUT)), awaited(&of(op, &writer)), "{op}");
-            assert_eq!(None, missing(&of(op, &writer)), "{op}");
+            assert_eq!(
+                Some((writer.as_raw_fd(), POLLOUT)),
+                fd_to_await(&call_on(op, &writer)),
+                "{op}"
+            );
+            assert_eq!(None, unready_fd(&call_on(op, &writer)), "{op}");
         }
-        assert_eq!(None, awaited(&of(Op::Readv, &reader).with(3, 0)));
-        assert_eq!(Some((reader.as_raw_fd(), POLLIN)), missing(&of(Op::Read, &reader)));
+        assert_eq!(None, fd_to_await(&call_on(Op::Readv, &reader).with(3, 0)));
+        assert_eq!(Some((reader.as_raw_fd(), POLLIN)), unready_fd(&call_on(Op::Read, &reader)));
     }
 
     #[test]
@@ -103,24 +111,27 @@ mod tests {
         let file = std::fs::File::open("/proc/self/exe").unwrap();
         let (socket, _peer) = UnixStream::pair().unwrap();
         for op in [Op::Read, Op::Write, Op::Recv, Op::Sendmsg, Op::Accept, Op::Fsync] {
-            assert_eq!(None, awaited(&of(op, &file)), "{op}");
+            assert_eq!(None, fd_to_await(&call_on(op, &file)), "{op}");
         }
-        assert_eq!(None, awaited(&of(Op::Accept, &socket)));
-        assert_eq!(None, awaited(&of(Op::Recv, &socket).with(3, libc::MSG_DONTWAIT as u64)));
+        assert_eq!(None, fd_to_await(&call_on(Op::Accept, &socket)));
+        assert_eq!(
+            None,
+            fd_to_await(&call_on(Op::Recv, &socket).with(3, libc::MSG_DONTWAIT as u64))
+        );
         let expected = Some((socket.as_raw_fd(), POLLIN));
-        assert_eq!(expected, awaited(&of(Op::Recv, &socket).with(3, 0)));
+        assert_eq!(expected, fd_to_await(&call_on(Op::Recv, &socket).with(3, 0)));
     }
 
     #[test]
     fn a_listener_is_waited_for_until_a_peer_connects() {
         let path = std::env::temp_dir().join(format!("readiness-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
-        let call = of(Op::Accept, &listener);
-        assert_eq!(Some((listener.as_raw_fd(), POLLIN)), missing(&call));
+        let call = call_on(Op::Accept, &listener);
+        assert_eq!(Some((listener.as_raw_fd(), POLLIN)), unready_fd(&call));
         let _peer = UnixStream::connect(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(None, missing(&call));
-        assert_eq!(Some((listener.as_raw_fd(), POLLIN)), awaited(&call));
+        assert_eq!(None, unready_fd(&call));
+        assert_eq!(Some((listener.as_raw_fd(), POLLIN)), fd_to_await(&call));
     }
 
     #[test]
@@ -129,9 +140,9 @@ mod tests {
             (std::io::pipe().unwrap(), std::io::pipe().unwrap());
         let (from_fd, to_fd) = (from.as_raw_fd(), to.as_raw_fd());
         let call = Call::new(Op::Splice, [from_fd as u64, u64::MAX, to_fd as u64, u64::MAX, 1, 0]);
-        assert_eq!(Some((from_fd, POLLIN)), awaited(&call));
+        assert_eq!(Some((from_fd, POLLIN)), fd_to_await(&call));
         std::io::Write::write_all(&mut filler, b"x").unwrap();
-        assert_eq!((Some((to_fd, POLLOUT)), None), (awaited(&call), missing(&call)));
-        assert_eq!(None, awaited(&call.with(5, u64::from(libc::SPLICE_F_NONBLOCK))));
+        assert_eq!((Some((to_fd, POLLOUT)), None), (fd_to_await(&call), unready_fd(&call)));
+        assert_eq!(None, fd_to_await(&call.with(5, u64::from(libc::SPLICE_F_NONBLOCK))));
     }
 }

@@ -22,7 +22,7 @@ pub trait CompletionSink: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
     /// To an atom, which is the same one again if it is not done.
-    On,
+    Continues,
     /// It has ended.
     Ended,
 }
@@ -40,11 +40,11 @@ pub struct End {
     pub progress: usize,
 }
 
-/// What is known of an atom that has not been executed.
+/// Whether an attempt at an atom is worthwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Prospect {
-    /// Nothing.
-    Open,
+enum AtomReadiness {
+    /// It has not been tried.
+    Unknown,
     /// Its descriptor is ready.
     Ready,
     /// An attempt has shown that it blocks, or it must not be tried.
@@ -53,10 +53,10 @@ enum Prospect {
 
 /// A descriptor that the run has opened.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Opened {
+pub(super) struct OpenedDescriptor {
     pub(super) fd: i32,
     /// It is non-blocking only because an attempt has opened it so.
-    pub(super) is_tried: bool,
+    pub(super) must_become_blocking: bool,
     /// The position for reads and writes without an offset; negative: only the kernel knows it.
     pub(super) position: i64,
     /// It was looked up, and is a file: reads and writes can name an offset.
@@ -65,15 +65,15 @@ pub(super) struct Opened {
 
 /// The pipe through which a file is sent, and how many bytes are in it.
 #[derive(Debug)]
-pub(super) struct Conduit {
+pub(super) struct SendfilePipe {
     pub(super) ends: [i32; 2],
-    pub(super) held: usize,
+    pub(super) n_held: usize,
     /// The file that is sent, if that moves its position, which goes back by what does not get through.
-    pub(super) moved: Option<i32>,
+    pub(super) source_to_rewind: Option<i32>,
 }
 
 /// Structures that the kernel reads and writes during an operation.
-pub(super) struct Details {
+pub(super) struct KernelStructs {
     pub(super) how: libc::open_how,
     pub(super) statx: libc::statx,
     pub(super) message: libc::msghdr,
@@ -85,17 +85,17 @@ pub struct Run {
     pub(super) program: Arc<Program>,
     pub(super) frame: Frame,
     pub(super) pool: Arc<BufferPool>,
-    pub(super) at: u16,
-    /// What is known of the current atom.
-    prospect: Prospect,
+    pub(super) atom_idx: u16,
+    /// Whether an attempt at the current atom is worthwhile.
+    readiness: AtomReadiness,
     /// How many bytes the current atom has moved already.
     pub(super) progress: usize,
     /// How many bytes the last atom that failed had moved before.
-    failed_after: usize,
+    progress_at_failure: usize,
     end: Option<End>,
-    pub(super) opened: Vec<Opened>,
-    pub(super) details: Option<Box<Details>>,
-    pub(super) conduit: Option<Box<Conduit>>,
+    pub(super) opened: Vec<OpenedDescriptor>,
+    pub(super) structs: Option<Box<KernelStructs>>,
+    pub(super) sendfile_pipe: Option<Box<SendfilePipe>>,
     /// When the current time-out is due; zero: it has not begun.
     deadline_ns: u64,
     /// The identity by which the run is cancelled; zero: none.
@@ -115,7 +115,10 @@ unsafe impl Send for Run {}
 
 impl std::fmt::Debug for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Run").field("at", &self.at).field("end", &self.end).finish_non_exhaustive()
+        f.debug_struct("Run")
+            .field("atom_idx", &self.atom_idx)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,14 +130,14 @@ impl Run {
             program,
             frame,
             pool,
-            at: 0,
-            prospect: Prospect::Open,
+            atom_idx: 0,
+            readiness: AtomReadiness::Unknown,
             progress: 0,
-            failed_after: 0,
+            progress_at_failure: 0,
             end: None,
             opened: Vec::new(),
-            details: None,
-            conduit: None,
+            structs: None,
+            sendfile_pipe: None,
             deadline_ns: 0,
             id: 0,
             group: 0,
@@ -146,14 +149,14 @@ impl Run {
 
     /// Make a run that has ended ready to begin again, with other parameters.
     pub fn begin_again(&mut self) {
-        self.close_what_is_open();
+        self.close_descriptors();
         self.frame.slots.copy_from_slice(&self.program.slots);
         for (memory, object) in self.frame.objects.iter_mut().zip(&self.program.objects) {
             *memory = Memory::for_object(object);
         }
-        (self.at, self.progress, self.failed_after, self.deadline_ns) = (0, 0, 0, 0);
+        (self.atom_idx, self.progress, self.progress_at_failure, self.deadline_ns) = (0, 0, 0, 0);
         (self.id, self.group, self.token, self.timeout_ns) = (0, 0, 0, 0);
-        (self.prospect, self.end) = (Prospect::Open, None);
+        (self.readiness, self.end) = (AtomReadiness::Unknown, None);
         self.sink = None;
     }
 
@@ -189,8 +192,8 @@ impl Run {
 
     /// The bytes of a span.
     pub fn bytes(&mut self, span: Span) -> &[u8] {
-        if matches!(self.object(span.object), Memory::Unmade) {
-            // It has not been used: make it, zeroed, unless there is no memory for it.
+        if matches!(self.object(span.object), Memory::Unallocated) {
+            // It has not been used: allocate it, zeroed, unless there is no memory for it.
             let whole = Span { object: span.object, start: NONE, length: NONE };
             let _ = self.frame.resolve(&self.program, whole, Access::ReadsFrom, &self.pool);
         }
@@ -204,44 +207,44 @@ impl Run {
 
     /// Take an object out of a run that has ended.
     pub fn take_object(&mut self, object: u16) -> Memory {
-        std::mem::replace(&mut self.frame.objects[usize::from(object)], Memory::Missing)
+        std::mem::replace(&mut self.frame.objects[usize::from(object)], Memory::Unset)
     }
 
     /// Whether to try the current atom inline; `tries` is whether the executor tries atoms at all.
     #[inline]
-    pub(crate) fn is_to_be_tried(&self, tries: bool) -> bool {
-        match self.prospect {
-            Prospect::Open => tries && !self.flags().has(AtomFlags::ASYNC),
-            Prospect::Ready => true,
-            Prospect::Blocked => false,
+    pub(crate) fn should_try(&self, tries_first: bool) -> bool {
+        match self.readiness {
+            AtomReadiness::Unknown => tries_first && !self.flags().has(AtomFlags::ASYNC),
+            AtomReadiness::Ready => true,
+            AtomReadiness::Blocked => false,
         }
     }
 
     #[inline]
     pub(crate) fn flags(&self) -> AtomFlags {
-        self.program.atoms[usize::from(self.at)].flags
+        self.program.atoms[usize::from(self.atom_idx)].flags
     }
 
     #[inline]
     pub(crate) fn op(&self) -> Op {
-        self.program.atoms[usize::from(self.at)].op
+        self.program.atoms[usize::from(self.atom_idx)].op
     }
 
     /// The flags with which the current atom opens a file.
     pub(crate) fn open_flags(&self) -> i32 {
-        let atom = &self.program.atoms[usize::from(self.at)];
+        let atom = &self.program.atoms[usize::from(self.atom_idx)];
         self.frame.slot(atom.words[2]) as i32
     }
 
     /// Note that the current atom would block.
     pub(crate) fn note_blocked(&mut self) {
-        self.prospect = Prospect::Blocked;
-        self.settle_descriptors();
+        self.readiness = AtomReadiness::Blocked;
+        self.make_descriptors_blocking();
     }
 
     /// Note that the current atom's descriptor is ready, so another attempt is worthwhile.
     pub(crate) fn note_ready(&mut self) {
-        self.prospect = Prospect::Ready;
+        self.readiness = AtomReadiness::Ready;
     }
 
     /// When the current time-out is due, in nanoseconds; the first call starts the time-out.
@@ -253,17 +256,17 @@ impl Run {
     }
 
     /// Make descriptors blocking that attempts have opened non-blocking, as the program asked.
-    pub(crate) fn settle_descriptors(&mut self) {
-        for opened in self.opened.iter_mut().filter(|it| it.is_tried) {
+    pub(crate) fn make_descriptors_blocking(&mut self) {
+        for opened in self.opened.iter_mut().filter(|it| it.must_become_blocking) {
             fd::make_blocking(opened.fd);
-            opened.is_tried = false;
+            opened.must_become_blocking = false;
         }
     }
 
-    /// The value of an atom that needs no system call.
+    /// Compute the value of the current atom; `None`: it needs a system call.
     #[inline]
-    pub(crate) fn computed(&self) -> Option<i64> {
-        let atom = &self.program.atoms[usize::from(self.at)];
+    pub(crate) fn compute(&self) -> Option<i64> {
+        let atom = &self.program.atoms[usize::from(self.atom_idx)];
         match atom.op {
             Op::Nop => Some(0),
             Op::Add => {
@@ -276,14 +279,14 @@ impl Run {
     }
 
     /// Complete an open whose descriptor is non-blocking although the program did not ask for that.
-    pub(crate) fn complete_tried_open(&mut self, value: i64) -> Flow {
+    pub(crate) fn complete_non_blocking_open(&mut self, value: i64) -> Flow {
         let flow = self.complete(value);
         // It may be closed already, if the program ended with it.
         if let Some(opened) = self.opened.iter_mut().find(|it| i64::from(it.fd) == value) {
-            opened.is_tried = true;
+            opened.must_become_blocking = true;
         }
         if flow == Flow::Ended {
-            self.settle_descriptors();
+            self.make_descriptors_blocking();
         }
         flow
     }
@@ -296,7 +299,7 @@ impl Run {
 
     /// Complete the current atom with its call's value: note the effects, and follow the flow.
     pub(crate) fn complete(&mut self, value: i64) -> Flow {
-        let atom = self.program.atoms[usize::from(self.at)];
+        let atom = self.program.atoms[usize::from(self.atom_idx)];
         if value > 0 {
             self.note_moved(value);
         }
@@ -304,19 +307,19 @@ impl Run {
             Op::Nop | Op::Add => value,
             Op::Sendfile => {
                 let [to, from, offset, count, ..] = atom.words;
-                match self.advance_conduit([to, from, offset, count], value) {
+                match self.advance_sendfile([to, from, offset, count], value) {
                     Some(value) => value,
-                    None => return self.again(),
+                    None => return self.repeat_atom(),
                 }
             }
-            op if value > 0 && (op.writes_all() || self.waits_for_all(&atom)) => {
+            op if value > 0 && (op.writes_all() || self.receives_all(&atom)) => {
                 if op == Op::Recvmsg && self.progress == 0 {
                     // Ancillary data comes with the first bytes of a message.
                     self.note_message(&atom.words);
                 }
                 self.progress += value as usize;
                 if self.has_more_to_move(&atom) {
-                    return self.again();
+                    return self.repeat_atom();
                 }
                 self.progress as i64
             }
@@ -340,40 +343,40 @@ impl Run {
         if !matches!(atom.op, Op::Nop | Op::Add) {
             self.note_effects(atom.op, &atom.words, value);
             if value < 0 {
-                self.failed_after = self.progress;
+                self.progress_at_failure = self.progress;
             }
             self.progress = 0;
-            self.prospect = Prospect::Open;
+            self.readiness = AtomReadiness::Unknown;
             self.deadline_ns = 0;
         }
         if atom.result != NONE {
             self.frame.slots[usize::from(atom.result)] = value;
         }
-        if atom.flags.stop_at(value) {
-            let adjacent = self.at + 1;
+        if atom.flags.stops_at(value) {
+            let adjacent = self.atom_idx + 1;
             if atom.flags.has(AtomFlags::SKIP_TO_NEXT_ON_STOP) {
                 if usize::from(adjacent) < self.program.atoms.len() {
-                    self.at = adjacent;
-                    return Flow::On;
+                    self.atom_idx = adjacent;
+                    return Flow::Continues;
                 }
                 return self.finish(value, false);
             }
             return self.finish(value, value < 0 && atom.op.is_io());
         }
         if atom.next != NONE {
-            self.at = atom.next;
-            return Flow::On;
+            self.atom_idx = atom.next;
+            return Flow::Continues;
         }
         self.finish(value, false)
     }
 
-    fn again(&mut self) -> Flow {
-        self.prospect = Prospect::Open;
-        Flow::On
+    fn repeat_atom(&mut self) -> Flow {
+        self.readiness = AtomReadiness::Unknown;
+        Flow::Continues
     }
 
     /// Whether a receive continues until the memory is full.
-    fn waits_for_all(&self, atom: &Atom) -> bool {
+    fn receives_all(&self, atom: &Atom) -> bool {
         // Peeking returns the same bytes again, and datagrams are not to be joined.
         matches!(atom.op, Op::Recv | Op::Recvmsg)
             && self.message_flags(atom) & (libc::MSG_WAITALL | libc::MSG_PEEK) == libc::MSG_WAITALL
@@ -393,8 +396,8 @@ impl Run {
         if self.message_flags(atom) & libc::MSG_DONTWAIT != 0 {
             return false;
         }
-        let reads = atom.op.writes_all();
-        let access = if reads { Access::ReadsFrom } else { Access::WritesTo };
+        let reads_memory = atom.op.writes_all();
+        let access = if reads_memory { Access::ReadsFrom } else { Access::WritesTo };
         let words = &atom.words;
         let total = if matches!(atom.op, Op::Writev | Op::Sendmsg | Op::Recvmsg) {
             let vector = self.frame.resolve_vector(&self.program, words[1], access, 0, &self.pool);
@@ -412,58 +415,58 @@ impl Run {
     }
 
     /// Handle a splice of a file that is sent; the value is that of the whole, once it is done.
-    fn advance_conduit(&mut self, words: [u16; 4], value: i64) -> Option<i64> {
-        let Some(conduit) = &mut self.conduit else { return Some(value) };
+    fn advance_sendfile(&mut self, words: [u16; 4], value: i64) -> Option<i64> {
+        let Some(pipe) = &mut self.sendfile_pipe else { return Some(value) };
         let sent = |progress: usize, value: i64| if progress > 0 { progress as i64 } else { value };
         if value <= 0 {
             let mut value = value;
             if value == 0 && self.progress == 0 {
                 // With nothing to send, no call has checked the target yet.
                 let [to, from, ..] = words.map(|it| self.frame.slot_if_any(it) as i32);
-                value = fd::send_nothing(to, from);
+                value = fd::send_zero_bytes(to, from);
             }
             let outcome = sent(self.progress, value);
-            self.close_conduit();
+            self.close_sendfile_pipe();
             return Some(outcome);
         }
-        if conduit.held == 0 {
-            conduit.held = value as usize;
+        if pipe.n_held == 0 {
+            pipe.n_held = value as usize;
             return None;
         }
-        conduit.held -= value as usize;
+        pipe.n_held -= value as usize;
         self.progress += value as usize;
-        let is_done = conduit.held == 0 && self.progress as i64 >= self.frame.slot(words[3]);
+        let is_done = pipe.n_held == 0 && self.progress as i64 >= self.frame.slot(words[3]);
         if is_done {
             let outcome = self.progress as i64;
-            self.close_conduit();
+            self.close_sendfile_pipe();
             return Some(outcome);
         }
         None
     }
 
-    fn close_conduit(&mut self) {
-        let Some(conduit) = self.conduit.take() else { return };
-        if let Some(fd) = conduit.moved.filter(|_| conduit.held > 0) {
+    fn close_sendfile_pipe(&mut self) {
+        let Some(pipe) = self.sendfile_pipe.take() else { return };
+        if let Some(fd) = pipe.source_to_rewind.filter(|_| pipe.n_held > 0) {
             // The next reader reads the bytes again that did not get through.
-            fd::move_position(fd, -(conduit.held as i64));
+            fd::move_position(fd, -(pipe.n_held as i64));
         }
-        conduit.ends.into_iter().for_each(fd::close);
+        pipe.ends.into_iter().for_each(fd::close);
     }
 
     /// End the run with this errno: it was cancelled, or its time is up.
-    pub(crate) fn give_up(&mut self, errno: i32) {
-        self.failed_after = self.progress;
+    pub(crate) fn abort(&mut self, errno: i32) {
+        self.progress_at_failure = self.progress;
         self.finish(-i64::from(errno), true);
     }
 
-    /// A run that goes to the sink in this one's place, ended with this errno. It has none of this one's
+    /// Make a run that goes to the sink in this one's place, ended with this errno. It has none of this one's
     /// memory, which the kernel may be using.
-    pub(crate) fn stand_in(&mut self, errno: i32) -> Box<Self> {
+    pub(crate) fn make_replacement(&mut self, errno: i32) -> Box<Self> {
         let mut it = Box::new(Self::new(Arc::clone(&self.program), Arc::clone(&self.pool)));
         (it.id, it.group, it.token) = (self.id, self.group, self.token);
-        (it.at, it.timeout_ns) = (self.at, self.timeout_ns);
+        (it.atom_idx, it.timeout_ns) = (self.atom_idx, self.timeout_ns);
         it.sink = self.sink.take();
-        let (atom, value, progress) = (self.at, -i64::from(errno), self.progress);
+        let (atom, value, progress) = (self.atom_idx, -i64::from(errno), self.progress);
         it.end = Some(End { atom, value, is_failure: true, progress });
         it
     }
@@ -472,21 +475,26 @@ impl Run {
         let is_failure = is_failure
             || value < 0
                 && self.op().is_io()
-                && *self.program.outcome_at(self.at) == ResultSpec::Atom;
-        self.end = Some(End { atom: self.at, value, is_failure, progress: self.failed_after });
-        self.close_conduit();
+                && *self.program.outcome_at(self.atom_idx) == ResultSpec::Atom;
+        self.end = Some(End {
+            atom: self.atom_idx,
+            value,
+            is_failure,
+            progress: self.progress_at_failure,
+        });
+        self.close_sendfile_pipe();
         if !self.opened.is_empty() {
-            self.close_leftovers(value, is_failure);
+            self.close_unreturned(value, is_failure);
         }
         Flow::Ended
     }
 
     /// Close the descriptors that the run has opened, except those that its outcome hands over.
-    fn close_leftovers(&mut self, value: i64, is_failure: bool) {
+    fn close_unreturned(&mut self, value: i64, is_failure: bool) {
         let mut handed_over = Vec::new();
         if !is_failure {
             let program = Arc::clone(&self.program);
-            match program.outcome_at(self.at) {
+            match program.outcome_at(self.atom_idx) {
                 ResultSpec::Atom if self.op().opens() => handed_over.push(value as i32),
                 outcome => self.collect_descriptors(outcome, &mut handed_over),
             }
@@ -494,13 +502,13 @@ impl Run {
         self.opened.retain(|it| {
             let stays = handed_over.contains(&it.fd);
             if stays {
-                it.tell_position();
+                it.sync_position();
             } else {
                 fd::close(it.fd);
             }
             stays
         });
-        self.settle_descriptors();
+        self.make_descriptors_blocking();
     }
 
     fn collect_descriptors(&self, outcome: &ResultSpec, into: &mut Vec<i32>) {
@@ -524,8 +532,8 @@ impl Run {
 }
 
 impl Run {
-    fn close_what_is_open(&mut self) {
-        self.close_conduit();
+    fn close_descriptors(&mut self) {
+        self.close_sendfile_pipe();
         for opened in self.opened.drain(..) {
             fd::close(opened.fd);
         }
@@ -534,6 +542,6 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.close_what_is_open();
+        self.close_descriptors();
     }
 }

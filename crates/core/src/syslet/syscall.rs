@@ -11,7 +11,7 @@ use super::readiness;
 
 /// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attempt {
+pub(crate) enum AttemptOutcome {
     /// It is done, with this value.
     Done(i64),
     /// It is done; the value is a new descriptor, non-blocking although the call did not ask for that.
@@ -20,14 +20,14 @@ pub(crate) enum Attempt {
     WouldBlock,
 }
 
-use Attempt::{Done, WouldBlock};
+use AttemptOutcome::{Done, WouldBlock};
 
 /// Try a call without blocking.
 ///
 /// # Safety
 /// The addresses in the call are valid for what the operation does with them.
 #[inline]
-pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
+pub(crate) unsafe fn attempt(call: &Call) -> AttemptOutcome {
     // SAFETY: guaranteed by the caller, for all of them.
     unsafe {
         match call.op {
@@ -36,7 +36,7 @@ pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
             Op::Write | Op::Pwrite => try_positioned(libc::SYS_pwritev2, call),
             Op::Openat => try_open(call, u64::from(call.int(2) as u32), 0, 0),
             Op::Openat2 => {
-                let how = *call.at::<libc::open_how>(2);
+                let how = *call.address::<libc::open_how>(2);
                 try_open(call, how.flags, how.mode, how.resolve)
             }
             Op::Close | Op::Socket | Op::Shutdown => Done(perform_once(call)),
@@ -74,7 +74,7 @@ pub(crate) unsafe fn attempt(call: &Call) -> Attempt {
 
 /// Make a call that does not block, again if it is interrupted; `EAGAIN` means that it would block.
 #[inline]
-fn unless_blocked(mut call: impl FnMut() -> i64) -> Attempt {
+fn try_call(mut call: impl FnMut() -> i64) -> AttemptOutcome {
     loop {
         match call() {
             value if value >= 0 => return Done(value),
@@ -87,30 +87,30 @@ fn unless_blocked(mut call: impl FnMut() -> i64) -> Attempt {
     }
 }
 
-/// As `unless_blocked`, for `RWF_NOWAIT`: some files do not support it, and sandboxes and emulators may
+/// As `try_call`, for `RWF_NOWAIT`: some files do not support it, and sandboxes and emulators may
 /// lack the whole system call.
 #[inline]
-fn unless_unknown(call: impl FnMut() -> i64) -> Attempt {
-    match unless_blocked(call) {
+fn try_nowait_call(call: impl FnMut() -> i64) -> AttemptOutcome {
+    match try_call(call) {
         Done(value) if matches!(-value as c_int, EOPNOTSUPP | ENOSYS | EPERM) => WouldBlock,
         attempt => attempt,
     }
 }
 
 #[inline]
-unsafe fn try_positioned(number: c_long, call: &Call) -> Attempt {
-    let piece = libc::iovec { iov_base: call.at(1), iov_len: call.len(2) };
+unsafe fn try_positioned(number: c_long, call: &Call) -> AttemptOutcome {
+    let piece = libc::iovec { iov_base: call.address(1), iov_len: call.len(2) };
     let offset = call.offset(3);
-    unless_unknown(|| sys!(number, call.int(0), &raw const piece, 1, offset, 0, libc::RWF_NOWAIT))
+    try_nowait_call(|| sys!(number, call.int(0), &raw const piece, 1, offset, 0, libc::RWF_NOWAIT))
 }
 
-unsafe fn try_vectored(number: c_long, call: &Call) -> Attempt {
-    let (pieces, n_pieces, offset) = (call.at::<libc::iovec>(1), call.len(2), call.offset(3));
-    unless_unknown(|| sys!(number, call.int(0), pieces, n_pieces, offset, 0, libc::RWF_NOWAIT))
+unsafe fn try_vectored(number: c_long, call: &Call) -> AttemptOutcome {
+    let (pieces, n_pieces, offset) = (call.address::<libc::iovec>(1), call.len(2), call.offset(3));
+    try_nowait_call(|| sys!(number, call.int(0), pieces, n_pieces, offset, 0, libc::RWF_NOWAIT))
 }
 
 #[inline]
-unsafe fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Attempt {
+unsafe fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> AttemptOutcome {
     let flags = all_flags as c_int;
     const CHANGES_FOLDERS: c_int =
         libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
@@ -123,7 +123,7 @@ unsafe fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Atte
     how.flags = all_flags | libc::O_NONBLOCK as u64;
     how.mode = mode;
     how.resolve = resolve | libc::RESOLVE_CACHED;
-    let (folder, path) = (call.int(0), call.at::<libc::c_char>(1));
+    let (folder, path) = (call.int(0), call.address::<libc::c_char>(1));
     let fd = loop {
         let size = size_of::<libc::open_how>();
         match sys!(libc::SYS_openat2, folder, path, &raw const how, size) {
@@ -141,21 +141,21 @@ unsafe fn try_open(call: &Call, all_flags: u64, mode: u64, resolve: u64) -> Atte
     if flags & libc::O_NONBLOCK != 0 {
         return Done(i64::from(fd));
     }
-    if flags & libc::O_PATH == 0 && fd::position(fd).is_none() && !fd::has_partner(fd, flags) {
+    if flags & libc::O_PATH == 0 && fd::position(fd).is_none() && !fd::has_other_end(fd, flags) {
         // A pipe, or a device like one, has to be opened as the program says.
         fd::close(fd);
         return WouldBlock;
     }
-    Attempt::OpenedNonBlocking(i64::from(fd))
+    AttemptOutcome::OpenedNonBlocking(i64::from(fd))
 }
 
 /// Look the path up in the cache only, and call statx(2) on what is found.
-unsafe fn try_statx(call: &Call) -> Attempt {
-    let (flags, mask, target) = (call.int(2), call.int(3), call.at::<libc::statx>(4));
+unsafe fn try_statx(call: &Call) -> AttemptOutcome {
+    let (flags, mask, target) = (call.int(2), call.int(3), call.address::<libc::statx>(4));
     // SAFETY: a path ends with a zero byte.
-    if unsafe { *call.at::<u8>(1) } == 0 {
-        return unless_blocked(|| {
-            sys!(libc::SYS_statx, call.int(0), call.at::<u8>(1), flags, mask, target)
+    if unsafe { *call.address::<u8>(1) } == 0 {
+        return try_call(|| {
+            sys!(libc::SYS_statx, call.int(0), call.address::<u8>(1), flags, mask, target)
         });
     }
     // SAFETY: a structure of numbers.
@@ -163,7 +163,7 @@ unsafe fn try_statx(call: &Call) -> Attempt {
     let nofollow = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 { libc::O_NOFOLLOW } else { 0 };
     how.flags = (libc::O_PATH | libc::O_CLOEXEC | nofollow) as u64;
     how.resolve = libc::RESOLVE_CACHED;
-    let (folder, path) = (call.int(0), call.at::<libc::c_char>(1));
+    let (folder, path) = (call.int(0), call.address::<libc::c_char>(1));
     let size = size_of::<libc::open_how>();
     let fd = sys!(libc::SYS_openat2, folder, path, &raw const how, size) as c_int;
     if fd < 0 {
@@ -177,32 +177,32 @@ unsafe fn try_statx(call: &Call) -> Attempt {
 }
 
 /// Send or receive; `flags_idx` is the word with the flags.
-unsafe fn try_message(call: &Call, flags_idx: usize) -> Attempt {
+unsafe fn try_message(call: &Call, flags_idx: usize) -> AttemptOutcome {
     let flags = call.int(flags_idx);
     let mut tried = *call;
     tried.words[flags_idx] = (flags | libc::MSG_DONTWAIT) as u64;
     // SAFETY: guaranteed by the caller.
     let perform = || unsafe { perform_once(&tried) };
-    if flags & libc::MSG_DONTWAIT != 0 { Done(perform()) } else { unless_blocked(perform) }
+    if flags & libc::MSG_DONTWAIT != 0 { Done(perform()) } else { try_call(perform) }
 }
 
-unsafe fn try_accept(call: &Call) -> Attempt {
+unsafe fn try_accept(call: &Call) -> AttemptOutcome {
     // No flag makes one accept non-blocking: a blocking listener is not tried, but a non-listener is.
     match fd::status_flags(call.int(0)) {
         Err(errno) => Done(errno),
         Ok(flags) if !flags.is_non_blocking() && fd::is_listening(call.int(0)) => WouldBlock,
         // SAFETY: guaranteed by the caller.
-        Ok(_) => unless_blocked(|| unsafe { perform_once(call) }),
+        Ok(_) => try_call(|| unsafe { perform_once(call) }),
     }
 }
 
-unsafe fn try_waitid(call: &Call) -> Attempt {
+unsafe fn try_waitid(call: &Call) -> AttemptOutcome {
     let mut tried = *call;
     tried.words[2] |= libc::WNOHANG as u64;
     // SAFETY: guaranteed by the caller.
     let value = unsafe { perform_once(&tried) };
     // SAFETY: guaranteed by the caller; the call that has just succeeded has filled the structure in.
-    let is_none = value == 0 && unsafe { (*call.at::<libc::siginfo_t>(3)).si_pid() } == 0;
+    let is_none = value == 0 && unsafe { (*call.address::<libc::siginfo_t>(3)).si_pid() } == 0;
     if is_none && call.int(2) & libc::WNOHANG == 0 { WouldBlock } else { Done(value) }
 }
 
@@ -217,7 +217,7 @@ pub(crate) unsafe fn perform(call: &Call, is_interruptible: bool) -> i64 {
         // SAFETY: guaranteed by the caller.
         let value = unsafe { perform_once(call) };
         let waited = match -value {
-            it if it == i64::from(EAGAIN) => match readiness::awaited(call) {
+            it if it == i64::from(EAGAIN) => match readiness::fd_to_await(call) {
                 Some((fd, events)) => fd::poll(fd, events, -1),
                 None => return value,
             },
@@ -294,32 +294,32 @@ fn connect_outcome(fd: c_int) -> i64 {
 /// # Safety
 /// As for [`attempt`].
 pub(crate) unsafe fn perform_once(call: &Call) -> i64 {
-    let path = |idx| call.at::<libc::c_char>(idx);
+    let path = |idx| call.address::<libc::c_char>(idx);
     let int = |idx| call.int(idx);
     match call.op {
         Op::Nop | Op::Add | Op::Sendfile => 0,
         Op::Openat => sys!(libc::SYS_openat, int(0), path(1), int(2), call.len(3)),
         Op::Openat2 => {
             let size = size_of::<libc::open_how>();
-            sys!(libc::SYS_openat2, int(0), path(1), call.at::<libc::open_how>(2), size)
+            sys!(libc::SYS_openat2, int(0), path(1), call.address::<libc::open_how>(2), size)
         }
         Op::Statx => {
-            sys!(libc::SYS_statx, int(0), path(1), int(2), int(3), call.at::<libc::statx>(4))
+            sys!(libc::SYS_statx, int(0), path(1), int(2), int(3), call.address::<libc::statx>(4))
         }
         Op::Read | Op::Pread if call.offset(3) == -1 => {
-            sys!(libc::SYS_read, int(0), call.at::<u8>(1), call.len(2))
+            sys!(libc::SYS_read, int(0), call.address::<u8>(1), call.len(2))
         }
         Op::Read | Op::Pread => {
-            sys!(libc::SYS_pread64, int(0), call.at::<u8>(1), call.len(2), call.offset(3))
+            sys!(libc::SYS_pread64, int(0), call.address::<u8>(1), call.len(2), call.offset(3))
         }
         Op::Write | Op::Pwrite if call.offset(3) == -1 => {
-            sys!(libc::SYS_write, int(0), call.at::<u8>(1), call.len(2))
+            sys!(libc::SYS_write, int(0), call.address::<u8>(1), call.len(2))
         }
         Op::Write | Op::Pwrite => {
-            sys!(libc::SYS_pwrite64, int(0), call.at::<u8>(1), call.len(2), call.offset(3))
+            sys!(libc::SYS_pwrite64, int(0), call.address::<u8>(1), call.len(2), call.offset(3))
         }
         Op::Readv | Op::Writev => {
-            let (pieces, offset) = (call.at::<libc::iovec>(1), call.offset(3));
+            let (pieces, offset) = (call.address::<libc::iovec>(1), call.offset(3));
             let number = match (call.op, offset) {
                 (Op::Readv, -1) => libc::SYS_readv,
                 (Op::Readv, _) => libc::SYS_preadv,
@@ -340,34 +340,34 @@ pub(crate) unsafe fn perform_once(call: &Call) -> i64 {
         Op::Mkdirat => sys!(libc::SYS_mkdirat, int(0), path(1), int(2)),
         Op::Linkat => sys!(libc::SYS_linkat, int(0), path(1), int(2), path(3), int(4)),
         Op::Symlinkat => sys!(libc::SYS_symlinkat, path(0), int(1), path(2)),
-        Op::Getdents => sys!(libc::SYS_getdents64, int(0), call.at::<u8>(1), call.len(2)),
+        Op::Getdents => sys!(libc::SYS_getdents64, int(0), call.address::<u8>(1), call.len(2)),
         Op::Splice => splice(call),
         Op::Socket => sys!(libc::SYS_socket, int(0), int(1), int(2)),
-        Op::Connect => sys!(libc::SYS_connect, int(0), call.at::<libc::sockaddr>(1), int(2)),
+        Op::Connect => sys!(libc::SYS_connect, int(0), call.address::<libc::sockaddr>(1), int(2)),
         Op::Accept => {
-            let len = call.at::<libc::socklen_t>(3);
-            sys!(libc::SYS_accept4, int(0), call.at::<libc::sockaddr>(2), len, int(1))
+            let len = call.address::<libc::socklen_t>(3);
+            sys!(libc::SYS_accept4, int(0), call.address::<libc::sockaddr>(2), len, int(1))
         }
         Op::Recv => {
-            let (start, nothing) = (call.at::<u8>(1), std::ptr::null_mut::<u8>());
-            sys!(libc::SYS_recvfrom, int(0), start, call.len(2), int(3), nothing, nothing)
+            let (start, null) = (call.address::<u8>(1), std::ptr::null_mut::<u8>());
+            sys!(libc::SYS_recvfrom, int(0), start, call.len(2), int(3), null, null)
         }
         Op::Send => {
-            let (start, nothing) = (call.at::<u8>(1), std::ptr::null_mut::<u8>());
+            let (start, null) = (call.address::<u8>(1), std::ptr::null_mut::<u8>());
             let flags = int(3) | libc::MSG_NOSIGNAL;
-            sys!(libc::SYS_sendto, int(0), start, call.len(2), flags, nothing, 0)
+            sys!(libc::SYS_sendto, int(0), start, call.len(2), flags, null, 0)
         }
-        Op::Recvmsg => sys!(libc::SYS_recvmsg, int(0), call.at::<libc::msghdr>(1), int(2)),
+        Op::Recvmsg => sys!(libc::SYS_recvmsg, int(0), call.address::<libc::msghdr>(1), int(2)),
         Op::Sendmsg => {
             let flags = int(2) | libc::MSG_NOSIGNAL;
-            sys!(libc::SYS_sendmsg, int(0), call.at::<libc::msghdr>(1), flags)
+            sys!(libc::SYS_sendmsg, int(0), call.address::<libc::msghdr>(1), flags)
         }
         Op::Shutdown => sys!(libc::SYS_shutdown, int(0), int(1)),
         Op::Poll => fd::poll(int(0), int(1) as i16, -1),
         Op::Timeout => sleep_until(call.words[0]),
         Op::Waitid => {
-            let (info, nothing) = (call.at::<libc::siginfo_t>(3), std::ptr::null_mut::<u8>());
-            sys!(libc::SYS_waitid, int(0), int(1), info, int(2), nothing)
+            let (info, null) = (call.address::<libc::siginfo_t>(3), std::ptr::null_mut::<u8>());
+            sys!(libc::SYS_waitid, int(0), int(1), info, int(2), null)
         }
     }
 }
@@ -387,7 +387,7 @@ fn sleep_until(deadline_ns: u64) -> i64 {
         tv_sec: (deadline_ns / 1_000_000_000) as _,
         tv_nsec: (deadline_ns % 1_000_000_000) as libc::c_long,
     };
-    let nothing = std::ptr::null_mut::<libc::timespec>();
+    let null = std::ptr::null_mut::<libc::timespec>();
     let (clock, how) = (libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME);
-    sys!(libc::SYS_clock_nanosleep, clock, how, &raw const deadline, nothing)
+    sys!(libc::SYS_clock_nanosleep, clock, how, &raw const deadline, null)
 }

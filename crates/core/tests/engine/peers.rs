@@ -158,7 +158,7 @@ fn a_file_is_sent_on_the_calling_thread() {
     it.atom(Op::Sendfile, &[to, from, offset, count], NONE, STOP);
     let mut run = world.prepare(&it.build());
     let thread = std::thread::spawn(move || {
-        while perform_one(&mut run) == Flow::On {}
+        while perform_one(&mut run) == Flow::Continues {}
         run.end().unwrap().value
     });
     let mut read = vec![0; 1_500_000];

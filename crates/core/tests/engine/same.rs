@@ -242,7 +242,7 @@ fn where_it_stands(world: &World, deeds: &[(Deed, bool, bool)]) -> Traces {
     let made = make(deeds, &folder.path("."));
     let mut run = world.prepare(&made.program);
     run.sink = None;
-    while perform_one(&mut run) == Flow::On {}
+    while perform_one(&mut run) == Flow::Continues {}
     traces(&made, &mut run, &folder.path("."))
 }
 
