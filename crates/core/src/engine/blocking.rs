@@ -48,18 +48,20 @@ pub(crate) unsafe fn perform(call: &Call, locks: &DescriptorLocks) -> i64 {
         AttemptOutcome::WouldBlock => NOT_YET,
     };
     // SAFETY: see above.
-    let make = |call: &Call| unsafe { syscall::perform_once(call) };
+    let make_call = |call: &Call| unsafe { syscall::perform_once(call) };
     match call.op() {
         Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg | Op::Waitid => attempt(),
         Op::Read | Op::Write | Op::Readv | Op::Writev if !fd::is_file(call.int(0)) => {
             match attempt() {
-                // SAFETY: see above.
-                NOT_YET => locks.cross(call, |call| make(&unsafe { of_a_pipe(call) })),
+                NOT_YET => locks.call_if_ready(call, |call| {
+                    // SAFETY: see above.
+                    make_call(&unsafe { shorten_for_pipe(call) })
+                }),
                 value => value,
             }
         }
         Op::Accept => match attempt() {
-            NOT_YET => locks.cross(call, make),
+            NOT_YET => locks.call_if_ready(call, make_call),
             value => value,
         },
         // SAFETY: see above.
@@ -68,10 +70,10 @@ pub(crate) unsafe fn perform(call: &Call, locks: &DescriptorLocks) -> i64 {
             value => value,
         },
         // A splice of zero bytes never waits.
-        Op::Splice if call.words[4] > 0 => splice(call, locks, make),
+        Op::Splice if call.words[4] > 0 => splice_if_ready(call, locks, make_call),
         // SAFETY: see above.
         Op::Openat | Op::Openat2 if unsafe { opens_named_pipe(call) } => NOT_YET,
-        _ => make(call),
+        _ => make_call(call),
     }
 }
 
@@ -80,7 +82,7 @@ impl DescriptorLocks {
     ///
     /// Code outside of the engine may still come first, and then the call blocks after all: there is no
     /// flag against that.
-    fn cross(&self, call: &Call, make: impl FnOnce(&Call) -> i64) -> i64 {
+    fn call_if_ready(&self, call: &Call, make_call: impl FnOnce(&Call) -> i64) -> i64 {
         let lock = &self.0[call.int(0) as usize % self.0.len()];
         // Another thread is about to make such a call, and may leave nothing for this one.
         let _guard = match lock.try_lock() {
@@ -95,7 +97,7 @@ impl DescriptorLocks {
                 _ => {}
             }
         }
-        match make(call) {
+        match make_call(call) {
             value if value == -EAGAIN => NOT_YET,
             value => value,
         }
@@ -106,7 +108,7 @@ impl DescriptorLocks {
 ///
 /// # Safety
 /// The call's addresses are valid.
-unsafe fn of_a_pipe(call: &Call) -> Call {
+unsafe fn shorten_for_pipe(call: &Call) -> Call {
     match call.op() {
         Op::Write => call.with(2, call.words[2].min(PIPE_ROOM_BYTES)),
         Op::Writev if call.offset(3) == -1 && call.len(2) > 0 => {
@@ -122,15 +124,19 @@ unsafe fn of_a_pipe(call: &Call) -> Call {
     }
 }
 
-fn splice(call: &Call, locks: &DescriptorLocks, make: impl FnOnce(&Call) -> i64) -> i64 {
-    let outcome = locks.cross(call, |call| {
+fn splice_if_ready(
+    call: &Call,
+    locks: &DescriptorLocks,
+    make_call: impl FnOnce(&Call) -> i64,
+) -> i64 {
+    let outcome = locks.call_if_ready(call, |call| {
         // SPLICE_F_NONBLOCK works for pipes only: a blocking socket is given no more than fits.
         let room = match fd::file_type(call.int(2)) {
             Some(libc::S_IFSOCK) => fd::send_room(call.int(2)) as u64,
             _ => u64::MAX,
         };
         let flags = call.words[5] | u64::from(libc::SPLICE_F_NONBLOCK);
-        make(&call.with(4, call.words[4].min(room)).with(5, flags))
+        make_call(&call.with(4, call.words[4].min(room)).with(5, flags))
     });
     if outcome == NOT_YET && readiness::asks_not_to_wait(call) { -EAGAIN } else { outcome }
 }
@@ -165,14 +171,14 @@ pub(crate) unsafe fn opens_named_pipe(call: &Call) -> bool {
 
 /// Open a named pipe without waiting; the value is `NOT_YET` until the other end is open.
 ///
-/// `half` keeps our end open between attempts, so that the other party's open(2) can return.
+/// `our_end` keeps our end open between attempts, so that the other party's open(2) can return.
 ///
 /// # Safety
 /// As for [`perform`].
-pub(crate) unsafe fn open_pipe(call: &Call, half: &mut Option<OwnedFd>) -> i64 {
+pub(crate) unsafe fn open_pipe(call: &Call, our_end: &mut Option<OwnedFd>) -> i64 {
     // SAFETY: guaranteed by the caller.
     let (flags, mode) = unsafe { (open_flags(call), open_mode(call)) };
-    let fd = match half.take() {
+    let fd = match our_end.take() {
         Some(fd) => fd,
         // SAFETY: guaranteed by the caller.
         None => match unsafe { open_with(call, flags | libc::O_NONBLOCK, mode) } {
@@ -185,7 +191,7 @@ pub(crate) unsafe fn open_pipe(call: &Call, half: &mut Option<OwnedFd>) -> i64 {
     };
     let is_pipe = fd::file_type(fd.as_raw_fd()) == Some(libc::S_IFIFO);
     if is_pipe && !fd::has_other_end(fd.as_raw_fd(), flags) {
-        *half = Some(fd);
+        *our_end = Some(fd);
         return NOT_YET;
     }
     fd::make_blocking(fd.as_raw_fd());
@@ -242,9 +248,9 @@ mod tests {
         let fd = reader.as_raw_fd() as u64;
         let mut byte = 0u8;
         let call = Call::new(Op::Read, [fd, &raw mut byte as u64, 1, u64::MAX]);
-        let value = one.cross(&call, |call| {
-            assert_eq!(NOT_YET, one.cross(call, |_| 1));
-            other.cross(call, |_| 2)
+        let value = one.call_if_ready(&call, |call| {
+            assert_eq!(NOT_YET, one.call_if_ready(call, |_| 1));
+            other.call_if_ready(call, |_| 2)
         });
         assert_eq!(2, value);
     }

@@ -17,8 +17,8 @@ const THREADS_MAX: usize = 16;
 
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
-/// Makes a call on a thread of the pool. `start` requires valid addresses until the call has come back.
-type Perform = dyn Fn(&Call) -> i64 + Send + Sync;
+/// Makes a call, on a thread of the pool. `start` requires valid addresses until the call has come back.
+type MakeCall = dyn Fn(&Call) -> i64 + Send + Sync;
 
 struct BlockingJob {
     key: Key,
@@ -28,7 +28,7 @@ struct BlockingJob {
 #[derive(Default)]
 struct BlockingPoolState {
     jobs: VecDeque<BlockingJob>,
-    done: Vec<Completion>,
+    completed: Vec<Completion>,
     n_threads: usize,
     n_idle: usize,
     is_closing: bool,
@@ -37,9 +37,9 @@ struct BlockingPoolState {
 struct PoolShared {
     state: Mutex<BlockingPoolState>,
     /// Notified when there is a job, and when the pool closes.
-    has_news: Condvar,
+    changed: Condvar,
     commands: Arc<CommandQueue>,
-    perform: Box<Perform>,
+    make_call: Box<MakeCall>,
 }
 
 impl PoolShared {
@@ -55,17 +55,17 @@ pub(crate) struct BlockingPool {
 }
 
 impl BlockingPool {
-    /// Create a pool without threads. Its threads make calls with `perform`, and use the waker of
+    /// Create a pool without threads. Its threads make calls with `make_call`, and use the waker of
     /// `commands` when a call has come back.
     pub(crate) fn new(
         commands: &Arc<CommandQueue>,
-        perform: impl Fn(&Call) -> i64 + Send + Sync + 'static,
+        make_call: impl Fn(&Call) -> i64 + Send + Sync + 'static,
     ) -> Self {
         let shared = PoolShared {
             state: Mutex::default(),
-            has_news: Condvar::new(),
+            changed: Condvar::new(),
             commands: Arc::clone(commands),
-            perform: Box::new(perform),
+            make_call: Box::new(make_call),
         };
         Self { shared: Arc::new(shared), threads: Vec::new() }
     }
@@ -79,7 +79,7 @@ impl BlockingPool {
         let mut state = self.shared.lock();
         state.jobs.push_back(BlockingJob { key, call });
         if state.n_idle >= state.jobs.len() {
-            self.shared.has_news.notify_one();
+            self.shared.changed.notify_one();
             return;
         }
         if state.n_threads == THREADS_MAX {
@@ -94,7 +94,7 @@ impl BlockingPool {
             if state.n_threads == 0 {
                 let jobs = std::mem::take(&mut state.jobs);
                 let refused = jobs.into_iter().map(|it| Completion { key: it.key, value: errno });
-                state.done.extend(refused);
+                state.completed.extend(refused);
             }
         }
     }
@@ -104,14 +104,14 @@ impl BlockingPool {
         let mut state = self.shared.lock();
         if let Some(idx) = state.jobs.iter().position(|it| it.key == key) {
             state.jobs.remove(idx);
-            state.done.push(Completion { key, value: -i64::from(libc::ECANCELED) });
+            state.completed.push(Completion { key, value: -i64::from(libc::ECANCELED) });
         }
     }
 
     /// Take the operations that have come back. The pool uses the waker for later ones, so call this
     /// before each wait.
     pub(crate) fn collect(&mut self, completions: &mut Vec<Completion>) {
-        completions.append(&mut self.shared.lock().done);
+        completions.append(&mut self.shared.lock().completed);
     }
 
     fn start_thread(&mut self) -> Result<(), i64> {
@@ -121,7 +121,7 @@ impl BlockingPool {
             .name("engine-blocking".to_owned())
             .spawn(move || {
                 crate::fp::begin_thread();
-                work(&shared);
+                run_thread(&shared);
             })
             // Not EAGAIN, which would mean that the operation is to be tried again.
             .map_err(|_| -i64::from(libc::ENOMEM))?;
@@ -137,27 +137,27 @@ impl Drop for BlockingPool {
         // These calls must not be made any more: their addresses may become invalid.
         state.jobs.clear();
         drop(state);
-        self.shared.has_news.notify_all();
+        self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
-            // `work` catches the panics of calls.
+            // `run_thread` catches the panics of calls.
             let _ = thread.join();
         }
     }
 }
 
-fn work(shared: &PoolShared) {
+fn run_thread(shared: &PoolShared) {
     crate::signals::block();
     let mut state = shared.lock();
     loop {
         if let Some(job) = state.jobs.pop_front() {
             drop(state);
             // The panic hook has reported a panic; the call comes back all the same.
-            let made = catch_unwind(AssertUnwindSafe(|| (shared.perform)(&job.call)));
-            let value = made.unwrap_or(-i64::from(libc::EIO));
+            let outcome = catch_unwind(AssertUnwindSafe(|| (shared.make_call)(&job.call)));
+            let value = outcome.unwrap_or(-i64::from(libc::EIO));
             state = shared.lock();
-            state.done.push(Completion { key: job.key, value });
-            // If `done` had entries, the first of them has used the waker and is not collected yet.
-            if state.done.len() == 1 {
+            state.completed.push(Completion { key: job.key, value });
+            // If `completed` had entries, the first of them has used the waker and is not collected yet.
+            if state.completed.len() == 1 {
                 shared.commands.waker.wake();
             }
             continue;
@@ -167,7 +167,7 @@ fn work(shared: &PoolShared) {
         }
         state.n_idle += 1;
         let is_idle = |state: &mut BlockingPoolState| state.jobs.is_empty() && !state.is_closing;
-        let waited = shared.has_news.wait_timeout_while(state, IDLE_MAX, is_idle);
+        let waited = shared.changed.wait_timeout_while(state, IDLE_MAX, is_idle);
         let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         state = guard;
         state.n_idle -= 1;

@@ -34,8 +34,8 @@ impl CommandQueue {
     }
 
     /// Send a command, and wake the thread if it waits. The command comes back if the thread has ended.
-    pub(crate) fn send(&self, message: Command) -> Result<(), Command> {
-        if self.queue.push(message)? {
+    pub(crate) fn send(&self, command: Command) -> Result<(), Command> {
+        if self.queue.push(command)? {
             self.waker.wake();
         }
         Ok(())

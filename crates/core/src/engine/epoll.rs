@@ -16,7 +16,7 @@ use super::backend::{Backend, Completion, Key};
 use super::blocking::{self, DescriptorLocks, NOT_YET};
 use super::blocking_pool::BlockingPool;
 use super::command_queue::CommandQueue;
-use super::epoll_set::{EpollSet, Fired};
+use super::epoll_set::{EpollSet, ReadyOperation};
 use crate::clock;
 use crate::error::Result;
 use crate::syslet::{Call, Op, fd, readiness};
@@ -27,30 +27,30 @@ pub(crate) const RETRY_NS: u64 = 10_000_000;
 
 const CANCELED: i64 = -(libc::ECANCELED as i64);
 
-/// Where an operation is.
+/// Where an operation stands.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum OperationState {
     /// On the engine's thread, which is about to make the call, or to make it again.
-    Here,
+    BeingMade,
     /// Queued or running in the blocking pool.
-    Pool,
+    InPool,
     /// Waiting for a descriptor.
-    Readiness(RawFd),
+    AwaitsReadiness(RawFd),
     /// Waiting until it is time for another attempt.
-    Retry(TimerKey),
+    AwaitsRetry(TimerKey),
 }
 
 #[derive(Debug)]
 struct EpollOperation {
     call: Call,
-    place: Place,
+    state: OperationState,
     is_cancelled: bool,
     /// It opens a named pipe, and waits for the other end.
     opens_pipe: bool,
     /// Our end of the named pipe, if it is open already.
-    half: Option<OwnedFd>,
+    our_end: Option<OwnedFd>,
     /// A pidfd of the child that it waits for.
-    child: Option<OwnedFd>,
+    child_pidfd: Option<OwnedFd>,
 }
 
 /// The epoll backend of one engine thread.
@@ -58,10 +58,12 @@ pub(crate) struct EpollBackend {
     pool: BlockingPool,
     epoll_set: EpollSet,
     operations: HashMap<Key, EpollOperation>,
-    pauses: Timers<Key>,
-    fired: Vec<Fired>,
-    made: Vec<Completion>,
-    done: Vec<Completion>,
+    retry_timers: Timers<Key>,
+    ready: Vec<ReadyOperation>,
+    /// Operations that the pool has given back.
+    pool_completions: Vec<Completion>,
+    /// Operations that the next `wait` gives back.
+    completed: Vec<Completion>,
     locks: Arc<DescriptorLocks>,
     commands: Arc<CommandQueue>,
 }
@@ -77,29 +79,31 @@ impl EpollBackend {
             }),
             epoll_set: EpollSet::new(commands.waker.as_fd())?,
             operations: HashMap::new(),
-            pauses: Timers::default(),
-            fired: Vec::new(),
-            made: Vec::new(),
-            done: Vec::new(),
+            retry_timers: Timers::default(),
+            ready: Vec::new(),
+            pool_completions: Vec::new(),
+            completed: Vec::new(),
             locks: Arc::clone(locks),
             commands: Arc::clone(commands),
         })
     }
 
     /// Make an operation's call, on this thread or in the pool.
-    fn make(&mut self, key: Key) {
+    fn make_call(&mut self, key: Key) {
         let Some(operation) = self.operations.get_mut(&key) else { return };
         let call = operation.call;
-        operation.place = Place::Here;
+        operation.state = OperationState::BeingMade;
         let value = match call.op() {
             // SAFETY: `start` requires valid addresses until the operation has come back.
-            _ if operation.opens_pipe => unsafe { blocking::open_pipe(&call, &mut operation.half) },
+            _ if operation.opens_pipe => unsafe {
+                blocking::open_pipe(&call, &mut operation.our_end)
+            },
             Op::Recv | Op::Send | Op::Recvmsg | Op::Sendmsg | Op::Connect | Op::Waitid => {
                 // SAFETY: see above.
                 unsafe { blocking::perform(&call, &self.locks) }
             }
             _ => {
-                operation.place = Place::Pool;
+                operation.state = OperationState::InPool;
                 // SAFETY: see above.
                 return unsafe { self.pool.start(key, call) };
             }
@@ -119,52 +123,52 @@ impl EpollBackend {
         let is_open = matches!(operation.call.op(), Op::Openat | Op::Openat2);
         if is_open && !operation.opens_pipe {
             operation.opens_pipe = true;
-            return self.make(key);
+            return self.make_call(key);
         }
-        match operation.awaited() {
-            Some((fd, events)) => self.watch(key, fd, events),
-            None => self.pause(key),
-        }
-    }
-
-    fn watch(&mut self, key: Key, fd: RawFd, events: i16) {
-        if let Some(operation) = self.operations.get_mut(&key) {
-            operation.place = Place::Readiness(fd);
-            self.epoll_set.add(key, fd, events as u16, &mut self.fired);
+        match operation.fd_to_await() {
+            Some((fd, events)) => self.wait_for_readiness(key, fd, events),
+            None => self.retry_later(key),
         }
     }
 
-    fn pause(&mut self, key: Key) {
+    fn wait_for_readiness(&mut self, key: Key, fd: RawFd, events: i16) {
         if let Some(operation) = self.operations.get_mut(&key) {
-            let timer = self.pauses.start(clock::now_ns() + RETRY_NS, key);
-            operation.place = Place::Retry(timer);
+            operation.state = OperationState::AwaitsReadiness(fd);
+            self.epoll_set.add(key, fd, events as u16, &mut self.ready);
+        }
+    }
+
+    fn retry_later(&mut self, key: Key) {
+        if let Some(operation) = self.operations.get_mut(&key) {
+            let timer = self.retry_timers.start(clock::now_ns() + RETRY_NS, key);
+            operation.state = OperationState::AwaitsRetry(timer);
         }
     }
 
     fn finish(&mut self, key: Key, value: i64) {
         self.operations.remove(&key);
-        self.done.push(Completion { key, value });
+        self.completed.push(Completion { key, value });
     }
 
     /// Handle calls that the pool has made, attempts that are due, and descriptors that are ready.
-    fn process(&mut self) {
-        self.pool.collect(&mut self.made);
-        for Completion { key, value } in std::mem::take(&mut self.made) {
+    fn process_events(&mut self) {
+        self.pool.collect(&mut self.pool_completions);
+        for Completion { key, value } in std::mem::take(&mut self.pool_completions) {
             self.handle_value(key, value);
         }
-        if !self.pauses.is_empty() {
+        if !self.retry_timers.is_empty() {
             let now_ns = clock::now_ns();
-            while let Some(key) = self.pauses.pop_due(now_ns) {
-                self.make(key);
+            while let Some(key) = self.retry_timers.pop_due(now_ns) {
+                self.make_call(key);
             }
         }
-        for (key, value) in std::mem::take(&mut self.fired) {
+        for (key, value) in std::mem::take(&mut self.ready) {
             let Some(operation) = self.operations.get(&key) else { continue };
             match operation.call.op() {
                 Op::Poll => self.finish(key, value),
                 _ if operation.is_cancelled => self.finish(key, CANCELED),
                 // If the descriptor is bad, the call itself reports the error.
-                _ => self.make(key),
+                _ => self.make_call(key),
             }
         }
     }
@@ -172,7 +176,7 @@ impl EpollBackend {
 
 impl EpollOperation {
     /// The descriptor and events that the operation waits for; `None` if no event tells.
-    fn awaited(&mut self) -> Option<(RawFd, i16)> {
+    fn fd_to_await(&mut self) -> Option<(RawFd, i16)> {
         if self.call.op() != Op::Waitid {
             return readiness::unready_fd(&self.call);
         }
@@ -184,10 +188,10 @@ impl EpollOperation {
         let fd = match kind {
             libc::P_PIDFD => id,
             libc::P_PID => {
-                if self.child.is_none() {
-                    self.child = fd::pidfd(id).ok();
+                if self.child_pidfd.is_none() {
+                    self.child_pidfd = fd::pidfd(id).ok();
                 }
-                self.child.as_ref()?.as_raw_fd()
+                self.child_pidfd.as_ref()?.as_raw_fd()
             }
             _ => return None,
         };
@@ -199,57 +203,57 @@ impl Backend for EpollBackend {
     unsafe fn start(&mut self, key: Key, call: Call) {
         let operation = EpollOperation {
             call,
-            place: Place::Here,
+            state: OperationState::BeingMade,
             is_cancelled: false,
             opens_pipe: false,
-            half: None,
-            child: None,
+            our_end: None,
+            child_pidfd: None,
         };
         self.operations.insert(key, operation);
         if call.op() == Op::Poll {
-            self.watch(key, call.int(0), call.int(1) as i16);
+            self.wait_for_readiness(key, call.int(0), call.int(1) as i16);
         } else {
-            self.make(key);
+            self.make_call(key);
         }
     }
 
     fn cancel(&mut self, key: Key) {
         let Some(operation) = self.operations.get_mut(&key) else { return };
         operation.is_cancelled = true;
-        match operation.place {
+        match operation.state {
             // Its call is being made, and comes back soon.
-            Place::Here => {}
-            Place::Pool => self.pool.cancel(key),
-            Place::Readiness(fd) => {
-                if !self.fired.iter().any(|it| it.0 == key) {
+            OperationState::BeingMade => {}
+            OperationState::InPool => self.pool.cancel(key),
+            OperationState::AwaitsReadiness(fd) => {
+                if !self.ready.iter().any(|it| it.0 == key) {
                     self.epoll_set.remove(key, fd);
                     self.finish(key, CANCELED);
                 }
             }
-            Place::Retry(timer) => {
-                self.pauses.cancel(timer);
+            OperationState::AwaitsRetry(timer) => {
+                self.retry_timers.cancel(timer);
                 self.finish(key, CANCELED);
             }
         }
     }
 
     fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {
-        self.process();
-        let deadline_ns = match (deadline_ns, self.pauses.next_deadline_ns()) {
+        self.process_events();
+        let deadline_ns = match (deadline_ns, self.retry_timers.next_deadline_ns()) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
         let timeout_ns = match deadline_ns {
-            _ if !self.done.is_empty() || !self.fired.is_empty() => Some(0),
+            _ if !self.completed.is_empty() || !self.ready.is_empty() => Some(0),
             Some(0) => Some(0),
             Some(deadline_ns) => Some(deadline_ns.saturating_sub(clock::now_ns())),
             None => None,
         };
-        if self.epoll_set.wait(timeout_ns, &mut self.fired) {
+        if self.epoll_set.wait(timeout_ns, &mut self.ready) {
             self.commands.waker.reset();
         }
-        self.process();
-        completions.append(&mut self.done);
+        self.process_events();
+        completions.append(&mut self.completed);
     }
 
     fn now_ns(&self) -> u64 {

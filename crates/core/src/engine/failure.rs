@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::backend::{Backend, Completion};
 use super::command_queue::Command;
-use super::thread::{EngineThread, RESEND_CANCEL_NS, Waits};
+use super::thread::{EngineThread, RESEND_CANCEL_NS, WaitingFor};
 use crate::mpsc_queue::MpscQueue;
 use crate::syslet::{Run, fd};
 
 /// How long cancelled operations may take to come back; after that their runs are kept for good.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The errno of runs that the failed thread could not finish.
 const ERRNO: i32 = libc::EIO;
@@ -24,40 +24,40 @@ const ERRNO: i32 = libc::EIO;
 static LEAKED: MpscQueue<Box<Run>> = MpscQueue::new();
 
 impl<B: Backend> EngineThread<B> {
-    /// End all runs and give them back. This relies on nothing of the panicked thread but that its table
+    /// End all runs, and deliver them. This relies on nothing of the panicked thread but that its table
     /// tells which operations are in flight.
     pub(super) fn fail(mut self) {
         // From now on senders get their commands back.
-        self.queue.extend(self.commands.queue.close());
+        self.taken_commands.extend(self.commands.queue.close());
         let _ = catch_unwind(AssertUnwindSafe(|| self.cancel_in_flight()));
-        let mut runs: Vec<_> = self.arrivals.drain(..).collect();
-        for message in self.queue.drain(..) {
-            match message {
+        let mut runs: Vec<_> = self.unadmitted_runs.drain(..).collect();
+        for command in self.taken_commands.drain(..) {
+            match command {
                 Command::Run(run) => runs.push(run),
                 Command::Runs(more) => runs.extend(more),
                 Command::Cancel(_) | Command::CancelGroup(_) | Command::Stop => {}
             }
         }
-        runs.iter_mut().for_each(end);
-        let mut n_lost = 0;
+        runs.iter_mut().for_each(end_run);
+        let mut n_leaked = 0;
         for entry in self.entries.drain() {
             let mut run = entry.run;
-            if entry.waits.is_in_flight() {
-                n_lost += 1;
-                lose(&mut run);
+            if entry.waiting_for.is_in_flight() {
+                n_leaked += 1;
+                leak(&mut run);
             } else {
-                if let Waits::Partner(Some(half), _) = entry.waits {
-                    fd::close(half);
+                if let WaitingFor::OtherEnd(Some(our_end), _) = entry.waiting_for {
+                    fd::close(our_end);
                 }
-                end(&mut run);
+                end_run(&mut run);
             }
             runs.push(run);
         }
-        self.report(runs.len(), n_lost);
-        self.tally.n_failures.fetch_add(1, Relaxed);
-        self.tally.n_in_flight.fetch_sub(runs.len(), Relaxed);
+        self.report(runs.len(), n_leaked);
+        self.counters.n_failures.fetch_add(1, Relaxed);
+        self.counters.n_in_flight.fetch_sub(runs.len(), Relaxed);
         self.ended.append(&mut runs);
-        self.give_back();
+        self.deliver_ended();
     }
 
     /// Cancel the operations in flight, and wait for them.
@@ -65,11 +65,11 @@ impl<B: Backend> EngineThread<B> {
         let started = Instant::now();
         loop {
             while let Some(completion) = self.completions.pop() {
-                self.handle_completion(completion);
+                self.record_completion(completion);
             }
-            let in_flight = self.entries.iter().filter(|(_, it)| it.waits.is_in_flight());
+            let in_flight = self.entries.iter().filter(|(_, it)| it.waiting_for.is_in_flight());
             let keys: Vec<_> = in_flight.map(|(key, _)| key as u32).collect();
-            if keys.is_empty() || started.elapsed() > PATIENCE {
+            if keys.is_empty() || started.elapsed() > CANCEL_TIMEOUT {
                 return;
             }
             keys.into_iter().for_each(|key| self.backend.cancel(key));
@@ -78,49 +78,49 @@ impl<B: Backend> EngineThread<B> {
         }
     }
 
-    fn handle_completion(&mut self, Completion { key, value }: Completion) {
+    fn record_completion(&mut self, Completion { key, value }: Completion) {
         let Some(entry) = self.entries.get_mut(key as usize) else { return };
-        let waited = std::mem::replace(&mut entry.waits, Waits::Ready);
-        if waited == Waits::Operation && !entry.was_not_done(value) {
+        let waiting_for = std::mem::replace(&mut entry.waiting_for, WaitingFor::NextTick);
+        if waiting_for == WaitingFor::Operation && !entry.did_nothing(value) {
             // The run has to know which descriptors the operation has opened or closed.
             let run = &mut entry.run;
             let _ = catch_unwind(AssertUnwindSafe(|| run.complete(value)));
         }
     }
 
-    fn report(&self, n_runs: usize, n_lost: usize) {
+    fn report(&self, n_runs: usize, n_leaked: usize) {
         let name = std::thread::current().name().unwrap_or("engine").to_owned();
-        let lost = match n_lost {
+        let leaked = match n_leaked {
             0 => String::new(),
             n => format!(" (the memory of {n} of them is leaked: the kernel may still use it)"),
         };
         eprintln!(
             "threadlets: thread '{name}' has panicked with the message above: its {n_runs} programs \
-             end with EIO{lost}, others continue, and new ones get another thread. This should not \
+             end with EIO{leaked}, others continue, and new ones get another thread. This should not \
              happen; please report it"
         );
     }
 }
 
 /// End a run that has no operation in flight.
-fn end(run: &mut Box<Run>) {
+fn end_run(run: &mut Box<Run>) {
     if run.end().is_some() {
         return;
     }
     if catch_unwind(AssertUnwindSafe(|| run.abort(ERRNO))).is_err() {
         // Perhaps this run has made the thread fail: keep it, and do not touch it again.
-        lose(run);
+        leak(run);
     }
 }
 
-/// Keep a run for good, and put a stand-in in its place.
-fn lose(run: &mut Box<Run>) {
+/// Keep a run for good, and put a replacement in its place.
+fn leak(run: &mut Box<Run>) {
     let replacement = run.make_replacement(ERRNO);
     // The queue is never closed, so it takes the run.
     let _ = LEAKED.push(std::mem::replace(run, replacement));
 }
 
-impl Waits {
+impl WaitingFor {
     /// Whether the backend has an operation of the run.
     fn is_in_flight(self) -> bool {
         matches!(self, Self::Operation | Self::Readiness | Self::Connection)
@@ -134,20 +134,20 @@ mod tests {
     use super::*;
     use crate::buffers::BufferPool;
     use crate::clock;
-    use crate::engine::Tally;
+    use crate::engine::EngineCounters;
     use crate::engine::backend::Key;
     use crate::engine::command_queue::CommandQueue;
     use crate::syslet::program::{Atom, AtomFlags, NONE, Object, Program, ResultSpec};
     use crate::syslet::{Call, CompletionSink, Op};
 
     /// Starts every operation, and gives back only cancelled ones; panics at an fsync, or in every wait.
-    struct Faulty {
+    struct FaultyBackend {
         in_flight: Arc<Mutex<Vec<Key>>>,
         cancelled: Vec<Key>,
         fails_for_good: bool,
     }
 
-    impl Backend for Faulty {
+    impl Backend for FaultyBackend {
         unsafe fn start(&mut self, key: Key, call: Call) {
             self.in_flight.lock().unwrap().push(key);
             assert_ne!(Op::Fsync, call.op(), "the backend panics, as the test wants");
@@ -180,12 +180,12 @@ mod tests {
 
     /// Notes which runs came out, their values, and whether operations were in flight then.
     #[derive(Default)]
-    struct Noted {
+    struct RecordingSink {
         in_flight: Arc<Mutex<Vec<Key>>>,
         ended: Mutex<Vec<(u64, i64, bool)>>,
     }
 
-    impl CompletionSink for Noted {
+    impl CompletionSink for RecordingSink {
         fn deliver(&self, runs: &mut Vec<Box<Run>>) {
             let n_in_flight = self.in_flight.lock().unwrap().len();
             for run in runs.drain(..) {
@@ -196,8 +196,8 @@ mod tests {
     }
 
     /// Let a thread fail that has runs of these operations; return what its sink has noted.
-    fn fail_with(ops: &[Op], fails_for_good: bool, pool: &Arc<BufferPool>) -> Arc<Noted> {
-        let sink = Arc::new(Noted::default());
+    fn fail_with(ops: &[Op], fails_for_good: bool, pool: &Arc<BufferPool>) -> Arc<RecordingSink> {
+        let sink = Arc::new(RecordingSink::default());
         let commands = Arc::new(CommandQueue::new().unwrap());
         let runs = ops.iter().enumerate().map(|(idx, &op)| {
             let words = if op == Op::Recv { [0, 0, NONE, NONE, 2] } else { [0; 5] };
@@ -212,16 +212,16 @@ mod tests {
             run
         });
         let mut runs: Vec<_> = runs.collect();
-        let tally = Arc::new(Tally::default());
-        tally.n_in_flight.store(runs.len(), Relaxed);
+        let counters = Arc::new(EngineCounters::default());
+        counters.n_in_flight.store(runs.len(), Relaxed);
         let last = runs.pop().unwrap();
         commands.send(Command::Runs(runs)).unwrap();
         commands.send(Command::Run(last)).unwrap();
         let in_flight = Arc::clone(&sink.in_flight);
-        let backend = Faulty { in_flight, cancelled: Vec::new(), fails_for_good };
-        EngineThread::new(Arc::clone(&commands), backend, Arc::clone(&tally)).run();
+        let backend = FaultyBackend { in_flight, cancelled: Vec::new(), fails_for_good };
+        EngineThread::new(Arc::clone(&commands), backend, Arc::clone(&counters)).run();
         assert!(commands.send(Command::Stop).is_err());
-        assert_eq!((0, 1), (tally.n_in_flight.load(Relaxed), tally.n_failures.load(Relaxed)));
+        assert_eq!((0, 1), (counters.n_in_flight.load(Relaxed), counters.n_failures.load(Relaxed)));
         sink
     }
 

@@ -91,48 +91,48 @@ pub fn uring_remedy(refusal: Error) -> &'static str {
 }
 
 /// How many runs the first thread may have in flight before runs are spread over all threads.
-const LIGHT_LOAD: usize = 64;
+const FIRST_SHARD_RUNS_MAX: usize = 64;
 
 /// A bounded number of native threads, each started when it is needed.
 ///
 /// Dropping the engine stops it.
 pub struct Engine {
     kind: EngineKind,
-    lanes: Box<[Lane]>,
+    shards: Box<[Shard]>,
     locks: Arc<DescriptorLocks>,
-    n_ids: AtomicU64,
+    next_id: AtomicU64,
     is_stopped: AtomicBool,
     is_abandoned: AtomicBool,
 }
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Engine({}, {} threads)", self.kind, self.lanes.len())
+        write!(f, "Engine({}, {} threads)", self.kind, self.shards.len())
     }
 }
 
-/// The place of one thread in the engine; a thread that fails is replaced.
+/// A part of an engine, with a thread of its own; a thread that fails is replaced.
 #[derive(Default)]
-struct Lane {
+struct Shard {
     /// The last thread takes runs. Those before it have failed and are about to end.
-    threads: Mutex<Vec<RunningEngine>>,
-    tally: Arc<Tally>,
+    threads: Mutex<Vec<EngineThreadHandle>>,
+    counters: Arc<EngineCounters>,
 }
 
-struct RunningEngine {
+struct EngineThreadHandle {
     commands: Arc<CommandQueue>,
     thread: JoinHandle<()>,
 }
 
-/// Counters of a lane's threads.
+/// Counters of a shard's threads.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct EngineCounters {
     n_in_flight: AtomicUsize,
     n_failures: AtomicUsize,
 }
 
-impl Lane {
-    fn threads(&self) -> MutexGuard<'_, Vec<RunningEngine>> {
+impl Shard {
+    fn threads(&self) -> MutexGuard<'_, Vec<EngineThreadHandle>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -148,9 +148,9 @@ impl Engine {
         let n_threads = if matches!(kind, EngineKind::Simulated(_)) { 1 } else { n_threads };
         Self {
             kind,
-            lanes: (0..n_threads).map(|_| Lane::default()).collect(),
+            shards: (0..n_threads).map(|_| Shard::default()).collect(),
             locks: Arc::default(),
-            n_ids: AtomicU64::new(1),
+            next_id: AtomicU64::new(1),
             is_stopped: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
         }
@@ -163,7 +163,7 @@ impl Engine {
 
     /// How many threads the engine may start.
     pub fn n_threads(&self) -> usize {
-        self.lanes.len()
+        self.shards.len()
     }
 
     /// Whether a caller should try a run inline before it submits the run.
@@ -179,22 +179,22 @@ impl Engine {
 
     /// How many runs have been submitted and have not ended.
     pub fn n_in_flight(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.tally.n_in_flight.load(Relaxed)).sum()
+        self.shards.iter().map(|shard| shard.counters.n_in_flight.load(Relaxed)).sum()
     }
 
     /// How many of the engine's threads have failed and were replaced. Their runs have ended with `EIO`.
     pub fn n_failures(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.tally.n_failures.load(Relaxed)).sum()
+        self.shards.iter().map(|shard| shard.counters.n_failures.load(Relaxed)).sum()
     }
 
     /// Continue a run on the engine, and return the identity that `cancel` takes. The run goes to its
     /// sink when it has ended. With an error, the run comes back.
     pub fn submit(&self, mut run: Box<Run>) -> std::result::Result<u64, (Error, Box<Run>)> {
-        let lane_idx = self.lightest_lane();
-        let n_lanes = self.lanes.len() as u64;
-        let id = self.n_ids.fetch_add(1, Relaxed) * n_lanes + lane_idx as u64;
+        let shard_idx = self.lightest_shard();
+        let n_shards = self.shards.len() as u64;
+        let id = self.next_id.fetch_add(1, Relaxed) * n_shards + shard_idx as u64;
         run.id = id;
-        match self.send(lane_idx, Command::Run(run), 1) {
+        match self.send(shard_idx, Command::Run(run), 1) {
             Err((error, Command::Run(run))) => Err((error, run)),
             _ => Ok(id),
         }
@@ -206,18 +206,18 @@ impl Engine {
         &self,
         mut runs: Vec<Box<Run>>,
     ) -> std::result::Result<(), (Error, Vec<Box<Run>>)> {
-        let share = runs.len().div_ceil(self.lanes.len()).max(LIGHT_LOAD / 4);
-        let mut lane_idx = self.lightest_lane();
+        let share = runs.len().div_ceil(self.shards.len()).max(FIRST_SHARD_RUNS_MAX / 4);
+        let mut shard_idx = self.lightest_shard();
         while !runs.is_empty() {
             let part = runs.split_off(runs.len().saturating_sub(share));
             let n_runs = part.len();
             if let Err((error, Command::Runs(part))) =
-                self.send(lane_idx, Command::Runs(part), n_runs)
+                self.send(shard_idx, Command::Runs(part), n_runs)
             {
                 runs.extend(part);
                 return Err((error, runs));
             }
-            lane_idx = (lane_idx + 1) % self.lanes.len();
+            shard_idx = (shard_idx + 1) % self.shards.len();
         }
         Ok(())
     }
@@ -227,8 +227,8 @@ impl Engine {
         if self.is_stopped.load(Relaxed) {
             return;
         }
-        let lane = &self.lanes[(id % self.lanes.len() as u64) as usize];
-        if let Some(it) = lane.threads().last() {
+        let shard = &self.shards[(id % self.shards.len() as u64) as usize];
+        if let Some(it) = shard.threads().last() {
             // A thread that has ended has no run to cancel.
             let _ = it.commands.send(Command::Cancel(id));
         }
@@ -239,8 +239,8 @@ impl Engine {
         if group == 0 || self.is_stopped.load(Relaxed) {
             return;
         }
-        for lane in &self.lanes {
-            if let Some(it) = lane.threads().last() {
+        for shard in &self.shards {
+            if let Some(it) = shard.threads().last() {
                 let _ = it.commands.send(Command::CancelGroup(group));
             }
         }
@@ -255,8 +255,8 @@ impl Engine {
             return;
         }
         let mut threads = Vec::new();
-        for lane in &self.lanes {
-            threads.append(&mut lane.threads());
+        for shard in &self.shards {
+            threads.append(&mut shard.threads());
         }
         for it in &threads {
             let _ = it.commands.send(Command::Stop);
@@ -276,45 +276,45 @@ impl Engine {
         self.is_abandoned.store(true, Relaxed);
     }
 
-    fn lightest_lane(&self) -> usize {
-        let load = |idx: usize| self.lanes[idx].tally.n_in_flight.load(Relaxed);
-        if load(0) < LIGHT_LOAD {
+    fn lightest_shard(&self) -> usize {
+        let load = |idx: usize| self.shards[idx].counters.n_in_flight.load(Relaxed);
+        if load(0) < FIRST_SHARD_RUNS_MAX {
             return 0;
         }
-        (0..self.lanes.len()).min_by_key(|&idx| load(idx)).unwrap_or(0)
+        (0..self.shards.len()).min_by_key(|&idx| load(idx)).unwrap_or(0)
     }
 
-    /// Send a command with `n_runs` runs to a lane's thread; start a thread if there is none that works.
+    /// Send a command with `n_runs` runs to a shard's thread; start a thread if there is none that works.
     fn send(
         &self,
-        lane_idx: usize,
-        mut message: Command,
+        shard_idx: usize,
+        mut command: Command,
         n_runs: usize,
     ) -> std::result::Result<(), (Error, Command)> {
         if self.is_stopped.load(Relaxed) {
-            return Err((stopped(), message));
+            return Err((stopped_error(), command));
         }
-        let lane = &self.lanes[lane_idx];
-        let mut threads = lane.threads();
+        let shard = &self.shards[shard_idx];
+        let mut threads = shard.threads();
         // The engine may have been stopped while this thread waited for the lock.
         if self.is_stopped.load(Relaxed) {
-            return Err((stopped(), message));
+            return Err((stopped_error(), command));
         }
-        let n_in_flight = &lane.tally.n_in_flight;
+        let n_in_flight = &shard.counters.n_in_flight;
         n_in_flight.fetch_add(n_runs, Relaxed);
         if let Some(it) = threads.last() {
-            match it.commands.send(message) {
+            match it.commands.send(command) {
                 Ok(()) => return Ok(()),
-                Err(returned) => message = returned,
+                Err(returned) => command = returned,
             }
         }
         threads.retain(|it| !it.thread.is_finished());
-        let error = match self.start_thread(lane_idx) {
+        let error = match self.start_thread(shard_idx) {
             Ok(started) => {
                 threads.push(started);
-                match threads[threads.len() - 1].commands.send(message) {
+                match threads[threads.len() - 1].commands.send(command) {
                     Ok(()) => return Ok(()),
-                    Err(returned) => message = returned,
+                    Err(returned) => command = returned,
                 }
                 // The new thread has failed already.
                 Error::new("engine", Errno::IO)
@@ -322,33 +322,36 @@ impl Engine {
             Err(error) => error,
         };
         n_in_flight.fetch_sub(n_runs, Relaxed);
-        Err((error, message))
+        Err((error, command))
     }
 
-    fn start_thread(&self, lane_idx: usize) -> Result<RunningEngine> {
+    fn start_thread(&self, shard_idx: usize) -> Result<EngineThreadHandle> {
         let commands = Arc::new(CommandQueue::new()?);
-        let (kind, its_queue) = (self.kind.clone(), Arc::clone(&commands));
+        let (kind, its_commands) = (self.kind.clone(), Arc::clone(&commands));
         let locks = Arc::clone(&self.locks);
-        let tally = Arc::clone(&self.lanes[lane_idx].tally);
+        let counters = Arc::clone(&self.shards[shard_idx].counters);
         let (sender, receiver) = mpsc::channel();
         let body = move || {
             crate::signals::block();
             match kind {
-                EngineKind::Uring => {
-                    serve(uring::UringBackend::new(&its_queue), its_queue, tally, &sender)
-                }
+                EngineKind::Uring => run_thread(
+                    uring::UringBackend::new(&its_commands),
+                    its_commands,
+                    counters,
+                    &sender,
+                ),
                 EngineKind::Workers => {
-                    let backend = epoll::EpollBackend::new(&its_queue, &locks);
-                    serve(backend, its_queue, tally, &sender);
+                    let backend = epoll::EpollBackend::new(&its_commands, &locks);
+                    run_thread(backend, its_commands, counters, &sender);
                 }
                 EngineKind::Simulated(simulation) => {
-                    let backend = sim::Simulated::new(&its_queue, simulation);
-                    serve(backend, its_queue, tally, &sender);
+                    let backend = sim::SimulatedBackend::new(&its_commands, simulation);
+                    run_thread(backend, its_commands, counters, &sender);
                 }
             }
         };
         let thread = std::thread::Builder::new()
-            .name(format!("engine-{lane_idx}"))
+            .name(format!("engine-{shard_idx}"))
             .spawn(move || {
                 fp::begin_thread();
                 body();
@@ -356,7 +359,7 @@ impl Engine {
             .map_err(|error| Error::from_io("clone", &error))?;
         // A thread that ended without sending an outcome has panicked.
         receiver.recv().unwrap_or(Err(Error::new("engine", Errno::IO)))?;
-        Ok(RunningEngine { commands, thread })
+        Ok(EngineThreadHandle { commands, thread })
     }
 }
 
@@ -365,28 +368,28 @@ impl Drop for Engine {
         self.stop();
         if *self.is_abandoned.get_mut() {
             // The child of a fork does not have these threads, so a drop must not detach them.
-            for lane in &mut self.lanes {
-                std::mem::forget(std::mem::take(&mut lane.threads));
+            for shard in &mut self.shards {
+                std::mem::forget(std::mem::take(&mut shard.threads));
             }
         }
     }
 }
 
-fn stopped() -> Error {
+fn stopped_error() -> Error {
     Error::new("engine", Errno::SHUTDOWN)
 }
 
-fn serve<B: Backend>(
+fn run_thread<B: Backend>(
     backend: Result<B>,
     commands: Arc<CommandQueue>,
-    tally: Arc<Tally>,
+    counters: Arc<EngineCounters>,
     sender: &mpsc::Sender<Result<()>>,
 ) {
     match backend {
         Ok(backend) => {
             // `start_thread` keeps the receiver until this arrives.
             let _ = sender.send(Ok(()));
-            EngineThread::new(commands, backend, tally).run();
+            EngineThread::new(commands, backend, counters).run();
         }
         Err(error) => {
             let _ = sender.send(Err(error));

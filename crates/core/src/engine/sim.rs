@@ -63,11 +63,11 @@ struct SimulatedOperation {
     /// A random number that decides by how much it falls short; zero: it does not.
     shortage: u64,
     opens_pipe: bool,
-    half: Option<OwnedFd>,
+    our_end: Option<OwnedFd>,
 }
 
 /// The backend of a simulated engine, which has one thread.
-pub(crate) struct Simulated {
+pub(crate) struct SimulatedBackend {
     simulation: Simulation,
     random: Random,
     now_ns: u64,
@@ -77,7 +77,7 @@ pub(crate) struct Simulated {
     commands: Arc<CommandQueue>,
 }
 
-impl Simulated {
+impl SimulatedBackend {
     /// Create the backend of a thread.
     pub(crate) fn new(commands: &Arc<CommandQueue>, simulation: Simulation) -> Result<Self> {
         Ok(Self {
@@ -91,18 +91,18 @@ impl Simulated {
     }
 
     /// Make some of the calls in random order, and more of them until one has come back.
-    fn make_some(&mut self, completions: &mut Vec<Completion>) {
+    fn make_some_calls(&mut self, completions: &mut Vec<Completion>) {
         let n_operations = self.operations.len();
         if n_operations == 0 {
             return;
         }
-        let before = self.random.clone();
+        let random_before = self.random.clone();
         let n_wanted = 1 + self.random.below(n_operations);
         let mut order: Vec<usize> = (0..n_operations).collect();
         for idx in (1..n_operations).rev() {
             order.swap(idx, self.random.below(idx + 1));
         }
-        let mut is_back = vec![false; n_operations];
+        let mut is_done = vec![false; n_operations];
         for (n_tried, idx) in order.into_iter().enumerate() {
             if n_tried >= n_wanted && !completions.is_empty() {
                 break;
@@ -111,33 +111,33 @@ impl Simulated {
             let value = match (operation.is_cancelled, self.random.next() % 2) {
                 (true, 0) => -i64::from(libc::ECANCELED),
                 // Sometimes it is too late to cancel.
-                (true, _) => match operation.make(&self.locks) {
+                (true, _) => match operation.make_call(&self.locks) {
                     NOT_YET => -i64::from(libc::ECANCELED),
                     value => value,
                 },
-                _ => operation.make(&self.locks),
+                _ => operation.make_call(&self.locks),
             };
             if value != NOT_YET {
-                is_back[idx] = true;
+                is_done[idx] = true;
                 completions.push(Completion { key: operation.key, value });
             }
         }
         if completions.is_empty() {
             // The number of attempts in vain depends on others: it must not change later decisions.
-            self.random = before;
+            self.random = random_before;
             return;
         }
-        let mut is_back = is_back.into_iter();
-        self.operations.retain(|_| is_back.next() != Some(true));
+        let mut is_done = is_done.into_iter();
+        self.operations.retain(|_| is_done.next() != Some(true));
     }
 
     /// Wait in real time for the waker, for descriptors, or for another attempt.
-    fn wait_in_earnest(&mut self) {
+    fn wait_in_real_time(&mut self) {
         let pollfd = |fd, events| libc::pollfd { fd, events, revents: 0 };
         let mut polled = vec![pollfd(self.commands.waker.as_fd().as_raw_fd(), libc::POLLIN)];
         let mut timeout_ms = -1;
         for operation in &self.operations {
-            match operation.awaited() {
+            match operation.fd_to_await() {
                 Some((fd, events)) => polled.push(pollfd(fd, events)),
                 None => timeout_ms = (RETRY_NS / 1_000_000) as i32,
             }
@@ -152,7 +152,7 @@ impl Simulated {
 
 impl SimulatedOperation {
     /// Make the call; the value is `NOT_YET` if it has to wait.
-    fn make(&mut self, locks: &DescriptorLocks) -> i64 {
+    fn make_call(&mut self, locks: &DescriptorLocks) -> i64 {
         let call = match self.errno {
             0 => self.call,
             // close(2) frees the number even when it fails, so make the call all the same.
@@ -175,20 +175,20 @@ impl SimulatedOperation {
         if !self.opens_pipe {
             // SAFETY: `start` requires valid addresses until the operation has come back.
             unsafe {
-                let call = if self.shortage > 0 { shortened(&call, self.shortage) } else { call };
+                let call = if self.shortage > 0 { shorten(&call, self.shortage) } else { call };
                 value = blocking::perform(&call, locks);
             }
             self.opens_pipe = value == NOT_YET && matches!(call.op(), Op::Openat | Op::Openat2);
         }
         if self.opens_pipe {
             // SAFETY: see above.
-            value = unsafe { blocking::open_pipe(&call, &mut self.half) };
+            value = unsafe { blocking::open_pipe(&call, &mut self.our_end) };
         }
         value
     }
 
     /// The descriptor and events that the operation waits for; `None` if no event tells.
-    fn awaited(&self) -> Option<(RawFd, i16)> {
+    fn fd_to_await(&self) -> Option<(RawFd, i16)> {
         match self.call.op() {
             Op::Poll => Some((self.call.int(0), self.call.int(1) as i16)),
             _ => readiness::unready_fd(&self.call),
@@ -197,7 +197,7 @@ impl SimulatedOperation {
 }
 
 /// The errnos with which an operation may be made to fail.
-fn errors(call: &Call) -> Vec<i32> {
+fn possible_errnos(call: &Call) -> Vec<i32> {
     match call.op() {
         // Not these: the engine's thread handles time-outs, and the others make no system call.
         Op::Nop | Op::Add | Op::Timeout => return Vec::new(),
@@ -205,22 +205,22 @@ fn errors(call: &Call) -> Vec<i32> {
         Op::Poll => return vec![libc::ENOMEM, libc::EINTR],
         _ => {}
     }
-    let mut errors = vec![libc::EIO, libc::EINTR, libc::ENOMEM];
+    let mut errnos = vec![libc::EIO, libc::EINTR, libc::ENOMEM];
     let may_block = call.op() != Op::Splice && readiness::needed_fds(call)[0].is_some();
     if may_block || call.op() == Op::Connect {
-        errors.push(libc::EAGAIN);
+        errnos.push(libc::EAGAIN);
     }
     if matches!(call.op(), Op::Write | Op::Pwrite | Op::Writev | Op::Fallocate) {
-        errors.push(libc::ENOSPC);
+        errnos.push(libc::ENOSPC);
     }
-    errors
+    errnos
 }
 
 /// Reduce what a call moves, to at least something, if such a call may come up short at all.
 ///
 /// # Safety
 /// The call's addresses are valid, and nothing else uses them.
-unsafe fn shortened(call: &Call, shortage: u64) -> Call {
+unsafe fn shorten(call: &Call, shortage: u64) -> Call {
     let fd = call.int(0);
     let writes = matches!(call.op(), Op::Write | Op::Pwrite | Op::Writev);
     let min_bytes = match (call.op(), fd::file_type(fd)) {
@@ -231,16 +231,17 @@ unsafe fn shortened(call: &Call, shortage: u64) -> Call {
         (_, Some(libc::S_IFSOCK)) if fd::is_stream(fd) => 1,
         _ => return *call,
     };
-    let less =
+    let reduced =
         |len: u64| if len > min_bytes { len - shortage % (len - min_bytes + 1) } else { len };
     match call.op() {
         Op::Read | Op::Pread | Op::Write | Op::Pwrite | Op::Recv | Op::Send | Op::Getdents => {
-            call.with(2, less(call.words[2]))
+            call.with(2, reduced(call.words[2]))
         }
-        Op::Splice => call.with(4, less(call.words[4])),
+        Op::Splice => call.with(4, reduced(call.words[4])),
         Op::Readv | Op::Writev if min_bytes == 1 => {
             // SAFETY: guaranteed by the caller.
-            let n_pieces = unsafe { fewer(call.address::<libc::iovec>(1), call.len(2), shortage) };
+            let n_pieces =
+                unsafe { shorten_pieces(call.address::<libc::iovec>(1), call.len(2), shortage) };
             call.with(2, n_pieces as u64)
         }
         Op::Recvmsg | Op::Sendmsg => {
@@ -249,7 +250,7 @@ unsafe fn shortened(call: &Call, shortage: u64) -> Call {
             unsafe {
                 #[allow(clippy::unnecessary_cast)] // musl has narrower ones.
                 let n_pieces = (*message).msg_iovlen as usize;
-                (*message).msg_iovlen = fewer((*message).msg_iov, n_pieces, shortage) as _;
+                (*message).msg_iovlen = shorten_pieces((*message).msg_iov, n_pieces, shortage) as _;
             }
             *call
         }
@@ -261,7 +262,7 @@ unsafe fn shortened(call: &Call, shortage: u64) -> Call {
 ///
 /// # Safety
 /// `pieces` points to `n_pieces` valid pieces.
-unsafe fn fewer(pieces: *const libc::iovec, n_pieces: usize, shortage: u64) -> usize {
+unsafe fn shorten_pieces(pieces: *const libc::iovec, n_pieces: usize, shortage: u64) -> usize {
     if n_pieces == 0 {
         return 0;
     }
@@ -271,17 +272,17 @@ unsafe fn fewer(pieces: *const libc::iovec, n_pieces: usize, shortage: u64) -> u
     n_pieces - (shortage % (n_pieces - first) as u64) as usize
 }
 
-impl Backend for Simulated {
+impl Backend for SimulatedBackend {
     unsafe fn start(&mut self, key: Key, call: Call) {
         // Decide the outcome now, so that the number of attempts does not matter.
         let (fails, falls_short) = (
             self.random.happens(self.simulation.error_rate),
             self.random.happens(self.simulation.short_rate),
         );
-        let errors = if fails { errors(&call) } else { Vec::new() };
-        let errno = match errors.len() {
+        let errnos = if fails { possible_errnos(&call) } else { Vec::new() };
+        let errno = match errnos.len() {
             0 => 0,
-            n_errors => -i64::from(errors[self.random.below(n_errors)]),
+            n_errnos => -i64::from(errnos[self.random.below(n_errnos)]),
         };
         let shortage = if falls_short { self.random.next() } else { 0 };
         self.operations.push(SimulatedOperation {
@@ -291,7 +292,7 @@ impl Backend for Simulated {
             errno,
             shortage,
             opens_pipe: false,
-            half: None,
+            our_end: None,
         });
     }
 
@@ -302,13 +303,13 @@ impl Backend for Simulated {
     }
 
     fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {
-        self.make_some(completions);
+        self.make_some_calls(completions);
         if !completions.is_empty() {
             return;
         }
         match deadline_ns {
             Some(deadline_ns) => self.now_ns = self.now_ns.max(deadline_ns),
-            None => self.wait_in_earnest(),
+            None => self.wait_in_real_time(),
         }
     }
 

@@ -32,9 +32,9 @@ const COMPLETIONS: u32 = 4096;
 const BOUNDED_WORKERS: u32 = 64;
 
 /// The user data of the poll on the waker.
-const WOKEN: u64 = u64::MAX;
+const WAKER_DATA: u64 = u64::MAX;
 /// The user data of cancellations.
-const CANCELLED: u64 = u64::MAX - 1;
+const CANCEL_DATA: u64 = u64::MAX - 1;
 
 /// The reason why io_uring cannot be used; `None` if it can.
 pub(crate) fn refusal() -> Option<Error> {
@@ -80,7 +80,7 @@ pub(crate) struct UringBackend {
     probe: Probe,
     pool: BlockingPool,
     commands: Arc<CommandQueue>,
-    is_listening: bool,
+    is_waker_polled: bool,
 }
 
 impl UringBackend {
@@ -98,7 +98,7 @@ impl UringBackend {
             // SAFETY: `start` requires valid addresses until the operation has come back.
             unsafe { syscall::perform_once(call) }
         });
-        Ok(Self { ring, probe, pool, commands, is_listening: false })
+        Ok(Self { ring, probe, pool, commands, is_waker_polled: false })
     }
 
     /// Start an operation, in the ring if the ring has such an operation, else in the pool.
@@ -153,13 +153,13 @@ impl UringBackend {
         }
     }
 
-    fn listen(&mut self) {
-        if !self.is_listening {
+    fn poll_waker(&mut self) {
+        if !self.is_waker_polled {
             let fd = Fd(self.commands.waker.as_fd().as_raw_fd());
             let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
             // SAFETY: the entry has no addresses.
-            unsafe { self.push(&entry.user_data(WOKEN)) };
-            self.is_listening = true;
+            unsafe { self.push(&entry.user_data(WAKER_DATA)) };
+            self.is_waker_polled = true;
         }
     }
 
@@ -167,11 +167,11 @@ impl UringBackend {
         let mut is_woken = false;
         for entry in self.ring.completion() {
             match entry.user_data() {
-                WOKEN => {
+                WAKER_DATA => {
                     is_woken = true;
-                    self.is_listening = false;
+                    self.is_waker_polled = false;
                 }
-                CANCELLED => {}
+                CANCEL_DATA => {}
                 key => {
                     let value = match entry.result() {
                         // An operation that was interrupted in a kernel worker comes back with the
@@ -209,12 +209,12 @@ impl Backend for UringBackend {
         self.pool.cancel(key);
         // SAFETY: the entry has no addresses.
         unsafe {
-            self.push(&opcode::AsyncCancel::new(u64::from(key)).build().user_data(CANCELLED))
+            self.push(&opcode::AsyncCancel::new(u64::from(key)).build().user_data(CANCEL_DATA))
         };
     }
 
     fn wait(&mut self, deadline_ns: Option<u64>, completions: &mut Vec<Completion>) {
-        self.listen();
+        self.poll_waker();
         self.pool.collect(completions);
         let timeout = match deadline_ns {
             _ if !completions.is_empty() => None,

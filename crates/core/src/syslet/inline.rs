@@ -104,7 +104,7 @@ fn perform(run: &mut Run, is_interruptible: bool) -> Flow {
     if call.op == Op::Timeout {
         let now_ns = crate::clock::now_ns();
         // An absolute time, so that a time-out does not begin anew after a signal.
-        call.words[0] = run.deadline_ns(call.words[0], now_ns);
+        call.words[0] = run.timeout_deadline_ns(call.words[0], now_ns);
     }
     // SAFETY: see `attempt`.
     let value = unsafe { syscall::perform(&call, is_interruptible) };

@@ -248,7 +248,7 @@ impl Run {
     }
 
     /// When the current time-out is due, in nanoseconds; the first call starts the time-out.
-    pub(crate) fn deadline_ns(&mut self, duration_ns: u64, now_ns: u64) -> u64 {
+    pub(crate) fn timeout_deadline_ns(&mut self, duration_ns: u64, now_ns: u64) -> u64 {
         if self.deadline_ns == 0 {
             self.deadline_ns = now_ns.saturating_add(duration_ns);
         }
