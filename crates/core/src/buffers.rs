@@ -91,7 +91,7 @@ impl BufferPool {
             self.in_use_bytes.fetch_sub(capacity, Relaxed);
             return Err(Refusal::Bound);
         }
-        let kept = class_of(capacity).and_then(|class| {
+        let kept = size_class(capacity).and_then(|class| {
             self.kept[class].lock().unwrap_or_else(PoisonError::into_inner).pop_back()
         });
         let memory = match kept {
@@ -110,7 +110,7 @@ impl BufferPool {
     fn take_back(&self, memory: Box<[u8]>) {
         let capacity = memory.len();
         self.in_use_bytes.fetch_sub(capacity, Relaxed);
-        let Some(class) = class_of(capacity) else { return };
+        let Some(class) = size_class(capacity) else { return };
         if self.kept_bytes.fetch_add(capacity, Relaxed) + capacity > KEPT_MAX_BYTES {
             self.kept_bytes.fetch_sub(capacity, Relaxed);
             return;
@@ -124,7 +124,7 @@ fn capacity_for(size: usize) -> Option<usize> {
 }
 
 /// Which list keeps memory of this capacity; `None`: it is too large to be kept.
-fn class_of(capacity: usize) -> Option<usize> {
+fn size_class(capacity: usize) -> Option<usize> {
     let class = (capacity.trailing_zeros() - SIZE_MIN_BYTES.trailing_zeros()) as usize;
     (class < N_CLASSES).then_some(class)
 }

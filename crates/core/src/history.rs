@@ -11,9 +11,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// How many times in a row an unknown function has to return without waiting, to be called inline.
-const N_SUCCESSES_FIRST: u32 = 8;
+const N_SUCCESSES_AT_FIRST: u32 = 8;
 /// The factor by which each mistake raises that number.
-const GROWTH: u32 = 8;
+const N_SUCCESSES_FACTOR: u32 = 8;
 /// The most successes in a row that are asked for.
 const N_SUCCESSES_MAX: u32 = 1 << 24;
 /// A mistake after this many inline calls or more is rare enough: it does not raise the number.
@@ -44,7 +44,7 @@ pub struct EntryPoint {
 pub struct History {
     is_inline: bool,
     /// Where the last call had to start, regardless of the history; `None`: where the history said.
-    must: Option<Start>,
+    forced_start: Option<Start>,
     /// How many calls in a row have returned beside the dispatcher without waiting.
     n_successes: u32,
     /// How many of these it takes until the function is called inline.
@@ -60,9 +60,9 @@ impl Default for History {
     fn default() -> Self {
         Self {
             is_inline: false,
-            must: None,
+            forced_start: None,
             n_successes: 0,
-            n_successes_needed: N_SUCCESSES_FIRST,
+            n_successes_needed: N_SUCCESSES_AT_FIRST,
             n_inline_in_row: 0,
             n_inline: 0,
             n_beside: 0,
@@ -74,7 +74,7 @@ impl Default for History {
 impl History {
     /// Where the next call starts.
     pub fn next_start(&self) -> Start {
-        self.must.unwrap_or(if self.is_inline { Start::Inline } else { Start::Beside })
+        self.forced_start.unwrap_or(if self.is_inline { Start::Inline } else { Start::Beside })
     }
 
     /// How many calls have started inline.
@@ -123,7 +123,7 @@ impl History {
     pub fn note_mistake(&mut self) {
         self.n_mistakes += 1;
         if self.is_inline && self.n_inline_in_row < N_CALLS_PER_MISTAKE {
-            let more = self.n_successes_needed.saturating_mul(GROWTH);
+            let more = self.n_successes_needed.saturating_mul(N_SUCCESSES_FACTOR);
             self.n_successes_needed = more.min(N_SUCCESSES_MAX);
         }
         self.is_inline = false;
@@ -156,13 +156,13 @@ impl Totals {
 #[derive(Debug)]
 pub struct Histories<N> {
     /// Totals of the functions that were forgotten.
-    before: Totals,
-    histories: HashMap<EntryPoint, (History, N), BuildHasherDefault<Mix>>,
+    forgotten: Totals,
+    histories: HashMap<EntryPoint, (History, N), BuildHasherDefault<EntryPointHasher>>,
 }
 
 impl<N> Default for Histories<N> {
     fn default() -> Self {
-        Self { before: Totals::default(), histories: HashMap::default() }
+        Self { forgotten: Totals::default(), histories: HashMap::default() }
     }
 }
 
@@ -172,7 +172,7 @@ impl<N> Histories<N> {
     #[inline]
     pub fn start(&mut self, function: EntryPoint, must: Option<Start>) -> Option<Start> {
         let (history, _) = self.histories.get_mut(&function)?;
-        history.must = must;
+        history.forced_start = must;
         let start = history.next_start();
         history.started(start);
         Some(start)
@@ -182,7 +182,7 @@ impl<N> Histories<N> {
     pub fn meet(&mut self, function: EntryPoint, name: N) -> Vec<N> {
         let mut forgotten = Vec::new();
         if self.histories.len() >= N_REMEMBERED_MAX {
-            self.before = self.totals();
+            self.forgotten = self.totals();
             forgotten.extend(self.histories.drain().map(|(_, (_, name))| name));
         }
         let before = self.histories.insert(function, (History::default(), name));
@@ -197,7 +197,7 @@ impl<N> Histories<N> {
 
     /// Totals of all functions, the forgotten ones included.
     pub fn totals(&self) -> Totals {
-        self.histories.values().fold(self.before, |totals, (history, _)| totals.with(history))
+        self.histories.values().fold(self.forgotten, |totals, (history, _)| totals.with(history))
     }
 
     /// Every function that is remembered, with its history and its name.
@@ -208,9 +208,9 @@ impl<N> Histories<N> {
 
 /// Hashes two words by multiplication: that is enough for addresses, which no input chooses.
 #[derive(Debug, Default)]
-pub struct Mix(u64);
+pub struct EntryPointHasher(u64);
 
-impl Hasher for Mix {
+impl Hasher for EntryPointHasher {
     fn finish(&self) -> u64 {
         self.0 ^ (self.0 >> 32)
     }

@@ -12,7 +12,7 @@ use crate::sync::{AtomicBool, AtomicPtr, Ordering::SeqCst};
 
 #[derive(Debug)]
 struct QueueNode<T> {
-    content: T,
+    item: T,
     /// The node that was pushed before this one.
     older: *mut QueueNode<T>,
 }
@@ -23,7 +23,7 @@ pub struct MpscQueue<T> {
     /// The newest node, which leads to the older ones; null: the queue is empty. See also [`Self::CLOSED`].
     newest: AtomicPtr<QueueNode<T>>,
     /// The consumer waits, or is about to.
-    is_awaited: AtomicBool,
+    is_consumer_waiting: AtomicBool,
     /// Items pass between threads: for `Send` and `Sync` the queue counts as a lock around them.
     _items: PhantomData<Mutex<T>>,
 }
@@ -43,7 +43,7 @@ impl<T> MpscQueue<T> {
     pub const fn new() -> Self {
         Self {
             newest: AtomicPtr::new(ptr::null_mut()),
-            is_awaited: AtomicBool::new(false),
+            is_consumer_waiting: AtomicBool::new(false),
             _items: PhantomData,
         }
     }
@@ -53,20 +53,20 @@ impl<T> MpscQueue<T> {
     pub fn new() -> Self {
         Self {
             newest: AtomicPtr::new(ptr::null_mut()),
-            is_awaited: AtomicBool::new(false),
+            is_consumer_waiting: AtomicBool::new(false),
             _items: PhantomData,
         }
     }
 
     /// Push an item; returns whether the consumer must be woken now. A closed queue returns the item as
     /// an error.
-    pub fn push(&self, content: T) -> Result<bool, T> {
+    pub fn push(&self, item: T) -> Result<bool, T> {
         let mut older = self.newest.load(SeqCst);
-        let node = Box::into_raw(Box::new(QueueNode { content, older }));
+        let node = Box::into_raw(Box::new(QueueNode { item, older }));
         loop {
             if older == Self::CLOSED {
                 // SAFETY: the node was made above, and no other thread has seen it.
-                return Err(unsafe { Box::from_raw(node) }.content);
+                return Err(unsafe { Box::from_raw(node) }.item);
             }
             // SAFETY: as above.
             unsafe { (*node).older = older };
@@ -77,7 +77,7 @@ impl<T> MpscQueue<T> {
         }
         // The producer pushes, then reads the flag; the consumer sets the flag, then reads the queue. Both
         // swap the flag, so that the one that swaps second sees what the first did before.
-        Ok(self.is_awaited.swap(false, SeqCst))
+        Ok(self.is_consumer_waiting.swap(false, SeqCst))
     }
 
     /// Take all items out, the oldest first.
@@ -89,7 +89,7 @@ impl<T> MpscQueue<T> {
             }
             match self.newest.compare_exchange_weak(newest, ptr::null_mut(), SeqCst, SeqCst) {
                 // SAFETY: the nodes were taken out, and belong to this thread alone.
-                Ok(_) => return unsafe { unfold(newest) },
+                Ok(_) => return unsafe { into_items(newest) },
                 Err(other) => newest = other,
             }
         }
@@ -110,19 +110,19 @@ impl<T> MpscQueue<T> {
             return Vec::new();
         }
         // SAFETY: the nodes were taken out, and belong to this thread alone.
-        unsafe { unfold(newest) }
+        unsafe { into_items(newest) }
     }
 
     /// Announce that the consumer is about to wait; returns whether there are items already.
     pub fn starts_waiting(&self) -> bool {
-        self.is_awaited.swap(true, SeqCst);
+        self.is_consumer_waiting.swap(true, SeqCst);
         let newest = self.newest.load(SeqCst);
         !newest.is_null() && newest != Self::CLOSED
     }
 
     /// Announce that the consumer waits no more.
     pub fn stops_waiting(&self) {
-        self.is_awaited.swap(false, SeqCst);
+        self.is_consumer_waiting.swap(false, SeqCst);
     }
 }
 
@@ -136,16 +136,16 @@ impl<T> Drop for MpscQueue<T> {
 ///
 /// # Safety
 /// The nodes were taken out of the queue, and no other thread has them; null: there are none.
-unsafe fn unfold<T>(mut newest: *mut QueueNode<T>) -> Vec<T> {
-    let mut contents = Vec::new();
+unsafe fn into_items<T>(mut newest: *mut QueueNode<T>) -> Vec<T> {
+    let mut items = Vec::new();
     while !newest.is_null() {
         // SAFETY: each node was a box when it was pushed, and becomes one again.
         let node = unsafe { Box::from_raw(newest) };
         newest = node.older;
-        contents.push(node.content);
+        items.push(node.item);
     }
-    contents.reverse();
-    contents
+    items.reverse();
+    items
 }
 
 #[cfg(all(test, not(feature = "model")))]
@@ -191,11 +191,11 @@ mod tests {
 
     #[test]
     fn items_that_were_not_taken_are_dropped_with_the_queue() {
-        let content = Arc::new(());
+        let item = Arc::new(());
         let queue = MpscQueue::new();
-        (0..3).for_each(|_| drop(queue.push(Arc::clone(&content))));
+        (0..3).for_each(|_| drop(queue.push(Arc::clone(&item))));
         drop(queue);
-        assert_eq!(1, Arc::strong_count(&content));
+        assert_eq!(1, Arc::strong_count(&item));
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl BitOr for Readiness {
 pub struct Poller {
     registry: Registry,
     waker: Waker,
-    usage: Mutex<PollerThreads>,
+    threads: Mutex<PollerThreads>,
     changed: Condvar,
     // Held by the thread that waits or delivers.
     waiting: Mutex<(Poll, Events)>,
@@ -102,7 +102,7 @@ pub struct Poller {
 #[derive(Debug, Default)]
 struct PollerThreads {
     /// A thread waits for events: the dispatcher, or the one that was it before the role was taken.
-    is_in_use: bool,
+    is_polling: bool,
     /// How many threads wait for that thread to return. Notifying costs a system call even if there are none.
     n_queued: usize,
 }
@@ -115,8 +115,8 @@ impl Poller {
         let registry = poll.registry().try_clone().map_err(error)?;
         let waker = Waker::new(&registry, WAKER).map_err(error)?;
         let waiting = Mutex::new((poll, Events::with_capacity(EVENTS_MAX)));
-        let (usage, changed) = (Mutex::default(), Condvar::new());
-        Ok(Self { registry, waker, usage, changed, waiting })
+        let (threads, changed) = (Mutex::default(), Condvar::new());
+        Ok(Self { registry, waker, threads, changed, waiting })
     }
 
     /// Begin to report the readiness of `fd`; the readiness that it has now is reported, too.
@@ -166,50 +166,50 @@ impl Poller {
 
     /// Have threads that wait for another one's [`Poller::wait`] ask `is_wanted` again.
     pub fn recall(&self) {
-        let _usage = self.usage();
+        let _threads = self.threads();
         self.changed.notify_all();
     }
 
-    /// Wait for events, at most for `patience` (`None`: for ever). A signal ends the wait early.
+    /// Wait for events, at most for `timeout` (`None`: for ever). A signal ends the wait early.
     ///
     /// One thread waits for events at a time; another one waits until the first returns. Events that the
     /// first has not delivered end the second one's wait at once. `is_wanted` is asked before either wait:
     /// a thread that makes it false, and then calls `recall` and `wake`, leaves no thread waiting in vain.
-    pub fn wait(&self, patience: Option<Duration>, is_wanted: impl Fn() -> bool) -> Result<()> {
-        let mut usage = self.usage();
-        if usage.is_in_use {
-            usage.n_queued += 1;
-            usage = self
+    pub fn wait(&self, timeout: Option<Duration>, is_wanted: impl Fn() -> bool) -> Result<()> {
+        let mut threads = self.threads();
+        if threads.is_polling {
+            threads.n_queued += 1;
+            threads = self
                 .changed
-                .wait_while(usage, |it| it.is_in_use && is_wanted())
+                .wait_while(threads, |it| it.is_polling && is_wanted())
                 .unwrap_or_else(PoisonError::into_inner);
-            usage.n_queued -= 1;
+            threads.n_queued -= 1;
         }
-        if usage.is_in_use || !is_wanted() {
+        if threads.is_polling || !is_wanted() {
             return Ok(());
         }
-        usage.is_in_use = true;
-        drop(usage);
-        let outcome = self.wait_alone(patience);
-        let mut usage = self.usage();
-        usage.is_in_use = false;
-        if usage.n_queued > 0 {
+        threads.is_polling = true;
+        drop(threads);
+        let outcome = self.wait_for_events(timeout);
+        let mut threads = self.threads();
+        threads.is_polling = false;
+        if threads.n_queued > 0 {
             self.changed.notify_all();
         }
         outcome
     }
 
-    fn usage(&self) -> MutexGuard<'_, PollerThreads> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    fn threads(&self) -> MutexGuard<'_, PollerThreads> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_alone(&self, patience: Option<Duration>) -> Result<()> {
+    fn wait_for_events(&self, timeout: Option<Duration>) -> Result<()> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (poll, events) = &mut *waiting;
         if !events.is_empty() {
             return Ok(());
         }
-        match poll.poll(events, patience) {
+        match poll.poll(events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 Err(Error::from_io("epoll_wait", &error))
             }
@@ -361,7 +361,7 @@ mod tests {
                 std::thread::yield_now();
             }
             let second = scope.spawn(|| poller.wait(None, || is_wanted.load(SeqCst)).unwrap());
-            while poller.usage().n_queued == 0 {
+            while poller.threads().n_queued == 0 {
                 std::thread::yield_now();
             }
             is_wanted.store(false, SeqCst);
@@ -376,14 +376,14 @@ mod tests {
         let poller = Poller::new().unwrap();
         std::thread::scope(|scope| {
             let both = [(); 2].map(|()| scope.spawn(|| poller.wait(None, || true).unwrap()));
-            while poller.usage().n_queued == 0 {
+            while poller.threads().n_queued == 0 {
                 std::thread::yield_now();
             }
             // The event that the first does not deliver ends the second one's wait, too.
             poller.wake().unwrap();
             both.into_iter().for_each(|it| it.join().unwrap());
         });
-        assert_eq!(0, poller.usage().n_queued);
+        assert_eq!(0, poller.threads().n_queued);
     }
 
     #[test]

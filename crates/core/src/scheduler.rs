@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends_with_the_next_timer_and_with_any_ready_request() {
+    fn the_timeout_ends_with_the_next_timer_and_with_any_ready_request() {
         let mut scheduler = Scheduler::default();
         assert_eq!(None, scheduler.timeout(|| 0));
         scheduler.submit_at(u64::MAX, ());

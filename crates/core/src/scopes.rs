@@ -33,7 +33,7 @@ impl MemberKey {
 
 /// Which list of its scope a member is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum List {
+enum MemberList {
     Live = 0,
     /// The member was told to end.
     Ending = 1,
@@ -46,28 +46,28 @@ struct Member<M> {
     prev: u32,
     next: u32,
     kind: u8,
-    list: List,
+    list: MemberList,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Ends {
+struct ListEnds {
     first: u32,
     last: u32,
 }
 
-const EMPTY: Ends = Ends { first: NONE, last: NONE };
+const EMPTY_LIST: ListEnds = ListEnds { first: NONE, last: NONE };
 
 #[derive(Debug)]
 struct Scope<O> {
     /// `None` for the root.
     owner: Option<O>,
-    lists: [Ends; 2],
+    lists: [ListEnds; 2],
     n_members: [usize; N_KINDS],
 }
 
 impl<O> Scope<O> {
     fn new(owner: Option<O>) -> Self {
-        Self { owner, lists: [EMPTY; 2], n_members: [0; N_KINDS] }
+        Self { owner, lists: [EMPTY_LIST; 2], n_members: [0; N_KINDS] }
     }
 }
 
@@ -129,10 +129,10 @@ impl<M, O> Scopes<M, O> {
             prev: NONE,
             next: NONE,
             kind: kind as u8,
-            list: List::Live,
+            list: MemberList::Live,
         };
         let at = narrow(self.members.insert(member));
-        self.link(at, List::Live);
+        self.link(at, MemberList::Live);
         MemberKey(at)
     }
 
@@ -149,30 +149,30 @@ impl<M, O> Scopes<M, O> {
 
     /// The next live member of a scope; it counts as told to end from now on.
     pub fn next_to_end(&mut self, scope: ScopeKey) -> Option<&M> {
-        let at = self.scopes[scope.0 as usize].lists[List::Live as usize].first;
+        let at = self.scopes[scope.0 as usize].lists[MemberList::Live as usize].first;
         if at == NONE {
             return None;
         }
         self.unlink(at);
-        self.link(at, List::Ending);
+        self.link(at, MemberList::Ending);
         Some(&self.members[at as usize].value)
     }
 
     /// Count a member as told to end: it was told by other means.
     pub fn mark_told(&mut self, key: MemberKey) {
-        if self.members[key.0 as usize].list == List::Live {
+        if self.members[key.0 as usize].list == MemberList::Live {
             self.unlink(key.0);
-            self.link(key.0, List::Ending);
+            self.link(key.0, MemberList::Ending);
         }
     }
 
     /// Make all members of a scope live again, so that they can be told to end once more.
     pub fn reset_told(&mut self, scope: ScopeKey) {
-        let ending = self.scopes[scope.0 as usize].lists[List::Ending as usize].first;
+        let ending = self.scopes[scope.0 as usize].lists[MemberList::Ending as usize].first;
         let ending: Vec<u32> = self.walk(ending).collect();
         for at in ending {
             self.unlink(at);
-            self.link(at, List::Live);
+            self.link(at, MemberList::Live);
         }
     }
 
@@ -221,7 +221,7 @@ impl<M, O> Scopes<M, O> {
     }
 
     /// Append a member, which is in no list, to a list of its scope.
-    fn link(&mut self, at: u32, list: List) {
+    fn link(&mut self, at: u32, list: MemberList) {
         let member = &mut self.members[at as usize];
         let scope = &mut self.scopes[member.scope as usize];
         scope.n_members[usize::from(member.kind)] += 1;

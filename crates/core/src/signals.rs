@@ -56,7 +56,7 @@ pub fn write_number(number: c_int, fd: RawFd) -> Result<()> {
     let interim = Interim::begin(number)?;
     interim.fd.store(fd, SeqCst);
     // A system call that the signal interrupts is restarted.
-    interim.set(number, writing(), SA_ONSTACK | SA_RESTART)
+    interim.set(number, write_handler(), SA_ONSTACK | SA_RESTART)
 }
 
 /// Give a signal its default action.
@@ -72,17 +72,17 @@ pub fn pass_to_host(number: c_int) -> Result<()> {
     if handler == SIG_DFL || handler == SIG_IGN || flags & SA_SIGINFO != 0 {
         return interim.set(number, handler, flags);
     }
-    interim.set(number, passing(), flags)
+    interim.set(number, pass_handler(), flags)
 }
 
 /// Whether a signal was passed to the host's handler since the last call of this function.
 pub fn take_passed(number: c_int) -> bool {
-    Interim::of(number).is_some_and(|it| it.is_passed.swap(false, SeqCst))
+    Interim::get(number).is_some_and(|it| it.is_passed.swap(false, SeqCst))
 }
 
 /// Whether a signal still has the action that was set here, and no other code has set one since.
 pub fn is_interim(number: c_int) -> bool {
-    Interim::of(number).is_some_and(|it| {
+    Interim::get(number).is_some_and(|it| {
         it.is_set.load(SeqCst)
             && action(number).is_ok_and(|now| now.sa_sigaction == it.handler.load(SeqCst))
     })
@@ -90,7 +90,7 @@ pub fn is_interim(number: c_int) -> bool {
 
 /// End the interim action of a signal: the host knows its handler now.
 pub fn end(number: c_int) {
-    if let Some(interim) = Interim::of(number) {
+    if let Some(interim) = Interim::get(number) {
         interim.is_set.store(false, SeqCst);
         interim.is_passed.store(false, SeqCst);
     }
@@ -116,15 +116,18 @@ impl Interim {
         }
     }
 
-    fn of(number: c_int) -> Option<&'static Self> {
+    fn get(number: c_int) -> Option<&'static Self> {
         INTERIM.get(usize::try_from(number).ok()?)
     }
 
     /// Remember the current handler as the host's, unless it was set here.
     fn begin(number: c_int) -> Result<&'static Self> {
-        let it = Self::of(number).ok_or_else(|| Error::new("sigaction", Errno::INVAL))?;
+        let it = Self::get(number).ok_or_else(|| Error::new("sigaction", Errno::INVAL))?;
         let now = action(number)?;
-        if now.sa_sigaction != writing() && now.sa_sigaction != passing() && !is_interim(number) {
+        if now.sa_sigaction != write_handler()
+            && now.sa_sigaction != pass_handler()
+            && !is_interim(number)
+        {
             it.host_handler.store(now.sa_sigaction, SeqCst);
             it.host_flags.store(now.sa_flags, SeqCst);
         }
@@ -162,17 +165,17 @@ fn last_error() -> Error {
     Error::from_io("sigaction", &std::io::Error::last_os_error())
 }
 
-fn writing() -> sighandler_t {
+fn write_handler() -> sighandler_t {
     on_signal_write as *const () as sighandler_t
 }
 
-fn passing() -> sighandler_t {
+fn pass_handler() -> sighandler_t {
     on_signal_pass as *const () as sighandler_t
 }
 
 /// Signal handler that writes the signal's number. Runs on any thread, between any two of its instructions.
 extern "C" fn on_signal_write(number: c_int) {
-    let Some(interim) = Interim::of(number) else { return };
+    let Some(interim) = Interim::get(number) else { return };
     let fd = interim.fd.load(SeqCst);
     if fd < 0 {
         return;
@@ -190,7 +193,7 @@ extern "C" fn on_signal_write(number: c_int) {
 
 /// Signal handler that calls the host's. Runs on any thread, like the one above.
 extern "C" fn on_signal_pass(number: c_int) {
-    let Some(interim) = Interim::of(number) else { return };
+    let Some(interim) = Interim::get(number) else { return };
     interim.is_passed.store(true, SeqCst);
     let handler = interim.host_handler.load(SeqCst) as *const ();
     // SAFETY: `pass_to_host` has checked that it is a function of this type, which handled this signal.

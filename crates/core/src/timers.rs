@@ -12,8 +12,8 @@ use std::collections::BinaryHeap;
 
 const NO_SLOT: u32 = u32::MAX;
 
-/// A heap with fewer nodes than this is not worth a pass.
-const PASS_MIN: usize = 64;
+/// A heap with fewer nodes than this is not purged of cancelled timers.
+const PURGE_MIN: usize = 64;
 
 /// Names one timer. A key whose timer fired or was cancelled names nothing, even after its slot
 /// has been used again.
@@ -40,12 +40,12 @@ impl TimerKey {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Node {
+struct TimerNode {
     deadline_ns: u64,
     key: TimerKey,
 }
 
-impl Ord for Node {
+impl Ord for TimerNode {
     /// The greatest node of a heap is the first to fire.
     fn cmp(&self, other: &Self) -> Ordering {
         let started_after = other.key.started.wrapping_sub(self.key.started) as i32;
@@ -53,7 +53,7 @@ impl Ord for Node {
     }
 }
 
-impl PartialOrd for Node {
+impl PartialOrd for TimerNode {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -66,7 +66,7 @@ enum TimerState<T> {
 }
 
 #[derive(Debug)]
-struct Slot<T> {
+struct TimerSlot<T> {
     started: u32,
     state: TimerState<T>,
 }
@@ -75,9 +75,9 @@ struct Slot<T> {
 #[derive(Debug)]
 pub struct Timers<T> {
     /// The first node is never that of a cancelled timer.
-    heap: BinaryHeap<Node>,
-    slots: Vec<Slot<T>>,
-    free: u32,
+    heap: BinaryHeap<TimerNode>,
+    slots: Vec<TimerSlot<T>>,
+    first_free: u32,
     n_cancelled: usize,
     n_started: u32,
 }
@@ -85,7 +85,7 @@ pub struct Timers<T> {
 impl<T> Default for Timers<T> {
     fn default() -> Self {
         let heap = BinaryHeap::new();
-        Self { heap, slots: Vec::new(), free: NO_SLOT, n_cancelled: 0, n_started: 0 }
+        Self { heap, slots: Vec::new(), first_free: NO_SLOT, n_cancelled: 0, n_started: 0 }
     }
 }
 
@@ -125,14 +125,14 @@ impl<T> Timers<T> {
 
     /// Start a timer.
     pub fn start(&mut self, deadline_ns: u64, value: T) -> TimerKey {
-        let key = TimerKey { slot: self.free_slot(), started: self.n_started };
+        let key = TimerKey { slot: self.take_free_slot(), started: self.n_started };
         self.n_started = self.n_started.wrapping_add(1);
-        let filled = Slot { started: key.started, state: TimerState::Waiting(value) };
+        let filled = TimerSlot { started: key.started, state: TimerState::Waiting(value) };
         match self.slots.get_mut(key.slot as usize) {
             Some(slot) => *slot = filled,
             None => self.slots.push(filled),
         }
-        self.heap.push(Node { deadline_ns, key });
+        self.heap.push(TimerNode { deadline_ns, key });
         key
     }
 
@@ -140,12 +140,12 @@ impl<T> Timers<T> {
     pub fn cancel(&mut self, key: TimerKey) -> Option<T> {
         let value = self.take(key)?;
         self.n_cancelled += 1;
-        if self.heap.len() >= PASS_MIN && self.n_cancelled * 2 > self.heap.len() {
+        if self.heap.len() >= PURGE_MIN && self.n_cancelled * 2 > self.heap.len() {
             let slots = &self.slots;
             self.heap.retain(|node| is_waiting(slots, node.key));
             self.n_cancelled = 0;
         }
-        self.uncover();
+        self.drop_cancelled_first();
         Some(value)
     }
 
@@ -156,19 +156,19 @@ impl<T> Timers<T> {
         }
         let first = self.heap.pop()?;
         let value = self.take(first.key);
-        self.uncover();
+        self.drop_cancelled_first();
         value
     }
 
-    fn free_slot(&mut self) -> u32 {
-        if self.free == NO_SLOT {
+    fn take_free_slot(&mut self) -> u32 {
+        if self.first_free == NO_SLOT {
             return self.slots.len() as u32;
         }
-        let slot_idx = self.free;
+        let slot_idx = self.first_free;
         let TimerState::Free { next } = self.slots[slot_idx as usize].state else {
             unreachable!("the free list holds free slots")
         };
-        self.free = next;
+        self.first_free = next;
         slot_idx
     }
 
@@ -177,29 +177,29 @@ impl<T> Timers<T> {
         if !is_waiting(&self.slots, key) {
             return None;
         }
-        let free = TimerState::Free { next: std::mem::replace(&mut self.free, key.slot) };
-        match std::mem::replace(&mut self.slots[key.slot as usize].state, free) {
+        let freed = TimerState::Free { next: std::mem::replace(&mut self.first_free, key.slot) };
+        match std::mem::replace(&mut self.slots[key.slot as usize].state, freed) {
             TimerState::Waiting(value) => Some(value),
             TimerState::Free { .. } => unreachable!("checked above"),
         }
     }
 
     /// Remove nodes of cancelled timers until the first node is that of a waiting timer.
-    fn uncover(&mut self) {
+    fn drop_cancelled_first(&mut self) {
         while let Some(node) = self.heap.peek()
             && !is_waiting(&self.slots, node.key)
         {
             self.heap.pop();
             self.n_cancelled -= 1;
         }
-        if self.heap.is_empty() && self.slots.len() > PASS_MIN {
+        if self.heap.is_empty() && self.slots.len() > PURGE_MIN {
             // Give back the memory that many timers at once have needed.
-            (self.heap, self.slots, self.free) = (BinaryHeap::new(), Vec::new(), NO_SLOT);
+            (self.heap, self.slots, self.first_free) = (BinaryHeap::new(), Vec::new(), NO_SLOT);
         }
     }
 }
 
-fn is_waiting<T>(slots: &[Slot<T>], key: TimerKey) -> bool {
+fn is_waiting<T>(slots: &[TimerSlot<T>], key: TimerKey) -> bool {
     slots
         .get(key.slot as usize)
         .is_some_and(|it| it.started == key.started && matches!(it.state, TimerState::Waiting(_)))
@@ -264,7 +264,7 @@ mod tests {
             keys.into_iter().for_each(|key| assert_eq!(Some(1), timers.cancel(key)));
         }
         assert_eq!(1, timers.len());
-        assert!(timers.heap.len() < 2 * PASS_MIN, "{} nodes stay", timers.heap.len());
+        assert!(timers.heap.len() < 2 * PURGE_MIN, "{} nodes stay", timers.heap.len());
         assert_eq!(1001, timers.slots.len());
         assert_eq!(Some(0), timers.cancel(stays));
         assert_eq!(0, timers.slots.len());

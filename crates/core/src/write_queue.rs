@@ -67,12 +67,12 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         }
         let sent = send(&slices[..n_slices])?;
         if let Some(n_sent) = sent {
-            self.take_off(n_sent);
+            self.advance(n_sent);
         }
         Ok(sent)
     }
 
-    fn take_off(&mut self, n_sent: usize) {
+    fn advance(&mut self, n_sent: usize) {
         self.n_bytes -= n_sent;
         let mut n_sent = n_sent + self.n_sent_of_first;
         while let Some(first) = self.chunks.front() {

@@ -98,10 +98,10 @@ pub(super) fn write(bits: u64) {
 }
 
 pub(super) fn rounding(bits: u64) -> Rounding {
-    of_mode(mxcsr_of(bits) >> MXCSR_ROUNDING_SHIFT)
+    rounding_of_mode(mxcsr_of(bits) >> MXCSR_ROUNDING_SHIFT)
 }
 
-fn of_mode(mode: u32) -> Rounding {
+fn rounding_of_mode(mode: u32) -> Rounding {
     match mode & 3 {
         0 => Rounding::Nearest,
         1 => Rounding::Downward,
@@ -146,7 +146,7 @@ pub(super) fn describe_rest(found: u64, expected: u64, words: &mut Vec<String>) 
     let modes = (found >> X87_ROUNDING_SHIFT & 3, expected >> X87_ROUNDING_SHIFT & 3);
     // Both units are mostly set together; then the rounding is named once.
     if modes.0 != modes.1 && modes.0 != sse_mode {
-        words.push(format!("x87 rounding {}", of_mode(modes.0).name()));
+        words.push(format!("x87 rounding {}", rounding_of_mode(modes.0).name()));
     }
     let precision = |word: u32| word >> X87_PRECISION_SHIFT & 3;
     if precision(found) != precision(expected) {

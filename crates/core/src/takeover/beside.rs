@@ -15,9 +15,9 @@ use crate::pools::{IN_A_ROW_MAX, Priority};
 /// How long the count of computing threads stays valid, in nanoseconds.
 pub const LOOK_NS: u64 = 5_000_000;
 /// A job counts as computing once it has used this much CPU time, in nanoseconds …
-const COMPUTES_NS: u64 = 1_000_000;
+const COMPUTING_MIN_NS: u64 = 1_000_000;
 /// … and some of it within this time, in nanoseconds: meanwhile it may have waited for the host lock.
-const LATELY_NS: u64 = 50_000_000;
+const COMPUTING_WINDOW_NS: u64 = 50_000_000;
 
 /// Which thread to call for the jobs that wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +32,9 @@ pub enum Summons {
     Full,
 }
 
-/// A thread that runs a job.
+/// A job that a thread runs.
 #[derive(Debug)]
-struct AtWork {
+struct RunningJob {
     worker: WorkerId,
     began_ns: u64,
     /// CPU time of the thread when the job began.
@@ -42,7 +42,7 @@ struct AtWork {
     /// CPU time of the thread at the last look.
     cpu_ns: u64,
     /// When a look last found more CPU time than the one before.
-    advanced_at_ns: u64,
+    last_used_cpu_at_ns: u64,
 }
 
 /// The jobs that wait, and the threads that run jobs.
@@ -54,12 +54,12 @@ pub struct Beside<J> {
     n_passed_over: [u32; Priority::ALL.len()],
     /// A thread is on its way to the jobs.
     is_summoned: bool,
-    at_work: Vec<AtWork>,
+    running: Vec<RunningJob>,
     /// How many threads may compute at once.
     n_computing_max: usize,
     /// How many threads computed at the last look.
     n_computing: usize,
-    looked_at_ns: u64,
+    counted_at_ns: u64,
 }
 
 impl<J> Beside<J> {
@@ -69,10 +69,10 @@ impl<J> Beside<J> {
             jobs: Default::default(),
             n_passed_over: Default::default(),
             is_summoned: false,
-            at_work: Vec::new(),
+            running: Vec::new(),
             n_computing_max,
             n_computing: 0,
-            looked_at_ns: 0,
+            counted_at_ns: 0,
         }
     }
 
@@ -105,7 +105,7 @@ impl<J> Beside<J> {
 
     /// How many threads run a job.
     pub fn n_at_work(&self) -> usize {
-        self.at_work.len()
+        self.running.len()
     }
 
     /// Choose the thread to call for the jobs that wait; it counts as on its way from now on.
@@ -134,15 +134,15 @@ impl<J> Beside<J> {
 
     /// Whether one more job may begin; `cpu_ns` gives a thread's CPU time in nanoseconds.
     pub fn may_begin(&mut self, now_ns: u64, cpu_ns: impl Fn(WorkerId) -> Option<u64>) -> bool {
-        if self.at_work.len() < self.n_computing_max {
+        if self.running.len() < self.n_computing_max {
             return true;
         }
-        if now_ns.saturating_sub(self.looked_at_ns) >= LOOK_NS {
-            self.looked_at_ns = now_ns;
+        if now_ns.saturating_sub(self.counted_at_ns) >= LOOK_NS {
+            self.counted_at_ns = now_ns;
             self.n_computing = self
-                .at_work
+                .running
                 .iter_mut()
-                .filter_map(|it| it.computes(now_ns, cpu_ns(it.worker)?).then_some(()))
+                .filter_map(|it| it.is_computing(now_ns, cpu_ns(it.worker)?).then_some(()))
                 .count();
         }
         self.n_computing < self.n_computing_max
@@ -163,38 +163,38 @@ impl<J> Beside<J> {
 
     /// Note that a thread begins a job; `cpu_before_ns` is its CPU time so far.
     pub fn begins(&mut self, worker: WorkerId, now_ns: u64, cpu_before_ns: u64) {
-        self.at_work.push(AtWork {
+        self.running.push(RunningJob {
             worker,
             began_ns: now_ns,
             cpu_before_ns,
             cpu_ns: cpu_before_ns,
-            advanced_at_ns: now_ns,
+            last_used_cpu_at_ns: now_ns,
         });
     }
 
     /// Note that a thread has ended its job; when the job began.
     pub fn ends(&mut self, worker: WorkerId) -> Option<u64> {
-        let at = self.at_work.iter().rposition(|it| it.worker == worker)?;
-        Some(self.at_work.swap_remove(at).began_ns)
+        let at = self.running.iter().rposition(|it| it.worker == worker)?;
+        Some(self.running.swap_remove(at).began_ns)
     }
 
     /// In the child of a fork: forget all threads, and take out the jobs that wait. For a thread that forked
     /// within its job, `ends` then gives `None`.
     pub fn reset(&mut self) -> Vec<J> {
         self.is_summoned = false;
-        self.at_work.clear();
+        self.running.clear();
         self.take_all()
     }
 }
 
-impl AtWork {
-    fn computes(&mut self, now_ns: u64, cpu_ns: u64) -> bool {
+impl RunningJob {
+    fn is_computing(&mut self, now_ns: u64, cpu_ns: u64) -> bool {
         if cpu_ns > self.cpu_ns {
             self.cpu_ns = cpu_ns;
-            self.advanced_at_ns = now_ns;
+            self.last_used_cpu_at_ns = now_ns;
         }
-        let has_computed = self.cpu_ns.saturating_sub(self.cpu_before_ns) >= COMPUTES_NS;
-        has_computed && now_ns.saturating_sub(self.advanced_at_ns) <= LATELY_NS
+        let has_computed = self.cpu_ns.saturating_sub(self.cpu_before_ns) >= COMPUTING_MIN_NS;
+        has_computed && now_ns.saturating_sub(self.last_used_cpu_at_ns) <= COMPUTING_WINDOW_NS
     }
 }
 
@@ -282,7 +282,7 @@ mod tests {
         assert!(!beside.may_begin(100 * MS, computing));
         // The count stays valid for a while.
         assert!(!beside.may_begin(101 * MS, |_| Some(0)));
-        // They block: their CPU time has not grown for longer than `LATELY_NS`.
+        // They block: their CPU time has not grown for longer than `COMPUTING_WINDOW_NS`.
         assert!(beside.may_begin(200 * MS, computing));
         // One computes again.
         let one = |it: WorkerId| Some(if it.index() == 1 { 9 * MS } else { 0 });

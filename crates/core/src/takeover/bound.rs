@@ -38,7 +38,7 @@ impl<S> Bound<S> {
     pub fn untie(&mut self, worker: WorkerId) -> bool {
         let thread = self.thread(worker);
         thread.n_ties = thread.n_ties.saturating_sub(1);
-        self.tidy(worker);
+        self.remove_if_unused(worker);
         !self.is_tied(worker)
     }
 
@@ -60,14 +60,14 @@ impl<S> Bound<S> {
     /// Take out a thread's waiting steps, in order, for the thread to take them: it has the role.
     pub fn take_steps(&mut self, worker: WorkerId) -> Vec<S> {
         let steps = self.threads.get_mut(&worker.index()).map(|it| std::mem::take(&mut it.steps));
-        self.tidy(worker);
+        self.remove_if_unused(worker);
         steps.unwrap_or_default()
     }
 
     /// Put back steps that the thread could not take; they are the first again.
     pub fn put_back(&mut self, worker: WorkerId, steps: impl IntoIterator<Item = S>) {
         self.thread(worker).steps.splice(0..0, steps);
-        self.tidy(worker);
+        self.remove_if_unused(worker);
     }
 
     /// The waiting steps of all threads.
@@ -86,7 +86,7 @@ impl<S> Bound<S> {
             .or_insert_with(|| BoundThread { n_ties: 0, steps: Vec::new() })
     }
 
-    fn tidy(&mut self, worker: WorkerId) {
+    fn remove_if_unused(&mut self, worker: WorkerId) {
         let is_over = |it: &BoundThread<S>| it.n_ties == 0 && it.steps.is_empty();
         if self.threads.get(&worker.index()).is_some_and(is_over) {
             self.threads.remove(&worker.index());

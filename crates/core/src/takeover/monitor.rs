@@ -22,7 +22,7 @@ use crate::{clock, fp};
 /// How often the monitor looks by itself.
 const PERIOD: Duration = Duration::from_millis(1);
 /// The same where there is no idle monitor, or where it starves on a busy machine.
-const PERIOD_ALONE: Duration = Duration::from_micros(200);
+const PERIOD_WITHOUT_IDLE_MONITOR: Duration = Duration::from_micros(200);
 /// A function that takes this long, in nanoseconds, should not be called on the dispatcher's stack.
 pub const SLOW_NS: u64 = 2_000_000;
 /// How many blocks in a row a period may find first until the idle monitor counts as starved.
@@ -68,7 +68,7 @@ pub struct Monitor {
     role: Arc<Role>,
     probe: HostProbe,
     /// The last call in which the idle monitor has seen the dispatcher block.
-    alarm_seq: AtomicU64,
+    blocked_seq: AtomicU64,
     /// How long a call may compute before it is overdue, in nanoseconds; `u64::MAX`: for ever.
     overdue_ns: AtomicU64,
     /// The last call that was seen to take `SLOW_NS` or longer.
@@ -96,7 +96,7 @@ impl Monitor {
         Self {
             role,
             probe,
-            alarm_seq: AtomicU64::new(0),
+            blocked_seq: AtomicU64::new(0),
             overdue_ns: AtomicU64::new(u64::MAX),
             slow_seq: AtomicU64::new(0),
             idle_monitor: AtomicU32::new(IdleMonitor::NotStarted as u32),
@@ -133,36 +133,36 @@ impl Monitor {
     /// Be the monitor until the role should be taken over, a job waits, or no call has come for `idle`.
     pub fn watch(&self, me: WorkerId, idle: Duration) -> Noticed {
         let mut has_work = false;
-        let watched = self.watch_for(me, idle, &mut has_work);
-        if has_work && watched != Noticed::Work {
+        let noticed = self.watch_for(me, idle, &mut has_work);
+        if has_work && noticed != Noticed::Work {
             // The job still waits for this thread, which gets to it later.
             self.role.slot(me).parker.unpark(WakeReason::WORK);
         }
-        watched
+        noticed
     }
 
     fn watch_for(&self, me: WorkerId, idle: Duration, has_work: &mut bool) -> Noticed {
         let parker = &self.role.slot(me).parker;
-        let mut look = Look::default();
+        let mut last = Observation::default();
         let mut n_quiet_periods = 0;
-        let mut is_after_period = false;
+        let mut has_timed_out = false;
         loop {
-            let before = look.seq;
-            if let Some(candidate) = self.look(&mut look) {
-                self.n_missed.fetch_add(u32::from(is_after_period), Relaxed);
+            let before = last.seq;
+            if let Some(candidate) = self.observe(&mut last) {
+                self.n_missed.fetch_add(u32::from(has_timed_out), Relaxed);
                 return Noticed::Found(candidate);
             }
-            if *has_work && !look.is_inside {
+            if *has_work && !last.is_inside {
                 return Noticed::Work;
             }
-            if look.is_inside || look.seq != before {
+            if last.is_inside || last.seq != before {
                 n_quiet_periods = 0;
             } else {
                 n_quiet_periods += 1;
             }
             if n_quiet_periods >= N_QUIET_PERIODS && self.role.doze(Awake::MONITOR) {
                 n_quiet_periods = 0;
-                is_after_period = false;
+                has_timed_out = false;
                 // `BLOCKED` may come late, from a call that has ended.
                 let reasons = parker
                     .park(WakeReason::BLOCKED | WakeReason::WAKE | WakeReason::WORK, Some(idle));
@@ -183,20 +183,24 @@ impl Monitor {
             if reasons.has(WakeReason::BLOCKED) {
                 self.n_missed.store(0, Relaxed);
             }
-            is_after_period = reasons == WakeReason::NONE;
+            has_timed_out = reasons == WakeReason::NONE;
         }
     }
 
     fn period(&self) -> Duration {
-        let sees = self.idle_monitor() == IdleMonitor::Present;
-        if sees && self.n_missed.load(Relaxed) <= N_MISSED_MAX { PERIOD } else { PERIOD_ALONE }
+        let has_idle_monitor = self.idle_monitor() == IdleMonitor::Present;
+        if has_idle_monitor && self.n_missed.load(Relaxed) <= N_MISSED_MAX {
+            PERIOD
+        } else {
+            PERIOD_WITHOUT_IDLE_MONITOR
+        }
     }
 
     /// Look once at what the dispatcher does.
-    fn look(&self, last: &mut Look) -> Option<Candidate> {
+    fn observe(&self, last: &mut Observation) -> Option<Candidate> {
         let seq = self.role.seq();
         let Some((inside_seq, owner)) = self.role.inside().filter(|it| it.0 == seq) else {
-            *last = Look { seq, is_inside: false, ..Look::default() };
+            *last = Observation { seq, is_inside: false, ..Observation::default() };
             return None;
         };
         let slot = self.role.slot(owner);
@@ -205,13 +209,13 @@ impl Monitor {
         let is_known = last.is_inside && last.seq == seq;
         let since_ns = if is_known { last.since_ns } else { now_ns };
         let was_unlocked = is_known && last.is_unlocked;
-        *last = Look { seq, is_inside: true, is_unlocked, since_ns };
+        *last = Observation { seq, is_inside: true, is_unlocked, since_ns };
         if now_ns - since_ns >= SLOW_NS {
             self.slow_seq.store(seq, Relaxed);
         }
         // The kernel is asked last: its answer takes some microseconds.
         let is_blocked =
-            || self.alarm_seq.load(Relaxed) == seq || slot.traces.is_running() == Some(false);
+            || self.blocked_seq.load(Relaxed) == seq || slot.traces.is_running() == Some(false);
         let cause = if is_unlocked && is_blocked() {
             Cause::Blocked
         } else if is_unlocked && was_unlocked {
@@ -248,18 +252,18 @@ impl Monitor {
     fn run_idle_monitor(&self) {
         crate::signals::block();
         fp::begin_thread();
-        if !ThreadTraits::run_when_idle() || self.guard() == Guarded::Refused {
+        if !ThreadTraits::run_when_idle() || self.watch_when_idle() == IdleMonitorEnd::Refused {
             self.idle_monitor.store(IdleMonitor::Refused as u32, Relaxed);
         }
     }
 
-    fn guard(&self) -> Guarded {
+    fn watch_when_idle(&self) -> IdleMonitorEnd {
         let role = &self.role;
         let mut pinned_to = None;
         let mut last_seq = u64::MAX;
         loop {
             if role.idle_monitor.take(WakeReason::WAKE).has(WakeReason::STOP) {
-                return Guarded::ToTheEnd;
+                return IdleMonitorEnd::Stopped;
             }
             let Some((seq, owner)) = role.inside() else {
                 let seq = role.seq();
@@ -274,7 +278,7 @@ impl Monitor {
             let traces = &role.slot(owner).traces;
             let Some(cpu) = traces.cpu() else {
                 if traces.holds_lock(self.probe).is_some() {
-                    return Guarded::Refused;
+                    return IdleMonitorEnd::Refused;
                 }
                 // The owner is just detaching its traces.
                 rustix::thread::sched_yield();
@@ -282,12 +286,12 @@ impl Monitor {
             };
             if pinned_to != Some(cpu) {
                 if !ThreadTraits::stay_on(cpu) {
-                    return Guarded::Refused;
+                    return IdleMonitorEnd::Refused;
                 }
                 pinned_to = Some(cpu);
             } else if traces.holds_lock(self.probe) == Some(false) && role.seq() == seq {
                 // This thread runs, so the dispatcher does not, and it has released the lock.
-                self.alarm_seq.store(seq, Relaxed);
+                self.blocked_seq.store(seq, Relaxed);
                 role.doze_until_next_call(Awake::IDLE_MONITOR);
                 if let Some(monitor) = role.monitor() {
                     role.slot(monitor).parker.unpark(WakeReason::BLOCKED);
@@ -303,14 +307,14 @@ impl Monitor {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Guarded {
-    ToTheEnd,
+enum IdleMonitorEnd {
+    Stopped,
     Refused,
 }
 
 /// What the last look at the dispatcher has found.
 #[derive(Debug, Default)]
-struct Look {
+struct Observation {
     seq: u64,
     is_inside: bool,
     is_unlocked: bool,

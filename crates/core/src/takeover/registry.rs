@@ -28,30 +28,30 @@ impl WorkerId {
 #[derive(Debug)]
 pub struct WorkerRegistry {
     /// Workers that wait for the role, in the order in which they get it.
-    grants: VecDeque<WorkerId>,
+    waiting: VecDeque<WorkerId>,
     /// Idle workers. The last used is the first to be called, so that the others can end.
-    standby: Vec<WorkerId>,
-    free: Vec<WorkerId>,
+    idle: Vec<WorkerId>,
+    free_ids: Vec<WorkerId>,
     n_ids: usize,
     n_threads: usize,
     n_threads_max: usize,
     n_threads_peak: usize,
     /// The dispatcher waits for events, without the host lock.
-    polling: bool,
+    is_polling: bool,
 }
 
 impl WorkerRegistry {
     /// No worker yet but home.
     pub fn new(n_threads_max: usize) -> Self {
         Self {
-            grants: VecDeque::new(),
-            standby: Vec::new(),
-            free: Vec::new(),
+            waiting: VecDeque::new(),
+            idle: Vec::new(),
+            free_ids: Vec::new(),
             n_ids: 1,
             n_threads: 0,
             n_threads_max,
             n_threads_peak: 0,
-            polling: false,
+            is_polling: false,
         }
     }
 
@@ -72,45 +72,45 @@ impl WorkerRegistry {
 
     /// How many threads are idle.
     pub fn n_idle(&self) -> usize {
-        self.standby.len()
+        self.idle.len()
     }
 
     /// How many threads wait for the role.
     pub fn n_waiting(&self) -> usize {
-        self.grants.len()
+        self.waiting.len()
     }
 
     /// Note that the dispatcher begins to wait for events.
     pub fn start_polling(&mut self) {
-        self.polling = true;
+        self.is_polling = true;
     }
 
     /// Note that the dispatcher waits no more, or has lost the role; whether it waited.
     pub fn stop_polling(&mut self) -> bool {
-        std::mem::replace(&mut self.polling, false)
+        std::mem::replace(&mut self.is_polling, false)
     }
 
     /// Note that a worker is idle.
     pub fn add_idle(&mut self, worker: WorkerId) {
-        self.standby.push(worker);
+        self.idle.push(worker);
     }
 
     /// Whether a worker is idle.
     pub fn is_idle(&self, worker: WorkerId) -> bool {
-        self.standby.contains(&worker)
+        self.idle.contains(&worker)
     }
 
     /// Remove a worker from the idle ones, so that its thread can end; `false`: it was appointed meanwhile.
     /// Its number is free only after `ended`.
     pub fn retire(&mut self, worker: WorkerId) -> bool {
-        let at = self.standby.iter().position(|&it| it == worker);
-        at.map(|at| self.standby.remove(at)).is_some()
+        let at = self.idle.iter().position(|&it| it == worker);
+        at.map(|at| self.idle.remove(at)).is_some()
     }
 
     /// Note that a worker's thread has ended.
     pub fn ended(&mut self, worker: WorkerId) {
         self.n_threads -= 1;
-        self.free.push(worker);
+        self.free_ids.push(worker);
     }
 
     pub(super) fn not_spawned(&mut self, worker: WorkerId) {
@@ -119,13 +119,13 @@ impl WorkerRegistry {
 
     /// Choose a worker: an idle one, or a new one (`true`) if there may be another thread.
     pub(super) fn appoint(&mut self) -> Option<(WorkerId, bool)> {
-        if let Some(worker) = self.standby.pop() {
+        if let Some(worker) = self.idle.pop() {
             return Some((worker, false));
         }
         if self.n_threads == self.n_threads_max {
             return None;
         }
-        let worker = self.free.pop().unwrap_or_else(|| {
+        let worker = self.free_ids.pop().unwrap_or_else(|| {
             self.n_ids += 1;
             WorkerId::new(self.n_ids - 1)
         });
@@ -135,11 +135,11 @@ impl WorkerRegistry {
     }
 
     pub(super) fn queue_for_grant(&mut self, worker: WorkerId) {
-        self.grants.push_back(worker);
+        self.waiting.push_back(worker);
     }
 
     pub(super) fn next_grant(&mut self) -> Option<WorkerId> {
-        self.grants.pop_front()
+        self.waiting.pop_front()
     }
 
     pub(super) fn reset(&mut self, me: Option<WorkerId>) {
@@ -147,7 +147,7 @@ impl WorkerRegistry {
         if let Some(me) = me.filter(|&it| it != WorkerId::HOME) {
             self.n_threads = 1;
             self.n_ids = me.index() + 1;
-            self.free = (1..me.index()).map(WorkerId::new).collect();
+            self.free_ids = (1..me.index()).map(WorkerId::new).collect();
         }
     }
 }

@@ -126,7 +126,7 @@ impl Role {
 
     /// The worker that holds the role; `None` while the loop does not run.
     pub fn owner(&self) -> Option<WorkerId> {
-        named(self.owner.load(Ordering::SeqCst))
+        worker_or_none(self.owner.load(Ordering::SeqCst))
     }
 
     /// Whether `me` holds the role.
@@ -136,7 +136,7 @@ impl Role {
 
     /// The worker that is the monitor.
     pub fn monitor(&self) -> Option<WorkerId> {
-        named(self.monitor.load(Ordering::SeqCst))
+        worker_or_none(self.monitor.load(Ordering::SeqCst))
     }
 
     /// The sequence number: odd while the dispatcher is inside a threadlet.
@@ -333,7 +333,7 @@ fn is_inside(seq: u64) -> bool {
     seq & 1 == 1
 }
 
-fn named(owner: u32) -> Option<WorkerId> {
+fn worker_or_none(owner: u32) -> Option<WorkerId> {
     Some(WorkerId(owner)).filter(|&it| it != WorkerId::NONE)
 }
 

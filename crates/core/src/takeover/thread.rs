@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 /// How often a thread looks whether its ended child has been reaped.
-const CHILDREN: Duration = Duration::from_secs(1);
+const REAPING_CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// Tells whether a thread of the host holds the host lock.
 ///
@@ -20,7 +20,7 @@ const CHILDREN: Duration = Duration::from_secs(1);
 pub type HostProbe = unsafe fn(NonNull<c_void>) -> bool;
 
 /// How much a thread that gives way is nicer: it gets half of the CPU time of one that does not.
-const NICE: i32 = 3;
+const NICE_INCREMENT: i32 = 3;
 
 /// Where other threads look what a thread does.
 #[derive(Debug, Default)]
@@ -60,9 +60,9 @@ impl Traces {
         self.cpu.store(null_mut(), SeqCst);
     }
 
-    /// Call `look` with what the host knows the thread by; `None` without traces.
-    pub fn with_host<R>(&self, look: impl FnOnce(NonNull<c_void>) -> R) -> Option<R> {
-        self.read(|| NonNull::new(self.host.load(SeqCst)).map(look))
+    /// Call `use_host` with what the host knows the thread by; `None` without traces.
+    pub fn with_host<R>(&self, use_host: impl FnOnce(NonNull<c_void>) -> R) -> Option<R> {
+        self.read(|| NonNull::new(self.host.load(SeqCst)).map(use_host))
     }
 
     /// Whether the thread holds the host lock; `None` without traces.
@@ -114,9 +114,9 @@ impl Traces {
         self.n_readers.store(0, SeqCst);
     }
 
-    fn read<R>(&self, look: impl FnOnce() -> Option<R>) -> Option<R> {
+    fn read<R>(&self, access: impl FnOnce() -> Option<R>) -> Option<R> {
         self.n_readers.fetch_add(1, SeqCst);
-        let seen = look();
+        let seen = access();
         self.n_readers.fetch_sub(1, SeqCst);
         seen
     }
@@ -169,7 +169,7 @@ impl ThreadTraits {
         // way: its niceness is the process's own.
         unsafe {
             let base = libc::getpriority(libc::PRIO_PROCESS, libc::getpid() as u32);
-            let nice = if gives_way { base + NICE } else { base };
+            let nice = if gives_way { base + NICE_INCREMENT } else { base };
             libc::setpriority(libc::PRIO_PROCESS, 0, nice);
         }
     }
@@ -199,7 +199,7 @@ impl ThreadTraits {
         };
         // `waitid` fails when there are no children. One that has ended is found again until it is reaped.
         while has_ended() {
-            std::thread::sleep(CHILDREN);
+            std::thread::sleep(REAPING_CHECK_PERIOD);
         }
     }
 }
@@ -335,7 +335,7 @@ mod tests {
         let base = nice(std::process::id());
         std::thread::spawn(move || {
             ThreadTraits::give_way(true);
-            assert_eq!((base + NICE).min(19), nice(0));
+            assert_eq!((base + NICE_INCREMENT).min(19), nice(0));
             assert_eq!(base, nice(std::process::id()));
         })
         .join()
