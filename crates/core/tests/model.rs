@@ -25,7 +25,7 @@ use std::rc::Rc;
 use loom::thread;
 use threadlets_core::takeover::{Awake, Parker, Role, Taken, WakeReason, WorkerId};
 
-use world::{HOME, Held, Outcome, Way, World, check};
+use world::{HOME, Held, Outcome, RoleSource, World, check};
 
 /// A function that waits, without the lock, until `parker` is unparked.
 fn wait_for(parker: &Rc<Parker>) -> impl FnOnce(&mut Held<'_>) + use<> {
@@ -43,7 +43,7 @@ fn submit_a_blocking_call(world: &World) {
         held.work();
         assert_eq!(Outcome::Lost, held.call(function));
         held.work();
-        held.world.went_on();
+        held.world.note_resumed();
     });
     world.submit(move |held| {
         held.work();
@@ -158,17 +158,17 @@ fn lose_in_call(world: &World, from: WorkerId, to: WorkerId) -> u64 {
 }
 
 /// End a call whose role was lost: go on with its request when the role is back.
-fn go_on_after_call(held: &mut Held<'_>, seq: u64) {
+fn resume_after_call(held: &mut Held<'_>, seq: u64) {
     assert_eq!(Outcome::Lost, held.end_call(seq));
     held.work();
-    held.world.went_on();
+    held.world.note_resumed();
     assert_eq!(Some(held.me), held.world.working.take());
 }
 
 /// On a worker: end a call whose role was lost, then run requests until the role is lost again.
 fn return_to_worker(world: &Rc<World>, me: WorkerId, seq: u64) {
     let mut held = world.hold(me);
-    go_on_after_call(&mut held, seq);
+    resume_after_call(&mut held, seq);
     if held.keeps_role() {
         held.dispatch();
     }
@@ -177,7 +177,7 @@ fn return_to_worker(world: &Rc<World>, me: WorkerId, seq: u64) {
 /// On home: end a call whose role was lost, then run requests until the loop is to stop.
 fn return_to_home(world: &Rc<World>, seq: u64) {
     let mut held = world.hold(HOME);
-    go_on_after_call(&mut held, seq);
+    resume_after_call(&mut held, seq);
     if !held.keeps_role() {
         held.get_role_back();
     }
@@ -191,7 +191,7 @@ fn return_to_home(world: &Rc<World>, seq: u64) {
 fn workers_that_return_at_once_all_get_the_role() {
     let seen = check(3, || {
         let world = Rc::new(World::new(2));
-        world.n_to_go_on.set(2);
+        world.n_to_resume.set(2);
         let [_, first, second] = world.ids[..] else { unreachable!("home and two others") };
         let home_seq = lose_in_call(&world, HOME, first);
         let first_seq = lose_in_call(&world, first, second);
@@ -203,7 +203,7 @@ fn workers_that_return_at_once_all_get_the_role() {
         return_to_home(&world, home_seq);
         assert_eq!(vec![1, 1, 0], *world.n_returned.borrow());
     });
-    assert_eq!(vec![Way::FromPoll, Way::Granted], Vec::from_iter(seen));
+    assert_eq!(vec![RoleSource::FromPoll, RoleSource::Granted], Vec::from_iter(seen));
 }
 
 /// Home returns while a worker is itself inside a function, which returns as well: home takes the role from
@@ -212,7 +212,7 @@ fn workers_that_return_at_once_all_get_the_role() {
 fn a_return_takes_the_role_from_inside_a_threadlet_or_waits() {
     let seen = check(6, || {
         let world = Rc::new(World::new(1));
-        world.n_to_go_on.set(2);
+        world.n_to_resume.set(2);
         let first = world.ids[1];
         let home_seq = lose_in_call(&world, HOME, first);
         world.spawn(move |world| {
@@ -222,7 +222,7 @@ fn a_return_takes_the_role_from_inside_a_threadlet_or_waits() {
                 held.release(|| ());
                 held.end_call(seq);
                 held.work();
-                held.world.went_on();
+                held.world.note_resumed();
             }));
             if held.keeps_role() {
                 held.dispatch();
@@ -230,16 +230,17 @@ fn a_return_takes_the_role_from_inside_a_threadlet_or_waits() {
         });
         return_to_home(&world, home_seq);
     });
-    let ways = [Way::Kept, Way::FromThreadlet, Way::FromPoll, Way::Granted];
+    let ways =
+        [RoleSource::Kept, RoleSource::FromThreadlet, RoleSource::FromPoll, RoleSource::Granted];
     assert_eq!(ways.as_slice(), Vec::from_iter(seen));
 }
 
 /// Two workers return while home polls, and home gets the role back in between.
-fn two_return_to_a_home_that_polls(is_forgetful: bool) {
+fn two_return_to_a_home_that_polls(skips_boundary: bool) {
     check(2, move || {
         let world = Rc::new(World::new(2));
-        world.is_forgetful.set(is_forgetful);
-        world.n_to_go_on.set(2);
+        world.skips_boundary.set(skips_boundary);
+        world.n_to_resume.set(2);
         let [_, first, second] = world.ids[..] else { unreachable!("home and two others") };
         lose_in_call(&world, HOME, first);
         let first_seq = lose_in_call(&world, first, second);
@@ -299,13 +300,13 @@ fn a_role_is_kept_or_taken_never_both() {
             let n_lost = outcomes.iter().filter(|&&it| it == Outcome::Lost).count();
             assert_eq!(n_lost, held.world.n_taken_over.get());
             held.work();
-            held.world.went_on();
+            held.world.note_resumed();
         });
         let mut held = world.hold(HOME);
         held.run_home();
         held.stop();
     });
-    assert!(seen.is_superset(&[Way::Kept, Way::FromThreadlet].into()), "{seen:?}");
+    assert!(seen.is_superset(&[RoleSource::Kept, RoleSource::FromThreadlet].into()), "{seen:?}");
 }
 
 /// Be the monitor, and stop watching after a wait without a call.
@@ -319,7 +320,7 @@ fn watch_for_a_while(world: &Rc<World>, me: WorkerId) {
         return world.end(me);
     }
     parker.unpark(WakeReason::MONITOR);
-    world.live(me);
+    world.run_worker(me);
 }
 
 /// A call that begins while the monitor stops watching is watched, by that worker or by a new one, and
@@ -354,7 +355,7 @@ fn a_call_is_watched_though_an_idle_thread_ends() {
                     return held.registry().ended(idle);
                 }
             }
-            world.live(idle);
+            world.run_worker(idle);
         });
         submit_a_blocking_call(&world);
         let mut held = world.hold(HOME);
@@ -369,13 +370,13 @@ fn a_call_is_watched_though_an_idle_thread_ends() {
 fn a_call_of_a_worker_that_took_over_is_watched_by_one_other() {
     check(2, || {
         let world = Rc::new(World::new(2));
-        world.n_to_go_on.set(2);
+        world.n_to_resume.set(2);
         let opened = [(); 2].map(|()| Rc::new(Parker::default()));
         for parker in &opened {
             let function = wait_for(parker);
             world.submit(|held| {
                 assert_eq!(Outcome::Lost, held.call(function));
-                held.world.went_on();
+                held.world.note_resumed();
             });
         }
         world.submit(move |_| opened.iter().for_each(|it| it.unpark(WakeReason::WAKE)));
@@ -397,7 +398,7 @@ fn a_function_whose_result_is_sent_leaves_the_role_to_others() {
         world.submit(|held| assert_eq!(Outcome::Lost, held.call_and_send(sends)));
         world.submit(|held| {
             assert_eq!(Outcome::Lost, held.call(returns));
-            held.world.went_on();
+            held.world.note_resumed();
         });
         world.submit(move |_| opened.iter().for_each(|it| it.unpark(WakeReason::WAKE)));
         let mut held = world.hold(HOME);

@@ -12,9 +12,9 @@ use threadlets_core::syslet::{CompletionSink, Run};
 
 use crate::kit::*;
 
-struct Failing;
+struct PanickingSink;
 
-impl CompletionSink for Failing {
+impl CompletionSink for PanickingSink {
     fn deliver(&self, _runs: &mut Vec<Box<Run>>) {
         panic!("the sink panics, as the test wants");
     }
@@ -24,18 +24,18 @@ impl CompletionSink for Failing {
 fn other_sinks_get_their_runs_when_one_panics() {
     let _alone = alone();
     for kind in kinds() {
-        let world = World::new(&kind);
+        let engine = TestEngine::new(&kind);
         let (one, mut other) = UnixStream::pair().unwrap();
-        let mut runs: Vec<_> = (0..4).map(|_| world.prepare(&receiving(&one, 1))).collect();
+        let mut runs: Vec<_> = (0..4).map(|_| engine.prepare(&receiving(&one, 1))).collect();
         for idx in [0, 2] {
-            runs[idx].sink = Some(Arc::new(Failing));
+            runs[idx].sink = Some(Arc::new(PanickingSink));
         }
-        world.engine.submit_many(runs).map_err(|(error, _)| error).unwrap();
+        engine.inner.submit_many(runs).map_err(|(error, _)| error).unwrap();
         other.write_all(b"1234").unwrap();
         for _ in 0..2 {
-            assert_eq!(1, world.next().end().unwrap().value, "{kind}");
+            assert_eq!(1, engine.next().end().unwrap().value, "{kind}");
         }
-        assert_eq!(0, world.value(&sleeping(Duration::ZERO)), "{kind}");
+        assert_eq!(0, engine.value(&sleeping(Duration::ZERO)), "{kind}");
     }
 }
 
@@ -45,10 +45,10 @@ fn the_runs_of_a_broken_ring_end_and_later_runs_get_another_ring() {
     if real_kinds().iter().all(|it| it.name() != "uring") {
         return;
     }
-    let world = World::new(&EngineKind::Uring);
+    let engine = TestEngine::new(&EngineKind::Uring);
     let (one, _other) = UnixStream::pair().unwrap();
-    world.submit(&polling(one.as_raw_fd(), libc::POLLIN), 1);
-    world.sync();
+    engine.submit(&polling(one.as_raw_fd(), libc::POLLIN), 1);
+    engine.sync();
     let nothing = fs::File::open("/dev/null").unwrap();
     for entry in fs::read_dir("/proc/self/fd").unwrap() {
         let path = entry.unwrap().path();
@@ -58,31 +58,31 @@ fn the_runs_of_a_broken_ring_end_and_later_runs_get_another_ring() {
             unsafe { libc::dup2(nothing.as_raw_fd(), number) };
         }
     }
-    world.submit(&sleeping(Duration::from_secs(3600)), 2);
-    let mut runs = [world.next(), world.next()];
+    engine.submit(&sleeping(Duration::from_secs(3600)), 2);
+    let mut runs = [engine.next(), engine.next()];
     runs.sort_by_key(|it| it.token);
     assert_eq!([1, 2], [runs[0].token, runs[1].token]);
     for run in runs {
         let end = run.end().unwrap();
         assert_eq!((errno(libc::EIO), true), (end.value, end.is_failure));
     }
-    assert_eq!(0, world.value(&sleeping(Duration::from_millis(1))));
-    assert_eq!((0, 1), (world.engine.n_in_flight(), world.engine.n_failures()));
+    assert_eq!(0, engine.value(&sleeping(Duration::from_millis(1))));
+    assert_eq!((0, 1), (engine.inner.n_in_flight(), engine.inner.n_failures()));
 }
 
 #[test]
 fn an_engine_that_is_dropped_ends_its_runs_and_its_threads() {
     let _alone = alone();
     for kind in kinds() {
-        let world = World::new(&kind);
+        let engine = TestEngine::new(&kind);
         let (one, _other) = UnixStream::pair().unwrap();
         let before = descriptors();
-        let engine = Engine::new(kind.clone(), 2);
-        let runs = (0..200).map(|_| world.prepare(&receiving(&one, 1))).collect();
-        engine.submit_many(runs).map_err(|(error, _)| error).unwrap();
-        drop(engine);
+        let dropped = Engine::new(kind.clone(), 2);
+        let runs = (0..200).map(|_| engine.prepare(&receiving(&one, 1))).collect();
+        dropped.submit_many(runs).map_err(|(error, _)| error).unwrap();
+        drop(dropped);
         for _ in 0..200 {
-            assert_eq!(errno(libc::ECANCELED), world.next().end().unwrap().value, "{kind}");
+            assert_eq!(errno(libc::ECANCELED), engine.next().end().unwrap().value, "{kind}");
         }
         assert_eq!(before, descriptors(), "{kind}");
     }

@@ -28,28 +28,29 @@ fn in_a_child(claim: impl FnOnce() -> bool) -> i32 {
 #[test]
 fn the_childs_own_engine_waits_for_no_thread_of_the_parents() {
     let _alone = alone();
-    let world = World::new(&EngineKind::Workers);
+    let engine = TestEngine::new(&EngineKind::Workers);
     let (one, other) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
     // A byte goes there and back for ever, so a thread of the parent holds a lock almost all the time.
     let mut it = Builder::default();
     let ends = [&one.0 as &dyn AsRawFd, &other.1, &other.0, &one.1].map(|it| it.as_raw_fd());
     let [from, to, back_from, back_to] = ends.map(|fd| it.slot(fd.into()));
-    let (nowhere, len, flags) = (it.slot(-1), it.slot(1), it.slot(0));
-    let there = it.atom(Op::Splice, &[from, nowhere, to, nowhere, len, flags], NONE, STOP);
-    let back = it.atom(Op::Splice, &[back_from, nowhere, back_to, nowhere, len, flags], NONE, STOP);
-    it.lead(back, there);
+    let (no_offset, len, flags) = (it.slot(-1), it.slot(1), it.slot(0));
+    let there = it.atom(Op::Splice, &[from, no_offset, to, no_offset, len, flags], NONE, STOP);
+    let back =
+        it.atom(Op::Splice, &[back_from, no_offset, back_to, no_offset, len, flags], NONE, STOP);
+    it.set_next(back, there);
     (&one.1).write_all(b"x").unwrap();
-    world.submit(&it.build_as_led(), 0);
+    engine.submit(&it.build_as_is(), 0);
     let outcomes = (0..60).map(|_| {
         in_a_child(|| {
-            let world = World::new(&EngineKind::Workers);
+            let engine = TestEngine::new(&EngineKind::Workers);
             // The numbers of 64 readers need all of the locks, so also the one that the parent held.
             (0..64).all(|_| {
                 let (reader, writer) = std::io::pipe().unwrap();
                 (&writer).write_all(b"x").unwrap();
                 let target = std::io::pipe().unwrap();
                 std::mem::forget(reader.try_clone().unwrap());
-                let value = world.value(&splicing(&reader, &target.1, 1));
+                let value = engine.value(&splicing(&reader, &target.1, 1));
                 std::mem::forget((reader, writer, target));
                 value == 1
             })

@@ -18,7 +18,7 @@ use threadlets_core::syslet::{
 };
 
 /// How long a test waits for a run before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const RUN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Keep other tests from running meanwhile: tests count the process's descriptors.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
@@ -135,7 +135,7 @@ impl Builder {
     }
 
     /// Have an atom continue with `next`.
-    pub(crate) fn lead(&mut self, atom: u16, next: u16) {
+    pub(crate) fn set_next(&mut self, atom: u16, next: u16) {
         self.atoms[usize::from(atom)].next = next;
     }
 
@@ -149,10 +149,10 @@ impl Builder {
     /// Build the program, which ends with the last atom.
     pub(crate) fn build(mut self) -> Arc<Program> {
         self.atoms.last_mut().unwrap().next = NONE;
-        self.build_as_led()
+        self.build_as_is()
     }
 
-    pub(crate) fn build_as_led(self) -> Arc<Program> {
+    pub(crate) fn build_as_is(self) -> Arc<Program> {
         let outcomes = vec![ResultSpec::Atom];
         Arc::new(Program::new(self.atoms, self.slots, self.objects, outcomes).unwrap())
     }
@@ -171,15 +171,15 @@ pub(crate) fn copying(from: &Path, to: &Path, size: usize) -> Arc<Program> {
     let read = it.atom(Op::Read, &[source, buffer, NONE, NONE], n_read, branch);
     let close = it.atom(Op::Close, &[target], NONE, AtomFlags::default());
     let write = it.atom(Op::Write, &[target, buffer, NONE, n_read], NONE, STOP);
-    it.lead(read, write);
-    it.lead(write, read);
-    it.lead(close, NONE);
-    it.build_as_led()
+    it.set_next(read, write);
+    it.set_next(write, read);
+    it.set_next(close, NONE);
+    it.build_as_is()
 }
 
-struct Ended(Mutex<Sender<Box<Run>>>);
+struct ChannelSink(Mutex<Sender<Box<Run>>>);
 
-impl CompletionSink for Ended {
+impl CompletionSink for ChannelSink {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
         let sender = self.0.lock().unwrap();
         for run in runs.drain(..) {
@@ -190,25 +190,25 @@ impl CompletionSink for Ended {
 }
 
 /// An engine, with the pool and the sink of its runs.
-pub(crate) struct World {
-    pub(crate) engine: Engine,
+pub(crate) struct TestEngine {
+    pub(crate) inner: Engine,
     pub(crate) pool: Arc<BufferPool>,
     ended: Receiver<Box<Run>>,
-    sink: Arc<Ended>,
+    sink: Arc<ChannelSink>,
 }
 
-impl World {
-    /// Create a world whose engine has a running thread.
+impl TestEngine {
+    /// Create an engine that has a running thread.
     pub(crate) fn new(kind: &EngineKind) -> Self {
         let (sender, ended) = channel();
-        let world = Self {
-            engine: Engine::new(kind.clone(), 1),
+        let engine = Self {
+            inner: Engine::new(kind.clone(), 1),
             pool: Arc::new(BufferPool::new(1 << 30)),
             ended,
-            sink: Arc::new(Ended(Mutex::new(sender))),
+            sink: Arc::new(ChannelSink(Mutex::new(sender))),
         };
-        world.sync();
-        world
+        engine.sync();
+        engine
     }
 
     /// Wait until the runs that were submitted before have taken part in a tick.
@@ -217,7 +217,7 @@ impl World {
         it.atom(Op::Nop, &[], NONE, AtomFlags::default());
         let mut run = self.prepare(&it.build());
         run.token = u64::MAX;
-        self.engine.submit(run).map_err(|(error, _)| error).unwrap();
+        self.inner.submit(run).map_err(|(error, _)| error).unwrap();
         let run = self.next();
         assert_eq!(u64::MAX, run.token, "another run ended first: {run:?}");
     }
@@ -231,12 +231,12 @@ impl World {
     pub(crate) fn submit(&self, program: &Arc<Program>, token: u64) -> u64 {
         let mut run = self.prepare(program);
         run.token = token;
-        self.engine.submit(run).map_err(|(error, _)| error).unwrap()
+        self.inner.submit(run).map_err(|(error, _)| error).unwrap()
     }
 
     /// The next run that ends.
     pub(crate) fn next(&self) -> Box<Run> {
-        let run = self.ended.recv_timeout(PATIENCE).expect("no run has ended in time");
+        let run = self.ended.recv_timeout(RUN_TIMEOUT).expect("no run has ended in time");
         assert!(run.end().is_some());
         run
     }
@@ -252,11 +252,11 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for TestEngine {
     fn drop(&mut self) {
-        self.engine.stop();
+        self.inner.stop();
         if !std::thread::panicking() {
-            assert_eq!(0, self.engine.n_in_flight());
+            assert_eq!(0, self.inner.n_in_flight());
             while self.ended.try_recv().is_ok() {}
             assert_eq!(0, self.pool.in_use_bytes());
         }
@@ -319,8 +319,8 @@ pub(crate) fn waiting_for_child(pid: u32, options: i32) -> Arc<Program> {
 
 pub(crate) fn splicing(from: &impl AsRawFd, to: &impl AsRawFd, len: usize) -> Arc<Program> {
     let mut it = Builder::default();
-    let (from, to, nowhere) = (it.fd(from), it.fd(to), it.slot(-1));
+    let (from, to, no_offset) = (it.fd(from), it.fd(to), it.slot(-1));
     let (len, flags) = (it.slot(len as i64), it.slot(0));
-    it.atom(Op::Splice, &[from, nowhere, to, nowhere, len, flags], NONE, STOP);
+    it.atom(Op::Splice, &[from, no_offset, to, no_offset, len, flags], NONE, STOP);
     it.build()
 }

@@ -48,19 +48,19 @@ fn runs_talk_to_each_other_over_loopback() {
     let _alone = alone();
     for (kind, is_blocking) in kinds().into_iter().flat_map(|it| [(it.clone(), true), (it, false)])
     {
-        let world = World::new(&kind);
+        let engine = TestEngine::new(&kind);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(!is_blocking).unwrap();
         let before = descriptors();
         let (caller, answerer) = (calling(&listener), answering(&listener));
         for _ in 0..20 {
-            world.submit(&answerer, 0);
+            engine.submit(&answerer, 0);
         }
         for _ in 0..20 {
-            world.submit(&caller, 1);
+            engine.submit(&caller, 1);
         }
         for _ in 0..40 {
-            let mut run = world.next();
+            let mut run = engine.next();
             assert_eq!(5, run.end().unwrap().value, "{kind}: {}", run.token);
             let object = if run.token == 1 { 2 } else { 0 };
             assert_eq!(b"hello", run.bytes(Span { object, start: NONE, length: NONE }), "{kind}");
@@ -73,7 +73,7 @@ fn runs_talk_to_each_other_over_loopback() {
 fn bytes_from_before_the_peer_closed_are_received() {
     let _alone = alone();
     for kind in kinds() {
-        let world = World::new(&kind);
+        let engine = TestEngine::new(&kind);
         let (one, mut other) = UnixStream::pair().unwrap();
         let mut it = Builder::default();
         let (fd, all) = (it.fd(&one), it.slot(libc::MSG_WAITALL.into()));
@@ -81,11 +81,11 @@ fn bytes_from_before_the_peer_closed_are_received() {
         let spans = [first, second].map(|object| Span { object, start: NONE, length: NONE });
         let vector = it.object(Object::Vector(spans.into()));
         it.atom(Op::Recvmsg, &[fd, vector, all, NONE, NONE, fields], NONE, STOP);
-        world.submit(&it.build(), 0);
-        world.sync();
+        engine.submit(&it.build(), 0);
+        engine.sync();
         other.write_all(b"hello").unwrap();
         drop(other);
-        let mut run = world.next();
+        let mut run = engine.next();
         assert_eq!(5, run.end().unwrap().value, "{kind}");
         assert_eq!(b"hel", run.bytes(spans[0]), "{kind}");
         assert_eq!(b"lo", &run.bytes(spans[1])[..2], "{kind}");
@@ -96,11 +96,11 @@ fn bytes_from_before_the_peer_closed_are_received() {
 fn a_refused_connection_is_an_error() {
     let _alone = alone();
     for kind in kinds() {
-        let world = World::new(&kind);
+        let engine = TestEngine::new(&kind);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let program = calling(&listener);
         drop(listener);
-        assert_eq!(errno(libc::ECONNREFUSED), world.value(&program), "{kind}");
+        assert_eq!(errno(libc::ECONNREFUSED), engine.value(&program), "{kind}");
     }
 }
 
@@ -109,7 +109,7 @@ fn a_file_is_sent_to_a_file_a_pipe_and_a_socket() {
     let _alone = alone();
     for (kind, is_blocking) in kinds().into_iter().flat_map(|it| [(it.clone(), true), (it, false)])
     {
-        let (world, folder) = (World::new(&kind), Folder::new());
+        let (engine, folder) = (TestEngine::new(&kind), Folder::new());
         // More than a socket takes before its peer reads.
         let bytes: Vec<u8> = (0..1_500_001u32).map(|it| (it % 239) as u8).collect();
         fs::write(folder.path("from"), &bytes).unwrap();
@@ -122,24 +122,24 @@ fn a_file_is_sent_to_a_file_a_pipe_and_a_socket() {
         };
         let to_file = sending(&|it| it.open(&folder.path("to"), libc::O_WRONLY | libc::O_CREAT));
         let before = descriptors();
-        assert_eq!(1_500_000, world.value(&to_file), "{kind}");
+        assert_eq!(1_500_000, engine.value(&to_file), "{kind}");
         assert!(bytes[1..] == fs::read(folder.path("to")).unwrap(), "{kind}");
         assert_eq!(before, descriptors(), "{kind}");
 
         let (one, mut other) = UnixStream::pair().unwrap();
         one.set_nonblocking(!is_blocking).unwrap();
-        world.submit(&sending(&|it| it.fd(&one)), 0);
-        world.sync();
+        engine.submit(&sending(&|it| it.fd(&one)), 0);
+        engine.sync();
         let mut read = vec![0; 1_500_000];
         other.read_exact(&mut read).unwrap();
-        assert_eq!(1_500_000, world.next().end().unwrap().value, "{kind}");
+        assert_eq!(1_500_000, engine.next().end().unwrap().value, "{kind}");
         assert!(bytes[1..] == read, "{kind}");
 
         let (mut reader, writer) = std::io::pipe().unwrap();
-        world.submit(&sending(&|it| it.fd(&writer)), 0);
-        world.sync();
+        engine.submit(&sending(&|it| it.fd(&writer)), 0);
+        engine.sync();
         reader.read_exact(&mut read).unwrap();
-        assert_eq!(1_500_000, world.next().end().unwrap().value, "{kind}");
+        assert_eq!(1_500_000, engine.next().end().unwrap().value, "{kind}");
         assert!(bytes[1..] == read, "{kind}");
     }
 }
@@ -147,7 +147,7 @@ fn a_file_is_sent_to_a_file_a_pipe_and_a_socket() {
 #[test]
 fn a_file_is_sent_on_the_calling_thread() {
     let _alone = alone();
-    let (world, folder) = (World::new(&real_kinds()[0]), Folder::new());
+    let (engine, folder) = (TestEngine::new(&real_kinds()[0]), Folder::new());
     let bytes: Vec<u8> = (0..1_500_001u32).map(|it| (it % 239) as u8).collect();
     fs::write(folder.path("from"), &bytes).unwrap();
     let (one, mut other) = UnixStream::pair().unwrap();
@@ -156,7 +156,7 @@ fn a_file_is_sent_on_the_calling_thread() {
     let (to, from) = (it.fd(&one), it.open(&folder.path("from"), libc::O_RDONLY));
     let (offset, count) = (it.slot(1), it.slot(2_000_000));
     it.atom(Op::Sendfile, &[to, from, offset, count], NONE, STOP);
-    let mut run = world.prepare(&it.build());
+    let mut run = engine.prepare(&it.build());
     let thread = std::thread::spawn(move || {
         while perform_one(&mut run) == Flow::Continues {}
         run.end().unwrap().value
@@ -171,7 +171,7 @@ fn a_file_is_sent_on_the_calling_thread() {
 fn a_named_pipe_is_opened_when_its_other_end_is() {
     let _alone = alone();
     for kind in kinds() {
-        let (world, folder) = (World::new(&kind), Folder::new());
+        let (engine, folder) = (TestEngine::new(&kind), Folder::new());
         let path = folder.path("pipe");
         make_fifo(&path);
         let mut it = Builder::default();
@@ -185,22 +185,22 @@ fn a_named_pipe_is_opened_when_its_other_end_is() {
         let writing = it.build();
         let before = descriptors();
         for programs in [[&reading, &writing], [&writing, &reading]] {
-            world.submit(programs[0], 0);
-            world.sync();
-            world.submit(programs[1], 1);
+            engine.submit(programs[0], 0);
+            engine.sync();
+            engine.submit(programs[1], 1);
             for _ in 0..2 {
-                let n_bytes = world.next().end().unwrap().value;
+                let n_bytes = engine.next().end().unwrap().value;
                 assert!((1..=4096).contains(&n_bytes), "{kind}: {n_bytes}");
             }
         }
         // Another party, which blocks when it opens the other end.
-        world.submit(&reading, 0);
-        world.sync();
+        engine.submit(&reading, 0);
+        engine.sync();
         let stranger = std::thread::spawn({
             let path = path.clone();
             move || fs::write(path, [7; 100]).unwrap()
         });
-        assert!((1..=100).contains(&world.next().end().unwrap().value), "{kind}");
+        assert!((1..=100).contains(&engine.next().end().unwrap().value), "{kind}");
         stranger.join().unwrap();
         assert_eq!(before, descriptors(), "{kind}");
     }
@@ -211,18 +211,18 @@ fn the_only_connection_goes_to_one_and_the_others_can_be_cancelled() {
     let _alone = alone();
     for (kind, is_blocking) in kinds().into_iter().flat_map(|it| [(it.clone(), true), (it, false)])
     {
-        let world = World::new(&kind);
+        let engine = TestEngine::new(&kind);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(!is_blocking).unwrap();
         let program = accepting(&listener);
-        let ids = [1, 2, 3].map(|token| world.submit(&program, token));
-        world.sync();
+        let ids = [1, 2, 3].map(|token| engine.submit(&program, token));
+        engine.sync();
         let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let first = world.next();
+        let first = engine.next();
         assert!(first.end().unwrap().value >= 0, "{kind}");
-        ids.iter().for_each(|&id| world.engine.cancel(id));
+        ids.iter().for_each(|&id| engine.inner.cancel(id));
         for _ in 0..2 {
-            assert_eq!(errno(libc::ECANCELED), world.next().end().unwrap().value, "{kind}");
+            assert_eq!(errno(libc::ECANCELED), engine.next().end().unwrap().value, "{kind}");
         }
     }
 }
@@ -231,19 +231,19 @@ fn the_only_connection_goes_to_one_and_the_others_can_be_cancelled() {
 fn a_descriptor_that_is_closed_meanwhile_can_be_waited_for_anew() {
     let _alone = alone();
     for kind in kinds() {
-        let world = World::new(&kind);
+        let engine = TestEngine::new(&kind);
         let ((old, _old_writer), (new, mut writer)) =
             (std::io::pipe().unwrap(), std::io::pipe().unwrap());
-        let old_id = world.submit(&polling(old.as_raw_fd(), libc::POLLIN), 1);
-        world.sync();
+        let old_id = engine.submit(&polling(old.as_raw_fd(), libc::POLLIN), 1);
+        engine.sync();
         // SAFETY: both descriptors are the test's own.
         unsafe { libc::dup2(new.as_raw_fd(), old.as_raw_fd()) };
-        world.submit(&polling(old.as_raw_fd(), libc::POLLIN), 2);
+        engine.submit(&polling(old.as_raw_fd(), libc::POLLIN), 2);
         writer.write_all(b"x").unwrap();
         // A ring keeps waiting for the closed pipe, and a simulation polls the new one.
-        let mut runs = vec![world.next()];
-        world.engine.cancel(old_id);
-        runs.push(world.next());
+        let mut runs = vec![engine.next()];
+        engine.inner.cancel(old_id);
+        runs.push(engine.next());
         runs.sort_by_key(|it| it.token);
         let values = runs.iter().map(|it| it.end().unwrap().value).collect::<Vec<_>>();
         assert_eq!(i64::from(libc::POLLIN), values[1], "{kind}");
@@ -256,7 +256,7 @@ fn a_descriptor_that_is_closed_meanwhile_can_be_waited_for_anew() {
 fn stopping_ends_everything() {
     let _alone = alone();
     for kind in kinds() {
-        let (world, folder) = (World::new(&kind), Folder::new());
+        let (engine, folder) = (TestEngine::new(&kind), Folder::new());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (one, other) = UnixStream::pair().unwrap();
         let ((reader, _writer), (_reader, writer)) =
@@ -289,16 +289,16 @@ fn stopping_ends_everything() {
         }
         let before = descriptors();
         programs.iter().for_each(|program| {
-            world.submit(program, 0);
+            engine.submit(program, 0);
         });
-        world.sync();
-        assert_eq!(programs.len(), world.engine.n_in_flight());
-        world.engine.stop();
+        engine.sync();
+        assert_eq!(programs.len(), engine.inner.n_in_flight());
+        engine.inner.stop();
         for _ in &programs {
-            let run = world.next();
+            let run = engine.next();
             assert_eq!(errno(libc::ECANCELED), run.end().unwrap().value, "{kind}: {run:?}");
         }
-        let refused = world.engine.submit(world.prepare(&programs[0]));
+        let refused = engine.inner.submit(engine.prepare(&programs[0]));
         assert_eq!(rustix::io::Errno::SHUTDOWN, refused.unwrap_err().0.errno);
         assert!(descriptors().len() <= before.len(), "{kind}");
         drop(other);

@@ -15,7 +15,7 @@ use crate::kit::*;
 
 /// What a random atom does, with a file or a name among three of each.
 #[derive(Debug, Clone)]
-enum Deed {
+enum FileOperation {
     Open { file: usize, name: usize, flags: i32 },
     Read { file: usize, len: usize },
     Pread { file: usize, offset: i64, len: usize },
@@ -38,7 +38,7 @@ enum Deed {
 
 const MEMORY_BYTES: usize = 10_000;
 
-fn deeds() -> impl Strategy<Value = Vec<(Deed, bool, bool)>> {
+fn operations() -> impl Strategy<Value = Vec<(FileOperation, bool, bool)>> {
     let (file, name) = (0..3usize, 0..3usize);
     let len = 0..MEMORY_BYTES;
     // Offsets around zero come more often than by chance.
@@ -52,44 +52,44 @@ fn deeds() -> impl Strategy<Value = Vec<(Deed, bool, bool)>> {
         libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
         libc::O_RDONLY | libc::O_DIRECTORY,
     ]);
-    let deed = prop_oneof![
+    let operation = prop_oneof![
         6 => (file.clone(), name.clone(), flags)
-            .prop_map(|(file, name, flags)| Deed::Open { file, name, flags }),
-        3 => (file.clone(), len.clone()).prop_map(|(file, len)| Deed::Read { file, len }),
+            .prop_map(|(file, name, flags)| FileOperation::Open { file, name, flags }),
+        3 => (file.clone(), len.clone()).prop_map(|(file, len)| FileOperation::Read { file, len }),
         2 => (file.clone(), offset.clone(), len.clone())
-            .prop_map(|(file, offset, len)| Deed::Pread { file, offset, len }),
-        3 => (file.clone(), len.clone()).prop_map(|(file, len)| Deed::Write { file, len }),
+            .prop_map(|(file, offset, len)| FileOperation::Pread { file, offset, len }),
+        3 => (file.clone(), len.clone()).prop_map(|(file, len)| FileOperation::Write { file, len }),
         2 => (file.clone(), offset.clone(), len.clone())
-            .prop_map(|(file, offset, len)| Deed::Pwrite { file, offset, len }),
+            .prop_map(|(file, offset, len)| FileOperation::Pwrite { file, offset, len }),
         1 => (file.clone(), offset.clone())
-            .prop_map(|(file, offset)| Deed::Readv { file, offset }),
+            .prop_map(|(file, offset)| FileOperation::Readv { file, offset }),
         1 => (file.clone(), offset.clone())
-            .prop_map(|(file, offset)| Deed::Writev { file, offset }),
-        1 => (file.clone(), offset.clone()).prop_map(|(file, len)| Deed::Truncate { file, len }),
-        1 => (file.clone(), offset.clone()).prop_map(|(file, len)| Deed::Allocate { file, len }),
-        1 => file.clone().prop_map(|file| Deed::Sync { file }),
-        2 => file.clone().prop_map(|file| Deed::Close { file }),
+            .prop_map(|(file, offset)| FileOperation::Writev { file, offset }),
+        1 => (file.clone(), offset.clone()).prop_map(|(file, len)| FileOperation::Truncate { file, len }),
+        1 => (file.clone(), offset.clone()).prop_map(|(file, len)| FileOperation::Allocate { file, len }),
+        1 => file.clone().prop_map(|file| FileOperation::Sync { file }),
+        2 => file.clone().prop_map(|file| FileOperation::Close { file }),
         2 => (file.clone(), file.clone(), offset.clone(), 1..20_000i64)
-            .prop_map(|(from, to, offset, count)| Deed::Send { from, to, offset, count }),
-        1 => (file.clone(), file).prop_map(|(from, to)| Deed::Splice { from, to }),
-        1 => name.clone().prop_map(|name| Deed::Unlink { name }),
-        1 => (name.clone(), name.clone()).prop_map(|(from, to)| Deed::Rename { from, to }),
-        1 => (name.clone(), name.clone()).prop_map(|(from, to)| Deed::Link { from, to }),
-        1 => name.clone().prop_map(|name| Deed::MakeFolder { name }),
-        2 => name.prop_map(|name| Deed::Size { name }),
+            .prop_map(|(from, to, offset, count)| FileOperation::Send { from, to, offset, count }),
+        1 => (file.clone(), file).prop_map(|(from, to)| FileOperation::Splice { from, to }),
+        1 => name.clone().prop_map(|name| FileOperation::Unlink { name }),
+        1 => (name.clone(), name.clone()).prop_map(|(from, to)| FileOperation::Rename { from, to }),
+        1 => (name.clone(), name.clone()).prop_map(|(from, to)| FileOperation::Link { from, to }),
+        1 => name.clone().prop_map(|name| FileOperation::MakeFolder { name }),
+        2 => name.prop_map(|name| FileOperation::Size { name }),
     ];
-    prop::collection::vec((deed, prop::bool::weighted(0.15), prop::bool::weighted(0.1)), 1..25)
+    prop::collection::vec((operation, prop::bool::weighted(0.15), prop::bool::weighted(0.1)), 1..25)
 }
 
 /// A program, and its slots whose values are the same wherever it runs.
-struct Made {
+struct FileProgram {
     program: Arc<Program>,
     results: Vec<u16>,
     files: [u16; 3],
     memory: u16,
 }
 
-fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
+fn make_program(operations: &[(FileOperation, bool, bool)], folder: &Path) -> FileProgram {
     let mut it = Builder::default();
     let files = [(); 3].map(|()| it.slot(-1));
     let names = [0, 1, 2].map(|idx| it.path(&folder.join(format!("name-{idx}"))));
@@ -100,7 +100,7 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
     let data = it.data(&pattern);
     let stat = it.fields(16);
     let mut results = vec![stat + 5];
-    for (deed, stops, is_async) in deeds {
+    for (operation, stops, is_async) in operations {
         let result = it.slot(0);
         let flags = match (stops, is_async) {
             (true, _) => AtomFlags::STOP_ON_NEGATIVE,
@@ -108,8 +108,8 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
             _ => AtomFlags::default(),
         };
         let mut is_open = false;
-        match *deed {
-            Deed::Open { file, name, flags: open_flags } => {
+        match *operation {
+            FileOperation::Open { file, name, flags: open_flags } => {
                 // Do not leak the descriptor that the slot had before.
                 it.atom(Op::Close, &[files[file]], NONE, AtomFlags::default());
                 let open_flags = it.slot(open_flags.into());
@@ -117,24 +117,24 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
                 it.atom(Op::Openat, &operands, files[file], flags);
                 is_open = true;
             }
-            Deed::Read { file, len } => {
+            FileOperation::Read { file, len } => {
                 let len = it.slot(len as i64);
                 it.atom(Op::Read, &[files[file], memory, NONE, len], result, flags);
             }
-            Deed::Pread { file, offset, len } => {
+            FileOperation::Pread { file, offset, len } => {
                 let (offset, len) = (it.slot(offset), it.slot(len as i64));
                 it.atom(Op::Pread, &[files[file], memory, NONE, len, offset], result, flags);
             }
-            Deed::Write { file, len } => {
+            FileOperation::Write { file, len } => {
                 let len = it.slot(len as i64);
                 it.atom(Op::Write, &[files[file], data, NONE, len], result, flags);
             }
-            Deed::Pwrite { file, offset, len } => {
+            FileOperation::Pwrite { file, offset, len } => {
                 let (offset, len) = (it.slot(offset), it.slot(len as i64));
                 it.atom(Op::Pwrite, &[files[file], data, NONE, len, offset], result, flags);
             }
-            Deed::Readv { file, offset } | Deed::Writev { file, offset } => {
-                let reads = matches!(deed, Deed::Readv { .. });
+            FileOperation::Readv { file, offset } | FileOperation::Writev { file, offset } => {
+                let reads = matches!(operation, FileOperation::Readv { .. });
                 let object = if reads { memory } else { data };
                 let (offset, middle) = (it.slot(offset), it.slot(100));
                 let spans = [
@@ -145,42 +145,42 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
                 let op = if reads { Op::Readv } else { Op::Writev };
                 it.atom(op, &[files[file], vector, offset], result, flags);
             }
-            Deed::Truncate { file, len } => {
+            FileOperation::Truncate { file, len } => {
                 let len = it.slot(len);
                 it.atom(Op::Ftruncate, &[files[file], len], result, flags);
             }
-            Deed::Allocate { file, len } => {
+            FileOperation::Allocate { file, len } => {
                 let len = it.slot(len);
                 it.atom(Op::Fallocate, &[files[file], zero, zero, len], result, flags);
             }
-            Deed::Sync { file } => {
+            FileOperation::Sync { file } => {
                 it.atom(Op::Fdatasync, &[files[file]], result, flags);
             }
-            Deed::Close { file } => {
+            FileOperation::Close { file } => {
                 it.atom(Op::Close, &[files[file]], result, AtomFlags::default());
                 // Forget the number, which is soon used for another descriptor.
                 it.atom(Op::Add, &[nothing, zero, one], files[file], AtomFlags::default());
             }
-            Deed::Send { from, to, offset, count } => {
+            FileOperation::Send { from, to, offset, count } => {
                 let (offset, count) = (it.slot(offset), it.slot(count));
                 it.atom(Op::Sendfile, &[files[to], files[from], offset, count], result, flags);
             }
-            Deed::Splice { from, to } => {
+            FileOperation::Splice { from, to } => {
                 let operands = [files[from], nothing, files[to], nothing, one, zero];
                 it.atom(Op::Splice, &operands, result, flags);
             }
-            Deed::Unlink { name } => {
+            FileOperation::Unlink { name } => {
                 it.atom(Op::Unlinkat, &[here, names[name], zero], result, flags);
             }
-            Deed::Rename { from, to } | Deed::Link { from, to } => {
-                let is_link = matches!(deed, Deed::Link { .. });
+            FileOperation::Rename { from, to } | FileOperation::Link { from, to } => {
+                let is_link = matches!(operation, FileOperation::Link { .. });
                 let op = if is_link { Op::Linkat } else { Op::Renameat };
                 it.atom(op, &[here, names[from], here, names[to], zero], result, flags);
             }
-            Deed::MakeFolder { name } => {
+            FileOperation::MakeFolder { name } => {
                 it.atom(Op::Mkdirat, &[here, names[name], mode], result, flags);
             }
-            Deed::Size { name } => {
+            FileOperation::Size { name } => {
                 let mask = it.slot(i64::from(libc::STATX_SIZE | libc::STATX_TYPE));
                 it.atom(Op::Statx, &[here, names[name], zero, mask, stat], result, flags);
             }
@@ -190,7 +190,7 @@ fn make(deeds: &[(Deed, bool, bool)], folder: &Path) -> Made {
         }
     }
     it.atom(Op::Nop, &[], NONE, AtomFlags::default());
-    Made { program: it.build(), results, files, memory }
+    FileProgram { program: it.build(), results, files, memory }
 }
 
 /// The length and a hash of bytes that are too many to print.
@@ -203,13 +203,13 @@ fn digest(bytes: &[u8]) -> Digest {
 }
 
 /// The value, with `EBADF` for `EINVAL`: of a call with two faults, either may be reported.
-fn result(value: i64) -> i64 {
+fn normalized(value: i64) -> i64 {
     if value == errno(libc::EINVAL) { errno(libc::EBADF) } else { value }
 }
 
 /// All effects of a run.
 #[derive(Debug, PartialEq)]
-struct Traces {
+struct Effects {
     end: End,
     results: Vec<i64>,
     files: Vec<bool>,
@@ -217,8 +217,8 @@ struct Traces {
     folder: BTreeMap<String, Option<Digest>>,
 }
 
-fn traces(made: &Made, run: &mut Run, folder: &Path) -> Traces {
-    let span = Span { object: made.memory, start: NONE, length: NONE };
+fn collect_effects(program: &FileProgram, run: &mut Run, folder: &Path) -> Effects {
+    let span = Span { object: program.memory, start: NONE, length: NONE };
     let entries = fs::read_dir(folder).unwrap().map(|entry| {
         let entry = entry.unwrap();
         (
@@ -227,31 +227,31 @@ fn traces(made: &Made, run: &mut Run, folder: &Path) -> Traces {
         )
     });
     let end = run.end().unwrap();
-    Traces {
-        end: End { value: result(end.value), ..end },
-        results: made.results.iter().map(|&slot| result(run.slot(slot))).collect(),
-        files: made.files.iter().map(|&slot| run.slot(slot) >= 0).collect(),
+    Effects {
+        end: End { value: normalized(end.value), ..end },
+        results: program.results.iter().map(|&slot| normalized(run.slot(slot))).collect(),
+        files: program.files.iter().map(|&slot| run.slot(slot) >= 0).collect(),
         memory: digest(run.bytes(span)),
         folder: entries.collect(),
     }
 }
 
-fn where_it_stands(world: &World, deeds: &[(Deed, bool, bool)]) -> Traces {
+fn run_here(engine: &TestEngine, operations: &[(FileOperation, bool, bool)]) -> Effects {
     let folder = Folder::new();
     fs::write(folder.path("name-0"), [9; 9000]).unwrap();
-    let made = make(deeds, &folder.path("."));
-    let mut run = world.prepare(&made.program);
+    let program = make_program(operations, &folder.path("."));
+    let mut run = engine.prepare(&program.program);
     run.sink = None;
     while perform_one(&mut run) == Flow::Continues {}
-    traces(&made, &mut run, &folder.path("."))
+    collect_effects(&program, &mut run, &folder.path("."))
 }
 
-fn on_an_engine(world: &World, deeds: &[(Deed, bool, bool)]) -> Traces {
+fn run_on_engine(engine: &TestEngine, operations: &[(FileOperation, bool, bool)]) -> Effects {
     let folder = Folder::new();
     fs::write(folder.path("name-0"), [9; 9000]).unwrap();
-    let made = make(deeds, &folder.path("."));
-    let mut run = world.run(&made.program);
-    traces(&made, &mut run, &folder.path("."))
+    let program = make_program(operations, &folder.path("."));
+    let mut run = engine.run(&program.program);
+    collect_effects(&program, &mut run, &folder.path("."))
 }
 
 #[test]
@@ -259,14 +259,14 @@ fn programs_do_the_same_on_an_engine_as_on_the_calling_thread() {
     let _alone = alone();
     let mut kinds = real_kinds();
     kinds.push(simulated(3, 0.0, 0.0));
-    let worlds: Vec<World> = kinds.iter().map(World::new).collect();
+    let engines: Vec<TestEngine> = kinds.iter().map(TestEngine::new).collect();
     let config = ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() };
     let before = descriptors();
-    proptest!(config, |(deeds in deeds())| {
-        let expected = where_it_stands(&worlds[0], &deeds);
-        for world in &worlds {
-            let actual = on_an_engine(world, &deeds);
-            prop_assert_eq!(&expected, &actual, "{}", world.engine.kind());
+    proptest!(config, |(operations in operations())| {
+        let expected = run_here(&engines[0], &operations);
+        for engine in &engines {
+            let actual = run_on_engine(engine, &operations);
+            prop_assert_eq!(&expected, &actual, "{}", engine.inner.kind());
         }
         prop_assert_eq!(&before, &descriptors());
     });

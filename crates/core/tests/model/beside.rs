@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use threadlets_core::takeover::{Parker, WakeReason};
 
-use crate::life::{Job, Slip};
+use crate::life::{Fault, Job};
 use crate::world::{HOME, Outcome, Request, World, check};
 
 /// A function that releases the lock for a while.
@@ -26,12 +26,12 @@ fn open(opened: &Rc<Parker>) -> Request {
     let opened = Rc::clone(opened);
     Box::new(move |held| {
         opened.unpark(WakeReason::WAKE);
-        held.world.went_on();
+        held.world.note_resumed();
     })
 }
 
-pub(crate) fn go_on() -> Request {
-    Box::new(|held| held.world.went_on())
+pub(crate) fn resume() -> Request {
+    Box::new(|held| held.world.note_resumed())
 }
 
 pub(crate) fn job(function: Request, settles: Request) -> Job {
@@ -51,18 +51,18 @@ fn call(function: Request, then: Request) -> Request {
     })
 }
 
-/// Run one loop until `n_to_go_on` requests have gone on.
+/// Run one loop until `n_to_resume` requests have gone on.
 pub(crate) fn run(
     n_preemptions_max: usize,
     n_workers: usize,
-    n_to_go_on: u32,
-    slip: Option<Slip>,
+    n_to_resume: u32,
+    fault: Option<Fault>,
     begin: impl Fn(&Rc<World>) + Send + Sync + 'static,
 ) {
     check(n_preemptions_max, move || {
         let world = Rc::new(World::new(n_workers));
-        world.slip.set(slip);
-        world.n_to_go_on.set(n_to_go_on);
+        world.fault.set(fault);
+        world.n_to_resume.set(n_to_resume);
         begin(&world);
         let mut held = world.hold(HOME);
         held.run_home();
@@ -79,8 +79,8 @@ pub(crate) fn run(
 fn work_is_done_once_and_its_results_wake_the_dispatcher() {
     run(3, 2, 2, None, |world| {
         world.submit(|held| {
-            held.submit_beside(job(release(), go_on()));
-            held.submit_beside(job(release(), go_on()));
+            held.submit_beside(job(release(), resume()));
+            held.submit_beside(job(release(), resume()));
         });
     });
 }
@@ -92,7 +92,7 @@ fn a_job_that_blocks_delays_no_other() {
         let opened = Rc::new(Parker::default());
         let (blocks, opens) = (wait_for(&opened), open(&opened));
         world.submit(|held| {
-            held.submit_beside(job(blocks, go_on()));
+            held.submit_beside(job(blocks, resume()));
             held.submit_beside(job(release(), opens));
         });
     });
@@ -104,8 +104,8 @@ fn a_job_that_comes_while_a_thread_becomes_idle_is_done() {
     run(3, 1, 2, None, |world| {
         world.submit(|held| {
             let settles: Request = Box::new(|held| {
-                held.world.went_on();
-                held.submit_beside(job(release(), go_on()));
+                held.world.note_resumed();
+                held.submit_beside(job(release(), resume()));
             });
             held.submit_beside(job(release(), settles));
         });
@@ -114,8 +114,8 @@ fn a_job_that_comes_while_a_thread_becomes_idle_is_done() {
 
 /// Two threads are to be called when the dispatcher releases the lock: a third one had come for the job for
 /// which the first was to be called.
-fn two_are_to_be_called(slip: Option<Slip>) {
-    run(1, 3, 2, slip, |world| {
+fn two_are_to_be_called(fault: Option<Fault>) {
+    run(1, 3, 2, fault, |world| {
         let worker = world.appoint(&mut world.lock.lock().unwrap());
         world.role.clear_monitor();
         world.spawn_idle(2);
@@ -126,9 +126,9 @@ fn two_are_to_be_called(slip: Option<Slip>) {
             world.end(worker);
         });
         world.submit(|held| {
-            held.submit_beside(job(Box::new(|_| ()), go_on()));
+            held.submit_beside(job(Box::new(|_| ()), resume()));
             held.release(|| ());
-            held.submit_beside(job(Box::new(|_| ()), go_on()));
+            held.submit_beside(job(Box::new(|_| ()), resume()));
         });
     });
 }
@@ -141,12 +141,12 @@ fn all_threads_that_are_to_be_called_are_called() {
 #[test]
 #[should_panic(expected = "was called and has no wake reason")]
 fn calling_one_of_two_threads_makes_the_other_wait_for_ever() {
-    two_are_to_be_called(Some(Slip::CallsOneOfTwo));
+    two_are_to_be_called(Some(Fault::CallsOneOfTwo));
 }
 
 /// A callback that runs on a job's thread waits for the loop: one of a future that any thread settles.
-fn a_callback_waits_for_the_loop(slip: Option<Slip>) {
-    run(3, 1, 1, slip, |world| {
+fn a_callback_waits_for_the_loop(fault: Option<Fault>) {
+    run(3, 1, 1, fault, |world| {
         let opened = Rc::new(Parker::default());
         let callback: Request = Box::new(move |held| {
             let opens = Rc::clone(&opened);
@@ -157,7 +157,7 @@ fn a_callback_waits_for_the_loop(slip: Option<Slip>) {
             held.submit_beside(Job {
                 function: release(),
                 callback: Some(callback),
-                settles: go_on(),
+                settles: resume(),
             });
         });
     });
@@ -171,13 +171,13 @@ fn a_callback_of_a_result_may_wait_for_the_loop() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn claiming_to_wake_the_dispatcher_before_a_callback_is_a_deadlock() {
-    a_callback_waits_for_the_loop(Some(Slip::ClaimsTooEarly));
+    a_callback_waits_for_the_loop(Some(Fault::ClaimsTooEarly));
 }
 
 /// A function that is called inline blocks until the job beside it is done: one thread runs the job while
 /// another takes over.
-fn a_call_blocks_while_others_work(slip: Option<Slip>) {
-    run(2, 2, 3, slip, |world| {
+fn a_call_blocks_while_others_work(fault: Option<Fault>) {
+    run(2, 2, 3, fault, |world| {
         let opened = Rc::new(Parker::default());
         let (blocks, opens) = (wait_for(&opened), open(&opened));
         world.submit(|held| {
@@ -186,9 +186,9 @@ fn a_call_blocks_while_others_work(slip: Option<Slip>) {
             blocks(held);
             assert_eq!(Outcome::Lost, held.end_call(seq));
             held.work();
-            held.world.went_on();
+            held.world.note_resumed();
         });
-        world.submit(|held| held.submit_beside(job(release(), go_on())));
+        world.submit(|held| held.submit_beside(job(release(), resume())));
     });
 }
 
@@ -200,21 +200,21 @@ fn a_call_is_taken_over_while_others_work() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_former_dispatcher_that_takes_a_wake_up_makes_the_next_one_sleep_for_ever() {
-    a_call_blocks_while_others_work(Some(Slip::LeavesWakingToOthers));
+    a_call_blocks_while_others_work(Some(Fault::LeavesWakingToOthers));
 }
 
 /// With one thread for all, a call that blocks and a job are both done, whichever comes first.
-fn a_call_and_work_share_one_thread(slip: Option<Slip>) {
-    run(3, 1, 2, slip, |world| {
+fn a_call_and_work_share_one_thread(fault: Option<Fault>) {
+    run(3, 1, 2, fault, |world| {
         let opened = Rc::new(Parker::default());
         let opens = Rc::clone(&opened);
         // From this call on the thread is the monitor.
         world.submit(call(Box::new(|_| ()), Box::new(|_| ())));
         world.submit(|held| {
-            held.submit_beside(job(release(), go_on()));
+            held.submit_beside(job(release(), resume()));
             held.release(|| ());
         });
-        world.submit(call(wait_for(&opened), go_on()));
+        world.submit(call(wait_for(&opened), resume()));
         world.submit(move |_| opens.unpark(WakeReason::WAKE));
     });
 }
@@ -227,22 +227,22 @@ fn at_the_limit_calls_and_work_share_threads() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_monitor_that_takes_over_and_forgets_work_leaves_it_undone() {
-    a_call_and_work_share_one_thread(Some(Slip::TakesOverAndForgetsWork));
+    a_call_and_work_share_one_thread(Some(Fault::TakesOverAndForgetsWork));
 }
 
 /// With one thread for all, whose wait times out: as an idle worker or, after a call, as the monitor.
-fn work_comes_when_the_last_thread_ends(is_on_watch: bool, slip: Option<Slip>) {
-    run(3, 1, 1, slip, move |world| {
-        if is_on_watch {
+fn work_comes_when_the_last_thread_ends(is_monitor: bool, fault: Option<Fault>) {
+    run(3, 1, 1, fault, move |world| {
+        if is_monitor {
             world.n_monitor_timeouts.set(1);
             let monitor = world.appoint(&mut world.lock.lock().unwrap());
             world.parker(monitor).unpark(WakeReason::MONITOR);
-            world.spawn(move |world| world.live(monitor));
+            world.spawn(move |world| world.run_worker(monitor));
         } else {
             world.n_idle_timeouts.set(1);
             world.spawn_idle(1);
         }
-        world.submit(|held| held.submit_beside(job(release(), go_on())));
+        world.submit(|held| held.submit_beside(job(release(), resume())));
     });
 }
 
@@ -259,11 +259,11 @@ fn at_the_limit_work_is_done_though_the_monitor_ends() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn an_idle_thread_that_ends_and_calls_no_other_leaves_work_undone() {
-    work_comes_when_the_last_thread_ends(false, Some(Slip::EndsAndCallsNobody));
+    work_comes_when_the_last_thread_ends(false, Some(Fault::EndsAndCallsNobody));
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_monitor_that_ends_though_called_leaves_work_undone() {
-    work_comes_when_the_last_thread_ends(true, Some(Slip::EndsThoughCalledToWork));
+    work_comes_when_the_last_thread_ends(true, Some(Fault::EndsThoughCalledToWork));
 }

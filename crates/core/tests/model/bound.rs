@@ -5,8 +5,8 @@ use std::rc::Rc;
 use threadlets_core::mpsc_queue::MpscQueue;
 use threadlets_core::takeover::{Parker, WakeReason, WorkerId};
 
-use crate::beside::{go_on, job, release, run};
-use crate::life::{Doing, Item, Slip};
+use crate::beside::{job, release, resume, run};
+use crate::life::{Doing, Fault, Item};
 use crate::world::{HOME, Held, Outcome, Request, World};
 
 /// A step of a task that belongs to `owner`; `then` runs at its end.
@@ -14,7 +14,7 @@ fn step(owner: WorkerId, then: impl FnOnce(&mut Held<'_>) + 'static) -> Request 
     Box::new(move |held| {
         assert_eq!(owner, held.me);
         held.work();
-        held.world.went_on();
+        held.world.note_resumed();
         then(held);
     })
 }
@@ -23,9 +23,9 @@ fn step(owner: WorkerId, then: impl FnOnce(&mut Held<'_>) + 'static) -> Request 
 fn spawn_tied(world: &Rc<World>) -> WorkerId {
     let id = world.appoint(&mut world.lock.lock().unwrap());
     world.role.clear_monitor();
-    world.does(id, Doing::Tied);
+    world.note_doing(id, Doing::Tied);
     world.bound.borrow_mut().tie(id);
-    world.spawn(move |world| world.live(id));
+    world.spawn(move |world| world.run_worker(id));
     id
 }
 
@@ -52,7 +52,7 @@ fn a_step_waits_for_home_while_home_is_blocked() {
                 held.release(|| opened.park(WakeReason::WAKE, None));
             });
             assert_eq!(Outcome::Lost, outcome);
-            held.world.went_on();
+            held.world.note_resumed();
         });
         world.submit_step(HOME, step(HOME, |_| ()));
         world.submit(move |_| opens.unpark(WakeReason::WAKE));
@@ -60,16 +60,16 @@ fn a_step_waits_for_home_while_home_is_blocked() {
 }
 
 /// A task's last step unties its thread, which then is idle, or watches a call, or runs a job.
-fn a_thread_is_untied(slip: Option<Slip>) {
-    run(2, 2, 3, slip, |world| {
+fn a_thread_is_untied(fault: Option<Fault>) {
+    run(2, 2, 3, fault, |world| {
         let owner = spawn_tied(world);
         world.submit_step(owner, step(owner, move |held| held.untie(owner)));
         world.submit(|held| {
             held.work();
             let settles: Request = Box::new(|held| {
-                held.world.went_on();
+                held.world.note_resumed();
                 held.call(|held| held.release(|| ()));
-                held.world.went_on();
+                held.world.note_resumed();
             });
             held.submit_beside(job(release(), settles));
         });
@@ -84,7 +84,7 @@ fn a_thread_that_is_untied_is_idle_and_is_called_once() {
 #[test]
 #[should_panic(expected = "takes over and is idle")]
 fn a_thread_that_becomes_idle_though_called_is_called_twice() {
-    a_thread_is_untied(Some(Slip::StandsByThoughCalled));
+    a_thread_is_untied(Some(Fault::BecomesIdleThoughCalled));
 }
 
 /// A thread is called for a job just when it learns that it is untied: it is not idle while it works.
@@ -96,7 +96,7 @@ fn a_thread_that_is_untied_works_or_is_idle() {
             owner,
             step(owner, move |held| {
                 held.untie(owner);
-                held.submit(|held| held.submit_beside(job(release(), go_on())));
+                held.submit(|held| held.submit_beside(job(release(), resume())));
             }),
         );
     });
@@ -111,8 +111,8 @@ fn a_thread_to_which_something_belongs_does_no_other_work() {
             owner,
             step(owner, |held| {
                 let again: Request = Box::new(|held| {
-                    held.world.went_on();
-                    held.submit_beside(job(release(), go_on()));
+                    held.world.note_resumed();
+                    held.submit_beside(job(release(), resume()));
                 });
                 held.submit(|held| held.submit_beside(job(release(), again)));
             }),
@@ -127,15 +127,15 @@ fn a_thread_that_another_unties_becomes_idle() {
         let owner = spawn_tied(world);
         world.submit(move |held| {
             held.untie(owner);
-            held.world.went_on();
-            held.submit_beside(job(release(), go_on()));
+            held.world.note_resumed();
+            held.submit_beside(job(release(), resume()));
         });
     });
 }
 
 /// A step fails while another one is left: the role goes to home, which is to end the loop.
-fn a_step_fails(slip: Option<Slip>) {
-    run(3, 1, 2, slip, |world| {
+fn a_step_fails(fault: Option<Fault>) {
+    run(3, 1, 2, fault, |world| {
         let owner = spawn_tied(world);
         world.submit_step(owner, step(owner, |held| held.world.fails.set(true)));
         world.submit_step(owner, step(owner, |_| ()));
@@ -150,7 +150,7 @@ fn steps_that_are_left_when_one_fails_are_taken() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_thread_that_waits_with_steps_to_take_waits_for_ever() {
-    a_step_fails(Some(Slip::WaitsWithStepsToTake));
+    a_step_fails(Some(Fault::WaitsWithStepsToTake));
 }
 
 /// An engine sends items while a function returns and takes the role from a dispatcher that waits for them.
@@ -165,7 +165,7 @@ fn items_are_taken_once_while_the_role_changes_hands() {
         world.spawn(move |world| crate::return_to_worker(world, first, seq));
         world.spawn(move |world| {
             for _ in 0..2 {
-                let item = Item(Box::new(|held| held.world.went_on()));
+                let item = Item(Box::new(|held| held.world.note_resumed()));
                 if items.push(item).is_ok_and(|wakes| wakes) {
                     world.poller.unpark(WakeReason::WAKE);
                 }

@@ -43,7 +43,7 @@ pub(crate) enum Doing {
 
 /// A fault that was mended, and that a model finds when it is reintroduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Slip {
+pub(crate) enum Fault {
     /// A thread that is to be called later replaces another one, which then is never called.
     CallsOneOfTwo,
     /// A monitor that was called for a job, and takes over, has no other thread called for the job.
@@ -53,7 +53,7 @@ pub(crate) enum Slip {
     /// A thread ends without having another one called for the jobs for which no thread was left.
     EndsAndCallsNobody,
     /// A thread that was untied becomes idle although it was called.
-    StandsByThoughCalled,
+    BecomesIdleThoughCalled,
     /// A thread that loses the role before it has taken all of its steps waits until another one comes.
     WaitsWithStepsToTake,
     /// A thread that has claimed to wake the dispatcher runs something else before.
@@ -72,25 +72,25 @@ pub(crate) enum Noticed {
 }
 
 impl World {
-    pub(crate) fn slips(&self, slip: Slip) -> bool {
-        self.slip.get() == Some(slip)
+    pub(crate) fn has_fault(&self, fault: Fault) -> bool {
+        self.fault.get() == Some(fault)
     }
 
     /// Note that an idle thread is called.
-    pub(crate) fn calls(&self, id: WorkerId) {
+    pub(crate) fn note_called(&self, id: WorkerId) {
         let before = self.doing.borrow_mut().insert(id.index(), Doing::Called);
         let is_free = matches!(before, None | Some(Doing::Called));
         assert!(is_free, "{id:?} is called and does {before:?}");
     }
 
     /// The same for a thread that `ensure_monitor` has made the monitor.
-    pub(crate) fn calls_to_watch(&self, id: WorkerId) {
+    pub(crate) fn note_called_to_watch(&self, id: WorkerId) {
         if self.doing.borrow().get(&id.index()) != Some(&Doing::Watch) {
-            self.calls(id);
+            self.note_called(id);
         }
     }
 
-    pub(crate) fn does(&self, me: WorkerId, what: Doing) {
+    pub(crate) fn note_doing(&self, me: WorkerId, what: Doing) {
         self.doing.borrow_mut().insert(me.index(), what);
     }
 
@@ -111,11 +111,11 @@ impl World {
         for id in idle {
             self.doing.borrow_mut().remove(&id.index());
             self.lock.lock().unwrap().add_idle(id);
-            self.spawn(move |world| world.live(id));
+            self.spawn(move |world| world.run_worker(id));
         }
     }
 
-    pub(crate) fn live(self: &Rc<Self>, me: WorkerId) {
+    pub(crate) fn run_worker(self: &Rc<Self>, me: WorkerId) {
         let parker = self.parker(me);
         loop {
             let wanted = WakeReason::MONITOR | WakeReason::WORK | WakeReason::ASK;
@@ -129,7 +129,7 @@ impl World {
                 break;
             }
             let stays = if reasons.has(WakeReason::MONITOR) {
-                self.does(me, Doing::Watch);
+                self.note_doing(me, Doing::Watch);
                 parker.unpark(reasons & (WakeReason::WORK | WakeReason::ASK));
                 match self.watch(me, |role| role.doze(Awake::MONITOR)) {
                     Noticed::Found(seq) => self.hold(me).take_over(seq),
@@ -180,10 +180,10 @@ impl World {
         if !self.is_stopped.get() {
             held.let_calls_go();
             let reasons = self.parker(me).take(WakeReason::WORK);
-            if reasons.has(WakeReason::WORK) && !self.slips(Slip::EndsThoughCalledToWork) {
+            if reasons.has(WakeReason::WORK) && !self.has_fault(Fault::EndsThoughCalledToWork) {
                 self.beside.borrow_mut().arrived();
             }
-            if !self.slips(Slip::EndsAndCallsNobody) {
+            if !self.has_fault(Fault::EndsAndCallsNobody) {
                 held.summon();
             }
         }
@@ -194,7 +194,7 @@ impl World {
     pub(crate) fn watch(&self, me: WorkerId, dozes: impl Fn(&Role) -> bool) -> Noticed {
         let mut has_work = false;
         let watched = self.watch_for(me, dozes, &mut has_work);
-        if has_work && watched != Noticed::Work && !self.slips(Slip::TakesOverAndForgetsWork) {
+        if has_work && watched != Noticed::Work && !self.has_fault(Fault::TakesOverAndForgetsWork) {
             self.parker(me).unpark(WakeReason::WORK);
         }
         watched
@@ -207,7 +207,7 @@ impl World {
         has_work: &mut bool,
     ) -> Noticed {
         let parker = self.parker(me);
-        let before = self.on_watch.replace(Some(me));
+        let before = self.current_monitor.replace(Some(me));
         assert!(before.is_none_or(|it| it == me), "{before:?} and {me:?} are both the monitor");
         loop {
             let is_inside = self.role.inside().is_some();
@@ -249,11 +249,11 @@ impl Held<'_> {
         assert!(matches!(taken, Taken::FromThreadlet(_)));
         assert_eq!(seq + 1, world.role.seq(), "the role was to be taken from this call");
         assert!(!self.registry().is_idle(me), "{me:?} takes over and is idle");
-        world.does(me, Doing::Role);
-        world.on_watch.set(None);
+        world.note_doing(me, Doing::Role);
+        world.current_monitor.set(None);
         world.n_taken_over.set(world.n_taken_over.get() + 1);
         self.gained(Some(taken));
-        if !world.slips(Slip::TakesOverAndForgetsWork)
+        if !world.has_fault(Fault::TakesOverAndForgetsWork)
             && world.parker(me).take(WakeReason::WORK).has(WakeReason::WORK)
         {
             world.beside.borrow_mut().arrived();
@@ -279,10 +279,10 @@ impl Held<'_> {
             self.summon();
             return false;
         }
-        if !world.slips(Slip::StandsByThoughCalled) {
+        if !world.has_fault(Fault::BecomesIdleThoughCalled) {
             self.registry().retire(me);
         }
-        world.does(me, Doing::Work);
+        world.note_doing(me, Doing::Work);
         let wakes = self.work_beside();
         self.add_idle();
         wakes
@@ -304,7 +304,7 @@ impl Held<'_> {
     fn serve(&mut self) -> bool {
         let (world, me) = (self.world, self.me);
         if world.bound.borrow().has_steps(me) {
-            world.does(me, Doing::Role);
+            world.note_doing(me, Doing::Role);
             self.get_role_back();
             self.dispatch();
         }
@@ -315,14 +315,14 @@ impl Held<'_> {
     /// Be idle, unless this thread is the monitor or tied; call a thread at once for what waits already.
     pub(crate) fn add_idle(&mut self) {
         let (world, me) = (self.world, self.me);
-        if world.role.monitor() == Some(me) && !world.slips(Slip::StandsByThoughCalled) {
+        if world.role.monitor() == Some(me) && !world.has_fault(Fault::BecomesIdleThoughCalled) {
             return;
         }
-        if world.bound.borrow().has_steps(me) && !world.slips(Slip::WaitsWithStepsToTake) {
+        if world.bound.borrow().has_steps(me) && !world.has_fault(Fault::WaitsWithStepsToTake) {
             world.parker(me).unpark(WakeReason::ASK);
         }
         if world.bound.borrow().is_tied(me) || world.bound.borrow().has_steps(me) {
-            return world.does(me, Doing::Tied);
+            return world.note_doing(me, Doing::Tied);
         }
         if !self.registry().is_idle(me) {
             let mut doing = world.doing.borrow_mut();
@@ -348,7 +348,7 @@ impl Held<'_> {
 
     pub(crate) fn clear_monitor(&mut self) {
         self.world.role.clear_monitor();
-        self.world.on_watch.set(None);
+        self.world.current_monitor.set(None);
     }
 
     /// Queue again the calls for which no thread was left: `hold_calls`.
@@ -384,20 +384,20 @@ impl Held<'_> {
         match summons {
             Summons::NotNeeded => {}
             Summons::Unpark(id) => {
-                world.calls(id);
+                world.note_called(id);
                 if !lock_is_free {
                     return world.parker(id).unpark(WakeReason::WORK);
                 }
                 if let Some(before) = world.called.replace(Some(id))
-                    && !world.slips(Slip::CallsOneOfTwo)
+                    && !world.has_fault(Fault::CallsOneOfTwo)
                 {
                     world.parker(before).unpark(WakeReason::WORK);
                 }
             }
             Summons::Spawn(id) => {
-                world.calls(id);
+                world.note_called(id);
                 world.parker(id).unpark(WakeReason::WORK);
-                world.spawn(move |world| world.live(id));
+                world.spawn(move |world| world.run_worker(id));
             }
             Summons::Full => {
                 if let Some(monitor) = world.role.monitor() {
@@ -428,7 +428,7 @@ impl Held<'_> {
             assert!(!world.bound.borrow().is_tied(me), "{me:?} works and is tied");
             world.beside.borrow_mut().begins(me, 0, 0);
             (job.function)(self);
-            wakes = world.slips(Slip::ClaimsTooEarly) && world.claim_wake();
+            wakes = world.has_fault(Fault::ClaimsTooEarly) && world.claim_wake();
             if let Some(callback) = job.callback {
                 callback(self);
             }

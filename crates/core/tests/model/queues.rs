@@ -21,12 +21,12 @@ type Stamp = (usize, usize);
 const STOP: Stamp = (usize::MAX, 0);
 
 /// An item; the checker tracks its accesses and its end.
-struct Item {
+struct TrackedItem {
     stamp: Stamp,
     written: Track<UnsafeCell<()>>,
 }
 
-impl Item {
+impl TrackedItem {
     fn write(stamp: Stamp) -> Self {
         let written = UnsafeCell::new(());
         written.with_mut(|_| ());
@@ -41,7 +41,7 @@ impl Item {
 
 /// A queue, with its taker's parker and the items that were refused.
 struct Post {
-    items: Rc<MpscQueue<Item>>,
+    items: Rc<MpscQueue<TrackedItem>>,
     parker: Parker,
     /// Items that came back to their senders.
     refused: RefCell<Vec<Stamp>>,
@@ -64,7 +64,7 @@ impl Post {
     }
 
     fn put(&self, stamp: Stamp) -> bool {
-        self.items.push(Item::write(stamp)).unwrap_or_else(|item| {
+        self.items.push(TrackedItem::write(stamp)).unwrap_or_else(|item| {
             self.refused.borrow_mut().push(item.read());
             false
         })
@@ -94,7 +94,7 @@ impl Post {
     }
 
     fn take(&self, taken: &mut Vec<Stamp>) {
-        taken.extend(self.items.take().into_iter().map(Item::read));
+        taken.extend(self.items.take().into_iter().map(TrackedItem::read));
     }
 
     /// Wait for items, as an engine's thread does and a loop that keeps its role.
@@ -210,7 +210,7 @@ fn items_that_come_while_the_queue_is_closed_are_taken_or_refused() {
         }
         let mut taken = Vec::new();
         post.take(&mut taken);
-        taken.extend(post.items.close().into_iter().map(Item::read));
+        taken.extend(post.items.close().into_iter().map(TrackedItem::read));
         post.account(&taken, &[2, 1]);
     });
 }

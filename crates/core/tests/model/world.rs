@@ -17,7 +17,7 @@ use threadlets_core::takeover::{
     WorkerRegistry,
 };
 
-use crate::life::{Doing, Item, Job, Slip};
+use crate::life::{Doing, Fault, Item, Job};
 
 pub(crate) const HOME: WorkerId = WorkerId::HOME;
 /// In place of a worker's index in `World::holder`: no thread holds the lock.
@@ -49,7 +49,7 @@ pub(crate) struct World {
     /// The worker that called a function last, unless that has returned: the record of the present call
     /// (`Workers::calling`) is this worker's.
     calling: Cell<Option<WorkerId>>,
-    pub(crate) on_watch: Cell<Option<WorkerId>>,
+    pub(crate) current_monitor: Cell<Option<WorkerId>>,
     /// How often each worker got the role back after a call.
     pub(crate) n_returned: RefCell<Vec<u32>>,
     pub(crate) is_sleeping: Cell<bool>,
@@ -72,16 +72,16 @@ pub(crate) struct World {
     /// A request has failed, so that the loop is to end.
     pub(crate) fails: Cell<bool>,
     /// The fault that is reintroduced, if any.
-    pub(crate) slip: Cell<Option<Slip>>,
+    pub(crate) fault: Cell<Option<Fault>>,
     /// How many requests have to go on until the loop stops.
-    pub(crate) n_to_go_on: Cell<u32>,
+    pub(crate) n_to_resume: Cell<u32>,
     is_stopping: Cell<bool>,
     pub(crate) is_stopped: Cell<bool>,
     pub(crate) n_taken_over: Cell<usize>,
     /// Calls that have not released the lock are taken over, too, as overdue ones are.
     pub(crate) takes_any_call: Cell<bool>,
     /// The dispatcher begins to poll without a boundary.
-    pub(crate) is_forgetful: Cell<bool>,
+    pub(crate) skips_boundary: Cell<bool>,
 }
 
 /// Whether the role was kept during a call.
@@ -93,7 +93,7 @@ pub(crate) enum Outcome {
 
 /// How a worker got the role, or kept it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Way {
+pub(crate) enum RoleSource {
     Kept,
     FromThreadlet,
     FromPoll,
@@ -103,10 +103,10 @@ pub(crate) enum Way {
 
 thread_local! {
     /// Ways that some interleaving has taken: a claim about one that none takes is worth little.
-    static SEEN: RefCell<BTreeSet<Way>> = RefCell::default();
+    static SEEN: RefCell<BTreeSet<RoleSource>> = RefCell::default();
 }
 
-fn see(way: Way) {
+fn note_source(way: RoleSource) {
     SEEN.with_borrow_mut(|seen| seen.insert(way));
 }
 
@@ -127,7 +127,7 @@ impl World {
             threads: RefCell::default(),
             working: Cell::default(),
             calling: Cell::default(),
-            on_watch: Cell::default(),
+            current_monitor: Cell::default(),
             n_returned: RefCell::new(vec![0; n_workers + 1]),
             n_taken_over: Cell::default(),
             is_sleeping: Cell::default(),
@@ -141,12 +141,12 @@ impl World {
             n_idle_timeouts: Cell::default(),
             n_monitor_timeouts: Cell::default(),
             fails: Cell::default(),
-            slip: Cell::default(),
-            n_to_go_on: Cell::new(1),
+            fault: Cell::default(),
+            n_to_resume: Cell::new(1),
             is_stopping: Cell::default(),
             is_stopped: Cell::default(),
             takes_any_call: Cell::default(),
-            is_forgetful: Cell::default(),
+            skips_boundary: Cell::default(),
         };
         world.role.take(&mut registry, HOME);
         world.role.slot(HOME);
@@ -168,7 +168,7 @@ impl World {
         let Monitoring::Spawn(id) = self.role.ensure_monitor(registry) else {
             unreachable!("no worker is the monitor or idle")
         };
-        self.calls_to_watch(id);
+        self.note_called_to_watch(id);
         self.parker(id).take(WakeReason::WAKE);
         self.role.idle_monitor.take(WakeReason::WAKE);
         self.role.leave(HOME, seq);
@@ -185,9 +185,9 @@ impl World {
     }
 
     /// Note that a request has gone on after its function; the loop stops after the last one.
-    pub(crate) fn went_on(&self) {
-        self.n_to_go_on.set(self.n_to_go_on.get() - 1);
-        self.is_stopping.set(self.n_to_go_on.get() == 0);
+    pub(crate) fn note_resumed(&self) {
+        self.n_to_resume.set(self.n_to_resume.get() - 1);
+        self.is_stopping.set(self.n_to_resume.get() == 0);
     }
 
     pub(crate) fn parker(&self, worker: WorkerId) -> &Parker {
@@ -320,12 +320,12 @@ impl Held<'_> {
                 let before = world.role.monitor();
                 let monitoring = world.role.ensure_monitor(self.registry());
                 if let Some(monitor) = world.role.monitor().filter(|_| before.is_none()) {
-                    world.calls_to_watch(monitor);
+                    world.note_called_to_watch(monitor);
                 }
                 match monitoring {
                     Monitoring::Spawn(id) => {
                         world.parker(id).unpark(WakeReason::MONITOR);
-                        world.spawn(move |world| world.live(id));
+                        world.spawn(move |world| world.run_worker(id));
                     }
                     Monitoring::Monitored => {}
                     Monitoring::Full => {
@@ -355,7 +355,7 @@ impl Held<'_> {
         if !self.world.role.leave(self.me, seq) {
             return Outcome::Lost;
         }
-        see(Way::Kept);
+        note_source(RoleSource::Kept);
         Outcome::Kept
     }
 
@@ -386,16 +386,16 @@ impl Held<'_> {
         match taken {
             // The victim's request goes on when that worker has the role again.
             Some(Taken::FromThreadlet(victim)) => {
-                see(Way::FromThreadlet);
+                note_source(RoleSource::FromThreadlet);
                 assert_eq!(Some(victim), world.calling.take(), "{victim:?} is in no call");
                 assert_eq!(Some(victim), world.working.take(), "{victim:?} called a function");
             }
             Some(Taken::FromPoll) => {
-                see(Way::FromPoll);
+                note_source(RoleSource::FromPoll);
                 world.end_poll_of_victim();
             }
-            Some(Taken::Vacant) => see(Way::Vacant),
-            None => see(Way::Granted),
+            Some(Taken::Vacant) => note_source(RoleSource::Vacant),
+            None => note_source(RoleSource::Granted),
         }
         assert_eq!(None, world.working.get(), "the role was taken from a worker at work");
     }
@@ -415,7 +415,7 @@ impl Held<'_> {
     /// Run ticks, as in tick.rs of the bindings; whether the loop is to stop, which only home does.
     /// Otherwise the role is lost.
     pub(crate) fn dispatch(&mut self) -> bool {
-        while self.turn() {
+        while self.run_tick() {
             if self.me == HOME && self.world.is_stopping.get() {
                 return true;
             }
@@ -423,7 +423,7 @@ impl Held<'_> {
         false
     }
 
-    fn turn(&mut self) -> bool {
+    fn run_tick(&mut self) -> bool {
         if !self.take_steps() || !self.poll() {
             return false;
         }
@@ -447,7 +447,7 @@ impl Held<'_> {
 
     fn poll(&mut self) -> bool {
         let (world, me) = (self.world, self.me);
-        if !world.is_forgetful.get() && !self.keeps_role() {
+        if !world.skips_boundary.get() && !self.keeps_role() {
             return false;
         }
         let is_over = me == HOME && world.is_stopping.get();
@@ -477,7 +477,7 @@ impl Held<'_> {
         let items = completions.map(|it| it.take()).unwrap_or_default();
         world.requests.borrow_mut().extend(items.into_iter().map(Item::open));
         if !is_held {
-            if !world.slips(Slip::LeavesWakingToOthers) {
+            if !world.has_fault(Fault::LeavesWakingToOthers) {
                 world.is_being_woken.set(false);
             }
             world.wake_if_sleeping();
@@ -507,7 +507,7 @@ impl Held<'_> {
 pub(crate) fn check(
     n_preemptions_max: impl Into<Option<usize>>,
     model: impl Fn() + Send + Sync + 'static,
-) -> BTreeSet<Way> {
+) -> BTreeSet<RoleSource> {
     let n_runs = Arc::new(AtomicUsize::new(0));
     let started = Instant::now();
     let mut builder = loom::model::Builder::new();
