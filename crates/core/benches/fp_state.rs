@@ -1,4 +1,4 @@
-//! Cost of comparing a thread's floating-point state, of restoring it, and of forgetting `errno`.
+//! Cost of comparing a thread's floating-point state, of restoring it, and of clearing `errno`.
 //!
 //! `cargo bench -p threadlets-core --bench fp_state`; medians of many laps, in nanoseconds.
 
@@ -34,11 +34,11 @@ fn main() {
         upward.restore();
         State::DEFAULT.restore();
     }) / 2.0;
-    let forget_ns = median_ns(threadlets_core::errno::forget);
+    let clear_ns = median_ns(threadlets_core::errno::clear);
     println!(
-        "comparing {:.2} ns, restoring {:.2} ns, forgetting errno {:.2} ns",
+        "comparing {:.2} ns, restoring {:.2} ns, clearing errno {:.2} ns",
         compare_ns - nothing_ns,
         restore_ns - nothing_ns,
-        forget_ns - nothing_ns
+        clear_ns - nothing_ns
     );
 }

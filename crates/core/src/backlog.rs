@@ -17,13 +17,13 @@ const ACCEPTED_AT_ONCE_MAX: usize = 256;
 const HELD_MAX: usize = 16 * 1024;
 
 /// A connection that is not served yet, with its peer's address.
-pub type Connection = (OwnedFd, Address);
+pub type AcceptedConnection = (OwnedFd, Address);
 
 /// The accepted connections of a listening socket.
 #[derive(Debug)]
 pub struct Backlog {
     fd: SocketFd,
-    held: VecDeque<Connection>,
+    held: VecDeque<AcceptedConnection>,
 }
 
 impl Backlog {
@@ -52,7 +52,7 @@ impl Backlog {
     }
 
     /// Take out the connection that has been held for the longest time.
-    pub fn take(&mut self) -> Option<Connection> {
+    pub fn take(&mut self) -> Option<AcceptedConnection> {
         self.held.pop_front()
     }
 
@@ -61,8 +61,8 @@ impl Backlog {
         self.held.len()
     }
 
-    /// Give up the connections that are held; dropping them refuses them.
-    pub fn give_up(&mut self) -> VecDeque<Connection> {
+    /// Take out all connections that are held; dropping them refuses them.
+    pub fn take_all(&mut self) -> VecDeque<AcceptedConnection> {
         std::mem::take(&mut self.held)
     }
 }
@@ -116,7 +116,7 @@ mod tests {
         let (listener, mut backlog) = listening();
         let mut client = connect(&listener);
         backlog.accept().unwrap();
-        drop(backlog.give_up());
+        drop(backlog.take_all());
         assert_eq!((0, 0), (backlog.n_held(), client.read(&mut [0; 1]).unwrap()));
     }
 }

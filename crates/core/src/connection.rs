@@ -128,7 +128,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
     }
 
     /// Remember that there may be something to read although reading is paused.
-    pub fn missed_readiness(&mut self) {
+    pub fn note_missed_readiness(&mut self) {
         self.may_be_readable = true;
     }
 
@@ -246,8 +246,8 @@ impl<C: AsRef<[u8]>> Connection<C> {
         Some(std::mem::take(&mut self.unsent))
     }
 
-    /// Whether a flush that left nothing has ended a closing connection; its owner is to be told.
-    pub fn ends_drained(&mut self) -> bool {
+    /// End a closing connection that has nothing left to send; true if it is over now: its owner is to be told.
+    pub fn end_if_drained(&mut self) -> bool {
         let ends = self.closing && !self.over && self.unsent.is_empty();
         self.over |= ends;
         ends
@@ -314,10 +314,10 @@ mod tests {
         let n_sent = fill(&mut stream);
         stream.queue(b"tail".to_vec(), 0);
         assert!(!stream.close());
-        assert!(!stream.ends_drained());
+        assert!(!stream.end_if_drained());
         theirs.read_exact(&mut vec![0; n_sent]).unwrap();
         stream.flush().unwrap();
-        assert_eq!((true, false), (stream.ends_drained(), stream.ends_drained()));
+        assert_eq!((true, false), (stream.end_if_drained(), stream.end_if_drained()));
     }
 
     #[test]

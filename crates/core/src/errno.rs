@@ -2,7 +2,7 @@
 
 /// Set `errno` to zero: the code that runs next must not find another's error.
 #[inline]
-pub fn forget() {
+pub fn clear() {
     // SAFETY: the number is this thread's own, and lives as long as it.
     unsafe { *libc::__errno_location() = 0 }
 }
@@ -18,7 +18,7 @@ mod tests {
         // SAFETY: no descriptor has this number.
         assert_eq!(-1, unsafe { libc::close(-1) });
         assert_eq!(Some(libc::EBADF), Error::last_os_error().raw_os_error());
-        forget();
+        clear();
         assert_eq!(Some(0), Error::last_os_error().raw_os_error());
     }
 }

@@ -168,7 +168,7 @@ impl<N> Default for Histories<N> {
 
 impl<N> Histories<N> {
     /// Start a call where it `must` start, or else where the history of its function says. `None`: the
-    /// function is not known yet; call `meet`.
+    /// function is not known yet; call `remember`.
     #[inline]
     pub fn start(&mut self, function: EntryPoint, must: Option<Start>) -> Option<Start> {
         let (history, _) = self.histories.get_mut(&function)?;
@@ -179,7 +179,7 @@ impl<N> Histories<N> {
     }
 
     /// Remember a function from now on; the names of those that were forgotten for it.
-    pub fn meet(&mut self, function: EntryPoint, name: N) -> Vec<N> {
+    pub fn remember(&mut self, function: EntryPoint, name: N) -> Vec<N> {
         let mut forgotten = Vec::new();
         if self.histories.len() >= N_REMEMBERED_MAX {
             self.forgotten = self.totals();
@@ -191,7 +191,7 @@ impl<N> Histories<N> {
     }
 
     /// The history of a function, unless it was forgotten meanwhile.
-    pub fn of(&mut self, function: EntryPoint) -> Option<&mut History> {
+    pub fn get_mut(&mut self, function: EntryPoint) -> Option<&mut History> {
         self.histories.get_mut(&function).map(|(history, _)| history)
     }
 
@@ -288,11 +288,11 @@ mod tests {
         let mut histories = Histories::default();
         let pooled = EntryPoint { pool: 3, ..FUNCTION };
         assert_eq!(None, histories.start(FUNCTION, None));
-        assert!(histories.meet(FUNCTION, "free").is_empty());
-        assert!(histories.meet(pooled, "pooled").is_empty());
+        assert!(histories.remember(FUNCTION, "free").is_empty());
+        assert!(histories.remember(pooled, "pooled").is_empty());
         for _ in 0..8 {
             assert_eq!(Some(Start::Beside), histories.start(FUNCTION, None));
-            histories.of(FUNCTION).unwrap().returned(false);
+            histories.get_mut(FUNCTION).unwrap().returned(false);
         }
         assert_eq!(Some(Start::Inline), histories.start(FUNCTION, None));
         assert_eq!(Some(Start::Beside), histories.start(pooled, None));
@@ -304,10 +304,10 @@ mod tests {
         let mut histories = Histories::default();
         let mut n_forgotten = 0;
         for code in 0..3 * N_REMEMBERED_MAX {
-            n_forgotten += histories.meet(EntryPoint { code, pool: 0 }, code).len();
+            n_forgotten += histories.remember(EntryPoint { code, pool: 0 }, code).len();
         }
         histories.start(EntryPoint { code: 3 * N_REMEMBERED_MAX - 1, pool: 0 }, None).unwrap();
-        n_forgotten += histories.meet(FUNCTION, 0).len();
+        n_forgotten += histories.remember(FUNCTION, 0).len();
         assert_eq!(Totals { n_beside: 1, ..Totals::default() }, histories.totals());
         let n_remembered = histories.all().count();
         assert!(n_remembered <= N_REMEMBERED_MAX);

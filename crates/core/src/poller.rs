@@ -165,7 +165,7 @@ impl Poller {
     }
 
     /// Have threads that wait for another one's [`Poller::wait`] ask `is_wanted` again.
-    pub fn recall(&self) {
+    pub fn recheck_waits(&self) {
         let _threads = self.threads();
         self.changed.notify_all();
     }
@@ -174,7 +174,7 @@ impl Poller {
     ///
     /// One thread waits for events at a time; another one waits until the first returns. Events that the
     /// first has not delivered end the second one's wait at once. `is_wanted` is asked before either wait:
-    /// a thread that makes it false, and then calls `recall` and `wake`, leaves no thread waiting in vain.
+    /// a thread that makes it false, and then calls `recheck_waits` and `wake`, leaves no thread waiting in vain.
     pub fn wait(&self, timeout: Option<Duration>, is_wanted: impl Fn() -> bool) -> Result<()> {
         let mut threads = self.threads();
         if threads.is_polling {
@@ -365,7 +365,7 @@ mod tests {
                 std::thread::yield_now();
             }
             is_wanted.store(false, SeqCst);
-            poller.recall();
+            poller.recheck_waits();
             second.join().unwrap();
             poller.wake().unwrap();
         });

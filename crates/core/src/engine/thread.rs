@@ -251,7 +251,7 @@ impl<B: Backend> EngineThread<B> {
     }
 
     fn advance(&mut self, key: Key) {
-        let budget = Budget { tries_first: self.backend.tries_first(), ..Budget::PATIENT };
+        let budget = Budget { tries_first: self.backend.tries_first(), ..Budget::OWN_THREAD };
         let entry = &mut self.entries[key as usize];
         if entry.abort_errno.is_some() {
             self.end_aborted(key);

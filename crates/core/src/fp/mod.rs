@@ -189,7 +189,7 @@ impl FlagBits {
     }
 
     /// Run `work`, and put the flags of this thread back as they were before.
-    pub fn unseen<R>(work: impl FnOnce() -> R) -> R {
+    pub fn preserving<R>(work: impl FnOnce() -> R) -> R {
         let before = Self::read();
         let result = work();
         Self::clear_all();

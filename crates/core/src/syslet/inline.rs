@@ -29,9 +29,9 @@ pub struct Budget {
 
 impl Budget {
     /// For a thread on which other work waits: well below a millisecond.
-    pub const SHARED: Self = Self { atoms: 256, bytes: 1024 * 1024, tries_first: true };
-    /// Any number of bytes, for a thread on which no other work is urgent.
-    pub const PATIENT: Self = Self { atoms: 256, bytes: usize::MAX, tries_first: true };
+    pub const SHARED_THREAD: Self = Self { atoms: 256, bytes: 1024 * 1024, tries_first: true };
+    /// For a thread on which no other work is urgent: any number of bytes.
+    pub const OWN_THREAD: Self = Self { atoms: 256, bytes: usize::MAX, tries_first: true };
 }
 
 /// Run atoms until one would block, the program ends, or the budget is spent.

@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 use super::registry::{WorkerId, WorkerRegistry};
 use crate::pools::{IN_A_ROW_MAX, Priority};
 
-/// How long the count of computing threads stays valid, in nanoseconds.
-pub const LOOK_NS: u64 = 5_000_000;
+/// After how long the computing threads are counted again, in nanoseconds.
+pub const RECOUNT_NS: u64 = 5_000_000;
 /// A job counts as computing once it has used this much CPU time, in nanoseconds …
 const COMPUTING_MIN_NS: u64 = 1_000_000;
 /// … and some of it within this time, in nanoseconds: meanwhile it may have waited for the host lock.
@@ -92,7 +92,7 @@ impl<J> Beside<J> {
     }
 
     /// Queue the waiting jobs anew, because the priority of some has changed.
-    pub fn resort(&mut self, priority: impl Fn(&J) -> Priority) {
+    pub fn requeue(&mut self, priority: impl Fn(&J) -> Priority) {
         for job in self.take_all() {
             self.submit(priority(&job), job);
         }
@@ -137,7 +137,7 @@ impl<J> Beside<J> {
         if self.running.len() < self.n_computing_max {
             return true;
         }
-        if now_ns.saturating_sub(self.counted_at_ns) >= LOOK_NS {
+        if now_ns.saturating_sub(self.counted_at_ns) >= RECOUNT_NS {
             self.counted_at_ns = now_ns;
             self.n_computing = self
                 .running
@@ -264,7 +264,7 @@ mod tests {
         assert!(order.iter().position(|&it| it == 3) < Some(40));
         beside.submit(Priority::Normal, 1);
         beside.submit(Priority::Normal, 2);
-        beside.resort(|&it| if it == 2 { Priority::Interactive } else { Priority::Batch });
+        beside.requeue(|&it| if it == 2 { Priority::Interactive } else { Priority::Batch });
         assert_eq!((Some(2), Some(1), None), (beside.take(), beside.take(), beside.take()));
     }
 

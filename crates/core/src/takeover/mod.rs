@@ -27,7 +27,7 @@ mod slot;
 #[cfg(not(feature = "model"))]
 mod thread;
 
-pub use beside::{Beside, LOOK_NS, Summons};
+pub use beside::{Beside, RECOUNT_NS, Summons};
 pub use bound::Bound;
 #[cfg(not(feature = "model"))]
 pub use monitor::{Candidate, Cause, IdleMonitor, Monitor, Noticed, SLOW_NS};
