@@ -1,4 +1,4 @@
-//! Effects of an operation beside its value: descriptors, positions, filled memory, structs.
+//! Effects of an operation beside its value: descriptors, positions, filled memory, details.
 
 use super::call::Call;
 use super::fd;

@@ -110,7 +110,7 @@ pub struct Run {
     pub sink: Option<Arc<dyn CompletionSink>>,
 }
 
-// SAFETY: the pointers in the details lead into the run's own memory, which moves along with it.
+// SAFETY: the pointers in the structures lead into the run's own memory, which moves along with it.
 unsafe impl Send for Run {}
 
 impl std::fmt::Debug for Run {
