@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use crate::error::Result;
-use crate::op::{self, Address, SocketFd};
+use crate::socket::{self, Address, SocketFd};
 
 /// The most connections that one call of `accept` accepts.
 const ACCEPTED_AT_ONCE_MAX: usize = 256;
@@ -41,7 +41,7 @@ impl Backlog {
             if self.held.len() >= HELD_MAX {
                 return Ok(true);
             }
-            match op::accept(self.fd) {
+            match socket::accept(self.fd) {
                 Ok(Some(connection)) => self.held.push_back(connection),
                 Ok(None) => return Ok(false),
                 Err(_) if !self.held.is_empty() => return Ok(true),

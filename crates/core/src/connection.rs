@@ -5,7 +5,7 @@
 //! does not know the poller: its owner tells it when to try again.
 
 use crate::error::Result;
-use crate::op::{self, SocketFd};
+use crate::socket::{self, SocketFd};
 use crate::write_queue::WriteQueue;
 
 /// The most unsent bytes before the owner is asked to pause, unless it sets a limit of its own.
@@ -65,7 +65,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
             reading_ended: false,
             may_be_readable: false,
             writes_paused: false,
-            short_reads_mislead: !op::is_tcp(fd),
+            short_reads_mislead: !socket::is_tcp(fd),
             writing_ended: false,
             closing: false,
             over: false,
@@ -146,7 +146,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
 
     /// Receive into `buffer`.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Received> {
-        Ok(match op::recv(self.fd, buffer)? {
+        Ok(match socket::recv(self.fd, buffer)? {
             None => Received::Nothing,
             Some(0) => {
                 self.reading = false;
@@ -168,7 +168,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
         if !self.unsent.is_empty() {
             return Ok(0);
         }
-        Ok(op::send(self.fd, data)?.unwrap_or(0))
+        Ok(socket::send(self.fd, data)?.unwrap_or(0))
     }
 
     /// Keep a chunk, of which `n_sent` bytes are sent already, until there is room for it.
@@ -181,7 +181,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
         while !self.unsent.is_empty() {
             let fd = self.fd;
             let n_unsent = self.unsent.n_bytes();
-            match self.unsent.send_with(|slices| op::send_vectored(fd, slices))? {
+            match self.unsent.send_with(|slices| socket::send_vectored(fd, slices))? {
                 Some(n_sent) if n_sent > 0 => debug_assert!(self.unsent.n_bytes() < n_unsent),
                 _ => return Ok(false),
             }
@@ -221,7 +221,7 @@ impl<C: AsRef<[u8]>> Connection<C> {
             return Ok(());
         }
         self.writing_ended = true;
-        if self.unsent.is_empty() { op::shutdown_write(self.fd) } else { Ok(()) }
+        if self.unsent.is_empty() { socket::shutdown_write(self.fd) } else { Ok(()) }
     }
 
     /// Close once everything is sent; true if the connection is over now, and the owner is to be told.

@@ -4,7 +4,7 @@
 //! parameters here; the bindings crate fills them in with Python objects.
 //!
 //! Reading order: [`scheduler`] (ready queue → tick → timers), [`timers`], [`time_slice`], [`pools`],
-//! [`scopes`], [`poller`] and [`sources`] (readiness), [`op`] (one I/O operation, tried without blocking),
+//! [`scopes`], [`poller`] and [`sources`] (readiness), [`socket`] (a socket's operations, tried once),
 //! [`connection`] and [`write_queue`] (a connected socket), [`descriptor`] (a descriptor that belongs to the
 //! program), [`takeover`] (how the dispatcher's role moves between threads), [`mpsc_queue`] (how threads
 //! reach each other), [`fp`] (a thread's floating-point state), [`errno`] (its last error), [`signals`]
@@ -25,12 +25,12 @@ pub mod error;
 pub mod fp;
 pub mod history;
 pub mod mpsc_queue;
-pub mod op;
 pub mod poller;
 pub mod pools;
 pub mod scheduler;
 pub mod scopes;
 pub mod signals;
+pub mod socket;
 pub mod sources;
 mod sync;
 pub mod syslet;

@@ -10,7 +10,7 @@ use libc::{c_void, iovec, sockaddr_storage, socklen_t};
 
 use super::program::{NONE, Object, Program, Span};
 use crate::buffers::{BufferPool, Lease};
-use crate::op::Address;
+use crate::socket::Address;
 
 /// How many bytes a growing buffer makes room for, at least, if the size to expect is not known.
 const GROWTH_MIN_BYTES: usize = 4096;

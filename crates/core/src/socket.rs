@@ -1,4 +1,4 @@
-//! One I/O operation, tried at once and without blocking.
+//! Sockets: their operations, tried at once and without blocking, and their addresses.
 //!
 //! Every function here makes its system call without blocking and returns an [`Attempt`]:
 //! `Some` of the result, or `None` when the operation would block. This module does not wait.
