@@ -21,7 +21,9 @@ fn debug_handle<'py>(
     method: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
     // See `Future::remember_source`.
-    fp::FlagBits::unseen(|| hooks::make_debug_handle(slf, when, callback, args, context, method))
+    fp::FlagBits::preserving(|| {
+        hooks::make_debug_handle(slf, when, callback, args, context, method)
+    })
 }
 
 /// Queue a callback, for `method` of the loop; returns its handle.

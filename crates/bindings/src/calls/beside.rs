@@ -146,7 +146,7 @@ pub(crate) fn work(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> Worked {
         });
         if let Some(function) = ran.function {
             this.histories.with(py, |histories| {
-                histories.of(function).map(|it| it.returned(has_waited || is_slow))
+                histories.get_mut(function).map(|it| it.returned(has_waited || is_slow))
             });
         }
         if ran.wakes {
@@ -161,7 +161,7 @@ pub(crate) fn work(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> Worked {
 
 /// Sort the calls that wait: the priority of a pool has changed.
 pub(crate) fn sort(workers: &Workers, py: Python<'_>) {
-    workers.beside.with(py, |beside| beside.resort(|job| Job::of(job.bind(py)).priority(py)));
+    workers.beside.with(py, |beside| beside.requeue(|job| Job::of(job.bind(py)).priority(py)));
 }
 
 /// Give up the calls that wait: the loop is closed.

@@ -39,7 +39,7 @@ fn meet(
     must: Option<Start>,
     name: Option<Py<PyString>>,
 ) -> Start {
-    let forgotten = dispatcher.histories.with(py, |histories| histories.meet(function, name));
+    let forgotten = dispatcher.histories.with(py, |histories| histories.remember(function, name));
     drop(forgotten);
     let start = dispatcher.histories.with(py, |histories| histories.start(function, must));
     start.unwrap_or(Start::Beside)
@@ -48,7 +48,9 @@ fn meet(
 /// Record that an inline call has blocked, or kept other requests waiting for long.
 #[cold]
 pub(crate) fn note_mistake(dispatcher: &Dispatcher, py: Python<'_>, function: EntryPoint) {
-    dispatcher.histories.with(py, |histories| histories.of(function).map(|it| it.note_mistake()));
+    dispatcher
+        .histories
+        .with(py, |histories| histories.get_mut(function).map(|it| it.note_mistake()));
 }
 
 /// Add the counts of calls to the statistics.
@@ -66,7 +68,7 @@ pub(crate) fn add_counts(dispatcher: &Dispatcher, stats: &Bound<'_, PyDict>) -> 
 pub(crate) fn note_not_started(dispatcher: &Dispatcher, py: Python<'_>, function: EntryPoint) {
     dispatcher
         .histories
-        .with(py, |histories| histories.of(function).map(|it| it.note_not_started()));
+        .with(py, |histories| histories.get_mut(function).map(|it| it.note_not_started()));
 }
 
 /// List the functions that were called, in this pool or in any, with their histories.

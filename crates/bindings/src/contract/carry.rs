@@ -157,7 +157,7 @@ pub(crate) struct Carried {
 /// After the context of a request was entered: put this thread into the state that it carries.
 #[inline]
 pub(crate) fn enter(py: Python<'_>) -> Carried {
-    threadlets_core::errno::forget();
+    threadlets_core::errno::clear();
     if !is_in_use() {
         return Carried::default();
     }
@@ -167,7 +167,7 @@ pub(crate) fn enter(py: Python<'_>) -> Carried {
 /// As `enter`, for a context that other code is about to enter.
 #[inline]
 pub(crate) fn enter_of(context: &Bound<'_, PyAny>) -> Carried {
-    threadlets_core::errno::forget();
+    threadlets_core::errno::clear();
     if !is_in_use() {
         return Carried::default();
     }

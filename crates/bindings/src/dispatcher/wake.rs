@@ -16,7 +16,7 @@ impl Dispatcher {
     pub(crate) fn end_poll_of_victim(&self, py: Python<'_>) {
         // A closed loop has no poller, and no thread waits in it.
         if let Ok(poller) = self.poller(py) {
-            poller.recall();
+            poller.recheck_waits();
             if self.sleeping.load(Relaxed) {
                 // Even if another thread is about to wake it.
                 let _ = poller.wake();

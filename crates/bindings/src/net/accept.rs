@@ -6,8 +6,8 @@ use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use threadlets_core::Backlog;
-use threadlets_core::backlog::Connection;
-use threadlets_core::op::{self, Address, SocketFd};
+use threadlets_core::backlog::AcceptedConnection;
+use threadlets_core::socket::{self, Address, SocketFd};
 
 use super::connection_context::ConnectionContext;
 use super::stream::Stream;
@@ -80,11 +80,15 @@ impl Acceptor {
     }
 
     /// Pass a connection to `on_connection`, in a context of its own: connections share no variables.
-    fn connect(&self, dispatcher: &Bound<'_, Dispatcher>, (fd, peer): Connection) -> PyResult<()> {
+    fn connect(
+        &self,
+        dispatcher: &Bound<'_, Dispatcher>,
+        (fd, peer): AcceptedConnection,
+    ) -> PyResult<()> {
         let py = dispatcher.py();
         if matches!(peer, Address::Internet(_)) {
             // A failure is ignored: it costs latency, nothing else.
-            let _ = op::set_nodelay(SocketFd::new(fd.as_raw_fd()));
+            let _ = socket::set_nodelay(SocketFd::new(fd.as_raw_fd()));
         }
         let context = copy_context(py, &self.context)?;
         let its_own = if self.is_servers {
@@ -107,7 +111,7 @@ impl Acceptor {
     /// Refuse the connections that are not served yet: the loop is closed.
     pub(crate) fn give_up(&self, py: Python<'_>) {
         self.retire(py);
-        drop(self.state.with(py, |state| state.backlog.give_up()));
+        drop(self.state.with(py, |state| state.backlog.take_all()));
     }
 }
 

@@ -6,7 +6,7 @@ use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use threadlets_core::op::{self, SocketFd};
+use threadlets_core::socket::{self, SocketFd};
 
 use crate::contract::in_context;
 use crate::dispatcher::request::Request;
@@ -60,7 +60,7 @@ impl Datagrams {
     fn receive(&self, dispatcher: &Bound<'_, Dispatcher>) -> PyResult<bool> {
         let py = dispatcher.py();
         let received = dispatcher.get().with_receive_buffer(py, |buffer| {
-            let received = op::receive_from(self.fd, buffer)?;
+            let received = socket::receive_from(self.fd, buffer)?;
             Ok(received.map(|(n_bytes, sender)| (memory::bytes(py, &buffer[..n_bytes]), sender)))
         });
         let received = received.and_then(|received| match received.map_err(to_python)? {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use threadlets_core::op::{self, SocketFd};
+use threadlets_core::socket::{self, SocketFd};
 
 use super::descriptors;
 use crate::dispatcher::descriptor_table::{SockOp, SockOpKind};
@@ -33,20 +33,20 @@ impl SockOpKind {
             Self::Receive { n_bytes_max } => {
                 let received = dispatcher.with_receive_buffer(py, |buffer| {
                     let n_wanted = buffer.len().min(*n_bytes_max);
-                    let n_received = op::recv(fd, &mut buffer[..n_wanted])?;
+                    let n_received = socket::recv(fd, &mut buffer[..n_wanted])?;
                     Ok(n_received.map(|n| memory::bytes(py, &buffer[..n])))
                 });
                 let data = received?.map_err(to_python)?;
                 data.map(|data| data.map(Bound::into_any)).transpose()
             }
             Self::ReceiveInto { buffer } => {
-                let n_received = op::recv(fd, buffer.bytes_mut(py)).map_err(to_python)?;
+                let n_received = socket::recv(fd, buffer.bytes_mut(py)).map_err(to_python)?;
                 n_received.map(|n| Ok(n.into_pyobject(py)?.into_any())).transpose()
             }
             Self::SendAll { buffer, n_sent } => {
                 let memory = buffer.bytes(py);
                 while *n_sent < memory.len() {
-                    match op::send(fd, &memory[*n_sent..]).map_err(to_python)? {
+                    match socket::send(fd, &memory[*n_sent..]).map_err(to_python)? {
                         Some(n) => *n_sent += n,
                         None => return Ok(None),
                     }

@@ -12,7 +12,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use threadlets_core::connection::Received;
-use threadlets_core::op::{Address, SocketFd, is_readable};
+use threadlets_core::socket::{Address, SocketFd, is_readable};
 use threadlets_core::{Error, Interest, Readiness};
 
 use super::connection_context::ConnectionContext;
@@ -151,7 +151,7 @@ impl Stream {
                 state.io.distrust_short_reads();
             }
             if !state.io.is_reading() {
-                state.io.missed_readiness();
+                state.io.note_missed_readiness();
                 return None;
             }
             // Urgent data alone is nothing to read: a protocol is not asked for a buffer in vain.
@@ -260,7 +260,7 @@ impl Stream {
         // Look again: a protocol that was resumed may have written more.
         let (drained, lent, ends, ended) = self.state.with(py, |state| {
             let drained = state.io.n_unsent() == 0;
-            (drained, state.lent, state.io.ends_drained(), state.io.is_writing_ended())
+            (drained, state.lent, state.io.end_if_drained(), state.io.is_writing_ended())
         });
         if !drained {
             return Ok(());
@@ -273,7 +273,7 @@ impl Stream {
         }
         if ended {
             let fd = self.state.with(py, |state| state.io.fd());
-            if let Err(error) = threadlets_core::op::shutdown_write(fd) {
+            if let Err(error) = threadlets_core::socket::shutdown_write(fd) {
                 return self.fail(py, to_python(error), WRITE_FAILED);
             }
         }

@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use threadlets_core::op::SocketFd;
+use threadlets_core::socket::SocketFd;
 use threadlets_core::{Readiness, SourceKey};
 
 use crate::py::byte_buffer::Chunk;

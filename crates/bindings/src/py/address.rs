@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
-use threadlets_core::op::{self, Address, SocketFd};
+use threadlets_core::socket::{self, Address, SocketFd};
 
 use super::error;
 
@@ -34,13 +34,13 @@ pub(crate) fn to_python<'py>(py: Python<'py>, address: &Address) -> PyResult<Bou
 /// The address to which the socket `fd` is bound, as `socket.getsockname()` gives it.
 #[pyfunction]
 pub(crate) fn sockname(py: Python<'_>, fd: i32) -> PyResult<Bound<'_, PyAny>> {
-    named(py, fd, "getsockname", op::local_address)
+    named(py, fd, "getsockname", socket::local_address)
 }
 
 /// The address to which the socket `fd` is connected, as `socket.getpeername()` gives it.
 #[pyfunction]
 pub(crate) fn peername(py: Python<'_>, fd: i32) -> PyResult<Bound<'_, PyAny>> {
-    named(py, fd, "getpeername", op::peer_address)
+    named(py, fd, "getpeername", socket::peer_address)
 }
 
 fn named<'py>(

@@ -139,7 +139,7 @@ impl SysletProgram {
         loop {
             // A signal ends a system call: its Python handler runs before the next.
             py.check_signals()?;
-            let stopped = py.detach(|| inline::advance(&mut run, Budget::PATIENT));
+            let stopped = py.detach(|| inline::advance(&mut run, Budget::OWN_THREAD));
             if stopped == Stopped::Ended {
                 return self.result(py, &mut run, None);
             }
@@ -167,7 +167,7 @@ impl SysletProgram {
 
     /// Run until an atom would block.
     pub(crate) fn start(mut run: Box<Run>, tries_first: bool) -> Started {
-        if tries_first && inline::advance(&mut run, Budget::SHARED) == Stopped::Ended {
+        if tries_first && inline::advance(&mut run, Budget::SHARED_THREAD) == Stopped::Ended {
             return Started::Ended(run);
         }
         Started::Blocked(run)
@@ -176,7 +176,7 @@ impl SysletProgram {
     /// Run to the end on this thread, however long it takes and whatever signals come.
     fn perform_all(mut run: Box<Run>) -> Box<Run> {
         loop {
-            match inline::advance(&mut run, Budget::PATIENT) {
+            match inline::advance(&mut run, Budget::OWN_THREAD) {
                 Stopped::Ended => return run,
                 Stopped::BudgetSpent => {}
                 Stopped::WouldBlock => {

@@ -94,7 +94,7 @@ impl Future {
     pub(crate) fn remember_source(&self, py: Python<'_>) -> PyResult<()> {
         if self.dispatcher.get().is_debug() {
             // Extracting a stack checks the times of files, and so raises flags that are not the request's.
-            let stack = fp::FlagBits::unseen(|| names::extract_stack(py)?.call0())?.unbind();
+            let stack = fp::FlagBits::preserving(|| names::extract_stack(py)?.call0())?.unbind();
             self.with_extras(py, |it| it.source_traceback = Some(stack));
         }
         Ok(())

@@ -163,7 +163,7 @@ impl Life {
             };
             patience = match next {
                 Next::Wait => IDLE,
-                Next::LookAgain => Duration::from_nanos(takeover::LOOK_NS),
+                Next::LookAgain => Duration::from_nanos(takeover::RECOUNT_NS),
                 Next::End => break,
             };
         }
