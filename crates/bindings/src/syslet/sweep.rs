@@ -5,6 +5,7 @@
 //! more runs than the depth are ahead of it.
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -289,12 +290,11 @@ impl Sweep {
     fn new(
         program: Bound<'_, SysletProgram>,
         inputs: &Bound<'_, PyAny>,
-        depth: usize,
+        depth: NonZeroUsize,
         ordered: bool,
         timeout: Option<f64>,
         pool: Option<&PyBufferPool>,
     ) -> PyResult<Self> {
-        assert!(depth > 0, "a sweep has at least one run under way");
         let state = SweepState {
             inputs: Some(inputs.try_iter()?.unbind()),
             n_taken: 0,
@@ -314,7 +314,7 @@ impl Sweep {
             pool: pool_or_default(pool),
             channel: Arc::default(),
             group: new_group(),
-            depth,
+            depth: depth.get(),
             is_ordered: ordered,
             timeout_ns: timeout_ns(timeout)?,
             state: GilCell::new(state),
