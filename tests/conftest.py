@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import threadlets
-from threadlets.aio.workers import ThreadedDispatcher
+from threadlets._workers.dispatchers import ThreadedDispatcher
 
 # Done before anything is frozen below: hypothesis asks the collector which objects refer to its
 # plugins and its generator, and frozen objects are not among the answers.
@@ -25,7 +25,7 @@ _DEADLINE_S = 20.0
 
 # Makes every dispatcher that is made from now on start its calls so; pools may say otherwise.
 _FORCED = """
-from threadlets.aio.workers import ThreadedDispatcher
+from threadlets._workers.dispatchers import ThreadedDispatcher
 
 def _make(cls, *args, _make=ThreadedDispatcher.__new__, **kwargs):
     self = _make(cls, *args, **kwargs)

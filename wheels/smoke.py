@@ -247,7 +247,7 @@ def server_serves(environment: Environment) -> None:
                 client = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=_TIMEOUT_S)
                 client.request("GET", "/")
                 answer = client.getresponse()
-                assert (200, b"threadlets.aio.loop") == (answer.status, answer.read())
+                assert (200, b"threadlets") == (answer.status, answer.read())
                 client.close()
                 server.send_signal(number)
                 rest, _ = server.communicate(timeout=_TIMEOUT_S)

@@ -11,6 +11,9 @@ from threadlets import (
     _interpreter,  # noqa: F401 - first: raises ImportError where threadlets cannot work
     fp,
 )
+from threadlets._aio.loop import Loop
+from threadlets._aio.runners import new_event_loop, run, stats
+from threadlets._calls import BATCH, INTERACTIVE, NORMAL, Pool, Priority, threadlet
 from threadlets._core import (
     BufferPool,
     Call,
@@ -23,58 +26,40 @@ from threadlets._core import (
     sleep,
     stay,
 )
+from threadlets._executor import ThreadletExecutor
+from threadlets._introspection import BlockedFunction
 from threadlets._lazy import load_on_demand
-from threadlets.aio import Loop, new_event_loop, run, stats
-from threadlets.calls import BATCH, INTERACTIVE, NORMAL, Pool, Priority, threadlet
-from threadlets.executor import ThreadletExecutor
-from threadlets.scopes import BlockedFunction, DrainTimeoutError, Ledger, ledger
+from threadlets._scopes.outstanding import Ledger, ledger
+from threadlets.exceptions import DrainTimeoutError, ThreadletsError
 
 if TYPE_CHECKING:
-    from threadlets.files import (
-        AsyncFile,
-        Path,
-        copy_file,
+    from threadlets._files.copying import copy_file
+    from threadlets._files.file import AsyncFile
+    from threadlets._files.opening import (
         open,  # noqa: A004 - the asynchronous counterpart of the builtin
-        read_file,
-        walk,
-        write_file,
     )
-    from threadlets.scopes import Scope
-    from threadlets.syslets import (
-        Completion,
-        CompletionRing,
-        Engine,
-        Sweep,
-        Syslet,
-        engine,
-        sweep,
-        syslet,
-    )
+    from threadlets._files.path import Path
+    from threadlets._files.walking import walk
+    from threadlets._files.whole import read_file, write_file
+    from threadlets._scopes.scope import Scope
+    from threadlets._syslets.completion_ring import Completion, CompletionRing
+    from threadlets._syslets.engines import Engine, engine
+    from threadlets._syslets.program import Syslet, syslet
+    from threadlets._syslets.sweeps import Sweep, sweep
 else:
     _HOMES = {
         "threadlets.atoms": ("atoms",),
-        "threadlets.files": (
-            "AsyncFile",
-            "Path",
-            "copy_file",
-            "files",
-            "open",
-            "read_file",
-            "walk",
-            "write_file",
-        ),
-        "threadlets.scopes": ("Scope",),
-        "threadlets.syslets": (
-            "Completion",
-            "CompletionRing",
-            "Engine",
-            "Sweep",
-            "Syslet",
-            "engine",
-            "sweep",
-            "syslet",
-            "syslets",
-        ),
+        "threadlets._files.copying": ("copy_file",),
+        "threadlets._files.file": ("AsyncFile",),
+        "threadlets._files.opening": ("open",),
+        "threadlets._files.path": ("Path",),
+        "threadlets._files.walking": ("walk",),
+        "threadlets._files.whole": ("read_file", "write_file"),
+        "threadlets._scopes.scope": ("Scope",),
+        "threadlets._syslets.completion_ring": ("Completion", "CompletionRing"),
+        "threadlets._syslets.engines": ("Engine", "engine"),
+        "threadlets._syslets.program": ("Syslet", "syslet"),
+        "threadlets._syslets.sweeps": ("Sweep", "sweep"),
     }
     __getattr__ = load_on_demand(
         __name__, {name: home for home, names in _HOMES.items() for name in names}
@@ -104,6 +89,7 @@ __all__ = [
     "Sweep",
     "Syslet",
     "ThreadletExecutor",
+    "ThreadletsError",
     "__build__",
     "__version__",
     "call",

@@ -557,7 +557,7 @@ class CallBeside(Future[Any]):
 
 @final
 class Program:
-    """A syslet that `threadlets.syslets` has compiled to a table of atoms."""
+    """A syslet that `threadlets._syslets` has compiled to a table of atoms."""
 
     def __new__(
         cls,

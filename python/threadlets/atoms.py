@@ -5,8 +5,9 @@ functions of `os` and `socket` with the same names. A descriptor that a program 
 exec.
 """
 
-from threadlets.syslets.atom import Atom
-from threadlets.syslets.files import (
+from threadlets._public import set_module
+from threadlets._syslets.atom import Atom
+from threadlets._syslets.files import (
     AT_EMPTY_PATH,
     AT_REMOVEDIR,
     AT_SYMLINK_FOLLOW,
@@ -36,7 +37,7 @@ from threadlets.syslets.files import (
     symlinkat,
     unlinkat,
 )
-from threadlets.syslets.flow import (
+from threadlets._syslets.flow import (
     address,
     assign,
     break_if,
@@ -50,9 +51,9 @@ from threadlets.syslets.flow import (
     stop_if,
     when,
 )
-from threadlets.syslets.operands import AT_FDCWD
-from threadlets.syslets.operations import Flow
-from threadlets.syslets.sockets import (
+from threadlets._syslets.operands import AT_FDCWD
+from threadlets._syslets.operations import Flow
+from threadlets._syslets.sockets import (
     accept,
     connect,
     recv,
@@ -62,8 +63,17 @@ from threadlets.syslets.sockets import (
     shutdown,
     socket,
 )
-from threadlets.syslets.transfers import pread, pwrite, read, readv, sendfile, splice, write, writev
-from threadlets.syslets.waiting import add, nop, poll, timeout, waitid
+from threadlets._syslets.transfers import (
+    pread,
+    pwrite,
+    read,
+    readv,
+    sendfile,
+    splice,
+    write,
+    writev,
+)
+from threadlets._syslets.waiting import add, nop, poll, timeout, waitid
 
 __all__ = [
     "AT_EMPTY_PATH",
@@ -131,3 +141,7 @@ __all__ = [
     "write",
     "writev",
 ]
+
+for _name in __all__:
+    if callable(_value := globals()[_name]):
+        set_module(__name__)(_value)

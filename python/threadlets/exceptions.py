@@ -1,11 +1,33 @@
-"""Exceptions that threadlets raises in addition to those of the standard library."""
+"""Exceptions that threadlets raises in addition to those of the standard library and of asyncio."""
 
 from __future__ import annotations
 
-__all__ = ["FloatingPointStateChanged", "LeakError", "SysletError", "SysletTypeError"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from threadlets._introspection import BlockedFunction
+
+__all__ = [
+    "ClientDisconnected",
+    "DrainTimeoutError",
+    "FloatingPointStateChanged",
+    "LeakError",
+    "MissingPackage",
+    "SysletError",
+    "SysletTypeError",
+    "ThreadletsError",
+]
 
 
-class SysletError(ValueError):
+class ThreadletsError(Exception):
+    """The base class of all exceptions in this module.
+
+    Each of them has a standard exception as its second base class, which `except` clauses can name,
+    too.
+    """
+
+
+class SysletError(ThreadletsError, ValueError):
     """A syslet cannot be built as it is written; nothing of it has run.
 
     The message begins with the location in the user's code, which `filename` and `line` hold, too.
@@ -21,14 +43,25 @@ class SysletTypeError(SysletError, TypeError):
     """A syslet was given a value of the wrong type: a path for a descriptor, a test for a bool."""
 
 
-class LeakError(RuntimeError):
+class DrainTimeoutError(ThreadletsError, TimeoutError):
+    """Requests of a scope have not ended in time; the message names them.
+
+    `blocked` lists the functions that are blocked, each with its stack.
+    """
+
+    def __init__(self, message: str, blocked: list[BlockedFunction]) -> None:
+        super().__init__(message)
+        self.blocked = blocked
+
+
+class LeakError(ThreadletsError, RuntimeError):
     """A loop was closed while something was outstanding; the message names it.
 
     Raised only on request: with `leaks="raise"`, and in `threadlets.testing`.
     """
 
 
-class FloatingPointStateChanged(RuntimeError):
+class FloatingPointStateChanged(ThreadletsError, RuntimeError):
     """Code left the floating-point state of its thread changed; raised only with `fp="raise"`.
 
     The message names the code and what it changed, which `name`, `where` ("file:line") and `changes`
@@ -44,3 +77,14 @@ class FloatingPointStateChanged(RuntimeError):
         self.name = name
         self.where = where
         self.changes = changes
+
+
+class MissingPackage(ThreadletsError, ImportError):
+    """A package that an adapter needs is not installed, or its version is not supported."""
+
+
+class ClientDisconnected(ThreadletsError, ConnectionAbortedError):
+    """The client that was to take a WSGI application's response, or was sending the request, left.
+
+    Raised in the application, by `write()` and by reads of `wsgi.input`.
+    """

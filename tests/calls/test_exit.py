@@ -23,7 +23,7 @@ Begin = Callable[[str], "subprocess.Popen[str]"]
 _PRELUDE = """
 import asyncio, concurrent.futures, gc, logging, os, signal, sys, threading, time, warnings
 import threadlets
-from threadlets import CompletionRing, atoms, files, sweep, syslet
+from threadlets import CompletionRing, atoms, read_file, sweep, syslet
 
 ready = threading.Event()
 
@@ -107,11 +107,11 @@ _PROGRAMS = {
         logging.disable()  # The pool takes nothing more once the main thread ends, so tasks fail.
         background(tasks(lambda: asyncio.to_thread(time.sleep, 0.0001)))
     """,
-    "files are read": "background(tasks(lambda: files.read_file('/proc/self/status')))",
+    "files are read": "background(tasks(lambda: read_file('/proc/self/status')))",
     "a syslet waits": """
         reading, writing = os.pipe()
         async def read():
-            async with await files.open(reading, "rb", buffering=0) as file:
+            async with await threadlets.open(reading, "rb", buffering=0) as file:
                 await file.read(1)
         background(tasks(read, 1))
     """,
@@ -300,7 +300,7 @@ def test_loop_works_while_callbacks_of_the_exit_run(
     """A clean-up can use the loop, stop it, join its thread and close it, whenever registered."""
     # The interpreter waits for threads that are no daemons before it calls the functions of atexit.
     register = "atexit.register(clean_up)" if daemon else "threading._register_atexit(clean_up)"
-    imports = "import threadlets; from threadlets import files"
+    imports = "import threadlets; from threadlets import read_file"
     process = begin(f"""
 import asyncio, atexit, threading, time
 
@@ -317,7 +317,7 @@ def clean_up():
 
 async def work():
     blocked = asyncio.gather(*(threadlets.call(time.sleep, 0.001) for _ in range(3)))
-    return len(await blocked), len(await files.read_file("/proc/self/status")) > 0
+    return len(await blocked), len(await read_file("/proc/self/status")) > 0
 
 loop = threadlets.new_event_loop()
 thread = threading.Thread(target=loop.run_forever, daemon={daemon})

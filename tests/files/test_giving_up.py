@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import threadlets
-from threadlets.files import copying, whole
+from threadlets._files import copying, whole
 
 from .conftest import Run
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import threadlets
-from threadlets.files import walking
+from threadlets._files import walking
 
 from .conftest import Run
 

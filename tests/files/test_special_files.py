@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import threadlets
-from threadlets.files import copying
+from threadlets._files import copying
 
 from .conftest import Run
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import threadlets
-from threadlets.files import whole
+from threadlets._files import whole
 
 from .conftest import Run
 

@@ -32,10 +32,10 @@ _NOT_NEEDED = {
     "tempfile",
     "threadlets.atoms",
     "threadlets.cli",
-    "threadlets.files",
+    "threadlets._files",
     "threadlets.frameworks",
-    "threadlets.scopes.scope",
-    "threadlets.syslets",
+    "threadlets._scopes.scope",
+    "threadlets._syslets",
     "threadlets.testing",
     "typer",
     "urllib",
@@ -61,7 +61,7 @@ def _loaded(code: str) -> set[str]:
 def test_import_loads_the_loop_alone() -> None:
     """A loop is imported without files, syslets, databases or compressors."""
     loaded = _loaded("import threadlets")
-    assert {"threadlets.aio.loop", "threadlets._core"} <= loaded
+    assert {"threadlets._aio.loop", "threadlets._core"} <= loaded
     assert set() == loaded & _NOT_NEEDED
 
 
@@ -87,7 +87,7 @@ def test_each_public_name_is_there_when_asked_for(name: str) -> None:
     assert "True True True" == printed.strip()
 
 
-@pytest.mark.parametrize("name", ["atoms", "files", "fp", "scopes", "syslets"])
+@pytest.mark.parametrize("name", ["atoms", "exceptions", "fp"])
 def test_subpackages_are_attributes(name: str) -> None:
     """A subpackage is an attribute without an import of its own."""
     assert (

@@ -36,7 +36,7 @@ print(threadlets.run(asyncio.sleep(0, "; the main interpreter goes on")))
 
 
 @pytest.mark.parametrize("order", ["main first", "main later"])
-@pytest.mark.parametrize("module", ["threadlets", "threadlets._core", "threadlets.aio.loop"])
+@pytest.mark.parametrize("module", ["threadlets", "threadlets._core", "threadlets._aio.loop"])
 def test_import_into_a_subinterpreter_is_refused(module: str, order: str) -> None:
     """The error gives reason and remedy; the main interpreter works before and afterwards."""
     command = [sys.executable, "-c", SCRIPT, module, order]

@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from threadlets.syslets.operations import OPERATIONS, STOPS, Flow
-from threadlets.syslets.table import ABSENT, Row, Table
+from threadlets._syslets.operations import OPERATIONS, STOPS, Flow
+from threadlets._syslets.table import ABSENT, Row, Table
 
 from . import kernel
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import strategies as st
-from threadlets.syslets.operations import Flow
-from threadlets.syslets.table import ABSENT, Table
+from threadlets._syslets.operations import Flow
+from threadlets._syslets.table import ABSENT, Table
 
 _NAMES = [b"a", b"b", b"sub", b"sub/c", b"sub/d", b"link", b"missing/e", b"new"]
 _BUFFER_SIZE = 64

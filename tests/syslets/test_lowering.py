@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from threadlets._syslets.program import Syslet, syslet
 from threadlets.atoms import (
     AT_REMOVEDIR,
     Flow,
@@ -43,7 +44,6 @@ from threadlets.atoms import (
     writev,
 )
 from threadlets.atoms import socket as make_socket
-from threadlets.syslets import Syslet, syslet
 
 from .reference import Ending, run
 

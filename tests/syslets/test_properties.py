@@ -18,10 +18,10 @@ import threadlets
 from hypothesis import given
 from hypothesis import strategies as st
 from threadlets import CompletionRing, Result, sweep
+from threadlets._syslets.places import here
+from threadlets._syslets.program import Syslet
+from threadlets._syslets.table import Notes
 from threadlets.atoms import Flow
-from threadlets.syslets import Syslet
-from threadlets.syslets.places import here
-from threadlets.syslets.table import Notes
 
 from . import reference
 from .harness import DEADLINE_S

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from threadlets import atoms
+from threadlets._syslets.program import Syslet, syslet
 from threadlets.atoms import Flow, add, buffer, counter, nop, openat, read
 from threadlets.exceptions import SysletError, SysletTypeError
-from threadlets.syslets import Syslet, syslet
 
 Refusal = Callable[[str], SysletError]
 

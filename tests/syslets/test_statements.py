@@ -14,6 +14,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from threadlets._syslets.program import syslet
 from threadlets.atoms import (
     add,
     break_if,
@@ -26,7 +27,6 @@ from threadlets.atoms import (
     when,
     write,
 )
-from threadlets.syslets import syslet
 
 from .reference import Ending, run
 

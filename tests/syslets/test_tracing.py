@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 
+from threadlets._syslets.program import syslet
 from threadlets.atoms import Flow, add, buffer, counter, nop, openat, read, statx
-from threadlets.syslets import syslet
 
 
 def test_a_function_is_called_once_with_symbols() -> None:

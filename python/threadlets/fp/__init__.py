@@ -6,8 +6,8 @@ docs/floating-point.md.
 """
 
 from threadlets._core import Environment, Flags
-from threadlets.fp.ledger import Violation, report
-from threadlets.fp.state import State, environment, flags, state
+from threadlets.fp._state import State, environment, flags, state
+from threadlets.fp._violations import Violation, report
 
 __all__ = [
     "Environment",

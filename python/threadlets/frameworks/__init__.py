@@ -5,8 +5,14 @@ endpoints of Starlette and FastAPI, their sync dependencies and background tasks
 `wsgi` does it for WSGI applications. anyio and a2wsgi are imported only when they are needed.
 """
 
-from threadlets.frameworks.gateway import wsgi
-from threadlets.frameworks.packages import MissingPackage
-from threadlets.frameworks.threads import Replacement, use_threadlets_in_anyio
+from threadlets.exceptions import ClientDisconnected, MissingPackage
+from threadlets.frameworks._gateway import wsgi
+from threadlets.frameworks._threads import Replacement, use_threadlets_in_anyio
 
-__all__ = ["MissingPackage", "Replacement", "use_threadlets_in_anyio", "wsgi"]
+__all__ = [
+    "ClientDisconnected",
+    "MissingPackage",
+    "Replacement",
+    "use_threadlets_in_anyio",
+    "wsgi",
+]

@@ -4,7 +4,7 @@ With `pytest_plugins = ["threadlets.testing.plugin"]` in a conftest.py, a test f
 ledgers of its loops end at zero.
 """
 
-from threadlets.testing.engines import use_engine
-from threadlets.testing.leaks import no_leaks
+from threadlets.testing._engines import use_engine
+from threadlets.testing._leaks import no_leaks
 
 __all__ = ["no_leaks", "use_engine"]

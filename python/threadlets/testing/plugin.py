@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from threadlets.testing.leaks import no_leaks
+from threadlets.testing._leaks import no_leaks
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,0 +1,1 @@
+"""What debug mode checks around each request of a loop."""

@@ -1,0 +1,1 @@
+"""Scopes: requests that are cancelled, awaited and accounted for together."""

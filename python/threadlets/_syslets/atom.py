@@ -1,0 +1,78 @@
+"""`Atom`: one operation with its operands and flags, as an immutable value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import EllipsisType
+from typing import TYPE_CHECKING
+
+from threadlets._syslets.operations import Flow, Operation
+from threadlets._syslets.places import Place, here
+
+if TYPE_CHECKING:
+    from threadlets._syslets.symbols import Variable
+
+
+@dataclass(frozen=True, eq=False)
+class Atom:
+    """One I/O operation, to be yielded by a syslet; it does nothing by itself and never changes.
+
+    A failure ends the program, and the result names the atom and the error, unless the atom is
+    `unchecked()`. Every method returns a new atom.
+    """
+
+    operation: Operation
+    operands: tuple[object, ...]
+    place: Place
+    """The line that made the atom."""
+    flags: Flow
+    result: Variable | None = None
+    next: int | EllipsisType | None = ...
+    """Index of the next atom in a list of atoms; Ellipsis: the adjacent atom; None: the end."""
+
+    def unchecked(self) -> Atom:
+        """Continue the program after a failure: the atom's value is then the negative errno."""
+        return replace(self, flags=self.flags & ~Flow.STOP_ON_NEGATIVE)
+
+    def asynchronous(self) -> Atom:
+        """Queue the operation at once, without a non-blocking attempt before."""
+        return replace(self, flags=self.flags & ~Flow.SYNC | Flow.ASYNC)
+
+    def synchronous(self) -> Atom:
+        """Never queue the operation: the thread that runs the program performs it, and may block."""
+        return replace(self, flags=self.flags & ~Flow.ASYNC | Flow.SYNC)
+
+    def no_complete(self) -> Atom:
+        """Make no entry in the completion ring when the program ends at this atom."""
+        return replace(self, flags=self.flags | Flow.NO_COMPLETE)
+
+    def into(self, variable: Variable) -> Atom:
+        """Store the atom's value in `variable`, too, which the whole program can read.
+
+        Raises:
+            SysletTypeError: `variable` is not a variable.
+        """
+        from threadlets._syslets.symbols import Variable
+
+        if not isinstance(variable, Variable):
+            raise here().type_refusal(
+                f"{variable!r} is no variable: into() stores in a variable that counter() returned"
+            )
+        return replace(self, result=variable)
+
+    def then(self, index: int | None) -> Atom:
+        """Continue with the atom at `index` of the list, or end the program after this atom (None).
+
+        For `Syslet.from_atoms` only, where the adjacent atom follows otherwise.
+        """
+        return replace(self, next=index)
+
+    def with_flags(self, flags: Flow) -> Atom:
+        """Replace all flags, including the check for failures.
+
+        For `Syslet.from_atoms`; a traced syslet uses `when`, `stop_if` and `break_if` for conditions.
+        """
+        return replace(self, flags=Flow(flags))
+
+    def __repr__(self) -> str:
+        return f"<atom {self.operation.name} made at {self.place}>"

@@ -1,0 +1,161 @@
+"""What a syslet's function uses besides atoms: memory, variables, conditions and loops."""
+
+from __future__ import annotations
+
+from threadlets._syslets import trace
+from threadlets._syslets.atom import Atom
+from threadlets._syslets.operands import Number
+from threadlets._syslets.places import here, user_frame
+from threadlets._syslets.symbols import (
+    Address,
+    Buffer,
+    Condition,
+    Growing,
+    Lease,
+    Memory,
+    Parameter,
+    Span,
+    Variable,
+    name_symbols,
+    number,
+)
+from threadlets._syslets.waiting import add
+
+
+def buffer(size: Number) -> Buffer:
+    """Return scratch memory of `size` bytes, allocated when a run first uses it.
+
+    A slice is a part of it: `chunk[:n]` is its first n bytes.
+    """
+    return Buffer(number(size, "a buffer's size"))
+
+
+def growing(limit: Number, expected: Number | None = None) -> Growing:
+    """Return memory that reads append to, up to `limit` bytes.
+
+    A read asks for all of the `expected` bytes that are still missing, otherwise for as many bytes
+    as the memory holds already (4 KiB at least). Data beyond `limit` fails with ENOBUFS.
+    """
+    what = "the limit of growing memory"
+    hint = None if expected is None else number(expected, "the size to expect")
+    return Growing(number(limit, what), hint)
+
+
+def counter(initial: int = 0) -> Variable:
+    """Return a variable that is `initial` when a run begins; change it by `add` or an atom's `into`.
+
+    Raises:
+        SysletTypeError: `initial` is a symbol: add it instead.
+    """
+    value = number(initial, "a counter's initial value")
+    if not isinstance(value, int):
+        raise here().type_refusal(
+            f"a counter begins with a constant, not {value!r}: yield add(counter, …)"
+        )
+    return Variable(value)
+
+
+def assign(variable: Variable, value: Number) -> Atom:
+    """Return an atom that sets a variable each time it runs; `initial` is set only once per run."""
+    return add(value, 0).into(variable)
+
+
+def parameter(name: str, default: object = ...) -> Parameter:
+    """Return a parameter of a program that `Syslet.from_atoms` makes; its uses decide its type."""
+    return Parameter(name, default)
+
+
+def address() -> Address:
+    """Return a socket address for accept or recvmsg to fill in."""
+    return Address()
+
+
+def lease(memory: Memory | Span) -> Lease:
+    """Return memory for a syslet to return without a copy; it then belongs to the caller.
+
+    Raises:
+        SysletTypeError: `memory` is neither memory nor a slice of it.
+    """
+    if isinstance(memory, Memory):
+        return Lease(Span(memory, None, None))
+    if isinstance(memory, Span):
+        return Lease(memory)
+    raise here().type_refusal(f"only a buffer or a part of one can be leased, not {memory!r}")
+
+
+def stop_if(condition: Condition, value: object = None) -> None:
+    """End the program with `value` if the condition holds; the result is `ok`."""
+    trace.needed("stop_if").record(trace.StopIf(_condition(condition), value, here()))
+
+
+def break_if(condition: Condition) -> None:
+    """Leave the innermost loop if the condition holds.
+
+    Raises:
+        SysletError: there is no enclosing loop.
+    """
+    recorder = trace.needed("break_if")
+    innermost = recorder.innermost_loop()
+    if innermost is None:
+        raise here().refusal("break_if has no enclosing loop to leave")
+    recorder.record(trace.BreakIf(_condition(condition), innermost, here()))
+
+
+class loop:  # noqa: N801 - a statement
+    """`with loop(): …` repeats the body until `break_if` leaves it, or the program ends.
+
+    Tracing executes the body once; a run repeats it.
+    """
+
+    def __enter__(self) -> None:
+        recorder = trace.needed("loop")
+        self._loop = trace.Loop(here())
+        recorder.record(self._loop)
+        recorder.open(self._loop.body, self._loop)
+
+    def __exit__(self, *_exception: object) -> None:
+        trace.needed("loop").close(self._loop)
+
+
+class when:  # noqa: N801 - a statement
+    """`with when(condition): …` executes the body if the condition holds."""
+
+    def __init__(self, condition: Condition) -> None:
+        self._condition = _condition(condition)
+
+    def __enter__(self) -> None:
+        recorder = trace.needed("when")
+        statement = trace.When(self._condition, here())
+        recorder.record(statement)
+        recorder.open(statement.body)
+
+    def __exit__(self, *_exception: object) -> None:
+        trace.needed("when").close()
+
+
+class otherwise:  # noqa: N801 - a statement
+    """`with otherwise(): …` executes the body if the condition of the `when` before does not hold.
+
+    Raises:
+        SysletError: it does not follow the body of a `when` directly.
+    """
+
+    def __enter__(self) -> None:
+        recorder = trace.needed("otherwise")
+        statement = recorder.last()
+        if not isinstance(statement, trace.When) or statement.otherwise is not None:
+            raise here().refusal("otherwise belongs directly after the body of a when")
+        statement.otherwise = []
+        recorder.open(statement.otherwise)
+
+    def __exit__(self, *_exception: object) -> None:
+        trace.needed("otherwise").close()
+
+
+def _condition(condition: object) -> Condition:
+    if isinstance(condition, Condition):
+        name_symbols(user_frame())
+        return condition
+    raise here().type_refusal(
+        f"{condition!r} is no condition: compare integer symbols, as in n == 0"
+    )

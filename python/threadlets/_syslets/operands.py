@@ -1,0 +1,190 @@
+"""Checks of operands, by kind: a wrong operand is refused at the line that makes the atom."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from threadlets._syslets.atom import Atom
+from threadlets._syslets.operations import OPERATIONS, Flow, Kind
+from threadlets._syslets.places import here
+from threadlets._syslets.symbols import (
+    Address,
+    Buffer,
+    Descriptor,
+    Growing,
+    Integer,
+    Memory,
+    Parameter,
+    Span,
+    Variable,
+    number,
+)
+
+AT_FDCWD = -100
+"""As `dir_fd`: relative paths begin at the working directory."""
+
+Number: TypeAlias = int | Integer
+Fd: TypeAlias = int | Integer
+Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | Parameter
+Source: TypeAlias = bytes | bytearray | memoryview | Memory | Span
+Target: TypeAlias = bytearray | memoryview | Memory | Span
+SocketAddress: TypeAlias = tuple[Any, ...] | str | bytes | Address | Parameter
+
+
+def make(name: str, *operands: object) -> Atom:
+    """Return the atom of an operation, with the operands in the table's order.
+
+    Raises:
+        SysletTypeError: an operand is of the wrong kind.
+        SysletError: an operand is of the right kind, but its value is not allowed.
+    """
+    operation = OPERATIONS[name]
+    given = [(column, kind) for column, kind in operation.operands if kind is not Kind.FIELDS]
+    checked = tuple(
+        _CHECKS[kind](value, f"{column} of {name}")
+        for (column, kind), value in zip(given, operands, strict=True)
+    )
+    flags = Flow.STOP_ON_NEGATIVE if operation.is_io else Flow(0)
+    return Atom(operation, checked, here(), flags)
+
+
+def constant(value: object, what: str) -> int:
+    """Return an integer that must be known when the program is built: flags to which a bit is added.
+
+    Raises:
+        SysletTypeError: it is no integer, or it is a symbol.
+    """
+    checked = number(value, what)
+    if isinstance(checked, Integer):
+        raise here().type_refusal(
+            f"{what} is {checked!r}, but must be a constant: close-on-exec is added to it"
+        )
+    return checked
+
+
+def _optional_number(value: object, what: str) -> Number | None:
+    if value is None or (isinstance(value, int) and value == -1):
+        return None
+    return number(value, what)
+
+
+def _descriptor(value: object, what: str) -> Fd:
+    if isinstance(value, Descriptor | Parameter | Variable):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and (value >= 0 or value == AT_FDCWD):
+        return value
+    raise here().type_refusal(
+        f"{what} is {value!r}, which is no descriptor: take what openat, socket or accept gave, "
+        "a parameter, or an integer"
+    )
+
+
+def _nanoseconds(value: object, what: str) -> Number:
+    return value if isinstance(value, Parameter) else number(value, what)
+
+
+def _path(value: object, what: str) -> bytes | Parameter:
+    if isinstance(value, Parameter):
+        return value
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise here().type_refusal(
+            f"{what} is {value!r}, which is no path: take str, bytes, a path object or a parameter"
+        )
+    path = os.fsencode(value)
+    if b"\0" in path:
+        raise here().refusal(f"{what} is {value!r}, and no path has a zero byte in it")
+    return path
+
+
+def _source(value: object, what: str) -> Span | bytes:
+    if isinstance(value, Span):
+        return value
+    if isinstance(value, Memory):
+        return Span(value, None, None)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise here().type_refusal(
+        f"{what} is {value!r}, which is no memory: take a buffer, a part of one, bytes or a "
+        "parameter"
+    )
+
+
+def _target(value: object, what: str) -> Span:
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise here().type_refusal(
+            f"{what} is a constant, which nothing can be read into: take buffer(size), "
+            "growing(limit) or a parameter"
+        )
+    span = _source(value, what)
+    assert isinstance(span, Span)
+    is_part = span.start is not None or span.length is not None
+    if isinstance(span.memory, Growing) and is_part:
+        raise here().refusal(
+            f"{what} is a part of growing memory, to which reads append: take all of it"
+        )
+    return span
+
+
+def _several(
+    check: Callable[[object, str], Span | bytes],
+) -> Callable[[object, str], tuple[Span | bytes, ...]]:
+    def checked(value: object, what: str) -> tuple[Span | bytes, ...]:
+        parts = value if isinstance(value, list | tuple) else (value,)
+        if not parts:
+            raise here().refusal(f"{what} is empty: take at least one buffer")
+        return tuple(check(part, what) for part in parts)
+
+    return checked
+
+
+def _whole(value: object, what: str, kinds: type[Any] | Any) -> object:
+    if value is None or isinstance(value, kinds):
+        return value
+    raise here().type_refusal(f"{what} is {value!r}: take all of a buffer, or None")
+
+
+def _control_source(value: object, what: str) -> object:
+    return _whole(value, what, bytes | Buffer | Parameter)
+
+
+def _control_target(value: object, what: str) -> object:
+    return _whole(value, what, Buffer | Parameter)
+
+
+def _address(value: object, what: str) -> object:
+    if isinstance(value, tuple | str | bytes | Address | Parameter):
+        return value
+    raise here().type_refusal(
+        f"{what} is {value!r}, which is no socket address: take what socket.connect takes, or a "
+        "parameter"
+    )
+
+
+def _optional_address(value: object, what: str) -> object:
+    return None if value is None else _address(value, what)
+
+
+def _peer(value: object, what: str) -> object:
+    if value is None or isinstance(value, Address):
+        return value
+    raise here().type_refusal(f"{what} is {value!r}: take address(), which is filled in, or None")
+
+
+_CHECKS: dict[Kind, Callable[[object, str], object]] = {
+    Kind.NUMBER: number,
+    Kind.OPTIONAL_NUMBER: _optional_number,
+    Kind.DESCRIPTOR: _descriptor,
+    Kind.NANOSECONDS: _nanoseconds,
+    Kind.PATH: _path,
+    Kind.SOURCE: _source,
+    Kind.TARGET: _target,
+    Kind.SOURCES: _several(_source),
+    Kind.TARGETS: _several(_target),
+    Kind.CONTROL_SOURCE: _control_source,
+    Kind.CONTROL_TARGET: _control_target,
+    Kind.ADDRESS: _address,
+    Kind.OPTIONAL_ADDRESS: _optional_address,
+    Kind.PEER: _peer,
+}

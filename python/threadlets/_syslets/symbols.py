@@ -1,0 +1,291 @@
+"""Symbols: they stand for values while a syslet is traced, before anything has run.
+
+Arithmetic on integer symbols records `add` atoms; comparing them makes conditions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+from threadlets._syslets import trace
+from threadlets._syslets.atom import Atom
+from threadlets._syslets.operations import OPERATIONS, Flow
+from threadlets._syslets.places import here, user_frame
+
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+
+class Symbol:
+    """Stands for a value that exists only in a run; belongs to the trace in which it was made."""
+
+    description = "a symbol"
+
+    def __init__(self) -> None:
+        self.place = here()
+        self.name: str | None = None
+        self.trace = trace.current()
+
+    def __bool__(self) -> NoReturn:
+        raise here().type_refusal(
+            f"{self} has no truth value yet: the program is only being traced. Write "
+            "`with when(n != 0): …`, or stop_if or break_if"
+        )
+
+    def __repr__(self) -> str:
+        name_symbols(user_frame())
+        return self.description if self.name is None else f"{self.name} ({self.description})"
+
+
+class Integer(Symbol):
+    """An integer of 64 bits, whose arithmetic wraps around."""
+
+    description = "an integer"
+
+    def __add__(self, other: Integer | int) -> Integer:
+        return add_up(self, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Integer | int) -> Integer:
+        return add_up(self, other, -1)
+
+    def __rsub__(self, other: int) -> Integer:
+        return add_up(other, self, -1)
+
+    def __mul__(self, other: Integer | int) -> Integer:
+        return add_up(0, self, other)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Integer:
+        return add_up(0, self, -1)
+
+    def __eq__(self, other: object) -> Condition:  # type: ignore[override]
+        return Condition(self, "==", other)
+
+    def __ne__(self, other: object) -> Condition:  # type: ignore[override]
+        return Condition(self, "!=", other)
+
+    def __lt__(self, other: Integer | int) -> Condition:
+        return Condition(self, "<", other)
+
+    def __le__(self, other: Integer | int) -> Condition:
+        return Condition(self, "<=", other)
+
+    def __gt__(self, other: Integer | int) -> Condition:
+        return Condition(self, ">", other)
+
+    def __ge__(self, other: Integer | int) -> Condition:
+        return Condition(self, ">=", other)
+
+    __hash__ = Symbol.__hash__
+
+    def __index__(self) -> NoReturn:
+        raise here().type_refusal(f"{self} has no value yet: the program is only being traced")
+
+
+class Variable(Integer):
+    """An integer that the program may change; every run begins with `initial`."""
+
+    description = "a variable"
+
+    def __init__(self, initial: int) -> None:
+        super().__init__()
+        self.initial = initial
+
+
+class Descriptor(Integer):
+    """A file descriptor, or the negative errno of an unchecked atom: it compares, but cannot add."""
+
+    description = "a descriptor"
+
+
+class Record(Integer):
+    """The value of an atom that fills in several fields: an integer, with integers as attributes.
+
+    A syslet that returns the record returns its fields; `value` is the integer alone.
+    """
+
+    description = "a record"
+
+    def __init__(self, operation_name: str) -> None:
+        super().__init__()
+        self.operation_name = operation_name
+        self.fields = OPERATIONS[operation_name].fields
+
+    def __getattr__(self, name: str) -> Field:
+        if name == "value":
+            return Field(self, -1)
+        if name.startswith("_") or name not in self.fields:
+            raise AttributeError(
+                f"{self.operation_name} has no field {name!r}; it has {', '.join(self.fields)}"
+            )
+        return Field(self, self.fields.index(name))
+
+
+class Field(Integer):
+    """One integer of a record; -1 is the index of the record's own value."""
+
+    description = "a field"
+
+    def __init__(self, record: Record, index: int) -> None:
+        super().__init__()
+        self.record = record
+        self.index = index
+        self.trace = record.trace
+
+
+class Memory(Symbol):
+    """Bytes that operations read and write; a slice of it is a span."""
+
+    description = "memory"
+
+    def __getitem__(self, part: slice) -> Span:
+        if not isinstance(part, slice) or part.step is not None:
+            raise here().type_refusal(
+                f"{part!r} does not select a part of {self}: take a slice without a step, as in "
+                "chunk[:n]"
+            )
+        start = None if part.start is None else number(part.start, "a slice's start")
+        stop = None if part.stop is None else number(part.stop, "a slice's end")
+        if isinstance(start, int) and start == 0:
+            start = None
+        for end in (start, stop):
+            if isinstance(end, int) and end < 0:
+                raise here().refusal(f"{end} counts from the end, which is unknown before a run")
+        if start is None or stop is None:
+            return Span(self, start, stop)
+        length = stop - start
+        if isinstance(length, int) and length < 0:
+            raise here().refusal(f"the slice [{start}:{stop}] ends before it starts")
+        return Span(self, start, length)
+
+    __iter__ = None
+
+
+class Buffer(Memory):
+    """Scratch memory of `size` bytes."""
+
+    description = "a buffer"
+
+    def __init__(self, size: Integer | int) -> None:
+        super().__init__()
+        self.size = size
+
+
+class Growing(Memory):
+    """Memory that reads append to, up to `limit` bytes; `expected` is its probable size, if known."""
+
+    description = "growing memory"
+
+    def __init__(self, limit: Integer | int, expected: Integer | int | None) -> None:
+        super().__init__()
+        self.limit = limit
+        self.expected = expected
+
+
+class Parameter(Integer, Memory):
+    """An argument of a run: an integer, descriptor, path, memory …; its uses decide which."""
+
+    description = "a parameter"
+
+    def __init__(self, name: str, default: object = ...) -> None:
+        super().__init__()
+        self.name = name
+        self.default = default
+
+
+class Address(Symbol):
+    """A socket address that accept or recvmsg fills in."""
+
+    description = "an address"
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """A part of memory. A `start` of None is its beginning, a `length` of None goes up to its end."""
+
+    memory: Memory
+    start: Integer | int | None
+    length: Integer | int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Lease:
+    """A span that a run returns without a copy."""
+
+    span: Span
+
+
+class Condition:
+    """A comparison of two integers, for `when`, `stop_if` and `break_if`."""
+
+    def __init__(self, left: Integer | int, relation: str, right: object) -> None:
+        self.left = left
+        self.relation = relation
+        self.place = here()
+        self.right = compared(right)
+
+    def __bool__(self) -> NoReturn:
+        raise here().type_refusal(
+            "a comparison of symbols has no truth value yet: the program is only being traced. "
+            "Write `with when(n == 0): …` for `if`, break_if or stop_if to end a loop or the "
+            "program, and one of them for each part of `and`, `or` and 0 < n < 10"
+        )
+
+
+def compared(value: object) -> Integer | int:
+    """Return one side of a comparison.
+
+    Raises:
+        SysletTypeError: it is no integer.
+    """
+    return value if isinstance(value, Descriptor) else number(value, "what is compared")
+
+
+def number(value: object, what: str) -> Integer | int:
+    """Return `value` if it can stand where a number is needed.
+
+    Raises:
+        SysletTypeError: it is no integer; a descriptor is none.
+        SysletError: it does not fit into 64 bits.
+    """
+    if isinstance(value, Integer) and not isinstance(value, Descriptor):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise here().type_refusal(f"{what} is {value!r}, which is no integer")
+    if not INT64_MIN <= value <= INT64_MAX:
+        raise here().refusal(f"{what} is {value}, which does not fit into 64 bits")
+    return int(value)
+
+
+def add_up(base: Integer | int, amount: Integer | int, factor: Integer | int = 1) -> Integer:
+    """Record an atom that computes `base + amount * factor`, and return its value."""
+    operands = tuple(number(value, "what is computed with") for value in (base, amount, factor))
+    place = here()
+    value = Integer()
+    recorder = trace.needed("arithmetic of symbols")
+    recorder.record(trace.Step(Atom(OPERATIONS["add"], operands, place, Flow(0)), value, place))
+    return value
+
+
+def name_symbols(frame: FrameType) -> None:
+    """Name symbols after the function's variables, for error messages and `explain`."""
+    for name, value in frame.f_locals.items():
+        if isinstance(value, Symbol) and value.name is None:
+            value.name = name
+
+
+def value_of(atom: Atom) -> Integer:
+    """Return a new symbol for the value of an atom, or the variable that it changes."""
+    if atom.result is not None:
+        return atom.result
+    if atom.operation.opens:
+        return Descriptor()
+    if atom.operation.fields:
+        return Record(atom.operation.name)
+    if atom.operation.name == "add" and isinstance(atom.operands[0], Variable):
+        return atom.operands[0]
+    return Integer()
