@@ -18,7 +18,7 @@ anyio = pytest.importorskip("anyio", reason="anyio is not installed")
 from anyio import from_thread, to_thread  # noqa: E402  # After the skip.
 from threadlets.frameworks import (  # noqa: E402
     MissingPackage,
-    threads,
+    _threads,
     use_threadlets_in_anyio,
 )
 
@@ -478,7 +478,7 @@ def test_a_missing_anyio_is_named(forget: Callable[[str], None]) -> None:
     """The error says what cannot be done, why, and what to install."""
     forget("anyio")
     with pytest.raises(MissingPackage) as raised:
-        threads._Anyio()
+        _threads._Anyio()
     assert "anyio" == raised.value.name
     expected = (
         "cannot run anyio's functions as threadlets: the package 'anyio' is not installed; "
@@ -491,4 +491,4 @@ def test_an_unknown_anyio_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """An anyio that lacks a function that we need is refused before anything is replaced."""
     monkeypatch.delattr("anyio._core._eventloop.claim_worker_thread")
     with pytest.raises(MissingPackage, match=r"is of a version that .*claim_worker_thread"):
-        threads._Anyio()
+        _threads._Anyio()

@@ -18,9 +18,9 @@ import threadlets
 from hypothesis import given
 from hypothesis import strategies as st
 from threadlets import CompletionRing, Result, sweep
-from threadlets._syslets.places import here
+from threadlets._syslets.locations import user_location
 from threadlets._syslets.program import Syslet
-from threadlets._syslets.table import Notes
+from threadlets._syslets.table import DebugInfo
 from threadlets.atoms import Flow
 
 from . import reference
@@ -43,12 +43,12 @@ def _folder_of(case: Case) -> Iterator[tuple[Path, int]]:
 
 
 def _program(case: Case) -> Syslet[...]:
-    place = here()
+    place = user_location()
     names = [str(index) for index in range(len(case.table.slots))]
     objects = [str(index) for index in range(len(case.table.objects))]
     n_atoms = len(case.table.atoms)
-    notes = Notes(place, [place] * n_atoms, [place] * n_atoms, names, objects, frozenset())
-    return Syslet(case.table, notes)
+    debug_info = DebugInfo(place, [place] * n_atoms, [place] * n_atoms, names, objects, frozenset())
+    return Syslet(case.table, debug_info)
 
 
 def _plain(value: object) -> object:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from threadlets._syslets.graph import End, Node, Target, Way
+from threadlets._syslets.graph import Branch, End, Node, Target
 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A node at its position in the table, and the way it branches; None if it does not branch."""
+    """A node at its position in the table, and its branch; None if it has none."""
 
     node: Node
-    way: Way | None
+    branch: Branch | None
     next: Target
 
     @property
     def skips(self) -> bool:
         """Whether a stop continues with the adjacent node."""
-        return self.way is not None and isinstance(self.way.branch, Node)
+        return self.branch is not None and isinstance(self.branch.taken, Node)
 
     @property
     def end(self) -> End | None:
         """The end that the program may reach from this node, if any."""
-        if self.way is not None and isinstance(self.way.branch, End):
-            return self.way.branch
+        if self.branch is not None and isinstance(self.branch.taken, End):
+            return self.branch.taken
         return self.next if isinstance(self.next, End) else None
 
 
@@ -35,43 +35,43 @@ def arrange(nodes: list[Node], entry: Node) -> list[Placed]:
     """
     position = {node: index for index, node in enumerate(nodes)}
     followers: dict[Node, Node] = {}
-    taken = {entry}
-    ways: dict[Node, Way] = {}
+    with_predecessor = {entry}
+    branches: dict[Node, Branch] = {}
     added: list[Node] = []
 
-    def can_follow(branch: Target, node: Node) -> bool:
-        assert isinstance(branch, Node)
-        last: Node | None = branch
+    def can_follow(target: Target, node: Node) -> bool:
+        assert isinstance(target, Node)
+        last: Node | None = target
         while last is not None and last is not node:
             last = followers.get(last)
-        return branch not in taken and last is None
+        return target not in with_predecessor and last is None
 
     for node in nodes:
-        if not node.ways:
+        if not node.branches:
             continue
-        way = _way_that_ends(node) or _nearest(node, node.ways, position)
-        if isinstance(way.branch, Node):
-            free = [way for way in node.ways if can_follow(way.branch, node)]
+        branch = _branch_that_ends(node) or _nearest(node, node.branches, position)
+        if isinstance(branch.taken, Node):
+            free = [branch for branch in node.branches if can_follow(branch.taken, node)]
             if free:
-                way = _nearest(node, free, position)
-                neighbour = way.branch
+                branch = _nearest(node, free, position)
+                neighbour = branch.taken
             else:
-                neighbour = Node(node.place, way.branch)
-                way = replace(way, branch=neighbour)
+                neighbour = Node(node.location, branch.taken)
+                branch = replace(branch, taken=neighbour)
             assert isinstance(neighbour, Node)
             followers[node] = neighbour
-            taken.add(neighbour)
-        elif isinstance(way.next, End) and not way.next.is_same(way.branch):
+            with_predecessor.add(neighbour)
+        elif isinstance(branch.next, End) and not branch.next.is_same(branch.taken):
             # An atom has one outcome: a second end needs an atom of its own.
-            added.append(Node(way.next.place, way.next))
-            way = replace(way, next=added[-1])
-        ways[node] = way
+            added.append(Node(branch.next.location, branch.next))
+            branch = replace(branch, next=added[-1])
+        branches[node] = branch
 
     placed = []
-    for head in [entry, *(node for node in nodes + added if node not in taken)]:
+    for head in [entry, *(node for node in nodes + added if node not in with_predecessor)]:
         node_in_chain: Node | None = head
         while node_in_chain is not None:
-            chosen = ways.get(node_in_chain)
+            chosen = branches.get(node_in_chain)
             following = node_in_chain.next if chosen is None else chosen.next
             assert following is not None
             placed.append(Placed(node_in_chain, chosen, following))
@@ -79,15 +79,15 @@ def arrange(nodes: list[Node], entry: Node) -> list[Placed]:
     return placed
 
 
-def _way_that_ends(node: Node) -> Way | None:
-    return next((way for way in node.ways if isinstance(way.branch, End)), None)
+def _branch_that_ends(node: Node) -> Branch | None:
+    return next((branch for branch in node.branches if isinstance(branch.taken, End)), None)
 
 
-def _nearest(node: Node, ways: list[Way], position: dict[Node, int]) -> Way:
-    """Return the way whose branch comes soonest after `node` in the source."""
+def _nearest(node: Node, branches: list[Branch], position: dict[Node, int]) -> Branch:
+    """Return the branch whose target comes soonest after `node` in the source."""
 
-    def distance(way: Way) -> tuple[bool, int]:
-        index = position[way.branch] if isinstance(way.branch, Node) else 0
+    def distance(branch: Branch) -> tuple[bool, int]:
+        index = position[branch.taken] if isinstance(branch.taken, Node) else 0
         return index <= position[node], index
 
-    return min(ways, key=distance)
+    return min(branches, key=distance)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
+from threadlets._syslets.locations import Location, user_location
 from threadlets._syslets.operations import Flow, Operation
-from threadlets._syslets.places import Place, here
 
 if TYPE_CHECKING:
     from threadlets._syslets.symbols import Variable
@@ -23,7 +23,7 @@ class Atom:
 
     operation: Operation
     operands: tuple[object, ...]
-    place: Place
+    location: Location
     """The line that made the atom."""
     flags: Flow
     result: Variable | None = None
@@ -55,7 +55,7 @@ class Atom:
         from threadlets._syslets.symbols import Variable
 
         if not isinstance(variable, Variable):
-            raise here().type_refusal(
+            raise user_location().type_error(
                 f"{variable!r} is no variable: into() stores in a variable that counter() returned"
             )
         return replace(self, result=variable)
@@ -75,4 +75,4 @@ class Atom:
         return replace(self, flags=Flow(flags))
 
     def __repr__(self) -> str:
-        return f"<atom {self.operation.name} made at {self.place}>"
+        return f"<atom {self.operation.name} made at {self.location}>"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import graphlib
 
 from threadlets._syslets.operations import OPERATIONS, STOPS, Flow, Kind
-from threadlets._syslets.table import ABSENT, Notes, Row, Table
+from threadlets._syslets.table import ABSENT, DebugInfo, Row, Table
 
 _SLOT_KINDS = (Kind.NUMBER, Kind.OPTIONAL_NUMBER, Kind.DESCRIPTOR, Kind.NANOSECONDS)
 
 
-def check(table: Table, notes: Notes) -> None:
+def check(table: Table, debug_info: DebugInfo) -> None:
     """Check every path through a program.
 
     Raises:
@@ -18,13 +18,13 @@ def check(table: Table, notes: Notes) -> None:
             loop that does no I/O, or a loop that cannot end.
     """
     rows = table.rows()
-    ways = [_successors(rows, index) for index in range(len(rows))]
-    _check_values(table, rows, ways, notes)
-    _check_loops(rows, ways, notes)
-    _check_endings(rows, ways, notes)
+    successors = [_successors_of(rows, index) for index in range(len(rows))]
+    _check_values(table, rows, successors, debug_info)
+    _check_loops(rows, successors, debug_info)
+    _check_endings(rows, successors, debug_info)
 
 
-def _successors(rows: list[Row], index: int) -> list[int]:
+def _successors_of(rows: list[Row], index: int) -> list[int]:
     """Return the indices of the atoms that may run next after the atom at `index`."""
     row = rows[index]
     found = [] if row.next == ABSENT else [row.next]
@@ -33,35 +33,39 @@ def _successors(rows: list[Row], index: int) -> list[int]:
     return found
 
 
-def _check_values(table: Table, rows: list[Row], ways: list[list[int]], notes: Notes) -> None:
-    known = _known_slots(rows, ways, notes)
+def _check_values(
+    table: Table, rows: list[Row], successors: list[list[int]], debug_info: DebugInfo
+) -> None:
+    known = _known_slots(rows, successors, debug_info)
     for index, row in enumerate(rows):
         before = known[index]
         if before is None:
             continue
         for slot in _reads(table, row) - before:
-            raise notes.places[index].refusal(
-                f"{row.op} uses {notes.slots[slot]}, which has no value on one of the paths to here"
+            raise debug_info.locations[index].error(
+                f"{row.op} uses {debug_info.slots[slot]}, which has no value on one of the paths to here"
             )
         if _may_succeed_here(rows, index):
             after = before | _writes(row)
             for slot in _slots_of_outcome(table, table.outcomes[row.outcome]) - after:
-                raise notes.endings[index].refusal(
-                    f"{notes.slots[slot]} is returned, but has no value on one of the paths to here"
+                raise debug_info.endings[index].error(
+                    f"{debug_info.slots[slot]} is returned, but has no value on one of the paths to here"
                 )
 
 
-def _known_slots(rows: list[Row], ways: list[list[int]], notes: Notes) -> list[set[int] | None]:
+def _known_slots(
+    rows: list[Row], successors: list[list[int]], debug_info: DebugInfo
+) -> list[set[int] | None]:
     """Return, for each atom, the slots that have a value when it begins; None: it is not reached."""
     known: list[set[int] | None] = [None] * len(rows)
-    known[0] = set(notes.initial)
+    known[0] = set(debug_info.initial)
     pending = [0]
     while pending:
         index = pending.pop()
         before = known[index]
         assert before is not None
         after = before | _writes(rows[index])
-        for successor in ways[index]:
+        for successor in successors[index]:
             so_far = known[successor]
             agreed = after if so_far is None else so_far & after
             if agreed != so_far:
@@ -70,23 +74,23 @@ def _known_slots(rows: list[Row], ways: list[list[int]], notes: Notes) -> list[s
     return known
 
 
-def _check_loops(rows: list[Row], ways: list[list[int]], notes: Notes) -> None:
+def _check_loops(rows: list[Row], successors: list[list[int]], debug_info: DebugInfo) -> None:
     """Refuse a cycle of atoms that only compute."""
     computing = {index for index, row in enumerate(rows) if not OPERATIONS[row.op].is_io}
-    graph = {index: computing & {*ways[index]} for index in computing}
+    graph = {index: computing & {*successors[index]} for index in computing}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
-        raise min(notes.places[index] for index in error.args[1]).refusal(
+        raise min(debug_info.locations[index] for index in error.args[1]).error(
             "this atom is in a loop that does no I/O: nothing but its own computing could end it"
         ) from None
 
 
-def _check_endings(rows: list[Row], ways: list[list[int]], notes: Notes) -> None:
+def _check_endings(rows: list[Row], successors: list[list[int]], debug_info: DebugInfo) -> None:
     """Walk back from the atoms at which the program may end: an atom that is not met never ends."""
     comes_from: list[list[int]] = [[] for _ in rows]
-    for index, successors in enumerate(ways):
-        for successor in successors:
+    for index, following in enumerate(successors):
+        for successor in following:
             comes_from[successor].append(index)
     endless = {index for index in range(len(rows)) if not _may_end(rows, index)}
     pending = [index for index in range(len(rows)) if index not in endless]
@@ -96,7 +100,7 @@ def _check_endings(rows: list[Row], ways: list[list[int]], notes: Notes) -> None
                 endless.remove(index)
                 pending.append(index)
     if endless:
-        raise min(notes.places[index] for index in endless).refusal(
+        raise min(debug_info.locations[index] for index in endless).error(
             "nothing can end the loop that this atom is in: no atom of it is checked, and there is "
             "no break_if or stop_if"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from threadlets._syslets.operations import OPERATIONS, Flow, Kind
-from threadlets._syslets.table import ABSENT, Notes, Row, Table
+from threadlets._syslets.table import ABSENT, DebugInfo, Row, Table
 
 _OBJECT_KINDS = {
     Kind.PATH,
@@ -19,7 +19,7 @@ _OBJECT_KINDS = {
 }
 
 
-def explain(table: Table, notes: Notes) -> str:
+def explain(table: Table, debug_info: DebugInfo) -> str:
     """Return a line for each atom: index, operation, operands, result, next, flags, source.
 
     `end` is the end of the program; the value that a run returns there follows it.
@@ -29,11 +29,13 @@ def explain(table: Table, notes: Notes) -> str:
         (
             str(index),
             row.op,
-            _operands(row, notes),
-            "" if row.result == ABSENT else f"→ {notes.slots[row.result]}",
-            f"next {row.next}" if row.next != ABSENT else f"end: {_outcome(table, row, notes)}",
-            _flags(row.flags, table, row, notes),
-            f"line {notes.places[index].line}",
+            _operands(row, debug_info),
+            "" if row.result == ABSENT else f"→ {debug_info.slots[row.result]}",
+            f"next {row.next}"
+            if row.next != ABSENT
+            else f"end: {_outcome(table, row, debug_info)}",
+            _flags(row.flags, table, row, debug_info),
+            f"line {debug_info.locations[index].line}",
         )
         for index, row in enumerate(table.rows())
     ]
@@ -42,21 +44,21 @@ def explain(table: Table, notes: Notes) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
-    return "\n".join([f"{table.name}({parameters})  {notes.place.filename}", *body])
+    return "\n".join([f"{table.name}({parameters})  {debug_info.location.filename}", *body])
 
 
-def _operands(row: Row, notes: Notes) -> str:
+def _operands(row: Row, debug_info: DebugInfo) -> str:
     shown = []
     columns = OPERATIONS[row.op].columns()
     for (name, kind), operand in zip(columns, row.operands, strict=True):
         if operand == ABSENT or kind is Kind.FIELDS:
             continue
-        names = notes.objects if kind in _OBJECT_KINDS else notes.slots
+        names = debug_info.objects if kind in _OBJECT_KINDS else debug_info.slots
         shown.append(f"{name}={names[operand]}")
     return " ".join(shown)
 
 
-def _flags(flags: int, table: Table, row: Row, notes: Notes) -> str:
+def _flags(flags: int, table: Table, row: Row, debug_info: DebugInfo) -> str:
     names = " ".join(str(flag.name) for flag in Flow if flags & flag)
     silent = Flow.ASYNC | Flow.SYNC | Flow.NO_COMPLETE
     if OPERATIONS[row.op].is_io:
@@ -64,29 +66,29 @@ def _flags(flags: int, table: Table, row: Row, notes: Notes) -> str:
         silent |= Flow.STOP_ON_NEGATIVE
     decides = flags & ~silent
     if decides and not flags & Flow.SKIP_TO_NEXT_ON_STOP and row.next != ABSENT:
-        names += f" ({_outcome(table, row, notes)})"
+        names += f" ({_outcome(table, row, debug_info)})"
     return names
 
 
-def _outcome(table: Table, row: Row, notes: Notes) -> str:
-    return _outcome_text(table.outcomes[row.outcome], notes)
+def _outcome(table: Table, row: Row, debug_info: DebugInfo) -> str:
+    return _outcome_text(table.outcomes[row.outcome], debug_info)
 
 
-def _outcome_text(outcome: tuple[object, ...], notes: Notes) -> str:
+def _outcome_text(outcome: tuple[object, ...], debug_info: DebugInfo) -> str:
     match outcome:
         case ("none",):
             return "None"
         case ("const", value):
             return repr(value)
         case ("int" | "fd", int(slot)):
-            return notes.slots[slot]
+            return debug_info.slots[slot]
         case ("stat", int(slot)):
-            return notes.slots[slot].rpartition(".")[0]
+            return debug_info.slots[slot].rpartition(".")[0]
         case ("bytes" | "lease" as tag, int(memory), int(start), int(length)):
-            ends = ["" if end == ABSENT else notes.slots[end] for end in (start, length)]
-            return f"{tag} {notes.objects[memory]}[{ends[0]}:+{ends[1]}]"
+            ends = ["" if end == ABSENT else debug_info.slots[end] for end in (start, length)]
+            return f"{tag} {debug_info.objects[memory]}[{ends[0]}:+{ends[1]}]"
         case ("address", int(memory)):
-            return notes.objects[memory]
+            return debug_info.objects[memory]
         case ("tuple", tuple(parts)):
-            return f"({', '.join(_outcome_text(part, notes) for part in parts)})"
+            return f"({', '.join(_outcome_text(part, debug_info) for part in parts)})"
     return "value"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from threadlets._syslets import trace
+from threadlets._syslets import statements
 from threadlets._syslets.atom import Atom
+from threadlets._syslets.locations import user_frame, user_location
 from threadlets._syslets.operands import Number
-from threadlets._syslets.places import here, user_frame
 from threadlets._syslets.symbols import (
     Address,
     Buffer,
@@ -49,7 +49,7 @@ def counter(initial: int = 0) -> Variable:
     """
     value = number(initial, "a counter's initial value")
     if not isinstance(value, int):
-        raise here().type_refusal(
+        raise user_location().type_error(
             f"a counter begins with a constant, not {value!r}: yield add(counter, …)"
         )
     return Variable(value)
@@ -80,12 +80,16 @@ def lease(memory: Memory | Span) -> Lease:
         return Lease(Span(memory, None, None))
     if isinstance(memory, Span):
         return Lease(memory)
-    raise here().type_refusal(f"only a buffer or a part of one can be leased, not {memory!r}")
+    raise user_location().type_error(
+        f"only a buffer or a part of one can be leased, not {memory!r}"
+    )
 
 
 def stop_if(condition: Condition, value: object = None) -> None:
     """End the program with `value` if the condition holds; the result is `ok`."""
-    trace.needed("stop_if").record(trace.StopIf(_condition(condition), value, here()))
+    statements.require_trace("stop_if").record(
+        statements.StopIf(_condition(condition), value, user_location())
+    )
 
 
 def break_if(condition: Condition) -> None:
@@ -94,11 +98,11 @@ def break_if(condition: Condition) -> None:
     Raises:
         SysletError: there is no enclosing loop.
     """
-    recorder = trace.needed("break_if")
+    recorder = statements.require_trace("break_if")
     innermost = recorder.innermost_loop()
     if innermost is None:
-        raise here().refusal("break_if has no enclosing loop to leave")
-    recorder.record(trace.BreakIf(_condition(condition), innermost, here()))
+        raise user_location().error("break_if has no enclosing loop to leave")
+    recorder.record(statements.BreakIf(_condition(condition), innermost, user_location()))
 
 
 class loop:  # noqa: N801 - a statement
@@ -108,13 +112,13 @@ class loop:  # noqa: N801 - a statement
     """
 
     def __enter__(self) -> None:
-        recorder = trace.needed("loop")
-        self._loop = trace.Loop(here())
+        recorder = statements.require_trace("loop")
+        self._loop = statements.Loop(user_location())
         recorder.record(self._loop)
         recorder.open(self._loop.body, self._loop)
 
     def __exit__(self, *_exception: object) -> None:
-        trace.needed("loop").close(self._loop)
+        statements.require_trace("loop").close(self._loop)
 
 
 class when:  # noqa: N801 - a statement
@@ -124,13 +128,13 @@ class when:  # noqa: N801 - a statement
         self._condition = _condition(condition)
 
     def __enter__(self) -> None:
-        recorder = trace.needed("when")
-        statement = trace.When(self._condition, here())
+        recorder = statements.require_trace("when")
+        statement = statements.When(self._condition, user_location())
         recorder.record(statement)
         recorder.open(statement.body)
 
     def __exit__(self, *_exception: object) -> None:
-        trace.needed("when").close()
+        statements.require_trace("when").close()
 
 
 class otherwise:  # noqa: N801 - a statement
@@ -141,21 +145,21 @@ class otherwise:  # noqa: N801 - a statement
     """
 
     def __enter__(self) -> None:
-        recorder = trace.needed("otherwise")
+        recorder = statements.require_trace("otherwise")
         statement = recorder.last()
-        if not isinstance(statement, trace.When) or statement.otherwise is not None:
-            raise here().refusal("otherwise belongs directly after the body of a when")
+        if not isinstance(statement, statements.When) or statement.otherwise is not None:
+            raise user_location().error("otherwise belongs directly after the body of a when")
         statement.otherwise = []
         recorder.open(statement.otherwise)
 
     def __exit__(self, *_exception: object) -> None:
-        trace.needed("otherwise").close()
+        statements.require_trace("otherwise").close()
 
 
 def _condition(condition: object) -> Condition:
     if isinstance(condition, Condition):
         name_symbols(user_frame())
         return condition
-    raise here().type_refusal(
+    raise user_location().type_error(
         f"{condition!r} is no condition: compare integer symbols, as in n == 0"
     )

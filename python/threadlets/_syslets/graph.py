@@ -10,10 +10,10 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from threadlets._syslets.locations import Location
 from threadlets._syslets.operations import Flow
-from threadlets._syslets.places import Place
+from threadlets._syslets.statements import AtomStatement, BreakIf, Loop, Statement, StopIf, When
 from threadlets._syslets.symbols import Condition, Integer
-from threadlets._syslets.trace import BreakIf, Loop, Statement, Step, StopIf, When
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class End:
     """An end of the program, and the value of a run that ends here."""
 
     value: object
-    place: Place
+    location: Location
 
     def is_same(self, other: Target) -> bool:
         """Return whether runs that end here and at `other` have the same value."""
@@ -29,31 +29,31 @@ class End:
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
-    """One way to express a branch: to `branch` if the atom's value meets `stop`, else to `next`.
+class Branch:
+    """One way to express a branch: to `taken` if the atom's value meets `stop`, else to `next`.
 
     The value of a test is left - right, or right - left if `swapped`.
     """
 
     stop: Flow
-    branch: Target
+    taken: Target
     next: Target
     swapped: bool = False
 
 
 @dataclass(eq=False)
 class Node:
-    """An atom: a `step` of the function, a test of `condition`, or neither: it only passes flow on.
+    """An atom: a `statement` of the function, a test of `condition`, or neither: it passes flow on.
 
-    Flow goes to `next`. If there are `ways`, each of them says alone where flow goes, and `next` does
-    not count.
+    Flow goes to `next`. If there are `branches`, each of them says alone where flow goes, and `next`
+    does not count.
     """
 
-    place: Place
+    location: Location
     next: Target | None = None
-    step: Step | None = None
+    statement: AtomStatement | None = None
     condition: Condition | None = None
-    ways: list[Way] = field(default_factory=list)
+    branches: list[Branch] = field(default_factory=list)
     number: int = field(default_factory=itertools.count().__next__)
     """Order of creation: nodes are made from last to first."""
 
@@ -97,8 +97,9 @@ def build(statements: list[Statement], end: End) -> Target:
     for node in nodes_from(entry):
         if node.next is not None:
             node.next = _passed(node.next)
-        node.ways = [
-            replace(way, branch=_passed(way.branch), next=_passed(way.next)) for way in node.ways
+        node.branches = [
+            replace(branch, taken=_passed(branch.taken), next=_passed(branch.next))
+            for branch in node.branches
         ]
     return _passed(entry)
 
@@ -119,10 +120,10 @@ def merge_tests(nodes: list[Node]) -> None:
     """Merge a test of an atom's value into the atom, where its own stops can express the test."""
     for node in nodes:
         test = node.next
-        if node.step is not None and isinstance(test, Node) and test.condition is not None:
-            ways = _own_ways(node.step, test)
-            if ways:
-                node.ways = ways
+        if node.statement is not None and isinstance(test, Node) and test.condition is not None:
+            branches = _own_branches(node.statement, test)
+            if branches:
+                node.branches = branches
 
 
 def _block(statements: list[Statement], after: Target, exits: dict[Loop, Target]) -> Target:
@@ -134,10 +135,10 @@ def _block(statements: list[Statement], after: Target, exits: dict[Loop, Target]
 
 def _statement(statement: Statement, after: Target, exits: dict[Loop, Target]) -> Target:
     match statement:
-        case Step():
-            return Node(statement.place, after, statement)
+        case AtomStatement():
+            return Node(statement.location, after, statement)
         case Loop():
-            head = Node(statement.place)
+            head = Node(statement.location)
             head.next = _block(statement.body, head, {**exits, statement: after})
             return head
         case When():
@@ -146,44 +147,44 @@ def _statement(statement: Statement, after: Target, exits: dict[Loop, Target]) -
         case BreakIf():
             return _test(statement, exits[statement.loop], after)
         case StopIf():
-            return _test(statement, End(statement.value, statement.place), after)
+            return _test(statement, End(statement.value, statement.location), after)
 
 
 def _test(statement: When | BreakIf | StopIf, holds: Target, fails: Target) -> Target:
     if holds is fails:
         return holds
-    node = Node(statement.place, condition=statement.condition)
+    node = Node(statement.location, condition=statement.condition)
     relation = statement.condition.relation
-    for compared, branch, other in (
+    for compared, taken, other in (
         (relation, holds, fails),
         (_OPPOSITES[relation], fails, holds),
     ):
         stop, swapped = _TESTS[compared]
-        node.ways.append(Way(stop, branch, other, swapped))
+        node.branches.append(Branch(stop, taken, other, swapped))
     return node
 
 
-def _own_ways(step: Step, test: Node) -> list[Way]:
-    """Return the ways that express the test after a step by the step's own stops, if any do."""
+def _own_branches(statement: AtomStatement, test: Node) -> list[Branch]:
+    """Return the branches that express the test after an atom by its own stops, if any do."""
     assert test.condition is not None
-    relation = _compared_with_zero(test.condition, step.value)
+    relation = _compared_with_zero(test.condition, statement.value)
     if relation is None:
         return []
-    holds, fails = test.ways[0].branch, test.ways[0].next
-    ways = []
-    for compared, branch, other in ((relation, holds, fails), (_OPPOSITES[relation], fails, holds)):
-        stop = _own_stop(step, compared, ends=isinstance(branch, End))
+    holds, fails = test.branches[0].taken, test.branches[0].next
+    branches = []
+    for compared, taken, other in ((relation, holds, fails), (_OPPOSITES[relation], fails, holds)):
+        stop = _own_stop(statement, compared, ends=isinstance(taken, End))
         if stop is not None:
-            ways.append(Way(stop, branch, other))
-    return ways
+            branches.append(Branch(stop, taken, other))
+    return branches
 
 
-def _own_stop(step: Step, relation: str, *, ends: bool) -> Flow | None:
-    if step.atom.flags & Flow.STOP_ON_NEGATIVE:
+def _own_stop(statement: AtomStatement, relation: str, *, ends: bool) -> Flow | None:
+    if statement.atom.flags & Flow.STOP_ON_NEGATIVE:
         # A failure must end the program, so no other stop of this atom may skip.
         return _STOPS_OF_CHECKED.get(relation) if ends else None
     stop = _STOPS_AT_ZERO.get(relation)
-    if ends and step.atom.operation.is_io and stop is not Flow.STOP_ON_ZERO:
+    if ends and statement.atom.operation.is_io and stop is not Flow.STOP_ON_ZERO:
         # I/O that ends the program with a negative value is a failure; this end is a success.
         return None
     return stop
@@ -206,9 +207,9 @@ def _compared_with_zero(condition: Condition, value: Integer) -> str | None:
 def _passed(target: Target) -> Target:
     """Return the target that flow reaches from `target`, past nodes that only pass it on."""
     seen = set()
-    while isinstance(target, Node) and target.step is None and target.condition is None:
+    while isinstance(target, Node) and target.statement is None and target.condition is None:
         if target in seen:
-            raise target.place.refusal("this loop yields no atom and never ends")
+            raise target.location.error("this loop yields no atom and never ends")
         seen.add(target)
         assert target.next is not None
         target = target.next
@@ -216,7 +217,7 @@ def _passed(target: Target) -> Target:
 
 
 def _targets(node: Node) -> list[Target]:
-    if node.ways:
-        return [node.ways[0].branch, node.ways[0].next]
+    if node.branches:
+        return [node.branches[0].taken, node.branches[0].next]
     assert node.next is not None
     return [node.next]

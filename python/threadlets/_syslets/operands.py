@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from threadlets._syslets.atom import Atom
+from threadlets._syslets.locations import user_location
 from threadlets._syslets.operations import OPERATIONS, Flow, Kind
-from threadlets._syslets.places import here
 from threadlets._syslets.symbols import (
     Address,
     Buffer,
@@ -47,7 +47,7 @@ def make(name: str, *operands: object) -> Atom:
         for (column, kind), value in zip(given, operands, strict=True)
     )
     flags = Flow.STOP_ON_NEGATIVE if operation.is_io else Flow(0)
-    return Atom(operation, checked, here(), flags)
+    return Atom(operation, checked, user_location(), flags)
 
 
 def constant(value: object, what: str) -> int:
@@ -58,7 +58,7 @@ def constant(value: object, what: str) -> int:
     """
     checked = number(value, what)
     if isinstance(checked, Integer):
-        raise here().type_refusal(
+        raise user_location().type_error(
             f"{what} is {checked!r}, but must be a constant: close-on-exec is added to it"
         )
     return checked
@@ -75,7 +75,7 @@ def _descriptor(value: object, what: str) -> Fd:
         return value
     if isinstance(value, int) and not isinstance(value, bool) and (value >= 0 or value == AT_FDCWD):
         return value
-    raise here().type_refusal(
+    raise user_location().type_error(
         f"{what} is {value!r}, which is no descriptor: take what openat, socket or accept gave, "
         "a parameter, or an integer"
     )
@@ -89,12 +89,12 @@ def _path(value: object, what: str) -> bytes | Parameter:
     if isinstance(value, Parameter):
         return value
     if not isinstance(value, str | bytes | os.PathLike):
-        raise here().type_refusal(
+        raise user_location().type_error(
             f"{what} is {value!r}, which is no path: take str, bytes, a path object or a parameter"
         )
     path = os.fsencode(value)
     if b"\0" in path:
-        raise here().refusal(f"{what} is {value!r}, and no path has a zero byte in it")
+        raise user_location().error(f"{what} is {value!r}, and no path has a zero byte in it")
     return path
 
 
@@ -105,7 +105,7 @@ def _source(value: object, what: str) -> Span | bytes:
         return Span(value, None, None)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    raise here().type_refusal(
+    raise user_location().type_error(
         f"{what} is {value!r}, which is no memory: take a buffer, a part of one, bytes or a "
         "parameter"
     )
@@ -113,7 +113,7 @@ def _source(value: object, what: str) -> Span | bytes:
 
 def _target(value: object, what: str) -> Span:
     if isinstance(value, bytes | bytearray | memoryview):
-        raise here().type_refusal(
+        raise user_location().type_error(
             f"{what} is a constant, which nothing can be read into: take buffer(size), "
             "growing(limit) or a parameter"
         )
@@ -121,7 +121,7 @@ def _target(value: object, what: str) -> Span:
     assert isinstance(span, Span)
     is_part = span.start is not None or span.length is not None
     if isinstance(span.memory, Growing) and is_part:
-        raise here().refusal(
+        raise user_location().error(
             f"{what} is a part of growing memory, to which reads append: take all of it"
         )
     return span
@@ -133,7 +133,7 @@ def _several(
     def checked(value: object, what: str) -> tuple[Span | bytes, ...]:
         parts = value if isinstance(value, list | tuple) else (value,)
         if not parts:
-            raise here().refusal(f"{what} is empty: take at least one buffer")
+            raise user_location().error(f"{what} is empty: take at least one buffer")
         return tuple(check(part, what) for part in parts)
 
     return checked
@@ -142,7 +142,7 @@ def _several(
 def _whole(value: object, what: str, kinds: type[Any] | Any) -> object:
     if value is None or isinstance(value, kinds):
         return value
-    raise here().type_refusal(f"{what} is {value!r}: take all of a buffer, or None")
+    raise user_location().type_error(f"{what} is {value!r}: take all of a buffer, or None")
 
 
 def _control_source(value: object, what: str) -> object:
@@ -156,7 +156,7 @@ def _control_target(value: object, what: str) -> object:
 def _address(value: object, what: str) -> object:
     if isinstance(value, tuple | str | bytes | Address | Parameter):
         return value
-    raise here().type_refusal(
+    raise user_location().type_error(
         f"{what} is {value!r}, which is no socket address: take what socket.connect takes, or a "
         "parameter"
     )
@@ -169,7 +169,9 @@ def _optional_address(value: object, what: str) -> object:
 def _peer(value: object, what: str) -> object:
     if value is None or isinstance(value, Address):
         return value
-    raise here().type_refusal(f"{what} is {value!r}: take address(), which is filled in, or None")
+    raise user_location().type_error(
+        f"{what} is {value!r}: take address(), which is filled in, or None"
+    )
 
 
 _CHECKS: dict[Kind, Callable[[object, str], object]] = {

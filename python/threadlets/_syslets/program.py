@@ -11,10 +11,10 @@ from threadlets._public import set_module
 from threadlets._running import running_dispatcher
 from threadlets._syslets.atom import Atom
 from threadlets._syslets.explaining import explain
+from threadlets._syslets.locations import user_location
 from threadlets._syslets.lowering import lower, lower_atoms
-from threadlets._syslets.places import here
 from threadlets._syslets.symbols import Parameter
-from threadlets._syslets.table import Notes, Table
+from threadlets._syslets.table import DebugInfo, Table
 from threadlets._syslets.tracing import trace_function
 
 P = ParamSpec("P")
@@ -29,10 +29,10 @@ class Syslet(Generic[P]):
     and `errno` and `atom` tell what failed and where. Only misuse raises.
     """
 
-    def __init__(self, table: Table, notes: Notes) -> None:
+    def __init__(self, table: Table, debug_info: DebugInfo) -> None:
         self.table = table
         self.__name__ = table.name
-        self._notes = notes
+        self._debug_info = debug_info
 
     @classmethod
     def from_atoms(
@@ -51,7 +51,7 @@ class Syslet(Generic[P]):
         Raises:
             SysletError: the list is empty, an atom's successor does not exist, or a loop cannot end.
         """
-        return Syslet(*lower_atoms(name, atoms, parameters, here()))
+        return Syslet(*lower_atoms(name, atoms, parameters, user_location()))
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
         """Run the program: inline as far as nothing blocks, from there on in the engine.
@@ -83,10 +83,10 @@ class Syslet(Generic[P]):
 
     def explain(self) -> str:
         """Return the program as text: a line for each atom, with the line it comes from."""
-        return explain(self.table, self._notes)
+        return explain(self.table, self._debug_info)
 
     def __repr__(self) -> str:
-        return f"<syslet {self.__name__} of {self._notes.place}>"
+        return f"<syslet {self.__name__} of {self._debug_info.location}>"
 
     @functools.cached_property
     def native(self) -> Program:

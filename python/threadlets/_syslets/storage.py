@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from threadlets._syslets.atom import Atom
+from threadlets._syslets.locations import Location
 from threadlets._syslets.operations import Kind
-from threadlets._syslets.places import Place
+from threadlets._syslets.statements import Trace
 from threadlets._syslets.symbols import (
     Address,
     Buffer,
@@ -24,7 +25,6 @@ from threadlets._syslets.symbols import (
     Variable,
 )
 from threadlets._syslets.table import ABSENT
-from threadlets._syslets.trace import Trace
 
 _USES = {
     Kind.NUMBER: "int",
@@ -79,9 +79,9 @@ class Storage:
         self._slot_of: dict[Symbol | int, int] = {}
         self._object_of: dict[Symbol | tuple[str, bytes], int] = {}
         self._outcome_of: dict[object, int] = {}
-        self._uses: dict[Parameter, tuple[str, Place]] = {}
+        self._uses: dict[Parameter, tuple[str, Location]] = {}
 
-    def operands(self, atom: Atom, value: Integer, place: Place) -> tuple[int, ...]:
+    def operands(self, atom: Atom, value: Integer, location: Location) -> tuple[int, ...]:
         """Return the columns of an atom's operands; the fields it fills in are those of `value`."""
         if atom.operation.opens:
             self._opened.add(value)
@@ -90,24 +90,24 @@ class Storage:
         for _, kind in atom.operation.operands:
             if kind is Kind.FIELDS:
                 record = value if isinstance(value, Record) else Record(atom.operation.name)
-                columns.append(self.slot(record, place) + 1)
+                columns.append(self.slot(record, location) + 1)
             else:
-                columns += self._columns(next(given), kind, place)
+                columns += self._columns(next(given), kind, location)
         return tuple(columns)
 
     def result(self, value: Integer) -> int:
         """Return the slot that an atom's value is stored in; ABSENT if nothing has used it so far."""
         return self._slot_of.get(value, ABSENT)
 
-    def slot(self, value: Integer | int, place: Place, use: str = "compared") -> int:
+    def slot(self, value: Integer | int, location: Location, use: str = "compared") -> int:
         """Return the slot of an integer; the slots of a record's fields follow its own."""
         if isinstance(value, Parameter):
-            self._use(value, use, place)
+            self._use(value, use, location)
         if isinstance(value, Field):
-            return self.slot(value.record, place) + 1 + value.index
+            return self.slot(value.record, location) + 1 + value.index
         if value not in self._slot_of:
             self._slot_of[value] = len(self.slots)
-            self._add_slots(value, place)
+            self._add_slots(value, location)
         return self._slot_of[value]
 
     def difference(self, condition: Condition, swapped: bool) -> tuple[int, int, int]:
@@ -116,12 +116,12 @@ class Storage:
         if swapped:
             left, right = right, left
         factor = 1 if isinstance(right, int) and right == 0 else -1
-        slots = [self.slot(value, condition.place) for value in (left, right, factor)]
+        slots = [self.slot(value, condition.location) for value in (left, right, factor)]
         return slots[0], slots[1], slots[2]
 
-    def outcome(self, value: object, place: Place) -> int:
+    def outcome(self, value: object, location: Location) -> int:
         """Return the index of the outcome of a run that ends with `value`, a symbol or a constant."""
-        outcome = self._outcome(value, place)
+        outcome = self._outcome(value, location)
         key = outcome if outcome[0] not in ("const", "tuple") else id(value)
         if key not in self._outcome_of:
             self._outcome_of[key] = len(self.outcomes)
@@ -129,7 +129,7 @@ class Storage:
         return self._outcome_of[key]
 
     def parameters(
-        self, parameters: Sequence[Parameter], place: Place
+        self, parameters: Sequence[Parameter], location: Location
     ) -> list[tuple[str, str, int, object]]:
         """Return the parameters as rows of the table.
 
@@ -139,66 +139,68 @@ class Storage:
         rows = []
         for parameter in parameters:
             if parameter not in self._uses:
-                raise place.refusal(f"the parameter {parameter.name} is not used")
-            use, use_place = self._uses[parameter]
+                raise location.error(f"the parameter {parameter.name} is not used")
+            use, use_location = self._uses[parameter]
             kind = "int" if use == "compared" else use
             if not _fits(parameter.default, kind):
-                raise place.type_refusal(
+                raise location.type_error(
                     f"the default of {parameter.name} is {parameter.default!r}, but it is used as "
-                    f"{kind} at {use_place}"
+                    f"{kind} at {use_location}"
                 )
             index = (self._object_of if use in _EMPTY_OBJECTS else self._slot_of)[parameter]
             rows.append((str(parameter.name), kind, index, parameter.default))
         return rows
 
-    def _columns(self, operand: Any, kind: Kind, place: Place) -> Sequence[int]:
+    def _columns(self, operand: Any, kind: Kind, location: Location) -> Sequence[int]:
         if operand is None:
             return [ABSENT]
         if kind in (Kind.SOURCE, Kind.TARGET):
-            return self._span(operand, kind, place)
+            return self._span(operand, kind, location)
         if kind in (Kind.SOURCES, Kind.TARGETS):
-            spans = tuple(self._span(part, kind, place) for part in operand)
+            spans = tuple(self._span(part, kind, location) for part in operand)
             return [self._add_object(("vector", spans), "+".join(map(self._object_name, spans)))]
         if kind is Kind.PEER or _USES[kind] in _EMPTY_OBJECTS:
-            return [self._object(operand, kind, place)]
-        return [self.slot(operand, place, _USES[kind])]
+            return [self._object(operand, kind, location)]
+        return [self.slot(operand, location, _USES[kind])]
 
-    def _span(self, operand: Span | bytes, kind: Kind, place: Place) -> _SpanColumns:
+    def _span(self, operand: Span | bytes, kind: Kind, location: Location) -> _SpanColumns:
         if isinstance(operand, bytes):
-            return self._object(operand, kind, place), ABSENT, ABSENT
+            return self._object(operand, kind, location), ABSENT, ABSENT
         start, length = (
-            ABSENT if end is None else self.slot(end, place, "int")
+            ABSENT if end is None else self.slot(end, location, "int")
             for end in (operand.start, operand.length)
         )
-        return self._object(operand.memory, kind, place), start, length
+        return self._object(operand.memory, kind, location), start, length
 
-    def _object(self, operand: Any, kind: Kind, place: Place) -> int:
+    def _object(self, operand: Any, kind: Kind, location: Location) -> int:
         if isinstance(operand, Parameter):
-            self._use(operand, _USES[kind], place)
+            self._use(operand, _USES[kind], location)
         key = operand if isinstance(operand, Symbol) else (kind.value, operand)
         try:
             known = self._object_of.get(key)
         except TypeError:  # An address may be unhashable.
             known = None
         if known is None:
-            known = self._add_object(*self._new_object(operand, kind, place))
+            known = self._add_object(*self._new_object(operand, kind, location))
             if isinstance(operand, Symbol | bytes):
                 self._object_of[key] = known
         return known
 
-    def _new_object(self, operand: Any, kind: Kind, place: Place) -> tuple[tuple[Any, ...], str]:
+    def _new_object(
+        self, operand: Any, kind: Kind, location: Location
+    ) -> tuple[tuple[Any, ...], str]:
         if not isinstance(operand, Symbol):
             tag = {"path": "path", "address": "address"}.get(_USES[kind], "data")
             return (tag, operand), repr(operand)
-        self._check(operand, place)
-        name = operand.name or f"memory of {operand.place}"
+        self._check(operand, location)
+        name = operand.name or f"memory of {operand.location}"
         if isinstance(operand, Buffer):
-            return ("buffer", self.slot(operand.size, operand.place, "int")), name
+            return ("buffer", self.slot(operand.size, operand.location, "int")), name
         if isinstance(operand, Growing):
-            limit = self.slot(operand.limit, operand.place, "int")
+            limit = self.slot(operand.limit, operand.location, "int")
             if operand.expected is None:
                 return ("growing", limit), name
-            return ("growing", limit, self.slot(operand.expected, operand.place, "int")), name
+            return ("growing", limit, self.slot(operand.expected, operand.location, "int")), name
         if isinstance(operand, Address):
             return ("address", None), name
         return _EMPTY_OBJECTS[_USES[kind]], name
@@ -211,12 +213,12 @@ class Storage:
     def _object_name(self, span: _SpanColumns) -> str:
         return self.object_names[span[0]]
 
-    def _add_slots(self, value: Integer | int, place: Place) -> None:
+    def _add_slots(self, value: Integer | int, location: Location) -> None:
         fields: tuple[str, ...] = ()
         if isinstance(value, int):
             initial, name = value, str(value)
         else:
-            self._check(value, place)
+            self._check(value, location)
             initial = value.initial if isinstance(value, Variable) else 0
             name = value.name or f"v{len(self.slots)}"
             fields = value.fields if isinstance(value, Record) else ()
@@ -225,54 +227,54 @@ class Storage:
         self.slots += [initial, *(0 for _ in fields)]
         self.slot_names += [name, *(f"{name}.{field}" for field in fields)]
 
-    def _check(self, symbol: Symbol, place: Place) -> None:
+    def _check(self, symbol: Symbol, location: Location) -> None:
         if symbol.trace is not None and symbol.trace is not self._trace:
-            raise place.refusal(
-                f"{symbol!r} was made at {symbol.place} by another syslet: it has no value here"
+            raise location.error(
+                f"{symbol!r} was made at {symbol.location} by another syslet: it has no value here"
             )
 
-    def _use(self, parameter: Parameter, use: str, place: Place) -> None:
+    def _use(self, parameter: Parameter, use: str, location: Location) -> None:
         """Record a use of a parameter, and refuse it if it contradicts an earlier use."""
-        known, known_place = self._uses.setdefault(parameter, (use, place))
+        known, known_location = self._uses.setdefault(parameter, (use, location))
         agreement = use if known == use else None
         agreement = agreement or _AGREEMENTS.get((known, use)) or _AGREEMENTS.get((use, known))
         if agreement is None:
-            raise place.type_refusal(
+            raise location.type_error(
                 f"the parameter {parameter.name} is used as {use} here, but as {known} at "
-                f"{known_place}"
+                f"{known_location}"
             )
         if agreement != known:
-            self._uses[parameter] = (agreement, place)
+            self._uses[parameter] = (agreement, location)
 
-    def _outcome(self, value: object, place: Place) -> tuple[object, ...]:
+    def _outcome(self, value: object, location: Location) -> tuple[object, ...]:
         if value is None:
             return ("none",)
         if isinstance(value, tuple):
-            return ("tuple", tuple(self._outcome(part, place) for part in value))
+            return ("tuple", tuple(self._outcome(part, location) for part in value))
         if isinstance(value, Lease):
-            return ("lease", *self._span(value.span, Kind.SOURCE, place))
+            return ("lease", *self._span(value.span, Kind.SOURCE, location))
         if isinstance(value, Span):
-            return ("bytes", *self._span(value, Kind.SOURCE, place))
+            return ("bytes", *self._span(value, Kind.SOURCE, location))
         if isinstance(value, Address):
-            return ("address", self._object(value, Kind.PEER, place))
-        if isinstance(value, Parameter) and self._uses.get(value, ("", place))[0] == "address":
-            return ("address", self._object(value, Kind.ADDRESS, place))
+            return ("address", self._object(value, Kind.PEER, location))
+        if isinstance(value, Parameter) and self._uses.get(value, ("", location))[0] == "address":
+            return ("address", self._object(value, Kind.ADDRESS, location))
         is_memory = isinstance(value, Memory)
         if isinstance(value, Parameter):
-            is_memory = self._uses.get(value, ("", place))[0] in _EMPTY_OBJECTS
+            is_memory = self._uses.get(value, ("", location))[0] in _EMPTY_OBJECTS
         if is_memory:
             assert isinstance(value, Memory)
-            return ("bytes", *self._span(Span(value, None, None), Kind.SOURCE, place))
+            return ("bytes", *self._span(Span(value, None, None), Kind.SOURCE, location))
         if isinstance(value, Integer):
-            return self._integer_outcome(value, place)
+            return self._integer_outcome(value, location)
         if isinstance(value, Condition | Atom | list | dict | set):
-            raise place.type_refusal(
+            raise location.type_error(
                 f"{value!r} cannot be returned: take symbols, tuples of them, and constants"
             )
         return ("const", value)
 
-    def _integer_outcome(self, value: Integer, place: Place) -> tuple[object, ...]:
-        slot = self.slot(value, place)
+    def _integer_outcome(self, value: Integer, location: Location) -> tuple[object, ...]:
+        slot = self.slot(value, location)
         if isinstance(value, Record) and value.operation_name == "statx":
             return ("stat", slot + 1)
         if isinstance(value, Record) and value.operation_name == "waitid":

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-from threadlets._syslets import trace
+from threadlets._syslets import statements
 from threadlets._syslets.atom import Atom
+from threadlets._syslets.locations import user_frame, user_location
 from threadlets._syslets.operations import OPERATIONS, Flow
-from threadlets._syslets.places import here, user_frame
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
@@ -23,12 +23,12 @@ class Symbol:
     description = "a symbol"
 
     def __init__(self) -> None:
-        self.place = here()
+        self.location = user_location()
         self.name: str | None = None
-        self.trace = trace.current()
+        self.trace = statements.current_trace()
 
     def __bool__(self) -> NoReturn:
-        raise here().type_refusal(
+        raise user_location().type_error(
             f"{self} has no truth value yet: the program is only being traced. Write "
             "`with when(n != 0): …`, or stop_if or break_if"
         )
@@ -83,7 +83,9 @@ class Integer(Symbol):
     __hash__ = Symbol.__hash__
 
     def __index__(self) -> NoReturn:
-        raise here().type_refusal(f"{self} has no value yet: the program is only being traced")
+        raise user_location().type_error(
+            f"{self} has no value yet: the program is only being traced"
+        )
 
 
 class Variable(Integer):
@@ -144,7 +146,7 @@ class Memory(Symbol):
 
     def __getitem__(self, part: slice) -> Span:
         if not isinstance(part, slice) or part.step is not None:
-            raise here().type_refusal(
+            raise user_location().type_error(
                 f"{part!r} does not select a part of {self}: take a slice without a step, as in "
                 "chunk[:n]"
             )
@@ -154,12 +156,14 @@ class Memory(Symbol):
             start = None
         for end in (start, stop):
             if isinstance(end, int) and end < 0:
-                raise here().refusal(f"{end} counts from the end, which is unknown before a run")
+                raise user_location().error(
+                    f"{end} counts from the end, which is unknown before a run"
+                )
         if start is None or stop is None:
             return Span(self, start, stop)
         length = stop - start
         if isinstance(length, int) and length < 0:
-            raise here().refusal(f"the slice [{start}:{stop}] ends before it starts")
+            raise user_location().error(f"the slice [{start}:{stop}] ends before it starts")
         return Span(self, start, length)
 
     __iter__ = None
@@ -225,11 +229,11 @@ class Condition:
     def __init__(self, left: Integer | int, relation: str, right: object) -> None:
         self.left = left
         self.relation = relation
-        self.place = here()
+        self.location = user_location()
         self.right = compared(right)
 
     def __bool__(self) -> NoReturn:
-        raise here().type_refusal(
+        raise user_location().type_error(
             "a comparison of symbols has no truth value yet: the program is only being traced. "
             "Write `with when(n == 0): …` for `if`, break_if or stop_if to end a loop or the "
             "program, and one of them for each part of `and`, `or` and 0 < n < 10"
@@ -255,19 +259,23 @@ def number(value: object, what: str) -> Integer | int:
     if isinstance(value, Integer) and not isinstance(value, Descriptor):
         return value
     if isinstance(value, bool) or not isinstance(value, int):
-        raise here().type_refusal(f"{what} is {value!r}, which is no integer")
+        raise user_location().type_error(f"{what} is {value!r}, which is no integer")
     if not INT64_MIN <= value <= INT64_MAX:
-        raise here().refusal(f"{what} is {value}, which does not fit into 64 bits")
+        raise user_location().error(f"{what} is {value}, which does not fit into 64 bits")
     return int(value)
 
 
 def add_up(base: Integer | int, amount: Integer | int, factor: Integer | int = 1) -> Integer:
     """Record an atom that computes `base + amount * factor`, and return its value."""
     operands = tuple(number(value, "what is computed with") for value in (base, amount, factor))
-    place = here()
+    location = user_location()
     value = Integer()
-    recorder = trace.needed("arithmetic of symbols")
-    recorder.record(trace.Step(Atom(OPERATIONS["add"], operands, place, Flow(0)), value, place))
+    recorder = statements.require_trace("arithmetic of symbols")
+    recorder.record(
+        statements.AtomStatement(
+            Atom(OPERATIONS["add"], operands, location, Flow(0)), value, location
+        )
+    )
     return value
 
 

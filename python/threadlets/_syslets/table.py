@@ -1,10 +1,10 @@
-"""`Table`: a program as the native core takes it; `Notes`: what only messages and checks need."""
+"""`Table`: a program as the native core takes it; `DebugInfo`: what only messages and checks need."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from threadlets._syslets.places import Place
+from threadlets._syslets.locations import Location
 
 ABSENT = -1
 """In the table: no result, no next atom, no operand."""
@@ -43,14 +43,14 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Notes:
+class DebugInfo:
     """What belongs to a table besides: where its atoms were written, and the names of its storage."""
 
-    place: Place
+    location: Location
     """Where the program as a whole was written."""
-    places: list[Place]
+    locations: list[Location]
     """Where each atom was written."""
-    endings: list[Place]
+    endings: list[Location]
     """For each atom, where the value of a run that ends there was written."""
     slots: list[str]
     objects: list[str]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from threadlets._syslets.flow import loop, otherwise, when
-from threadlets._syslets.places import Place
+from threadlets._syslets.locations import Location
 
 _BLOCKS = (loop, when, otherwise)
 
@@ -33,8 +33,8 @@ def check_source(function: Callable[..., Any]) -> None:
     for jump in _jumps_out(definition.body, names, blocks=0, python_loops=0):
         statement = {ast.Return: "return", ast.Break: "break"}.get(type(jump), "continue")
         remedy = "stop_if" if isinstance(jump, ast.Return) else "break_if"
-        place = Place(function.__code__.co_filename, first_line + jump.lineno - 1)
-        raise place.refusal(
+        location = Location(function.__code__.co_filename, first_line + jump.lineno - 1)
+        raise location.error(
             f"`{statement}` inside a traced block takes effect while the program is traced, not in "
             f"a run: use {remedy}"
         )

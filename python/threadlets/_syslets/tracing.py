@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from threadlets._syslets import trace
+from threadlets._syslets import statements
 from threadlets._syslets.atom import Atom
+from threadlets._syslets.locations import Location, location_of
 from threadlets._syslets.operations import BRANCHES, Flow
-from threadlets._syslets.places import Place, place_of
 from threadlets._syslets.symbols import Parameter, name_symbols, value_of
 from threadlets._syslets.traced_source import check_source
 
@@ -21,11 +21,11 @@ class Traced:
     """What a function did: its statements, and the symbolic value that it returned."""
 
     name: str
-    place: Place
+    location: Location
     parameters: list[Parameter]
-    trace: trace.Trace
+    trace: statements.Trace
     value: object
-    value_place: Place
+    value_location: Location
 
 
 def trace_function(function: Callable[..., Any]) -> Traced:
@@ -35,36 +35,38 @@ def trace_function(function: Callable[..., Any]) -> Traced:
         SysletError: the function did what no syslet can do.
     """
     code = function.__code__
-    place = Place(code.co_filename, code.co_firstlineno)
+    location = Location(code.co_filename, code.co_firstlineno)
     if not inspect.isgeneratorfunction(function):
-        raise place.type_refusal(
+        raise location.type_error(
             f"{function.__qualname__}() yields nothing: a syslet is a generator function that "
             "yields atoms"
         )
     check_source(function)
-    with trace.tracing() as recorder:
-        parameters = _parameters(function, place)
+    with statements.recording() as recorder:
+        parameters = _parameters(function, location)
         generator = function(*parameters)
-        value, value_place = _exhaust(generator, recorder)
-    return Traced(function.__name__, place, parameters, recorder, value, value_place)
+        value, value_location = _exhaust(generator, recorder)
+    return Traced(function.__name__, location, parameters, recorder, value, value_location)
 
 
-def _parameters(function: Callable[..., Any], place: Place) -> list[Parameter]:
+def _parameters(function: Callable[..., Any], location: Location) -> list[Parameter]:
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
-            raise place.refusal(
+            raise location.error(
                 f"the parameter {parameter.name} is {parameter.kind.description}: a syslet has "
                 "plain ones only"
             )
         default = ... if parameter.default is parameter.empty else parameter.default
         symbol = Parameter(parameter.name, default)
-        symbol.place = place
+        symbol.location = location
         parameters.append(symbol)
     return parameters
 
 
-def _exhaust(generator: Generator[Any, Any, Any], recorder: trace.Trace) -> tuple[object, Place]:
+def _exhaust(
+    generator: Generator[Any, Any, Any], recorder: statements.Trace
+) -> tuple[object, Location]:
     # Kept for the line of the return, which the frame still has after the generator has ended.
     frame = _innermost(generator)
     value: object = None
@@ -73,30 +75,30 @@ def _exhaust(generator: Generator[Any, Any, Any], recorder: trace.Trace) -> tupl
             atom = generator.send(value)
             innermost = _innermost(generator)
             name_symbols(innermost)
-            value = _record(atom, place_of(innermost), recorder)
+            value = _record(atom, location_of(innermost), recorder)
     except StopIteration as ending:
-        return ending.value, place_of(frame)
+        return ending.value, location_of(frame)
     finally:
         generator.close()
 
 
-def _record(atom: object, place: Place, recorder: trace.Trace) -> object:
+def _record(atom: object, location: Location, recorder: statements.Trace) -> object:
     if not isinstance(atom, Atom):
-        raise place.type_refusal(
+        raise location.type_error(
             f"{atom!r} was yielded, which is no atom: yield what threadlets.atoms gives, and "
             "delegate to other generators with `yield from`"
         )
     check = Flow.STOP_ON_NEGATIVE if atom.operation.is_io else Flow(0)
     if atom.next is not ... or atom.flags & BRANCHES & ~check:
-        raise place.refusal(
+        raise location.error(
             f"{atom.operation.name} has a successor or a condition of its own: in a traced "
             "syslet, write loop, when, break_if or stop_if (then and with_flags are for "
             "Syslet.from_atoms)"
         )
     value = value_of(atom)
     if value is not atom.result:
-        value.place = place
-    recorder.record(trace.Step(atom, value, place))
+        value.location = location
+    recorder.record(statements.AtomStatement(atom, value, location))
     return value
 
 

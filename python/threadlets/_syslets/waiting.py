@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from threadlets._syslets.atom import Atom
+from threadlets._syslets.locations import user_location
 from threadlets._syslets.operands import Fd, Number, make
-from threadlets._syslets.places import here
 from threadlets._syslets.symbols import Parameter
 
 
@@ -28,11 +28,11 @@ def timeout(seconds: float | Parameter) -> Atom:
     if isinstance(seconds, Parameter):
         return make("timeout", seconds)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise here().type_refusal(
+        raise user_location().type_error(
             f"seconds of timeout is {seconds!r}: take a number of seconds or a parameter"
         )
     if not 0 <= seconds < 2**33:
-        raise here().refusal(f"seconds of timeout is {seconds}: take 0 or more, below 2**33")
+        raise user_location().error(f"seconds of timeout is {seconds}: take 0 or more, below 2**33")
     return make("timeout", round(seconds * 1_000_000_000))
 
 

@@ -1,4 +1,4 @@
-"""`Trace`: the nested statements that a syslet's function made when it was called with symbols.
+"""Statements that a syslet's function made when it was called with symbols; `Trace` nests them.
 
 Knows nothing of tables.
 """
@@ -10,26 +10,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from threadlets._syslets.atom import Atom
-from threadlets._syslets.places import Place, here
+from threadlets._syslets.locations import Location, user_location
 
 if TYPE_CHECKING:
     from threadlets._syslets.symbols import Condition, Integer
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """An atom, and the symbol of its value."""
+class AtomStatement:
+    """Run an atom; `value` is the symbol of its value."""
 
     atom: Atom
     value: Integer
-    place: Place
+    location: Location
 
 
 @dataclass(eq=False)
 class Loop:
     """Statements that repeat until a `BreakIf` among them leaves the loop."""
 
-    place: Place
+    location: Location
     body: list[Statement] = field(default_factory=list)
 
 
@@ -38,7 +38,7 @@ class When:
     """Statements for when a condition holds, and for when it does not."""
 
     condition: Condition
-    place: Place
+    location: Location
     body: list[Statement] = field(default_factory=list)
     otherwise: list[Statement] | None = None
 
@@ -49,7 +49,7 @@ class BreakIf:
 
     condition: Condition
     loop: Loop
-    place: Place
+    location: Location
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +58,10 @@ class StopIf:
 
     condition: Condition
     value: object
-    place: Place
+    location: Location
 
 
-Statement: TypeAlias = Step | Loop | When | BreakIf | StopIf
+Statement: TypeAlias = AtomStatement | Loop | When | BreakIf | StopIf
 
 
 class Trace:
@@ -104,25 +104,25 @@ class _Active(threading.local):
 _active = _Active()
 
 
-def current() -> Trace | None:
+def current_trace() -> Trace | None:
     """Return the trace that is being made in this thread, if there is one."""
     return _active.trace
 
 
-def needed(what: str) -> Trace:
+def require_trace(what: str) -> Trace:
     """Return the trace that is being made.
 
     Raises:
         SysletError: there is none: `what` was used outside of a syslet's function.
     """
     if _active.trace is None:
-        raise here().refusal(
+        raise user_location().error(
             f"{what} belongs in the function of a syslet: decorate it with @syslet"
         )
     return _active.trace
 
 
-class tracing:  # noqa: N801 - a context manager that is used like a function
+class recording:  # noqa: N801 - a context manager that is used like a function
     """Make a new trace the current one of this thread, and restore the previous one afterwards."""
 
     def __enter__(self) -> Trace:

@@ -11,7 +11,7 @@ from threadlets.exceptions import SysletError, SysletTypeError
 _PACKAGE = __name__.rpartition(".")[0]
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """A line of source."""
 
     filename: str
@@ -20,23 +20,23 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         return f"{self.filename}:{self.line}"
 
-    def refusal(self, message: str) -> SysletError:
+    def error(self, message: str) -> SysletError:
         """Return the error for a wrong program, which names this line."""
         return SysletError(message, *self)
 
-    def type_refusal(self, message: str) -> SysletTypeError:
+    def type_error(self, message: str) -> SysletTypeError:
         """Return the error for a value of the wrong type, which names this line."""
         return SysletTypeError(message, *self)
 
 
-def place_of(frame: FrameType) -> Place:
+def location_of(frame: FrameType) -> Location:
     """Return the line that a frame is at, or was at when it ended."""
-    return Place(frame.f_code.co_filename, frame.f_lineno)
+    return Location(frame.f_code.co_filename, frame.f_lineno)
 
 
-def here() -> Place:
+def user_location() -> Location:
     """Return the line that called into this package."""
-    return place_of(user_frame())
+    return location_of(user_frame())
 
 
 def user_frame() -> FrameType:
