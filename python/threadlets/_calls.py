@@ -182,7 +182,7 @@ def threadlet(
     return awaitable
 
 
-async def call_for(
+async def call_or_discard(
     discard: Callable[[T], object], function: Callable[..., T], /, *args: Any, **kwargs: Any
 ) -> T:
     """Call a function as a threadlet; call `discard` with its result if the awaiter does not get it.

@@ -39,16 +39,16 @@ class ThreadletExecutor(concurrent.futures.Executor):
         threads_max: int | None = None,
     ) -> None:
         self._pool = Pool(limit=max_workers)
-        self._work = _Work(thread_name_prefix, threads_max)
-        # The threads refer to `_Work` and not to the executor, so a dropped executor is finalized.
-        self._finalizer = weakref.finalize(self, self._work.close)
+        self._threads = _ExecutorThreads(thread_name_prefix, threads_max)
+        # The threads do not refer to the executor, so a dropped executor is finalized.
+        self._finalizer = weakref.finalize(self, self._threads.close)
         self._finalizer.atexit = False
 
     def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._work.submit(future, self._pool, fn, args, kwargs)
+        self._threads.submit(future, self._pool, fn, args, kwargs)
         return future
 
     submit.__doc__ = concurrent.futures.Executor.submit.__doc__
@@ -59,18 +59,18 @@ class ThreadletExecutor(concurrent.futures.Executor):
         `wait` waits until the threads have ended; `cancel_futures` cancels functions that have not
         started.
         """
-        self._work.close()
+        self._threads.close()
         if cancel_futures:
-            self._pool._cancel(self._work.dispatcher, None)
+            self._pool._cancel(self._threads.dispatcher, None)
         if wait:
-            self._work.join()
+            self._threads.join()
 
     def stats(self) -> dict[str, Any]:
         """Return counts of calls and threads, as `threadlets.stats()` does for a loop."""
-        return self._work.dispatcher._worker_stats()
+        return self._threads.dispatcher._worker_stats()
 
 
-class _Work:
+class _ExecutorThreads:
     """What the threads of an executor share; ends when it is closed and nothing is outstanding."""
 
     def __init__(self, name: str, threads_max: int | None) -> None:
@@ -80,7 +80,7 @@ class _Work:
         self._lock = threading.Lock()
         self._n_outstanding = 0
         self._is_closed = False
-        _all_work.add(self)
+        _all_threads.add(self)
 
     def submit(
         self,
@@ -138,7 +138,7 @@ class _Work:
         self.dispatcher._release()
 
 
-_all_work: weakref.WeakSet[_Work] = weakref.WeakSet()
+_all_threads: weakref.WeakSet[_ExecutorThreads] = weakref.WeakSet()
 _is_exiting = False
 
 
@@ -146,9 +146,9 @@ def _finish_at_exit() -> None:
     """Wait for all submitted functions, as `ThreadPoolExecutor` does."""
     global _is_exiting
     _is_exiting = True
-    for work in list(_all_work):
-        work.close()
-        work.join()
+    for threads in list(_all_threads):
+        threads.close()
+        threads.join()
 
 
 # Called before the interpreter joins its non-daemon threads, which may wait for ours.

@@ -219,7 +219,7 @@ def test_executor_learns_as_well() -> None:
     """An executor calls functions that do not block on its home thread."""
     with ThreadletExecutor() as executor:
         first = executor.submit(threading.get_ident).result(DEADLINE_S)
-        home = executor._work._home
+        home = executor._threads._home
         assert home is not None
         assert first != home.ident
         for _ in range(N_TRIES):

@@ -116,7 +116,7 @@ def test_forgotten_executor_ends_its_threads() -> None:
     """An executor to which nothing refers ends its threads once its futures are done."""
     executor = ThreadletExecutor(thread_name_prefix="forgotten")
     assert 0 == executor.submit(int).result()
-    home = executor._work._home
+    home = executor._threads._home
     assert home is not None
     del executor
     gc.collect()

@@ -97,7 +97,7 @@ def test_executor_call_that_waits_for_a_thread_can_be_cancelled(start: str) -> N
     first = executor.submit(lambda: (entered.set(), gate.wait(DEADLINE_S)))
     assert entered.wait(DEADLINE_S)
     second = executor.submit(int)
-    dispatcher = executor._work.dispatcher
+    dispatcher = executor._threads.dispatcher
     while executor.stats()["calls_held"] == 0 and executor._pool._counts(dispatcher)[0] < 2:
         time.sleep(0.001)
     executor.shutdown(wait=False, cancel_futures=True)

@@ -37,7 +37,7 @@ def with_every_atom(program: Syslet[...], flag: Flow) -> Syslet[...]:
     """Return the program with a flag added to each of its atoms."""
     table = program.table
     atoms = [(*atom[:4], atom[4] | flag, atom[5]) for atom in table.atoms]
-    return Syslet(dataclasses.replace(table, atoms=atoms), program._notes)
+    return Syslet(dataclasses.replace(table, atoms=atoms), program._debug_info)
 
 
 def _run(program: Syslet[...], *args: object) -> Result:

@@ -61,7 +61,9 @@ class InternalsMixin(_core.Dispatcher):
             if name == "_selector":
                 is_replaced = _is_wrapped(own.get(name))
             else:
-                is_replaced = name in own or getattr(cls, name, None) is not _OURS.get(name)
+                is_replaced = name in own or getattr(cls, name, None) is not _NATIVE_ATTRIBUTES.get(
+                    name
+                )
             if is_replaced:
                 replaced |= what
                 calls_soon |= name == "call_soon"
@@ -97,7 +99,7 @@ class InternalsMixin(_core.Dispatcher):
     @_ready.setter
     def _ready(self, handles: Iterable[Any]) -> None:
         if type(handles) not in (ReadyQueue, collections.deque, list):
-            raise TypeError(_NOT_OURS.format("ready queue", type(handles).__name__))
+            raise TypeError(_CANNOT_REPLACE.format("ready queue", type(handles).__name__))
         queued = list(handles)
         self._take_ready()
         self._put_ready(queued)
@@ -118,7 +120,7 @@ class InternalsMixin(_core.Dispatcher):
     @_scheduled.setter
     def _scheduled(self, handles: list[Any]) -> None:
         if type(handles) not in (_TimerList, list):
-            raise TypeError(_NOT_OURS.format("list of timers", type(handles).__name__))
+            raise TypeError(_CANNOT_REPLACE.format("list of timers", type(handles).__name__))
         if not self._closed:
             vars(self)["_timers_listed"] = handles, self._timer_handles()
             self._replaced |= LIST
@@ -146,15 +148,15 @@ class InternalsMixin(_core.Dispatcher):
             self._replaced &= ~LIST
 
 
-_OURS: dict[str, Any] = {}
+_NATIVE_ATTRIBUTES: dict[str, Any] = {}
 
 
-def remember_ours(cls: type) -> None:
+def remember_native_attributes(cls: type) -> None:
     """Record the originals of the attributes that can be replaced."""
-    _OURS.update((name, getattr(cls, name, None)) for name in REPLACES)
+    _NATIVE_ATTRIBUTES.update((name, getattr(cls, name, None)) for name in REPLACES)
 
 
-_NOT_OURS = (
+_CANNOT_REPLACE = (
     "the loop's {} is native, and a {} cannot take its place; change the existing one in place, or "
     "use asyncio.SelectorEventLoop"
 )

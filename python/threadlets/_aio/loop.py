@@ -17,11 +17,11 @@ from contextvars import Context
 from typing import Any, Literal
 
 from threadlets._aio.datagrams import DatagramTransport
-from threadlets._aio.internals import InternalsMixin, Selector, remember_ours
+from threadlets._aio.internals import InternalsMixin, Selector, remember_native_attributes
 from threadlets._aio.leaks import LeakPolicy, describe_leaks, report, report_leak
 from threadlets._aio.serving import Serving
 from threadlets._aio.signals import SignalsMixin
-from threadlets._aio.tasks import show_tasks_of
+from threadlets._aio.tasks import register_loop
 from threadlets._aio.transports import SocketTransport
 from threadlets._core import checkpoint
 from threadlets._executor import ThreadletExecutor
@@ -80,7 +80,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
         super().__init__(Selector(self))  # type: ignore[arg-type]
         self._wants_asyncio_tasks = tasks == "asyncio"
         self._detect_replaced()
-        show_tasks_of(self)
+        register_loop(self)
         self._preempt_s = None if preempt_ms is None else preempt_ms / 1000
 
     # -- running -----------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
                 finalizer=self._asyncgen_finalizer_hook,
             )
             events._set_running_loop(self)
-            with self._signals_wake():
+            with self._waking_on_signals():
                 self._tick_until_stopped()
         finally:
             self._stopping = False
@@ -438,4 +438,4 @@ class _DebugTimerHandle(asyncio.TimerHandle):
 _DebugTimerHandle.__name__ = "TimerHandle"
 
 
-remember_ours(Loop)
+remember_native_attributes(Loop)

@@ -11,7 +11,7 @@ from asyncio.log import logger
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from threadlets._aio.transports import SocketTransport, counting
+from threadlets._aio.transports import SocketTransport, server_if_open
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -81,7 +81,7 @@ class Serving:
                 conn,
                 {"peername": stream.peername()},
                 self._sslcontext,
-                counting(self._server),
+                server_if_open(self._server),
                 *self._ssl_timeouts,
                 **given,
             ),

@@ -53,13 +53,13 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
             self._settle_signals()
             super().add_signal_handler(sig, callback, *args)
             if sig == signal.SIGINT:
-                self._tell_interpreter(sig)
+                self._register_with_interpreter(sig)
             return
         if coroutines.iscoroutine(callback) or _is_coroutine_function(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         self._check_signal(sig)
         self._check_closed()
-        with _refusal_as_asyncio_has_it(sig):
+        with _raising_as_asyncio(sig):
             self._write_signal(sig, self._csock.fileno())
         self._signal_handlers[sig] = events.Handle(callback, args, self, None)
 
@@ -75,7 +75,7 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
         self._check_signal(sig)
         if self._signal_handlers.pop(sig, None) is None:
             return False
-        with _refusal_as_asyncio_has_it(sig):
+        with _raising_as_asyncio(sig):
             if sig == signal.SIGINT:
                 # The interpreter raises KeyboardInterrupt: by `_signal_arrived` if its table has
                 # that already, else by the previous handler, until `_settle_signals`.
@@ -100,21 +100,21 @@ class SignalsMixin(_core.Dispatcher, asyncio.SelectorEventLoop):
             # No longer interim if the blocked function has set a handler itself since.
             if self._is_interim(number):
                 if number in self._signal_handlers:
-                    self._tell_interpreter(number)
+                    self._register_with_interpreter(number)
                 elif number == signal.SIGINT:
                     signal.signal(number, signal.default_int_handler)
                 else:
                     signal.signal(number, signal.SIG_DFL)
             self._end_interim(number)
 
-    def _tell_interpreter(self, number: int) -> None:
+    def _register_with_interpreter(self, number: int) -> None:
         """Have the interpreter write a signal's number to the self-pipe that the loop reads."""
         signal.set_wakeup_fd(self._csock.fileno())
         signal.signal(number, _signal_arrived)
         signal.siginterrupt(number, False)
 
     @contextlib.contextmanager
-    def _signals_wake(self) -> Iterator[None]:
+    def _waking_on_signals(self) -> Iterator[None]:
         """Let any signal end the poll, so that its Python handler runs at once.
 
         Without this, a signal that arrives just before the poll is seen only after the next event.
@@ -163,7 +163,7 @@ def _signal_arrived(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _refusal_as_asyncio_has_it(sig: int) -> Iterator[None]:
+def _raising_as_asyncio(sig: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:

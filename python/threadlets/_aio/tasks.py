@@ -34,7 +34,7 @@ class _AllTasks(weakref.WeakSet["asyncio.Task[Any]"]):
                     yield request
 
 
-def show_tasks_of(loop: Dispatcher) -> None:
+def register_loop(loop: Dispatcher) -> None:
     """Have `asyncio.all_tasks` find the tasks of a loop for as long as it exists."""
     _loops.add(loop)
 
@@ -66,14 +66,14 @@ def _registries() -> Iterator[object]:
         asyncio.tasks._unregister_task(probe)
 
 
-def _extend_the_sets() -> None:
+def _extend_registries() -> None:
     for tasks in _registries():
         # Its class is changed, since asyncio's C code and others refer to the object.
         if type(tasks) is weakref.WeakSet:
             tasks.__class__ = _AllTasks
 
 
-_extend_the_sets()
+_extend_registries()
 
 
 asyncio.current_task = asyncio.tasks.current_task = current_task
@@ -82,7 +82,7 @@ if sys.version_info >= (3, 14):
     asyncio.tasks._c_current_task = current_task
 
 
-def _tell_who_awaits() -> None:
+def _record_awaiters() -> None:
     """Have task groups and `gather` record their awaiters in native futures, too."""
     if sys.version_info < (3, 14):
         return
@@ -94,4 +94,4 @@ def _tell_who_awaits() -> None:
         setattr(asyncio.futures, f"_c_{name}", ours)
 
 
-_tell_who_awaits()
+_record_awaiters()

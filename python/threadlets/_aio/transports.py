@@ -123,7 +123,7 @@ class SocketTransport(transports._FlowControlMixin):
         try:
             sockname = sockname or _core.sockname(stream.fileno())
             protocol = protocol_factory()
-            transport = cls(loop, stream, protocol, None, counting(server))
+            transport = cls(loop, stream, protocol, None, server_if_open(server))
         except BaseException:
             os.close(stream.fileno())
             raise
@@ -328,12 +328,12 @@ class SocketTransport(transports._FlowControlMixin):
         return self._stream.is_writing_paused()
 
     def _pause_protocol(self) -> None:
-        self._tell_protocol("pause_writing")
+        self._call_protocol("pause_writing")
 
     def _resume_protocol(self) -> None:
-        self._tell_protocol("resume_writing")
+        self._call_protocol("resume_writing")
 
-    def _tell_protocol(self, method: str) -> None:
+    def _call_protocol(self, method: str) -> None:
         try:
             getattr(self._protocol, method)()
         except (SystemExit, KeyboardInterrupt):
@@ -465,7 +465,7 @@ class _LateSocket(trsock.TransportSocket):
             os.close(fd)
 
 
-def counting(server: Any) -> Any:
+def server_if_open(server: Any) -> Any:
     """Return the server that counts a new connection; None if it has been closed meanwhile."""
     return None if getattr(server, "_sockets", ()) is None else server
 

@@ -35,7 +35,7 @@ class Affinity:
         where = f"thread {thread_name(blocked)!r}, where a threadlet is blocked"
         elsewhere = f"other requests of the loop now run on thread {thread_name(dispatcher)!r}"
         for connection, made_at in _connections_of(blocked):
-            if self._is_news(id(connection), _is_bound(connection)):
+            if self._is_first_report(id(connection), _is_bound(connection)):
                 self._report(
                     f"{connection!r}, made at {made_at}, can be used only on {where}; "
                     f"{elsewhere}; open it with check_same_thread=False, and use it in threadlets "
@@ -46,21 +46,21 @@ class Affinity:
         for task in tasks:
             for name, frame in _identities_kept(task, blocked):
                 place = describe_frame(frame)
-                if self._is_news((place, name), True):
+                if self._is_first_report((place, name), True):
                     self._report(
                         f"{place} keeps in {name!r} the identity of {where}; "
                         f"{elsewhere}, this one among them; ask again after each await",
                         None,
                     )
 
-    def _is_news(self, thing: Any, is_left_behind: bool) -> bool:
+    def _is_first_report(self, thing: Any, is_left_behind: bool) -> bool:
         if not is_left_behind or thing in self._warned:
             return False
         self._warned.add(thing)
         return True
 
 
-def _is_a(found: Any, what: type) -> bool:
+def _is_instance(found: Any, what: type) -> bool:
     """Test the type alone: `isinstance` also reads `__class__`, which makes a lazy proxy load."""
     return issubclass(type(found), what)
 
@@ -76,7 +76,7 @@ def _identities_kept(task: asyncio.Task[Any], thread: int) -> Iterator[tuple[str
     while getattr(coroutine, "cr_suspended", False):
         frame = coroutine.cr_frame
         for name, value in frame.f_locals.items():
-            is_thread = _is_a(value, threading.Thread) and value.ident == thread
+            is_thread = _is_instance(value, threading.Thread) and value.ident == thread
             if is_thread or (type(value) is int and value == thread):
                 yield name, frame
         coroutine = coroutine.cr_await
@@ -101,7 +101,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     if event != "sqlite3.connect/handle":
         return
     loop: Any = asyncio._get_running_loop()
-    if isinstance(loop, _core.Dispatcher) and loop._debug:
+    if isinstance(loop, _core.Dispatcher) and loop.get_debug():
         frame = sys._getframe(1)
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         _made_at[id(args[0])] = (where, threading.get_ident())
@@ -115,7 +115,7 @@ def _connections_of(thread: int) -> list[tuple[sqlite3.Connection, str]]:
     # Imported only here, since not every program needs it; where connections exist, it is loaded.
     import sqlite3
 
-    alive = [found for found in gc.get_objects() if _is_a(found, sqlite3.Connection)]
+    alive = [found for found in gc.get_objects() if _is_instance(found, sqlite3.Connection)]
     for gone in _made_at.keys() - {id(connection) for connection in alive}:
         del _made_at[gone]
     found = ((connection, _made_at.get(id(connection), ("", 0))) for connection in alive)

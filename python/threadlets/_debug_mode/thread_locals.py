@@ -51,7 +51,7 @@ class _Use:
 
     def is_at_rest(self) -> bool:
         """Whether the value is at rest: cleared, or that of a guard that is not held."""
-        if self.after in (_ABSENT, _of((None,))):
+        if self.after in (_ABSENT, _identity_of((None,))):
             return True
         return self.n_settings > 1 and isinstance(self.after, tuple) and not self.after[1]
 
@@ -117,9 +117,11 @@ class ThreadLocals:
         for (_, name), use in running.uses.items():
             found = use.of()
             if use.n_settings and found is not None:
-                self._left(thread, running, found, name, use)
+                self._record_setting(thread, running, found, name, use)
 
-    def _left(self, thread: int, running: _Running, found: Any, name: str, use: _Use) -> None:
+    def _record_setting(
+        self, thread: int, running: _Running, found: Any, name: str, use: _Use
+    ) -> None:
         if use.after == use.before:
             return
         settings = self._settings(found)
@@ -159,19 +161,19 @@ class ThreadLocals:
         if how == "read":
             use.readers.add(frame.f_code)
             if not use.n_settings:
-                self._was_read(thread, running, use, found, name, frame)
+                self._check_read(thread, running, use, found, name, frame)
             return
         if not use.n_settings:
-            use.before = _of(before)
+            use.before = _identity_of(before)
             use.is_managed = bool(use.readers)
             if not use.is_managed:
-                self._is_put_back(thread, running, found, name, frame)
-        use.after = _of(after)
+                self._check_restored(thread, running, found, name, frame)
+        use.after = _identity_of(after)
         use.n_settings += 1
         use.where = describe_frame(frame)
         use.setters.add(frame.f_code)
 
-    def _was_read(
+    def _check_read(
         self,
         thread: int,
         running: _Running,
@@ -207,7 +209,7 @@ class ThreadLocals:
             frame,
         )
 
-    def _is_put_back(
+    def _check_restored(
         self, thread: int, running: _Running, found: Any, name: str, frame: types.FrameType
     ) -> None:
         """Warn if the running task puts back a value that another request has read meanwhile.
@@ -233,8 +235,8 @@ class ThreadLocals:
             left = [it for (thread, _), it in settings.items() if thread == blocked]
             left = [it for it in left if not it.managers]
             found = reference()
-            what = _name_of(found) if left and found is not None else None
-            if what and self._is_news(key):
+            what = _name_thread_local(found) if left and found is not None else None
+            if what and self._is_first_report(key):
                 self._report(
                     f"{what} has values that were set by requests on thread "
                     f"{thread_name(blocked)!r}, where a threadlet is blocked, the last by "
@@ -246,7 +248,10 @@ class ThreadLocals:
     def _warn(
         self, found: Any, name: str, where: str, message: str, frame: types.FrameType
     ) -> None:
-        if self._is_news((id(found), name, where)) and (what := _name_of(found)) is not None:
+        if (
+            self._is_first_report((id(found), name, where))
+            and (what := _name_thread_local(found)) is not None
+        ):
             self._report(f"{message.replace('%s', what + '.' + name)}; {_REMEDY}", frame)
 
     def _settings(self, found: Any) -> dict[tuple[int, str], _Setting]:
@@ -257,7 +262,7 @@ class ThreadLocals:
             used[key] = known
         return known[1]
 
-    def _is_news(self, thing: Any) -> bool:
+    def _is_first_report(self, thing: Any) -> bool:
         if thing in self._warned:
             return False
         self._warned.add(thing)
@@ -270,7 +275,7 @@ _ABSENT = None
 _PLAIN = (bool, bytes, float, int, str, types.NoneType)
 
 
-def _of(found: Found) -> Any:
+def _identity_of(found: Found) -> Any:
     """Return what identifies a value without keeping it alive; `_ABSENT` if there is none."""
     if not found:
         return _ABSENT
@@ -288,7 +293,7 @@ def _initialises(frame: types.FrameType, found: Any) -> bool:
     return is_init and any(it is found for it in frame.f_locals.values())
 
 
-def _name_of(found: Any) -> str | None:
+def _name_thread_local(found: Any) -> str | None:
     """Name a `threading.local` object; return None for one of the packages in `_INTERNAL`."""
     if type(found).__module__.partition(".")[0] in _INTERNAL:
         return None

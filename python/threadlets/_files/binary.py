@@ -114,7 +114,7 @@ class Binary:
                 return self._take(n_searched)
 
     @contextlib.contextmanager
-    def keeping(self) -> Iterator[None]:
+    def restoring_on_error(self) -> Iterator[None]:
         """Put all bytes that the block reads back into the buffer if the block raises."""
         before = self._ahead[self._at :]
         self._filled = []
@@ -126,7 +126,7 @@ class Binary:
         finally:
             self._filled = None
 
-    def line_at_hand(self) -> bytes | None:
+    def next_buffered_line(self) -> bytes | None:
         """Return the next line if all of it was read ahead, else None."""
         end = self._ahead.find(b"\n", self._at) + 1
         if not end:
@@ -158,17 +158,17 @@ class Binary:
 
     async def close(self) -> None:
         """Write the buffer and close, even if cancelled; see `Descriptor.close`."""
-        await self.descriptor.close(self._given_up())
+        await self.descriptor.close(self._take_unwritten())
 
     def close_now(self) -> None:
         """Write the buffer and close, in this thread; see `Descriptor.close_now`."""
-        self.descriptor.close_now(self._given_up())
+        self.descriptor.close_now(self._take_unwritten())
 
     def discard(self) -> None:
         """Drop the bytes that are to be written."""
         self.unwritten = bytearray()
 
-    def _given_up(self) -> bytearray:
+    def _take_unwritten(self) -> bytearray:
         """Empty the buffer, and return the bytes to write; the position becomes the reader's."""
         unwritten = self.unwritten
         self.discard()

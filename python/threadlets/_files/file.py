@@ -48,7 +48,7 @@ class AsyncFile(Generic[AnyStr]):
     def __init__(self, layer: Binary | Text, name: Any, mode: str) -> None:
         self._layer: Any = layer
         self._binary = layer if isinstance(layer, Binary) else layer.binary
-        self._turn = _Turn()
+        self._lock = _FileLock()
         self._closed = False
         self.name = name
         """The argument of `open`: a path, or a descriptor."""
@@ -61,19 +61,19 @@ class AsyncFile(Generic[AnyStr]):
         """
         self._check_readable(size)
         n = size_or_all(size)
-        async with self._turn:
+        async with self._lock:
             return cast(AnyStr, await self._open_layer().read(n))
 
     async def readall(self) -> bytes:
         """Read up to the end, like an unbuffered file of the builtin `open`; not for text."""
-        async with self._turn:
+        async with self._lock:
             return await self._open_binary().read(-1)
 
     async def read1(self, size: int = -1) -> bytes:
         """Read up to `size` bytes with at most one system call; not for text."""
         self._check_readable(size)
         n = size_of(size)
-        async with self._turn:
+        async with self._lock:
             return await self._open_binary().read1(n)
 
     async def peek(self, size: int = 0) -> bytes:
@@ -82,7 +82,7 @@ class AsyncFile(Generic[AnyStr]):
         `size` is not used.
         """
         size_of(size)
-        async with self._turn:
+        async with self._lock:
             return await self._open_binary().peek()
 
     async def readinto(self, buffer: Any) -> int:
@@ -94,31 +94,31 @@ class AsyncFile(Generic[AnyStr]):
         """
         memory = writable_bytes_of(buffer)
         self._check_readable()
-        async with self._turn:
+        async with self._lock:
             return await self._open_binary().readinto(memory)
 
     async def readinto1(self, buffer: Any) -> int:
         """Read into writable memory with at most one system call; not for text."""
         memory = writable_bytes_of(buffer)
         self._check_readable()
-        async with self._turn:
+        async with self._lock:
             return await self._open_binary().readinto(memory, once=True)
 
     async def readline(self, size: int | None = -1) -> AnyStr:
         """Read a line with its newline, at most `size` bytes or characters; empty at the end."""
         n = size_of(size) if self._is_text else size_or_all(size)
         self._check_readable()
-        async with self._turn:
+        async with self._lock:
             return cast(AnyStr, await self._open_layer().readline(n))
 
     async def readlines(self, hint: int | None = -1) -> list[AnyStr]:
         """Read lines up to the end, or until they have more than `hint` bytes or characters."""
         enough = size_or_all(hint)
-        async with self._turn:
+        async with self._lock:
             layer = self._open_layer()
             lines: list[AnyStr] = []
             n_read = 0
-            with layer.keeping():
+            with layer.restoring_on_error():
                 while line := await layer.readline():
                     lines.append(line)
                     n_read += len(line)
@@ -129,13 +129,13 @@ class AsyncFile(Generic[AnyStr]):
     async def write(self, data: Any) -> int:
         """Write bytes or text, or keep them in the buffer; return their number."""
         data = self._data(data)
-        async with self._turn:
+        async with self._lock:
             n: int = await self._open_layer().write(data)
             return n
 
     async def writelines(self, lines: Iterable[Any]) -> None:
         """Write the lines one after another, with nothing between them."""
-        async with self._turn:
+        async with self._lock:
             layer = self._open_layer()
             for line in lines:
                 await layer.write(self._data(line))
@@ -144,30 +144,30 @@ class AsyncFile(Generic[AnyStr]):
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to a position and return it; in text, one that `tell` gave, the start or the end."""
         origin = int_of(whence)
-        async with self._turn:
+        async with self._lock:
             position: int = await self._open_layer().seek(offset, origin)
             return position
 
     async def tell(self) -> int:
         """Return the position: in bytes, or for text a number that only `seek` can interpret."""
-        async with self._turn:
+        async with self._lock:
             layer = self._open_layer()
             return await layer.tell() if isinstance(layer, Text) else layer.tell()
 
     async def truncate(self, size: int | None = None) -> int:
         """Cut or extend the file to `size` bytes, or to its position, and return the size."""
-        async with self._turn:
+        async with self._lock:
             n: int = await self._open_layer().truncate(size)
             return n
 
     async def flush(self) -> None:
         """Write the buffer to the file."""
-        async with self._turn:
+        async with self._lock:
             await self._open_layer().flush()
 
     async def fsync(self) -> None:
         """Flush, and wait until the file is on the disk."""
-        async with self._turn:
+        async with self._lock:
             await self._open_layer().flush()
             await self._binary.descriptor.synchronise()
 
@@ -178,14 +178,14 @@ class AsyncFile(Generic[AnyStr]):
         A pipe, a socket or a terminal may never take the rest of the data: there a cancelled `close`
         leaves the file open, with the rest in its buffer, for another `close`.
         """
-        if self._closed and not self._turn.locked():
+        if self._closed and not self._lock.locked():
             return
-        cancellation = await self._turn_to_close()
+        cancellation = await self._lock_to_close()
         try:
             if not self._closed:
                 await self._close()
         finally:
-            self._turn.release()
+            self._lock.release()
         if cancellation is not None:
             raise cancellation
 
@@ -245,8 +245,8 @@ class AsyncFile(Generic[AnyStr]):
     async def __anext__(self) -> AnyStr:
         await checkpoint
         # Most lines were read ahead: return them without another await.
-        if not self._turn.locked() and not self._closed and self._binary.readable:
-            line = self._layer.line_at_hand()
+        if not self._lock.locked() and not self._closed and self._binary.readable:
+            line = self._layer.next_buffered_line()
             if line is not None:
                 return cast(AnyStr, line)
         line = await self.readline()
@@ -280,12 +280,12 @@ class AsyncFile(Generic[AnyStr]):
             self._closed = True
             self._binary.close_now()
 
-    async def _turn_to_close(self) -> asyncio.CancelledError | None:
+    async def _lock_to_close(self) -> asyncio.CancelledError | None:
         """Wait for the calls before this one; return a cancellation that came meanwhile."""
         cancellation = None
         while True:
             try:
-                await self._turn.acquire()
+                await self._lock.acquire()
             except asyncio.CancelledError as error:
                 if not self._binary.descriptor.seekable():
                     raise
@@ -354,7 +354,7 @@ class AsyncFile(Generic[AnyStr]):
         return self._layer
 
 
-class _Turn(asyncio.Lock):
+class _FileLock(asyncio.Lock):
     """Lock that runs the calls on a file one at a time.
 
     Entering it is a checkpoint: most calls wait for nothing, and would keep other tasks from running.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, AnyStr, Generic, Literal, TypeAlias, overload
 
-from threadlets._calls import call_for
+from threadlets._calls import call_or_discard
 from threadlets._files.arguments import int_of
 from threadlets._files.binary import Binary
 from threadlets._files.descriptor import Descriptor
@@ -214,7 +214,7 @@ async def _opened(file: str | bytes | int, mode: Mode, opener: Opener | None) ->
     if isinstance(file, int):
         return file, stat.S_IFMT(os.fstat(file).st_mode)
     if opener is not None:
-        return await call_for(_discard, _opened_by, opener, file, mode.flags | os.O_CLOEXEC)
+        return await call_or_discard(_discard, _opened_by, opener, file, mode.flags | os.O_CLOEXEC)
     fd, mode_bits = await open_descriptor(file, mode.flags)
     return fd, stat.S_IFMT(mode_bits)
 

@@ -111,7 +111,7 @@ class Text:
                 return self._take(len(self._chars))
 
     @contextlib.contextmanager
-    def keeping(self) -> Iterator[None]:
+    def restoring_on_error(self) -> Iterator[None]:
         """Keep all text that the block reads for the next call if the block raises."""
         chars, at, known = self._chars, self._at, self._bytes_before
         held, flags = self._decoder.getstate() if known is None else (known, self._flags_before)
@@ -127,7 +127,7 @@ class Text:
         finally:
             self._decoded = None
 
-    def line_at_hand(self) -> str | None:
+    def next_buffered_line(self) -> str | None:
         """Return the next line if all of it is decoded, else None."""
         end = self._line_end(self._at)
         return None if end < 0 else self._take(end)

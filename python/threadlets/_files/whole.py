@@ -187,7 +187,7 @@ async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: b
         fd, _ = await open_descriptor(path, os.O_WRONLY | os.O_CREAT)
         close_quietly(fd)
     try:
-        target, mode_before = await _place(path)
+        target, mode_before = await _resolve_target(path)
         if mode_before is not None:
             mode = mode_before
         folder, _, name = target.rpartition(b"/")
@@ -208,7 +208,7 @@ async def _write_atomically(path: PathLike, data: memoryview, mode: int, sync: b
         raise os_error(error.errno or errno.EIO, path) from None
 
 
-async def _place(path: PathLike) -> tuple[bytes, int | None]:
+async def _resolve_target(path: PathLike) -> tuple[bytes, int | None]:
     """Return the name of the file behind `path`, and its permissions if there is one.
 
     A name in /proc may lead to a file that has no name, or no longer has one. Then the file and the
@@ -221,7 +221,7 @@ async def _place(path: PathLike) -> tuple[bytes, int | None]:
             _check_replaceable(path, before.value[0])
         elif before.errno != errno.ENOENT:
             raise failure(before, path)
-        target = await _core.call(_file_behind, os.fsencode(path))
+        target = await _core.call(_follow_links, os.fsencode(path))
         if not before.ok:
             return target, None
         mode = stat.S_IMODE(before.value[0])
@@ -230,7 +230,7 @@ async def _place(path: PathLike) -> tuple[bytes, int | None]:
             return target, mode
         seen.add((before.value, found))
     if len(seen) == 1:
-        raise _irreplaceable(path, "a file that is not where its name says")
+        raise _not_replaceable(path, "a file that is not where its name says")
     return target, mode
 
 
@@ -240,15 +240,15 @@ def _check_replaceable(path: PathLike, mode: int) -> None:
         raise os_error(errno.EISDIR, path)
     if not stat.S_ISREG(mode):
         kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
-        raise _irreplaceable(path, next((it for fits, it in kinds if fits(mode)), "a device"))
+        raise _not_replaceable(path, next((it for fits, it in kinds if fits(mode)), "a device"))
 
 
-def _irreplaceable(path: PathLike, what: str) -> OSError:
+def _not_replaceable(path: PathLike, what: str) -> OSError:
     message = f"an atomic write replaces a regular file, and this is {what}: leave `atomic` out"
     return shutil.SpecialFileError(errno.EINVAL, message, os.fspath(path))
 
 
-def _file_behind(path: bytes) -> bytes:
+def _follow_links(path: bytes) -> bytes:
     """Return the absolute name of the file that `path` leads to by links; it need not exist."""
     if not path:
         raise os_error(errno.ENOENT)

@@ -10,7 +10,7 @@ from types import CoroutineType
 from typing import Any
 
 from threadlets import _core
-from threadlets._calls import call_for
+from threadlets._calls import call_or_discard
 from threadlets._syslets.program import Syslet
 
 
@@ -56,7 +56,7 @@ def _called(function: Any, args: Any, kwargs: Any) -> Any:
 
 
 async def _wrapped(function: Any, args: Any, kwargs: Any) -> Any:
-    outcome = await call_for(_close, function, *args, **kwargs)
+    outcome = await call_or_discard(_close, function, *args, **kwargs)
     return await outcome if isinstance(outcome, _core.Call) else outcome
 
 

@@ -8,7 +8,7 @@ from threadlets._syslets.graph import Branch, End, Node, Target
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class PlacedNode:
     """A node at its position in the table, and its branch; None if it has none."""
 
     node: Node
@@ -28,7 +28,7 @@ class Placed:
         return self.next if isinstance(self.next, End) else None
 
 
-def arrange(nodes: list[Node], entry: Node) -> list[Placed]:
+def arrange(nodes: list[Node], entry: Node) -> list[PlacedNode]:
     """Return the nodes in an order in which every branch goes to the adjacent node; `entry` is first.
 
     Nodes that only pass flow on are added where two branches need the same adjacent node.
@@ -74,7 +74,7 @@ def arrange(nodes: list[Node], entry: Node) -> list[Placed]:
             chosen = branches.get(node_in_chain)
             following = node_in_chain.next if chosen is None else chosen.next
             assert following is not None
-            placed.append(Placed(node_in_chain, chosen, following))
+            placed.append(PlacedNode(node_in_chain, chosen, following))
             node_in_chain = followers.get(node_in_chain)
     return placed
 

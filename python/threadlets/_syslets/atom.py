@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from threadlets._syslets.symbols import Variable
 
 
+class Assignable:
+    """Base class of what an atom's value can be stored in; `symbols` has its one subclass."""
+
+
 @dataclass(frozen=True, eq=False)
 class Atom:
     """One I/O operation, to be yielded by a syslet; it does nothing by itself and never changes.
@@ -52,9 +56,7 @@ class Atom:
         Raises:
             SysletTypeError: `variable` is not a variable.
         """
-        from threadlets._syslets.symbols import Variable
-
-        if not isinstance(variable, Variable):
+        if not isinstance(variable, Assignable):
             raise user_location().type_error(
                 f"{variable!r} is no variable: into() stores in a variable that counter() returned"
             )

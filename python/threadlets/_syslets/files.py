@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 
 from threadlets._syslets.atom import Atom
-from threadlets._syslets.operands import AT_FDCWD, Fd, Number, Path, Target, constant, make
+from threadlets._syslets.operands import (
+    AT_FDCWD,
+    Fd,
+    Number,
+    Path,
+    Target,
+    check_constant,
+    make_atom,
+)
 
 AT_EMPTY_PATH = 0x1000
 AT_REMOVEDIR = 0x200
@@ -33,7 +41,7 @@ def openat(
 
     Errors: ENOENT, EACCES, EEXIST, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENOTDIR, EROFS.
     """
-    return make("openat", dir_fd, path, constant(flags, "flags") | os.O_CLOEXEC, mode)
+    return make_atom("openat", dir_fd, path, check_constant(flags, "flags") | os.O_CLOEXEC, mode)
 
 
 def openat2(
@@ -51,7 +59,9 @@ def openat2(
     Errors: those of openat; EXDEV and ELOOP for a path that `resolve` forbids, EINVAL for flags or
     a mode that openat would ignore, EAGAIN, ENOSYS.
     """
-    return make("openat2", dir_fd, path, constant(flags, "flags") | os.O_CLOEXEC, mode, resolve)
+    return make_atom(
+        "openat2", dir_fd, path, check_constant(flags, "flags") | os.O_CLOEXEC, mode, resolve
+    )
 
 
 def statx(
@@ -70,7 +80,7 @@ def statx(
     """
     if isinstance(path, str | bytes) and not path and isinstance(flags, int):
         flags |= AT_EMPTY_PATH
-    return make("statx", dir_fd, path, flags, mask)
+    return make_atom("statx", dir_fd, path, flags, mask)
 
 
 def fsync(fd: Fd) -> Atom:
@@ -78,7 +88,7 @@ def fsync(fd: Fd) -> Atom:
 
     Errors: EBADF, EIO, ENOSPC, EINVAL for a descriptor that cannot be synchronised.
     """
-    return make("fsync", fd)
+    return make_atom("fsync", fd)
 
 
 def fdatasync(fd: Fd) -> Atom:
@@ -86,7 +96,7 @@ def fdatasync(fd: Fd) -> Atom:
 
     Errors: EBADF, EIO, ENOSPC, EINVAL for a descriptor that cannot be synchronised.
     """
-    return make("fdatasync", fd)
+    return make_atom("fdatasync", fd)
 
 
 def fallocate(fd: Fd, mode: Number, offset: Number, length: Number) -> Atom:
@@ -94,7 +104,7 @@ def fallocate(fd: Fd, mode: Number, offset: Number, length: Number) -> Atom:
 
     Errors: EBADF, EFBIG, EINVAL, EIO, ENOSPC, EOPNOTSUPP for a file system without support.
     """
-    return make("fallocate", fd, mode, offset, length)
+    return make_atom("fallocate", fd, mode, offset, length)
 
 
 def ftruncate(fd: Fd, length: Number) -> Atom:
@@ -102,7 +112,7 @@ def ftruncate(fd: Fd, length: Number) -> Atom:
 
     Errors: EBADF, EFBIG, EINVAL for a descriptor that is not open for writing, EIO.
     """
-    return make("ftruncate", fd, length)
+    return make_atom("ftruncate", fd, length)
 
 
 def close(fd: Fd) -> Atom:
@@ -110,7 +120,7 @@ def close(fd: Fd) -> Atom:
 
     Errors: EBADF; EIO, ENOSPC or EDQUOT of an earlier write.
     """
-    return make("close", fd)
+    return make_atom("close", fd)
 
 
 def unlinkat(path: Path, *, dir_fd: Fd = AT_FDCWD, flags: Number = 0) -> Atom:
@@ -118,7 +128,7 @@ def unlinkat(path: Path, *, dir_fd: Fd = AT_FDCWD, flags: Number = 0) -> Atom:
 
     Errors: ENOENT, EACCES, EBUSY, EISDIR, ENOTDIR, ENOTEMPTY, EPERM, EROFS.
     """
-    return make("unlinkat", dir_fd, path, flags)
+    return make_atom("unlinkat", dir_fd, path, flags)
 
 
 def renameat(
@@ -135,7 +145,7 @@ def renameat(
 
     Errors: ENOENT, EACCES, EEXIST, EINVAL, EISDIR, ENOTDIR, ENOTEMPTY, EROFS, EXDEV.
     """
-    return make("renameat", src_dir_fd, src, dst_dir_fd, dst, flags)
+    return make_atom("renameat", src_dir_fd, src, dst_dir_fd, dst, flags)
 
 
 def mkdirat(path: Path, mode: Number = 0o777, *, dir_fd: Fd = AT_FDCWD) -> Atom:
@@ -143,7 +153,7 @@ def mkdirat(path: Path, mode: Number = 0o777, *, dir_fd: Fd = AT_FDCWD) -> Atom:
 
     Errors: EEXIST, EACCES, ENOENT, ENOSPC, ENOTDIR, EROFS.
     """
-    return make("mkdirat", dir_fd, path, mode)
+    return make_atom("mkdirat", dir_fd, path, mode)
 
 
 def linkat(
@@ -160,7 +170,7 @@ def linkat(
 
     Errors: EEXIST, EACCES, ELOOP, EMLINK, ENOENT, ENOTDIR, EPERM, EROFS, EXDEV.
     """
-    return make("linkat", src_dir_fd, src, dst_dir_fd, dst, flags)
+    return make_atom("linkat", src_dir_fd, src, dst_dir_fd, dst, flags)
 
 
 def symlinkat(src: Path, dst: Path, *, dir_fd: Fd = AT_FDCWD) -> Atom:
@@ -168,7 +178,7 @@ def symlinkat(src: Path, dst: Path, *, dir_fd: Fd = AT_FDCWD) -> Atom:
 
     Errors: EEXIST, EACCES, ENAMETOOLONG, ENOENT, ENOTDIR, EROFS.
     """
-    return make("symlinkat", src, dir_fd, dst)
+    return make_atom("symlinkat", src, dir_fd, dst)
 
 
 def getdents(fd: Fd, buffer: Target) -> Atom:
@@ -178,4 +188,4 @@ def getdents(fd: Fd, buffer: Target) -> Atom:
 
     Errors: EBADF, EINVAL for a buffer that is too small for an entry, ENOENT, ENOTDIR.
     """
-    return make("getdents", fd, buffer)
+    return make_atom("getdents", fd, buffer)

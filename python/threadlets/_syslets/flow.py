@@ -16,8 +16,8 @@ from threadlets._syslets.symbols import (
     Parameter,
     Span,
     Variable,
+    check_number,
     name_symbols,
-    number,
 )
 from threadlets._syslets.waiting import add
 
@@ -27,7 +27,7 @@ def buffer(size: Number) -> Buffer:
 
     A slice is a part of it: `chunk[:n]` is its first n bytes.
     """
-    return Buffer(number(size, "a buffer's size"))
+    return Buffer(check_number(size, "a buffer's size"))
 
 
 def growing(limit: Number, expected: Number | None = None) -> Growing:
@@ -37,8 +37,8 @@ def growing(limit: Number, expected: Number | None = None) -> Growing:
     as the memory holds already (4 KiB at least). Data beyond `limit` fails with ENOBUFS.
     """
     what = "the limit of growing memory"
-    hint = None if expected is None else number(expected, "the size to expect")
-    return Growing(number(limit, what), hint)
+    hint = None if expected is None else check_number(expected, "the size to expect")
+    return Growing(check_number(limit, what), hint)
 
 
 def counter(initial: int = 0) -> Variable:
@@ -47,7 +47,7 @@ def counter(initial: int = 0) -> Variable:
     Raises:
         SysletTypeError: `initial` is a symbol: add it instead.
     """
-    value = number(initial, "a counter's initial value")
+    value = check_number(initial, "a counter's initial value")
     if not isinstance(value, int):
         raise user_location().type_error(
             f"a counter begins with a constant, not {value!r}: yield add(counter, …)"

@@ -87,24 +87,26 @@ _STOPS_OF_CHECKED = {
 }
 
 
-def build(statements: list[Statement], end: End) -> Target:
+def build_graph(statements: list[Statement], end: End) -> Target:
     """Return the entry of a graph that executes `statements` and then reaches `end`.
 
     Raises:
         SysletError: a loop is empty.
     """
-    entry = _block(statements, end, {})
-    for node in nodes_from(entry):
+    entry = _build_block(statements, end, {})
+    for node in reachable_nodes(entry):
         if node.next is not None:
-            node.next = _passed(node.next)
+            node.next = _skip_forwarding(node.next)
         node.branches = [
-            replace(branch, taken=_passed(branch.taken), next=_passed(branch.next))
+            replace(
+                branch, taken=_skip_forwarding(branch.taken), next=_skip_forwarding(branch.next)
+            )
             for branch in node.branches
         ]
-    return _passed(entry)
+    return _skip_forwarding(entry)
 
 
-def nodes_from(entry: Target) -> list[Node]:
+def reachable_nodes(entry: Target) -> list[Node]:
     """Return the nodes that flow can reach from `entry`, in the order of the source."""
     found: set[Node] = set()
     pending = [entry]
@@ -126,31 +128,31 @@ def merge_tests(nodes: list[Node]) -> None:
                 node.branches = branches
 
 
-def _block(statements: list[Statement], after: Target, exits: dict[Loop, Target]) -> Target:
+def _build_block(statements: list[Statement], after: Target, exits: dict[Loop, Target]) -> Target:
     """Return the entry of `statements`, built from last to first; flow goes to `after` from there."""
     for statement in reversed(statements):
-        after = _statement(statement, after, exits)
+        after = _build_statement(statement, after, exits)
     return after
 
 
-def _statement(statement: Statement, after: Target, exits: dict[Loop, Target]) -> Target:
+def _build_statement(statement: Statement, after: Target, exits: dict[Loop, Target]) -> Target:
     match statement:
         case AtomStatement():
             return Node(statement.location, after, statement)
         case Loop():
             head = Node(statement.location)
-            head.next = _block(statement.body, head, {**exits, statement: after})
+            head.next = _build_block(statement.body, head, {**exits, statement: after})
             return head
         case When():
-            otherwise = _block(statement.otherwise or [], after, exits)
-            return _test(statement, _block(statement.body, after, exits), otherwise)
+            otherwise = _build_block(statement.otherwise or [], after, exits)
+            return _build_test(statement, _build_block(statement.body, after, exits), otherwise)
         case BreakIf():
-            return _test(statement, exits[statement.loop], after)
+            return _build_test(statement, exits[statement.loop], after)
         case StopIf():
-            return _test(statement, End(statement.value, statement.location), after)
+            return _build_test(statement, End(statement.value, statement.location), after)
 
 
-def _test(statement: When | BreakIf | StopIf, holds: Target, fails: Target) -> Target:
+def _build_test(statement: When | BreakIf | StopIf, holds: Target, fails: Target) -> Target:
     if holds is fails:
         return holds
     node = Node(statement.location, condition=statement.condition)
@@ -204,7 +206,7 @@ def _compared_with_zero(condition: Condition, value: Integer) -> str | None:
     return relation if right == 0 else None
 
 
-def _passed(target: Target) -> Target:
+def _skip_forwarding(target: Target) -> Target:
     """Return the target that flow reaches from `target`, past nodes that only pass it on."""
     seen = set()
     while isinstance(target, Node) and target.statement is None and target.condition is None:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from threadlets._syslets.arrangement import Placed, arrange
+from threadlets._syslets.arrangement import PlacedNode, arrange
 from threadlets._syslets.atom import Atom
 from threadlets._syslets.checks import check
-from threadlets._syslets.graph import End, Node, build, merge_tests, nodes_from
+from threadlets._syslets.graph import End, Node, build_graph, merge_tests, reachable_nodes
 from threadlets._syslets.locations import Location
 from threadlets._syslets.operations import Flow
 from threadlets._syslets.statements import AtomStatement, Loop, Statement, When
 from threadlets._syslets.storage import Storage
-from threadlets._syslets.symbols import Parameter, value_of
+from threadlets._syslets.symbols import Parameter, symbol_for
 from threadlets._syslets.table import ABSENT, DebugInfo, Table
-from threadlets._syslets.tracing import Traced
+from threadlets._syslets.tracing import TracedFunction
 
 
-def lower(traced: Traced) -> tuple[Table, DebugInfo]:
+def lower(traced: TracedFunction) -> tuple[Table, DebugInfo]:
     """Return the table of a traced function.
 
     Raises:
         SysletError: the program reads a value that is not set, never ends, or has unreachable parts.
     """
-    entry = build(traced.trace.statements, End(traced.value, traced.value_location))
+    entry = build_graph(traced.trace.statements, End(traced.value, traced.value_location))
     if isinstance(entry, End) or not any(_atom_statements(traced.trace.statements)):
         raise traced.location.error(f"{traced.name}() yields nothing: a syslet yields atoms")
-    nodes = nodes_from(entry)
+    nodes = reachable_nodes(entry)
     _check_all_reached(traced.trace.statements, nodes)
     merge_tests(nodes)
-    placed = arrange(nodes_from(entry), entry)
+    placed = arrange(reachable_nodes(entry), entry)
 
     storage = Storage(traced.trace)
     index_of = {each.node: index for index, each in enumerate(placed)}
@@ -83,7 +83,7 @@ def lower_atoms(
                 f"{atom.operation.name} has the successor {following!r}, but there are "
                 f"{len(atoms)} atoms, counted from 0"
             )
-        value = value_of(atom)
+        value = symbol_for(atom)
         operands = storage.operands(atom, value, atom.location)
         drafts.append((atom, value, operands, following))
     rows = [
@@ -96,7 +96,7 @@ def lower_atoms(
     return _checked(table, storage, location, locations, locations)
 
 
-def _operation(placed: Placed, storage: Storage) -> tuple[str, tuple[int, ...], int]:
+def _operation(placed: PlacedNode, storage: Storage) -> tuple[str, tuple[int, ...], int]:
     """Return an atom's operation, its operands and its flags."""
     node, branch = placed.node, placed.branch
     flags = Flow(0) if branch is None else branch.stop
@@ -112,12 +112,12 @@ def _operation(placed: Placed, storage: Storage) -> tuple[str, tuple[int, ...], 
     return "nop", (), int(flags)
 
 
-def _result(placed: Placed, storage: Storage) -> int:
+def _result(placed: PlacedNode, storage: Storage) -> int:
     statement = placed.node.statement
     return ABSENT if statement is None else storage.result(statement.value)
 
 
-def _next(placed: Placed, index_of: dict[Node, int]) -> int:
+def _next(placed: PlacedNode, index_of: dict[Node, int]) -> int:
     return ABSENT if isinstance(placed.next, End) else index_of[placed.next]
 
 

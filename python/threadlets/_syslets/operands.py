@@ -19,7 +19,7 @@ from threadlets._syslets.symbols import (
     Parameter,
     Span,
     Variable,
-    number,
+    check_number,
 )
 
 AT_FDCWD = -100
@@ -33,7 +33,7 @@ Target: TypeAlias = bytearray | memoryview | Memory | Span
 SocketAddress: TypeAlias = tuple[Any, ...] | str | bytes | Address | Parameter
 
 
-def make(name: str, *operands: object) -> Atom:
+def make_atom(name: str, *operands: object) -> Atom:
     """Return the atom of an operation, with the operands in the table's order.
 
     Raises:
@@ -50,13 +50,13 @@ def make(name: str, *operands: object) -> Atom:
     return Atom(operation, checked, user_location(), flags)
 
 
-def constant(value: object, what: str) -> int:
+def check_constant(value: object, what: str) -> int:
     """Return an integer that must be known when the program is built: flags to which a bit is added.
 
     Raises:
         SysletTypeError: it is no integer, or it is a symbol.
     """
-    checked = number(value, what)
+    checked = check_number(value, what)
     if isinstance(checked, Integer):
         raise user_location().type_error(
             f"{what} is {checked!r}, but must be a constant: close-on-exec is added to it"
@@ -67,7 +67,7 @@ def constant(value: object, what: str) -> int:
 def _optional_number(value: object, what: str) -> Number | None:
     if value is None or (isinstance(value, int) and value == -1):
         return None
-    return number(value, what)
+    return check_number(value, what)
 
 
 def _descriptor(value: object, what: str) -> Fd:
@@ -82,7 +82,7 @@ def _descriptor(value: object, what: str) -> Fd:
 
 
 def _nanoseconds(value: object, what: str) -> Number:
-    return value if isinstance(value, Parameter) else number(value, what)
+    return value if isinstance(value, Parameter) else check_number(value, what)
 
 
 def _path(value: object, what: str) -> bytes | Parameter:
@@ -175,7 +175,7 @@ def _peer(value: object, what: str) -> object:
 
 
 _CHECKS: dict[Kind, Callable[[object, str], object]] = {
-    Kind.NUMBER: number,
+    Kind.NUMBER: check_number,
     Kind.OPTIONAL_NUMBER: _optional_number,
     Kind.DESCRIPTOR: _descriptor,
     Kind.NANOSECONDS: _nanoseconds,

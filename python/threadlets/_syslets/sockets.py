@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from socket import SOCK_CLOEXEC
 
 from threadlets._syslets.atom import Atom
-from threadlets._syslets.operands import Fd, Number, SocketAddress, Source, Target, constant, make
+from threadlets._syslets.operands import (
+    Fd,
+    Number,
+    SocketAddress,
+    Source,
+    Target,
+    check_constant,
+    make_atom,
+)
 from threadlets._syslets.symbols import Address, Buffer, Parameter
 
 
@@ -17,7 +25,7 @@ def socket(domain: Number, type: int, protocol: Number = 0) -> Atom:  # noqa: A0
 
     Errors: EACCES, EAFNOSUPPORT, EINVAL, EMFILE, EPROTONOSUPPORT.
     """
-    return make("socket", domain, constant(type, "type") | SOCK_CLOEXEC, protocol)
+    return make_atom("socket", domain, check_constant(type, "type") | SOCK_CLOEXEC, protocol)
 
 
 def connect(fd: Fd, address: SocketAddress) -> Atom:
@@ -25,7 +33,7 @@ def connect(fd: Fd, address: SocketAddress) -> Atom:
 
     Errors: ECONNREFUSED, EADDRNOTAVAIL, EHOSTUNREACH, EISCONN, ENETUNREACH, ENOENT, ETIMEDOUT.
     """
-    return make("connect", fd, address)
+    return make_atom("connect", fd, address)
 
 
 def accept(fd: Fd, flags: int = 0, address: Address | None = None) -> Atom:
@@ -36,7 +44,7 @@ def accept(fd: Fd, flags: int = 0, address: Address | None = None) -> Atom:
 
     Errors: EAGAIN, EBADF, ECONNABORTED, EINVAL, EMFILE, ENOTSOCK.
     """
-    return make("accept", fd, constant(flags, "flags") | SOCK_CLOEXEC, address)
+    return make_atom("accept", fd, check_constant(flags, "flags") | SOCK_CLOEXEC, address)
 
 
 def recv(fd: Fd, buffer: Target, flags: Number = 0) -> Atom:
@@ -44,7 +52,7 @@ def recv(fd: Fd, buffer: Target, flags: Number = 0) -> Atom:
 
     Errors: EAGAIN, EBADF, ECONNRESET, ENOTCONN, ENOTSOCK.
     """
-    return make("recv", fd, buffer, flags)
+    return make_atom("recv", fd, buffer, flags)
 
 
 def send(fd: Fd, data: Source, flags: Number = 0) -> Atom:
@@ -52,7 +60,7 @@ def send(fd: Fd, data: Source, flags: Number = 0) -> Atom:
 
     Errors: EAGAIN, EBADF, ECONNRESET, EMSGSIZE, ENOTCONN, ENOTSOCK, EPIPE.
     """
-    return make("send", fd, data, flags)
+    return make_atom("send", fd, data, flags)
 
 
 def shutdown(fd: Fd, how: Number) -> Atom:
@@ -60,7 +68,7 @@ def shutdown(fd: Fd, how: Number) -> Atom:
 
     Errors: EBADF, EINVAL, ENOTCONN, ENOTSOCK.
     """
-    return make("shutdown", fd, how)
+    return make_atom("shutdown", fd, how)
 
 
 def recvmsg(
@@ -77,7 +85,7 @@ def recvmsg(
 
     Errors: EAGAIN, EBADF, ECONNRESET, ENOTCONN, ENOTSOCK.
     """
-    return make("recvmsg", fd, buffers, flags, control, address)
+    return make_atom("recvmsg", fd, buffers, flags, control, address)
 
 
 def sendmsg(
@@ -93,4 +101,4 @@ def sendmsg(
 
     Errors: EAGAIN, EBADF, ECONNRESET, EMSGSIZE, ENOTCONN, ENOTSOCK, EPIPE.
     """
-    return make("sendmsg", fd, buffers, flags, control, address)
+    return make_atom("sendmsg", fd, buffers, flags, control, address)

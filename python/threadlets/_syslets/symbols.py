@@ -10,7 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from threadlets._syslets import statements
-from threadlets._syslets.atom import Atom
+from threadlets._syslets.atom import Assignable, Atom
 from threadlets._syslets.locations import user_frame, user_location
 from threadlets._syslets.operations import OPERATIONS, Flow
 
@@ -44,23 +44,23 @@ class Integer(Symbol):
     description = "an integer"
 
     def __add__(self, other: Integer | int) -> Integer:
-        return add_up(self, other)
+        return record_sum(self, other)
 
     __radd__ = __add__
 
     def __sub__(self, other: Integer | int) -> Integer:
-        return add_up(self, other, -1)
+        return record_sum(self, other, -1)
 
     def __rsub__(self, other: int) -> Integer:
-        return add_up(other, self, -1)
+        return record_sum(other, self, -1)
 
     def __mul__(self, other: Integer | int) -> Integer:
-        return add_up(0, self, other)
+        return record_sum(0, self, other)
 
     __rmul__ = __mul__
 
     def __neg__(self) -> Integer:
-        return add_up(0, self, -1)
+        return record_sum(0, self, -1)
 
     def __eq__(self, other: object) -> Condition:  # type: ignore[override]
         return Condition(self, "==", other)
@@ -88,7 +88,7 @@ class Integer(Symbol):
         )
 
 
-class Variable(Integer):
+class Variable(Integer, Assignable):
     """An integer that the program may change; every run begins with `initial`."""
 
     description = "a variable"
@@ -150,8 +150,8 @@ class Memory(Symbol):
                 f"{part!r} does not select a part of {self}: take a slice without a step, as in "
                 "chunk[:n]"
             )
-        start = None if part.start is None else number(part.start, "a slice's start")
-        stop = None if part.stop is None else number(part.stop, "a slice's end")
+        start = None if part.start is None else check_number(part.start, "a slice's start")
+        stop = None if part.stop is None else check_number(part.stop, "a slice's end")
         if isinstance(start, int) and start == 0:
             start = None
         for end in (start, stop):
@@ -230,7 +230,7 @@ class Condition:
         self.left = left
         self.relation = relation
         self.location = user_location()
-        self.right = compared(right)
+        self.right = check_comparable(right)
 
     def __bool__(self) -> NoReturn:
         raise user_location().type_error(
@@ -240,16 +240,16 @@ class Condition:
         )
 
 
-def compared(value: object) -> Integer | int:
+def check_comparable(value: object) -> Integer | int:
     """Return one side of a comparison.
 
     Raises:
         SysletTypeError: it is no integer.
     """
-    return value if isinstance(value, Descriptor) else number(value, "what is compared")
+    return value if isinstance(value, Descriptor) else check_number(value, "what is compared")
 
 
-def number(value: object, what: str) -> Integer | int:
+def check_number(value: object, what: str) -> Integer | int:
     """Return `value` if it can stand where a number is needed.
 
     Raises:
@@ -265,9 +265,11 @@ def number(value: object, what: str) -> Integer | int:
     return int(value)
 
 
-def add_up(base: Integer | int, amount: Integer | int, factor: Integer | int = 1) -> Integer:
+def record_sum(base: Integer | int, amount: Integer | int, factor: Integer | int = 1) -> Integer:
     """Record an atom that computes `base + amount * factor`, and return its value."""
-    operands = tuple(number(value, "what is computed with") for value in (base, amount, factor))
+    operands = tuple(
+        check_number(value, "what is computed with") for value in (base, amount, factor)
+    )
     location = user_location()
     value = Integer()
     recorder = statements.require_trace("arithmetic of symbols")
@@ -286,7 +288,7 @@ def name_symbols(frame: FrameType) -> None:
             value.name = name
 
 
-def value_of(atom: Atom) -> Integer:
+def symbol_for(atom: Atom) -> Integer:
     """Return a new symbol for the value of an atom, or the variable that it changes."""
     if atom.result is not None:
         return atom.result

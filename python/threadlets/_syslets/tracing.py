@@ -12,12 +12,12 @@ from threadlets._syslets import statements
 from threadlets._syslets.atom import Atom
 from threadlets._syslets.locations import Location, location_of
 from threadlets._syslets.operations import BRANCHES, Flow
-from threadlets._syslets.symbols import Parameter, name_symbols, value_of
+from threadlets._syslets.symbols import Parameter, name_symbols, symbol_for
 from threadlets._syslets.traced_source import check_source
 
 
 @dataclass(frozen=True)
-class Traced:
+class TracedFunction:
     """What a function did: its statements, and the symbolic value that it returned."""
 
     name: str
@@ -28,7 +28,7 @@ class Traced:
     value_location: Location
 
 
-def trace_function(function: Callable[..., Any]) -> Traced:
+def trace_function(function: Callable[..., Any]) -> TracedFunction:
     """Call a generator function with symbols, and return what it did.
 
     Raises:
@@ -46,7 +46,7 @@ def trace_function(function: Callable[..., Any]) -> Traced:
         parameters = _parameters(function, location)
         generator = function(*parameters)
         value, value_location = _exhaust(generator, recorder)
-    return Traced(function.__name__, location, parameters, recorder, value, value_location)
+    return TracedFunction(function.__name__, location, parameters, recorder, value, value_location)
 
 
 def _parameters(function: Callable[..., Any], location: Location) -> list[Parameter]:
@@ -95,7 +95,7 @@ def _record(atom: object, location: Location, recorder: statements.Trace) -> obj
             "syslet, write loop, when, break_if or stop_if (then and with_flags are for "
             "Syslet.from_atoms)"
         )
-    value = value_of(atom)
+    value = symbol_for(atom)
     if value is not atom.result:
         value.location = location
     recorder.record(statements.AtomStatement(atom, value, location))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from threadlets._syslets.atom import Atom
-from threadlets._syslets.operands import Fd, Number, Source, Target, make
+from threadlets._syslets.operands import Fd, Number, Source, Target, make_atom
 
 
 def read(fd: Fd, buffer: Target) -> Atom:
@@ -15,7 +15,7 @@ def read(fd: Fd, buffer: Target) -> Atom:
 
     Errors: EBADF, EAGAIN, EIO, EISDIR, EINVAL, ECONNRESET.
     """
-    return make("read", fd, buffer)
+    return make_atom("read", fd, buffer)
 
 
 def write(fd: Fd, data: Source) -> Atom:
@@ -26,7 +26,7 @@ def write(fd: Fd, data: Source) -> Atom:
 
     Errors: EBADF, EAGAIN, EFBIG, EIO, ENOSPC, EPIPE.
     """
-    return make("write", fd, data)
+    return make_atom("write", fd, data)
 
 
 def pread(fd: Fd, buffer: Target, offset: Number) -> Atom:
@@ -36,7 +36,7 @@ def pread(fd: Fd, buffer: Target, offset: Number) -> Atom:
 
     Errors: EBADF, EINVAL, EIO, EISDIR, ESPIPE for a descriptor without a position.
     """
-    return make("pread", fd, buffer, offset)
+    return make_atom("pread", fd, buffer, offset)
 
 
 def pwrite(fd: Fd, data: Source, offset: Number) -> Atom:
@@ -46,7 +46,7 @@ def pwrite(fd: Fd, data: Source, offset: Number) -> Atom:
 
     Errors: EBADF, EFBIG, EINVAL, EIO, ENOSPC, ESPIPE for a descriptor without a position.
     """
-    return make("pwrite", fd, data, offset)
+    return make_atom("pwrite", fd, data, offset)
 
 
 def readv(fd: Fd, buffers: Target | Sequence[Target], offset: Number | None = None) -> Atom:
@@ -56,7 +56,7 @@ def readv(fd: Fd, buffers: Target | Sequence[Target], offset: Number | None = No
 
     Errors: EBADF, EAGAIN, EINVAL, EIO, EISDIR, ESPIPE.
     """
-    return make("readv", fd, buffers, offset)
+    return make_atom("readv", fd, buffers, offset)
 
 
 def writev(fd: Fd, buffers: Source | Sequence[Source], offset: Number | None = None) -> Atom:
@@ -66,7 +66,7 @@ def writev(fd: Fd, buffers: Source | Sequence[Source], offset: Number | None = N
 
     Errors: EBADF, EAGAIN, EFBIG, EINVAL, EIO, ENOSPC, EPIPE, ESPIPE.
     """
-    return make("writev", fd, buffers, offset)
+    return make_atom("writev", fd, buffers, offset)
 
 
 def splice(
@@ -83,7 +83,7 @@ def splice(
 
     Errors: EBADF, EAGAIN, EINVAL if neither is a pipe, ESPIPE.
     """
-    return make("splice", src, offset_src, dst, offset_dst, count, flags)
+    return make_atom("splice", src, offset_src, dst, offset_dst, count, flags)
 
 
 def sendfile(out_fd: Fd, in_fd: Fd, offset: Number | None, count: Number) -> Atom:
@@ -93,4 +93,4 @@ def sendfile(out_fd: Fd, in_fd: Fd, offset: Number | None, count: Number) -> Ato
 
     Errors: EBADF, EAGAIN, EINVAL for an `in_fd` that is no file, EIO, EPIPE, ECONNRESET.
     """
-    return make("sendfile", out_fd, in_fd, offset, count)
+    return make_atom("sendfile", out_fd, in_fd, offset, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from threadlets._syslets.atom import Atom
 from threadlets._syslets.locations import user_location
-from threadlets._syslets.operands import Fd, Number, make
+from threadlets._syslets.operands import Fd, Number, make_atom
 from threadlets._syslets.symbols import Parameter
 
 
@@ -15,7 +15,7 @@ def poll(fd: Fd, events: Number) -> Atom:
 
     Errors: EBADF.
     """
-    return make("poll", fd, events)
+    return make_atom("poll", fd, events)
 
 
 def timeout(seconds: float | Parameter) -> Atom:
@@ -26,14 +26,14 @@ def timeout(seconds: float | Parameter) -> Atom:
         SysletError: `seconds` is negative, not finite, or 2**33 or more.
     """
     if isinstance(seconds, Parameter):
-        return make("timeout", seconds)
+        return make_atom("timeout", seconds)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise user_location().type_error(
             f"seconds of timeout is {seconds!r}: take a number of seconds or a parameter"
         )
     if not 0 <= seconds < 2**33:
         raise user_location().error(f"seconds of timeout is {seconds}: take 0 or more, below 2**33")
-    return make("timeout", round(seconds * 1_000_000_000))
+    return make_atom("timeout", round(seconds * 1_000_000_000))
 
 
 def waitid(idtype: Number, id: Number, options: Number) -> Atom:  # noqa: A002 - its name
@@ -44,12 +44,12 @@ def waitid(idtype: Number, id: Number, options: Number) -> Atom:  # noqa: A002 -
 
     Errors: ECHILD, EINVAL.
     """
-    return make("waitid", idtype, id, options)
+    return make_atom("waitid", idtype, id, options)
 
 
 def nop() -> Atom:
     """Do nothing; the value is 0."""
-    return make("nop")
+    return make_atom("nop")
 
 
 def add(base: Number, amount: Number, factor: Number = 1) -> Atom:
@@ -57,4 +57,4 @@ def add(base: Number, amount: Number, factor: Number = 1) -> Atom:
 
     If `base` is a variable, it is changed, and the value of the atom is the variable itself.
     """
-    return make("add", base, amount, factor)
+    return make_atom("add", base, amount, factor)

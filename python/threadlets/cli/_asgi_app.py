@@ -116,11 +116,11 @@ def _find_attribute(module: ModuleType, attribute_path: str, target: str) -> obj
 def _looks_like_app(name: str, value: object) -> bool:
     if name.startswith("_") or isinstance(value, type) or not callable(value):
         return False
-    return _takes(value, 3) and not _takes(value, 0)
+    return _accepts_arguments(value, 3) and not _accepts_arguments(value, 0)
 
 
 def _call_factory(make_app: object, target: str) -> object:
-    if not callable(make_app) or not _takes(make_app, 0):
+    if not callable(make_app) or not _accepts_arguments(make_app, 0):
         raise UserError(
             fact=f"'{target}' is not an application factory",
             cause="it cannot be called without arguments",
@@ -144,16 +144,16 @@ def _checked(app: object, target: str) -> AsgiApp:
         raise not_asgi(f"it is a {type(app).__name__} and cannot be called", name_another)
     if isinstance(app, type) and not hasattr(app, "__await__"):
         raise not_asgi("it is a class, not an instance", "name an instance, or use --factory")
-    if not _takes(app, 3):
-        if _takes(app, 2):
+    if not _accepts_arguments(app, 3):
+        if _accepts_arguments(app, 2):
             raise not_asgi(
                 "it takes two arguments, as a WSGI application does (environ, start_response)",
                 "wrap it with threadlets.frameworks.wsgi (it needs a2wsgi), or serve it with a WSGI "
                 "server",
             )
-        if _takes(app, 0):
+        if _accepts_arguments(app, 0):
             raise not_asgi("it takes no arguments, as a factory does", "add --factory")
-        if _takes(app, 1):
+        if _accepts_arguments(app, 1):
             raise not_asgi(
                 "it takes one argument, as ASGI 2 applications did",
                 "wrap it with asgiref.compatibility.guarantee_single_callable",
@@ -161,10 +161,10 @@ def _checked(app: object, target: str) -> AsgiApp:
         raise not_asgi("it cannot be called with scope, receive and send", name_another)
     if inspect.isgeneratorfunction(app) or inspect.isasyncgenfunction(app):
         raise not_asgi("it is a generator function", name_another)
-    return _strict(app) if _takes(app, 0) else app
+    return _with_argument_check(app) if _accepts_arguments(app, 0) else app
 
 
-def _takes(function: Callable[..., Any], n_arguments: int) -> bool:
+def _accepts_arguments(function: Callable[..., Any], n_arguments: int) -> bool:
     """Return whether a callable accepts so many positional arguments; without a signature, three."""
     try:
         signature = inspect.signature(function)
@@ -177,7 +177,7 @@ def _takes(function: Callable[..., Any], n_arguments: int) -> bool:
     return True
 
 
-def _strict(app: Callable[..., Any]) -> AsgiApp:
+def _with_argument_check(app: Callable[..., Any]) -> AsgiApp:
     # uvicorn calls an application without arguments to find factories. One declared with *args
     # would accept that, so wrap it in a function that does not.
     async def application(scope: Message, receive: Receive, send: Send) -> None:

@@ -13,7 +13,7 @@ from asyncio import events, unix_events
 from collections.abc import Callable
 
 
-def make_loops_by(make: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def set_loop_factory(make: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """Let asyncio make its loops by calling `make`, unless a program names another loop."""
     if sys.version_info < (3, 14):
 

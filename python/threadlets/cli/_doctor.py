@@ -44,7 +44,7 @@ def check_floating_point(
     A library that was linked with -ffast-math flushes denormals to zero in the thread that loads it.
     The exit status is 1 if a package does so or cannot be imported, otherwise 0.
     """
-    outcomes = [_tell(name, _probe("import", name)) for name in packages or _installed()]
+    outcomes = [_print_outcome(name, _probe("import", name)) for name in packages or _installed()]
     raise typer.Exit(int(not all(outcomes)))
 
 
@@ -53,13 +53,13 @@ def _installed() -> list[str]:
     return sorted(name for name in found if name.isidentifier() and not name.startswith("_"))
 
 
-def _tell(name: str, found: dict[str, Any]) -> bool:
+def _print_outcome(name: str, found: dict[str, Any]) -> bool:
     """Print the findings on a package; return whether there are none."""
     violations = found.get("violations", [])
     for violation in violations:
         typer.echo(f"{name}: changes the floating-point state: {violation['changes']}")
         typer.echo(f"  at the import of {violation['module']} ({violation['file']})")
-        for library in _culprits(violation["libraries"]):
+        for library in _name_libraries(violation["libraries"]):
             typer.echo(f"  by the shared library {library}")
     if "error" in found:
         typer.echo(f"{name}: cannot be imported: {found['error']}")
@@ -68,7 +68,7 @@ def _tell(name: str, found: dict[str, Any]) -> bool:
     return not violations and "error" not in found
 
 
-def _culprits(libraries: list[str]) -> list[str]:
+def _name_libraries(libraries: list[str]) -> list[str]:
     """Return those libraries that change the state themselves, not by libraries that they load."""
     loads = {library: _probe("load", library) for library in libraries}
     changing = {library for library, found in loads.items() if found.get("changes")}

@@ -18,7 +18,7 @@ import typer
 import typer.core
 
 import threadlets
-from threadlets.cli._default_loop import make_loops_by
+from threadlets.cli._default_loop import set_loop_factory
 from threadlets.cli._errors import STATUS_INTERRUPTED, STATUS_USAGE, UserError
 from threadlets.cli._traceback import without_our_frames
 
@@ -77,7 +77,7 @@ def run(
             remedy="threadlets run script.py, or threadlets run -m package.module",
             status=STATUS_USAGE,
         )
-    make_loops_by(functools.partial(_new_event_loop, debug=debug))
+    set_loop_factory(functools.partial(_new_event_loop, debug=debug))
     raise SystemExit(_status_of(execute))
 
 

@@ -18,7 +18,7 @@ from threadlets._aio.loop import Loop
 from threadlets._calls import Pool
 from threadlets._public import set_module
 from threadlets.exceptions import ClientDisconnected
-from threadlets.frameworks._packages import needed
+from threadlets.frameworks._packages import require
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined]
@@ -56,7 +56,7 @@ class _Gateway:
     """The ASGI application; a2wsgi builds each environ, and answers scopes other than HTTP."""
 
     def __init__(self, app: WSGIApp, pool: Pool | None) -> None:
-        with needed("a2wsgi", "serve a WSGI application"):
+        with require("a2wsgi", "serve a WSGI application"):
             from a2wsgi import WSGIMiddleware
             from a2wsgi.wsgi import build_environ
         limit = {} if pool is None or pool.limit is None else {"workers": pool.limit}

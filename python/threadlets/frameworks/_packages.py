@@ -9,7 +9,7 @@ from threadlets.exceptions import MissingPackage
 
 
 @contextlib.contextmanager
-def needed(package: str, for_what: str) -> Iterator[None]:
+def require(package: str, for_what: str) -> Iterator[None]:
     """Raise `MissingPackage`, which says what to install, when an import in the block fails."""
     try:
         yield

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from threadlets._aio.loop import Loop
 from threadlets._public import set_module
-from threadlets.frameworks._packages import needed
+from threadlets.frameworks._packages import require
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
@@ -53,7 +53,7 @@ class Replacement:
     def undo(self) -> None:
         """Restore anyio's worker threads, unless another `Replacement` is in use; idempotent."""
         if self._anyio is not None:
-            self._anyio.put_back()
+            self._anyio.restore()
             self._anyio = None
 
     def __enter__(self) -> Self:
@@ -80,38 +80,38 @@ class _Worker(NamedTuple):
     """The state that anyio's worker threads of one loop would share."""
 
     #: The thread-local values by which `anyio.from_thread` finds the loop.
-    notes: dict[str, Any]
+    thread_values: dict[str, Any]
     default_limiter: CapacityLimiter
 
 
 class _Call:
     """A queued call of a function, which runs as it would in one of anyio's worker threads."""
 
-    __slots__ = ("_function", "_threadlocals", "args", "context", "notes")
+    __slots__ = ("_function", "_threadlocals", "args", "context", "thread_values")
 
     def __init__(
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         threadlocals: threading.local,
-        notes: dict[str, Any],
+        thread_values: dict[str, Any],
     ) -> None:
         self._function = function
         self._threadlocals = threadlocals
         self.args = args
         self.context = contextvars.copy_context()
-        self.notes = notes
+        self.thread_values = thread_values
 
     def __call__(self) -> Any:
-        notes = vars(self._threadlocals)
+        thread_values = vars(self._threadlocals)
         # Not always empty: the loop may itself run in a threadlet of another loop.
-        kept = notes.copy()
-        notes.update(self.notes)
+        kept = thread_values.copy()
+        thread_values.update(self.thread_values)
         try:
             return self.context.run(self._function, *self.args)
         finally:
-            notes.clear()
-            notes.update(kept)
+            thread_values.clear()
+            thread_values.update(kept)
 
     @property
     def func(self) -> Callable[..., Any]:
@@ -129,7 +129,7 @@ class _Anyio:
     """anyio's asyncio backend, and the replacement of one of its methods."""
 
     def __init__(self) -> None:
-        with needed("anyio", "run anyio's functions as threadlets"):
+        with require("anyio", "run anyio's functions as threadlets"):
             from anyio._backends._asyncio import AsyncIOBackend, CancelScope, _task_states
             from anyio._core._eventloop import claim_worker_thread, threadlocals
         self._backend = AsyncIOBackend
@@ -138,23 +138,23 @@ class _Anyio:
         self._claim_worker_thread = claim_worker_thread
         self._threadlocals = threadlocals
         self._library_of_context = _library_of_context()
-        self._theirs = vars(AsyncIOBackend)["run_sync_in_worker_thread"]
-        self._ours = classmethod(self._make_method(self._theirs.__func__))
+        self._original = vars(AsyncIOBackend)["run_sync_in_worker_thread"]
+        self._replacement = classmethod(self._make_method(self._original.__func__))
         self._n_users = 0
 
     def replace(self) -> None:
         """Replace the method, for one more user."""
         self._n_users += 1
-        self._backend.run_sync_in_worker_thread = self._ours  # type: ignore[method-assign, assignment]
+        self._backend.run_sync_in_worker_thread = self._replacement  # type: ignore[method-assign, assignment]
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Put the method back once the last user is gone."""
         self._n_users -= 1
         if not self._n_users:
-            self._backend.run_sync_in_worker_thread = self._theirs  # type: ignore[method-assign]
+            self._backend.run_sync_in_worker_thread = self._original  # type: ignore[method-assign]
 
-    def _make_method(self, theirs: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(theirs)
+    def _make_method(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
         def run_sync_in_worker_thread(
             cls: Any,
             func: Callable[..., Any],
@@ -165,7 +165,7 @@ class _Anyio:
             loop = asyncio.get_running_loop()
             if isinstance(loop, Loop):
                 return self._run(loop, func, args, abandon_on_cancel, limiter)
-            return theirs(cls, func, args, abandon_on_cancel, limiter)
+            return original(cls, func, args, abandon_on_cancel, limiter)
 
         return run_sync_in_worker_thread
 
@@ -199,7 +199,7 @@ class _Anyio:
         abandon_on_cancel: bool,
     ) -> Any:
         outcome = loop.create_future()
-        call = _Call(func, args, self._threadlocals, worker.notes)
+        call = _Call(func, args, self._threadlocals, worker.thread_values)
         if self._library_of_context is not None:
             call.context.run(self._library_of_context.set, None)
         if scope is None:
@@ -207,7 +207,9 @@ class _Anyio:
             loop._submit_call(outcome, False, None, call, ())
             return await outcome
         with self._make_scope(shield=not abandon_on_cancel) as own_scope:
-            call.notes = worker.notes | {_SCOPE: own_scope if abandon_on_cancel else scope}
+            call.thread_values = worker.thread_values | {
+                _SCOPE: own_scope if abandon_on_cancel else scope
+            }
             loop._submit_call(outcome, False, None, call, ())
             return await outcome
 
@@ -222,9 +224,9 @@ class _Anyio:
         here.clear()
         with self._claim_worker_thread(self._backend, loop):
             # A scope that is never cancelled, for what functions run on the loop.
-            notes = here | {_SCOPE: self._make_scope()}
+            thread_values = here | {_SCOPE: self._make_scope()}
         here.update(kept)
-        worker = _Worker(notes, self._backend.current_default_thread_limiter())
+        worker = _Worker(thread_values, self._backend.current_default_thread_limiter())
         vars(loop)[_WORKER] = worker
         return worker
 
