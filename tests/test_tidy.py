@@ -19,6 +19,7 @@ _LAYERS = (
     "threadlets._core",
     "threadlets._lazy",
     "threadlets._public",
+    "threadlets._hooks",
     "threadlets._introspection",
     "threadlets.exceptions",
     "threadlets.fp",

@@ -45,6 +45,7 @@ __all__ = [
     "engine_info",
     "forget_engine",
     "fp_state",
+    "hooks",
     "peername",
     "sleep",
     "sockname",
@@ -301,6 +302,9 @@ class RequestHandle:
     def _run(self) -> None: ...
     def __lt__(self, other: Any, /) -> bool: ...
     def __gt__(self, other: Any, /) -> bool: ...
+
+def hooks() -> list[tuple[str, str, int]]:
+    """Return the hooks, each with its owner and its number of arguments."""
 
 @disjoint_base
 class Dispatcher:

@@ -14,7 +14,7 @@ import threading
 from asyncio import base_events, constants, events, format_helpers, sslproto
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from threadlets._aio.datagrams import DatagramTransport
 from threadlets._aio.internals import InternalsMixin, Selector, remember_native_attributes
@@ -25,6 +25,7 @@ from threadlets._aio.tasks import register_loop
 from threadlets._aio.transports import SocketTransport
 from threadlets._core import checkpoint
 from threadlets._executor import ThreadletExecutor
+from threadlets._hooks import LoopHooks, implements
 from threadlets._introspection import thread_name
 from threadlets._public import set_module
 from threadlets._workers.dispatchers import LoopDispatcher
@@ -37,6 +38,7 @@ PREEMPT_MS = 5.0
 FpPolicy = Literal["restore", "warn", "raise", "off"]
 
 
+@implements(LoopHooks)
 @set_module("threadlets")
 class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLoop):
     """An asyncio event loop on the native dispatcher.
@@ -439,3 +441,7 @@ _DebugTimerHandle.__name__ = "TimerHandle"
 
 
 remember_native_attributes(Loop)
+
+
+if TYPE_CHECKING:
+    _hooks: type[LoopHooks] = Loop

@@ -11,6 +11,7 @@ from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
 from threadlets import _core
+from threadlets._hooks import TransportHooks, implements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from threadlets._aio.loop import Loop
 
 
+@implements(TransportHooks)
 class SocketTransport(transports._FlowControlMixin):
     """A connected TCP or Unix socket.
 
@@ -502,3 +504,7 @@ else:  # Before Python 3.13 a server counts its connections without knowing them
 
     def _detach(server: Any, transport: SocketTransport) -> None:
         server._detach()
+
+
+if TYPE_CHECKING:
+    _hooks: type[TransportHooks] = SocketTransport

@@ -10,7 +10,7 @@ import sys
 from asyncio import log
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import FrameType, TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from threadlets._core import (
     Dispatcher,
@@ -21,6 +21,7 @@ from threadlets._core import (
     TimerHandle,
     checkpoint,
 )
+from threadlets._hooks import ScopeHooks, implements
 from threadlets._introspection import BlockedFunction
 from threadlets._public import set_module
 from threadlets._scopes import starting
@@ -37,6 +38,7 @@ _STALL_S = 5.0
 _STALL_IN_DEBUG_MODE_S = 0.5
 
 
+@implements(ScopeHooks)
 @set_module("threadlets")
 class Scope:
     """Requests that end before the block does, and are cancelled together.
@@ -507,3 +509,7 @@ def _shown(error: BaseException) -> str:
         return repr(error)
     except Exception:
         return type(error).__name__
+
+
+if TYPE_CHECKING:
+    _hooks: type[ScopeHooks] = Scope

@@ -17,12 +17,13 @@ import types
 import weakref
 from asyncio import base_events
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from threadlets import _core
 from threadlets._debug_mode.checks import DebugChecks, description_of
 from threadlets._debug_mode.reports import warn_without_raising
 from threadlets._debug_mode.thread_locals import Found
+from threadlets._hooks import DispatcherHooks, implements
 from threadlets._introspection import format_thread, task_of
 from threadlets._scopes.blocked import blocked_functions
 from threadlets._workers.native_thread import NativeThread
@@ -32,6 +33,7 @@ from threadlets.fp import _violations as violations
 _dispatchers: weakref.WeakSet[ThreadedDispatcher] = weakref.WeakSet()
 
 
+@implements(DispatcherHooks)
 class ThreadedDispatcher(_core.Dispatcher):
     """A dispatcher whose threads `threading` knows, and which is reset in the child of a fork."""
 
@@ -226,3 +228,7 @@ def _reset_after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)
+
+
+if TYPE_CHECKING:
+    _hooks: type[DispatcherHooks] = ThreadedDispatcher

@@ -1,7 +1,7 @@
 //! The hooks: the methods of Python objects that the native core calls by name.
 //!
-//! `threadlets/_aio/hooks.py` declares the same methods as protocols, with what each of them does, and compares
-//! both lists when it is imported.
+//! `threadlets/_hooks.py` declares the same methods as protocols, with what each of them does, and compares both
+//! lists when it is imported.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -29,31 +29,33 @@ macro_rules! hooks {
 }
 
 hooks! {
+    "Dispatcher":
+    fn dispatcher_stalls = "_dispatcher_stalls"(thread, waiting);
+    fn orphaned = "_orphaned"();
+    fn request_failed = "_request_failed"(error);
+    fn state_changed = "_state_changed"(subject, changes, policy, is_threadlet);
+    fn worker_joined = "_worker_joined"(number);
+    fn worker_left = "_worker_left"();
+    fn worker_starts = "_worker_starts"(number);
+
     "Loop":
     fn call_abandonable = "_call_abandonable"(pool, environment, function_and_args, kwargs);
     fn callback_failed = "_callback_failed"(error, callable, args, context);
     fn check_thread = "_check_thread"();
     fn descriptor_refused = "_descriptor_refused"(fd, error);
     fn detect_replaced = "_detect_replaced"();
-    fn dispatcher_stalls = "_dispatcher_stalls"(thread, waiting);
     fn ensure_fd_no_transport = "_ensure_fd_no_transport"(fd);
     fn local_used = "_local_used"(how, object, name, before, after);
     fn lost_write = "_lost_write"(n_writes);
     fn make_debug_handle = "_make_debug_handle"(when, callback, args, context, method);
-    fn orphaned = "_orphaned"();
     fn permit = "_permit"(pool);
     fn process_events = "_process_events"(events);
     fn protocol_failed = "_protocol_failed"(error, protocol);
     fn request_begins = "_request_begins"(subject);
     fn request_ended = "_request_ended"(subject, before, duration);
-    fn request_failed = "_request_failed"(error);
     fn role_moved = "_role_moved"(blocked, thread);
     fn settle_signals = "_settle_signals"();
-    fn state_changed = "_state_changed"(subject, changes, policy, is_threadlet);
     fn sync_timers = "_sync_timers"();
-    fn worker_joined = "_worker_joined"(number);
-    fn worker_left = "_worker_left"();
-    fn worker_starts = "_worker_starts"(number);
 
     "Scope":
     fn member_failed = "_failed"(request, error);
@@ -67,7 +69,7 @@ hooks! {
     fn resume_protocol = "_resume_protocol"();
 }
 
-/// Return the hooks, each with its owner ("Loop", "Scope", "Transport") and its number of arguments.
+/// Return the hooks, each with its owner ("Dispatcher", "Loop", "Scope", "Transport") and its number of arguments.
 #[pyfunction]
 pub(crate) fn hooks() -> Vec<(&'static str, &'static str, usize)> {
     HOOKS.to_vec()
