@@ -102,7 +102,7 @@ impl CallObject {
             let item = |idx: usize| unsafe { Bound::from_borrowed_ptr(py, *self.items.add(idx)) };
             let callable = item(0);
             let first_arg = || (self.n_items() > 1).then(|| item(1));
-            let code = entry_point::number(&callable, first_arg);
+            let code = entry_point::code_id(&callable, first_arg);
             let function = Pool::entry_point(pool.as_ref(), code);
             let start = starts::choose(slf, worker, function, pool.as_ref(), || {
                 entry_point::name(&entry_point::innermost(&callable, first_arg())).ok()

@@ -58,7 +58,7 @@ impl Work {
     /// The number of the code that is run.
     fn code(&self, py: Python<'_>) -> usize {
         match self {
-            Self::Function { innermost, .. } => entry_point::number(innermost.bind(py), || None),
+            Self::Function { innermost, .. } => entry_point::code_id(innermost.bind(py), || None),
             Self::Permit => ANY_CODE,
         }
     }

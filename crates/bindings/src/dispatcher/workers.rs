@@ -85,7 +85,7 @@ pub(crate) struct Workers {
     pub(crate) called: GilSlot<Option<WorkerId>>,
     /// Which threads have bound tasks, and the steps that wait for those threads.
     pub(crate) bound: GilCell<takeover::Bound<Request>>,
-    pub(crate) n_ties: AtomicUsize,
+    pub(crate) n_bindings: AtomicUsize,
     pub(crate) n_handed_over: AtomicUsize,
     /// The function that the dispatcher is calling, and the index of its pool plus one (zero: none), for a
     /// worker that takes over.
@@ -122,7 +122,7 @@ impl Workers {
             beside: GilCell::new(Beside::new(n_computing_max())),
             called: GilSlot::default(),
             bound: GilCell::default(),
-            n_ties: AtomicUsize::new(0),
+            n_bindings: AtomicUsize::new(0),
             n_handed_over: AtomicUsize::new(0),
             calling: AtomicPtr::new(null_mut()),
             calling_pool: AtomicUsize::new(0),
@@ -200,25 +200,25 @@ impl Workers {
     }
 
     /// Tie one more thing to a thread.
-    pub(crate) fn tie(&self, py: Python<'_>, worker: WorkerId) {
-        self.bound.with(py, |bound| bound.tie(worker));
-        self.n_ties.fetch_add(1, Relaxed);
+    pub(crate) fn add_binding(&self, py: Python<'_>, worker: WorkerId) {
+        self.bound.with(py, |bound| bound.add_binding(worker));
+        self.n_bindings.fetch_add(1, Relaxed);
     }
 
-    /// Undo one `tie`.
-    pub(crate) fn untie(&self, py: Python<'_>, worker: WorkerId) {
-        self.n_ties.fetch_sub(1, Relaxed);
-        let is_free = self.bound.with(py, |bound| bound.untie(worker));
+    /// Undo one `add_binding`.
+    pub(crate) fn remove_binding(&self, py: Python<'_>, worker: WorkerId) {
+        self.n_bindings.fetch_sub(1, Relaxed);
+        let is_free = self.bound.with(py, |bound| bound.remove_binding(worker));
         if is_free && worker != WorkerId::HOME {
             // It may be idle again.
             self.role.slot(worker).parker.unpark(WakeReason::ASK);
         }
     }
 
-    /// Whether something is tied to a thread, which then does not end and is given no other work.
+    /// Whether something is bound to a thread, which then does not end and is given no other work.
     #[inline]
-    pub(crate) fn is_tied(&self, py: Python<'_>, worker: WorkerId) -> bool {
-        self.n_ties.load(Relaxed) > 0 && self.bound.with(py, |bound| bound.is_tied(worker))
+    pub(crate) fn has_bindings(&self, py: Python<'_>, worker: WorkerId) -> bool {
+        self.n_bindings.load(Relaxed) > 0 && self.bound.with(py, |bound| bound.has_bindings(worker))
     }
 
     /// Hand a task's next step over to the thread that the task belongs to.
@@ -238,7 +238,7 @@ impl Workers {
         self.n_handed_over.load(Relaxed) > 0 && self.bound.with(py, |it| it.has_steps(worker))
     }
 
-    /// Drop the steps that wait and all ties: the loop is closed.
+    /// Drop the steps that wait and all bindings: the loop is closed.
     pub(crate) fn release_bound(&self, py: Python<'_>) {
         let steps = self.bound.with(py, |bound| bound.take_all());
         self.n_handed_over.store(0, Relaxed);

@@ -21,16 +21,17 @@ const N_LAYERS_MAX: usize = 32;
 /// `functools.partial`, decorators that set `__wrapped__`, and `Context.run` are looked through; so is any
 /// object that keeps the function which it calls as `func`.
 #[inline]
-pub(crate) fn number<'py>(
+pub(crate) fn code_id<'py>(
     callable: &Bound<'py, PyAny>,
     first_arg: impl FnOnce() -> Option<Bound<'py, PyAny>>,
 ) -> usize {
-    plain(callable.as_ptr()).unwrap_or_else(|| raw(&innermost(callable, first_arg())))
+    id_without_wrappers(callable.as_ptr())
+        .unwrap_or_else(|| id_of_innermost(&innermost(callable, first_arg())))
 }
 
 /// The number of a function without wrappers; `None` for other callables.
 #[inline]
-fn plain(callable: *mut ffi::PyObject) -> Option<usize> {
+fn id_without_wrappers(callable: *mut ffi::PyObject) -> Option<usize> {
     // SAFETY: the callable is alive, and is read as an object of the type that it has.
     unsafe {
         let its_type = ffi::Py_TYPE(callable);
@@ -39,7 +40,7 @@ fn plain(callable: *mut ffi::PyObject) -> Option<usize> {
             return function.func_dict.is_null().then_some(function.func_code as usize);
         }
         if its_type == &raw mut PyMethod_Type {
-            return plain(PyMethod_Function(callable));
+            return id_without_wrappers(PyMethod_Function(callable));
         }
         if its_type == &raw mut ffi::PyCFunction_Type {
             let method = (*callable.cast::<ffi::PyCFunctionObject>()).m_ml;
@@ -50,8 +51,8 @@ fn plain(callable: *mut ffi::PyObject) -> Option<usize> {
 }
 
 /// The number of an innermost callable: of its code, or of its class.
-fn raw(callable: &Bound<'_, PyAny>) -> usize {
-    // SAFETY: as in `plain`.
+fn id_of_innermost(callable: &Bound<'_, PyAny>) -> usize {
+    // SAFETY: as in `id_without_wrappers`.
     unsafe {
         let (object, its_type) = (callable.as_ptr(), ffi::Py_TYPE(callable.as_ptr()));
         if its_type == &raw mut ffi::PyFunction_Type {
@@ -92,7 +93,7 @@ pub(crate) fn innermost<'py>(
     let py = callable.py();
     let mut function = callable.clone();
     for _ in 0..N_LAYERS_MAX {
-        // SAFETY: as in `plain`.
+        // SAFETY: as in `id_without_wrappers`.
         let method = unsafe {
             let is_method = ffi::Py_TYPE(function.as_ptr()) == &raw mut PyMethod_Type;
             is_method.then(|| PyMethod_Function(function.as_ptr()))
@@ -102,7 +103,7 @@ pub(crate) fn innermost<'py>(
             function = unsafe { Bound::from_borrowed_ptr(py, method) };
             continue;
         }
-        // SAFETY: as in `plain`.
+        // SAFETY: as in `id_without_wrappers`.
         let (is_function, runs_in_context) = unsafe {
             let its_type = ffi::Py_TYPE(function.as_ptr());
             let object = function.as_ptr().cast::<ffi::PyCFunctionObject>();

@@ -42,7 +42,7 @@ pub(crate) struct Task {
     #[cfg(Py_3_14)]
     pub(super) as_asyncio: AsAsyncio,
     /// How many things bind it to that worker: greenlets, and stays.
-    n_ties: GilSlot<u16>,
+    n_bindings: GilSlot<u16>,
     n_stays: GilSlot<u8>,
     /// The next step throws `CancelledError` in.
     pub(crate) must_cancel: GilSlot<bool>,
@@ -125,7 +125,7 @@ impl Task {
             number: N_MADE.fetch_add(1, Relaxed) + 1,
             n_cancels: GilSlot::new(0),
             bound_to: GilSlot::new(WorkerId::NONE),
-            n_ties: GilSlot::new(0),
+            n_bindings: GilSlot::new(0),
             n_stays: GilSlot::new(0),
             must_cancel: GilSlot::new(false),
             may_forget_cancel: GilSlot::new(false),
@@ -168,15 +168,15 @@ impl Task {
     }
 
     /// Bind the task to a worker, for one more reason.
-    pub(crate) fn tie(&self, py: Python<'_>, worker: WorkerId) {
+    pub(crate) fn add_binding(&self, py: Python<'_>, worker: WorkerId) {
         self.bound_to.set(py, worker);
-        self.n_ties.set(py, self.n_ties.get(py).saturating_add(1));
+        self.n_bindings.set(py, self.n_bindings.get(py).saturating_add(1));
     }
 
     /// Take one of the reasons back; without any, the task is not bound any more.
-    pub(crate) fn untie(&self, py: Python<'_>) {
-        let n_left = self.n_ties.get(py).saturating_sub(1);
-        self.n_ties.set(py, n_left);
+    pub(crate) fn remove_binding(&self, py: Python<'_>) {
+        let n_left = self.n_bindings.get(py).saturating_sub(1);
+        self.n_bindings.set(py, n_left);
         if n_left == 0 {
             self.bound_to.set(py, WorkerId::NONE);
         }
@@ -205,8 +205,8 @@ impl Task {
     pub(super) fn stays_no_more(&self, py: Python<'_>, dispatcher: &Dispatcher) {
         if let Some(worker) = self.bound_to(py) {
             while self.leaves(py) {
-                self.untie(py);
-                dispatcher.workers.untie(py, worker);
+                self.remove_binding(py);
+                dispatcher.workers.remove_binding(py, worker);
             }
         }
     }

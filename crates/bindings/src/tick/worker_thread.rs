@@ -34,19 +34,19 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(crate) fn spawn(slf: &Bound<'_, Dispatcher>, id: WorkerId, call: WakeReason) -> bool {
     let py = slf.py();
     let this = slf.get();
-    let shown = hooks::worker_starts(slf, id.index());
-    let shown = shown.and_then(|it| it.extract()).map_err(|error| {
+    let thread_object = hooks::worker_starts(slf, id.index());
+    let thread_object = thread_object.and_then(|it| it.extract()).map_err(|error| {
         error.write_unraisable(py, Some(slf));
     });
-    let life = Life {
+    let worker_thread = WorkerThread {
         dispatcher: slf.clone().unbind(),
-        shown: shown.ok(),
+        thread_object: thread_object.ok(),
         id,
         role: Arc::clone(&this.workers.role),
         monitor: Arc::clone(&this.workers.monitor),
         exits: Arc::clone(&this.workers.exits),
     };
-    life.role.slot(id).parker.unpark(call);
+    worker_thread.role.slot(id).parker.unpark(call);
     let interpreter = Interpreter::current(py);
     let thread = std::thread::Builder::new()
         .name(format!("threadlets-{}", id.index()))
@@ -54,10 +54,10 @@ pub(crate) fn spawn(slf: &Bound<'_, Dispatcher>, id: WorkerId, call: WakeReason)
     thread
         .spawn(move || {
             // Moved as a whole: if the thread cannot be started, it is dropped with the GIL held.
-            let life = life;
+            let worker_thread = worker_thread;
             // A thread that panics may hold the role and the GIL, without which no thread can go on.
-            let live = || life.live(NativeThread::new(interpreter).expect("out of memory"));
-            if catch_unwind(AssertUnwindSafe(live)).is_err() {
+            let run = || worker_thread.run(NativeThread::new(interpreter).expect("out of memory"));
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
                 std::process::abort();
             }
         })
@@ -65,30 +65,30 @@ pub(crate) fn spawn(slf: &Bound<'_, Dispatcher>, id: WorkerId, call: WakeReason)
 }
 
 /// The state of a thread that has held the role or called a function.
-struct Joined {
+struct ActiveWorker {
     /// None if there was no memory for it; then other threads cannot see what this one does.
-    presence: Option<PublishedTraces>,
+    traces: Option<PublishedTraces>,
     worker: Worker,
-    is_known: bool,
+    is_registered: bool,
 }
 
-impl Joined {
+impl ActiveWorker {
     /// Register the thread, unless that was done.
     ///
     /// `threading` comes first, before any Python code runs here: tracing tools ask for the current thread.
-    fn register(&mut self, slf: &Bound<'_, Dispatcher>, life: &Life) {
-        if std::mem::replace(&mut self.is_known, true) {
+    fn register(&mut self, slf: &Bound<'_, Dispatcher>, worker_thread: &WorkerThread) {
+        if std::mem::replace(&mut self.is_registered, true) {
             return;
         }
         let py = slf.py();
-        if let Some((thread, active)) = &life.shown
-            && let Err(error) = active.bind(py).set_item(self.worker.thread_id, thread)
+        if let Some((thread, table)) = &worker_thread.thread_object
+            && let Err(error) = table.bind(py).set_item(self.worker.thread_id, thread)
         {
             error.write_unraisable(py, Some(slf));
         }
-        let (id, presence) = (self.worker.id, &mut self.presence);
+        let (id, traces) = (self.worker.id, &mut self.traces);
         let began = PublishedTraces::begin(py, &slf.get().workers.role, id).and_then(|it| {
-            *presence = Some(it);
+            *traces = Some(it);
             current::begin_thread(slf)?;
             hooks::worker_joined(slf, id.index()).map(drop)
         });
@@ -108,22 +108,22 @@ enum Next {
 }
 
 /// A worker thread other than home, from its start to its end.
-struct Life {
+struct WorkerThread {
     dispatcher: Py<Dispatcher>,
     /// The thread's object in `threading`, and the table in which `threading` looks it up by ident.
-    shown: Option<(Py<PyAny>, Py<PyDict>)>,
+    thread_object: Option<(Py<PyAny>, Py<PyDict>)>,
     id: WorkerId,
     role: Arc<Role>,
     monitor: Arc<Monitor>,
     exits: Arc<Parker>,
 }
 
-impl Life {
-    fn live(self, mut thread: NativeThread) {
+impl WorkerThread {
+    fn run(self, mut thread: NativeThread) {
         fp::begin_thread();
         ThreadTraits::give_way(true);
         let slot = self.role.slot(self.id);
-        let mut joined = None;
+        let mut active = None;
         let mut patience = IDLE;
         loop {
             let reasons = slot
@@ -139,7 +139,7 @@ impl Life {
                 slot.parker.unpark(work | (reasons & WakeReason::ASK));
                 match self.monitor.watch(self.id, IDLE) {
                     Noticed::Found(candidate) => thread.with_gil(|py| {
-                        self.take_over(py, candidate, &mut joined);
+                        self.take_over(py, candidate, &mut active);
                         Next::Wait
                     }),
                     Noticed::Work => thread.with_gil(|py| {
@@ -150,9 +150,9 @@ impl Life {
                 }
             } else if reasons.has(WakeReason::ASK) {
                 slot.parker.unpark(work);
-                thread.with_gil(|py| self.serve(py, &mut joined))
+                thread.with_gil(|py| self.serve(py, &mut active))
             } else if reasons.has(WakeReason::WORK) || looks_again {
-                let (next, sleeps_at) = thread.with_gil(|py| self.work(py, &mut joined));
+                let (next, sleeps_at) = thread.with_gil(|py| self.work(py, &mut active));
                 // Only without the GIL: the dispatcher would wake to wait for it.
                 if let Some(poller) = sleeps_at {
                     let _ = poller.wake();
@@ -167,14 +167,14 @@ impl Life {
                 Next::End => break,
             };
         }
-        let Self { dispatcher, shown, id, role, exits, .. } = self;
+        let Self { dispatcher, thread_object, id, role, exits, .. } = self;
         thread.end(|py| {
-            drop(shown);
+            drop(thread_object);
             let slf = dispatcher.bind(py);
-            if let Some(Joined { presence, worker, .. }) = joined {
+            if let Some(ActiveWorker { traces, worker, .. }) = active {
                 greenlets::end_trace(py, &worker);
-                if let Some(presence) = presence {
-                    presence.end(py);
+                if let Some(traces) = traces {
+                    traces.end(py);
                 }
                 if let Err(error) = hooks::worker_left(slf) {
                     error.write_unraisable(py, Some(slf));
@@ -203,7 +203,7 @@ impl Life {
     }
 
     /// Take the role from a dispatcher that is blocked, run ticks until it is lost, and become idle.
-    fn take_over(&self, py: Python<'_>, candidate: Candidate, joined: &mut Option<Joined>) {
+    fn take_over(&self, py: Python<'_>, candidate: Candidate, active: &mut Option<ActiveWorker>) {
         let slf = self.dispatcher.bind(py);
         let this = slf.get();
         let workers = &this.workers;
@@ -216,16 +216,16 @@ impl Life {
             return;
         };
         workers.count(candidate.cause);
-        let joined = Self::worker(slf, self.id, joined);
-        joined.worker.as_current(|| role::gained(slf, &joined.worker, Some(taken)));
+        let active = Self::worker(slf, self.id, active);
+        active.worker.as_current(|| role::gained(slf, &active.worker, Some(taken)));
         if self.role.slot(self.id).parker.take(WakeReason::WORK).has(WakeReason::WORK) {
             // It was called to work as the monitor, for which there is no time now: another has to come.
             workers.beside.with(py, |beside| beside.arrived());
             beside::summon(slf);
         }
-        joined.register(slf, self);
-        role::tell_of_move(slf, &joined.worker, taken);
-        self.dispatch(slf, &joined.worker);
+        active.register(slf, self);
+        role::tell_of_move(slf, &active.worker, taken);
+        self.dispatch(slf, &active.worker);
         self.add_idle(slf);
     }
 
@@ -249,10 +249,10 @@ impl Life {
     }
 
     /// Take the steps of tasks that are bound to this thread; become idle if no task is bound any more.
-    fn serve(&self, py: Python<'_>, joined: &mut Option<Joined>) -> Next {
+    fn serve(&self, py: Python<'_>, active: &mut Option<ActiveWorker>) -> Next {
         let slf = self.dispatcher.bind(py);
         let workers = &slf.get().workers;
-        if let Some(Joined { worker, .. }) = joined
+        if let Some(ActiveWorker { worker, .. }) = active
             && workers.has_steps(py, self.id)
         {
             let outcome = worker.as_current(|| role::get_role_back(slf, worker));
@@ -272,7 +272,11 @@ impl Life {
 
     /// Do the work that waits beside the dispatcher, and become idle. The poller, if any, is to be woken
     /// without the GIL.
-    fn work(&self, py: Python<'_>, joined: &mut Option<Joined>) -> (Next, Option<Arc<Poller>>) {
+    fn work(
+        &self,
+        py: Python<'_>,
+        active: &mut Option<ActiveWorker>,
+    ) -> (Next, Option<Arc<Poller>>) {
         let slf = self.dispatcher.bind(py);
         if self.role.monitor() == Some(self.id) {
             // It was made the monitor as well, which comes first.
@@ -280,7 +284,7 @@ impl Life {
             return (Next::Wait, None);
         }
         let workers = &slf.get().workers;
-        if workers.is_tied(py, self.id) {
+        if workers.has_bindings(py, self.id) {
             // It was called while it was the monitor, and a task was bound to it since: another has to come.
             workers.beside.with(py, |beside| beside.arrived());
             beside::summon(slf);
@@ -288,10 +292,10 @@ impl Life {
         }
         // If it was called while it was the monitor, it may be idle since: nothing else may call it now.
         workers.registry.with(py, |registry| registry.retire(self.id));
-        let joined = Self::worker(slf, self.id, joined);
-        joined.register(slf, self);
+        let active = Self::worker(slf, self.id, active);
+        active.register(slf, self);
         let Worked { is_done, sleeps_at } =
-            joined.worker.as_current(|| beside::work(slf, &joined.worker));
+            active.worker.as_current(|| beside::work(slf, &active.worker));
         if !is_done {
             return (Next::LookAgain, sleeps_at);
         }
@@ -324,7 +328,7 @@ impl Life {
             self.role.slot(self.id).parker.unpark(WakeReason::ASK);
             return;
         }
-        if is_monitor || workers.is_tied(py, self.id) {
+        if is_monitor || workers.has_bindings(py, self.id) {
             return;
         }
         workers.registry.with(py, |registry| {
@@ -340,10 +344,11 @@ impl Life {
     fn worker<'a>(
         slf: &Bound<'_, Dispatcher>,
         id: WorkerId,
-        joined: &'a mut Option<Joined>,
-    ) -> &'a mut Joined {
-        let new = || Joined { presence: None, worker: Worker::new(slf, id), is_known: false };
-        joined.get_or_insert_with(new)
+        active: &'a mut Option<ActiveWorker>,
+    ) -> &'a mut ActiveWorker {
+        let new =
+            || ActiveWorker { traces: None, worker: Worker::new(slf, id), is_registered: false };
+        active.get_or_insert_with(new)
     }
 
     /// Decide whether this thread ends after it has monitored without finding a candidate.

@@ -1,7 +1,7 @@
 //! Tasks that belong to a thread: those with live greenlets, and those that called `threadlets.stay()`.
 //!
 //! The dispatcher's role passes from thread to thread, but such a task takes its steps on one of them
-//! (`takeover::Bound`). While something is tied to a thread, no function is called inline there, so that the
+//! (`takeover::Bound`). While something is bound to a thread, no function is called inline there, so that the
 //! role is not taken from it.
 
 use pyo3::PyTraverseError;
@@ -20,11 +20,11 @@ use crate::task::task::Task;
 /// Whether a function may block this thread, so that the role moves.
 #[inline]
 pub(crate) fn may_block(workers: &Workers, py: Python<'_>, worker: WorkerId) -> bool {
-    if !workers.is_tied(py, worker) {
+    if !workers.has_bindings(py, worker) {
         return true;
     }
     greenlets::reap(py);
-    !workers.is_tied(py, worker)
+    !workers.has_bindings(py, worker)
 }
 
 /// What `threadlets.stay()` returns: until it ends, the task that called it takes its steps in one thread.
@@ -40,8 +40,8 @@ impl Stay {
         if let Some(task) = self.task.take(py) {
             let workers = &task.bind(py).as_super().get().dispatcher.get().workers;
             if task.get().leaves(py) {
-                task.get().untie(py);
-                workers.untie(py, self.worker);
+                task.get().remove_binding(py);
+                workers.remove_binding(py, self.worker);
             }
         }
     }
@@ -93,8 +93,8 @@ pub(crate) fn stay(py: Python<'_>) -> PyResult<Stay> {
             )
         })?;
         task.get().stays(py)?;
-        slf.get().workers.tie(py, worker.id);
-        task.get().tie(py, worker.id);
+        slf.get().workers.add_binding(py, worker.id);
+        task.get().add_binding(py, worker.id);
         Ok(Stay { task: GilSlot::new(Some(task.unbind())), worker: worker.id })
     })
 }

@@ -124,9 +124,9 @@ impl GreenletTrace {
         if self.live.with(py, |live| live.contains_key(&place)) {
             return;
         }
-        slf.get().workers.tie(py, self.worker);
+        slf.get().workers.add_binding(py, self.worker);
         if let Some(task) = &task {
-            task.get().tie(py, self.worker);
+            task.get().add_binding(py, self.worker);
         }
         let task = task.map(Bound::unbind);
         drop(self.live.with(py, |live| live.insert(place, task)));
@@ -135,7 +135,7 @@ impl GreenletTrace {
     fn ends(&self, slf: &Bound<'_, Dispatcher>, place: usize) {
         let py = slf.py();
         if let Some(task) = self.live.with(py, |live| live.remove(&place)) {
-            self.untie(slf, task);
+            self.remove_binding(slf, task);
         }
     }
 
@@ -144,16 +144,16 @@ impl GreenletTrace {
         let Some(dispatcher) = self.dispatcher.take(py) else { return };
         let slf = dispatcher.bind(py);
         for (_, task) in self.live.with(py, std::mem::take) {
-            self.untie(slf, task);
+            self.remove_binding(slf, task);
         }
     }
 
     /// Untie a greenlet that has ended, and its task.
-    fn untie(&self, slf: &Bound<'_, Dispatcher>, task: Option<Py<Task>>) {
+    fn remove_binding(&self, slf: &Bound<'_, Dispatcher>, task: Option<Py<Task>>) {
         if let Some(task) = task {
-            task.get().untie(slf.py());
+            task.get().remove_binding(slf.py());
         }
-        slf.get().workers.untie(slf.py(), self.worker);
+        slf.get().workers.remove_binding(slf.py(), self.worker);
     }
 }
 

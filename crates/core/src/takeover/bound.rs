@@ -17,7 +17,7 @@ pub struct Bound<S> {
 #[derive(Debug)]
 struct BoundThread<S> {
     /// How many things belong to the thread.
-    n_ties: usize,
+    n_bindings: usize,
     /// Steps that wait until the thread has the role.
     steps: Vec<S>,
 }
@@ -30,21 +30,21 @@ impl<S> Default for Bound<S> {
 
 impl<S> Bound<S> {
     /// Count one more thing that belongs to a thread.
-    pub fn tie(&mut self, worker: WorkerId) {
-        self.thread(worker).n_ties += 1;
+    pub fn add_binding(&mut self, worker: WorkerId) {
+        self.thread(worker).n_bindings += 1;
     }
 
     /// Count one thing less that belongs to a thread; whether nothing belongs to it any more.
-    pub fn untie(&mut self, worker: WorkerId) -> bool {
+    pub fn remove_binding(&mut self, worker: WorkerId) -> bool {
         let thread = self.thread(worker);
-        thread.n_ties = thread.n_ties.saturating_sub(1);
+        thread.n_bindings = thread.n_bindings.saturating_sub(1);
         self.remove_if_unused(worker);
-        !self.is_tied(worker)
+        !self.has_bindings(worker)
     }
 
     /// Whether something belongs to a thread, which must not end then.
-    pub fn is_tied(&self, worker: WorkerId) -> bool {
-        self.threads.get(&worker.index()).is_some_and(|it| it.n_ties > 0)
+    pub fn has_bindings(&self, worker: WorkerId) -> bool {
+        self.threads.get(&worker.index()).is_some_and(|it| it.n_bindings > 0)
     }
 
     /// Have a thread take a step when it next has the role.
@@ -83,11 +83,11 @@ impl<S> Bound<S> {
     fn thread(&mut self, worker: WorkerId) -> &mut BoundThread<S> {
         self.threads
             .entry(worker.index())
-            .or_insert_with(|| BoundThread { n_ties: 0, steps: Vec::new() })
+            .or_insert_with(|| BoundThread { n_bindings: 0, steps: Vec::new() })
     }
 
     fn remove_if_unused(&mut self, worker: WorkerId) {
-        let is_over = |it: &BoundThread<S>| it.n_ties == 0 && it.steps.is_empty();
+        let is_over = |it: &BoundThread<S>| it.n_bindings == 0 && it.steps.is_empty();
         if self.threads.get(&worker.index()).is_some_and(is_over) {
             self.threads.remove(&worker.index());
         }
@@ -102,12 +102,12 @@ mod tests {
     fn a_thread_is_free_when_nothing_belongs_to_it_any_more() {
         let mut bound = Bound::<u32>::default();
         let worker = WorkerId::new(3);
-        assert!(!bound.is_tied(worker));
-        bound.tie(worker);
-        bound.tie(worker);
-        assert!(!bound.untie(worker));
-        assert!(bound.is_tied(worker) && !bound.is_tied(WorkerId::HOME));
-        assert!(bound.untie(worker));
+        assert!(!bound.has_bindings(worker));
+        bound.add_binding(worker);
+        bound.add_binding(worker);
+        assert!(!bound.remove_binding(worker));
+        assert!(bound.has_bindings(worker) && !bound.has_bindings(WorkerId::HOME));
+        assert!(bound.remove_binding(worker));
     }
 
     #[test]

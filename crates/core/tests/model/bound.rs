@@ -24,7 +24,7 @@ fn spawn_tied(world: &Rc<World>) -> WorkerId {
     let id = world.appoint(&mut world.lock.lock().unwrap());
     world.role.clear_monitor();
     world.note_doing(id, Doing::Tied);
-    world.bound.borrow_mut().tie(id);
+    world.bound.borrow_mut().add_binding(id);
     world.spawn(move |world| world.run_worker(id));
     id
 }
@@ -59,11 +59,11 @@ fn a_step_waits_for_home_while_home_is_blocked() {
     });
 }
 
-/// A task's last step unties its thread, which then is idle, or watches a call, or runs a job.
-fn a_thread_is_untied(fault: Option<Fault>) {
+/// A task's last step releases its thread, which then is idle, or watches a call, or runs a job.
+fn a_thread_is_released(fault: Option<Fault>) {
     run(2, 2, 3, fault, |world| {
         let owner = spawn_tied(world);
-        world.submit_step(owner, step(owner, move |held| held.untie(owner)));
+        world.submit_step(owner, step(owner, move |held| held.remove_binding(owner)));
         world.submit(|held| {
             held.work();
             let settles: Request = Box::new(|held| {
@@ -77,25 +77,25 @@ fn a_thread_is_untied(fault: Option<Fault>) {
 }
 
 #[test]
-fn a_thread_that_is_untied_is_idle_and_is_called_once() {
-    a_thread_is_untied(None);
+fn a_thread_that_is_released_is_idle_and_is_called_once() {
+    a_thread_is_released(None);
 }
 
 #[test]
 #[should_panic(expected = "takes over and is idle")]
 fn a_thread_that_becomes_idle_though_called_is_called_twice() {
-    a_thread_is_untied(Some(Fault::BecomesIdleThoughCalled));
+    a_thread_is_released(Some(Fault::BecomesIdleThoughCalled));
 }
 
-/// A thread is called for a job just when it learns that it is untied: it is not idle while it works.
+/// A thread is called for a job just when it learns that it is released: it is not idle while it works.
 #[test]
-fn a_thread_that_is_untied_works_or_is_idle() {
+fn a_thread_that_is_released_works_or_is_idle() {
     run(2, 1, 2, None, |world| {
         let owner = spawn_tied(world);
         world.submit_step(
             owner,
             step(owner, move |held| {
-                held.untie(owner);
+                held.remove_binding(owner);
                 held.submit(|held| held.submit_beside(job(release(), resume())));
             }),
         );
@@ -120,13 +120,13 @@ fn a_thread_to_which_something_belongs_does_no_other_work() {
     });
 }
 
-/// Another thread unties a thread.
+/// Another thread releases a thread.
 #[test]
-fn a_thread_that_another_unties_becomes_idle() {
+fn a_thread_that_another_releases_becomes_idle() {
     run(3, 1, 2, None, |world| {
         let owner = spawn_tied(world);
         world.submit(move |held| {
-            held.untie(owner);
+            held.remove_binding(owner);
             held.world.note_resumed();
             held.submit_beside(job(release(), resume()));
         });

@@ -52,7 +52,7 @@ pub(crate) enum Fault {
     EndsThoughCalledToWork,
     /// A thread ends without having another one called for the jobs for which no thread was left.
     EndsAndCallsNobody,
-    /// A thread that was untied becomes idle although it was called.
+    /// A thread that was released becomes idle although it was called.
     BecomesIdleThoughCalled,
     /// A thread that loses the role before it has taken all of its steps waits until another one comes.
     WaitsWithStepsToTake,
@@ -274,7 +274,7 @@ impl Held<'_> {
             world.parker(me).unpark(WakeReason::WORK);
             return false;
         }
-        if world.bound.borrow().is_tied(me) {
+        if world.bound.borrow().has_bindings(me) {
             world.beside.borrow_mut().arrived();
             self.summon();
             return false;
@@ -312,7 +312,7 @@ impl Held<'_> {
         true
     }
 
-    /// Be idle, unless this thread is the monitor or tied; call a thread at once for what waits already.
+    /// Be idle, unless this thread is the monitor or something is bound to it; call a thread at once for what waits already.
     pub(crate) fn add_idle(&mut self) {
         let (world, me) = (self.world, self.me);
         if world.role.monitor() == Some(me) && !world.has_fault(Fault::BecomesIdleThoughCalled) {
@@ -321,7 +321,7 @@ impl Held<'_> {
         if world.bound.borrow().has_steps(me) && !world.has_fault(Fault::WaitsWithStepsToTake) {
             world.parker(me).unpark(WakeReason::ASK);
         }
-        if world.bound.borrow().is_tied(me) || world.bound.borrow().has_steps(me) {
+        if world.bound.borrow().has_bindings(me) || world.bound.borrow().has_steps(me) {
             return world.note_doing(me, Doing::Tied);
         }
         if !self.registry().is_idle(me) {
@@ -425,7 +425,10 @@ impl Held<'_> {
             }
             assert!(!self.registry().is_idle(me), "{me:?} works and is idle");
             assert!(world.role.monitor() != Some(me), "{me:?} works and is the monitor");
-            assert!(!world.bound.borrow().is_tied(me), "{me:?} works and is tied");
+            assert!(
+                !world.bound.borrow().has_bindings(me),
+                "{me:?} works, and something is bound to it"
+            );
             world.beside.borrow_mut().begins(me, 0, 0);
             (job.function)(self);
             wakes = world.has_fault(Fault::ClaimsTooEarly) && world.claim_wake();
@@ -461,8 +464,8 @@ impl Held<'_> {
     }
 
     /// Note that one thing less belongs to a thread.
-    pub(crate) fn untie(&mut self, worker: WorkerId) {
-        if self.world.bound.borrow_mut().untie(worker) && worker != HOME {
+    pub(crate) fn remove_binding(&mut self, worker: WorkerId) {
+        if self.world.bound.borrow_mut().remove_binding(worker) && worker != HOME {
             self.world.parker(worker).unpark(WakeReason::ASK);
         }
     }
