@@ -41,10 +41,10 @@ pub(crate) fn refusal() -> Option<Error> {
     match IoUring::new(2) {
         Ok(ring) => {
             let params = ring.params();
-            let suffices = params.is_feature_nodrop()
+            let has_all_features = params.is_feature_nodrop()
                 && params.is_feature_rw_cur_pos()
                 && params.is_feature_ext_arg();
-            (!suffices).then_some(Error::new("io_uring_setup", Errno::NOSYS))
+            (!has_all_features).then_some(Error::new("io_uring_setup", Errno::NOSYS))
         }
         Err(error) => Some(Error::from_io("io_uring_setup", &error)),
     }
@@ -106,10 +106,10 @@ impl UringBackend {
     /// # Safety
     /// As for [`Backend::start`].
     unsafe fn start_with(&mut self, key: Key, call: Call, flags: squeue::Flags) {
-        let known = entry(&call).filter(|(code, _)| self.probe.is_supported(*code));
+        let supported = entry(&call).filter(|(code, _)| self.probe.is_supported(*code));
         // SAFETY: guaranteed by the caller.
         unsafe {
-            match known.filter(|_| !needs_system_call(&call)) {
+            match supported.filter(|_| !needs_system_call(&call)) {
                 Some((_, entry)) => self.push(&entry.flags(flags).user_data(u64::from(key))),
                 None => self.pool.start(key, call),
             }

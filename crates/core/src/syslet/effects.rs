@@ -41,8 +41,8 @@ impl Run {
             Op::Openat | Op::Openat2 | Op::Socket | Op::Accept if value >= 0 => {
                 let is_file = matches!(op, Op::Openat | Op::Openat2);
                 let flags = if is_file { self.frame.slot(words[2]) } else { 0 };
-                let is_plain = is_file && flags & i64::from(libc::O_APPEND) == 0;
-                let position = if is_plain { 0 } else { -1 };
+                let counts_position = is_file && flags & i64::from(libc::O_APPEND) == 0;
+                let position = if counts_position { 0 } else { -1 };
                 let fd = value as i32;
                 self.opened.push(OpenedDescriptor {
                     fd,

@@ -208,17 +208,17 @@ impl Run {
                 Some(Box::new(SendfilePipe { ends: fd::pipe()?, n_held: 0, source_to_rewind }));
         }
         let Some(pipe) = &self.sendfile_pipe else { unreachable!("the pipe was made just now") };
-        let nowhere = u64::MAX;
+        let no_offset = u64::MAX;
         let flags = libc::SPLICE_F_MOVE as u64;
         if pipe.n_held > 0 {
             let (n_held, from) = (pipe.n_held as u64, pipe.ends[0] as u64);
-            return Ok(Call::new(Op::Splice, [from, nowhere, to, nowhere, n_held, flags]));
+            return Ok(Call::new(Op::Splice, [from, no_offset, to, no_offset, n_held, flags]));
         }
         let rest = (count as usize).saturating_sub(self.progress).min(SENDFILE_PIPE_BYTES) as u64;
         // Without an offset the kernel moves the file's position.
-        let offset = if offset < 0 { nowhere } else { offset as u64 + self.progress as u64 };
+        let offset = if offset < 0 { no_offset } else { offset as u64 + self.progress as u64 };
         let into = pipe.ends[1] as u64;
-        Ok(Call::new(Op::Splice, [from, offset, into, nowhere, rest, flags]))
+        Ok(Call::new(Op::Splice, [from, offset, into, no_offset, rest, flags]))
     }
 }
 
