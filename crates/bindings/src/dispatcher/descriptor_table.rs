@@ -1,4 +1,4 @@
-//! The descriptors of the program's, by number: their handlers, and the operations that wait on them.
+//! The descriptors that the program registers, by number: their handlers, and the operations that wait on them.
 //!
 //! `net/descriptors.rs` registers them, and `net/sock_ops.rs` tries the operations.
 

@@ -1,7 +1,6 @@
-//! The dispatcher as Python sees it: the native base class of `threadlets.Loop`.
+//! The state of a dispatcher: ready queue, timers, poller, and what is registered with them.
 //!
-//! It holds the ready queue, the timers and the poller. All state is guarded by the GIL, and none but
-//! `_thread_id` names a thread, so that the role can pass from thread to thread between two requests.
+//! All of it is guarded by the GIL, and nothing but `thread_id` names a thread, so that the role can pass from thread to thread between two requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;

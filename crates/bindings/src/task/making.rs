@@ -52,8 +52,8 @@ fn makes_eager_tasks(slf: &Bound<'_, Dispatcher>) -> PyResult<Option<bool>> {
     Ok((is_ours && !this.uses_asyncio_tasks.load(Relaxed)).then_some(starts_eagerly))
 }
 
-#[cfg(Py_3_14)]
 /// Make a task of a coroutine. The arguments are those of `Task`; a task factory gets the given ones.
+#[cfg(Py_3_14)]
 pub(crate) fn create_task<'py>(
     slf: &Bound<'py, Dispatcher>,
     coro: Bound<'py, PyAny>,
@@ -80,8 +80,8 @@ pub(crate) fn create_task<'py>(
     Task::start(slf, coro, name, context, FirstStep::eager_if(is_eager)).map(Bound::into_any)
 }
 
-#[cfg(not(Py_3_14))]
 /// Make a task of a coroutine.
+#[cfg(not(Py_3_14))]
 pub(crate) fn create_task<'py>(
     slf: &Bound<'py, Dispatcher>,
     coro: Bound<'py, PyAny>,

@@ -224,7 +224,7 @@ impl WorkerThread {
             beside::summon(slf);
         }
         active.register(slf, self);
-        role::tell_of_move(slf, &active.worker, taken);
+        role::report_move(slf, &active.worker, taken);
         self.dispatch(slf, &active.worker);
         self.add_idle(slf);
     }

@@ -50,7 +50,7 @@ fn resume(slf: &Bound<'_, Dispatcher>, worker: &Worker) {
 }
 
 /// In debug mode, look for objects that stay behind on a thread that is blocked.
-pub(crate) fn tell_of_move(slf: &Bound<'_, Dispatcher>, worker: &Worker, taken: Taken) {
+pub(crate) fn report_move(slf: &Bound<'_, Dispatcher>, worker: &Worker, taken: Taken) {
     let py = slf.py();
     let Taken::FromThreadlet(victim) = taken else { return };
     if !slf.get().is_debug() {
@@ -94,7 +94,7 @@ pub(crate) fn get_role_back(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyR
     {
         workers.counts.n_taken_on_return.fetch_add(1, Relaxed);
         gained(slf, worker, Some(taken));
-        tell_of_move(slf, worker, taken);
+        report_move(slf, worker, taken);
         return signals::settle(slf, worker);
     }
     workers.parked.with(py, |parked| {
