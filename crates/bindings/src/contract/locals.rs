@@ -92,7 +92,7 @@ unsafe extern "C" fn threadlets_local_get(
     // SAFETY: the interpreter calls this with the GIL, as it would call the original, which was stored
     // before it was replaced.
     unsafe {
-        if !LISTENER.get().is_null() && !tell("read", object, name, null_mut(), null_mut()) {
+        if !LISTENER.get().is_null() && !report_use("read", object, name, null_mut(), null_mut()) {
             return null_mut();
         }
         let original = ORIGINAL.get().expect("it was replaced");
@@ -117,18 +117,18 @@ unsafe extern "C" fn threadlets_local_set(
         }
         let status = interpreter::threadlets_set_attribute(original.set, object, name, value);
         let how = if value.is_null() { "deleted" } else { "set" };
-        let goes_on = status != 0 || tell(how, object, name, before, value);
+        let goes_on = status != 0 || report_use(how, object, name, before, value);
         ffi::Py_XDECREF(before);
         if goes_on { status } else { -1 }
     }
 }
 
-/// Tell the loop whose request runs here the values before and after, null for none. Errors are not the
+/// Report to the loop whose request runs here the values before and after, null for none. Errors are not the
 /// request's, and are unraisable; `false`: an exception that ends the loop, such as Ctrl-C, is set.
 ///
 /// # Safety
 /// The GIL is held, no exception is set, `LISTENER` is set, and the objects are alive or null.
-unsafe fn tell(
+unsafe fn report_use(
     how: &str,
     object: *mut ffi::PyObject,
     name: *mut ffi::PyObject,
@@ -142,11 +142,11 @@ unsafe fn tell(
         let values = [before, after].map(|it| Bound::from_borrowed_ptr_or_opt(py, it));
         (py, borrowed(LISTENER.get()), borrowed(object), borrowed(name), values)
     };
-    let told = with_listener(null_mut(), || {
+    let reported = with_listener(null_mut(), || {
         let [before, after] = values.map(|it| PyTuple::new(py, it));
         hooks::local_used(&listener, how, object, name, before?, after?)
     });
-    match told {
+    match reported {
         Err(error) if ends_the_loop(py, &error) => {
             error.restore(py);
             false

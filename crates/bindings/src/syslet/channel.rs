@@ -15,7 +15,7 @@ use crate::dispatcher::completion_queue::CompletionQueue;
 struct ChannelState {
     ended: VecDeque<Box<Run>>,
     /// Loops that are notified when so many runs are there, each with the token of the future that waits.
-    told: Vec<(usize, Arc<CompletionQueue>, u64)>,
+    waiters: Vec<(usize, Arc<CompletionQueue>, u64)>,
     /// The fewest runs that a waiting thread wants to see.
     n_wanted: usize,
     /// How many threads wait.
@@ -61,12 +61,12 @@ impl Channel {
 
     /// Close the channel; the runs that are there come back, to be dropped.
     pub(crate) fn close(&self) -> VecDeque<Box<Run>> {
-        let (runs, told) = self.with(|state| {
+        let (runs, waiters) = self.with(|state| {
             state.is_closed = true;
-            (std::mem::take(&mut state.ended), std::mem::take(&mut state.told))
+            (std::mem::take(&mut state.ended), std::mem::take(&mut state.waiters))
         });
         // Waiters find that the channel is closed.
-        for (_, completions, token) in told {
+        for (_, completions, token) in waiters {
             completions.notify(token);
         }
         self.parker.unpark(WakeReason::WAKE);
@@ -121,7 +121,7 @@ impl Channel {
     }
 
     /// Have a loop notified when there are `n_wanted` runs; `false`: there are already.
-    pub(crate) fn tell(
+    pub(crate) fn notify_when(
         &self,
         completions: &Arc<CompletionQueue>,
         token: u64,
@@ -131,7 +131,7 @@ impl Channel {
             if state.is_closed || state.ended.len() >= n_wanted {
                 return false;
             }
-            state.told.push((n_wanted, Arc::clone(completions), token));
+            state.waiters.push((n_wanted, Arc::clone(completions), token));
             true
         })
     }
@@ -139,7 +139,7 @@ impl Channel {
 
 impl CompletionSink for Channel {
     fn deliver(&self, runs: &mut Vec<Box<Run>>) {
-        let (has_enough, told) = self.with(|state| {
+        let (has_enough, waiters) = self.with(|state| {
             if state.is_closed {
                 // The caller drops them.
                 return (false, Vec::new());
@@ -148,10 +148,10 @@ impl CompletionSink for Channel {
             state.n_overflowed += n_full.min(runs.len()) as u64;
             state.ended.extend(runs.drain(..));
             let n_ended = state.ended.len();
-            let told: Vec<_> = state.told.extract_if(.., |(n, ..)| *n <= n_ended).collect();
-            (state.n_waiting > 0 && n_ended >= state.n_wanted, told)
+            let waiters: Vec<_> = state.waiters.extract_if(.., |(n, ..)| *n <= n_ended).collect();
+            (state.n_waiting > 0 && n_ended >= state.n_wanted, waiters)
         });
-        for (_, completions, token) in told {
+        for (_, completions, token) in waiters {
             completions.notify(token);
         }
         if has_enough {

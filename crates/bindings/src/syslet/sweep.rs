@@ -446,7 +446,7 @@ pub(crate) fn readiness<'py>(
     this.check_closed()?;
     let future = any_future::make(dispatcher)?;
     let token = pending::await_channel(this, py, future.clone().unbind());
-    if !channel.tell(&this.completions, token, n_wanted) {
+    if !channel.notify_when(&this.completions, token, n_wanted) {
         pending::forget_channel(this, py, token);
         any_future::settle(&future, Ok(py.None()))?;
     }

@@ -49,7 +49,7 @@ pub(super) struct AsAsyncio {
     is_task: u8,
     awaited_by_is_set: GilSlot<u8>,
     /// Ours: the task is registered with what it awaits. No tool reads asyncio's own field at this offset.
-    has_told: GilSlot<bool>,
+    is_registered: GilSlot<bool>,
 }
 
 impl AsAsyncio {
@@ -59,7 +59,7 @@ impl AsAsyncio {
             state: 0,
             is_task: 1,
             awaited_by_is_set: GilSlot::new(0),
-            has_told: GilSlot::new(false),
+            is_registered: GilSlot::new(false),
         }
     }
 
@@ -142,14 +142,14 @@ impl<'a, 'py> AwaitedBy<'a, 'py> {
 pub(super) fn begins(awaited: &Bound<'_, PyAny>, task: &Bound<'_, Task>) -> PyResult<()> {
     let Some(field) = AwaitedBy::of(awaited) else { return Ok(()) };
     field.add(task.as_any())?;
-    task.get().as_asyncio.has_told.set(task.py(), true);
+    task.get().as_asyncio.is_registered.set(task.py(), true);
     Ok(())
 }
 
 /// Undo `begins`, if it had an effect: a task of ours does not await something any more.
 #[inline]
 pub(super) fn ends(awaited: Option<&Py<PyAny>>, task: &Bound<'_, Task>) -> PyResult<()> {
-    if !task.get().as_asyncio.has_told.replace(task.py(), false) {
+    if !task.get().as_asyncio.is_registered.replace(task.py(), false) {
         return Ok(());
     }
     let awaited = awaited.map(|it| it.bind(task.py()));
@@ -176,16 +176,17 @@ fn of<'py>(future: &Bound<'py, Future>) -> PyResult<Option<Bound<'py, PyFrozenSe
         .collect();
     match AwaitedBy::of(future) {
         Some(field) => all.extend(field.all()?),
-        None => all.extend(told_of(future).iter().flat_map(|it| it.iter())),
+        None => all.extend(registered_awaiters(future).iter().flat_map(|it| it.iter())),
     }
     if all.is_empty() { Ok(None) } else { PyFrozenSet::new(py, all).map(Some) }
 }
 
 /// The awaiters that were registered with a future that is not a task.
-fn told_of<'py>(future: &Bound<'py, Future>) -> Option<Bound<'py, PySet>> {
+fn registered_awaiters<'py>(future: &Bound<'py, Future>) -> Option<Bound<'py, PySet>> {
     let py = future.py();
-    let told = |it: &mut super::future::Extras| it.awaited_by.as_ref().map(|it| it.clone_ref(py));
-    future.get().peek_extras(py, told).map(|it| it.into_bound(py))
+    let registered =
+        |it: &mut super::future::Extras| it.awaited_by.as_ref().map(|it| it.clone_ref(py));
+    future.get().peek_extras(py, registered).map(|it| it.into_bound(py))
 }
 
 fn is_future(object: &Bound<'_, PyAny>) -> bool {
@@ -223,7 +224,7 @@ pub(crate) fn future_add_to_awaited_by(
         return field.add(waiter);
     }
     let future = fut.cast::<Future>()?;
-    let set = match told_of(future) {
+    let set = match registered_awaiters(future) {
         Some(set) => set,
         None => {
             let set = PySet::empty(fut.py())?;
@@ -248,7 +249,7 @@ pub(crate) fn future_discard_from_awaited_by(
     if let Some(field) = AwaitedBy::of(fut) {
         return field.discard(waiter);
     }
-    match told_of(fut.cast::<Future>()?) {
+    match registered_awaiters(fut.cast::<Future>()?) {
         Some(set) => set.discard(waiter).map(drop),
         None => Ok(()),
     }

@@ -62,13 +62,13 @@ pub(crate) fn poll(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyResult<boo
     Ok(is_held)
 }
 
-/// Wait for events, without the GIL, and queue the requests that they make ready; `tell` is called for
+/// Wait for events, without the GIL, and queue the requests that they make ready; `observe` is called for
 /// each event. The role can be taken meanwhile.
 pub(crate) fn wait_and_deliver(
     slf: &Bound<'_, Dispatcher>,
     worker: &Worker,
     patience: Option<Duration>,
-    mut tell: impl FnMut(&Source, Readiness),
+    mut observe: impl FnMut(&Source, Readiness),
 ) -> PyResult<Waited> {
     let py = slf.py();
     let this = slf.get();
@@ -108,7 +108,7 @@ pub(crate) fn wait_and_deliver(
             this.descriptors.with(py, |table| {
                 poller.deliver(|key, readiness| {
                     let Some(source) = sources.get(key) else { return };
-                    tell(source, readiness);
+                    observe(source, readiness);
                     match source {
                         Source::Stream(stream) => {
                             let stream = known(stream.bind(py));
