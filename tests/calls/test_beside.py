@@ -18,6 +18,7 @@ from threadlets import Pool, ThreadletExecutor
 
 from .harness import (
     DEADLINE_S,
+    N_ATTEMPTS,
     N_TRIES,
     REFUSE,
     Gate,
@@ -25,6 +26,7 @@ from .harness import (
     become_inline,
     counts,
     known,
+    n_takeovers,
     outcome,
     until,
 )
@@ -50,21 +52,28 @@ def test_unknown_function_starts_beside_and_the_role_stays(run: Any) -> None:
         assert 1 == await task
         stats = threadlets.stats()
         assert (1, 0, 0) == (stats["calls_beside"], stats["calls_inline"], stats["mistakes"])
-        assert 0 == stats["takeovers_blocked"]
+        assert 0 == n_takeovers(stats)
 
     run(main())
 
 
-def test_function_that_does_not_block_is_soon_called_inline(run: Any) -> None:
+def test_function_that_does_not_block_is_soon_called_inline(
+    run: Any, without_forced_switches: None
+) -> None:
     """A function is called inline once it has returned eight times in a row without blocking."""
 
-    async def main() -> None:
+    async def main() -> bool:
         here = threading.get_ident()
         switch = Switch()
         threads = [await threadlets.call(switch) for _ in range(8)]
         assert here not in threads
         n_beside = 8 + await become_inline(lambda: threadlets.call(switch))
-        assert {await threadlets.call(switch) for _ in range(100)} == {here}
+        threads = [await threadlets.call(switch) for _ in range(100)]
+        assert known("Switch")["inline"] == 1 + threads.count(here)
+        if threadlets.stats()["mistakes"]:
+            # The system has interrupted a call for longer than a quick one takes.
+            return False
+        assert {here} == set(threads)
         assert known("Switch") == {
             "function": f"{Switch.__module__}.Switch",
             "start": "inline",
@@ -73,8 +82,9 @@ def test_function_that_does_not_block_is_soon_called_inline(run: Any) -> None:
             "mistakes": 0,
         }
         assert 101 == threadlets.stats()["calls_inline"]
+        return True
 
-    run(main())
+    assert any(run(main()) for _ in range(N_ATTEMPTS))
 
 
 def test_function_that_waits_is_never_called_inline(run: Any) -> None:
@@ -89,13 +99,16 @@ def test_function_that_waits_is_never_called_inline(run: Any) -> None:
 
 
 @pytest.mark.parametrize("does", ["blocks", "computes"])
-def test_inline_call_that_holds_up_the_loop_is_a_mistake(run: Any, does: str) -> None:
+def test_inline_call_that_holds_up_the_loop_is_a_mistake(
+    run: Any, does: str, without_forced_switches: None
+) -> None:
     """After a mistake the function starts beside until it has been quick eight times as often."""
 
     async def main() -> None:
         here = threading.get_ident()
         switch = Switch()
         await become_inline(lambda: threadlets.call(switch))
+        n_before = threadlets.stats()["mistakes"]
         task = asyncio.create_task(threadlets.call(switch, does))
         if does == "blocks":
             await switch.gate.entered.wait()
@@ -103,8 +116,9 @@ def test_inline_call_that_holds_up_the_loop_is_a_mistake(run: Any, does: str) ->
             switch.gate.open()
         assert await task == here
         stats = threadlets.stats()
-        assert (stats["mistakes"], stats["takeovers_blocked"]) == (1, int(does == "blocks"))
-        assert ("beside", 1) == (known("Switch")["start"], known("Switch")["mistakes"])
+        assert (stats["mistakes"] - n_before, n_takeovers(stats)) == (1, int(does == "blocks"))
+        row = known("Switch")
+        assert ("beside", stats["mistakes"]) == (row["start"], row["mistakes"])
         assert await become_inline(lambda: threadlets.call(switch)) >= 64
 
     # The role moves for a blocked function only.
@@ -125,8 +139,7 @@ def test_role_moves_less_than_once_in_a_thousand_calls(run: Any) -> None:
         stats = threadlets.stats()
         assert stats["calls_inline"] + stats["calls_beside"] == n_calls
         assert stats["mistakes"] <= n_calls // 1000
-        moves = ("takeovers_blocked", "takeovers_computing", "takeovers_overdue")
-        assert sum(stats[name] for name in moves) <= n_calls // 1000
+        assert n_takeovers(stats) <= n_calls // 1000
 
     run(main())
 
@@ -175,7 +188,7 @@ def test_call_that_waits_for_a_thread_counts_once(run: Any) -> None:
 # -- pools that say where --------------------------------------------------------------------------
 
 
-def test_pool_says_where_its_calls_start(run: Any) -> None:
+def test_pool_says_where_its_calls_start(run: Any, without_forced_switches: None) -> None:
     """A pool's `start` decides, whatever is known of the functions."""
     inline, beside = Pool(start="inline"), Pool(start="beside")
 
@@ -194,7 +207,7 @@ def test_pool_says_where_its_calls_start(run: Any) -> None:
         await gate.entered.wait()
         gate.open()
         await task
-        assert 1 == threadlets.stats()["takeovers_blocked"]
+        assert 1 == n_takeovers(threadlets.stats())
 
     run(main())
 
@@ -260,7 +273,7 @@ def test_a_thousand_functions_block_at_once_and_the_role_stays(run: Any) -> None
             gate.open()
         await asyncio.gather(*tasks)
         stats = threadlets.stats()
-        assert (0, 1000) == (stats["takeovers_blocked"], stats["calls_beside"])
+        assert (0, 1000) == (n_takeovers(stats), stats["calls_beside"])
 
     run(main())
 

@@ -12,7 +12,7 @@ import pytest
 import threadlets
 from threadlets import Pool
 
-from .harness import Switch, become_inline, known
+from .harness import N_ATTEMPTS, Switch, become_inline, known
 
 
 def one() -> None:
@@ -99,21 +99,25 @@ def test_functions_are_told_apart_under_one_decorator(run: Any) -> None:
     run(main())
 
 
-def test_each_pool_has_a_history_of_its_own(run: Any) -> None:
+def test_each_pool_has_a_history_of_its_own(run: Any, without_forced_switches: None) -> None:
     """A function may block in one pool and not in another."""
-    pool = Pool()
 
-    async def main() -> None:
-        switch = Switch()
+    async def main() -> bool:
+        pool, switch = Pool(), Switch()
         await become_inline(lambda: threadlets.call(switch))
         assert await pool.call(switch) != threading.get_ident()
+        n_before = threadlets.stats()["mistakes"]
         assert await threadlets.call(switch) == threading.get_ident()
+        if threadlets.stats()["mistakes"] > n_before:
+            # The system has interrupted the call for longer than a quick one takes.
+            return False
         assert "beside" == known("Switch", pool.stats())["start"]
         assert 1 == len(pool.stats()["functions"])
         starts = [row["start"] for row in threadlets.stats()["functions"]]
         assert ["beside", "inline"] == sorted(starts)
+        return True
 
-    run(main())
+    assert any(run(main()) for _ in range(N_ATTEMPTS))
 
 
 def test_as_many_functions_as_there_is_room_for_are_remembered(run: Any) -> None:

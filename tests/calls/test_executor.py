@@ -12,7 +12,7 @@ import pytest
 import threadlets
 from threadlets import ThreadletExecutor
 
-from .harness import DEADLINE_S, outcome
+from .harness import DEADLINE_S, n_takeovers, outcome
 
 pytestmark = pytest.mark.starts("inline", "beside")
 
@@ -22,16 +22,23 @@ def fail(error: Exception) -> None:
 
 
 @pytest.mark.starts("inline")
-def test_submitted_functions_run_on_one_thread_until_they_block() -> None:
+def test_submitted_functions_run_on_one_thread_until_they_block(
+    without_forced_switches: None,
+) -> None:
     """There are as many threads as blocked functions, and no more."""
     with ThreadletExecutor() as executor:
-        threads = set(executor.map(lambda _: threading.get_ident(), range(100)))
-        assert 1 == len(threads)
-        assert threading.get_ident() not in threads
+        home, *others = set(executor.map(lambda _: threading.get_ident(), range(100)))
+        assert [] == others
+        assert threading.get_ident() != home
+        stats = executor.stats()
+        # The thread is the one that could take over.
+        assert (0, 1) == (n_takeovers(stats), stats["threads_peak"])
         barrier = threading.Barrier(20)
         futures = [executor.submit(barrier.wait, DEADLINE_S) for _ in range(20)]
         assert list(range(20)) == sorted(future.result() for future in futures)
-        assert executor.stats()["threads_peak"] >= 19
+        stats = executor.stats()
+        # The last function opens the barrier, and does not block.
+        assert (19, 20) == (n_takeovers(stats), stats["threads_peak"])
 
 
 def test_arguments_results_and_exceptions_pass() -> None:
@@ -158,7 +165,9 @@ class TestLoopOfThreadlets:
     """Loops made by `new_event_loop(executor="threadlets")`."""
 
     @pytest.mark.starts("inline")
-    def test_to_thread_calls_on_the_loops_thread(self, run: Any) -> None:
+    def test_to_thread_calls_on_the_loops_thread(
+        self, run: Any, without_forced_switches: None
+    ) -> None:
         """A function that does not block is called without a hop to another thread."""
 
         async def main() -> None:

@@ -422,11 +422,8 @@ def test_warning_that_is_an_error_goes_to_the_exception_handler(run: Any) -> Non
         await blocked
         return found
 
-    try:
-        with silence():
-            assert "me" == run(remembers(), debug=True)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    with silence():
+        assert "me" == run(remembers(), debug=True)
     assert all(type(it) is RuntimeWarning for it in failures)
     read, left, stays = (str(it) for it in failures)
     assert "before the task suspended" in read

@@ -50,10 +50,10 @@ def loop(loop_factory: LoopFactory) -> Iterator[asyncio.AbstractEventLoop]:
 def run(loop_factory: LoopFactory) -> Run:
     """Run a coroutine on a new loop, within the deadline."""
 
-    def run(main: Coroutine[Any, Any, Any]) -> Any:
+    def run(main: Coroutine[Any, Any, Any], *, deadline_s: float = DEADLINE_S) -> Any:
         async def within_deadline() -> Any:
             try:
-                async with asyncio.timeout(DEADLINE_S):
+                async with asyncio.timeout(deadline_s):
                     return await main
             finally:
                 await end_connections()

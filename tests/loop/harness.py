@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import pytest
@@ -17,7 +17,7 @@ T = TypeVar("T")
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+Run = Callable[..., Any]
 Script = Callable[..., Any]
 
 # TLS contexts: a server's, and a client's that trusts it.

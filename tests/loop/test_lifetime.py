@@ -250,7 +250,8 @@ def test_connections_leave_nothing_behind(run: Run, tmp_path: Path) -> None:
         assert abs(after[0] - before[0]) < 50
         assert resident_after - resident_before < 2 << 20
 
-    run(main())
+    # It takes five seconds of CPU time, and the machine may be busy.
+    run(main(), deadline_s=100)
 
 
 def n_resident_bytes() -> int:
