@@ -1,9 +1,13 @@
-"""What `import threadlets` loads at once, and what only on first use."""
+"""What `import threadlets` loads at once, and what only on first use; where public names are shown."""
 
 from __future__ import annotations
 
+import importlib
+import pickle
 import subprocess
 import sys
+import typing
+from typing import Any
 
 import pytest
 import threadlets
@@ -113,3 +117,42 @@ def test_an_interpreter_without_a_gil_is_refused() -> None:
     assert 1 == done.returncode
     assert done.stderr.splitlines()[-1].startswith("ImportError: threadlets was imported where")
     assert "-X gil=0" in done.stderr
+
+
+_PUBLIC = [
+    pytest.param(value, id=f"{module}.{name}")
+    for module in (
+        "threadlets",
+        "threadlets.atoms",
+        "threadlets.exceptions",
+        "threadlets.fp",
+        "threadlets.frameworks",
+        "threadlets.testing",
+    )
+    for name in importlib.import_module(module).__all__
+    if callable(value := getattr(importlib.import_module(module), name))
+]
+
+
+@pytest.mark.parametrize("public", _PUBLIC)
+def test_public_names_are_shown_where_users_find_them(public: Any) -> None:
+    """In reprs, pickles and documentation no private module is named, but for the native one."""
+    module = public.__module__
+    assert "threadlets._core" == module or "._" not in module
+    assert public is pickle.loads(pickle.dumps(public))
+
+
+@pytest.mark.parametrize(
+    "public",
+    [
+        threadlets.BlockedFunction,
+        threadlets.Completion,
+        threadlets.Engine,
+        threadlets.Ledger,
+        threadlets.fp.State,
+        threadlets.fp.Violation,
+    ],
+)
+def test_annotations_of_public_records_can_be_looked_up(public: type) -> None:
+    """Their types are found, although the module that they are shown in does not import them."""
+    assert list(public.__annotations__) == list(typing.get_type_hints(public))

@@ -1,7 +1,5 @@
 """`CompletionRing`: one completion queue for runs of any program."""
 
-from __future__ import annotations
-
 import operator
 import time
 from collections import deque

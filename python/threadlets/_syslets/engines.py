@@ -1,7 +1,5 @@
 """Description of the process's engine."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 from threadlets._core import engine_info, uring_features

@@ -1,7 +1,5 @@
 """The floating-point state of this thread, and environments that change it for a while."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 
