@@ -155,15 +155,15 @@ class SocketTransport(transports._FlowControlMixin):
     def _sock(self) -> socket.socket | None:
         """The socket object, made at its first use; None once the socket is closed."""
         if self._socket is None and self._sock_fd != -1:
-            late = self._users_socket
-            self._socket = _socket_of(self._sock_fd) if late is None else late._sock
+            lazy = self._users_socket
+            self._socket = _socket_of(self._sock_fd) if lazy is None else lazy._sock
         return self._socket
 
     def _close_socket(self) -> None:
         fd, self._sock_fd = self._sock_fd, -1
         if self._loop is not None:
             self._loop._socket_transports.pop(fd, None)
-        if isinstance(self._users_socket, _LateSocket):
+        if isinstance(self._users_socket, _LazySocket):
             self._users_socket._close()
         elif self._socket is not None:
             self._socket.close()
@@ -179,7 +179,7 @@ class SocketTransport(transports._FlowControlMixin):
             return self._names().get(name, default)
         if self._users_socket is None:
             self._users_socket = (
-                _LateSocket(self._sock_fd)
+                _LazySocket(self._sock_fd)
                 if self._socket is None
                 else trsock.TransportSocket(self._socket)
             )
@@ -425,7 +425,7 @@ class SocketTransport(transports._FlowControlMixin):
                 waiter.set_exception(ConnectionError("Connection is closed by peer"))
 
 
-class _LateSocket(trsock.TransportSocket):
+class _LazySocket(trsock.TransportSocket):
     """The socket that a transport shows: a descriptor, with a socket object made when it is needed.
 
     Most programs ask only for addresses, and a socket object costs four system calls.

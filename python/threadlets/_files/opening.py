@@ -54,12 +54,12 @@ class Opening(Generic[AnyStr]):
     """A file that is yet to be opened: `file = await opening`, or `async with opening as file:`."""
 
     def __init__(self, opened: Callable[[], Any]) -> None:
-        self._opened = opened
+        self._open_fd = opened
         self._file: AsyncFile[AnyStr] | None = None
         self._is_entered = False
 
     def __await__(self) -> Generator[Any, Any, AsyncFile[AnyStr]]:
-        file: AsyncFile[AnyStr] = yield from self._opened().__await__()
+        file: AsyncFile[AnyStr] = yield from self._open_fd().__await__()
         return file
 
     async def __aenter__(self) -> AsyncFile[AnyStr]:
@@ -184,7 +184,7 @@ async def _open(
     closefd: bool,
     opener: Opener | None,
 ) -> AsyncFile[Any]:
-    fd, file_type = await _opened(file, mode, opener)
+    fd, file_type = await _open_fd(file, mode, opener)
     descriptor = Descriptor(fd, owned=closefd)
     try:
         if file_type == stat.S_IFDIR:
@@ -209,17 +209,19 @@ async def _open(
         raise
 
 
-async def _opened(file: str | bytes | int, mode: Mode, opener: Opener | None) -> tuple[int, int]:
+async def _open_fd(file: str | bytes | int, mode: Mode, opener: Opener | None) -> tuple[int, int]:
     """Open a file, and return its descriptor and the type of the file (stat.S_IFREG …)."""
     if isinstance(file, int):
         return file, stat.S_IFMT(os.fstat(file).st_mode)
     if opener is not None:
-        return await call_or_discard(_discard, _opened_by, opener, file, mode.flags | os.O_CLOEXEC)
+        return await call_or_discard(
+            _discard, _call_opener, opener, file, mode.flags | os.O_CLOEXEC
+        )
     fd, mode_bits = await open_descriptor(file, mode.flags)
     return fd, stat.S_IFMT(mode_bits)
 
 
-def _opened_by(opener: Opener, file: str | bytes, flags: int) -> tuple[int, int]:
+def _call_opener(opener: Opener, file: str | bytes, flags: int) -> tuple[int, int]:
     fd = opener(file, flags)
     if not isinstance(fd, int):
         raise TypeError("expected integer from opener")

@@ -85,7 +85,7 @@ class Path(pathlib.PurePosixPath):
     async def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """Return the status of the file; without `follow_symlinks`, of a link itself."""
         flags = 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW
-        info: os.stat_result = await _done(_stat, self, flags)
+        info: os.stat_result = await _run(_stat, self, flags)
         return info
 
     async def lstat(self) -> os.stat_result:
@@ -178,7 +178,7 @@ class Path(pathlib.PurePosixPath):
         """Make the folder; with `parents`, also missing parents, with default permissions."""
         mode = int_of(mode)
         try:
-            await _done(_mkdir, self, mode)
+            await _run(_mkdir, self, mode)
         except FileNotFoundError:
             if not parents or self.parent == self:
                 raise
@@ -190,12 +190,12 @@ class Path(pathlib.PurePosixPath):
 
     async def rmdir(self) -> None:
         """Remove the folder, which must be empty."""
-        await _done(_remove, self, AT_REMOVEDIR)
+        await _run(_remove, self, AT_REMOVEDIR)
 
     async def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file or link."""
         try:
-            await _done(_remove, self, 0)
+            await _run(_remove, self, 0)
         except FileNotFoundError:
             if not missing_ok:
                 raise
@@ -204,7 +204,7 @@ class Path(pathlib.PurePosixPath):
         """Rename the file or folder, replacing an existing file; return the new path."""
         # First, so that a target that is no path is refused before anything is done.
         renamed = type(self)(target)
-        await _done_with_two(_rename, self, target)
+        await _run_with_two(_rename, self, target)
         return renamed
 
     async def replace(self, target: Text) -> Self:
@@ -213,11 +213,11 @@ class Path(pathlib.PurePosixPath):
 
     async def symlink_to(self, target: PathLike, target_is_directory: bool = False) -> None:
         """Make this a symbolic link to `target`."""
-        await _done_with_two(_symlink, target, self)
+        await _run_with_two(_symlink, target, self)
 
     async def hardlink_to(self, target: PathLike) -> None:
         """Make this a hard link to `target`; before CPython 3.14, a symbolic link is not followed."""
-        await _done_with_two(_hardlink, target, self)
+        await _run_with_two(_hardlink, target, self)
 
     async def copy(self, target: Text, *, follow_symlinks: bool = True) -> Self:
         """Copy the file, as `threadlets.copy_file` does; return the path of the copy."""
@@ -340,14 +340,14 @@ class Path(pathlib.PurePosixPath):
                 await _core.checkpoint
 
 
-async def _done(program: Syslet[...], path: PathLike, *args: Any) -> Any:
+async def _run(program: Syslet[...], path: PathLike, *args: Any) -> Any:
     result = await program(path, *args)
     if result.errno:
         raise failure(result, path)
     return result.value
 
 
-async def _done_with_two(program: Syslet[...], path: PathLike, second: PathLike) -> None:
+async def _run_with_two(program: Syslet[...], path: PathLike, second: PathLike) -> None:
     result = await program(path, second)
     if result.errno:
         raise failure(result, path, second)

@@ -56,7 +56,7 @@ def lower(traced: TracedFunction) -> tuple[Table, DebugInfo]:
     )
     locations = [each.node.location for each in placed]
     endings = [each.node.location if each.end is None else each.end.location for each in placed]
-    return _checked(table, storage, traced.location, locations, endings)
+    return _check_table(table, storage, traced.location, locations, endings)
 
 
 def lower_atoms(
@@ -93,7 +93,7 @@ def lower_atoms(
     given = storage.parameters(parameters, location)
     table = Table(name, rows, storage.slots, storage.objects, given, outcomes)
     locations = [atom.location for atom in atoms]
-    return _checked(table, storage, location, locations, locations)
+    return _check_table(table, storage, location, locations, locations)
 
 
 def _operation(placed: PlacedNode, storage: Storage) -> tuple[str, tuple[int, ...], int]:
@@ -141,7 +141,7 @@ def _check_all_reached(statements: Sequence[Statement], nodes: Sequence[Node]) -
             )
 
 
-def _checked(
+def _check_table(
     table: Table,
     storage: Storage,
     location: Location,

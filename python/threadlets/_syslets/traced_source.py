@@ -30,7 +30,7 @@ def check_source(function: Callable[..., Any]) -> None:
     if not isinstance(definition, ast.FunctionDef):
         return
     names = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
-    for jump in _jumps_out(definition.body, names, blocks=0, python_loops=0):
+    for jump in _find_jumps_out(definition.body, names, blocks=0, python_loops=0):
         statement = {ast.Return: "return", ast.Break: "break"}.get(type(jump), "continue")
         remedy = "stop_if" if isinstance(jump, ast.Return) else "break_if"
         location = Location(function.__code__.co_filename, first_line + jump.lineno - 1)
@@ -40,7 +40,7 @@ def check_source(function: Callable[..., Any]) -> None:
         )
 
 
-def _jumps_out(
+def _find_jumps_out(
     body: list[Any], names: dict[str, Any], *, blocks: int, python_loops: int
 ) -> Iterator[ast.stmt]:
     """Yield the jumps in `body` that leave a traced block.
@@ -56,24 +56,24 @@ def _jumps_out(
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
             continue
         elif isinstance(node, ast.With) and _opens_block(node, names):
-            yield from _jumps_out(node.body, names, blocks=blocks + 1, python_loops=0)
+            yield from _find_jumps_out(node.body, names, blocks=blocks + 1, python_loops=0)
         else:
             deeper = python_loops + isinstance(node, ast.For | ast.While)
             children = list(ast.iter_child_nodes(node))
-            yield from _jumps_out(children, names, blocks=blocks, python_loops=deeper)
+            yield from _find_jumps_out(children, names, blocks=blocks, python_loops=deeper)
 
 
 def _opens_block(node: ast.With, names: dict[str, Any]) -> bool:
     return any(
         isinstance(item.context_expr, ast.Call)
-        and _resolved(item.context_expr.func, names) in _BLOCKS
+        and _resolve(item.context_expr.func, names) in _BLOCKS
         for item in node.items
     )
 
 
-def _resolved(function: ast.expr, names: dict[str, Any]) -> object:
+def _resolve(function: ast.expr, names: dict[str, Any]) -> object:
     if isinstance(function, ast.Name):
         return names.get(function.id)
     if isinstance(function, ast.Attribute):
-        return getattr(_resolved(function.value, names), function.attr, None)
+        return getattr(_resolve(function.value, names), function.attr, None)
     return None

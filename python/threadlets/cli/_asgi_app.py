@@ -40,7 +40,7 @@ def load_app(target: str, *, app_dir: str, factory: bool) -> AsgiApp:
     app = _find_attribute(_import(module_name, app_dir), attribute_path, target)
     if factory:
         app = _call_factory(app, target)
-    return _checked(app, target)
+    return _check_app(app, target)
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -134,7 +134,7 @@ def _call_factory(make_app: object, target: str) -> object:
         raise _failure_of("factory", fact, error) from None
 
 
-def _checked(app: object, target: str) -> AsgiApp:
+def _check_app(app: object, target: str) -> AsgiApp:
     def not_asgi(cause: str, remedy: str) -> UserError:
         fact = f"'{target}' is not an ASGI application"
         return UserError(fact=fact, cause=cause, remedy=remedy, status=STATUS_USAGE)

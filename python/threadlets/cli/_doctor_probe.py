@@ -54,7 +54,7 @@ class _Loader(importlib.abc.Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         """Create the module; for an extension module this loads its library."""
         self._before = _libraries()
-        with _compared(self):
+        with _compare_state(self):
             module: ModuleType | None = self._loader.create_module(spec)
         return module
 
@@ -64,7 +64,7 @@ class _Loader(importlib.abc.Loader):
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
-        with _compared(self):
+        with _compare_state(self):
             self._loader.exec_module(module)
 
     def note(self, changes: str) -> None:
@@ -75,7 +75,7 @@ class _Loader(importlib.abc.Loader):
         )
 
 
-class _compared:  # noqa: N801 - it reads as what it does
+class _compare_state:  # noqa: N801 - it reads as what it does
     """A block that begins in the default state; a change is recorded, and undone at the end."""
 
     def __init__(self, loader: _Loader) -> None:

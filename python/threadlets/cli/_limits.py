@@ -35,7 +35,7 @@ def raise_descriptor_limit(n_needed: int = N_DESCRIPTORS_NEEDED) -> DescriptorLi
     Below 256 descriptors there is no point in starting: that is a `UserError`.
     """
     soft_as_found, hard_as_found = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft, hard = _finite(soft_as_found), _finite(hard_as_found)
+    soft, hard = _replace_infinity(soft_as_found), _replace_infinity(hard_as_found)
     n_now = soft
     if soft < n_needed and soft < hard:
         try:
@@ -53,6 +53,6 @@ def raise_descriptor_limit(n_needed: int = N_DESCRIPTORS_NEEDED) -> DescriptorLi
     return DescriptorLimit(n_before=soft, n_now=n_now, n_needed=n_needed)
 
 
-def _finite(limit: int) -> int:
+def _replace_infinity(limit: int) -> int:
     # Infinite is -1. Some libraries walk all descriptors up to the limit, so we stop at a million.
     return _N_DESCRIPTORS_MAX if limit == resource.RLIM_INFINITY else limit

@@ -60,7 +60,7 @@ def bind_uds(path: str) -> socket.socket:
 
 def explain_tcp_refusal(error: OSError, host: str, port: int) -> UserError:
     """Turn the errno of a refused bind into fact, cause and remedy."""
-    where = f"{_bracketed(host)}:{port}"
+    where = f"{_format_host(host)}:{port}"
     name = errno.errorcode.get(error.errno or 0, "unknown error")
     match error.errno:
         case errno.EADDRINUSE:
@@ -105,7 +105,7 @@ def describe(listener: socket.socket) -> str:
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{address}"
-    return f"http://{_bracketed(address[0])}:{address[1]}"
+    return f"http://{_format_host(address[0])}:{address[1]}"
 
 
 def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
@@ -173,5 +173,5 @@ def _close_all(listeners: list[socket.socket]) -> None:
         listener.close()
 
 
-def _bracketed(host: str) -> str:
+def _format_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
