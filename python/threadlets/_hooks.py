@@ -118,19 +118,6 @@ class LoopHooks(DispatcherHooks, Protocol):
     def _role_moved(self, blocked: int, dispatcher: int, /) -> None:
         """Look for objects that stay behind on a blocked thread; called in debug mode."""
 
-    def _permit(self, pool: _core.Pool | None, /) -> Any:
-        """Return a coroutine that waits until a call of the pool may start."""
-
-    def _call_abandonable(
-        self,
-        pool: _core.Pool | None,
-        environment: _core.Environment | None,
-        call: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        /,
-    ) -> Any:
-        """Return a coroutine that calls a function, and need not wait for it when cancelled."""
-
 
 class ScopeHooks(Protocol):
     """What a scope has."""

@@ -305,22 +305,6 @@ impl Dispatcher {
         queued_call::queue(slf, work, future, any_thread_settles, pool)
     }
 
-    /// Queue a coroutine that wants to start a call; `future` is settled when it may.
-    fn _submit_permit(
-        slf: &Bound<'_, Self>,
-        future: Py<PyAny>,
-        pool: Option<Bound<'_, Pool>>,
-    ) -> PyResult<()> {
-        queued_call::queue(slf, Work::Permit, future, false, pool)
-    }
-
-    /// Give up a turn that `_submit_permit` has obtained.
-    fn _release_permit(slf: &Bound<'_, Self>, pool: Option<Bound<'_, Pool>>) {
-        if let Some(pool) = pool {
-            pool.get().finish(slf.py(), slf, false);
-        }
-    }
-
     /// Where calls start unless their pool says so: "auto", "inline" or "beside".
     #[getter(_start)]
     fn start_name(&self, py: Python<'_>) -> &'static str {

@@ -1,13 +1,12 @@
 """The Python side of a dispatcher's threads: what happens once per thread, wait, or failure.
 
-The role moves between threads natively. This module sets up a thread that first holds the role, lets
-a call wait that cannot start yet, and reports what stays blocked.
+The role moves between threads natively. This module sets up a thread that first holds the role, and
+reports what stays blocked.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import os
 import sys
@@ -192,34 +191,6 @@ class LoopDispatcher(ThreadedDispatcher):
         """Called in debug mode when a thread has taken the role from one that is blocked."""
         self._moved_at = time.monotonic()
         self._debug_checks.role_moved(blocked, dispatcher, asyncio.all_tasks(self))  # type: ignore[arg-type]
-
-    async def _permit(self, pool: _core.Pool | None) -> None:
-        """Wait until a call may start: its pool has a place for it, and the loop a thread."""
-        permit = self.create_future()
-        self._submit_permit(permit, pool)
-        try:
-            await permit
-        except BaseException:
-            if not permit.done():
-                permit.cancel()
-            elif not permit.cancelled():
-                self._release_permit(pool)
-            raise
-
-    async def _call_abandonable(
-        self,
-        pool: _core.Pool | None,
-        environment: _core.Environment | None,
-        call: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Call a function off the awaiting coroutine's stack, so that its awaiter need not wait."""
-        outcome = self.create_future()
-        context = contextvars.copy_context()
-        if environment is not None:
-            call = (environment.run, *call)
-        self._submit_call(outcome, False, pool, context.run, call, kwargs)
-        return await outcome
 
 
 def _reset_after_fork() -> None:

@@ -2,12 +2,12 @@
 //! task is switched only if the call waits in its pool or starts beside the dispatcher.
 //!
 //! Its type is made by hand (`call_type.rs`) because PyO3 has no `am_send`, which returns the result
-//! of an await without an exception. Everything that is not on the path of every call is left to
-//! coroutines (`Loop._permit`, `Loop._call_abandonable`), to which the awaitable delegates.
+//! of an await without an exception. A call that has to wait delegates to a native future: that of its
+//! permit to start, or that of its result.
 
 use std::ptr::null_mut;
 
-use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -17,12 +17,14 @@ use threadlets_core::{EntryPoint, Start};
 use super::call_beside::CallBeside;
 use super::call_object::{CallObject, CallState, returned};
 use super::pool::Pool;
+use super::queued_call::{self, Work};
 use super::{checkpoint, starts};
+use crate::dispatcher::Dispatcher;
 use crate::dispatcher::worker::Worker;
-use crate::dispatcher::{Dispatcher, hooks};
+use crate::py::context::current_context;
 use crate::py::{entry_point, names};
 use crate::task::current;
-use crate::task::future::Outcome;
+use crate::task::future::{Future, Outcome};
 use crate::workers::protect::{self, Protected};
 use crate::workers::role;
 
@@ -57,7 +59,7 @@ impl CallObject {
                 match (sent, result) {
                     (ffi::PySendResult::PYGEN_NEXT, Some(it)) => Ok(Step::Yielded(it)),
                     (ffi::PySendResult::PYGEN_RETURN, Some(it)) => self.delegate_returned(py, it),
-                    _ => self.fail(PyErr::fetch(py)),
+                    _ => self.fail(py, PyErr::fetch(py)),
                 }
             }
             CallState::AwaitsCancellation => {
@@ -72,9 +74,30 @@ impl CallObject {
         }
     }
 
-    fn fail(&self, error: PyErr) -> PyResult<Step> {
-        self.state.set(CallState::Done);
+    fn fail(&self, py: Python<'_>, error: PyErr) -> PyResult<Step> {
+        self.end(py)?;
         Err(error)
+    }
+
+    /// End the await. A call that waits for its permit, or has got it and not started, gives it up.
+    pub(crate) fn end(&self, py: Python<'_>) -> PyResult<()> {
+        if self.state.replace(CallState::Done) != CallState::AwaitsPermit {
+            return Ok(());
+        }
+        // SAFETY: in that state the delegate is the future of the permit.
+        let permit = unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()) };
+        // SAFETY: as above.
+        let permit: Bound<'_, Future> = unsafe { permit.cast_into_unchecked() };
+        if !permit.get().is_done(py) {
+            // The queue gives up the call's place when its turn comes.
+            return Future::cancel_with(&permit, None).map(drop);
+        }
+        if !permit.get().is_cancelled(py)
+            && let Some(pool) = self.pool(py)
+        {
+            pool.get().finish(py, permit.get().dispatcher.bind(py), false);
+        }
+        Ok(())
     }
 
     /// Start the call, or wait until its pool admits it.
@@ -87,7 +110,7 @@ impl CallObject {
         match may_start {
             Ok(true) => self.start(py),
             Ok(false) => self.delegate_permit(py),
-            Err(error) => self.fail(error),
+            Err(error) => self.fail(py, error),
         }
     }
 
@@ -95,7 +118,9 @@ impl CallObject {
     #[inline]
     fn start(&self, py: Python<'_>) -> PyResult<Step> {
         Worker::with_current(|worker| {
-            let Some(worker) = worker else { return self.fail(no_loop()) };
+            let Some(worker) = worker else { return self.fail(py, no_loop()) };
+            // The permit, if there was one, is used: whatever comes, the call's place is given up below.
+            self.state.set(CallState::Done);
             let slf = worker.dispatcher(py);
             let pool = self.pool(py);
             // SAFETY: the call keeps its function alive and its arguments, the first of which follows it.
@@ -111,11 +136,16 @@ impl CallObject {
             if start == Start::Inline || !slf.get().workers.role.may_enter(worker.id) {
                 return self.run(py, slf, worker, pool, function);
             }
-            self.delegate(py, CallState::AwaitsBeside, |this, slf| {
-                let pool = pool.map(Bound::unbind);
-                let beside = CallBeside::submit(slf, this.as_object(py), pool, function)?;
-                Ok(beside.into_any().unbind())
-            })
+            let its_pool = pool.clone().map(Bound::unbind);
+            match CallBeside::submit(slf, self.as_object(py), its_pool, function) {
+                Ok(beside) => self.delegate(py, CallState::AwaitsBeside, beside.into_any()),
+                Err(error) => {
+                    if let Some(pool) = pool {
+                        pool.get().finish(py, slf, false);
+                    }
+                    Err(error)
+                }
+            }
         })
     }
 
@@ -130,7 +160,6 @@ impl CallObject {
     ) -> PyResult<Step> {
         let key = pool.as_ref().and_then(|it| it.get().key(py));
         let callable = self.callable();
-        self.state.set(CallState::Done);
         let environment = self.environment(py);
         let protected = protect::protect(slf, worker, callable, key, null_mut(), || {
             self.call_as_threadlet(slf, environment)
@@ -160,59 +189,77 @@ impl CallObject {
             }
             Protected::Full => {
                 starts::note_not_started(slf.get(), py, function);
-                match slf.get().workers.check_threads(py) {
-                    Ok(()) => self.delegate_permit(py),
-                    Err(error) => self.fail(error),
-                }
+                slf.get().workers.check_threads(py)?;
+                self.delegate_permit(py)
             }
         }
     }
 
-    /// Await what `make` returns instead, and take its first step.
+    /// Await a future instead, and take the first step of that.
     fn delegate(
         &self,
         py: Python<'_>,
         state: CallState,
-        make: impl FnOnce(&Self, &Bound<'_, Dispatcher>) -> PyResult<Py<PyAny>>,
+        future: Bound<'_, PyAny>,
     ) -> PyResult<Step> {
-        let coroutine =
-            Worker::with_current(|worker| make(self, worker.ok_or_else(no_loop)?.dispatcher(py)));
-        match coroutine {
-            Ok(coroutine) => {
-                let before = self.delegate.replace(coroutine.into_ptr());
-                // SAFETY: this call owns the earlier delegate, if there was one.
-                unsafe { ffi::Py_XDECREF(before) };
-                self.state.set(state);
-                self.send(py, py.None().bind(py))
-            }
-            Err(error) => self.fail(error),
+        let before = self.delegate.replace(future.into_ptr());
+        self.state.set(state);
+        // SAFETY: this call owns the earlier delegate, if there was one.
+        unsafe { ffi::Py_XDECREF(before) };
+        self.send(py, py.None().bind(py))
+    }
+
+    /// Queue the call in its pool, and await its permit to start.
+    fn delegate_permit(&self, py: Python<'_>) -> PyResult<Step> {
+        let permit = Worker::with_current(|worker| {
+            let worker = worker.ok_or_else(no_loop)?;
+            queued_call::queue_permit(worker.dispatcher(py), self.pool(py))
+        });
+        match permit {
+            Ok(permit) => self.delegate(py, CallState::AwaitsPermit, permit.into_any()),
+            Err(error) => self.fail(py, error),
         }
     }
 
-    fn delegate_permit(&self, py: Python<'_>) -> PyResult<Step> {
-        self.delegate(py, CallState::AwaitsPermit, |this, slf| {
-            hooks::permit(slf, this.pool(py)).map(Bound::unbind)
-        })
+    /// Have the dispatcher call the function off the awaiter's stack, and await its result.
+    fn delegate_result(&self, py: Python<'_>) -> PyResult<Step> {
+        let result = Worker::with_current(|worker| {
+            self.queue_function(worker.ok_or_else(no_loop)?.dispatcher(py))
+        });
+        match result {
+            Ok(result) => self.delegate(py, CallState::AwaitsResult, result.into_any()),
+            Err(error) => self.fail(py, error),
+        }
     }
 
-    fn delegate_result(&self, py: Python<'_>) -> PyResult<Step> {
-        self.delegate(py, CallState::AwaitsResult, |this, slf| {
-            // SAFETY: the items are alive, and so are the names.
-            let (positional, named) = unsafe {
-                let item = |&it: &*mut ffi::PyObject| Bound::from_borrowed_ptr(py, it);
-                let items = std::slice::from_raw_parts(this.items, this.n_items());
-                let (positional, values) = items.split_at(1 + this.n_positional());
-                let positional = PyTuple::new(py, positional.iter().map(item))?;
-                let named = PyDict::new(py);
-                for (idx, value) in values.iter().map(item).enumerate() {
-                    let names = Bound::from_borrowed_ptr(py, this.names);
-                    named.set_item(names.get_item(idx)?, value)?;
-                }
-                (positional, named)
-            };
-            let (pool, environment) = (this.pool(py), this.environment(py));
-            hooks::call_abandonable(slf, pool, environment, positional, named).map(Bound::unbind)
-        })
+    /// Queue the function, to be called in a copy of the current context; returns the future of its result.
+    fn queue_function<'py>(&self, slf: &Bound<'py, Dispatcher>) -> PyResult<Bound<'py, Future>> {
+        let py = slf.py();
+        // SAFETY: the items are alive, and so are the names.
+        let (mut positional, named) = unsafe {
+            let item = |&it: &*mut ffi::PyObject| Bound::from_borrowed_ptr(py, it);
+            let items = std::slice::from_raw_parts(self.items, self.n_items());
+            let (positional, values) = items.split_at(1 + self.n_positional());
+            let positional: Vec<Bound<'_, PyAny>> = positional.iter().map(item).collect();
+            let named = PyDict::new(py);
+            for (idx, value) in values.iter().map(item).enumerate() {
+                let names = Bound::from_borrowed_ptr(py, self.names);
+                named.set_item(names.get_item(idx)?, value)?;
+            }
+            (positional, named)
+        };
+        let run = intern!(py, "run");
+        if let Some(environment) = self.environment(py) {
+            positional.insert(0, environment.getattr(run)?);
+        }
+        let run_in_context = current_context(py)?.getattr(run)?;
+        let args = PyTuple::new(py, positional)?;
+        let outcome = Future::make(slf)?;
+        let future = outcome.clone().into_any().unbind();
+        let (pool, kwargs) = (self.pool(py), Some(named.unbind()));
+        let work = Work::of(run_in_context, args, kwargs);
+        queued_call::queue(slf, work, future, false, pool)?;
+        Ok(outcome)
     }
 
     fn delegate_returned(&self, py: Python<'_>, result: Py<PyAny>) -> PyResult<Step> {
@@ -225,27 +272,14 @@ impl CallObject {
 
     /// Take a step with an exception thrown in.
     pub(crate) fn throw(&self, py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<Step> {
-        let state = self.state.get();
-        if !matches!(
-            state,
-            CallState::AwaitsPermit | CallState::AwaitsResult | CallState::AwaitsBeside
-        ) {
-            return self.fail(thrown(args)?);
+        let thrown = thrown(args)?;
+        if self.state.get() != CallState::AwaitsBeside {
+            return self.fail(py, thrown);
         }
-        // SAFETY: a delegate is set while one is awaited.
+        // SAFETY: in that state the delegate is the future of the call beside.
         let delegate = unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()) };
-        if state == CallState::AwaitsBeside {
-            let thrown = thrown(args)?;
-            return self.fail(self.beside_error(&delegate, &thrown)?.unwrap_or(thrown));
-        }
-        match delegate.call_method1(intern!(py, "throw"), args) {
-            Ok(yielded) => Ok(Step::Yielded(yielded.unbind())),
-            Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
-                let result = error.value(py).getattr(intern!(py, "value"))?;
-                self.delegate_returned(py, result.unbind())
-            }
-            Err(error) => self.fail(error),
-        }
+        let error = self.beside_error(&delegate, &thrown)?.unwrap_or(thrown);
+        self.fail(py, error)
     }
 
     /// The exception that the function raised beside the dispatcher while its task was cancelled. It comes
@@ -264,16 +298,6 @@ impl CallObject {
         }
         CallBeside::recancel_awaiter(beside)?;
         Ok(Some(error))
-    }
-
-    pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.state.set(CallState::Done);
-        if self.delegate.get().is_null() {
-            return Ok(());
-        }
-        // SAFETY: see `throw`.
-        let delegate = unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()) };
-        delegate.call_method0(intern!(py, "close")).map(drop)
     }
 }
 

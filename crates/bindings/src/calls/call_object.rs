@@ -23,9 +23,9 @@ pub(crate) enum CallState {
     FreshAbandonable,
     /// It has let other requests run, and calls the function next.
     HasYielded,
-    /// The delegate waits until the pool admits the call.
+    /// The delegate is the future of the permit to start: it is done when the pool has admitted the call.
     AwaitsPermit,
-    /// The delegate waits for the result.
+    /// The delegate is the future of the result of a call that may be abandoned.
     AwaitsResult,
     /// The function is called beside the dispatcher; the delegate is the future of its result.
     AwaitsBeside,
@@ -43,7 +43,7 @@ pub(crate) struct CallObject {
     pub(crate) pool: *mut ffi::PyObject,
     /// The environment that the function computes in; null for the pool's, or else the awaiter's.
     pub(crate) environment: *mut ffi::PyObject,
-    /// The coroutine or future that is awaited instead, or null.
+    /// The future that is awaited instead, or null.
     pub(crate) delegate: Cell<*mut ffi::PyObject>,
     /// The result, kept in case no cancellation is thrown in after all; or null.
     pub(crate) held: Cell<*mut ffi::PyObject>,

@@ -343,7 +343,7 @@ unsafe extern "C" fn call_close(
     // SAFETY: as in `call_am_send`.
     unsafe {
         let py = Python::assume_attached();
-        or_null(py, (*slf.cast::<CallObject>()).close(py).map(|()| py.None()))
+        or_null(py, (*slf.cast::<CallObject>()).end(py).map(|()| py.None()))
     }
 }
 
@@ -389,6 +389,9 @@ unsafe extern "C" fn call_clear(slf: *mut ffi::PyObject) -> c_int {
     // SAFETY: no other code uses the object any more; each reference is released once.
     unsafe {
         let call = &mut *slf.cast::<CallObject>();
+        if call.state.get() == CallState::AwaitsPermit {
+            end_dropped(Python::assume_attached(), call);
+        }
         for idx in 0..call.n_items() {
             ffi::Py_XDECREF(call.items.add(idx).replace(null_mut()));
         }
@@ -426,6 +429,18 @@ unsafe extern "C" fn threadlets_free_call(slf: *mut ffi::PyObject) {
         let its_type = ffi::Py_TYPE(slf);
         ffi::PyObject_GC_Del(slf.cast());
         ffi::Py_DECREF(its_type.cast());
+    }
+}
+
+/// End the await of a call that is dropped while it waits for its permit, or before it has used it.
+#[cold]
+fn end_dropped(py: Python<'_>, call: &CallObject) {
+    let raised = PyErr::take(py);
+    if let Err(error) = call.end(py) {
+        error.write_unraisable(py, None);
+    }
+    if let Some(raised) = raised {
+        raised.restore(py);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Calls in a pool's queue: functions that the dispatcher calls, and coroutines that wait to call one.
+//! Calls in a pool's queue: functions that the dispatcher calls, and permits that awaiters of calls wait for.
 
 use std::ptr::null_mut;
 
@@ -22,9 +22,10 @@ use crate::py::cast::known;
 use crate::py::entry_point;
 use crate::py::error::not_stop_iteration;
 use crate::task::any_future;
+use crate::task::future::Future;
 use crate::workers::protect::{self, Protected};
 
-/// The code number of turns outside of all pools, whose functions are not known yet.
+/// The code number of permits outside of all pools, whose functions are not known yet.
 const ANY_CODE: usize = 0;
 
 /// The result of a function.
@@ -39,7 +40,7 @@ pub(crate) enum Work {
         kwargs: Option<Py<PyDict>>,
         innermost: Py<PyAny>,
     },
-    /// Settle the future; the coroutine that awaits it then calls a function itself.
+    /// Settle the future; the awaiter of the call then calls the function itself.
     Permit,
 }
 
@@ -101,7 +102,7 @@ impl QueuedCall {
             if matches!(this.membership, Membership::EntryPoint(_)) {
                 this.end(slf);
             }
-            // In a user's pool, the coroutine holds the place from now on, and gives it up itthis.
+            // In a user's pool, the awaiter's call has the place from now on, and gives it up itself.
             return this.settle(py, Ok(py.None()));
         };
         let call = || this.call(slf);
@@ -266,7 +267,7 @@ impl QueuedCall {
         }
     }
 
-    /// The function that is called, unless the call is a turn.
+    /// The function that is called, unless this is a permit.
     pub(crate) fn function<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         match &self.work {
             Work::Function { callable, .. } => Some(callable.bind(py).clone()),
@@ -279,7 +280,7 @@ impl QueuedCall {
     }
 
     fn is_cancelled(&self, py: Python<'_>) -> PyResult<bool> {
-        self.future.bind(py).call_method0(intern!(py, "cancelled"))?.is_truthy()
+        any_future::is_cancelled(self.future.bind(py))
     }
 
     /// Whether the call may begin: it was not cancelled.
@@ -341,6 +342,16 @@ fn running_loop(py: Python<'_>) -> PyResult<RunningCall<'_>> {
     static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let now = GET.import(py, "asyncio", "_get_running_loop")?.call0()?;
     Ok(RunningCall { now, set: SET.import(py, "asyncio", "_set_running_loop")? })
+}
+
+/// Queue a call that its awaiter starts; the future is done when it may.
+pub(crate) fn queue_permit<'py>(
+    slf: &Bound<'py, Dispatcher>,
+    pool: Option<Bound<'py, Pool>>,
+) -> PyResult<Bound<'py, Future>> {
+    let permit = Future::make(slf)?;
+    queue(slf, Work::Permit, permit.clone().into_any().unbind(), false, pool)?;
+    Ok(permit)
 }
 
 /// Queue a call in its pool.

@@ -39,7 +39,6 @@ hooks! {
     fn worker_starts = "_worker_starts"(number);
 
     "Loop":
-    fn call_abandonable = "_call_abandonable"(pool, environment, function_and_args, kwargs);
     fn callback_failed = "_callback_failed"(error, callable, args, context);
     fn check_thread = "_check_thread"();
     fn descriptor_refused = "_descriptor_refused"(fd, error);
@@ -48,7 +47,6 @@ hooks! {
     fn local_used = "_local_used"(how, object, name, before, after);
     fn lost_write = "_lost_write"(n_writes);
     fn make_debug_handle = "_make_debug_handle"(when, callback, args, context, method);
-    fn permit = "_permit"(pool);
     fn process_events = "_process_events"(events);
     fn protocol_failed = "_protocol_failed"(error, protocol);
     fn request_begins = "_request_begins"(subject);

@@ -19,6 +19,14 @@ pub(crate) fn is_done(future: &Bound<'_, PyAny>) -> PyResult<bool> {
     }
 }
 
+/// Whether a future was cancelled.
+pub(crate) fn is_cancelled(future: &Bound<'_, PyAny>) -> PyResult<bool> {
+    match future.cast_exact::<Future>() {
+        Ok(native) => Ok(native.get().is_cancelled(future.py())),
+        Err(_) => future.call_method0(intern!(future.py(), "cancelled"))?.is_truthy(),
+    }
+}
+
 /// Settle a future, unless it is done.
 pub(crate) fn settle(future: &Bound<'_, PyAny>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> {
     if is_done(future)? { Ok(()) } else { put(future, outcome) }

@@ -90,6 +90,13 @@ impl Future {
         }
     }
 
+    /// Make a future of a loop, as `create_future` does for a loop whose tasks are native.
+    pub(crate) fn make<'py>(slf: &Bound<'py, Dispatcher>) -> PyResult<Bound<'py, Self>> {
+        let future = Self::new(slf.clone().unbind());
+        future.remember_source(slf.py())?;
+        Bound::new(slf.py(), future)
+    }
+
     /// In debug mode, remember where the future is made.
     pub(crate) fn remember_source(&self, py: Python<'_>) -> PyResult<()> {
         if self.dispatcher.get().is_debug() {

@@ -105,11 +105,8 @@ pub(crate) fn create_task<'py>(
 
 /// Make a future of this loop.
 pub(crate) fn create_future<'py>(slf: &Bound<'py, Dispatcher>) -> PyResult<Bound<'py, PyAny>> {
-    let py = slf.py();
     if slf.get().uses_asyncio_tasks.load(Relaxed) {
-        return as_asyncio(slf, "create_future", &[], &PyDict::new(py));
+        return as_asyncio(slf, "create_future", &[], &PyDict::new(slf.py()));
     }
-    let future = Future::new(slf.clone().unbind());
-    future.remember_source(py)?;
-    Ok(Bound::new(py, future)?.into_any())
+    Future::make(slf).map(Bound::into_any)
 }
