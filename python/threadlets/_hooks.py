@@ -119,13 +119,6 @@ class LoopHooks(DispatcherHooks, Protocol):
         """Look for objects that stay behind on a blocked thread; called in debug mode."""
 
 
-class ScopeHooks(Protocol):
-    """What a scope has."""
-
-    def _failed(self, request: asyncio.Future[Any], error: BaseException, /) -> None:
-        """Act on the failure of a request that was started in the scope."""
-
-
 class TransportHooks(Protocol):
     """What the transport of a stream has."""
 
@@ -215,7 +208,6 @@ compare(
     {
         "Dispatcher": DispatcherHooks,
         "Loop": LoopHooks,
-        "Scope": ScopeHooks,
         "Transport": TransportHooks,
     },
     _core.hooks(),

@@ -356,7 +356,7 @@ class Program:
         left = [request for request in record.requests if not request.done()]
         self._claim(not left, f"requests outlive {scope!r}: {left}")
         self._claim(not scope.ledger(), f"{scope!r} has members still: {scope.ledger()}")
-        self._claim(not scope._children, f"{scope!r} has scopes within still")
+        self._claim(len(scope._within()) <= 1, f"{scope!r} has scopes within still")
         self._claim(task.cancelling() >= n_before, f"{scope!r} takes back what is not its own")
         failed = [it for it in record.requests if it.done() and not it.cancelled()]
         expected = [it.exception() for it in failed if it.exception() is not None]

@@ -25,7 +25,6 @@ use crate::net::datagrams::Datagrams;
 use crate::net::{descriptors, sock_ops};
 use crate::py::byte_buffer::ByteBuffer;
 use crate::task::making;
-use crate::task::task::Task;
 use crate::tick::by_hand::{self, Occurred};
 use crate::tick::{closing, dispatch, request_handle, worker_thread};
 use crate::workers::{shutdown, signals};
@@ -270,15 +269,6 @@ impl Dispatcher {
     /// The requests of this loop that have not ended: tasks, and what else belongs to scopes.
     fn _requests<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
         self.requests.with(py, |it| it.requests(py, None))
-    }
-
-    /// The scope that a task was started in; None if there was none.
-    fn _scope_of(&self, task: &Bound<'_, PyAny>) -> Option<Py<PyAny>> {
-        let py = task.py();
-        let task = task.cast::<Task>().ok()?;
-        let owner =
-            self.requests.with(py, |it| it.owner_of(py, &task.as_super().get().membership))?;
-        owner.scope(py)
     }
 
     /// Counts of what the loop has outstanding: requests by kind, callbacks that are ready, timers, runs in

@@ -1,7 +1,7 @@
 //! Scopes: groups of requests that are cancelled, awaited and counted together.
 //!
 //! Members are in linked lists whose links are in one table, so that joining and leaving cost the same
-//! however many there are. A scope has two lists: live members, and members that were told to end.
+//! however many there are. A scope has two lists: live members, and members that were cancelled.
 //! Cancelling a scope moves one member after the other from the first list to the second, in the order in
 //! which they joined. The caller may stop at any member and go on later, while other members join and
 //! leave. This module does not know what a member is, nor how one is cancelled.
@@ -35,7 +35,7 @@ impl MemberKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MemberList {
     Live = 0,
-    /// The member was told to end.
+    /// The member was cancelled.
     Ending = 1,
 }
 
@@ -147,8 +147,8 @@ impl<M, O> Scopes<M, O> {
         (member.value, ScopeKey(member.scope))
     }
 
-    /// The next live member of a scope; it counts as told to end from now on.
-    pub fn next_to_end(&mut self, scope: ScopeKey) -> Option<&M> {
+    /// The next live member of a scope; it counts as cancelled from now on.
+    pub fn next_to_cancel(&mut self, scope: ScopeKey) -> Option<&M> {
         let at = self.scopes[scope.0 as usize].lists[MemberList::Live as usize].first;
         if at == NONE {
             return None;
@@ -158,16 +158,16 @@ impl<M, O> Scopes<M, O> {
         Some(&self.members[at as usize].value)
     }
 
-    /// Count a member as told to end: it was told by other means.
-    pub fn mark_told(&mut self, key: MemberKey) {
+    /// Count a member as cancelled: it was cancelled by other means.
+    pub fn mark_cancelled(&mut self, key: MemberKey) {
         if self.members[key.0 as usize].list == MemberList::Live {
             self.unlink(key.0);
             self.link(key.0, MemberList::Ending);
         }
     }
 
-    /// Make all members of a scope live again, so that they can be told to end once more.
-    pub fn reset_told(&mut self, scope: ScopeKey) {
+    /// Make all members of a scope live again, so that they can be cancelled once more.
+    pub fn reset_cancelled(&mut self, scope: ScopeKey) {
         let ending = self.scopes[scope.0 as usize].lists[MemberList::Ending as usize].first;
         let ending: Vec<u32> = self.walk(ending).collect();
         for at in ending {
@@ -269,18 +269,18 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn members_are_told_once_in_the_order_in_which_they_joined() {
+    fn members_are_cancelled_once_in_the_order_in_which_they_joined() {
         let mut scopes = Scopes::default();
         let scope = scopes.open(());
         let keys: Vec<_> = (0..3).map(|at| scopes.join(scope, 0, at)).collect();
-        assert_eq!(Some(&0), scopes.next_to_end(scope));
+        assert_eq!(Some(&0), scopes.next_to_cancel(scope));
         assert_eq!((1, scope), scopes.leave(keys[1]));
         scopes.join(scope, 0, 3);
-        assert_eq!(Some(&2), scopes.next_to_end(scope));
-        assert_eq!(Some(&3), scopes.next_to_end(scope));
-        assert_eq!(None, scopes.next_to_end(scope));
-        scopes.reset_told(scope);
-        assert_eq!(Some(&0), scopes.next_to_end(scope));
+        assert_eq!(Some(&2), scopes.next_to_cancel(scope));
+        assert_eq!(Some(&3), scopes.next_to_cancel(scope));
+        assert_eq!(None, scopes.next_to_cancel(scope));
+        scopes.reset_cancelled(scope);
+        assert_eq!(Some(&0), scopes.next_to_cancel(scope));
     }
 
     #[test]
@@ -332,7 +332,7 @@ mod tests {
         fn the_lists_agree_with_plain_vectors(steps in steps()) {
             let mut scopes = Scopes::default();
             let keys = [ScopeKey::ROOT, scopes.open(()), scopes.open(())];
-            // For each scope: the members that were told, then the live ones.
+            // For each scope: the members that were cancelled, then the live ones.
             let mut model: [[Vec<usize>; 2]; 3] = Default::default();
             let mut members: Vec<Option<(MemberKey, usize, usize)>> = Vec::new();
             for step in steps {
@@ -351,7 +351,7 @@ mod tests {
                     Step::Leave(_) => {}
                     Step::Tell(scope) => {
                         let expected = model[scope][1].first().copied();
-                        prop_assert_eq!(expected.as_ref(), scopes.next_to_end(keys[scope]));
+                        prop_assert_eq!(expected.as_ref(), scopes.next_to_cancel(keys[scope]));
                         if let Some(id) = expected {
                             model[scope][1].remove(0);
                             model[scope][0].push(id);
@@ -359,15 +359,15 @@ mod tests {
                     }
                     Step::CountAsTold(id) => {
                         if let Some(&Some((key, scope, _))) = members.get(id) {
-                            scopes.mark_told(key);
-                            let [told, live] = &mut model[scope];
-                            told.extend(live.iter().position(|&it| it == id).map(|at| live.remove(at)));
+                            scopes.mark_cancelled(key);
+                            let [cancelled, live] = &mut model[scope];
+                            cancelled.extend(live.iter().position(|&it| it == id).map(|at| live.remove(at)));
                         }
                     }
                     Step::TellAgain(scope) => {
-                        scopes.reset_told(keys[scope]);
-                        let [told, live] = &mut model[scope];
-                        live.append(told);
+                        scopes.reset_cancelled(keys[scope]);
+                        let [cancelled, live] = &mut model[scope];
+                        live.append(cancelled);
                     }
                 }
                 for (scope, key) in keys.iter().enumerate() {

@@ -8,9 +8,9 @@ import inspect
 import math
 import sys
 from asyncio import log
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from threadlets._core import (
     Dispatcher,
@@ -21,7 +21,6 @@ from threadlets._core import (
     TimerHandle,
     checkpoint,
 )
-from threadlets._hooks import ScopeHooks, implements
 from threadlets._introspection import BlockedFunction
 from threadlets._public import set_module
 from threadlets._scopes import starting
@@ -38,7 +37,6 @@ _STALL_S = 5.0
 _STALL_IN_DEBUG_MODE_S = 0.5
 
 
-@implements(ScopeHooks)
 @set_module("threadlets")
 class Scope:
     """Requests that end before the block does, and are cancelled together.
@@ -81,25 +79,13 @@ class Scope:
         self._loop: Dispatcher | None = None
         self._host: asyncio.Task[Any] | None = None
         self._members: Members | None = None
-        self._parent: Scope | None = None
         # The scopes that the host has entered, innermost last; they all share this list.
-        self._entered: list[Scope] = []
-        # In the order of entering, which is the order of cancelling.
-        self._children: dict[Scope, None] = {}
+        self._entered: list[Members] = []
         self._timer: TimerHandle | asyncio.TimerHandle | None = None
-        self._errors: list[BaseException] = []
-        # A failed future that is started again is the same request: its failure counts once.
-        self._have_failed: set[asyncio.Future[Any]] = set()
-        self._base_error: BaseException | None = None
         self._reason: str | None = None
         self._is_cancelled = False
         self._is_expired = False
-        # All members have been told to end, for whatever reason.
-        self._is_ending = False
-        self._is_exiting = False
         self._is_closed = False
-        self._n_cancels_of_host = 0
-        self._must_cancel_host = False
         self._n_cancels_before = 0
 
     # -- state -----------------------------------------------------------------------------------
@@ -211,50 +197,8 @@ class Scope:
         if self._reason is None:
             self._reason = reason
         of = f" {self.name!r}" if self.name else ""
-        self._end(f"scope{of} was cancelled" + (f": {reason}" if reason else ""), again)
-
-    def _end(self, message: str, again: bool = False) -> None:
-        """Tell the members, those of the scopes within, and the block to end."""
-        for scope in self._unshielded():
-            scope._is_ending = True
-            assert scope._members is not None
-            scope._members.end(message, again)
-        if not self._is_exiting and (again or not self._n_cancels_of_host):
-            self._cancel_host(message)
-
-    def _unshielded(self) -> Iterator[Scope]:
-        """Yield the scope, and the scopes within that are not shielded from it."""
-        scopes = [self]
-        while scopes:
-            scope = scopes.pop()
-            yield scope
-            scopes += [it for it in reversed(scope._children) if not it._shield]
-
-    def _cancel_host(self, message: str) -> None:
-        host = self._host
-        assert host is not None
-        inner = self._entered[self._entered.index(self) + 1 :]
-        if any(it._shield for it in inner):
-            # `_let_go` cancels it when the shielded scope ends.
-            self._must_cancel_host = True
-            return
-        # Each cancellation is counted, so that scopes within see it, and taken back in `_leave`.
-        self._n_cancels_of_host += 1
-        if isinstance(host, Task):
-            host._cancel_by_scope(message)
-        else:
-            host.cancel(message)
-
-    def _failed(self, request: asyncio.Future[Any], error: BaseException) -> None:
-        """Called by the core when a request has failed."""
-        if request in self._have_failed:
-            return
-        self._have_failed.add(request)
-        if self._base_error is None and isinstance(error, (SystemExit, KeyboardInterrupt)):
-            self._base_error = error
-        self._errors.append(error)
-        if not self._is_ending:
-            self._end(f"another request of the scope failed: {_shown(error)}")
+        message = f"scope{of} was cancelled" + (f": {reason}" if reason else "")
+        self._members.cancel(message, again)
 
     def _deadline_passed(self) -> None:
         self._timer = None
@@ -284,11 +228,7 @@ class Scope:
         await checkpoint
         loop = running_loop()
         until = None if timeout is None else loop.time() + timeout
-        while (waits := [it for it in self._with_all_within() if it.ledger()]) != []:
-            assert waits[0]._members is not None
-            emptied = waits[0]._members.emptied()
-            if emptied is None:
-                continue
+        while (emptied := self._emptied_within()) is not None:
             if until is None:
                 await emptied
             elif not (await asyncio.wait((emptied,), timeout=until - loop.time()))[0]:
@@ -297,14 +237,15 @@ class Scope:
                     f"{self!r} has {self._describe_left()}", self._blocked_functions()
                 )
 
-    def _with_all_within(self) -> Iterator[Scope]:
-        yield self
-        for child in list(self._children):
-            yield from child._with_all_within()
+    def _within(self) -> list[Members]:
+        return [] if self._members is None else self._members.within()
+
+    def _emptied_within(self) -> asyncio.Future[None] | None:
+        """Return a future that is done when the first of the scopes with requests has none."""
+        return next(filter(None, (it.emptied() for it in self._within())), None)
 
     def _requests(self) -> list[Any]:
-        scopes = self._with_all_within()
-        return [request for it in scopes if it._members for request in it._members.requests()]
+        return [request for it in self._within() for request in it.requests()]
 
     def _blocked_functions(self) -> list[BlockedFunction]:
         assert self._loop is not None
@@ -347,16 +288,9 @@ class Scope:
         self._loop, self._host = loop, host
         # A cancellation that the task has not seen yet will reach it in the block.
         self._n_cancels_before = host.cancelling() - bool(getattr(host, "_must_cancel", False))
-        self._members = Members(loop, self)
         # The loop keeps the lists, so that those of a closed loop can be collected.
-        entered = loop.__dict__.setdefault("_entered", {}).setdefault(host, [])
-        self._entered = entered
-        self._parent = entered[-1] if entered else loop._scope_of(host)
-        if self._parent is not None:
-            self._parent._children[self] = None
-        entered.append(self)
-        if self._shield and isinstance(host, Task):
-            host._set_shield(True)
+        self._entered = loop.__dict__.setdefault("_entered", {}).setdefault(host, [])
+        self._members = Members(loop, host, self._entered, self._shield)
         if self._timeout is not None:
             self._deadline = loop.time() + self._timeout
         self._set_timer()
@@ -368,15 +302,15 @@ class Scope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        self._is_exiting = True
         assert self._members is not None
         assert self._host is not None
+        n_cancels_of_host = self._members.leave(error)
         try:
             if isinstance(error, GeneratorExit) and not self._may_await(sys._getframe(1)):
                 # The coroutine is being dropped, so it cannot await anything any more.
-                self._end("the task of its scope was dropped")
+                self._members.cancel("the task of its scope was dropped", again=False)
                 return None
-            return await self._leave(self._members, self._host, error)
+            return await self._leave(self._members, self._host, n_cancels_of_host, error)
         finally:
             self._close(self._members, self._host)
             # A traceback refers to this frame, which must not keep requests alive.
@@ -388,50 +322,51 @@ class Scope:
         return bool(is_generator) and _current_task() is self._host
 
     async def _leave(
-        self, members: Members, host: asyncio.Task[Any], error: BaseException | None
+        self,
+        members: Members,
+        host: asyncio.Task[Any],
+        n_cancels_of_host: int,
+        error: BaseException | None,
     ) -> bool | None:
-        if self._base_error is None and isinstance(error, (SystemExit, KeyboardInterrupt)):
-            self._base_error = error
         cancelled = error if isinstance(error, asyncio.CancelledError) else None
         n_cancels = host.cancelling()
-        for _ in range(self._n_cancels_of_host):
+        for _ in range(n_cancels_of_host):
             n_cancels = host.uncancel()
-        if self._n_cancels_of_host and n_cancels <= self._n_cancels_before:
+        if n_cancels_of_host and n_cancels <= self._n_cancels_before:
             # Only the scope has cancelled the block.
             cancelled = await self._forget_cancel(host)
-        if error is not None and not self._is_ending:
-            self._end(f"the block of the scope failed: {_shown(error)}")
+        if error is not None:
+            members.cancel_for("the block of the scope failed: ", error)
         while (emptied := members.emptied()) is not None:
             try:
                 await self._wait(emptied)
             except asyncio.CancelledError as again:
                 cancelled = again
-                if not self._is_ending:
-                    self._end(_shown(again))
+                members.cancel_for("", again)
             except BaseException:
                 # GeneratorExit, for instance: the coroutine is being dropped.
-                self._end("the task of its scope was dropped")
+                members.cancel("the task of its scope was dropped", again=False)
                 raise
-        if self._base_error is not None:
-            raise self._base_error
+        errors, interrupt = members.failures()
+        if interrupt is not None:
+            raise interrupt
         if error is not None and not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-            self._errors.append(error)
-        if not self._errors:
+            errors.append(error)
+        if not errors:
             if isinstance(error, GeneratorExit) or (error is not None and cancelled is error):
                 return None
             if cancelled is not None:
                 raise cancelled
         if self._is_expired:
             late = TimeoutError(f"the deadline of {self!r} has passed")
-            if not self._errors:
+            if not errors:
                 raise late from (error if isinstance(error, asyncio.CancelledError) else None)
-            self._errors.append(late)
-        if self._errors:
+            errors.append(late)
+        if errors:
             of = f" {self.name!r}" if self.name else ""
             try:
-                raise BaseExceptionGroup(f"errors in scope{of}", self._errors) from None
+                raise BaseExceptionGroup(f"errors in scope{of}", errors) from None
             finally:
-                self._errors = []
                 if cancelled is not None and host.cancelling():
                     # The group hides a cancellation that is not the scope's.
                     _cancel_anew(host)
@@ -458,32 +393,16 @@ class Scope:
 
     def _close(self, members: Members, host: asyncio.Task[Any]) -> None:
         self._is_closed = True
-        self._have_failed.clear()
-        members.close()
+        self._host = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._parent is not None:
-            self._parent._children.pop(self, None)
-        entered = self._entered
-        entered.remove(self)
-        if not entered:
-            assert self._loop is not None
-            self._loop.__dict__["_entered"].pop(host, None)
-        if self._shield:
-            self._let_go(host, entered)
-        self._host = self._parent = None
-
-    def _let_go(self, host: asyncio.Task[Any], entered: list[Scope]) -> None:
-        """Take one shield off the host, and cancel it if that was asked for meanwhile."""
-        is_shielded = any(it._shield for it in entered)
-        if not is_shielded and isinstance(host, Task) and host._set_shield(False):
-            host.cancel("the enclosing scope was cancelled")
-        for scope in entered:
-            # If another shield is left within the scope, `_cancel_host` sets the flag again.
-            if scope._must_cancel_host:
-                scope._must_cancel_host = False
-                scope._cancel_host("the enclosing scope was cancelled")
+        try:
+            members.close()
+        finally:
+            if not self._entered:
+                assert self._loop is not None
+                self._loop.__dict__["_entered"].pop(host, None)
 
 
 def _current_task() -> asyncio.Task[Any] | None:
@@ -501,15 +420,3 @@ def _cancel_anew(host: asyncio.Task[Any]) -> None:
         # Before CPython 3.13, the task would be cancelled even if that is taken back.
         host.uncancel()
         host.cancel()
-
-
-def _shown(error: BaseException) -> str:
-    """Return the repr of an exception, or its type's name if that raises."""
-    try:
-        return repr(error)
-    except Exception:
-        return type(error).__name__
-
-
-if TYPE_CHECKING:
-    _hooks: type[ScopeHooks] = Scope

@@ -55,9 +55,6 @@ hooks! {
     fn settle_signals = "_settle_signals"();
     fn sync_timers = "_sync_timers"();
 
-    "Scope":
-    fn member_failed = "_failed"(request, error);
-
     "Transport":
     fn drained = "_drained"();
     fn fatal_error = "_fatal_error"(error, message);
@@ -67,7 +64,7 @@ hooks! {
     fn resume_protocol = "_resume_protocol"();
 }
 
-/// Return the hooks, each with its owner ("Dispatcher", "Loop", "Scope", "Transport") and its number of arguments.
+/// Return the hooks, each with its owner ("Dispatcher", "Loop", "Transport") and its number of arguments.
 #[pyfunction]
 pub(crate) fn hooks() -> Vec<(&'static str, &'static str, usize)> {
     HOOKS.to_vec()

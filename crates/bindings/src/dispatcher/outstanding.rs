@@ -36,11 +36,11 @@ pub(crate) trait ScopeOwner: Send + Sync {
     /// Handle the end of a request that has left the scope; `is_last`: no other is left.
     fn request_ended(&self, request: &Bound<'_, PyAny>, is_last: bool) -> PyResult<()>;
 
-    /// Whether the scope cancels its requests.
-    fn cancels(&self, py: Python<'_>) -> bool;
+    /// Whether the scope is cancelled, with all its requests.
+    fn is_cancelled(&self, py: Python<'_>) -> bool;
 
-    /// The scope as Python knows it; none once it is closed.
-    fn scope(&self, py: Python<'_>) -> Option<Py<PyAny>>;
+    /// The scope's `Members`.
+    fn members(&self, py: Python<'_>) -> Py<PyAny>;
 
     /// Visit what the owner refers to, for the cycle collector.
     fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError>;
@@ -121,24 +121,25 @@ impl Requests {
     }
 
     /// The next request of a scope that was not cancelled yet; it counts as cancelled from now on.
-    pub(crate) fn next_to_end<'py>(
+    pub(crate) fn next_to_cancel<'py>(
         &mut self,
         py: Python<'py>,
         scope: ScopeKey,
     ) -> Option<Bound<'py, PyAny>> {
-        self.0.next_to_end(scope).map(|&it| borrowed(py, it))
+        self.0.next_to_cancel(scope).map(|&it| borrowed(py, it))
     }
 
-    /// Note that a request was cancelled by other means than `next_to_end`.
-    pub(crate) fn mark_told(&mut self, py: Python<'_>, membership: &Membership) {
+    /// Note that a request was cancelled by other means than `next_to_cancel`.
+    pub(crate) fn mark_cancelled(&mut self, py: Python<'_>, membership: &Membership) {
         let key = membership.get(py);
         if key != MemberKey::NONE {
-            self.0.mark_told(key);
+            self.0.mark_cancelled(key);
         }
     }
 
-    pub(crate) fn reset_told(&mut self, scope: ScopeKey) {
-        self.0.reset_told(scope);
+    /// Have all requests of a scope count as not cancelled, so that they can be cancelled again.
+    pub(crate) fn reset_cancelled(&mut self, scope: ScopeKey) {
+        self.0.reset_cancelled(scope);
     }
 
     pub(crate) fn is_empty(&self, scope: ScopeKey) -> bool {

@@ -17,7 +17,7 @@ pub(crate) enum Request {
     /// A sleep whose time has come: a `Sleep`.
     Sleep(Py<PyAny>),
     /// Members of a scope that are to be cancelled: the scope's `Members`.
-    End(Py<PyAny>),
+    CancelMembers(Py<PyAny>),
     /// A callback of a future that is done; it cannot be cancelled.
     Done(Box<DoneCallback>),
     /// A callback of `call_soon`: its `Handle`.
@@ -60,7 +60,7 @@ impl Request {
         match self {
             Self::Step(object)
             | Self::Sleep(object)
-            | Self::End(object)
+            | Self::CancelMembers(object)
             | Self::Callback(object)
             | Self::Timer(object)
             | Self::Foreign(object)

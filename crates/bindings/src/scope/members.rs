@@ -1,5 +1,5 @@
-//! `Members`: the requests of one scope. The semantics of scopes are decided in Python
-//! (`threadlets/scopes`).
+//! `Members`: the requests of one scope. Cancelling it with the scopes within is in `tree.rs`; entering and
+//! leaving a scope, and deadlines, are Python (`threadlets/scopes`).
 
 use std::sync::Arc;
 
@@ -7,13 +7,15 @@ use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 use threadlets_core::{MemberKey, ScopeKey, clock};
 
+use super::failures::Failures;
+use super::tree::TreeNode;
+use crate::dispatcher::Dispatcher;
 use crate::dispatcher::outstanding::{RequestKind, ScopeOwner, counts_by_name};
 use crate::dispatcher::request::Request;
-use crate::dispatcher::{Dispatcher, hooks};
-use crate::py::gil_cell::GilSlot;
+use crate::py::gil_cell::{GilCell, GilSlot};
 use crate::task::any_future;
 use crate::task::future::Future;
 use crate::task::task::{FirstStep, Shield, Task};
@@ -31,14 +33,15 @@ pub(crate) struct Members {
     dispatcher: Py<Dispatcher>,
     /// None once the scope is closed.
     key: GilSlot<Option<ScopeKey>>,
-    /// The scope: its `_failed(request, exception)` is called when a member fails.
-    scope: GilSlot<Option<Py<PyAny>>>,
+    /// Its place among the other scopes, and the task that runs its block.
+    pub(super) node: TreeNode,
     /// Futures that are settled when the last member has ended.
     emptied: GilSlot<Vec<Py<PyAny>>>,
     /// The message with which members are cancelled; None: they are not to be.
-    ending: GilSlot<Option<Py<PyAny>>>,
+    cancel_message: GilSlot<Option<Py<PyAny>>>,
     /// A request is queued that cancels more of them.
-    tells_more: GilSlot<bool>,
+    cancels_more: GilSlot<bool>,
+    pub(super) failures: GilCell<Failures>,
 }
 
 impl Members {
@@ -46,46 +49,63 @@ impl Members {
         self.key.get(py).ok_or_else(|| PyRuntimeError::new_err("the scope is closed"))
     }
 
-    /// The scope of these members; none once it is closed.
-    fn scope(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.scope.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
+    /// If a request has failed, keep its exception and cancel the scope.
+    fn note_failure(slf: &Bound<'_, Self>, request: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let error = request.cast::<Future>()?.get().seen_error(py);
+        let Some(error) = error else { return Ok(()) };
+        if !slf.get().failures.with(py, |it| it.add(request, &error)) {
+            return Ok(());
+        }
+        Self::cancel_for(slf, "another request of the scope failed: ", error.bind(py))
     }
 
-    fn report_failure(&self, request: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = request.py();
-        let error = request.cast::<Future>()?.get().seen_error(py);
-        if let Some(error) = error
-            && let Some(scope) = self.scope(py)
-        {
-            hooks::member_failed(scope.bind(py), request, error)?;
+    /// Whether the members are cancelled, and those that will join.
+    pub(super) fn is_cancelled(&self, py: Python<'_>) -> bool {
+        self.cancel_message.with(py, |it| it.is_some())
+    }
+
+    /// Cancel all members, and those that will join; `again`: also those that were cancelled before.
+    /// Scopes within are not concerned.
+    pub(super) fn cancel_members(
+        slf: &Bound<'_, Self>,
+        message: Py<PyAny>,
+        again: bool,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let Some(key) = this.key.get(py) else { return Ok(()) };
+        drop(this.cancel_message.replace(py, Some(message)));
+        if again {
+            this.dispatcher.get().requests.with(py, |it| it.reset_cancelled(key));
         }
-        Ok(())
+        if this.cancels_more.get(py) { Ok(()) } else { Self::cancel_some(slf) }
     }
 
     /// Cancel as many members as there is time for; the others in the next tick.
-    pub(crate) fn tell_some(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(crate) fn cancel_some(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
-        this.tells_more.set(slf.py(), false);
-        if this.tell(slf.py(), N_TASKS_MAX, clock::now_ns() + BUDGET_NS)? {
+        this.cancels_more.set(slf.py(), false);
+        if this.cancel_until(slf.py(), N_TASKS_MAX, clock::now_ns() + BUDGET_NS)? {
             return Ok(());
         }
-        this.tells_more.set(slf.py(), true);
-        this.dispatcher.get().submit(slf.py(), Request::End(slf.clone().into_any().unbind()))
+        this.cancels_more.set(slf.py(), true);
+        this.dispatcher
+            .get()
+            .submit(slf.py(), Request::CancelMembers(slf.clone().into_any().unbind()))
     }
 
     /// Cancel up to `n_tasks_max` tasks and any number of waits until about `until_ns`; whether none is left.
-    fn tell(&self, py: Python<'_>, n_tasks_max: usize, until_ns: u64) -> PyResult<bool> {
+    fn cancel_until(&self, py: Python<'_>, n_tasks_max: usize, until_ns: u64) -> PyResult<bool> {
         let Some(key) = self.key.get(py) else { return Ok(true) };
-        let Some(message) = self.ending.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)))
-        else {
-            return Ok(true);
-        };
+        let message = self.cancel_message.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)));
+        let Some(message) = message else { return Ok(true) };
         let dispatcher = self.dispatcher.bind(py);
-        let (mut n_told, mut n_tasks) = (0, 0);
+        let (mut n_cancelled, mut n_tasks) = (0, 0);
         while n_tasks < n_tasks_max {
-            let next = dispatcher.get().requests.with(py, |it| it.next_to_end(py, key));
+            let next = dispatcher.get().requests.with(py, |it| it.next_to_cancel(py, key));
             let Some(request) = next else { return Ok(true) };
-            let told = match request.cast::<Task>() {
+            let cancelled = match request.cast::<Task>() {
                 Ok(task) => {
                     n_tasks += 1;
                     // A shielded task is cancelled by its own scope, when that lifts the shield.
@@ -105,9 +125,9 @@ impl Members {
                 }
             };
             // What a member awaits may refuse to be cancelled; the others are cancelled all the same.
-            Dispatcher::outlive(dispatcher, told)?;
-            n_told += 1;
-            if n_told % N_PER_CLOCK_READ == 0 && clock::now_ns() >= until_ns {
+            Dispatcher::outlive(dispatcher, cancelled)?;
+            n_cancelled += 1;
+            if n_cancelled % N_PER_CLOCK_READ == 0 && clock::now_ns() >= until_ns {
                 return Ok(false);
             }
         }
@@ -126,9 +146,8 @@ impl Members {
             left
         });
         drop(left);
-        let is_ending = this.ending.with(py, |it| it.is_some());
-        if is_ending && !this.tells_more.get(py) {
-            Self::tell_some(slf)?;
+        if this.is_cancelled(py) && !this.cancels_more.get(py) {
+            Self::cancel_some(slf)?;
         }
         Ok(())
     }
@@ -138,26 +157,25 @@ impl Members {
 struct Owner(Py<Members>);
 
 impl ScopeOwner for Owner {
-    /// Report the failure of a request that has left its scope; settle `emptied` if it was the last.
+    /// Note the failure of a request that has left its scope; settle `emptied` if it was the last.
     fn request_ended(&self, request: &Bound<'_, PyAny>, is_last: bool) -> PyResult<()> {
         let py = request.py();
-        let members = self.0.get();
-        let outcome = members.report_failure(request);
+        let outcome = Members::note_failure(self.0.bind(py), request);
         if is_last {
-            // Whatever the report has raised: these futures are awaited.
-            for emptied in members.emptied.take(py) {
+            // Whatever that has raised: these futures are awaited.
+            for emptied in self.0.get().emptied.take(py) {
                 any_future::settle(emptied.bind(py), Ok(py.None()))?;
             }
         }
         outcome
     }
 
-    fn cancels(&self, py: Python<'_>) -> bool {
-        self.0.get().ending.with(py, |ending| ending.is_some())
+    fn is_cancelled(&self, py: Python<'_>) -> bool {
+        self.0.get().is_cancelled(py)
     }
 
-    fn scope(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.0.get().scope(py)
+    fn members(&self, py: Python<'_>) -> Py<PyAny> {
+        self.0.clone_ref(py).into_any()
     }
 
     fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -167,20 +185,28 @@ impl ScopeOwner for Owner {
 
 #[pymethods]
 impl Members {
-    /// The members of `scope`, on `loop`. `scope._failed(request, exception)` is called when one fails.
+    /// Open a scope that the task `host` enters. `entered` is a list of the scopes that it has entered, which
+    /// they share. A shielded scope, with those within, is cancelled by itself alone.
     #[new]
-    fn new<'py>(r#loop: &Bound<'py, Dispatcher>, scope: Py<PyAny>) -> PyResult<Bound<'py, Self>> {
+    fn new<'py>(
+        r#loop: &Bound<'py, Dispatcher>,
+        host: Bound<'py, PyAny>,
+        entered: Bound<'py, PyList>,
+        is_shielded: bool,
+    ) -> PyResult<Bound<'py, Self>> {
         let py = r#loop.py();
         r#loop.get().check_closed()?;
         let members = Self {
             dispatcher: r#loop.clone().unbind(),
             key: GilSlot::new(None),
-            scope: GilSlot::new(Some(scope)),
+            node: TreeNode::new(r#loop, host, entered, is_shielded)?,
             emptied: GilSlot::default(),
-            ending: GilSlot::default(),
-            tells_more: GilSlot::new(false),
+            cancel_message: GilSlot::default(),
+            cancels_more: GilSlot::new(false),
+            failures: GilCell::default(),
         };
         let members = Bound::new(py, members)?;
+        TreeNode::attach(&members)?;
         let owner = Arc::new(Owner(members.clone().unbind()));
         let key = r#loop.get().requests.with(py, |it| it.open(owner));
         members.get().key.set(py, Some(key));
@@ -224,7 +250,7 @@ impl Members {
         }
         if wait.get().is_done(py) {
             slf.get().key(py)?;
-            return slf.get().report_failure(wait);
+            return Self::note_failure(slf, wait);
         }
         if wait.get().membership.get(py) != MemberKey::NONE {
             return Err(PyRuntimeError::new_err(format!(
@@ -234,18 +260,6 @@ impl Members {
             )));
         }
         Self::join(slf, RequestKind::Wait, wait)
-    }
-
-    /// Cancel all members, and those that will join; `again`: also those that were cancelled before.
-    fn end(slf: &Bound<'_, Self>, message: Py<PyAny>, again: bool) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let Some(key) = this.key.get(py) else { return Ok(()) };
-        drop(this.ending.replace(py, Some(message)));
-        if again {
-            this.dispatcher.get().requests.with(py, |it| it.reset_told(key));
-        }
-        if this.tells_more.get(py) { Ok(()) } else { Self::tell_some(slf) }
     }
 
     /// Return a future that is done once there are no members; None if there are none now.
@@ -286,23 +300,31 @@ impl Members {
     }
 
     /// Close the scope: no more requests join. Those that are left are cancelled if members are to be, and
-    /// belong to the loop alone.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let told = self.tell(py, usize::MAX, u64::MAX);
-        let Some(key) = self.key.replace(py, None) else { return Ok(()) };
-        let left = self.dispatcher.get().requests.with(py, |it| it.close(py, key));
-        drop((left, self.scope.take(py), self.emptied.take(py), self.ending.take(py)));
-        told.map(drop)
+    /// belong to the loop alone. If a shield was lifted with it, the host gets the cancellation that was held
+    /// off.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let cancelled = this.cancel_until(py, usize::MAX, u64::MAX).map(drop);
+        let Some(key) = this.key.replace(py, None) else { return Ok(()) };
+        let left = this.dispatcher.get().requests.with(py, |it| it.close(py, key));
+        let failures = this.failures.with(py, std::mem::take);
+        let detached = TreeNode::detach(slf);
+        drop((left, failures, this.emptied.take(py), this.cancel_message.take(py)));
+        cancelled.and(detached)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.dispatcher)?;
-        self.scope.traverse(&visit, |it| visit.call(it))?;
+        self.node.traverse(&visit)?;
+        self.failures.traverse(&visit, |it| it.visit(&visit))?;
         self.emptied.traverse(&visit, |it| it.iter().try_for_each(|it| visit.call(it)))?;
-        self.ending.traverse(&visit, |it| visit.call(it))
+        self.cancel_message.traverse(&visit, |it| visit.call(it))
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        drop((self.scope.take(py), self.emptied.take(py), self.ending.take(py)));
+        let failures = self.failures.with(py, std::mem::take);
+        self.node.clear(py);
+        drop((failures, self.emptied.take(py), self.cancel_message.take(py)));
     }
 }

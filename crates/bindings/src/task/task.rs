@@ -240,7 +240,7 @@ impl Task {
         loop {
             let this = task.get();
             this.n_cancels.set(py, this.n_cancels.get(py).saturating_add(1));
-            Self::mark_told(&task);
+            Self::mark_cancelled(&task);
             let awaited =
                 this.waits_for.with(py, |it| it.as_ref().map(|it| it.clone_ref(py).into_bound(py)));
             let is_cancelled = match awaited {
@@ -277,14 +277,14 @@ impl Task {
         }
     }
 
-    /// If the task's scope cancels its members, count this one as cancelled.
-    fn mark_told(slf: &Bound<'_, Self>) {
+    /// If the task's scope is cancelled, count this member as cancelled.
+    fn mark_cancelled(slf: &Bound<'_, Self>) {
         let py = slf.py();
         let future = slf.as_super().get();
         let requests = &future.dispatcher.get().requests;
         let owner = requests.with(py, |it| it.owner_of(py, &future.membership));
-        if owner.is_some_and(|it| it.cancels(py)) {
-            requests.with(py, |it| it.mark_told(py, &future.membership));
+        if owner.is_some_and(|it| it.is_cancelled(py)) {
+            requests.with(py, |it| it.mark_cancelled(py, &future.membership));
         }
     }
 
@@ -404,12 +404,6 @@ impl Task {
         Self::request_cancel(slf, msg.as_ref(), false)
     }
 
-    /// Cancel the task by a scope: shielded tasks are not reached through what the task awaits.
-    #[pyo3(signature = (msg=None))]
-    fn _cancel_by_scope(slf: &Bound<'_, Self>, msg: Option<Py<PyAny>>) -> PyResult<bool> {
-        Self::request_cancel(slf, msg.as_ref(), true)
-    }
-
     /// Return how many requests to cancel were not taken back.
     fn cancelling(&self, py: Python<'_>) -> u32 {
         self.n_cancels.get(py)
@@ -492,21 +486,6 @@ impl Task {
     /// Take a step: the callback of an awaited future that is not ours. The task's context was entered.
     fn _wakeup(slf: &Bound<'_, Self>, _future: &Bound<'_, PyAny>) -> PyResult<()> {
         step::take_in_context(slf)
-    }
-
-    /// Shield the task from the cancellation of its scope, or end that; return whether it was to be
-    /// cancelled meanwhile.
-    fn _set_shield(&self, py: Python<'_>, is_up: bool) -> bool {
-        let is_hit = self.shield.get(py) == Shield::Hit;
-        self.shield.set(
-            py,
-            match (is_up, is_hit) {
-                (false, _) => Shield::Down,
-                (true, true) => Shield::Hit,
-                (true, false) => Shield::Up,
-            },
-        );
-        is_hit
     }
 
     #[getter]

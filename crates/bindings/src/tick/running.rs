@@ -45,8 +45,8 @@ fn run_unwatched(slf: &Bound<'_, Dispatcher>, request: Request) -> PyResult<()> 
     match request {
         Request::Step(_) => unreachable!("taken above"),
         Request::Sleep(sleep) => Dispatcher::outlive(slf, Sleep::end(known(sleep.bind(py)))),
-        Request::End(members) => {
-            Dispatcher::outlive(slf, Members::tell_some(known(members.bind(py))))
+        Request::CancelMembers(members) => {
+            Dispatcher::outlive(slf, Members::cancel_some(known(members.bind(py))))
         }
         Request::Done(callback) => run_done_callback(slf, *callback),
         Request::Callback(object) => {
