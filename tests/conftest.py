@@ -1,4 +1,4 @@
-"""Fixtures of all test packages: a frozen heap, coroutines with a deadline, where calls start."""
+"""Fixtures of all test packages: a frozen heap, coroutines with a deadline, where calls start, the GIL."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+import run_summary
 import threadlets
 from threadlets._workers.dispatchers import ThreadedDispatcher
 
@@ -37,6 +39,8 @@ ThreadedDispatcher.__new__ = staticmethod(_make)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(run_summary)
+    config.addinivalue_line("markers", "needs_uring: skip the test where io_uring does not work")
     config.addinivalue_line(
         "markers",
         "starts(*starts): run the test once with each start of its calls: 'inline', 'beside', or "
@@ -73,6 +77,19 @@ def start(request: pytest.FixtureRequest) -> Iterator[str]:
 def start_prelude(start: str) -> str:
     """Return the code that begins a program of this test, to start its calls as the test does."""
     return "" if start == "auto" else _FORCED.format(start=start)
+
+
+@pytest.fixture
+def without_forced_switches() -> Iterator[None]:
+    """Let no thread take the GIL from another one: only functions that wait release it.
+
+    Otherwise a function that does not wait may still be made to release the GIL, and then lose the
+    role. On a busy machine that happens now and then.
+    """
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(3600)
+    yield
+    sys.setswitchinterval(interval_s)
 
 
 @pytest.fixture

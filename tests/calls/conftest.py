@@ -1,4 +1,4 @@
-"""Fixtures that run whole programs as processes, and that keep threads from being interrupted."""
+"""Fixtures that run whole programs as processes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,6 @@ from typing import Any
 import pytest
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture
-def without_forced_switches() -> Iterator[None]:
-    """Let no thread take the GIL from another one: only functions that wait release it.
-
-    Otherwise a function that does not wait may still be made to release the GIL, and then lose the
-    role. On a busy machine that happens now and then.
-    """
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(3600)
-    yield
-    sys.setswitchinterval(interval_s)
 
 
 @pytest.fixture

@@ -83,6 +83,7 @@ def test_engine_tells_what_it_is(engine_kind: str) -> None:
     assert "use_engine" in str(found.note)
 
 
+@pytest.mark.needs_uring
 def test_engines_take_each_others_place(nothing_leaks: None) -> None:
     """Each engine works although a ring of the one before it still exists."""
     ring = None

@@ -115,6 +115,7 @@ print(tag, result.value)
     assert (0, "child\nparent b'abc'\n", "") == outcome(process)
 
 
+@pytest.mark.needs_uring
 def test_a_failed_thread_ends_its_programs_and_no_others(script: Any) -> None:
     """Its programs end with EIO instead of waiting for ever; the engine reports it, and continues."""
     process = script(
@@ -211,6 +212,7 @@ print("end")
     assert "" == stderr or "never awaited" in stderr or "ResourceWarning" in stderr
 
 
+@pytest.mark.needs_uring
 def test_the_environment_names_the_engine(script: Any) -> None:
     """THREADLETS_ENGINE may be `uring` or `workers`; empty is like unset."""
     for kind, expected in (("uring", "uring"), ("workers", "workers"), ("", "uring")):
