@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -422,7 +424,34 @@ def test_sockets_take_no_files(carry: Carry, file: Path, fd_of: FdOf) -> None:
     assert errno.ENOTSOCK == carry(_connect, fd, "x").errno
 
 
-def test_a_full_device_takes_what_fits(carry: Carry) -> None:
+@pytest.fixture
+def two_pages(tmp_path: Path) -> Iterator[Path]:
+    """Return the folder of a file system that has room for two pages."""
+    libc, path = ctypes.CDLL(None), os.fsencode(tmp_path)
+    if libc.mount(b"tmpfs", path, b"tmpfs", ctypes.c_ulong(0), b"nr_blocks=2"):
+        pytest.skip("file systems may not be mounted here")
+    yield tmp_path
+    assert 0 == libc.umount(path)
+
+
+def test_a_full_device_takes_what_fits(carry: Carry, two_pages: Path) -> None:
+    """A write that finds too little room fills that and gives ENOSPC, and so does one that finds none."""
+
+    @syslet
+    def filling(path, data):
+        fd = yield openat(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        n = yield write(fd, data)
+        yield close(fd)
+        return n
+
+    path = two_pages / "file"
+    data = os.urandom(2 * mmap.PAGESIZE + 100)
+    for _ in range(2):
+        assert errno.ENOSPC == carry(filling, path, data).errno
+        assert data[: 2 * mmap.PAGESIZE] == path.read_bytes()
+
+
+def test_a_device_without_room_takes_nothing(carry: Carry) -> None:
     """A write to a device without room gives ENOSPC."""
 
     @syslet
