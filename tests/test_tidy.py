@@ -334,3 +334,16 @@ def test_assertions_name_the_expected_value_first(path: Path) -> None:
         if _is_known(node.comparators[0]) and not _is_known(node.left)
     ]
     assert [] == turned
+
+
+@pytest.mark.parametrize("path", _tracked("tests/*.py"), ids=lambda path: path.name)
+def test_waits_for_a_condition_have_a_deadline(path: Path) -> None:
+    """A loop that only sleeps waits for ever if the test fails; `waiting.eventually` does not."""
+    loops = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.While)]
+    only_sleep = re.compile(r"(await )?\w+\.sleep\((?!0\)).+\)")
+    found = [
+        loop.lineno
+        for loop in loops
+        if only_sleep.fullmatch("\n".join(map(ast.unparse, loop.body)))
+    ]
+    assert [] == found

@@ -9,11 +9,15 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 Run = Callable[..., Any]
+
+#: The folder of the module `waiting`.
+_TESTS = str(Path(__file__).parents[1])
 
 
 @pytest.fixture
@@ -23,7 +27,9 @@ def script(start_prelude: str) -> Iterator[Callable[..., subprocess.Popen[str]]]
 
     def start(source: str, *options: str) -> subprocess.Popen[str]:
         prelude = (
-            "import asyncio, os, signal, sys, threading, time\nimport threadlets\n" + start_prelude
+            "import asyncio, os, signal, sys, threading, time\nimport threadlets\n"
+            f"sys.path.append({_TESTS!r})\nfrom waiting import eventually, wait_until\n"
+            + start_prelude
         )
         process = subprocess.Popen(
             [sys.executable, "-u", *options, "-c", prelude + textwrap.dedent(source)],

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import threadlets
+from waiting import eventually
 
 DEADLINE_S = 20.0
 #: How many calls may be made until one is inline: other work of the machine makes quick ones slow.
@@ -87,19 +88,12 @@ async def home_blocked(
     # Only `start="inline"` makes sure that the function begins on the home thread.
     call = threadlets.Pool(start="inline").call(function, *(args or (gate,)))
     task: asyncio.Task[object] = asyncio.get_running_loop().create_task(call)
-    while threading.current_thread() is home:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: threading.current_thread() is not home)
     try:
         yield task
     finally:
         gate.set()
         await task
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until another thread makes a condition true."""
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 def counts(pool: threadlets.Pool) -> dict[str, Any]:

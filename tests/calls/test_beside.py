@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import threadlets
 from threadlets import Pool, ThreadletExecutor
+from waiting import eventually, wait_until
 
 from .harness import (
     DEADLINE_S,
@@ -28,7 +29,6 @@ from .harness import (
     known,
     n_takeovers,
     outcome,
-    until,
 )
 
 #: How many functions may compute at once.
@@ -147,23 +147,25 @@ def test_role_moves_less_than_once_in_a_thousand_calls(run: Any) -> None:
 def test_call_that_was_withdrawn_says_nothing_of_its_function(run: Any) -> None:
     """A withdrawn call counts neither as a wait nor as a quick return."""
 
+    pool = Pool()
+
     async def main() -> None:
         gate = Gate()
         blocked = asyncio.create_task(threadlets.call(gate))
         await gate.entered.wait()
         for abandons in (False, True):
             tasks = [
-                asyncio.create_task(threadlets.call(time.sleep, 0, abandon_on_cancel=abandons))
+                asyncio.create_task(pool.call(time.sleep, 0, abandon_on_cancel=abandons))
                 for _ in range(20)
             ]
-            await asyncio.sleep(0.01)
+            await eventually(lambda: counts(pool)["running"] == 20)
             for task in tasks:
                 task.cancel()
         gate.open()
         await blocked
-        await until(lambda: threadlets.stats()["blocked"] == 0)
+        await eventually(lambda: threadlets.stats()["blocked"] == 0)
         await threadlets.call(int)
-        assert "beside" == known("sleep")["start"]
+        assert "beside" == known("sleep", pool.stats())["start"]
 
     run(main(), threads_max=1)
 
@@ -176,7 +178,7 @@ def test_call_that_waits_for_a_thread_counts_once(run: Any) -> None:
         gates = [Gate() for _ in range(10)]
         tasks = [asyncio.create_task(pool.call(gate)) for gate in gates]
         await gates[0].entered.wait()
-        await asyncio.sleep(0.01)
+        await eventually(lambda: counts(pool)["queued"] == 9)
         for gate in gates:
             gate.open()
         await asyncio.gather(*tasks)
@@ -294,8 +296,8 @@ def test_few_functions_compute_at_once_beside_many_that_block(run: Any) -> None:
         for gate in gates:
             await gate.entered.wait()
         computing = [asyncio.create_task(threadlets.call(compute)) for _ in range(50)]
-        await until(lambda: len(begun) >= N_COMPUTING_MAX)
-        # Long enough for the limit to be checked many times.
+        await eventually(lambda: len(begun) >= N_COMPUTING_MAX)
+        # No more of them begin, however often the limit is checked.
         await asyncio.sleep(0.3)
         n_begun = len(begun)
         may_end.set()
@@ -359,7 +361,7 @@ def test_call_that_is_cancelled_before_it_has_begun_is_withdrawn(run: Any) -> No
         for abandons in (False, True):
             call = pool.call(called.append, 1, abandon_on_cancel=abandons)
             waiting = asyncio.create_task(call)
-            await until(lambda: counts(pool)["running"] == 2)
+            await eventually(lambda: counts(pool)["running"] == 2)
             waiting.cancel("why")
             with pytest.raises(asyncio.CancelledError, match="why"):
                 await waiting
@@ -387,7 +389,7 @@ def test_calls_that_wait_for_a_thread_are_cancelled_with_their_pool(run: Any) ->
             for abandons in (False, True) * 3
         ]
         other = asyncio.create_task(threadlets.call(int))
-        await until(lambda: counts(pool)["running"] == 7)
+        await eventually(lambda: counts(pool)["running"] == 7)
         assert 7 == pool.cancel()
         await asyncio.wait(tasks[1:])
         assert not tasks[0].done()
@@ -396,7 +398,7 @@ def test_calls_that_wait_for_a_thread_are_cancelled_with_their_pool(run: Any) ->
         assert [type(result) for result in results] == [asyncio.CancelledError] * 7
         assert 0 == await other
         # Those that were abandoned leave the pool when a thread comes for them.
-        await until(lambda: counts(pool)["running"] == 0)
+        await eventually(lambda: counts(pool)["running"] == 0)
         assert [] == called
         assert {"running": 0, "queued": 0, "calls": 7, "cancelled": 7} == counts(pool)
 
@@ -417,9 +419,9 @@ def test_loop_is_closed_while_calls_wait_for_a_thread() -> None:
         await gates[0].entered.wait()
         tasks.append(loop.create_task(pool.call(called.append, 1)))
         future = loop.run_in_executor(None, called.append, 2)
-        await until(lambda: counts(pool)["running"] == 2)
+        await eventually(lambda: counts(pool)["running"] == 2)
         for _ in range(3):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         return future
 
     future = loop.run_until_complete(main())
@@ -431,8 +433,11 @@ def test_loop_is_closed_while_calls_wait_for_a_thread() -> None:
     for task in tasks:
         # A closed loop never resumes them.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-    while any(thread.name.startswith("threadlets-") for thread in threading.enumerate()):
-        time.sleep(0.001)
+
+    def are_gone() -> bool:
+        return not any(it.name.startswith("threadlets-") for it in threading.enumerate())
+
+    wait_until(are_gone)
     assert [] == called
 
 
@@ -524,7 +529,7 @@ async def main():
         refuse(435)  # clone3
         blocked = asyncio.create_task(threadlets.call(gate.wait))
         others = [asyncio.create_task(threadlets.call(int, number)) for number in range(20)]
-        await asyncio.sleep(0.05)
+        await eventually(lambda: threadlets.stats()["threads_refused"] > 0)
         gate.set()
         print(await blocked, sum(await asyncio.gather(*others)))
     print(threadlets.stats()["threads"], threadlets.stats()["threads_refused"] > 0)

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually
 
-from .harness import Gate, counts, n_takeovers, until
+from .harness import Gate, counts, n_takeovers
 
 pytestmark = pytest.mark.starts("inline", "beside")
 
@@ -434,7 +435,7 @@ class TestThreadlet:
             with pytest.raises(asyncio.CancelledError):
                 await task
             gate.open()
-            await until(lambda: counts(pool)["running"] == 0)
+            await eventually(lambda: counts(pool)["running"] == 0)
 
         run(main())
         assert {"running": 0, "queued": 0, "calls": 1, "cancelled": 0} == counts(pool)

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,8 +19,9 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually, wait_until
 
-from .harness import DEADLINE_S, home_blocked, until
+from .harness import home_blocked
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -60,14 +60,6 @@ def end(child: subprocess.Popen[bytes]) -> None:
     assert 0 == child.returncode
 
 
-def all_have_ended(n_before: int) -> bool:
-    """Wait until there are no more threads of loops than before; return whether that came true."""
-    deadline = time.monotonic() + DEADLINE_S
-    while n_workers() != n_before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return n_workers() == n_before
-
-
 def n_workers() -> int:
     """Return how many threads of loops the kernel knows."""
     names = []
@@ -86,11 +78,11 @@ def test_child_outlives_the_idle_thread_that_started_it(run: Any) -> None:
         before = n_workers()
         async with home_blocked():
             child = start_child()
-        await until(lambda: loop._worker_stats()["threads"] == 0)
+        await eventually(lambda: loop._worker_stats()["threads"] == 0)
         assert answers(child)
         assert n_workers() > before
         end(child)
-        await until(lambda: n_workers() == before)
+        await eventually(lambda: n_workers() == before)
 
     run(main())
 
@@ -102,7 +94,7 @@ def test_child_of_a_function_outlives_its_thread(run: Any) -> None:
         loop: Any = asyncio.get_running_loop()
         async with home_blocked():
             child = await threadlets.call(start_child)
-        await until(lambda: loop._worker_stats()["threads"] == 0)
+        await eventually(lambda: loop._worker_stats()["threads"] == 0)
         assert answers(child)
         end(child)
 
@@ -120,7 +112,7 @@ def test_child_outlives_the_loop(run: Any) -> None:
     child = run(main())
     assert answers(child)
     end(child)
-    assert all_have_ended(before)
+    wait_until(lambda: n_workers() == before)
 
 
 def test_thread_without_children_ends_with_the_loop(run: Any) -> None:
@@ -134,7 +126,7 @@ def test_thread_without_children_ends_with_the_loop(run: Any) -> None:
             subprocess.run(["true"], check=True)
 
     run(main())
-    assert all_have_ended(before)
+    wait_until(lambda: n_workers() == before)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

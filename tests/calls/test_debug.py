@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually
 
-from .harness import Gate, block_once, outcome, until
+from .harness import Gate, block_once, outcome
 
 pytestmark = pytest.mark.starts("inline", "beside")
 
@@ -31,7 +32,7 @@ def test_lock_held_across_a_call_is_reported_with_both_sides(script: Any) -> Non
                 await threadlets.call(time.sleep, 0.05)
 
         async def stopper():
-            await asyncio.sleep(0.01)
+            await eventually(lambda: threadlets.stats()["blocked"] == 1)
             # On the dispatcher, outside of any threadlet.
             print("acquired", lock.acquire(timeout=3))
 
@@ -68,7 +69,7 @@ def test_sqlite_connection_that_stays_behind_is_named(run: Any) -> None:
         gate.open()
         await task
         home = threading.main_thread().ident
-        await until(lambda: threading.get_ident() == home)
+        await eventually(lambda: threading.get_ident() == home)
         assert [(1,)] == connection.execute("select 1").fetchall()
         connection.close()
         shared.close()
@@ -168,7 +169,7 @@ def test_failing_hook_does_not_stop_the_loop(
         await gate.entered.wait()
         gate.open()
         assert 1 == await task
-        await until(lambda: threadlets.stats()["threads"] == 0)
+        await eventually(lambda: threadlets.stats()["threads"] == 0)
 
     run(main(), debug=True)
     # The role does not move for a function beside the loop.

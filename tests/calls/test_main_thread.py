@@ -10,15 +10,15 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually
 
 from . import harness
-from .harness import home_blocked, line, outcome, until
+from .harness import home_blocked, line, outcome
 
 _LIBC = ctypes.CDLL(None)
 _USED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGCHLD)
@@ -67,7 +67,7 @@ class Heard:
 
     async def until(self, n_calls: int) -> list[str]:
         """Wait until `n_calls` calls have been made, and return their names."""
-        await until(lambda: len(self.calls) >= n_calls)
+        await eventually(lambda: len(self.calls) >= n_calls)
         return self.calls
 
 
@@ -78,8 +78,8 @@ def send(number: int) -> None:
 
 def sleep_until_opened(gate: threading.Event) -> None:
     """Block in a function that handles signals, and goes on after each."""
-    while not gate.is_set():
-        time.sleep(0.05)
+    while not gate.wait(0.05):
+        pass
 
 
 def read_until_opened(gate: threading.Event) -> None:
@@ -285,7 +285,7 @@ def test_handle_that_was_cancelled_is_removed(run: Any) -> None:
         async with home_blocked():
             loop._signal_handlers[signal.SIGUSR1].cancel()
             send(signal.SIGUSR1)
-            await until(lambda: not loop._signal_handlers)
+            await eventually(lambda: not loop._signal_handlers)
         assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 
     run(main())

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually
 
-from .harness import REFUSE, Gate, block_once, outcome, until
+from .harness import REFUSE, Gate, block_once, outcome
 
 pytestmark = pytest.mark.starts("inline", "beside")
 
@@ -81,7 +82,7 @@ def test_no_monitor_runs_while_no_threadlet_does(run: Any) -> None:
         for _ in range(10):
             await threadlets.call(int)
         await block_once()
-        await until(lambda: threadlets.stats()["threads"] == 0)
+        await eventually(lambda: threadlets.stats()["threads"] == 0)
         before = time.process_time()
         await asyncio.sleep(0.5)
         return time.process_time() - before
@@ -96,7 +97,7 @@ def test_blocked_function_costs_little_while_the_loop_is_idle(run: Any) -> None:
         gate = Gate()
         task = asyncio.create_task(threadlets.call(gate))
         await gate.entered.wait()
-        await until(lambda: threadlets.stats()["threads"] <= 1)
+        await eventually(lambda: threadlets.stats()["threads"] <= 1)
         before = time.process_time()
         await asyncio.sleep(0.5)
         after = time.process_time()
@@ -157,15 +158,19 @@ def test_stack_size_of_the_threading_module_is_honoured(script: Any) -> None:
             assert libc.pthread_attr_getstacksize(attributes, ctypes.byref(size)) == 0
             return size.value
 
+        gate = threading.Event()
+
         def called():
-            time.sleep(0.2)
+            gate.wait()
             return stack_size()
 
         async def main():
             tasks = [asyncio.create_task(threadlets.call(called)) for _ in range(3)]
-            await asyncio.sleep(0.05)
+            await eventually(lambda: threadlets.stats()["blocked"] == 3)
             # Of the thread that has the role meanwhile, and of those that run the functions.
-            print(320 << 10 in [stack_size(), *await asyncio.gather(*tasks)])
+            of_role = stack_size()
+            gate.set()
+            print(320 << 10 in [of_role, *await asyncio.gather(*tasks)])
 
         threading.stack_size(320 << 10)
         threadlets.run(main())

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually
 
 pytestmark = pytest.mark.starts("inline")
 
@@ -68,8 +69,7 @@ def handle() -> Iterator[Callable[[Callable[..., Any]], None]]:
 
 async def on_another_thread() -> None:
     """Wait until the role has moved."""
-    while threading.current_thread() is threading.main_thread():
-        await asyncio.sleep(0.001)
+    await eventually(lambda: threading.current_thread() is not threading.main_thread())
 
 
 def test_a_signal_is_looked_at_before_the_poll(run: Any, function: Any, handle: Any) -> None:
@@ -143,8 +143,7 @@ def test_ctrl_c_ends_a_program_to_which_nothing_happens(script: Any) -> None:
             loop._process_self_data = lambda data: (read.set(), process_data(data))
             memory = ctypes.create_string_buffer(1)
             task = loop.create_task(threadlets.call(ctypes.CDLL(None).read, source, memory, 1))
-            while threading.current_thread() is threading.main_thread():
-                await asyncio.sleep(0.001)
+            await eventually(lambda: threading.current_thread() is not threading.main_thread())
 
             def interrupt():
                 os.kill(os.getpid(), signal.SIGINT)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import threadlets
 from threadlets import BATCH, INTERACTIVE, NORMAL, Pool
+from waiting import eventually
 
-from .harness import Gate, counts, until
+from .harness import Gate, counts
 
 pytestmark = pytest.mark.starts("inline", "beside")
 
@@ -31,7 +32,7 @@ def test_limit_is_never_exceeded_and_order_is_kept(run: Any) -> None:
         tasks = [asyncio.create_task(pool.call(work, number)) for number in range(10)]
         for number, gate in enumerate(gates):
             await gate.entered.wait()
-            await until(lambda at=number: pool.stats()["running"] == min(3, 10 - at))  # type: ignore[misc]
+            await eventually(lambda at=number: pool.stats()["running"] == min(3, 10 - at))  # type: ignore[misc]
             assert len(started) <= number + 3
             gate.open()
             await tasks[number]
@@ -75,7 +76,7 @@ def test_cancelled_waiter_gives_its_turn_to_the_next(run: Any) -> None:
         gate.open()
         await blocked
         # The place is the second call's now, whose coroutine has not been resumed yet.
-        await until(lambda: pool.stats()["queued"] < 2)
+        await eventually(lambda: pool.stats()["queued"] < 2)
         waiting[1].cancel()
         assert 0 == await waiting[2]
         assert 0 == pool.stats()["running"]

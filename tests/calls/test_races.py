@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import threadlets
 from threadlets import Pool, ThreadletExecutor
+from waiting import wait_until
 
 from .harness import DEADLINE_S, Gate, counts, line, outcome
 
@@ -46,17 +47,24 @@ def test_function_that_returns_while_its_successor_joins_is_not_forgotten(
         assert run(main()) < 1
 
 
-def test_exception_on_another_thread_leaves_nobody_waiting_for_the_role(script: Any) -> None:
+def test_exception_on_another_thread_leaves_no_thread_waiting_for_the_role(script: Any) -> None:
     """The request that raises is no boundary; home gets the role at the next poll."""
     process = script(
         """
+        gate = threading.Event()
+
+        def has_returned():
+            stats = threadlets.stats()
+            return stats["returning"] or not stats["blocked"]
+
         def bad():
-            time.sleep(0.2)
+            gate.set()
+            wait_until(has_returned)
             raise SystemExit(3)
 
         async def main():
-            asyncio.get_running_loop().call_later(0.05, bad)
-            await threadlets.call(time.sleep, 0.1)
+            asyncio.get_running_loop().call_soon(bad)
+            await threadlets.call(gate.wait)
 
         threadlets.run(main())
         """
@@ -72,13 +80,15 @@ def test_ctrl_c_in_debug_mode_cancels_the_main_task_while_home_is_blocked(script
     process = script(
         """
         async def main():
-            blocked = asyncio.create_task(threadlets.call(time.sleep, 0.5))
-            await asyncio.sleep(0.1)
+            gate = threading.Event()
+            blocked = asyncio.create_task(threadlets.call(gate.wait))
+            await eventually(lambda: threadlets.stats()["blocked"])
             print("ready")
             try:
                 await asyncio.sleep(60)
             finally:
                 print("cancelled")
+                gate.set()
                 await blocked
 
         threadlets.run(main(), debug=True)
@@ -98,8 +108,7 @@ def test_executor_call_that_waits_for_a_thread_can_be_cancelled(start: str) -> N
     assert entered.wait(DEADLINE_S)
     second = executor.submit(int)
     dispatcher = executor._threads.dispatcher
-    while executor.stats()["calls_held"] == 0 and executor._pool._counts(dispatcher)[0] < 2:
-        time.sleep(0.001)
+    wait_until(lambda: executor.stats()["calls_held"] or executor._pool._counts(dispatcher)[0] == 2)
     executor.shutdown(wait=False, cancel_futures=True)
     assert second.cancelled()
     gate.set()

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually
 
-from .harness import DEADLINE_S, Gate, block_once, outcome, until
+from .harness import DEADLINE_S, Gate, block_once, outcome
 
 pytestmark = pytest.mark.starts("inline", "beside")
 
@@ -33,10 +34,10 @@ def test_stop_waits_for_home_and_for_no_other_worker(run: Any) -> None:
     async def stop() -> None:
         # Home is blocked in the first function, another worker in the second.
         first = loop.create_task(block())
-        await until(lambda: len(gates) == 1)
+        await eventually(lambda: len(gates) == 1)
         await gates[0].entered.wait()
         second = loop.create_task(block())
-        await until(lambda: len(gates) == 2)
+        await eventually(lambda: len(gates) == 2)
         await gates[1].entered.wait()
         loop.stop()
         gates[0].open()
@@ -128,10 +129,12 @@ def test_interpreter_exits_while_a_function_is_blocked_that_never_returns(script
         warnings.simplefilter("ignore", ResourceWarning)
 
         async def main():
-            home = asyncio.create_task(threadlets.call(time.sleep, 0.1))
-            await asyncio.sleep(0.02)
+            gate = threading.Event()
+            home = asyncio.create_task(threadlets.call(gate.wait))
+            await eventually(lambda: threadlets.stats()["blocked"] == 1)
             task = asyncio.create_task(threadlets.call(time.sleep, 1000, abandon_on_cancel=True))
-            await asyncio.sleep(0.02)
+            await eventually(lambda: threadlets.stats()["blocked"] == 2)
+            gate.set()
             await home
             task.cancel()
             print(threadlets.stats()["blocked"])
@@ -151,16 +154,21 @@ def test_functions_that_return_while_the_interpreter_ends_do_no_harm(script: Any
         import warnings
         warnings.simplefilter("ignore", ResourceWarning)
 
+        end = float("inf")
+
         def short():
-            end = time.monotonic() + 1
             while time.monotonic() < end:
                 time.sleep(0.0001)
 
         async def main():
-            home = asyncio.create_task(threadlets.call(time.sleep, 0.2))
-            await asyncio.sleep(0.02)
+            global end
+            gate = threading.Event()
+            home = asyncio.create_task(threadlets.call(gate.wait))
+            await eventually(lambda: threadlets.stats()["blocked"] == 1)
             tasks = [asyncio.create_task(threadlets.call(short, abandon_on_cancel=True)) for _ in range(20)]
-            await asyncio.sleep(0.05)
+            await eventually(lambda: threadlets.stats()["blocked"] == 21)
+            end = time.monotonic() + 1
+            gate.set()
             await home
             for task in tasks:
                 task.cancel()
@@ -180,14 +188,15 @@ def test_loop_in_a_daemon_thread_does_not_keep_the_interpreter(script: Any) -> N
 
         async def main():
             asyncio.create_task(threadlets.call(time.sleep, 1000))
-            await asyncio.sleep(0.02)
+            await eventually(lambda: threadlets.stats()["blocked"] == 1)
 
             async def busy():
                 while True:
                     await threadlets.call(time.sleep, 0.0001)
 
             tasks = [asyncio.create_task(busy()) for _ in range(5)]
-            await asyncio.sleep(0.05)
+            stats = threadlets.stats
+            await eventually(lambda: stats()["calls_inline"] + stats()["calls_beside"] > 50)
             ready.set()
             await asyncio.sleep(1000)
 
@@ -208,14 +217,19 @@ def test_child_of_a_fork_within_a_threadlet_is_told_apart(script: Any) -> None:
         import warnings
         warnings.simplefilter("ignore", DeprecationWarning)
 
+        moved = threading.Event()
+
         def fork():
-            time.sleep(0.02)  # The role has moved by now.
+            moved.wait()
+            moved.clear()
             pid = os.fork()
             if pid:
                 return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             return None
 
         async def child(ending):
+            # It is set once the role has moved.
+            asyncio.get_running_loop().call_soon(moved.set)
             status = await threadlets.call(fork)
             if status is None:
                 if ending == "exits":
@@ -234,8 +248,7 @@ def test_child_of_a_fork_within_a_threadlet_is_told_apart(script: Any) -> None:
             # Home is blocked meanwhile, so another worker forks.
             gate = threading.Event()
             home = asyncio.create_task(threadlets.call(gate.wait))
-            await asyncio.sleep(0.01)
-            assert threading.current_thread() is not threading.main_thread()
+            await eventually(lambda: threading.current_thread() is not threading.main_thread())
             status = await child("goes on")
             if status is not None:
                 print(status)

@@ -21,8 +21,7 @@ def test_ctrl_c_cancels_the_main_task_while_the_main_thread_is_blocked(script: A
 
         async def main():
             blocked = asyncio.create_task(threadlets.call(gate.wait))
-            await asyncio.sleep(0.01)
-            assert threading.current_thread() is not threading.main_thread()
+            await eventually(lambda: threading.current_thread() is not threading.main_thread())
             print("ready")
             try:
                 await asyncio.sleep(60)
@@ -48,8 +47,14 @@ def test_second_ctrl_c_interrupts_the_blocked_function(script: Any) -> None:
     """The first Ctrl-C cancels the blocked main task; the second interrupts its function."""
     process = script(
         """
+        async def tell(task):
+            await eventually(lambda: threadlets.stats()["blocked"])
+            print("blocked")
+            await eventually(task.cancelling)
+            print("cancelled")
+
         async def main():
-            print("ready")
+            telling = asyncio.create_task(tell(asyncio.current_task()))
             try:
                 await threadlets.call(time.sleep, 60)
             except KeyboardInterrupt:
@@ -59,14 +64,9 @@ def test_second_ctrl_c_interrupts_the_blocked_function(script: Any) -> None:
         threadlets.run(main())
         """
     )
-    assert "ready" == line(process)
-    import time
-
-    # The function must have begun, of which there is no sign.
-    time.sleep(0.3)
+    assert "blocked" == line(process)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    assert process.poll() is None
+    assert "cancelled" == line(process)
     process.send_signal(signal.SIGINT)
     status, stdout, _ = outcome(process)
     assert "interrupted" == stdout.strip()
@@ -85,7 +85,7 @@ def test_signal_handlers_of_the_loop_run_on_the_dispatcher(script: Any, where: s
             got = asyncio.Event()
             loop.add_signal_handler(signal.SIGTERM, got.set)
             task = asyncio.create_task(threadlets.call(gate.wait if "{where}" == "blocked" else int))
-            await asyncio.sleep(0.01)
+            await eventually(lambda: task.done() or threadlets.stats()["blocked"])
             print("ready")
             await got.wait()
             print("main thread blocked:", not task.done())
@@ -119,8 +119,7 @@ def test_python_handler_runs_while_home_waits_for_the_role(script: Any) -> None:
 
         async def main():
             task = asyncio.create_task(threadlets.call(gate.wait))
-            await asyncio.sleep(0.01)
-            assert threading.current_thread() is not threading.main_thread()
+            await eventually(lambda: threading.current_thread() is not threading.main_thread())
             asyncio.get_running_loop().call_soon(busy)
             await task
             print("seen", len(seen))
@@ -141,8 +140,7 @@ def test_exception_that_ends_the_loop_reaches_home_from_another_thread(script: A
 
         async def main():
             asyncio.create_task(threadlets.call(gate.wait))
-            await asyncio.sleep(0.01)
-            assert threading.current_thread() is not threading.main_thread()
+            await eventually(lambda: threading.current_thread() is not threading.main_thread())
             gate.set()
             raise SystemExit(7)
 

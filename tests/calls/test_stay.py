@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually
 
-from .harness import Gate, until
+from .harness import Gate
 
 # A worker that has nothing to do ends after a second.
 IDLE_S = 1.5
@@ -38,7 +39,7 @@ async def home_blocked() -> AsyncIterator[Gate]:
 async def until_home() -> None:
     """Wait until the home thread, which is the main one here, runs the loop."""
     home = threading.main_thread().ident
-    await until(lambda: threading.get_ident() == home)
+    await eventually(lambda: threading.get_ident() == home)
 
 
 class Staying:
@@ -129,7 +130,7 @@ def test_without_a_block_a_task_stays_until_it_ends(run: Any) -> None:
         staying.go_on.set()
         await task
         assert 1 == len(set(staying.threads))
-        await until(lambda: threadlets.stats()["threads"] == 0)
+        await eventually(lambda: threadlets.stats()["threads"] == 0)
 
     run(main())
 

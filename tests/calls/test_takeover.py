@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually
 
-from .harness import Gate, n_takeovers, until
+from .harness import Gate, n_takeovers
 
 pytestmark = pytest.mark.starts("inline")
 
@@ -123,7 +124,7 @@ def test_a_thousand_functions_block_at_once_and_their_threads_go_away(run: Any) 
         for gate in gates:
             gate.open()
         await asyncio.gather(*tasks)
-        await until(lambda: threadlets.stats()["threads"] == 0)
+        await eventually(lambda: threadlets.stats()["threads"] == 0)
         assert threadlets.stats()["threads_peak"] >= 1000
 
     run(main())
@@ -202,7 +203,7 @@ def test_threads_have_names(run: Any) -> None:
         gate.open()
         second.open()
         await asyncio.gather(first, task)
-        await until(lambda: threadlets.stats()["threads"] == 0)
+        await eventually(lambda: threadlets.stats()["threads"] == 0)
         assert not any(thread.name.startswith("threadlets") for thread in threading.enumerate())
 
     run(main())
@@ -219,7 +220,7 @@ def test_home_gets_the_role_back_between_requests(run: Any) -> None:
         assert threading.get_ident() != home
         gate.open()
         await task
-        await until(lambda: threading.get_ident() == home)
+        await eventually(lambda: threading.get_ident() == home)
 
     async def at_home() -> None:
         # The task that blocks is not the one that asks.
@@ -245,6 +246,7 @@ def test_tasks_that_share_a_context_take_turns(run: Any) -> None:
         second = loop.create_task(threadlets.call(int, 2), context=context)
         timer = loop.create_future()
         loop.call_later(0, timer.set_result, 3, context=context)
+        # Long enough for both to run, if they could.
         await asyncio.sleep(0.01)
         assert not second.done()
         assert not timer.done()
@@ -292,10 +294,11 @@ def test_protocol_that_is_blocked_is_not_called_again_until_it_returns(run: Any)
             theirs.send(b"block")
             await gate.entered.wait()
             theirs.send(b"more")
+            # Long enough for the data to be received, if it could.
             await asyncio.sleep(0.01)
             assert [] == protocol.log
             gate.open()
-            await until(lambda: len(protocol.log) == 2)
+            await eventually(lambda: len(protocol.log) == 2)
             assert [b"block", b"more"] == protocol.log
             protocol.transport.abort()
             await asyncio.sleep(0)
@@ -317,7 +320,7 @@ def test_lock_that_is_acquired_in_a_threadlet_does_not_stop_the_loop(run: Any) -
         holder = asyncio.create_task(hold(gate))
         await gate.entered.wait()
         waiter = asyncio.create_task(threadlets.call(lock.acquire))
-        await asyncio.sleep(0.01)
+        await eventually(lambda: threadlets.stats()["blocked"] == 2)
         assert not waiter.done()
         gate.open()
         await holder

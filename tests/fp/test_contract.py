@@ -11,6 +11,7 @@ import pytest
 import threadlets
 from threadlets import fp
 from threadlets.exceptions import FloatingPointStateChanged
+from waiting import eventually
 
 from .harness import NEAREST, Gate, rounding, set_rounding, third
 
@@ -109,8 +110,7 @@ def test_protocol_that_changes_the_rounding_is_named_by_its_type(run: Any) -> No
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             writer.write(b"x")
-            while not _offences("CarelessProtocol"):
-                await asyncio.sleep(0.001)
+            await eventually(lambda: _offences("CarelessProtocol"))
             writer.close()
             with contextlib.suppress(OSError):
                 await reader.read()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually
 
 from .harness import Gate
 
@@ -189,6 +190,9 @@ def test_callbacks_functions_and_protocols_are_requests_too(run: Any) -> None:
 
         def data_received(self, data: bytes) -> None:
             assert local.peer
+            received.append(data)
+
+    received: list[bytes] = []
 
     def callback_sets() -> None:
         local.user = "callback"
@@ -200,10 +204,9 @@ def test_callbacks_functions_and_protocols_are_requests_too(run: Any) -> None:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(Remembers, "127.0.0.1")
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        for _ in range(2):
-            writer.write(b"x")
-            await writer.drain()
-            await asyncio.sleep(0.01)
+        for data in (b"x", b"y"):
+            writer.write(data)
+            await eventually(lambda data=data: data in received)  # type: ignore[misc]
         writer.close()
         server.close()
         loop.call_soon(callback_sets)

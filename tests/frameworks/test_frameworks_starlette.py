@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import eventually
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
@@ -207,15 +208,13 @@ def test_a_streamed_response_ends_with_its_client(run: Any, how: str) -> None:
         scope = {"type": "http", "asgi": {"spec_version": "2.3"}, "headers": [], "path": "/"}
         response = StreamingResponse(parts())
         task = asyncio.create_task(response(scope, receive, send))
-        while n_made < 5:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: n_made >= 5)
         if how == "disconnects":
             left.set()
         else:
             task.cancel()
         await asyncio.wait([task])
-        while n_asked > n_made:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: n_asked <= n_made)
         n_before = n_asked
         await asyncio.sleep(0.02)
         assert n_before == n_asked

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually, wait_until
 
 pytest.importorskip("a2wsgi", reason="a2wsgi is not installed")
 
@@ -62,8 +63,7 @@ class Stream:
         self.is_closed.set()
 
     async def closed(self) -> None:
-        while not self.is_closed.is_set():
-            await asyncio.sleep(0.001)
+        await eventually(self.is_closed.is_set)
 
 
 # -- an endless response ---------------------------------------------------------------------------
@@ -97,8 +97,7 @@ def test_a_response_that_waits_for_a_slow_client_is_closed(run_on_both: Any, how
     async def main() -> None:
         connection = Connection(wsgi(stream.app))
         connection.may_send.clear()
-        while stream.n_made < 10:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: stream.n_made >= 10)
         await connection.end(how)
         await stream.closed()
 
@@ -113,8 +112,7 @@ def test_a_response_that_blocks_is_closed_when_it_goes_on(run_on_both: Any, how:
 
     async def main() -> None:
         connection = Connection(wsgi(stream.app))
-        while not stream.is_blocked.is_set():
-            await asyncio.sleep(0.001)
+        await eventually(stream.is_blocked.is_set)
         if how == "cancelled":
             await connection.end(how)
         else:
@@ -156,8 +154,7 @@ def test_write_raises_when_the_server_takes_no_more(run_on_both: Any, how: str) 
         await connection.has_sent()
         connection.may_send.clear()
         await connection.end(how)
-        while len(errors) < 4:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: len(errors) >= 4)
 
     run_on_both(main())
     assert all("the server takes no more of it" in error for error in errors)
@@ -337,11 +334,9 @@ def test_served_responses_end_with_their_clients(tmp_path: Path) -> None:
                     assert client.recv(64)
                 else:
                     # The application is not called if its client leaves before it has begun.
-                    while "/upload" not in _get(port, "/live"):
-                        time.sleep(0.01)
+                    wait_until(lambda: "/upload" in _get(port, "/live"))
         expected = "['/large', '/small', '/upload']"
-        while _get(port, "/ended") != expected:
-            time.sleep(0.01)
+        wait_until(lambda: _get(port, "/ended") == expected)
         with socket.create_connection(("127.0.0.1", port)) as stays:
             stays.sendall(b"GET /stays HTTP/1.1\r\nhost: x\r\n\r\n")
             assert stays.recv(64)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
+from waiting import eventually
 
 pytest.importorskip("a2wsgi", reason="a2wsgi is not installed")
 
@@ -59,13 +60,11 @@ def test_a_body_that_breaks_off_is_no_whole_one(run_on_both: Any, read: Any, how
         begun = threading.Event()
         connection = Connection(wsgi(reading(read, noted, begun)), b"half", is_whole=False)
         # The application is not called if its client leaves before it has begun.
-        while not begun.is_set():
-            await asyncio.sleep(0.001)
+        await eventually(begun.is_set)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         await connection.end(how)
-        while not noted:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: noted)
 
     run_on_both(main())
     [error] = noted
@@ -88,12 +87,10 @@ def test_what_came_before_a_client_left_can_be_read(run_on_both: Any) -> None:
         begun = threading.Event()
         connection = Connection(wsgi(reading(read, noted, begun)), b"half", is_whole=False)
         # The application is called when the first part has arrived.
-        while not begun.is_set():
-            await asyncio.sleep(0.001)
+        await eventually(begun.is_set)
         connection.left.set()
         await asyncio.wait([connection.task])
-        while not noted:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: noted)
 
     run_on_both(main())
     assert [[b"half"]] == noted

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from waiting import eventually
+
 DEADLINE_S = 30.0
 #: How a request can end early.
 ENDINGS = ("disconnects", "send fails", "cancelled")
@@ -68,8 +70,7 @@ class Connection:
 
     async def has_sent(self) -> None:
         """Wait until a part of the answer has been sent."""
-        while not self.body:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: self.body)
 
     async def end(self, how: str) -> BaseException | None:
         """End the request in one of the ways, and return the exception that the server gets."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import eventually
 
 from .harness import Contexts, Run, pipe, socket_pair, turns
 
@@ -88,8 +89,7 @@ def test_accepted_connection_has_one_context(
             writer.close()
         for _, writer in clients:
             await writer.wait_closed()
-        while len(walkers) < 3:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: len(walkers) >= 3)
         for walker in walkers:
             steps = await walker.lost
             assert steps in (

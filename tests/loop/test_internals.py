@@ -19,6 +19,7 @@ from unittest import mock
 
 import pytest
 import threadlets
+from waiting import eventually
 
 from .harness import (
     LoopFactory,
@@ -141,7 +142,7 @@ def test_threadlets_block_beside_a_poll_that_is_replaced(run: Run) -> None:
         loop._selector.select = lambda timeout: (next(n_polls), select(timeout))[1]
         gate = threading.Event()
         task = asyncio.create_task(threadlets.call(gate.wait))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: threadlets.stats()["blocked"])
         gate.set()
         assert await task
         assert 3 == await asyncio.to_thread(lambda: 3)

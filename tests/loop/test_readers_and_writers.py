@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import eventually
 
 from .harness import (
     Recorder,
@@ -403,8 +404,7 @@ def test_urgent_data_is_nothing_to_read(run: Run, before: str, debug: bool) -> N
             await turns(5)
             assert [] == calls
             theirs.send(b"data")
-            while b"data" not in calls:
-                await asyncio.sleep(0.001)
+            await eventually(lambda: b"data" in calls)
             assert [b"data"] == calls
             loop.remove_reader(ours)
 
@@ -506,8 +506,7 @@ def test_reader_that_the_kernel_refuses_is_reported_and_asked_for_again(run: Run
             loop.add_reader(number, ready)
             os.write(writer, b"x")
             assert await calls.get()
-            while not reported:
-                await asyncio.sleep(0.001)
+            await eventually(lambda: reported)
             await asyncio.sleep(0.06)
             os.dup2(reader, number)
             assert not await calls.get()

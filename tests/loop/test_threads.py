@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from waiting import eventually
 
 from .harness import DEADLINE_S, LoopFactory, Run, threadlets_only
 
@@ -231,8 +232,7 @@ def test_handle_waits_for_a_callback_that_runs_in_another_thread(
         for thread in threads:
             thread.start()
         handle = loop.call_soon_threadsafe(callback)
-        while len(answers) < n_threads:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: len(answers) >= n_threads)
         for thread in threads:
             thread.join()
         assert answers == [True] * n_threads
@@ -277,8 +277,7 @@ def test_signals_are_handled_while_a_callback_is_waited_for(run: Run) -> None:
     async def other() -> None:
         loops.append(asyncio.get_running_loop())
         running.set()
-        while not handled.is_set():
-            await asyncio.sleep(0.001)
+        await eventually(handled.is_set)
 
     thread = threading.Thread(target=run, args=(other(),))
     thread.start()

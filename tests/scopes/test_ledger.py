@@ -19,6 +19,7 @@ from threadlets import Ledger, Scope, syslet
 from threadlets.atoms import timeout
 from threadlets.exceptions import LeakError
 from threadlets.testing import no_leaks, use_engine
+from waiting import eventually
 
 from .conftest import Run
 
@@ -228,8 +229,7 @@ def test_what_is_blocked_is_counted(run: Run) -> None:
         gate = threading.Event()
         async with Scope() as scope:
             scope.start(gate.wait)
-            while not threadlets.ledger().blocked:
-                await asyncio.sleep(0.001)
+            await eventually(lambda: threadlets.ledger().blocked)
             found = scope.ledger(), threadlets.ledger().blocked
             gate.set()
         return *found, threadlets.ledger().blocked

@@ -16,6 +16,7 @@ import pytest
 import threadlets
 from threadlets import DrainTimeoutError, Ledger, Scope, syslet
 from threadlets.atoms import timeout
+from waiting import eventually
 
 from .conftest import Run
 
@@ -415,8 +416,7 @@ def test_a_drain_that_takes_too_long_names_blocked_functions(run: Run) -> None:
     async def main() -> DrainTimeoutError:
         async with Scope(name="work") as scope:
             scope.start(wait_for_the_gate)
-            while not threadlets.ledger().blocked:
-                await asyncio.sleep(0.001)
+            await eventually(lambda: threadlets.ledger().blocked)
             with pytest.raises(DrainTimeoutError) as caught:
                 await scope.drain(0.01)
             gate.set()

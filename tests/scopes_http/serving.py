@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 import threadlets
+from waiting import eventually
 
 from examples.scopes.answer import Answer
 from examples.scopes.http import Request
@@ -31,15 +32,9 @@ class Served:
     address: Address
     reported: list[dict[str, Any]] = field(default_factory=list)
 
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        """Let the loop run until a condition holds."""
-        async with asyncio.timeout(DEADLINE_S):
-            while not is_so():
-                await asyncio.sleep(0.001)
-
     async def empty(self) -> None:
         """Wait until no request is being answered, and no client is connected."""
-        await self.until(lambda: not self.server.counts.open and not self.server.connections)
+        await eventually(lambda: not self.server.counts.open and not self.server.connections)
 
     def ends(self) -> tuple[int, int, int]:
         """Return how many requests were answered, abandoned, and failed."""
@@ -65,7 +60,7 @@ async def serving(handle: Handler, **times: float) -> AsyncIterator[Served]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-    await served.until(lambda: _left(threadlets.ledger()) == _left(before))
+    await eventually(lambda: _left(threadlets.ledger()) == _left(before))
 
 
 def _left(ledger: threadlets.Ledger) -> tuple[int, ...]:

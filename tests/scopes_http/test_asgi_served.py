@@ -11,6 +11,7 @@ from typing import Any
 import threadlets
 import uvicorn
 from serving import Address, client, encoded, rest, run, vanish
+from waiting import eventually
 
 from examples.scopes.asgi import Receive, Send, cancel_on_disconnect
 
@@ -27,8 +28,7 @@ async def _served(app: Any) -> Any:
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
     task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: server.started)
     try:
         yield listener.getsockname()
     finally:
@@ -62,13 +62,13 @@ def test_requests_of_clients_that_vanish_end_once() -> None:
         async with _served(cancel_on_disconnect(app)) as address:
             idle = threadlets.ledger()
             clients = [client(address, _asked(f"/{n}")) for n in range(_N_CLIENTS)]
-            await _until(lambda: threadlets.ledger().waits == _N_CLIENTS)
+            await eventually(lambda: threadlets.ledger().waits == _N_CLIENTS)
             for n, sock in enumerate(clients):
                 vanish(sock, by_reset=n % 2 == 0)
             assert (await _answer(address)).endswith(b"hello")
-            await _until(lambda: _outstanding() == (idle.tasks, 0, 0, idle.descriptors))
+            await eventually(lambda: _outstanding() == (idle.tasks, 0, 0, idle.descriptors))
             assert ends == {f"/{n}": 1 for n in range(_N_CLIENTS)}
-        await _until(lambda: _outstanding() == (before.tasks, 0, 0, before.descriptors))
+        await eventually(lambda: _outstanding() == (before.tasks, 0, 0, before.descriptors))
         assert [] == reported
 
     run(story)
@@ -85,9 +85,3 @@ async def _answer(address: Address) -> bytes:
 def _outstanding() -> tuple[int, int, int, int]:
     ledger = threadlets.ledger()
     return ledger.tasks, ledger.calls, ledger.waits, ledger.descriptors
-
-
-async def _until(is_so: Any) -> None:
-    async with asyncio.timeout(30):
-        while not is_so():
-            await asyncio.sleep(0.001)

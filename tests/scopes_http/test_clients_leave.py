@@ -17,6 +17,7 @@ from pathlib import Path
 
 import threadlets
 from serving import Served, client, encoded, received, run, serving, vanish
+from waiting import eventually
 
 from examples.scopes.answer import Answer
 from examples.scopes.database import Database
@@ -147,23 +148,23 @@ async def _come_and_vanish(
         if len(clients) % 100 == 0:
             await asyncio.sleep(0)
     n_asked = sum(2 * it.startswith("/upstream") + it.startswith("/mixed") for it in paths)
-    await served.until(lambda: waits.n_begun.total() == len(paths))
-    await served.until(lambda: counts.open == n_asked)
-    await served.until(lambda: threadlets.ledger().blocked == _N_BLOCKED + _N_QUERIES)
+    await eventually(lambda: waits.n_begun.total() == len(paths))
+    await eventually(lambda: counts.open == n_asked)
+    await eventually(lambda: threadlets.ledger().blocked == _N_BLOCKED + _N_QUERIES)
     stayers.take_worst_s()
     vanished_s = loop.time()
     for n, sock in enumerate(clients):
         vanish(sock, by_reset=n % 2 == 0)
     # Only functions cannot be stopped, and are waited for; everything else is given back before.
-    await served.until(lambda: len(waits.ends) == len(paths) - _N_BLOCKED)
+    await eventually(lambda: len(waits.ends) == len(paths) - _N_BLOCKED)
     given_back_s = loop.time() - vanished_s
     assert _N_BLOCKED == waits.n_begun.total() - waits.ends.total()
     waits.release.set()
-    await served.until(lambda: len(waits.ends) == len(paths))
+    await eventually(lambda: len(waits.ends) == len(paths))
     assert set(waits.ends) == set(paths)
     assert {1} == set(waits.ends.values())
     n_answers = len(stayers.latencies_s)
-    await served.until(lambda: len(stayers.latencies_s) >= n_answers + _N_STAYERS)
+    await eventually(lambda: len(stayers.latencies_s) >= n_answers + _N_STAYERS)
     return given_back_s, stayers.take_worst_s()
 
 
@@ -195,7 +196,7 @@ def test_everything_of_clients_that_vanish_is_given_back(tmp_path: Path) -> None
 async def _visit_and_vanish(served: Served, waits: Waits, counts: UpstreamCounts) -> None:
     stayers = _Stayers(served.address)
     visits = [asyncio.create_task(stayers.visit()) for _ in range(_N_STAYERS)]
-    await served.until(lambda: len(stayers.latencies_s) >= 20 * _N_STAYERS)
+    await eventually(lambda: len(stayers.latencies_s) >= 20 * _N_STAYERS)
     before_s = stayers.take_worst_s()
     used, meanwhile_s = [], []
     for _ in range(2):

@@ -9,6 +9,7 @@ from http import HTTPStatus
 import pytest
 import threadlets
 from serving import Served, client, encoded, hello, received, rest, run, serving, vanish
+from waiting import eventually
 
 from examples.scopes.answer import Answer
 from examples.scopes.http import Request
@@ -82,6 +83,7 @@ def test_old_client_that_ends_its_half_is_not_asked() -> None:
             sock = client(served.address, encoded("/a", version="1.0"))
             sock.shutdown(socket.SHUT_WR)
             await steps.began.wait()
+            # Long enough for the server to see the end, which does not end the request.
             await asyncio.sleep(0.05)
             steps.go_on.set()
             assert (await rest(sock)).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -142,6 +144,7 @@ def test_flood_of_pipelined_requests_waits_in_the_kernel() -> None:
             sock = client(served.address)
             asking = asyncio.create_task(loop.sock_sendall(sock, question * n_questions))
             await steps.began.wait()
+            # Long enough for the server to receive all, if it did not pause.
             await asyncio.sleep(0.1)
             (connection,) = served.server.connections
             assert len(connection._received) < 2 * 2**20
@@ -189,7 +192,7 @@ def test_slow_client_is_waited_for() -> None:
 
         async with serving(handle) as served:
             slow = client(served.address, encoded("/slow", version="1.0"), receive_bytes=65536)
-            await served.until(lambda: n_sent > 0)
+            await eventually(lambda: n_sent > 0)
             for _ in range(20):
                 quick = client(served.address, encoded("/hello", "connection: close"))
                 assert (await rest(quick)).endswith(b"hello")
@@ -210,7 +213,7 @@ def test_client_that_takes_nothing_has_gone() -> None:
     async def story() -> None:
         async with serving(_endless, stall_s=0.1) as served:
             sock = client(served.address, encoded("/a"), receive_bytes=8192)
-            await served.until(lambda: served.server.counts.begun == 1)
+            await eventually(lambda: served.server.counts.begun == 1)
             await served.empty()
             assert (0, 1, 0) == served.ends()
             sock.close()
@@ -224,7 +227,7 @@ def test_client_that_asks_nothing_is_closed() -> None:
     async def story() -> None:
         async with serving(hello, idle_s=0.2) as served:
             sock = client(served.address, b"GET / HT")
-            await served.until(lambda: len(served.server.connections) == 1)
+            await eventually(lambda: len(served.server.connections) == 1)
             sock.send(b"TP/1.1")
             assert b"" == await rest(sock)
             await served.empty()
@@ -309,7 +312,7 @@ def test_clients_vanish_while_the_server_stops() -> None:
         async with serving(handle) as served:
             found.append(served)
             socks = [client(served.address, encoded("/a")) for _ in range(100)]
-            await served.until(lambda: served.server.counts.begun == 100)
+            await eventually(lambda: served.server.counts.begun == 100)
             for n, sock in enumerate(socks):
                 vanish(sock, by_reset=n % 2 == 0)
         assert (0, 100, 0) == found[0].ends()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import threadlets
 from serving import Served, client, encoded, rest, run, serving, vanish
+from waiting import eventually
 
 from examples.scopes.answer import Answer
 from examples.scopes.database import Database
@@ -71,7 +72,7 @@ def test_what_is_late_is_named(catalogue: Path) -> None:
     async def story(served: Served, counts: UpstreamCounts) -> None:
         dossier = await _lines(served, "/dossier/json?wait_s=200&deadline_s=0.5")
         assert ["ratings", "usage"] == dossier["late"]
-        await served.until(lambda: not counts.open)
+        await eventually(lambda: not counts.open)
         assert (0, 2) == (counts.answered, counts.left)
 
     _visit(catalogue, story)
@@ -129,9 +130,9 @@ def test_query_of_a_client_that_has_gone_stops(tmp_path: Path) -> None:
 
         async with serving(handle) as served:
             slow = [client(served.address, encoded("/slow")) for _ in range(10)]
-            await served.until(lambda: served.server.counts.begun == len(slow))
+            await eventually(lambda: served.server.counts.begun == len(slow))
             # Wait until the first query has begun: before that it would need no stopping.
-            await served.until(lambda: threadlets.stats()["blocked"] == 1)
+            await eventually(lambda: threadlets.stats()["blocked"] == 1)
             stays = asyncio.create_task(
                 rest(client(served.address, encoded("/quick", "connection: close")))
             )

@@ -128,20 +128,6 @@ def open_descriptors() -> dict[str, str]:
     return found
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds that another thread brings about."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not hold by the deadline"
-        time.sleep(0.001)
-
-
-async def until_async(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds, while other tasks run."""
-    while not condition():
-        await asyncio.sleep(0.001)
-
-
 def wait_for_quiet() -> None:
     """Wait until no run is in flight, and all buffers are back in the pool."""
     deadline = time.monotonic() + 5

@@ -42,8 +42,9 @@ from threadlets.atoms import (
     write,
 )
 from threadlets.testing import use_engine
+from waiting import eventually, wait_until
 
-from .harness import Crowd, open_descriptors, until, until_async, wait_for_quiet, within_deadline
+from .harness import Crowd, open_descriptors, wait_for_quiet, within_deadline
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -228,7 +229,7 @@ def test_cancelled_program_has_ended_when_the_error_comes(
 
     async def main() -> None:
         task = asyncio.create_task(wait(blocking))
-        await until_async(lambda: engine().in_flight == 1)
+        await eventually(lambda: engine().in_flight == 1)
         started = time.monotonic()
         await _cancel(task)
         assert _nothing_is_under_way()
@@ -280,7 +281,7 @@ def test_cancelled_time_out_is_over(clocked_engine: str) -> None:
 
     async def main() -> None:
         task = asyncio.create_task(_sleep(1000))
-        await until_async(lambda: engine().in_flight == 1)
+        await eventually(lambda: engine().in_flight == 1)
         await _cancel(task)
         assert _nothing_is_under_way()
 
@@ -306,7 +307,7 @@ def test_lent_memory_is_not_written_to_after_the_error(
 
     async def main() -> None:
         task = asyncio.create_task(program(one, memory))
-        await until_async(lambda: engine().in_flight == 1)
+        await eventually(lambda: engine().in_flight == 1)
         await _cancel(task)
         memory.append(0)
         other.send(b"0123456789")
@@ -323,9 +324,10 @@ def test_second_cancellation_waits_for_the_end_too(clocked_engine: str, pair: Pa
 
     async def main() -> None:
         task = asyncio.create_task(_recv_into(one, memory))
-        await until_async(lambda: engine().in_flight == 1)
+        await eventually(lambda: engine().in_flight == 1)
         hog = asyncio.create_task(_hog(0.2))
-        await until_async(lambda: engine().in_flight == 2)
+        await eventually(lambda: engine().in_flight == 2)
+        # Gives the program time to occupy the engine's thread, of which there is no sign.
         await asyncio.sleep(0.01)
         for _ in range(3):
             task.cancel()
@@ -359,7 +361,7 @@ def test_loop_in_progress_is_cancelled(clocked_engine: str, tmp_path: Path) -> N
 
     async def main() -> None:
         task = asyncio.create_task(_copy_for_ever(source, "/dev/null"))
-        await until_async(lambda: engine().in_flight == 1)
+        await eventually(lambda: engine().in_flight == 1)
         await asyncio.wait_for(_sleep(0.01), 5)
         await _cancel(task)
         assert _nothing_is_under_way()
@@ -374,7 +376,7 @@ def test_descriptor_of_a_result_that_nobody_gets_is_closed(engine_kind: str) -> 
         for _ in range(20):
             task = asyncio.create_task(_open_after(0.001, "/dev/null"))
             await asyncio.sleep(0)
-            until(_nothing_is_under_way)
+            wait_until(_nothing_is_under_way)
             await _cancel(task)
         gc.collect()
 
@@ -395,7 +397,7 @@ def test_descriptor_of_a_task_that_another_cancels_in_the_same_tick_is_closed(
             other = asyncio.create_task(canceller())
             task = asyncio.create_task(_open_after(0.001, "/dev/null"))
             await asyncio.sleep(0)
-            until(_nothing_is_under_way)
+            wait_until(_nothing_is_under_way)
             results = await asyncio.gather(task, other, return_exceptions=True)
             if not isinstance(results[0], BaseException):
                 os.close(results[0].unwrap())
@@ -430,10 +432,10 @@ def test_descriptor_whose_close_was_cancelled_is_closed(pair: Pair) -> None:
             ring.submit(open_and_close, "/dev/zero", one)
         for _ in range(16):
             busy.submit(fill, source, memory)
-        until(lambda: len(blocking_threads()) == 16)
+        wait_until(lambda: len(blocking_threads()) == 16)
         for _ in range(5):
             other.send(b"x")
-        until(lambda: not select.select([one], [], [], 0)[0])
+        wait_until(lambda: not select.select([one], [], [], 0)[0])
         # A later command is executed later: then the five wait for a blocking thread.
         last = CompletionRing()
         last.submit(_sleep, 0, flags=Flow.ASYNC)
@@ -453,7 +455,7 @@ def test_other_programs_on_a_socket_go_on_when_one_is_cancelled(
 
     async def main() -> None:
         tasks = [asyncio.create_task(_recv(one)) for _ in range(10)]
-        await until_async(lambda: engine().in_flight == 10)
+        await eventually(lambda: engine().in_flight == 10)
         await _cancel(tasks.pop(4))
         for i in range(9):
             other.send(b"%d" % i)
@@ -473,7 +475,7 @@ def test_closed_loop_ends_its_programs(engine_kind: str, pair: Pair) -> None:
             coroutine.send(None)
             # Many awaits in one step would let other tasks run first.
             await asyncio.sleep(0)
-        await until_async(lambda: engine().in_flight == 10)
+        await eventually(lambda: engine().in_flight == 10)
 
     loop.run_until_complete(main())
     loop.close()
@@ -489,11 +491,11 @@ def test_abandoned_coroutine_ends_its_program(engine_kind: str, pair: Pair) -> N
     async def main() -> None:
         coroutine = _recv(pair()[0])
         coroutine.send(None)
-        await until_async(lambda: engine().in_flight == 1)
+        await eventually(lambda: engine().in_flight == 1)
         coroutine.close()
         del coroutine
         gc.collect()
-        await until_async(_nothing_is_under_way)
+        await eventually(_nothing_is_under_way)
 
     within_deadline(main())
 
@@ -568,7 +570,7 @@ def test_threads_that_block_do_not_keep_a_program_from_ending(
 
     async def main() -> None:
         task = asyncio.create_task(_recv(pair()[0]))
-        await until_async(lambda: engine().in_flight == 1)
+        await eventually(lambda: engine().in_flight == 1)
         await _cancel(task)
 
     try:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from threadlets import engine, syslet
 from threadlets.atoms import buffer, recv
+from waiting import eventually
 
-from .harness import until_async, within_deadline
+from .harness import within_deadline
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -32,7 +33,7 @@ def test_cancellation_has_its_message_and_is_counted_once(
 
     async def main() -> None:
         task = asyncio.create_task(_recv(reader))
-        await until_async(lambda: engine().in_flight == 1)
+        await eventually(lambda: engine().in_flight == 1)
         assert task.cancel("enough")
         with pytest.raises(asyncio.CancelledError, match="enough"):
             await task
@@ -52,6 +53,6 @@ def test_exception_thrown_into_a_program_ends_it(engine_kind: str, pair: Pair) -
             coroutine.send(None)
             with pytest.raises(type(error)):
                 coroutine.throw(error)
-        await until_async(lambda: engine().in_flight == 0)
+        await eventually(lambda: engine().in_flight == 0)
 
     within_deadline(main())

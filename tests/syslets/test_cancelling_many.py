@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from threadlets import BufferPool, engine, sweep, syslet
 from threadlets.atoms import buffer, openat, poll, recv, timeout
+from waiting import eventually, wait_until
 
-from .harness import until, until_async, within_deadline
+from .harness import within_deadline
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -51,7 +52,7 @@ def test_ten_thousand_time_outs_are_cancelled_at_once(clocked_engine: str) -> No
 
     async def main() -> None:
         tasks = [asyncio.create_task(_sleep(1000)) for _ in range(10_000)]
-        await until_async(lambda: engine().in_flight == len(tasks))
+        await eventually(lambda: engine().in_flight == len(tasks))
         started = time.monotonic()
         for task in tasks:
             task.cancel()
@@ -69,7 +70,7 @@ def test_two_thousand_receives_are_cancelled_at_once(engine_kind: str, pair: Pai
 
     async def main() -> None:
         tasks = [asyncio.create_task(_recv(ends[i % 50])) for i in range(2000)]
-        await until_async(lambda: engine().in_flight == len(tasks))
+        await eventually(lambda: engine().in_flight == len(tasks))
         started = time.monotonic()
         for task in tasks:
             task.cancel()
@@ -87,7 +88,7 @@ def test_ten_thousand_polls_end_at_once(engine_kind: str, pair: Pair) -> None:
 
     async def main() -> None:
         tasks = [asyncio.create_task(_poll(one)) for _ in range(10_000)]
-        await until_async(lambda: engine().in_flight == len(tasks))
+        await eventually(lambda: engine().in_flight == len(tasks))
         other.send(b"x")
         await asyncio.wait(tasks)
         assert all(task.result().ok for task in tasks)
@@ -104,12 +105,12 @@ def test_left_sweep_cancels_the_rest(clocked_engine: str) -> None:
 
     for _ in sweep(_sleep, [0, 1000, 1000], ordered=False):
         break
-    until(_nothing_is_under_way)
+    wait_until(_nothing_is_under_way)
 
     swept = sweep(_sleep, [0, 1000, 1000], ordered=False)
     next(swept)
     swept.close()
-    until(_nothing_is_under_way)
+    wait_until(_nothing_is_under_way)
     assert len(list(swept)) <= 2, "it took more inputs"
 
     def fail() -> None:
@@ -119,12 +120,12 @@ def test_left_sweep_cancels_the_rest(clocked_engine: str) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    until(_nothing_is_under_way)
+    wait_until(_nothing_is_under_way)
 
     swept = sweep(_sleep, inputs(), ordered=False)
     assert next(swept).ok
     del swept
-    until(_nothing_is_under_way)
+    wait_until(_nothing_is_under_way)
 
 
 def test_left_sweep_closes_the_descriptors_that_nobody_got(engine_kind: str) -> None:
@@ -140,7 +141,7 @@ def test_left_sweep_closes_the_descriptors_that_nobody_got(engine_kind: str) -> 
             os.close(next(swept).unwrap())
         del swept
         gc.collect()
-        until(_nothing_is_under_way)
+        wait_until(_nothing_is_under_way)
 
 
 def test_cancelled_task_leaves_its_sweep(clocked_engine: str) -> None:
@@ -152,10 +153,10 @@ def test_cancelled_task_leaves_its_sweep(clocked_engine: str) -> None:
                 pass
 
         task = asyncio.create_task(consumer())
-        await until_async(lambda: engine().in_flight == 100)
+        await eventually(lambda: engine().in_flight == 100)
         await _cancel(task)
         del task
         gc.collect()
-        await until_async(_nothing_is_under_way)
+        await eventually(_nothing_is_under_way)
 
     within_deadline(main())

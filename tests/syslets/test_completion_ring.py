@@ -16,8 +16,9 @@ import pytest
 from threadlets import BufferPool, CompletionRing, engine, syslet
 from threadlets.atoms import Flow, buffer, nop, openat, recv, send, timeout
 from threadlets.testing import use_engine
+from waiting import eventually, wait_until
 
-from .harness import DEADLINE_S, Crowd, until, until_async, within_deadline
+from .harness import DEADLINE_S, Crowd, within_deadline
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -104,7 +105,7 @@ def test_wait_takes_all_that_are_there(engine_kind: str) -> None:
     ring = CompletionRing()
     for i in range(50):
         ring.submit(_sleep, 0.0001, tag=i, flags=Flow.ASYNC)
-    until(lambda: engine().in_flight == 0)
+    wait_until(lambda: engine().in_flight == 0)
     assert set(range(50)) == set(_tags(ring.wait(1, DEADLINE_S)))
 
 
@@ -132,7 +133,7 @@ def test_ring_that_overflows_loses_no_entry(engine_kind: str) -> None:
     ring = CompletionRing(4)
     for i in range(100):
         ring.submit(_sleep, 0.0001, tag=i, flags=Flow.ASYNC)
-    until(lambda: engine().in_flight == 0)
+    wait_until(lambda: engine().in_flight == 0)
     found: list[object] = []
     while entries := ring.wait(1, 1):
         assert len(entries) <= 4
@@ -178,7 +179,7 @@ def test_buffers_come_from_the_given_pool(engine_kind: str, pair: Pair) -> None:
     pool, ring = BufferPool(512), CompletionRing()
     one, other = pair()
     ring.submit(_recv, one, pool=pool, flags=Flow.ASYNC)
-    until(lambda: pool.in_use == 512)
+    wait_until(lambda: pool.in_use == 512)
     entry = ring.submit(_recv, one, pool=pool)
     if entry is None:
         ((_, entry),) = ring.wait(1, DEADLINE_S)
@@ -229,7 +230,7 @@ def test_several_threads_wait_for_one_ring(engine_kind: str, pair: Pair) -> None
     for thread in threads:
         thread.start()
     other.send(b"a")
-    until(lambda: len(found) >= 1)
+    wait_until(lambda: len(found) >= 1)
     other.send(b"b")
     for thread in threads:
         thread.join(5)
@@ -251,7 +252,7 @@ def test_several_tasks_wait_for_one_ring(engine_kind: str, pair: Pair) -> None:
         for n_done in range(1, 4):
             other.send(b"x")
             async with asyncio.timeout(5):
-                await until_async(lambda n=n_done: sum(it.done() for it in tasks) >= n)
+                await eventually(lambda n=n_done: sum(it.done() for it in tasks) >= n)
         assert 3 == sum(len(task.result()) for task in tasks)
 
     within_deadline(main())
@@ -283,7 +284,7 @@ def test_cancelled_wait_loses_no_entry(engine_kind: str, pair: Pair) -> None:
                 ring.submit(_recv, one, tag=i)
             for _ in range(2):
                 other.send(b"x")
-            await until_async(lambda: engine().in_flight == 1)
+            await eventually(lambda: engine().in_flight == 1)
             task = asyncio.create_task(ring.async_wait(3))
             await asyncio.sleep(0)
             task.cancel()
@@ -321,7 +322,7 @@ def test_interrupted_wait_loses_no_entry(
     ring.submit(_recv, one, tag="first")
     ring.submit(_recv, one, tag="second")
     other.send(b"x")
-    until(lambda: engine().in_flight == 1)
+    wait_until(lambda: engine().in_flight == 1)
     signal.setitimer(signal.ITIMER_REAL, 0.01)
     with pytest.raises(alarm):
         ring.wait(2)
@@ -336,7 +337,7 @@ def test_given_up_ring_ends_its_programs(engine_kind: str, pair: Pair) -> None:
     ring.submit(_recv, pair()[0])
     assert 1 == engine().in_flight
     del ring
-    until(lambda: engine().in_flight == 0)
+    wait_until(lambda: engine().in_flight == 0)
     ring = CompletionRing()
     ring.submit(_recv, pair()[0])
     ring.close()
@@ -378,7 +379,7 @@ def test_descriptors_in_entries_that_nobody_takes_are_closed(engine_kind: str) -
     ring = CompletionRing()
     for _ in range(10):
         ring.submit(_open, "/dev/null", flags=Flow.ASYNC)
-    until(lambda: engine().in_flight == 0)
+    wait_until(lambda: engine().in_flight == 0)
     del ring
 
 

@@ -30,6 +30,7 @@ from threadlets.atoms import (
 from threadlets.atoms import read as read_atom
 from threadlets.atoms import write as write_atom
 from threadlets.testing import use_engine
+from waiting import eventually
 
 from .conftest import ENGINES
 from .harness import wait_for_quiet, within_deadline
@@ -245,8 +246,7 @@ def test_engine_that_is_stopped_ends_what_it_has(engine_kind: str, pair: Pair) -
 
     async def main() -> None:
         task = asyncio.create_task(_echo(pair()[0]))
-        while not engine().in_flight:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: engine().in_flight)
         _core.stop_engine()
         result = await task
         assert not result.ok

@@ -21,8 +21,9 @@ from threadlets.atoms import (
     splice,
     write,
 )
+from waiting import wait_until
 
-from .harness import DEADLINE_S, Carry, content_of, until
+from .harness import DEADLINE_S, Carry, content_of
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -187,7 +188,7 @@ def test_what_did_not_get_through_is_not_lost_when_sending_is_cancelled(
     sender.setblocking(False)
     ring = CompletionRing()
     assert ring.submit(_sendfile, sender, source, 100 * len(_DATA)) is None
-    until(lambda: os.lseek(source, 0, os.SEEK_CUR) > 65536)
+    wait_until(lambda: os.lseek(source, 0, os.SEEK_CUR) > 65536)
     ring.cancel()
     ((_, result),) = ring.wait(1, DEADLINE_S)
     sender.close()

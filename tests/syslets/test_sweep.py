@@ -20,8 +20,9 @@ import pytest
 import threadlets
 from threadlets import BufferPool, engine, sweep, syslet
 from threadlets.atoms import buffer, close, nop, openat, pread, read, recv, send, timeout
+from waiting import eventually, wait_until
 
-from .harness import DEADLINE_S, Crowd, until, until_async, within_deadline
+from .harness import DEADLINE_S, Crowd, within_deadline
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -384,12 +385,12 @@ def test_sweep_of_a_loop_that_ends_is_given_up(clocked_engine: str) -> None:
 
     async def main() -> None:
         task = asyncio.create_task(anext(results()))
-        await until_async(lambda: engine().in_flight > 0)
+        await eventually(lambda: engine().in_flight > 0)
         del task
 
     threadlets.run(main())
     gc.collect()
-    until(lambda: engine().in_flight == 0)
+    wait_until(lambda: engine().in_flight == 0)
 
 
 def test_sweep_that_one_thread_begins_is_ended_by_another(engine_kind: str) -> None:
@@ -429,7 +430,7 @@ def test_a_closed_sweep_holds_no_descriptor(
     elif iterates:
         os.close(next(results).value)
     results.close()
-    until(lambda: engine().in_flight == 0)
+    wait_until(lambda: engine().in_flight == 0)
     # The engine has descriptors of its own open, too.
     stopped = len(os.listdir("/proc/self/fd")) - before
     assert stopped < 50

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import anyio
+from waiting import eventually
 
 from .harness import Run
 
@@ -52,9 +53,11 @@ def test_a_group_inside_an_anyio_group(run: Run) -> None:
     """Cancelling the outer scope cancels the tasks of both groups."""
 
     async def main() -> tuple[list[str], int]:
+        begun: list[str] = []
         told: list[str] = []
 
         async def waits(name: str) -> None:
+            begun.append(name)
             try:
                 await forever()
             except asyncio.CancelledError:
@@ -63,14 +66,14 @@ def test_a_group_inside_an_anyio_group(run: Run) -> None:
 
         async with anyio.create_task_group() as outer:
             outer.start_soon(waits, "outer")
-            outer.start_soon(cancel_soon, outer)
+            outer.start_soon(cancel_when_both_wait, outer, begun)
             async with asyncio.TaskGroup() as inner:
                 inner.create_task(waits("inner"))
                 await forever()
         return sorted(told), n_requests()
 
-    async def cancel_soon(group: anyio.abc.TaskGroup) -> None:
-        await asyncio.sleep(0.01)
+    async def cancel_when_both_wait(group: anyio.abc.TaskGroup, begun: list[str]) -> None:
+        await eventually(lambda: len(begun) == 2)
         group.cancel_scope.cancel()
 
     assert (["inner", "outer"], 0) == run(main())
@@ -80,9 +83,11 @@ def test_an_anyio_group_inside_a_group(run: Run) -> None:
     """A failure in the outer group cancels the tasks of both."""
 
     async def main() -> tuple[list[str], list[str], int]:
+        begun = asyncio.Event()
         told: list[str] = []
 
         async def waits() -> None:
+            begun.set()
             try:
                 await forever()
             except asyncio.CancelledError:
@@ -90,7 +95,7 @@ def test_an_anyio_group_inside_a_group(run: Run) -> None:
                 raise
 
         async def fails() -> None:
-            await asyncio.sleep(0.01)
+            await begun.wait()
             raise KeyError("x")
 
         async def nested() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import threadlets
+from waiting import eventually
 
 from .harness import Raw, Run, Script, collect, native_only, note_failures, turns
 
@@ -543,8 +544,7 @@ def test_cancelled_during_a_call_that_lost_the_role(run: Run) -> None:
             ran.append("task")
 
         task = asyncio.create_task(body())
-        while not entered.is_set():
-            await asyncio.sleep(0.001)
+        await eventually(entered.is_set)
         task.cancel()
         opened.set()
         await asyncio.wait([task])
