@@ -84,7 +84,7 @@ def test_figures_of_ab_are_found_by_name() -> None:
     assert expected == storm.figures_of(printed)
 
 
-def test_port_on_which_nobody_listens_fails_the_measurement(
+def test_port_without_a_listener_fails_the_measurement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server that does not begin to listen is not waited for forever."""

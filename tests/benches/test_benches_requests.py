@@ -94,7 +94,7 @@ def test_sleeps_that_are_over_are_not_parked() -> None:
         parking.waking_by_clock()
 
 
-def test_loop_that_stands_is_noticed_by_who_wakes_late() -> None:
+def test_loop_that_stands_is_noticed_by_what_wakes_late() -> None:
     """`frozen_ms` is the longest time without a tick after the first cancel, late ticks included."""
     cancelling = Cancelling(1)
     cancelling.creating()

@@ -62,7 +62,7 @@ def test_limit_can_be_changed_while_calls_wait(run: Any) -> None:
     run(main())
 
 
-def test_cancelled_waiter_gives_its_turn_to_the_next(run: Any) -> None:
+def test_cancelled_waiter_gives_its_place_to_the_next(run: Any) -> None:
     """A call that was resumed and is cancelled before its step gives its place away as well."""
     pool = Pool(limit=1)
 
@@ -144,15 +144,15 @@ def test_batch_calls_let_ready_work_pass_and_come_through_all_the_same(
     pool = Pool(priority=BATCH)
 
     async def main() -> int:
-        n_turns = 0
+        n_ticks = 0
         task = asyncio.create_task(pool.call(int))
         while not task.done():
             asyncio.get_running_loop().call_soon(int)
             await asyncio.sleep(0)
-            n_turns += 1
+            n_ticks += 1
             # Beside the loop, a thread has to get the GIL from it first.
-            assert n_turns < 100 or "beside" == start
-        return n_turns
+            assert n_ticks < 100 or "beside" == start
+        return n_ticks
 
     assert run(main()) > 1
 

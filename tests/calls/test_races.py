@@ -136,7 +136,7 @@ def test_executor_outlives_what_callbacks_raise(blocks: bool, caplog: Any) -> No
             assert 0 == executor.submit(int).result(DEADLINE_S)
 
 
-def test_executor_reports_a_future_that_somebody_else_has_settled(caplog: Any) -> None:
+def test_executor_reports_a_future_that_other_code_has_settled(caplog: Any) -> None:
     """The function is not called, and its place is free again."""
     gate, entered = threading.Event(), threading.Event()
     with ThreadletExecutor(max_workers=1) as executor:
@@ -165,7 +165,7 @@ def test_pool_cancels_abandonable_calls_that_are_blocked(run: Any) -> None:
     run(main())
 
 
-def test_call_that_is_closed_while_it_waits_gives_its_turn_up(run: Any) -> None:
+def test_call_that_is_closed_while_it_waits_gives_its_place_up(run: Any) -> None:
     """A call gives its place back, however its await ends."""
     pool = Pool(limit=1)
 

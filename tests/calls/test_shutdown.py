@@ -268,24 +268,24 @@ def test_subprocess_runs_in_a_threadlet(run: Any) -> None:
     """`subprocess.run` blocks, and the loop goes on meanwhile."""
 
     async def main() -> tuple[int, int]:
-        n_turns = 0
+        n_ticks = 0
 
-        async def turn() -> None:
-            nonlocal n_turns
+        async def tick() -> None:
+            nonlocal n_ticks
             while True:
-                n_turns += 1
+                n_ticks += 1
                 await asyncio.sleep(0.001)
 
-        turns = asyncio.create_task(turn())
+        ticking = asyncio.create_task(tick())
         result = await threadlets.call(
             subprocess.run, ["sleep", "0.1"], check=True, stdin=subprocess.DEVNULL
         )
-        turns.cancel()
-        return result.returncode, n_turns
+        ticking.cancel()
+        return result.returncode, n_ticks
 
-    status, n_turns = run(main())
+    status, n_ticks = run(main())
     assert 0 == status
-    assert n_turns > 10
+    assert n_ticks > 10
 
 
 def test_os_fork_outside_of_threadlets_leaves_the_parent_alone(script: Any) -> None:

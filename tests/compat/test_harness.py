@@ -342,7 +342,7 @@ def test_tests_are_what_unittest_takes_for_such(
     assert session.folded.outcomes.keys() == tests
 
 
-def test_lent_tests_use_the_helpers_of_who_runs_them(tmp_path: Path) -> None:
+def test_lent_tests_use_the_helpers_of_the_version_that_runs_them(tmp_path: Path) -> None:
     """Tests of another interpreter are copied without its helpers, and run with the borrower's."""
     donor = probe(Path(sys.executable), "asyncio")
     (interpreter,) = lend_tests(donor, [INTERPRETER], tmp_path / "lent")

@@ -114,7 +114,7 @@ def test_a_file_is_closed_though_its_task_was_cancelled(run: Any, engine_kind: s
     run(main())
 
 
-def test_an_await_inside_a_function_lets_nobody_run(run: Any) -> None:
+def test_an_await_inside_a_function_lets_no_task_run(run: Any) -> None:
     """An await inside a function does not yield: the function could not wait for the others."""
 
     def function() -> None:

@@ -356,7 +356,7 @@ def test_a_flush_that_is_cancelled_goes_on_behind_what_the_other_end_has(
     run(main())
 
 
-def test_a_pipe_that_nobody_reads_any_more_has_had_what_a_write_tells(run: Run) -> None:
+def test_a_pipe_whose_reader_has_left_has_had_what_a_write_tells(run: Run) -> None:
     async def main() -> None:
         from_fd, to_fd = os.pipe()
         async with threadlets.open(to_fd, "wb", buffering=0) as file:

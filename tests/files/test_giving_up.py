@@ -46,7 +46,7 @@ class _Opener:
 @pytest.mark.starts("inline", "beside")
 @pytest.mark.parametrize("n_cancellations", [1, 2])
 @pytest.mark.parametrize("mode", ["r", "rb", "w+b"])
-def test_a_descriptor_of_an_opener_that_nobody_gets_is_closed(
+def test_an_openers_descriptor_that_is_lost_is_closed(
     run: Run, tmp_path: Path, mode: str, n_cancellations: int
 ) -> None:
     """The descriptor is closed even while the exception is kept."""

@@ -62,19 +62,19 @@ def test_exception_ends_the_block() -> None:
 @pytest.mark.parametrize("debug", [False, True])
 def test_environment_survives_suspensions_and_others_never_see_it(run: Any, debug: bool) -> None:
     """Three tasks that round in three ways are resumed alternately."""
-    n_turns = _N_SUSPENSIONS // 4 if not debug else 500
+    n_ticks = _N_SUSPENSIONS // 4 if not debug else 500
 
     async def rounds(name: Any, expected: float) -> int:
         n_right = 0
         with fp.environment(rounding=name):
-            for _ in range(n_turns):
+            for _ in range(n_ticks):
                 await asyncio.sleep(0)
                 n_right += third() == expected
         return n_right
 
     async def plain() -> int:
         n_right = 0
-        for _ in range(n_turns):
+        for _ in range(n_ticks):
             await asyncio.sleep(0)
             n_right += third() == NEAREST
         return n_right
@@ -84,7 +84,7 @@ def test_environment_survives_suspensions_and_others_never_see_it(run: Any, debu
             rounds("upward", UP), rounds("downward", DOWN), rounds("toward-zero", DOWN), plain()
         )
 
-    assert [n_turns] * 4 == run(main(), debug=debug)
+    assert [n_ticks] * 4 == run(main(), debug=debug)
 
 
 def test_environment_survives_takeovers() -> None:

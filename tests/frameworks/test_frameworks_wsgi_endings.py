@@ -194,7 +194,7 @@ def test_an_error_while_a_response_is_closed_is_told(run_on_both: Any, how: str)
     assert run_on_both(main()) is error
 
 
-def test_a_client_that_leaves_first_calls_nobody(run_on_both: Any) -> None:
+def test_application_is_not_called_for_a_client_that_leaves_first(run_on_both: Any) -> None:
     """The application is not called if the client leaves before the first part of its body."""
     called: list[str] = []
 
@@ -211,7 +211,9 @@ def test_a_client_that_leaves_first_calls_nobody(run_on_both: Any) -> None:
     assert [] == called
 
 
-def test_a_client_that_leaves_the_queue_calls_nobody(run_on_threadlets: Any, gate: Any) -> None:
+def test_application_is_not_called_for_a_client_that_leaves_the_queue(
+    run_on_threadlets: Any, gate: Any
+) -> None:
     """The application is not called for a queued request whose client has left."""
     called: list[str] = []
     pool = threadlets.Pool(limit=1)

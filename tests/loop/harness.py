@@ -134,7 +134,7 @@ async def connected(
         finally:
             if transport.get_protocol() is not None:  # It is None once the connection is lost.
                 transport.abort()
-            await turns(2)
+            await ticks(2)
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -171,9 +171,9 @@ def pipe() -> Iterator[tuple[int, int]]:
                 os.close(fd)
 
 
-async def turns(n_turns: int) -> None:
-    """Let the loop run `n_turns` ticks."""
-    for _ in range(n_turns):
+async def ticks(n_ticks: int) -> None:
+    """Let the loop run `n_ticks` ticks."""
+    for _ in range(n_ticks):
         await asyncio.sleep(0)
 
 
@@ -183,7 +183,7 @@ async def end_connections() -> None:
         transport = recorder.transport
         if recorder.loop is asyncio.get_running_loop() and not transport.is_closing():
             getattr(transport, "abort", transport.close)()
-    await turns(3)
+    await ticks(3)
 
 
 def note_failures() -> list[dict[str, Any]]:

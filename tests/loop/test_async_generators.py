@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from .harness import Run, turns
+from .harness import Run, ticks
 
 
 async def numbers(closed: list[str]) -> AsyncIterator[int]:
@@ -42,7 +42,7 @@ def test_forgotten_generator_is_closed_by_the_loop(run: Run) -> None:
         closed: list[str] = []
         async for _ in numbers(closed):
             break
-        await turns(5)
+        await ticks(5)
         assert ["closed"] == closed
 
     run(main())

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import threadlets
 
-from .harness import LoopFactory, Run, threadlets_only, turns
+from .harness import LoopFactory, Run, threadlets_only, ticks
 
 #: How many connections wait at once in these tests.
 N = 100
@@ -75,7 +75,7 @@ def test_connections_that_wait_are_served_few_at_a_time(run: Run) -> None:
         server, address = await serve(Counting)
         clients = ask(address, N)
         while Counting.n_ended < N:
-            await turns(1)
+            await ticks(1)
         assert Counting.n_open_max <= FEW
         for client in clients:
             assert b"answer" == client.recv(100)
@@ -86,7 +86,7 @@ def test_connections_that_wait_are_served_few_at_a_time(run: Run) -> None:
 
 
 @threadlets_only
-def test_connections_that_come_in_each_turn_make_no_larger_bursts(run: Run) -> None:
+def test_connections_that_come_in_each_tick_make_no_larger_batches(run: Run) -> None:
     """Readiness of a listener on which connections wait adds nothing to its pending request."""
 
     class Counting(Answering):
@@ -98,10 +98,10 @@ def test_connections_that_come_in_each_turn_make_no_larger_bursts(run: Run) -> N
         for _ in range(10):
             clients += ask(address, 20)
             before = Counting.made
-            await turns(1)
+            await ticks(1)
             assert Counting.made - before <= FEW / 2
         while Counting.n_ended < len(clients):
-            await turns(1)
+            await ticks(1)
         for client in clients:
             client.close()
         server.close()
@@ -157,7 +157,7 @@ def test_connections_that_a_closed_loop_has_not_served_are_refused(
     server, address = loop.run_until_complete(serve(Counting))
     clients = ask(address, N)
     while not Counting.made:
-        loop.run_until_complete(turns(1))
+        loop.run_until_complete(ticks(1))
     assert Counting.made < N
     loop.close()
     gc.collect()
@@ -183,7 +183,7 @@ def test_connections_that_came_before_their_server_was_closed_are_served(run: Ru
         server, address = await serve(Counting)
         clients = ask(address, N)
         while not Counting.made:
-            await turns(1)
+            await ticks(1)
         server.close()
         loop = asyncio.get_running_loop()
         for client in clients:
@@ -221,14 +221,14 @@ def test_connection_costs_the_collector_four_objects(run: Run) -> None:
         server, address = await serve(Idle)
         clients = [socket.create_connection(address)]
         while len(made) < 1:
-            await turns(1)
+            await ticks(1)
         clients += [socket.create_connection(address) for _ in range(N)]
         gc.collect()
         gc.disable()
         try:
             before = _tracked()
             while len(made) < N + 1:
-                await turns(1)
+                await ticks(1)
             new = _tracked() - before
         finally:
             gc.enable()
@@ -238,7 +238,7 @@ def test_connection_costs_the_collector_four_objects(run: Run) -> None:
         assert new.total() < (n_each + 1) * N, new
         for protocol in made:
             protocol.transport.abort()
-        await turns(3)
+        await ticks(3)
         for client in clients:
             client.close()
         server.close()
@@ -264,8 +264,8 @@ def test_connection_that_is_over_is_freed_without_the_collector(run: Run) -> Non
         try:
             [client] = ask(address, 1)
             while Keeping.n_ended < 1:
-                await turns(1)
-            await turns(1)
+                await ticks(1)
+            await ticks(1)
             assert [None, None] == [it() for it in gone]
         finally:
             gc.enable()
@@ -277,7 +277,7 @@ def test_connection_that_is_over_is_freed_without_the_collector(run: Run) -> Non
 
 @threadlets_only
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_connection_that_nobody_ended_is_found_by_the_collector(
+def test_connection_that_was_not_ended_is_found_by_the_collector(
     loop_factory: LoopFactory,
 ) -> None:
     """Connections that were never ended are collected with their loop."""
@@ -294,7 +294,7 @@ def test_connection_that_nobody_ended_is_found_by_the_collector(
         server, address = loop.run_until_complete(serve(Keeping))
         with socket.create_connection(address):
             while not made:
-                loop.run_until_complete(turns(1))
+                loop.run_until_complete(ticks(1))
         server.close()
         loop.close()
 
@@ -316,7 +316,7 @@ def test_socket_of_an_accepted_connection_knows_its_names_until_it_is_closed(run
         server, address = await serve(Made)
         client, other = (socket.create_connection(address) for _ in range(2))
         while len(made) < 2:
-            await turns(1)
+            await ticks(1)
         for transport, peer in zip(made, (client, other), strict=True):
             sock = transport.get_extra_info("socket")
             assert sock is transport.get_extra_info("socket")
@@ -328,7 +328,7 @@ def test_socket_of_an_accepted_connection_knows_its_names_until_it_is_closed(run
         assert 0 != sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         for transport, peer in zip(made, (client, other), strict=True):
             transport.close()
-            await turns(3)
+            await ticks(3)
             assert -1 == transport.get_extra_info("socket").fileno()
             with pytest.raises(OSError, match="Bad file descriptor"):
                 transport.get_extra_info("socket").getpeername()

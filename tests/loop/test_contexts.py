@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from waiting import eventually
 
-from .harness import Contexts, Run, pipe, socket_pair, turns
+from .harness import Contexts, Run, pipe, socket_pair, ticks
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 15), reason="this Python calls protocols in contexts of several kinds"
@@ -124,7 +124,7 @@ def test_server_that_is_started_late_has_the_context_in_which_it_was_made(run: R
         assert "the server's" == await made
         client.close()
         server.close()
-        await turns(3)
+        await ticks(3)
 
     run(main())
 
@@ -164,7 +164,7 @@ def test_connection_that_was_made_has_one_context(run: Run, end: str) -> None:
             name.set("another")
             trail.set(("main's",))
             peer.send(b"data")
-            await turns(5)
+            await ticks(5)
             if end == "peer":
                 peer.close()
             else:
@@ -186,7 +186,7 @@ def test_accepted_socket_that_is_connected_has_one_context(run: Run) -> None:
             loop = asyncio.get_running_loop()
             transport, walker = await loop.connect_accepted_socket(Walker, sock=ours)
             peer.send(b"data")
-            await turns(5)
+            await ticks(5)
             transport.close()
             assert ("made", "data", "lost") == await walker.lost
 
@@ -208,7 +208,7 @@ def test_full_connection_goes_on_in_its_context(run: Run) -> None:
             n_received = 0
             while n_received < 1 << 22:
                 n_received += len(await loop.sock_recv(peer, 1 << 20))
-            await turns(3)
+            await ticks(3)
             transport.close()
             assert ("made", "resume", "lost") == await walker.lost
 
@@ -261,6 +261,6 @@ def test_datagrams_are_received_in_the_context_of_their_endpoint(run: Run) -> No
             peer.sendto(b"x", transport.get_extra_info("sockname"))
             assert "main's" == await names.seen
         transport.close()
-        await turns(3)
+        await ticks(3)
 
     run(main())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .harness import DEADLINE_S, LoopFactory, Run, turns
+from .harness import DEADLINE_S, LoopFactory, Run, ticks
 
 
 class Letters(asyncio.DatagramProtocol):
@@ -105,7 +105,7 @@ def test_aborted_endpoint_is_lost(run: Run) -> None:
         transport, protocol = await endpoint()
         transport.abort()
         await protocol.lost.wait()
-        await turns(1)
+        await ticks(1)
         assert -1 == transport.get_extra_info("socket").fileno()
 
     run(main())
@@ -139,6 +139,6 @@ def test_interrupt_in_a_protocol_loses_one_datagram_only(loop_factory: LoopFacto
         assert [b"one", b"two", b"three"] == [data for data, _ in protocol.received]
     finally:
         transport.abort()
-        loop.run_until_complete(turns(3))
+        loop.run_until_complete(ticks(3))
         loop.close()
         gc.collect()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Recorder, Run, connected, note_failures, threadlets_only, turns
+from .harness import Recorder, Run, connected, note_failures, threadlets_only, ticks
 
 
 def test_callbacks_run_in_debug_mode_too(run: Run) -> None:
@@ -26,7 +26,7 @@ def test_callbacks_run_in_debug_mode_too(run: Run) -> None:
         loop.call_later(0, order.append, "timer")
         loop.call_soon(order.append, "cancelled").cancel()
         loop.call_later(0, order.append, "cancelled").cancel()
-        await turns(3)
+        await ticks(3)
         assert ["soon", "timer"] == order
         async with connected(Recorder) as connection:
             connection.peer.send(b"data")
@@ -137,7 +137,7 @@ def test_slow_callback_is_reported(run: Run, caplog: pytest.LogCaptureFixture) -
         with caplog.at_level(logging.WARNING, logger="asyncio"):
             loop.call_soon(dawdle)
             loop.call_later(0, dawdle)
-            await turns(3)
+            await ticks(3)
 
     run(main())
     slow = [record.getMessage() for record in caplog.records if "dawdle" in record.getMessage()]
@@ -153,12 +153,12 @@ def test_slow_protocol_is_reported(run: Run, caplog: pytest.LogCaptureFixture) -
         loop.set_debug(True)
         loop.slow_callback_duration = 0
         async with connected(Recorder) as connection:
-            await turns(2)
+            await ticks(2)
             with caplog.at_level(logging.WARNING, logger="asyncio"):
                 caplog.clear()
                 connection.peer.send(b"data")
                 await connection.protocol.receive(4)
-                await turns(1)
+                await ticks(1)
 
     run(main())
     assert any("read" in record.getMessage().lower() for record in caplog.records)
@@ -174,7 +174,7 @@ def test_failing_callback_shows_where_it_was_made(run: Run) -> None:
         asyncio.get_running_loop().set_debug(True)
         failures = note_failures()
         asyncio.get_running_loop().call_soon(fail)
-        await turns(2)
+        await ticks(2)
         (failure,) = failures
         assert isinstance(failure["exception"], ZeroDivisionError)
         assert any(__file__ == frame.filename for frame in failure["source_traceback"])
@@ -191,7 +191,7 @@ def test_debug_mode_can_be_switched_while_running(run: Run) -> None:
         for n in range(6):
             loop.set_debug(n % 2 == 0)
             loop.call_soon(order.append, n)
-        await turns(2)
+        await ticks(2)
         assert list(range(6)) == order
 
     run(main())
@@ -211,7 +211,7 @@ def test_failed_task_is_freed_at_once(run: Run) -> None:
         gc.disable()
         try:
             asyncio.Task(fail_later())
-            await turns(2)
+            await ticks(2)
         finally:
             gc.enable()
         assert ["Task exception was never retrieved"] == [it["message"] for it in failures]

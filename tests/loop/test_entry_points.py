@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import threadlets
 
-from .harness import Run, turns
+from .harness import Run, ticks
 
 
 async def the_loop() -> asyncio.AbstractEventLoop:
@@ -50,7 +50,7 @@ def test_run_inside_a_running_loop_is_refused() -> None:
     """A `run` inside a running loop raises RuntimeError and does not run its coroutine."""
 
     async def main() -> None:
-        coroutine = turns(1)
+        coroutine = ticks(1)
         with pytest.raises(RuntimeError):
             threadlets.run(coroutine)
         coroutine.close()
@@ -62,7 +62,7 @@ def test_run_inside_a_running_loop_is_refused() -> None:
 def test_run_refuses_what_is_no_coroutine(entry_point: Callable[..., Any]) -> None:
     """Only coroutines can be run; since CPython 3.14 any awaitable can."""
     error = ValueError if sys.version_info < (3, 14) else TypeError
-    for wrong in (turns, None):
+    for wrong in (ticks, None):
         with pytest.raises(error, match="coroutine"):
             entry_point(wrong)
 
@@ -95,7 +95,7 @@ def test_tasks_that_are_left_are_cancelled(run: Run) -> None:
 
     async def main() -> None:
         tasks.append(asyncio.create_task(wait_for_ever()))
-        await turns(1)
+        await ticks(1)
 
     tasks: list[asyncio.Task[None]] = []
     run(main())
@@ -135,7 +135,7 @@ def test_task_factory_makes_the_tasks(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(lambda loop, coro, **options: Own(coro, loop=loop, **options))
-        task = asyncio.create_task(turns(1))
+        task = asyncio.create_task(ticks(1))
         await task
         assert isinstance(task, Own)
 

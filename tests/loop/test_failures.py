@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Run, note_failures, socket_pair, turns
+from .harness import Run, note_failures, socket_pair, ticks
 
 
 class Mishap(Exception):
@@ -28,7 +28,7 @@ def test_failing_callback_is_reported_and_the_loop_goes_on(run: Run) -> None:
         order: list[str] = []
         loop.call_soon(fail)
         loop.call_soon(order.append, "after")
-        await turns(2)
+        await ticks(2)
         (failure,) = failures
         assert isinstance(failure["exception"], Mishap)
         assert "Exception in callback" in failure["message"]
@@ -57,7 +57,7 @@ def test_failing_timer_and_reader_are_reported(run: Run) -> None:
 
             loop.add_reader(ours, read)
             await told.wait()
-            await turns(2)
+            await ticks(2)
             loop.remove_reader(ours)
         assert [Mishap, Mishap] == [type(failure["exception"]) for failure in failures]
 
@@ -69,7 +69,7 @@ def test_default_handler_logs(run: Run, caplog: pytest.LogCaptureFixture) -> Non
 
     async def main() -> None:
         asyncio.get_running_loop().call_soon(fail)
-        await turns(2)
+        await ticks(2)
 
     with caplog.at_level(logging.ERROR, logger="asyncio"):
         run(main())
@@ -88,7 +88,7 @@ def test_failing_handler_is_logged_and_the_loop_goes_on(
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, _context: fail())
         loop.call_soon(fail)
-        await turns(2)
+        await ticks(2)
 
     with caplog.at_level(logging.ERROR, logger="asyncio"):
         run(main())
@@ -127,13 +127,13 @@ def test_other_base_exceptions_are_reported(run: Run) -> None:
             raise Odd
 
         asyncio.get_running_loop().call_soon(odd)
-        await turns(2)
+        await ticks(2)
         assert [Odd] == [type(failure["exception"]) for failure in failures]
 
     run(main())
 
 
-def test_task_failure_nobody_awaits_is_reported(run: Run) -> None:
+def test_task_failure_that_is_not_awaited_is_reported(run: Run) -> None:
     """The exception of a task that was never awaited reaches the handler when the task is freed."""
 
     async def main() -> None:
@@ -143,7 +143,7 @@ def test_task_failure_nobody_awaits_is_reported(run: Run) -> None:
             fail()
 
         await asyncio.wait([asyncio.create_task(task())])
-        await turns(1)
+        await ticks(1)
         assert ["Task exception was never retrieved"] == [it["message"] for it in failures]
 
     run(main())

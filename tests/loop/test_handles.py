@@ -6,7 +6,7 @@ import asyncio
 from contextvars import ContextVar, copy_context
 from typing import Any
 
-from .harness import Run, threadlets_only, turns
+from .harness import Run, threadlets_only, ticks
 
 
 def test_callback_is_called_with_its_arguments(run: Run) -> None:
@@ -45,13 +45,13 @@ def test_cancelled_callback_is_not_called(run: Run) -> None:
         assert not handle.cancelled()
         handle.cancel()
         assert handle.cancelled()
-        await turns(2)
+        await ticks(2)
         assert [] == calls
 
     run(main())
 
 
-def test_callback_can_be_cancelled_by_one_of_its_own_burst(run: Run) -> None:
+def test_callback_can_be_cancelled_by_one_of_its_own_tick(run: Run) -> None:
     """A callback can cancel a later one of the same tick."""
 
     async def main() -> None:
@@ -60,7 +60,7 @@ def test_callback_can_be_cancelled_by_one_of_its_own_burst(run: Run) -> None:
         handles: list[asyncio.Handle] = []
         loop.call_soon(lambda: handles[0].cancel())
         handles.append(loop.call_soon(calls.append, "called"))
-        await turns(2)
+        await ticks(2)
         assert [] == calls
 
     run(main())
@@ -85,7 +85,7 @@ def test_handle_that_ran_was_not_cancelled(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         handles = [loop.call_soon(int), loop.call_later(0, int)]
-        await turns(3)
+        await ticks(3)
         assert [False, False] == [handle.cancelled() for handle in handles]
 
     run(main())
@@ -116,7 +116,7 @@ def test_handle_gives_its_callback_up_when_it_ran(run: Run) -> None:
         died = token.died
         kept = loop.call_soon(id, token)
         del token
-        await turns(2)
+        await ticks(2)
         assert [True] == died
         assert "done" in repr(kept)
 
@@ -156,7 +156,7 @@ def test_callback_runs_in_the_context_it_was_given(run: Run) -> None:
         loop.call_soon(look)
         loop.call_soon(look)
         loop.call_later(0, look, context=given)
-        await turns(4)
+        await ticks(4)
         assert ["given", "present", "present", "changed"] == seen
         assert ("present", "changed") == (var.get(), given[var])
 
@@ -175,7 +175,7 @@ def test_something_that_is_no_context_is_refused(run: Run) -> None:
             loop.call_soon(print, context="no context")  # type: ignore[arg-type]
         except TypeError:
             return
-        await turns(2)
+        await ticks(2)
         assert 1 == len(failures)
 
     run(main())

@@ -29,7 +29,7 @@ from .harness import (
     pipe,
     socket_pair,
     threadlets_only,
-    turns,
+    ticks,
 )
 
 #: Longer than any test waits: waiting for it in real time misses the deadline.
@@ -194,7 +194,7 @@ def test_clock_that_stands_still_is_moved_by_hand(run_timeless: Run) -> None:
             for expected in (1, 2, 3):
                 now = loop._scheduled[0]._when
                 assert expected == now
-                await turns(3)
+                await ticks(3)
                 assert fired == [1, 2, 3][:expected]
         finally:
             del loop.time
@@ -215,16 +215,16 @@ def test_select_is_told_how_long_there_is_to_wait(run: Run) -> None:
             return select(timeout)
 
         with mock.patch.object(loop._selector, "select", note):
-            await turns(2)
+            await ticks(2)
             assert 0 == asked[-1]
             with socket_pair() as (ours, theirs):
                 receiving = asyncio.create_task(loop.sock_recv(ours, 10))
-                await turns(2)
+                await ticks(2)
                 loop.call_later(0.02, theirs.send, b"data")
                 assert b"data" == await receiving
         assert any(it is not None and 0 < it <= 0.02 for it in asked)
         n_asked = len(asked)
-        await turns(2)
+        await ticks(2)
         assert len(asked) == n_asked
 
     run(main())
@@ -385,7 +385,7 @@ def test_ready_queue_can_be_reordered(run: Run) -> None:
             else:
                 loop.call_soon(order.append, number)
         random.Random(3).shuffle(loop._ready)
-        await turns(2)
+        await ticks(2)
         assert order != list(range(20))
         assert list(range(20)) == sorted(order)
         order.clear()
@@ -395,12 +395,12 @@ def test_ready_queue_can_be_reordered(run: Run) -> None:
         loop._ready.appendleft(loop._ready.pop())
         del loop._ready[1]
         loop._ready.append(loop._ready.popleft())
-        await turns(2)
+        await ticks(2)
         assert [1, 2] == order or 3 == len(order)
         loop._ready = collections.deque(loop._ready)
         loop.call_soon(order.append, "dropped")
         loop._ready.pop()
-        await turns(2)
+        await ticks(2)
         assert "dropped" not in order
 
     run(main())
@@ -424,7 +424,7 @@ def test_list_of_timers_can_be_changed(run: Run) -> None:
         now = loop.call_later(LONG_S, fired.append, "now")
         loop._scheduled.remove(now)
         loop._ready.append(now)
-        await turns(2)
+        await ticks(2)
         assert "now" == fired[-1]
 
     run(main())
@@ -484,11 +484,11 @@ def test_call_later_goes_through_a_call_at_that_is_replaced(run: Run) -> None:
 def test_replaced_run_once_makes_the_ticks(loop_factory: LoopFactory, where: str) -> None:
     """A replaced `_run_once` is called for each tick, and may call the loop's own."""
     base = class_of(loop_factory)
-    n_turns = 0
+    n_ticks = 0
 
     def run_once(loop: Any) -> None:
-        nonlocal n_turns
-        n_turns += 1
+        nonlocal n_ticks
+        n_ticks += 1
         base._run_once(loop)
 
     loop: Any = type("Loop", (base,), {"_run_once": run_once} if where == "class" else {})()
@@ -505,7 +505,7 @@ def test_replaced_run_once_makes_the_ticks(loop_factory: LoopFactory, where: str
         loop._run_once = functools.partial(run_once, loop)
     try:
         assert "done" == loop.run_until_complete(main())
-        assert n_turns >= 4
+        assert n_ticks >= 4
         loop.call_soon(loop.stop)
         loop.run_forever()
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .harness import LoopFactory, Recorder, Run, n_descriptors, pipe, threadlets_only, turns
+from .harness import LoopFactory, Recorder, Run, n_descriptors, pipe, threadlets_only, ticks
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -63,19 +63,19 @@ def waiting_receive(loop: Any) -> object:
     ours.setblocking(False)
     loop.kept = peer
     task = loop.create_task(loop.sock_recv(ours, 1))
-    loop.run_until_complete(turns(2))
+    loop.run_until_complete(ticks(2))
     return task
 
 
 def sleeping_task(loop: Any) -> object:
     task = loop.create_task(asyncio.sleep(3600))
-    loop.run_until_complete(turns(2))
+    loop.run_until_complete(ticks(2))
     return task
 
 
 def listening_server(loop: Any) -> object:
     server = loop.run_until_complete(loop.create_server(Recorder, "127.0.0.1", 0))
-    loop.run_until_complete(turns(2))
+    loop.run_until_complete(ticks(2))
     return server
 
 
@@ -128,7 +128,7 @@ def test_owner_of_a_handle_dies_when_the_loop_was_closed(
     assert owner() is None
 
 
-def test_callback_runs_though_nobody_keeps_its_handle(run: Run) -> None:
+def test_callback_runs_without_a_reference_to_its_handle(run: Run) -> None:
     """A collection between scheduling and running takes away nothing that is pending."""
 
     async def main() -> None:
@@ -155,7 +155,7 @@ def test_handle_that_is_kept_keeps_its_callback(run: Run) -> None:
         called: list[object] = []
         kept = loop.call_soon(called.append, [called])
         gc.collect()
-        await turns(2)
+        await ticks(2)
         assert 1 == len(called)
         kept.cancel()
 
@@ -180,10 +180,10 @@ def test_requests_do_not_leak_references(run: Run) -> None:
             with pipe() as (reading, writing):
                 loop.add_reader(reading, use, token)
                 loop.add_writer(writing, use, token)
-                await turns(3)
+                await ticks(3)
                 loop.remove_reader(reading)
                 loop.remove_writer(writing)
-            await turns(3)
+            await ticks(3)
 
         await round_()
         before = (sys.getrefcount(token), sys.getrefcount(use), sys.getrefcount(None) // 1000)
@@ -233,7 +233,7 @@ def test_connections_leave_nothing_behind(run: Run, tmp_path: Path) -> None:
                 transport.write(b"hello")
                 clients.append(client.lost)
             await asyncio.wait(clients)
-            await turns(3)
+            await ticks(3)
 
         def counts() -> tuple[int, int, int]:
             gc.collect()

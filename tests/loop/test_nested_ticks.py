@@ -49,7 +49,7 @@ def _replace_current_task(loop: Any, task: Any) -> Any:
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_turns_can_be_made_in_the_middle_of_a_step(run: Run, debug: bool) -> None:
+def test_ticks_can_be_run_in_the_middle_of_a_step(run: Run, debug: bool) -> None:
     """Tasks, timers, readers and connections go on; the task that makes the ticks stays current."""
 
     async def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from .harness import Recorder, Run, turns
+from .harness import Recorder, Run, ticks
 
 
 def test_pipe_carries_data_and_the_end(run: Run) -> None:
@@ -49,7 +49,7 @@ def test_paused_pipe_rests(run: Run) -> None:
         transport, reader = await loop.connect_read_pipe(Recorder, os.fdopen(reading, "rb", 0))
         transport.pause_reading()
         os.write(writing, b"data")
-        await turns(3)
+        await ticks(3)
         assert b"" == reader.received
         transport.resume_reading()
         assert b"data" == await reader.receive(4)

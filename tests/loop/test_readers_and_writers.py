@@ -21,7 +21,7 @@ from .harness import (
     socket_pair,
     tcp_pair,
     threadlets_only,
-    turns,
+    ticks,
 )
 
 
@@ -42,7 +42,7 @@ def test_reader_is_called_until_it_has_taken_everything(run: Run) -> None:
             os.write(writing, b"abcde")
             loop.add_reader(reading, read)
             await all_taken.wait()
-            await turns(3)
+            await ticks(3)
             assert [b"a", b"b", b"c", b"d", b"e"] == taken
             assert loop.remove_reader(reading)
 
@@ -92,8 +92,8 @@ def test_writer_is_called_while_there_is_room(run: Run) -> None:
 
             loop.add_writer(writing, write)
             while n_written < 65536:
-                await turns(1)
-            await turns(2)
+                await ticks(1)
+            await ticks(2)
             full.set()
             assert not resumed.is_set()
             os.read(reading, 65536)
@@ -124,7 +124,7 @@ def test_reader_and_writer_of_one_socket_go_separately(run: Run) -> None:
             theirs.send(b"x")
             await readable.wait()
             writable.clear()
-            await turns(3)
+            await ticks(3)
             assert not writable.is_set()
             assert loop.remove_reader(ours)
             assert not loop.remove_reader(ours)
@@ -168,10 +168,10 @@ def test_reader_removed_while_its_call_is_queued_is_not_called(run: Run) -> None
 
             loop.add_reader(one, read, one)
             loop.add_reader(two, read, two)
-            await turns(2)
+            await ticks(2)
             os.write(one_w, b"x")
             os.write(two_w, b"x")
-            await turns(5)
+            await ticks(5)
             assert 1 == len(called)
 
     run(main())
@@ -243,7 +243,7 @@ def test_reader_of_a_closed_descriptor_can_be_removed(run: Run) -> None:
         with pipe() as (reading, _writing):
             loop.add_reader(reading, print)
             os.close(reading)
-            await turns(1)
+            await ticks(1)
             assert loop.remove_reader(reading)
 
     run(main())
@@ -271,7 +271,7 @@ def test_reader_of_a_reused_number_is_called(run: Run) -> None:
         first, first_peer = socket.socketpair()
         fd = first.fileno()
         loop.add_reader(fd, print, "stale")
-        await turns(1)
+        await ticks(1)
         second, second_peer = socket.socketpair()
         first.close()
         os.dup2(second.fileno(), fd)
@@ -383,7 +383,7 @@ def test_urgent_data_is_nothing_to_read(run: Run, before: str, debug: bool) -> N
             if before == "an operation":
                 # The descriptor stays registered for both directions from here on.
                 first = asyncio.create_task(loop.sock_recv(ours, 5))
-                await turns(2)
+                await ticks(2)
                 theirs.send(b"first")
                 assert b"first" == await first
 
@@ -401,7 +401,7 @@ def test_urgent_data_is_nothing_to_read(run: Run, before: str, debug: bool) -> N
                 loop.remove_writer(ours)
             theirs.send(b"!", socket.MSG_OOB)
             await loop.run_in_executor(None, wait_for_urgent_data, ours)
-            await turns(5)
+            await ticks(5)
             assert [] == calls
             theirs.send(b"data")
             await eventually(lambda: b"data" in calls)
@@ -423,10 +423,10 @@ def test_operation_waits_through_urgent_data(run: Run) -> None:
                 lambda: loop.sock_recv_into(ours, bytearray(100)),
             ):
                 receiving: asyncio.Task[Any] = asyncio.create_task(receive())
-                await turns(2)
+                await ticks(2)
                 theirs.send(b"!", socket.MSG_OOB)
                 await loop.run_in_executor(None, wait_for_urgent_data, ours)
-                await turns(5)
+                await ticks(5)
                 assert not receiving.done()
                 theirs.send(b"data")
                 assert await receiving in (b"data", 4)
@@ -451,13 +451,13 @@ def test_protocol_that_lends_its_buffer_is_not_asked_for_urgent_data(run: Run) -
 
     async def main() -> None:
         async with connected(Lends, tcp=True) as connection:
-            await turns(2)
+            await ticks(2)
             n_asked = connection.protocol.n_asked
             connection.peer.send(b"!", socket.MSG_OOB)
             sock = connection.transport.get_extra_info("socket")
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, wait_for_urgent_data, sock)
-            await turns(5)
+            await ticks(5)
             assert connection.protocol.n_asked == n_asked
             connection.peer.send(b"data")
             await connection.protocol.received.wait()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Recorder, Run, connected, socket_pair, turns
+from .harness import Recorder, Run, connected, socket_pair, ticks
 
 N_BYTES = 3 << 20
 
@@ -73,7 +73,7 @@ def test_transport_takes_no_writes_while_a_file_is_sent(run: Run, data: tuple[by
             with path.open("rb") as file:
                 connection.transport.write(bytes(N_BYTES))
                 sending = asyncio.create_task(loop.sendfile(connection.transport, file))
-                await turns(3)
+                await ticks(3)
                 with pytest.raises(RuntimeError, match="sendfile is in progress"):
                     connection.transport.write(b"x")
                 connection.peer.close()

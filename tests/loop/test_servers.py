@@ -20,7 +20,7 @@ from .harness import (
     Script,
     note_failures,
     threadlets_only,
-    turns,
+    ticks,
 )
 
 
@@ -191,7 +191,7 @@ def test_failing_protocol_factory_loses_one_connection_only(run: Run) -> None:
         assert "incoming connection" in failure["message"]
         _, welcome = await loop.create_connection(Recorder, *address)
         assert ["made"] == welcome.calls
-        await turns(3)
+        await ticks(3)
         assert 2 == n_made
         welcome.transport.abort()
         refused.close()
@@ -227,11 +227,11 @@ def test_interrupt_in_a_factory_loses_one_connection_only(loop_factory: LoopFact
         for client in clients:
             client.close()
         server.close()
-        loop.run_until_complete(turns(5))
+        loop.run_until_complete(ticks(5))
         for protocol in made[1:]:
             if protocol.transport is not None:
                 protocol.transport.abort()
-        loop.run_until_complete(turns(5))
+        loop.run_until_complete(ticks(5))
         loop.close()
         gc.collect()
 
@@ -254,7 +254,7 @@ def test_unix_server_serves(run: Run, tmp_path: Path) -> None:
             transport.write(b"hello")
             transport.close()
             await client.lost.wait()
-            await turns(2)
+            await ticks(2)
             assert b"hello" == await served[0].receive(5)
             await served[0].lost.wait()
             assert path == served[0].transport.get_extra_info("sockname")
@@ -285,13 +285,13 @@ def test_server_can_start_later(run: Run) -> None:
         transport, _ = await loop.create_connection(Recorder, *address)
         await made.wait()
         transport.close()
-        await turns(3)
+        await ticks(3)
         server.close()
 
     run(main())
 
 
-def test_closing_server_refuses_those_who_wait(run: Run) -> None:
+def test_closing_server_refuses_waiting_clients(run: Run) -> None:
     """Closing a server resets the connections in its backlog, and later ones are refused."""
 
     async def main() -> None:
@@ -306,7 +306,7 @@ def test_closing_server_refuses_those_who_wait(run: Run) -> None:
         waiting = [socket.create_connection(address) for _ in range(20)]
         server.close()
         assert not server.is_serving()
-        await turns(5)
+        await ticks(5)
         assert [] == made
         for sock in waiting:
             sock.setblocking(False)
@@ -320,7 +320,7 @@ def test_closing_server_refuses_those_who_wait(run: Run) -> None:
 
 
 @threadlets_only
-def test_server_closed_while_it_accepts_serves_who_was_accepted(run: Run) -> None:
+def test_server_closed_while_it_accepts_serves_accepted_clients(run: Run) -> None:
     """A protocol factory closes its server: earlier connections are served, later ones refused."""
 
     async def main() -> None:
@@ -333,7 +333,7 @@ def test_server_closed_while_it_accepts_serves_who_was_accepted(run: Run) -> Non
 
         server, address = await serve(make)
         clients = [socket.create_connection(address) for _ in range(5)]
-        await turns(10)
+        await ticks(10)
         assert 5 == len(made)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
@@ -360,7 +360,7 @@ def test_connections_outlive_their_server(run: Run) -> None:
         transport, client = await loop.create_connection(Recorder, *address)
         served = await made
         server.close()
-        await turns(3)
+        await ticks(3)
         transport.write(b"still here")
         assert b"still here" == await served.receive(10)
         served.transport.close()
@@ -375,7 +375,7 @@ def test_serve_forever_ends_with_its_task(run: Run) -> None:
     async def main() -> None:
         server, _ = await serve(start_serving=False)
         serving = asyncio.create_task(server.serve_forever())
-        await turns(3)
+        await ticks(3)
         assert server.is_serving()
         serving.cancel()
         await asyncio.wait([serving])
@@ -431,7 +431,7 @@ def test_client_connects_from_a_given_address(run: Run) -> None:
         assert (host, port) == transport.get_extra_info("peername")
         transport.abort()
         server.close()
-        await turns(3)
+        await ticks(3)
         with pytest.raises(ConnectionRefusedError):
             await loop.create_connection(Recorder, host, port)
 
@@ -457,7 +457,7 @@ def test_failing_connection_made_of_an_accepted_connection_is_reported(run: Run)
             with socket.create_connection(address) as client:
                 client.send(b"data")
                 while len(served) == n:
-                    await turns(1)
+                    await ticks(1)
                 assert b"data" == await served[n].receive(4)
             await served[n].lost.wait()
         assert [ZeroDivisionError] == [type(failure["exception"]) for failure in failures]
@@ -488,7 +488,7 @@ def test_accepted_connections_have_contexts_of_their_own(run: Run) -> None:
         server, address = await serve(make)
         clients = [socket.create_connection(address) for _ in range(3)]
         while len(seen) < 3:
-            await turns(1)
+            await ticks(1)
         assert ["of the server"] * 3 == seen
         for client in clients:
             client.close()
@@ -514,7 +514,7 @@ def test_data_sent_with_the_connection_follows_connection_made(run: Run) -> None
             with socket.create_connection(address) as client:
                 client.send(b"data %d" % n)
         while len(served) < 20:
-            await turns(1)
+            await ticks(1)
         for protocol in served:
             await protocol.lost.wait()
             assert ["made", "data", "end", "lost"] == protocol.calls

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .harness import DEADLINE_S, Run, Script, socket_pair, threadlets_only, turns
+from .harness import DEADLINE_S, Run, Script, socket_pair, threadlets_only, ticks
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +137,7 @@ def test_events_that_came_with_a_raising_signal_are_not_lost(
         thread = threading.Thread(target=send_and_signal)
         thread.start()
         task = loop.create_task(receive(ours))
-        loop.run_until_complete(turns(2))
+        loop.run_until_complete(ticks(2))
         loop.call_soon(waiting.set)
         with pytest.raises(Interruption):
             loop.run_until_complete(task)
@@ -155,7 +155,7 @@ def test_signals_that_cannot_be_handled_are_refused(run: Run) -> None:
         with pytest.raises(RuntimeError):
             loop.add_signal_handler(signal.SIGKILL, print)
         with pytest.raises(TypeError):
-            loop.add_signal_handler(signal.SIGUSR1, turns, 1)
+            loop.add_signal_handler(signal.SIGUSR1, ticks, 1)
 
     run(main())
 
@@ -176,7 +176,7 @@ def test_foreign_wakeup_descriptor_stays(loop: asyncio.AbstractEventLoop) -> Non
     with socket_pair() as (ours, _theirs):
         signal.set_wakeup_fd(ours.fileno())
         try:
-            loop.run_until_complete(turns(3))
+            loop.run_until_complete(ticks(3))
         finally:
             assert ours.fileno() == signal.set_wakeup_fd(-1)
 

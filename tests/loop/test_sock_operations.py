@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import threadlets
 
-from .harness import Run, socket_pair, tcp_pair, threadlets_only, turns
+from .harness import Run, socket_pair, tcp_pair, threadlets_only, ticks
 
 
 def test_data_that_is_there_is_received(run: Run) -> None:
@@ -37,7 +37,7 @@ def test_receive_waits_for_data(run: Run) -> None:
         with socket_pair() as (ours, theirs):
             for n in range(100):
                 receive = asyncio.create_task(loop.sock_recv(ours, 100))
-                await turns(2)
+                await ticks(2)
                 assert not receive.done()
                 await loop.sock_sendall(theirs, b"%d" % n)
                 assert b"%d" % n == await receive
@@ -53,7 +53,7 @@ def test_concurrent_receives_are_served_in_order(run: Run) -> None:
         loop = asyncio.get_running_loop()
         with socket_pair() as (ours, theirs):
             receives = [asyncio.create_task(loop.sock_recv(ours, 1)) for _ in range(10)]
-            await turns(2)
+            await ticks(2)
             theirs.send(b"01234")
             assert b"01234" == b"".join(await asyncio.gather(*receives[:5]))
             theirs.send(b"56789")
@@ -70,7 +70,7 @@ def test_receive_does_not_overtake_one_that_waits(run: Run) -> None:
         loop = asyncio.get_running_loop()
         with socket_pair() as (ours, theirs):
             older = asyncio.create_task(loop.sock_recv(ours, 1))
-            await turns(2)
+            await ticks(2)
             theirs.send(b"ab")
             newer = asyncio.create_task(loop.sock_recv(ours, 1))
             assert (b"a", b"b") == (await older, await newer)
@@ -109,7 +109,7 @@ def test_receive_into_fills_a_buffer(run: Run) -> None:
             theirs.send(b"abc")
             assert 3 == await loop.sock_recv_into(ours, buffer)
             receive = asyncio.create_task(loop.sock_recv_into(ours, memoryview(buffer)[4:]))
-            await turns(2)
+            await ticks(2)
             theirs.send(b"xyz12")
             assert 4 == await receive
             assert b"abc\0xyz1" == buffer
@@ -125,7 +125,7 @@ def test_cancelled_receive_releases_its_buffer(run: Run) -> None:
         with socket_pair() as (ours, _theirs):
             buffer = bytearray(8)
             receive = asyncio.create_task(loop.sock_recv_into(ours, buffer))
-            await turns(2)
+            await ticks(2)
             receive.cancel()
             await asyncio.wait([receive])
             buffer += b"more"
@@ -141,7 +141,7 @@ def test_receive_cancelled_after_its_socket_was_closed_releases_its_buffer(run: 
         with socket_pair() as (ours, _theirs):
             buffer = bytearray(8)
             receive = asyncio.create_task(loop.sock_recv_into(ours, buffer))
-            await turns(2)
+            await ticks(2)
             ours.close()
             receive.cancel()
             await asyncio.wait([receive])
@@ -158,7 +158,7 @@ def test_cancelled_send_releases_its_buffer(run: Run) -> None:
         with socket_pair() as (ours, _theirs):
             buffer = bytearray(1 << 22)
             send = asyncio.create_task(loop.sock_sendall(ours, buffer))
-            await turns(2)
+            await ticks(2)
             assert not send.done()
             send.cancel()
             await asyncio.wait([send])
@@ -175,7 +175,7 @@ def test_receive_after_a_cancelled_one_gets_all_the_data(run: Run) -> None:
         with socket_pair() as (ours, theirs):
             for _ in range(20):
                 cancelled = asyncio.create_task(loop.sock_recv(ours, 100))
-                await turns(2)
+                await ticks(2)
                 cancelled.cancel()
                 theirs.send(b"data")
                 next_one = asyncio.create_task(loop.sock_recv(ours, 100))
@@ -327,7 +327,7 @@ def test_waiting_send_learns_that_its_peer_has_gone(run: Run) -> None:
         loop = asyncio.get_running_loop()
         with socket_pair() as (ours, theirs):
             send = asyncio.create_task(loop.sock_sendall(ours, bytes(1 << 22)))
-            await turns(2)
+            await ticks(2)
             theirs.close()
             with pytest.raises(ConnectionError):
                 await send
@@ -343,7 +343,7 @@ def test_reset_reaches_a_waiting_receive(run: Run) -> None:
         ours, theirs = tcp_pair()
         with ours, theirs:
             receive = asyncio.create_task(loop.sock_recv(ours, 1))
-            await turns(2)
+            await ticks(2)
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             theirs.close()
             with pytest.raises(ConnectionResetError):
@@ -361,7 +361,7 @@ def test_reused_number_belongs_to_its_new_socket(run: Run) -> None:
         first, first_peer = socket.socketpair()
         first.setblocking(False)
         left = asyncio.create_task(loop.sock_recv(first, 1))
-        await turns(2)
+        await ticks(2)
         fd = first.fileno()
         spare, spare_peer = socket.socketpair()
         first.close()
@@ -369,7 +369,7 @@ def test_reused_number_belongs_to_its_new_socket(run: Run) -> None:
         second = socket.socket(fileno=fd)
         second.setblocking(False)
         receive = asyncio.create_task(loop.sock_recv(second, 10))
-        await turns(2)
+        await ticks(2)
         spare_peer.send(b"data")
         assert b"data" == await receive
         left.cancel()
@@ -390,7 +390,7 @@ def test_number_reused_after_operations_can_become_a_transport(run: Run) -> None
             ours, theirs = tcp_pair()
             numbers.append(ours.fileno())
             receive = asyncio.create_task(loop.sock_recv(ours, 1))
-            await turns(2)
+            await ticks(2)
             theirs.send(b"x")
             assert b"x" == await receive
             if n == 1:  # The second time the socket itself becomes a transport.
@@ -414,7 +414,7 @@ def test_connect_and_accept(run: Run) -> None:
             listener.setblocking(False)
             ours.setblocking(False)
             accept = asyncio.create_task(loop.sock_accept(listener))
-            await turns(2)
+            await ticks(2)
             await loop.sock_connect(ours, listener.getsockname())
             theirs, address = await accept
             with theirs:
@@ -443,7 +443,7 @@ def test_datagrams(run: Run) -> None:
                 sock.setblocking(False)
                 sock.bind(("127.0.0.1", 0))
             receive = asyncio.create_task(loop.sock_recvfrom(theirs, 100))
-            await turns(2)
+            await ticks(2)
             assert 5 == await loop.sock_sendto(ours, b"first", theirs.getsockname())
             assert (b"first", ours.getsockname()) == await receive
             await loop.sock_sendto(ours, b"second", theirs.getsockname())
@@ -466,7 +466,7 @@ def test_transports_socket_is_refused(run: Run) -> None:
             with pytest.raises(RuntimeError, match="used by transport"):
                 await loop.sock_recv(ours, 1)
             transport.abort()
-            await turns(2)
+            await ticks(2)
 
     run(main())
 
@@ -493,7 +493,7 @@ def test_reader_and_operations_share_a_socket_in_turn(run: Run) -> None:
         with socket_pair() as (ours, theirs):
             for _ in range(3):
                 receive = asyncio.create_task(loop.sock_recv(ours, 1))
-                await turns(2)
+                await ticks(2)
                 theirs.send(b"x")
                 assert b"x" == await receive
                 called = asyncio.Event()
@@ -511,7 +511,7 @@ def test_reader_and_operations_share_a_socket_in_turn(run: Run) -> None:
 
 
 @threadlets_only
-def test_ledger_counts_a_socket_only_while_somebody_waits(run: Run) -> None:
+def test_ledger_counts_a_socket_only_while_a_task_waits(run: Run) -> None:
     """The ledger does not count a socket whose operations have ended, open or closed."""
 
     async def main() -> None:
@@ -519,7 +519,7 @@ def test_ledger_counts_a_socket_only_while_somebody_waits(run: Run) -> None:
         before = threadlets.ledger().descriptors
         with socket_pair() as (ours, theirs):
             receive = asyncio.create_task(loop.sock_recv(ours, 1))
-            await turns(2)
+            await ticks(2)
             assert before + 1 == threadlets.ledger().descriptors
             theirs.send(b"x")
             await receive

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Recorder, Run, connected, threadlets_only, turns
+from .harness import Recorder, Run, connected, threadlets_only, ticks
 
 LARGE = 4 << 20
 
@@ -65,7 +65,7 @@ def test_closing_transport_receives_nothing(run: Run) -> None:
     run(main())
 
 
-def test_loss_is_told_in_a_later_burst_and_once(run: Run) -> None:
+def test_loss_is_told_in_a_later_tick_and_once(run: Run) -> None:
     """`connection_lost` is called in a later tick, and once, however often `close` is called."""
 
     async def main() -> None:
@@ -77,7 +77,7 @@ def test_loss_is_told_in_a_later_burst_and_once(run: Run) -> None:
             await connection.protocol.lost.wait()
             connection.transport.close()
             connection.transport.abort()
-            await turns(3)
+            await ticks(3)
             assert ["made", "lost"] == connection.protocol.calls
 
     run(main())
@@ -105,7 +105,7 @@ def test_abort_ends_a_close_that_waits_for_the_peer(run: Run) -> None:
         async with connected(Recorder) as connection:
             connection.transport.write(bytes(LARGE))
             connection.transport.close()
-            await turns(3)
+            await ticks(3)
             assert not connection.protocol.lost.is_set()
             connection.transport.abort()
             await connection.protocol.lost.wait()
@@ -156,7 +156,7 @@ def test_peers_end_closes_unless_the_protocol_keeps_open(run: Run) -> None:
                 connection.peer.shutdown(socket.SHUT_WR)
                 await connection.protocol.ended.wait()
             await closing.protocol.lost.wait()
-            await turns(3)
+            await ticks(3)
             assert not open_.transport.is_closing()
             open_.transport.write(bytes(LARGE))
             open_.transport.close()
@@ -246,7 +246,7 @@ def test_protocol_may_end_the_connection_when_data_comes(run: Run, method: str) 
         async with connected(OneByte) as connection:
             connection.peer.send(b"data")
             await connection.protocol.lost.wait()
-            await turns(3)
+            await ticks(3)
             assert ["made", "data", "lost"] == connection.protocol.calls
 
     run(main())
@@ -280,7 +280,7 @@ def test_repr_tells_the_state(run: Run) -> None:
     async def main() -> None:
         async with connected(Recorder) as connection:
             transport = connection.transport
-            await turns(1)
+            await ticks(1)
             assert "read=polling" in repr(transport)
             transport.write(bytes(LARGE))
             assert f"bufsize={transport.get_write_buffer_size()}" in repr(transport)
@@ -288,7 +288,7 @@ def test_repr_tells_the_state(run: Run) -> None:
             assert "closing" in repr(transport)
             transport.abort()
             await connection.protocol.lost.wait()
-            await turns(1)
+            await ticks(1)
             assert "closed" in repr(transport)
 
     run(main())
@@ -354,7 +354,7 @@ def test_private_attributes_are_as_asyncio_has_them(run: Run) -> None:
             transport.abort()
             assert (True, 1) == state(transport)[1:3]
             await connection.protocol.lost.wait()
-            await turns(1)
+            await ticks(1)
             assert (None, None, None) == (transport._sock, transport._loop, transport._protocol)
 
     run(main())

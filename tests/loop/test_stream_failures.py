@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .harness import DEADLINE_S, Recorder, Run, connected, note_failures, turns
+from .harness import DEADLINE_S, Recorder, Run, connected, note_failures, ticks
 
 
 class Mishap(Exception):
@@ -114,7 +114,7 @@ def test_failing_flow_control_is_reported_and_the_connection_goes_on(run: Run, m
             connection.transport.write(b"tail")
             received = await connection.take(n_bytes + 4)
             assert b"tail" == received[-4:]
-            await turns(2)
+            await ticks(2)
             (failure,) = failures
             assert isinstance(failure["exception"], Mishap)
             assert f"protocol.{method}_writing() failed" == failure["message"]
@@ -131,7 +131,7 @@ def test_failing_connection_lost_is_reported_and_the_socket_closed(run: Run) -> 
         async with connected(failing("lost")) as connection:
             connection.transport.close()
             assert b"" == await connection.take_all()
-            await turns(2)
+            await ticks(2)
             assert [Mishap] == [type(failure["exception"]) for failure in failures]
 
     run(main())
@@ -156,5 +156,5 @@ def test_what_ends_programs_passes_through_a_protocol(
         loop.run_until_complete(asyncio.wait_for(protocol.lost.wait(), DEADLINE_S / 5))
     finally:
         protocol.transport.abort()
-        loop.run_until_complete(turns(2))
+        loop.run_until_complete(ticks(2))
     assert ["end", "lost"] == protocol.calls[-2:]

@@ -10,7 +10,7 @@ import socket
 from contextvars import ContextVar
 from typing import Any
 
-from .harness import DEADLINE_S, Recorder, Run, connected, tcp_pair, turns
+from .harness import DEADLINE_S, Recorder, Run, connected, tcp_pair, ticks
 
 
 class Buffered(Recorder, asyncio.BufferedProtocol):
@@ -111,7 +111,7 @@ def test_paused_transport_receives_nothing_until_it_resumes(run: Run) -> None:
             assert not transport.is_reading()
             connection.peer.send(b"data")
             connection.peer.close()
-            await turns(5)
+            await ticks(5)
             assert ["made"] == protocol.calls
             transport.resume_reading()
             assert transport.is_reading()
@@ -171,7 +171,7 @@ def test_paused_in_connection_made_stays_paused(run: Run) -> None:
     async def main() -> None:
         async with connected(Deaf) as connection:
             connection.peer.send(b"data")
-            await turns(5)
+            await ticks(5)
             assert b"" == connection.protocol.received
             connection.transport.resume_reading()
             assert b"data" == await connection.protocol.receive(4)
@@ -334,7 +334,7 @@ def test_urgent_data_does_not_hold_up_what_follows(run: Run) -> None:
             connection.peer.send(b"before")
             connection.peer.send(b"!", socket.MSG_OOB)
             connection.peer.send(b"after")
-            await turns(3)
+            await ticks(3)
             connection.transport.resume_reading()
             async with asyncio.timeout(DEADLINE_S / 5):
                 assert b"beforeafter" == await connection.protocol.receive(11)
@@ -350,7 +350,7 @@ def test_passed_descriptors_do_not_hold_up_what_follows(run: Run) -> None:
             connection.transport.pause_reading()
             socket.send_fds(connection.peer, [b"with, "], [connection.peer.fileno()])
             connection.peer.send(b"without")
-            await turns(3)
+            await ticks(3)
             connection.transport.resume_reading()
             async with asyncio.timeout(DEADLINE_S / 5):
                 assert b"with, without" == await connection.protocol.receive(13)
@@ -363,19 +363,19 @@ def test_stream_is_read_once_a_tick(run: Run) -> None:
 
     class Echo(asyncio.Protocol):
         def __init__(self) -> None:
-            self.turns_of_reads: list[int] = []
-            self.turn = 0
+            self.ticks_of_reads: list[int] = []
+            self.tick = 0
             self.done = asyncio.Event()
 
         def data_received(self, data: bytes) -> None:
-            self.turns_of_reads.append(self.turn)
-            if len(self.turns_of_reads) < 20:
+            self.ticks_of_reads.append(self.tick)
+            if len(self.ticks_of_reads) < 20:
                 peer.send(data)  # The stream is ready again before this read is over.
             else:
                 self.done.set()
 
         def count(self) -> None:
-            self.turn += 1
+            self.tick += 1
             if not self.done.is_set():
                 asyncio.get_running_loop().call_soon(self.count)
 
@@ -386,7 +386,7 @@ def test_stream_is_read_once_a_tick(run: Run) -> None:
             protocol.count()
             peer.send(b"data")
             await protocol.done.wait()
-            assert sorted(set(protocol.turns_of_reads)) == protocol.turns_of_reads
+            assert sorted(set(protocol.ticks_of_reads)) == protocol.ticks_of_reads
 
     peer: Any = None
     run(main())

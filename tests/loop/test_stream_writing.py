@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Connection, LoopFactory, Recorder, Run, connected, threadlets_only, turns
+from .harness import Connection, LoopFactory, Recorder, Run, connected, threadlets_only, ticks
 
 LARGE = 4 << 20
 
@@ -164,12 +164,12 @@ def test_writing_is_paused_and_resumed_exactly_once(run: Run) -> None:
             transport, protocol = connection.transport, connection.protocol
             for _ in range(10):
                 transport.write(bytes(LARGE))
-            await turns(3)
+            await ticks(3)
             assert ["made", "pause"] == protocol.calls
             await connection.take(10 * LARGE)
             await protocol.until(lambda: "resume" in protocol.calls)
             assert ["made", "pause", "resume"] == protocol.calls
-            await turns(3)
+            await ticks(3)
             transport.write(bytes(LARGE))
             await connection.take(LARGE)
             await protocol.until(lambda: protocol.calls.count("resume") == 2)
@@ -233,7 +233,7 @@ def test_drain_waits_for_the_peer(run: Run) -> None:
         _, writer = await asyncio.open_connection(sock=ours)
         writer.write(bytes(LARGE))
         drain = asyncio.create_task(writer.drain())
-        await turns(5)
+        await ticks(5)
         assert not drain.done()
         n_received = 0
         while n_received < LARGE:

@@ -101,7 +101,7 @@ def test_stop_lets_the_tick_finish(loop: asyncio.AbstractEventLoop) -> None:
     assert ["same tick", "next tick"] == order
 
 
-def test_stop_before_running_runs_one_burst(loop: asyncio.AbstractEventLoop) -> None:
+def test_stop_before_running_runs_one_tick(loop: asyncio.AbstractEventLoop) -> None:
     """A loop that was stopped beforehand still runs one tick."""
     order: list[str] = []
     loop.stop()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Run, threadlets_only, turns
+from .harness import Run, threadlets_only, ticks
 
 
 def test_timer_never_fires_before_its_time(run: Run) -> None:
@@ -91,13 +91,13 @@ def test_timer_cancelled_by_one_that_is_due_with_it_does_not_fire(run: Run) -> N
         now = loop.time()
         second = loop.call_at(now - 1, fired.append, "second")
         loop.call_at(now - 2, second.cancel)
-        await turns(3)
+        await ticks(3)
         assert [] == fired
 
     run(main())
 
 
-def test_past_deadlines_fire_in_the_next_burst(run: Run) -> None:
+def test_past_deadlines_fire_in_the_next_tick(run: Run) -> None:
     """A timer with a negative delay or a past deadline fires in the next tick."""
 
     async def main() -> None:
@@ -105,7 +105,7 @@ def test_past_deadlines_fire_in_the_next_burst(run: Run) -> None:
         fired: list[str] = []
         loop.call_later(-5, fired.append, "later")
         loop.call_at(0, fired.append, "at")
-        await turns(2)
+        await ticks(2)
         assert ["at", "later"] == fired
 
     run(main())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Contexts, Run, turns
+from .harness import Contexts, Run, ticks
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -97,7 +97,7 @@ def test_untrusted_certificate_is_refused(run: Run, contexts: Contexts) -> None:
                 await asyncio.open_connection(
                     *server.sockets[0].getsockname(), ssl=ssl.create_default_context()
                 )
-            await turns(5)
+            await ticks(5)
 
     run(main())
 

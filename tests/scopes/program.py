@@ -19,7 +19,7 @@ from threadlets.testing import use_engine
 
 from .strategies import Case, Plan, Step
 
-_N_TURNS = 14
+_N_TICKS = 14
 _STUCK_S = 10.0
 
 
@@ -107,7 +107,7 @@ class Program:
         for step in steps:
             await getattr(self, f"_{step.kind.replace(' ', '_')}")(step, actor)
 
-    async def _turns(self, step: Step, actor: _Actor) -> None:
+    async def _ticks(self, step: Step, actor: _Actor) -> None:
         for _ in range(step.n):
             await asyncio.sleep(0)
 
@@ -265,8 +265,8 @@ class Program:
     async def _run_events(self) -> None:
         host = self._loop.create_task(self._act(self._case.root, None))
         events = list(self._case.events)
-        for turn in range(_N_TURNS):
-            while events and events[0][0] <= turn:
+        for tick in range(_N_TICKS):
+            while events and events[0][0] <= tick:
                 _, kind, number = events.pop(0)
                 self._happen(kind, number, host)
             await asyncio.sleep(0)

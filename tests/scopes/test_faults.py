@@ -15,7 +15,7 @@ from threadlets import Scope
 from .conftest import Run
 
 
-async def _turns(n: int = 5) -> None:
+async def _ticks(n: int = 5) -> None:
     for _ in range(n):
         await asyncio.sleep(0)
 
@@ -35,9 +35,9 @@ def test_a_long_chain_of_tasks_is_cancelled(run: Run) -> None:
             task = scope.start(asyncio.get_running_loop().create_future())
             for _ in range(50_000):
                 task = scope.start(follow(task))
-            await _turns(2)
+            await _ticks(2)
             task.cancel()
-            await _turns(2)
+            await _ticks(2)
             return int(scope.ledger().waits)
 
     assert 0 == run(main())
@@ -55,7 +55,7 @@ def test_tasks_that_await_one_another_in_a_circle_are_cancelled(run: Run, n: int
 
         async with Scope() as scope:
             tasks += [scope.start(wait_for(index)) for index in range(n)]
-            await _turns()
+            await _ticks()
             scope.cancel()
         return [task.cancelled() for task in tasks]
 
@@ -80,7 +80,7 @@ def test_a_shield_holds_for_awaited_members(run: Run) -> None:
 
         async with Scope() as scope:
             task = scope.start(careful())
-            await _turns()
+            await _ticks()
             asyncio.get_running_loop().call_soon(scope.cancel)
             try:
                 await task
@@ -104,7 +104,7 @@ def test_a_member_that_was_cancelled_as_a_wait_is_not_cancelled_again(run: Run) 
                 await asyncio.Event().wait()
             finally:
                 try:
-                    await _turns(50)
+                    await _ticks(50)
                     log.append("clean")
                 except asyncio.CancelledError:
                     log.append("interrupted")
@@ -114,7 +114,7 @@ def test_a_member_that_was_cancelled_as_a_wait_is_not_cancelled_again(run: Run) 
             for _ in range(3000):
                 scope.start(_forever())
             task = scope.start(last())
-            await _turns()
+            await _ticks()
             asyncio.get_running_loop().call_soon(scope.cancel)
             await task
         return log
@@ -130,15 +130,15 @@ def test_a_shield_within_a_shield_forgets_no_cancellation(run: Run) -> None:
 
         async def member() -> None:
             async with Scope(shield=True):
-                await _turns()
+                await _ticks()
                 async with Scope(shield=True):
-                    await _turns()
+                    await _ticks()
                 log.append("shielded")
             await asyncio.Event().wait()
 
         async with Scope() as scope:
             scope.start(member())
-            await _turns(2)
+            await _ticks(2)
             scope.cancel()
         return log
 
@@ -152,7 +152,7 @@ def test_a_scope_within_a_shield_is_cancelled_when_its_own_shield_is_left(run: R
         async with Scope(shield=True), Scope() as middle:
             async with Scope(shield=True):
                 middle.cancel()
-                await _turns()
+                await _ticks()
             await asyncio.Event().wait()
         return middle.cancelled
 
@@ -177,7 +177,7 @@ def test_an_exception_that_cannot_be_shown_ends_the_scope(run: Run, fails: str) 
         try:
             async with Scope() as scope:
                 other = scope.start(_forever())
-                await _turns()
+                await _ticks()
                 if fails == "member":
                     scope.start(fail())
                     await asyncio.Event().wait()
@@ -230,9 +230,9 @@ def test_a_block_that_is_thrown_away_cancels_all_members(run: Run) -> None:
                 await asyncio.Event().wait()
 
         task = asyncio.create_task(host())
-        await _turns()
+        await _ticks()
         task.get_coro().close()
-        await _turns()
+        await _ticks()
         # The future that the task waited for was dropped, so the task has to be cancelled to end.
         task.cancel()
         with pytest.raises((asyncio.CancelledError, RuntimeError)):
@@ -254,7 +254,7 @@ def test_a_scope_thrown_away_at_its_end_cancels_and_forgets_its_waits(run: Run) 
                     scope.start(loop.create_future())
 
         task = asyncio.create_task(host())
-        await _turns()
+        await _ticks()
         before = threadlets.ledger().waits
         task.get_coro().close()
         task.cancel()
@@ -276,13 +276,13 @@ def test_closing_an_async_generator_waits_for_its_scope(run: Run) -> None:
             try:
                 await asyncio.Event().wait()
             finally:
-                await _turns()
+                await _ticks()
                 log.append("member")
 
         async def numbers() -> AsyncIterator[int]:
             async with Scope() as scope:
                 scope.start(member())
-                await _turns()
+                await _ticks()
                 yield 1
 
         generator = numbers()
@@ -349,7 +349,7 @@ def test_the_first_cancel_after_a_failure_leaves_the_block_alone(run: Run) -> No
                     await asyncio.Event().wait()
                 finally:
                     asyncio.get_running_loop().call_soon(scope.cancel)
-                    await _turns()
+                    await _ticks()
                     log.append("clean")
         except ExceptionGroup:
             log.append("failed")
@@ -430,7 +430,7 @@ def test_what_refuses_to_be_cancelled_does_not_keep_the_others_from_it(run: Run)
         async with Scope() as scope:
             scope.start(wait())
             other = scope.start(_forever())
-            await _turns()
+            await _ticks()
             scope.cancel()
             try:
                 await other
@@ -441,7 +441,7 @@ def test_what_refuses_to_be_cancelled_does_not_keep_the_others_from_it(run: Run)
     assert (["no"], True) == run(main())
 
 
-def test_a_closed_loop_that_nobody_refers_to_takes_its_scopes_along() -> None:
+def test_a_closed_loop_without_references_takes_its_scopes_along() -> None:
     """A scope that was never left keeps neither its task nor its loop alive."""
 
     async def host() -> None:
@@ -496,16 +496,16 @@ def test_what_a_block_raises_is_not_lost_to_a_cancellation(run: Run) -> None:
             try:
                 await asyncio.Event().wait()
             finally:
-                await _turns()
+                await _ticks()
 
         async def host() -> None:
             async with Scope() as scope:
                 scope.start(clean_up())
-                await _turns()
+                await _ticks()
                 raise ValueError("the block")
 
         task = asyncio.create_task(host())
-        await _turns(8)
+        await _ticks(8)
         task.cancel()
         await asyncio.wait([task])
         error = task.exception()

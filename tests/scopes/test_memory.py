@@ -27,7 +27,7 @@ def _wait(seconds):
     yield timeout(seconds)
 
 
-async def _turns(n: int) -> None:
+async def _ticks(n: int) -> None:
     for _ in range(n):
         await asyncio.sleep(0)
 
@@ -48,7 +48,7 @@ async def _round(n_requests: int) -> None:
     """Half of the requests end by themselves, the others are cancelled, and one scope fails."""
     async with Scope() as scope:
         for _ in range(n_requests // 4):
-            scope.start(_turns(1))
+            scope.start(_ticks(1))
             scope.start(threadlets.sleep(0))
         for _ in range(20):
             scope.start(_wait, 0)
@@ -59,7 +59,7 @@ async def _round(n_requests: int) -> None:
             scope.start(threadlets.sleep(60))
         for _ in range(20):
             scope.start(_wait, 60)
-        await _turns(2)
+        await _ticks(2)
         scope.cancel("the round is over")
     try:
         async with Scope() as scope:

@@ -30,7 +30,7 @@ async def _forever() -> None:
     await asyncio.Event().wait()
 
 
-async def _turns(n: int = 5) -> None:
+async def _ticks(n: int = 5) -> None:
     for _ in range(n):
         await asyncio.sleep(0)
 
@@ -164,7 +164,7 @@ def test_a_scope_that_was_cancelled_by_itself_ends_without_an_exception(run: Run
         async with Scope(name="work") as scope:
             scope.start(member())
             scope.start(host())
-            await _turns()
+            await _ticks()
             scope.cancel("enough")
             await _forever()
         task = asyncio.current_task()
@@ -201,7 +201,7 @@ def test_cancelling_again_interrupts_again(run: Run) -> None:
         async def stubborn(number: int) -> None:
             for _ in range(3):
                 try:
-                    await _turns(20)
+                    await _ticks(20)
                     return
                 except asyncio.CancelledError:
                     seen.append(number)
@@ -209,13 +209,13 @@ def test_cancelling_again_interrupts_again(run: Run) -> None:
         for n_cancels in (1, 2):
             async with Scope() as scope:
                 scope.start(stubborn(n_cancels))
-                await _turns(2)
+                await _ticks(2)
                 scope.cancel()
                 try:
-                    await _turns(2)
+                    await _ticks(2)
                 finally:
                     if n_cancels == 2:
-                        await _turns(2)
+                        await _ticks(2)
                         scope.cancel()
         return seen
 
@@ -254,9 +254,9 @@ def test_a_hundred_thousand_members_are_cancelled_while_the_loop_goes_on(run: Ru
 
         async with Scope() as scope:
             tasks = [scope.start(_forever()) for _ in range(100_000)]
-            await _turns(2)
+            await _ticks(2)
             watcher = asyncio.create_task(watch())
-            await _turns(2)
+            await _ticks(2)
             scope.cancel()
         watcher.cancel()
         return sum(task.cancelled() for task in tasks), max(gaps)
@@ -341,7 +341,7 @@ def test_an_interrupt_in_a_member_ends_the_loop(kind: type[BaseException]) -> No
     async def main() -> None:
         async with Scope() as scope:
             tasks.append(scope.start(_forever()))
-            await _turns()
+            await _ticks()
             scope.start(_fail(kind()))
             await _forever()
 
@@ -360,13 +360,13 @@ def test_requests_end_before_the_block_does(run: Run) -> None:
             try:
                 await _forever()
             finally:
-                await _turns()
+                await _ticks()
                 log.append("member")
 
         async def numbers() -> AsyncIterator[int]:
             async with Scope() as scope:
                 scope.start(member())
-                await _turns()
+                await _ticks()
                 yield 1
 
         for ends in ("aclose", "athrow"):
@@ -392,14 +392,14 @@ def test_draining_waits_for_all_within(run: Run) -> None:
     async def main() -> Ledger:
         async def host() -> None:
             async with Scope() as inner:
-                inner.start(_turns(10))
+                inner.start(_ticks(10))
 
         async with Scope() as scope:
             scope.start(host())
-            await _turns(2)
+            await _ticks(2)
             await scope.drain()
             found = scope.ledger()
-            scope.start(_turns())
+            scope.start(_ticks())
         return found
 
     assert Ledger() == run(main())
@@ -469,7 +469,7 @@ def test_asyncios_own_time_outs_and_groups_nest_with_scopes(run: Run, tasks: str
             async with asyncio.timeout(60), asyncio.TaskGroup() as group:
                 group.create_task(_forever())
         async with asyncio.TaskGroup() as group, Scope() as scope:
-            group.create_task(_turns())
+            group.create_task(_ticks())
             scope.start(_forever())
             scope.cancel()
         with pytest.raises(ExceptionGroup):  # noqa: PT012 - it is the group that raises
@@ -526,7 +526,7 @@ def test_eager_tasks_are_hosts_as_others_are(run: Run) -> None:
 
         async def host() -> None:
             async with Scope() as scope:
-                scope.start(_turns())
+                scope.start(_ticks())
 
         task = asyncio.create_task(host())
         await task
@@ -570,7 +570,7 @@ def test_a_sleep_for_ever_is_no_error(run: Run) -> None:
         async with Scope() as scope:
             scope.start(threadlets.sleep(float("inf")))
             scope.start(threadlets.sleep(1e300))
-            await _turns()
+            await _ticks()
             scope.cancel()
         return int(threadlets.ledger().waits)
 

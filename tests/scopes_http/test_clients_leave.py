@@ -87,7 +87,7 @@ class Waits:
 
 
 @contextlib.contextmanager
-def _a_pipe_that_nobody_fills(folder: Path) -> Iterator[Path]:
+def _pipe_without_a_writer(folder: Path) -> Iterator[Path]:
     path = folder / "fifo"
     os.mkfifo(path)
     # Open both ends: opening the pipe to read does not block, but reading does.
@@ -180,7 +180,7 @@ def test_everything_of_clients_that_vanish_is_given_back(tmp_path: Path) -> None
     async def story() -> None:
         counts = UpstreamCounts()
         database = Database(tmp_path / "empty", "queries", _N_QUERIES)
-        with closing(database), _a_pipe_that_nobody_fills(tmp_path) as fifo:
+        with closing(database), _pipe_without_a_writer(tmp_path) as fifo:
             async with await start_upstream(counts) as upstream:
                 waits = Waits(upstream.sockets[0].getsockname(), database, fifo)
                 async with serving(waits.handle) as served:

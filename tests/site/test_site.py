@@ -206,7 +206,7 @@ async def _enter(site: Site) -> Conversation:
     return talk
 
 
-def test_chat_reaches_everybody_and_echo_only_the_speaker(visit: Visit) -> None:
+def test_chat_reaches_all_and_echo_only_the_speaker(visit: Visit) -> None:
     """A message reaches all participants, after /echo only its sender, and none after it has left."""
 
     async def story(site: Site) -> None:

@@ -369,7 +369,7 @@ def test_loop_in_progress_is_cancelled(clocked_engine: str, tmp_path: Path) -> N
     within_deadline(main())
 
 
-def test_descriptor_of_a_result_that_nobody_gets_is_closed(engine_kind: str) -> None:
+def test_descriptor_of_a_result_that_is_lost_is_closed(engine_kind: str) -> None:
     """A task is cancelled after its program has ended, but before the task has resumed."""
 
     async def main() -> None:

@@ -128,7 +128,7 @@ def test_left_sweep_cancels_the_rest(clocked_engine: str) -> None:
     wait_until(_nothing_is_under_way)
 
 
-def test_left_sweep_closes_the_descriptors_that_nobody_got(engine_kind: str) -> None:
+def test_left_sweep_closes_the_descriptors_that_were_not_taken(engine_kind: str) -> None:
     """Untaken results of a sweep that is left hold no descriptor."""
 
     @syslet

@@ -374,7 +374,7 @@ def test_many_entries_take_little_time(engine_kind: str) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_descriptors_in_entries_that_nobody_takes_are_closed(engine_kind: str) -> None:
+def test_descriptors_in_entries_that_are_not_taken_are_closed(engine_kind: str) -> None:
     """Dropping a ring closes the descriptors in its untaken entries."""
     ring = CompletionRing()
     for _ in range(10):

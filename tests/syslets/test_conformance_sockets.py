@@ -340,7 +340,7 @@ def test_send_without_waiting_sends_what_fits(carry: Carry, pair: Pair) -> None:
     assert errno.EAGAIN == result.errno
 
 
-def test_send_to_nobody_is_an_error_and_no_signal(carry: Carry, pair: Pair) -> None:
+def test_send_to_a_closed_socket_is_an_error_and_no_signal(carry: Carry, pair: Pair) -> None:
     """A closed peer gives EPIPE, and an unconnected socket ENOTCONN."""
     one, other = pair()
     other.close()
@@ -385,7 +385,7 @@ def test_recvmsg_fills_one_buffer_after_another(carry: Carry, pair: Pair) -> Non
     assert sender in ("", None)
 
 
-def test_recvmsg_tells_who_sent_a_datagram_and_that_it_was_cut(
+def test_recvmsg_tells_the_sender_of_a_datagram_and_that_it_was_cut(
     carry: Carry, datagrams: tuple[socket.socket, socket.socket]
 ) -> None:
     """recvmsg gives the sender's address, and MSG_TRUNC if the datagram did not fit."""

@@ -148,7 +148,7 @@ def test_waitid_takes_a_pidfd(carry: Carry, child: Any) -> None:
         os.close(fd)
 
 
-def test_waitid_without_waiting_finds_nobody(carry: Carry, child: Any) -> None:
+def test_waitid_without_waiting_finds_no_child(carry: Carry, child: Any) -> None:
     """With WNOHANG, and no child that has ended, the values are zeros, and there is no error."""
     process = child("import signal; signal.pause()")
     assert (0, 0, 0) == carry(_wait, os.P_PID, process.pid, os.WEXITED | os.WNOHANG).unwrap()

@@ -60,7 +60,7 @@ def test_flags_arrive_in_the_table() -> None:
     assert os.O_CLOEXEC == quiet.table.slots[row.operands[2]]
 
 
-def test_values_that_nobody_uses_have_no_slot() -> None:
+def test_values_that_are_not_used_have_no_slot() -> None:
     """Only values that are read have a result slot."""
 
     @syslet

@@ -19,9 +19,9 @@ DEADLINE_S = 20.0
 native_only = pytest.mark.parametrize("kind", ["native"], indirect=True)
 
 
-async def turns(n_turns: int) -> None:
-    """Let the loop run `n_turns` ticks."""
-    for _ in range(n_turns):
+async def ticks(n_ticks: int) -> None:
+    """Let the loop run `n_ticks` ticks."""
+    for _ in range(n_ticks):
         await asyncio.sleep(0)
 
 

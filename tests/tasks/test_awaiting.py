@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Raw, Run, native_only, turns
+from .harness import Raw, Run, native_only, ticks
 
 
 def future_of() -> asyncio.Future[Any]:
@@ -26,7 +26,7 @@ def test_many_tasks_await_one_future(run: Run) -> None:
             got.append((number, await future))
 
         tasks = [asyncio.create_task(body(number)) for number in range(100)]
-        await turns(1)
+        await ticks(1)
         future.set_result("r")
         await asyncio.wait(tasks)
         return got

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import threadlets
 
-from .harness import Run, Script, turns
+from .harness import Run, Script, ticks
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 14), reason="call graphs came with Python 3.14"
@@ -54,7 +54,7 @@ def test_tasks_that_await_a_task_are_in_its_call_graph(run: Run, debug: bool) ->
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_who_awaits_by_a_group_or_a_gathering_is_in_the_call_graph(run: Run, debug: bool) -> None:
+def test_awaiters_by_a_group_or_by_gather_are_in_the_call_graph(run: Run, debug: bool) -> None:
     async def main() -> list[dict[str, Any]]:
         asyncio.current_task().set_name("main")  # type: ignore[union-attr]
         loop = asyncio.get_running_loop()
@@ -73,7 +73,7 @@ def test_who_awaits_by_a_group_or_a_gathering_is_in_the_call_graph(run: Run, deb
 
         async def look() -> None:
             # Let all other tasks reach their waits.
-            await turns(5)
+            await ticks(5)
             tasks = {it.get_name(): it for it in asyncio.all_tasks()}
             graphs.extend(_graph(tasks[name]) for name in ("grouped", "gathered"))
             graphs.append(_graph(gate))
@@ -94,7 +94,7 @@ def test_who_awaits_by_a_group_or_a_gathering_is_in_the_call_graph(run: Run, deb
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_nobody_awaits_what_was_awaited(run: Run, debug: bool) -> None:
+def test_future_that_was_awaited_has_no_awaiter(run: Run, debug: bool) -> None:
     async def main() -> Any:
         me = asyncio.current_task()
         loop = asyncio.get_running_loop()
@@ -115,7 +115,7 @@ def test_nobody_awaits_what_was_awaited(run: Run, debug: bool) -> None:
     assert [None, None, None] == [it or None for it in run(main(), debug=debug)]
 
 
-def test_nobody_awaits_what_a_cancelled_scope_leaves_behind() -> None:
+def test_task_that_a_cancelled_scope_leaves_behind_has_no_awaiter() -> None:
     """A shielded task goes on, and the task that was cancelled no longer awaits it."""
 
     async def main() -> list[Any]:
@@ -283,7 +283,7 @@ def test_many_tasks_join_and_leave_the_lists_that_are_seen(script: Script) -> No
                 await asyncio.sleep(random.random() / 100)
 
         async def main():
-            for turn in range(5):
+            for _ in range(5):
                 tasks = [asyncio.create_task(work(n), name=str(n)) for n in range(500)]
                 for task in tasks[::7]:
                     task.cancel()

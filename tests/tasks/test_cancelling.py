@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Run, turns
+from .harness import Run, ticks
 
 
 async def forever() -> None:
@@ -28,7 +28,7 @@ def test_each_request_counts_until_it_is_taken_back(run: Run) -> None:
 
     async def main() -> list[int]:
         task = asyncio.create_task(forever())
-        await turns(1)
+        await ticks(1)
         task.cancel()
         task.cancel()
         counts = [task.cancelling(), task.uncancel(), task.uncancel(), task.uncancel()]
@@ -97,7 +97,7 @@ def test_the_message_reaches_the_innermost_task(run: Run) -> None:
         first = asyncio.create_task(inner())
         second = asyncio.create_task(outer(first))
         third = asyncio.create_task(outer(second))
-        await turns(2)
+        await ticks(2)
         third.cancel("stop")
         with pytest.raises(asyncio.CancelledError) as caught:
             await third
@@ -108,7 +108,7 @@ def test_the_message_reaches_the_innermost_task(run: Run) -> None:
     assert [("stop",)] * 4 + [True, True, 1, 1] == run(main())
 
 
-def test_a_shared_future_ends_all_who_wait(run: Run) -> None:
+def test_a_shared_future_ends_all_waiting_tasks(run: Run) -> None:
     """Cancelling one of two tasks cancels the future that both await, and so the other task."""
 
     async def main() -> list[bool]:
@@ -118,7 +118,7 @@ def test_a_shared_future_ends_all_who_wait(run: Run) -> None:
             await future
 
         tasks = [asyncio.create_task(body()) for _ in range(2)]
-        await turns(1)
+        await ticks(1)
         tasks[0].cancel()
         await asyncio.wait(tasks)
         return [future.cancelled(), *(task.cancelled() for task in tasks)]
@@ -141,7 +141,7 @@ def test_a_shield_stops_the_request(run: Run) -> None:
 
         task = asyncio.create_task(inner())
         waiting = asyncio.create_task(outer(task))
-        await turns(2)
+        await ticks(2)
         waiting.cancel()
         await asyncio.wait([waiting])
         gate.set()
@@ -150,7 +150,7 @@ def test_a_shield_stops_the_request(run: Run) -> None:
     assert (True, False, "went on") == run(main())
 
 
-def test_cancelled_in_the_burst_that_wakes_it(run: Run) -> None:
+def test_cancelled_in_the_tick_that_wakes_it(run: Run) -> None:
     """A task that is cancelled before it goes on is cancelled, although its future is done."""
 
     async def main() -> tuple[bool, bool, list[str]]:
@@ -162,7 +162,7 @@ def test_cancelled_in_the_burst_that_wakes_it(run: Run) -> None:
             ran.append("went on")
 
         task = asyncio.create_task(body())
-        await turns(1)
+        await ticks(1)
         future.set_result(None)
         assert task.cancel()
         await asyncio.wait([task])
@@ -181,7 +181,7 @@ def test_an_exception_that_arrived_is_replaced(run: Run) -> None:
             await future
 
         task = asyncio.create_task(body())
-        await turns(1)
+        await ticks(1)
         future.set_exception(KeyError("x"))
         task.cancel()
         await asyncio.wait([task])
@@ -233,7 +233,7 @@ def test_a_request_in_the_last_step_still_cancels(run: Run) -> None:
     assert run(main())
 
 
-def test_who_swallows_the_request_goes_on(run: Run) -> None:
+def test_task_that_swallows_the_request_goes_on(run: Run) -> None:
     """A task that catches its cancellation ends with its result, and keeps the count."""
 
     async def main() -> tuple[str, bool, int]:
@@ -244,7 +244,7 @@ def test_who_swallows_the_request_goes_on(run: Run) -> None:
             return "stayed"
 
         task = asyncio.create_task(body())
-        await turns(1)
+        await ticks(1)
         task.cancel()
         return await task, task.cancelled(), task.cancelling()
 
@@ -274,7 +274,7 @@ def test_waiting_for_each_other_in_a_circle(loop: asyncio.AbstractEventLoop, kin
             await tasks[other]
 
         tasks += [asyncio.create_task(body(1)), asyncio.create_task(body(0))]
-        await turns(2)
+        await ticks(2)
         try:
             tasks[0].cancel()
         except RecursionError:
@@ -325,7 +325,7 @@ def test_a_limit_and_a_request_at_once(run: Run) -> None:
                 pytest.fail("the cancellation from outside was taken for the timeout's")
 
         task = asyncio.create_task(body())
-        await turns(1)
+        await ticks(1)
         task.cancel()
         await asyncio.wait([task])
         return task.cancelled()
@@ -386,7 +386,7 @@ def test_a_cancelled_gather_cancels_its_children(run: Run) -> None:
     async def main() -> list[bool]:
         tasks = [asyncio.create_task(forever()) for _ in range(3)]
         gathered = asyncio.gather(*tasks)
-        await turns(1)
+        await ticks(1)
         gathered.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gathered
@@ -410,7 +410,7 @@ def test_the_exception_is_the_coroutines_own(run: Run) -> None:
                 raise error from None
 
         task = asyncio.create_task(body())
-        await turns(1)
+        await ticks(1)
         task.cancel()
         caught: list[BaseException] = []
         for _ in range(2):

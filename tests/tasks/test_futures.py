@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Run, collect, native_only, note_failures, turns
+from .harness import Run, collect, native_only, note_failures, ticks
 
 
 def future_of(loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Future[Any]:
@@ -55,7 +55,7 @@ def test_callbacks_run_in_order_and_later(run: Run) -> None:
             )
         future.set_result(None)
         assert [] == called
-        await turns(1)
+        await ticks(1)
         return called
 
     assert run(main()) == [(number, True) for number in range(4)]
@@ -70,7 +70,7 @@ def test_a_callback_added_late_runs_too(run: Run) -> None:
         future.set_result(None)
         future.add_done_callback(lambda _: called.append(1))
         assert [] == called
-        await turns(1)
+        await ticks(1)
         return called
 
     assert [1] == run(main())
@@ -94,7 +94,7 @@ def test_removing_during_callbacks(run: Run) -> None:
         future.add_done_callback(first)
         future.add_done_callback(second)
         future.set_result(None)
-        await turns(1)
+        await ticks(1)
         return called, removed
 
     assert (["first", "second"], [0]) == run(main())
@@ -111,7 +111,7 @@ def test_removing_counts_equal_callbacks(run: Run) -> None:
             got.append(await future)
 
         task = asyncio.create_task(body())
-        await turns(1)
+        await ticks(1)
         for _ in range(3):
             future.add_done_callback(got.append)  # type: ignore[arg-type]
         n_removed = future.remove_done_callback(got.append)  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ def test_a_callback_that_fails_is_reported(run: Run) -> None:
         future.add_done_callback(fails)
         future.add_done_callback(lambda _: called.append(1))
         future.set_result(None)
-        await turns(1)
+        await ticks(1)
         return [repr(it["exception"]) for it in failures], called
 
     assert (["KeyError('x')"], [1]) == run(main())
@@ -156,7 +156,7 @@ def test_a_callback_runs_in_its_context(run: Run) -> None:
         future.add_done_callback(lambda _: seen.append(variable.get()), context=given)
         variable.set("changed")
         future.set_result(None)
-        await turns(1)
+        await ticks(1)
         return seen
 
     assert ["added here", "given"] == run(main())
@@ -223,7 +223,7 @@ def test_states_are_final(run: Run) -> None:
     run(main())
 
 
-def test_an_exception_nobody_asked_for_is_reported_once(run: Run) -> None:
+def test_an_exception_that_was_not_retrieved_is_reported_once(run: Run) -> None:
     """The handler is called when the future is freed, unless the exception was retrieved."""
 
     async def main() -> list[str]:

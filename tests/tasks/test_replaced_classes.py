@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Run, native_only, turns
+from .harness import Run, native_only, ticks
 
 PythonTask: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
 PythonFuture: Any = asyncio.futures._PyFuture  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ def test_tasks_are_found_and_pass_for_both_classes(
         monkeypatch.setattr(asyncio.tasks, "Task", task_class)
         monkeypatch.setattr(asyncio, "Future", future_class)
         tasks |= {asyncio.get_running_loop().create_task(background())}
-        await turns(2)
+        await ticks(2)
         me = asyncio.current_task()
         assert me is not None
         assert asyncio.all_tasks() == {*tasks, me}

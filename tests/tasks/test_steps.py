@@ -16,7 +16,7 @@ import pytest
 import threadlets
 from waiting import eventually
 
-from .harness import Raw, Run, Script, collect, native_only, note_failures, turns
+from .harness import Raw, Run, Script, collect, native_only, note_failures, ticks
 
 
 async def forever() -> None:
@@ -132,7 +132,7 @@ def test_all_tasks_are_those_that_have_not_ended(run: Run) -> None:
         await quick
         counts.append(len(asyncio.all_tasks() & {*tasks, quick}))
         tasks.pop().cancel()
-        await turns(2)
+        await ticks(2)
         counts.append(len(asyncio.all_tasks()) - 1)
         for task in tasks:
             task.cancel()
@@ -170,7 +170,7 @@ def test_its_repr_tells_where_it_is(run: Run) -> None:
 
         waits = asyncio.create_task(forever(), name="w")
         ends, breaks = asyncio.create_task(returns()), asyncio.create_task(fails())
-        await turns(2)
+        await ticks(2)
         shown = [
             "<Task pending name='w' coro=<forever() running at" in repr(waits),
             "wait_for=<Future pending cb=[Task" in repr(waits),
@@ -195,7 +195,7 @@ def test_its_stack(run: Run) -> None:
 
         waits, breaks = asyncio.create_task(forever()), asyncio.create_task(fails())
         ends = asyncio.create_task(asyncio.sleep(0))
-        await turns(2)
+        await ticks(2)
         me = asyncio.current_task()
         assert me is not None
         stacks = [
@@ -283,7 +283,7 @@ def test_coroutines_of_another_make(run: Run) -> None:
 
         raw: Any = Raw(body().__await__())
         task: Any = asyncio.create_task(raw)
-        await turns(2)
+        await ticks(2)
         task.cancel()
         return await task, caught
 
@@ -335,7 +335,7 @@ def test_a_pending_task_that_goes_is_reported_once(run: Run) -> None:
     async def main() -> tuple[list[str], bool]:
         failures = note_failures()
         task = asyncio.create_task(forever(), name="lost")
-        await turns(1)
+        await ticks(1)
         reference = weakref.ref(task)
         del task
         collect()
@@ -368,7 +368,7 @@ def test_an_ended_task_keeps_nothing_alive(run: Run) -> None:
             gone = [reference() is None]
             task_reference = weakref.ref(task)
             del task
-            await turns(1)
+            await ticks(1)
             return [*gone, task_reference() is None]
         finally:
             gc.enable()
@@ -387,7 +387,7 @@ def test_rounds_of_tasks_leave_nothing(run: Run) -> None:
             for _ in range(n_rounds):
                 futures = [asyncio.get_running_loop().create_future() for _ in range(100)]
                 tasks = [asyncio.create_task(body(it)) for it in futures]
-                await turns(1)
+                await ticks(1)
                 for future in futures:
                     future.set_result(None)
                 await asyncio.gather(*tasks)
@@ -441,14 +441,14 @@ def test_foreign_tasks_and_ours_wait_for_each_other(run: Run) -> None:
         loop.set_task_factory(lambda loop, coro, **kw: Mine(coro, loop=loop, **kw))
         third = asyncio.create_task(outer(second))
         loop.set_task_factory(None)
-        await turns(3)
+        await ticks(3)
         assert asyncio.all_tasks() >= {plain, first, second, third}
         future.set_result(5)
         results = [await third, await plain]
         # A cancellation passes through both kinds.
         waits = Mine(forever(), loop=loop)
         chain = asyncio.create_task(outer(waits))
-        await turns(2)
+        await ticks(2)
         chain.cancel("stop")
         await asyncio.wait([chain])
         return [*results, isinstance(third, Mine), waits.cancelled(), chain.cancelled()]
