@@ -1,8 +1,9 @@
-"""Which modules import which: no circles."""
+"""Which modules import which: no circles, in Python as in Rust, but small ones within a folder of Rust."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
@@ -234,3 +235,149 @@ def test_python_modules_are_private_but_for_those_that_users_type() -> None:
     """A private module, or a package that it lies in, begins with an underscore."""
     public = {name for name in _SOURCES if "._" not in name or name.endswith(".__main__")}
     assert {"threadlets", *_PUBLIC} == public
+
+
+# -- Rust ------------------------------------------------------------------------------------------
+
+#: The folders of the bindings, from the bottom up: each knows those before it, and none after it.
+_BINDINGS = (
+    "py",
+    "dispatcher",
+    "contract",
+    "task",
+    "scope",
+    "callbacks",
+    "net",
+    "syslet",
+    "workers",
+    "calls",
+    "tick",
+    "api",
+)
+#: How many files may import each other in a circle.
+_CIRCLE_MAX = 5
+
+
+def _rust_modules(folder: Path) -> dict[str, str]:
+    """Return the source of each module below `folder`, without its tests, by the module's path."""
+    sources = {}
+    for path in folder.rglob("*.rs"):
+        parts = path.relative_to(folder).with_suffix("").parts
+        name = "::".join(parts[:-1] if parts[-1] in ("mod", "lib") else parts)
+        sources[name] = re.split(r"#\[cfg\((?:all\()?test\b", path.read_text())[0]
+    return sources
+
+
+def _use_paths(tree: str) -> Iterator[str]:
+    """Yield the paths of a use tree: `a::{b, c::d}` names `a::b` and `a::c::d`."""
+    prefix, brace, inner = tree.partition("{")
+    if not brace:
+        yield tree.split(" as ")[0].strip()
+        return
+    depth, item = 0, ""
+    for char in inner[: inner.rindex("}")] + ",":
+        if char == "," and depth == 0:
+            if item.strip():
+                for path in _use_paths(item.strip()):
+                    yield prefix + path
+            item = ""
+            continue
+        depth += {"{": 1, "}": -1}.get(char, 0)
+        item += char
+
+
+def _rust_imports(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the modules that each of the modules names, in `use` items and elsewhere.
+
+    Paths begin with `crate`, `super` or `self`: the code names its own modules by no other.
+    """
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        code = re.sub(r"//[^\n]*", "", source)
+        is_folder = any(name.startswith(f"{module}::") for name in sources)
+        here = module.split("::") if module else []
+        trees = re.findall(r"\buse\s+((?:crate|super|self)::[^;]+);", code)
+        paths = [path for tree in trees for path in _use_paths(re.sub(r"\s+", " ", tree))]
+        paths += re.findall(r"\b(?:crate|super|self)(?:::\w+)+", code)
+        graph[module] = set()
+        for path in paths:
+            start, *rest = path.split("::")
+            names = [] if start == "crate" else here[:-1] if start == "super" else here[:]
+            for part in rest:
+                if part == "super":
+                    names = names[:-1]
+                elif part != "self":
+                    names.append(part)
+            # Inside of a file's own inline modules, `super` is the file itself.
+            while names and "::".join(names) not in sources:
+                names.pop()
+            found = "::".join(names)
+            if found and found != module and not (is_folder and found.startswith(f"{module}::")):
+                graph[module].add(found)
+    return graph
+
+
+def _folders(graph: Graph) -> dict[str, set[str]]:
+    """Return the graph of folders, and of files that lie in none."""
+    outer: dict[str, set[str]] = {}
+    for module, imported in graph.items():
+        if module:
+            name = module.split("::")[0]
+            outer.setdefault(name, set()).update({it.split("::")[0] for it in imported} - {name})
+    return outer
+
+
+_CRATES = {name: _rust_modules(_ROOT / "crates" / name / "src") for name in ("core", "bindings")}
+
+
+@pytest.mark.parametrize("crate", _CRATES)
+def test_circles_of_rust_files_stay_small_and_within_a_folder(crate: str) -> None:
+    """What imports each other lies together, and can be read together."""
+    found = circles(_rust_imports(_CRATES[crate]))
+    assert [] == [it for it in found if len(it) > _CIRCLE_MAX]
+    assert [] == [it for it in found if len({name.split("::")[0] for name in it}) > 1]
+
+
+def test_folders_of_the_core_import_in_no_circle() -> None:
+    """A folder can be understood without those that use it."""
+    assert [] == circles(_folders(_rust_imports(_CRATES["core"])))
+
+
+def test_folders_of_the_bindings_import_from_those_below() -> None:
+    """The tick knows every kind of request, and what queues requests does not know the tick."""
+    graph = _folders(_rust_imports(_CRATES["bindings"]))
+    assert {*_BINDINGS} == graph.keys()
+    order = {name: place for place, name in enumerate(_BINDINGS)}
+    upwards = {
+        (name, other)
+        for name, imported in graph.items()
+        for other in imported
+        if order[other] > order[name]
+    }
+    assert set() == upwards
+
+
+def test_methods_of_the_dispatcher_are_in_one_file() -> None:
+    """Who looks for what Python can call finds all of it."""
+    blocks = [
+        module
+        for module, source in _CRATES["bindings"].items()
+        if re.search(r"#\[pymethods\]\nimpl Dispatcher\b", source)
+    ]
+    assert ["api"] == blocks
+
+
+@pytest.mark.parametrize(
+    ("crate", "module", "added"),
+    [
+        ("bindings", "dispatcher::request", "use crate::task::task::Task;"),
+        ("bindings", "scope::members", "use crate::{tick::{dispatch, poll}};"),
+        ("bindings", "task::future", "fn f() { crate::scope::sleep::sleep() }"),
+        ("bindings", "net::stream", "use super::super::tick::dispatch;"),
+        ("core", "syslet::call", "use crate::engine;"),
+    ],
+)
+def test_a_rust_import_too_many_is_noticed(crate: str, module: str, added: str) -> None:
+    """One import from above makes a circle of folders."""
+    sources = _CRATES[crate] | {module: f"{_CRATES[crate][module]}\n{added}\n"}
+    assert circles(_folders(_rust_imports(sources)))
