@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import pkgutil
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import threadlets
 from threadlets import _core, exceptions
+from threadlets._introspection import BlockedFunction
 
 _ROOT = Path(__file__).parent.parent
 
@@ -72,3 +74,29 @@ def test_the_native_core_defines_no_exceptions() -> None:
         text = path.read_text()
         assert "create_exception!" not in text, path
         assert "extends = PyException" not in text, path
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "error",
+    [
+        exceptions.SysletError("no such atom", "program.py", 7),
+        exceptions.SysletTypeError("a path for a descriptor", "program.py", 7),
+        exceptions.DrainTimeoutError(
+            "one request is left", [BlockedFunction("time.sleep", "threadlets-1", 2.0, "")]
+        ),
+        exceptions.FloatingPointStateChanged("f", "program.py:7", "rounding: nearest -> up"),
+        exceptions.LeakError("a task is left"),
+        exceptions.MissingPackage("anyio is not installed", name="anyio"),
+        exceptions.ClientDisconnected(103, "the client has left"),
+    ],
+    ids=lambda it: type(it).__name__ if isinstance(it, Exception) else str(it),
+)
+def test_exceptions_can_be_pickled(error: Exception, protocol: int) -> None:
+    """They pass from a worker process to its parent, with their attributes."""
+    error.__notes__ = ["a note"]
+    restored = pickle.loads(pickle.dumps(error, protocol))
+    assert (type(error), error.args, str(error)) == (type(restored), restored.args, str(restored))
+    assert vars(error) == vars(restored)
+    for name in ("errno", "strerror", "name"):
+        assert getattr(error, name, None) == getattr(restored, name, None)

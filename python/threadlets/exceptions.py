@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from threadlets._introspection import BlockedFunction
@@ -23,8 +23,22 @@ class ThreadletsError(Exception):
     """The base class of all exceptions in this module.
 
     Each of them has a standard exception as its second base class, which `except` clauses can name,
-    too.
+    too. They can be pickled.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling the class: `args` are not what `__init__` takes, but the message that it makes.
+        reduced = super().__reduce__()
+        assert isinstance(reduced, tuple)
+        return _restore, reduced[:2], *reduced[2:]
+
+
+def _restore(cls: type[ThreadletsError], args: tuple[Any, ...]) -> ThreadletsError:
+    """Return an exception with these `args`; unpickling sets its attributes."""
+    error = cls.__new__(cls, *args)
+    # An OSError whose class has an `__init__` leaves that to it.
+    error.args = args
+    return error
 
 
 class SysletError(ThreadletsError, ValueError):

@@ -124,7 +124,7 @@ fn make_type(py: Python<'_>) -> PyResult<Py<PyType>> {
         slot(0, null_mut()),
     ];
     let mut spec = ffi::PyType_Spec {
-        name: c"threadlets._core.Call".as_ptr(),
+        name: c"threadlets.Call".as_ptr(),
         basicsize: size_of::<CallObject>() as c_int,
         itemsize: size_of::<*mut ffi::PyObject>() as c_int,
         flags: (ffi::Py_TPFLAGS_DEFAULT

@@ -200,7 +200,7 @@ pub(crate) fn forget_engine() {
 ///
 /// Programs that are given this pool borrow their buffers from it, up to `memory_max` bytes at a time;
 /// beyond that an atom that needs a buffer fails with `ENOBUFS`.
-#[pyclass(frozen, module = "threadlets._core", name = "BufferPool")]
+#[pyclass(frozen, module = "threadlets", name = "BufferPool")]
 pub(crate) struct PyBufferPool(pub(crate) Arc<BufferPool>);
 
 #[pymethods]

@@ -18,7 +18,7 @@ enum LentMemory {
 /// more, or when it is released.
 ///
 /// It has the buffer protocol: `memoryview(lease)`, `numpy.frombuffer(lease, …)`, `bytes(lease)`.
-#[pyclass(frozen, module = "threadlets._core", name = "Lease")]
+#[pyclass(frozen, module = "threadlets", name = "Lease")]
 pub(crate) struct LeasedMemory {
     memory: GilCell<Option<LentMemory>>,
     start: usize,

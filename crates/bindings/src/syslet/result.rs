@@ -21,7 +21,7 @@ use crate::py::gil_cell::GilCell;
 /// cancelled, the last one if several failed and the program went on; 0 if none did. `input` is what a
 /// sweep gave to the program, and None elsewhere. Two results are equal when their values, errnos, atoms
 /// and progress are; `len()` is that of the value.
-#[pyclass(frozen, module = "threadlets._core", name = "Result")]
+#[pyclass(frozen, module = "threadlets", name = "Result")]
 #[derive(Debug)]
 pub(crate) struct SysletResult {
     value: Py<PyAny>,

@@ -28,7 +28,7 @@ pub(crate) fn may_block(workers: &Workers, py: Python<'_>, worker: WorkerId) -> 
 }
 
 /// What `threadlets.stay()` returns: until it ends, the task that called it takes its steps in one thread.
-#[pyclass(frozen, module = "threadlets._core")]
+#[pyclass(frozen, module = "threadlets")]
 pub(crate) struct Stay {
     /// `None` once the stay has ended.
     task: GilSlot<Option<Py<Task>>>,
