@@ -1,4 +1,4 @@
-"""Helpers: functions that block until a gate opens, and waits for what other threads do."""
+"""Helpers: functions that block until a gate opens, counts of calls and threads, processes."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "compat")]
 
 from harness.loops import STOCK  # noqa: E402
 from harness.session import Limits  # noqa: E402
-from judges.catalogue import (  # noqa: E402
+from suite_runs.catalogue import (  # noqa: E402
     MODES,
     CatalogueError,
     Explained,
@@ -36,11 +36,11 @@ from judges.catalogue import (  # noqa: E402
     read_explained,
     read_suites,
 )
-from judges.environment import Environment, SetupError, prepare  # noqa: E402
-from judges.page import write_page  # noqa: E402
-from judges.services import service  # noqa: E402
-from judges.session import Session, recorded, run  # noqa: E402
-from judges.verdict import Verdict, compare, differing  # noqa: E402
+from suite_runs.environment import Environment, SetupError, prepare  # noqa: E402
+from suite_runs.page import write_page  # noqa: E402
+from suite_runs.services import service  # noqa: E402
+from suite_runs.session import Session, recorded, run  # noqa: E402
+from suite_runs.verdict import Verdict, compare, differing  # noqa: E402
 
 RESULTS = HERE / "results.json"
 PAGE = ROOT / "docs" / "compatibility.md"

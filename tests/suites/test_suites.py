@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from harness.outcomes import Kind, Outcome
 from harness.session import Limits
-from judges.catalogue import CatalogueError, Suite, matches, read_explained, read_suites
-from judges.environment import Environment
-from judges.page import BEGIN, END, render
-from judges.session import Session, recorded, run
-from judges.verdict import Verdict, compare
+from suite_runs.catalogue import CatalogueError, Suite, matches, read_explained, read_suites
+from suite_runs.environment import Environment
+from suite_runs.page import BEGIN, END, render
+from suite_runs.session import Session, recorded, run
+from suite_runs.verdict import Verdict, compare
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent.parent / "docs" / "compatibility.md"

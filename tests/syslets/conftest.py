@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, settings
 from threadlets import _core
 from threadlets.testing import use_engine
 
-from .harness import WAYS, Carry, Crowd, open_descriptors, wait_for_quiet
+from .harness import WAYS, Carry, Peers, open_descriptors, wait_for_quiet
 
 _ENOUGH = {
     "deadline": None,
@@ -83,11 +83,11 @@ def carry(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[Carry
 
 
 @pytest.fixture
-def crowd(nothing_leaks: None) -> Iterator[Crowd]:
-    """Return a crowd whose threads are joined at the end of the test."""
-    crowd = Crowd()
-    yield crowd
-    crowd.join()
+def peers(nothing_leaks: None) -> Iterator[Peers]:
+    """Return what calls functions in threads, which are joined at the end of the test."""
+    peers = Peers()
+    yield peers
+    peers.join()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Ways to run a program, threads as its peers, and waiting for conditions."""
+"""Ways to run a program, threads as its peers, and what must not be left behind."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ WAYS = {
 }
 
 
-class Crowd:
+class Peers:
     """Threads that call functions, and the exceptions that these raise."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from threadlets._syslets.operations import OPERATIONS, STOPS, Flow
 from threadlets._syslets.table import ABSENT, Row, Table
 
-from . import kernel
+from . import system_calls
 
 
 class Ending(NamedTuple):
@@ -172,17 +172,17 @@ class _Machine:
         return (total + 2**63) % 2**64 - 2**63
 
     def _openat(self, dir_fd: int, path: int, flags: int, mode: int) -> int:
-        return kernel.call(
+        return system_calls.call(
             "openat", self._slots[dir_fd], self._object(path), *self._values(flags, mode)
         )
 
     def _openat2(self, dir_fd: int, path: int, flags: int, mode: int, resolve: int) -> int:
         how = self._values(flags, mode, resolve)
-        return kernel.openat2(self._slots[dir_fd], self._object(path), *how)
+        return system_calls.openat2(self._slots[dir_fd], self._object(path), *how)
 
     def _statx(self, dir_fd: int, path: int, flags: int, mask: int, fields: int) -> int:
         asked = self._values(flags, mask)
-        value, status = kernel.statx(self._slots[dir_fd], self._object(path), *asked)
+        value, status = system_calls.statx(self._slots[dir_fd], self._object(path), *asked)
         self._store(fields, status)
         return value
 
@@ -208,7 +208,7 @@ class _Machine:
     def _getdents(self, fd: int, *span: int) -> int:
         def read(views: list[memoryview]) -> int:
             raw = (ctypes.c_char * len(views[0])).from_buffer(views[0])
-            return _or_error(kernel.call("getdents64", self._slots[fd], raw, len(views[0])))
+            return _or_error(system_calls.call("getdents64", self._slots[fd], raw, len(views[0])))
 
         return self._read_into([span], read)
 
@@ -262,23 +262,25 @@ class _Machine:
             return sock.send(self._view(memory, start, length), self._slots[flags])
 
     def _fsync(self, fd: int) -> int:
-        return kernel.call("fsync", self._slots[fd])
+        return system_calls.call("fsync", self._slots[fd])
 
     def _fdatasync(self, fd: int) -> int:
-        return kernel.call("fdatasync", self._slots[fd])
+        return system_calls.call("fdatasync", self._slots[fd])
 
     def _fallocate(self, *slots: int) -> int:
-        return kernel.call("fallocate", *self._values(*slots))
+        return system_calls.call("fallocate", *self._values(*slots))
 
     def _ftruncate(self, fd: int, length: int) -> int:
-        return kernel.call("ftruncate", *self._values(fd, length))
+        return system_calls.call("ftruncate", *self._values(fd, length))
 
     def _close(self, fd: int) -> int:
         self.opened.discard(self._slots[fd])
-        return kernel.call("close", self._slots[fd])
+        return system_calls.call("close", self._slots[fd])
 
     def _unlinkat(self, dir_fd: int, path: int, flags: int) -> int:
-        return kernel.call("unlinkat", self._slots[dir_fd], self._object(path), self._slots[flags])
+        return system_calls.call(
+            "unlinkat", self._slots[dir_fd], self._object(path), self._slots[flags]
+        )
 
     def _renameat(self, old_dir: int, old: int, new_dir: int, new: int, flags: int) -> int:
         return self._two_paths("renameat2", old_dir, old, new_dir, new, flags)
@@ -291,13 +293,15 @@ class _Machine:
     ) -> int:
         old_place = (self._slots[old_dir], self._object(old))
         new_place = (self._slots[new_dir], self._object(new))
-        return kernel.call(name, *old_place, *new_place, self._slots[flags])
+        return system_calls.call(name, *old_place, *new_place, self._slots[flags])
 
     def _mkdirat(self, dir_fd: int, path: int, mode: int) -> int:
-        return kernel.call("mkdirat", self._slots[dir_fd], self._object(path), self._slots[mode])
+        return system_calls.call(
+            "mkdirat", self._slots[dir_fd], self._object(path), self._slots[mode]
+        )
 
     def _symlinkat(self, target: int, dir_fd: int, path: int) -> int:
-        return kernel.call(
+        return system_calls.call(
             "symlinkat", self._object(target), self._slots[dir_fd], self._object(path)
         )
 
@@ -313,7 +317,7 @@ class _Machine:
         return os.sendfile(out, src, self._or_position(offset), size)
 
     def _socket(self, domain: int, kind: int, protocol: int) -> int:
-        return kernel.call("socket", *self._values(domain, kind, protocol))
+        return system_calls.call("socket", *self._values(domain, kind, protocol))
 
     def _connect(self, fd: int, address: int) -> int:
         with _Socket(self._slots[fd]) as sock:
@@ -330,7 +334,7 @@ class _Machine:
         return accepted.detach()
 
     def _shutdown(self, fd: int, how: int) -> int:
-        return kernel.call("shutdown", *self._values(fd, how))
+        return system_calls.call("shutdown", *self._values(fd, how))
 
     def _recvmsg(
         self, fd: int, vector: int, flags: int, control: int, address: int, fields: int

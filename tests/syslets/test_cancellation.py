@@ -44,7 +44,7 @@ from threadlets.atoms import (
 from threadlets.testing import use_engine
 from waiting import eventually, wait_until
 
-from .harness import Crowd, open_descriptors, wait_for_quiet, within_deadline
+from .harness import Peers, open_descriptors, wait_for_quiet, within_deadline
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -557,7 +557,7 @@ def test_connecting_to_a_full_backlog_takes_no_time_of_the_cpu(
 
 
 def test_threads_that_block_do_not_keep_a_program_from_ending(
-    engine_kind: str, crowd: Crowd, pair: Pair
+    engine_kind: str, peers: Peers, pair: Pair
 ) -> None:
     """Cancelling works while another thread competes for the GIL."""
     is_over = False
@@ -566,7 +566,7 @@ def test_threads_that_block_do_not_keep_a_program_from_ending(
         while not is_over:
             sum(range(1000))
 
-    crowd.call(busy)
+    peers.call(busy)
 
     async def main() -> None:
         task = asyncio.create_task(_recv(pair()[0]))

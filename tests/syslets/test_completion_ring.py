@@ -18,7 +18,7 @@ from threadlets.atoms import Flow, buffer, nop, openat, recv, send, timeout
 from threadlets.testing import use_engine
 from waiting import eventually, wait_until
 
-from .harness import DEADLINE_S, Crowd, within_deadline
+from .harness import DEADLINE_S, Peers, within_deadline
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -197,7 +197,7 @@ def test_programs_are_cut_off_after_their_time(clocked_engine: str, pair: Pair) 
     assert errno.ETIMEDOUT == result.errno
 
 
-def test_any_thread_may_submit(engine_kind: str, crowd: Crowd) -> None:
+def test_any_thread_may_submit(engine_kind: str, peers: Peers) -> None:
     """Several threads submit, and another one takes the entries."""
     ring = CompletionRing()
 
@@ -206,8 +206,8 @@ def test_any_thread_may_submit(engine_kind: str, crowd: Crowd) -> None:
             assert ring.submit(_sleep, 0.0001, tag=tag, flags=Flow.ASYNC) is None
 
     for first in range(0, 500, 100):
-        crowd.call(submit, first)
-    crowd.join()
+        peers.call(submit, first)
+    peers.join()
     found: list[int] = []
     while len(found) < 500:
         entries = ring.wait(1, DEADLINE_S)

@@ -27,7 +27,7 @@ from threadlets.atoms import (
 )
 from threadlets.atoms import socket as make_socket
 
-from .harness import Carry, Crowd
+from .harness import Carry, Peers
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -147,7 +147,7 @@ def test_socket_of_no_family_is_refused(carry: Carry) -> None:
     assert errno.EAFNOSUPPORT == carry(_make, 12345).errno
 
 
-def test_a_program_talks_to_a_server(carry: Carry, listener: socket.socket, crowd: Crowd) -> None:
+def test_a_program_talks_to_a_server(carry: Carry, listener: socket.socket, peers: Peers) -> None:
     """One program connects, sends, and receives the answer."""
 
     def serve() -> None:
@@ -156,7 +156,7 @@ def test_a_program_talks_to_a_server(carry: Carry, listener: socket.socket, crow
             _drain(peer, heard)
             peer.sendall(heard + b" pong")
 
-    crowd.call(serve)
+    peers.call(serve)
     assert b"ping pong" == carry(_call, listener.getsockname()).unwrap()
 
 
@@ -209,15 +209,15 @@ def test_connect_needs_a_socket_of_that_family(carry: Carry, pipe: tuple[int, in
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_accept_gives_the_connection_and_its_peer(
-    carry: Carry, listener: socket.socket, crowd: Crowd, blocking: bool
+    carry: Carry, listener: socket.socket, peers: Peers, blocking: bool
 ) -> None:
     """accept waits for a connection, whether the listener blocks or not."""
     listener.setblocking(blocking)
     with socket.socket() as sock:
-        crowd.call(sock.connect, listener.getsockname())
+        peers.call(sock.connect, listener.getsockname())
         fd, peer = carry(_accept, listener).unwrap()
         with socket.socket(fileno=fd) as accepted:
-            crowd.join()
+            peers.join()
             assert sock.getsockname() == peer == accepted.getpeername()
             assert not accepted.get_inheritable()
             assert os.get_blocking(fd)
@@ -251,17 +251,17 @@ def test_accept_needs_a_listener(carry: Carry, pair: Pair, pipe: tuple[int, int]
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_recv_waits_for_some_bytes(carry: Carry, pair: Pair, crowd: Crowd, blocking: bool) -> None:
+def test_recv_waits_for_some_bytes(carry: Carry, pair: Pair, peers: Peers, blocking: bool) -> None:
     """recv returns as soon as there are bytes, and gives 0 bytes at the peer's end."""
     one, other = pair()
     one.setblocking(blocking)
-    crowd.call(other.sendall, b"some")
+    peers.call(other.sendall, b"some")
     assert b"some" == carry(_recv, one).unwrap()
-    crowd.call(other.close)
+    peers.call(other.close)
     assert b"" == carry(_recv, one).unwrap()
 
 
-def test_recv_waits_for_all_that_are_asked_for(carry: Carry, pair: Pair, crowd: Crowd) -> None:
+def test_recv_waits_for_all_that_are_asked_for(carry: Carry, pair: Pair, peers: Peers) -> None:
     """With MSG_WAITALL, recv waits for all bytes, however they arrive, or for the peer's end."""
     one, other = pair()
 
@@ -270,7 +270,7 @@ def test_recv_waits_for_all_that_are_asked_for(carry: Carry, pair: Pair, crowd: 
             other.send(b"0123456789abcd"[start : start + 1])
         other.close()
 
-    crowd.call(feed)
+    peers.call(feed)
     assert b"0123456789" == carry(_recv, one, socket.MSG_WAITALL).unwrap()
     assert b"abcd" == carry(_recv, one, socket.MSG_WAITALL).unwrap()
 
@@ -318,15 +318,15 @@ def test_recv_says_that_the_peer_has_gone(carry: Carry, listener: socket.socket)
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_sends_are_whole(carry: Carry, pair: Pair, crowd: Crowd, blocking: bool) -> None:
+def test_sends_are_whole(carry: Carry, pair: Pair, peers: Peers, blocking: bool) -> None:
     """A send of more than fits waits until the peer has taken all of it, piece by piece."""
     one, other = pair()
     one.setblocking(blocking)
     data, drained = os.urandom(2_000_000), bytearray()
-    crowd.call(_drain, other, drained)
+    peers.call(_drain, other, drained)
     assert len(data) == carry(_send, one, data).unwrap()
     one.close()
-    crowd.join()
+    peers.join()
     assert data == drained
 
 
@@ -398,7 +398,7 @@ def test_recvmsg_tells_the_sender_of_a_datagram_and_that_it_was_cut(
 
 
 def test_recvmsg_keeps_what_came_before_the_peers_end(
-    carry: Carry, pair: Pair, crowd: Crowd
+    carry: Carry, pair: Pair, peers: Peers
 ) -> None:
     """With MSG_WAITALL over several buffers, no byte before the end is lost."""
     one, other = pair()
@@ -408,7 +408,7 @@ def test_recvmsg_keeps_what_came_before_the_peers_end(
             other.send(piece)
         other.close()
 
-    crowd.call(feed)
+    peers.call(feed)
     n, first, second, *_ = carry(_recv_message, one, socket.MSG_WAITALL).unwrap()
     assert (7, b"0123", b"456\0\0\0") == (n, first, second)
 
@@ -434,32 +434,32 @@ def test_recvmsg_takes_descriptors(carry: Carry, pair: Pair, pipe: tuple[int, in
 
 
 def test_recvmsg_keeps_descriptors_while_it_waits_for_more_bytes(
-    carry: Carry, pair: Pair, pipe: tuple[int, int], crowd: Crowd
+    carry: Carry, pair: Pair, pipe: tuple[int, int], peers: Peers
 ) -> None:
     """With MSG_WAITALL, descriptors that came with the first bytes are in the result."""
     one, other = pair()
     socket.send_fds(other, [b"ab"], [pipe[1]])
-    crowd.call(other.sendall, b"cdefghij")
+    peers.call(other.sendall, b"cdefghij")
     n, first, _, n_control, _, control, _ = carry(_recv_message, one, socket.MSG_WAITALL).unwrap()
-    crowd.join()
+    peers.join()
     (fd,) = _received(control, n_control)
     os.close(fd)
     assert first == b"abcd"[:n] + bytes(4 - len(b"abcd"[:n]))
 
 
-def test_sendmsg_sends_one_piece_after_another(carry: Carry, pair: Pair, crowd: Crowd) -> None:
+def test_sendmsg_sends_one_piece_after_another(carry: Carry, pair: Pair, peers: Peers) -> None:
     """All bytes are sent, however few the socket takes at once."""
     one, other = pair()
     first, second, drained = os.urandom(500_001), os.urandom(700_003), bytearray()
-    crowd.call(_drain, other, drained)
+    peers.call(_drain, other, drained)
     assert 1_200_004 == carry(_send_message, one, first, second).unwrap()
     one.close()
-    crowd.join()
+    peers.join()
     assert first + second == drained
 
 
 def test_sendmsg_sends_descriptors_once(
-    carry: Carry, pair: Pair, pipe: tuple[int, int], crowd: Crowd
+    carry: Carry, pair: Pair, pipe: tuple[int, int], peers: Peers
 ) -> None:
     """Descriptors are sent once, though the bytes go in many pieces."""
     one, other = pair()
@@ -475,9 +475,9 @@ def test_sendmsg_sends_descriptors_once(
             drained.extend(piece)
             received.extend(fds)
 
-    crowd.call(drain)
+    peers.call(drain)
     assert len(data) == carry(_send_with_control, one, data, control).unwrap()
-    crowd.join()
+    peers.join()
     for fd in received:
         os.close(fd)
     assert data == drained

@@ -29,7 +29,7 @@ from threadlets.atoms import (
     writev,
 )
 
-from .harness import Carry, Crowd
+from .harness import Carry, Peers
 
 FdOf = Callable[..., int]
 Pair = Callable[..., Any]
@@ -164,20 +164,20 @@ def test_read_goes_on_at_the_files_position(carry: Carry, file: Path, fd_of: FdO
     assert b"" == carry(_read, fd).unwrap()
 
 
-def test_read_gives_a_pipes_bytes(carry: Carry, pipe: tuple[int, int], crowd: Crowd) -> None:
+def test_read_gives_a_pipes_bytes(carry: Carry, pipe: tuple[int, int], peers: Peers) -> None:
     """read waits for some bytes, not for all, and gives 0 bytes when the writer has closed."""
-    crowd.call(os.write, pipe[1], b"some")
+    peers.call(os.write, pipe[1], b"some")
     assert b"some" == carry(_read, pipe[0]).unwrap()
-    crowd.call(os.close, pipe[1])
+    peers.call(os.close, pipe[1])
     assert b"" == carry(_read, pipe[0]).unwrap()
 
 
 def test_read_waits_on_a_non_blocking_pipe_too(
-    carry: Carry, pipe: tuple[int, int], crowd: Crowd
+    carry: Carry, pipe: tuple[int, int], peers: Peers
 ) -> None:
     """A program waits alike on blocking and on non-blocking descriptors."""
     os.set_blocking(pipe[0], False)
-    crowd.call(os.write, pipe[1], b"some")
+    peers.call(os.write, pipe[1], b"some")
     assert b"some" == carry(_read, pipe[0]).unwrap()
     assert not os.get_blocking(pipe[0])
 
@@ -261,29 +261,29 @@ def test_writing_nothing_is_nothing(carry: Carry, file: Path, fd_of: FdOf) -> No
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_writes_are_whole(
-    carry: Carry, pipe: tuple[int, int], crowd: Crowd, blocking: bool
+    carry: Carry, pipe: tuple[int, int], peers: Peers, blocking: bool
 ) -> None:
     """A write that does not fit into the pipe waits for the reader, piece by piece."""
     os.set_blocking(pipe[1], blocking)
     data, drained = os.urandom(1_000_000), bytearray()
-    crowd.call(_drain, pipe[0], drained)
+    peers.call(_drain, pipe[0], drained)
     assert len(data) == carry(_write, pipe[1], data).unwrap()
     os.close(pipe[1])
-    crowd.join()
+    peers.join()
     assert data == drained
 
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_vectors_are_written_whole(
-    carry: Carry, pipe: tuple[int, int], crowd: Crowd, blocking: bool
+    carry: Carry, pipe: tuple[int, int], peers: Peers, blocking: bool
 ) -> None:
     """A vector is written whole, wherever the pipe splits it."""
     os.set_blocking(pipe[1], blocking)
     first, second, drained = os.urandom(300_001), os.urandom(400_003), bytearray()
-    crowd.call(_drain, pipe[0], drained)
+    peers.call(_drain, pipe[0], drained)
     assert 700_005 == carry(_writev, pipe[1], first, second).unwrap()
     os.close(pipe[1])
-    crowd.join()
+    peers.join()
     assert first + second + b"!" == drained
 
 
@@ -318,10 +318,10 @@ def test_splice_moves_into_a_pipe_and_out_of_it(
 
 
 def test_splice_waits_for_a_pipe(
-    carry: Carry, file: Path, fd_of: FdOf, pipe: tuple[int, int], crowd: Crowd
+    carry: Carry, file: Path, fd_of: FdOf, pipe: tuple[int, int], peers: Peers
 ) -> None:
     """splice from an empty pipe waits for bytes."""
-    crowd.call(os.write, pipe[1], b"ab")
+    peers.call(os.write, pipe[1], b"ab")
     assert 2 == carry(_splice, pipe[0], fd_of(file, os.O_RDWR), 10).unwrap()
     assert b"ab23456789" == file.read_bytes()
 
@@ -351,17 +351,17 @@ def test_sendfile_copies_between_files(
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_sendfile_sends_more_than_fits(
-    carry: Carry, tmp_path: Path, fd_of: FdOf, pair: Pair, crowd: Crowd, blocking: bool
+    carry: Carry, tmp_path: Path, fd_of: FdOf, pair: Pair, peers: Peers, blocking: bool
 ) -> None:
     """The position is behind the bytes that were sent, however few a non-blocking socket takes."""
     one, other = pair()
     one.setblocking(blocking)
     (tmp_path / "file").write_bytes(data := os.urandom(1_000_000))
     fd, drained = fd_of(tmp_path / "file"), bytearray()
-    crowd.call(_drain, other.fileno(), drained)
+    peers.call(_drain, other.fileno(), drained)
     n = carry(_send_file, one.fileno(), fd, len(data)).unwrap()
     one.close()
-    crowd.join()
+    peers.join()
     assert n == len(drained) == os.lseek(fd, 0, os.SEEK_CUR)
     assert data[:n] == drained
     if blocking:
@@ -377,7 +377,7 @@ def test_a_copy_loop_copies(carry: Carry, tmp_path: Path, size: int) -> None:
 
 
 def test_a_copy_loop_takes_what_a_pipe_gives(
-    carry: Carry, tmp_path: Path, pipe: tuple[int, int], crowd: Crowd
+    carry: Carry, tmp_path: Path, pipe: tuple[int, int], peers: Peers
 ) -> None:
     """The writer is slow, and its pieces are smaller than the buffer."""
     data = os.urandom(300_000)
@@ -387,7 +387,7 @@ def test_a_copy_loop_takes_what_a_pipe_gives(
             os.write(pipe[1], data[start : start + 10_000])
         os.close(pipe[1])
 
-    crowd.call(feed)
+    peers.call(feed)
     source = f"/proc/self/fd/{pipe[0]}"
     assert len(data) == carry(_copy, source, tmp_path / "target").unwrap()
     assert data == (tmp_path / "target").read_bytes()

@@ -32,7 +32,7 @@ from threadlets.atoms import (
     write,
 )
 
-from .harness import DEADLINE_S, Carry, Crowd, within_deadline
+from .harness import DEADLINE_S, Carry, Peers, within_deadline
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -86,12 +86,12 @@ def test_poll_says_what_a_descriptor_is_ready_for(carry: Carry, pair: Pair) -> N
     assert select.POLLIN == carry(_poll, one, select.POLLIN).unwrap()
 
 
-def test_poll_waits(carry: Carry, pair: Pair, crowd: Crowd) -> None:
+def test_poll_waits(carry: Carry, pair: Pair, peers: Peers) -> None:
     """poll waits for later events, and reports the end of a peer unasked."""
     one, other = pair()
-    crowd.call(other.close)
+    peers.call(other.close)
     assert select.POLLHUP & carry(_poll, one, select.POLLIN).unwrap()
-    crowd.join()
+    peers.join()
     assert select.POLLHUP & carry(_poll, one, 0).unwrap()
 
 

@@ -22,7 +22,7 @@ from threadlets import BufferPool, engine, sweep, syslet
 from threadlets.atoms import buffer, close, nop, openat, pread, read, recv, send, timeout
 from waiting import eventually, wait_until
 
-from .harness import DEADLINE_S, Crowd, within_deadline
+from .harness import DEADLINE_S, Peers, within_deadline
 
 Pair = Callable[..., tuple[socket.socket, socket.socket]]
 
@@ -342,21 +342,21 @@ def test_several_sweeps_go_on_at_once(engine_kind: str, files: list[Path]) -> No
         assert [[path.name.encode() for path in files]] * 5 == results
 
     within_deadline(main())
-    crowd = Crowd()
+    peers = Peers()
     names = [path.name.encode() for path in files]
 
     def thread() -> None:
         assert names == [result.unwrap() for result in sweep(_read_small, files, depth=5)]
 
     for _ in range(4):
-        crowd.call(thread)
-    crowd.join()
+        peers.call(thread)
+    peers.join()
 
 
-def test_sweep_waits_without_the_interpreter(engine_kind: str, pair: Pair, crowd: Crowd) -> None:
+def test_sweep_waits_without_the_interpreter(engine_kind: str, pair: Pair, peers: Peers) -> None:
     """Another thread sends what the sweep waits for."""
     one, other = pair(socket.SOCK_DGRAM)
-    crowd.call(lambda: [other.send(b"%d" % i) for i in range(9)])
+    peers.call(lambda: [other.send(b"%d" % i) for i in range(9)])
     results = list(sweep(_recv, [one] * 9, ordered=False))
     assert [b"%d" % i for i in range(9)] == sorted(result.unwrap() for result in results)
 

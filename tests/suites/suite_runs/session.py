@@ -16,8 +16,8 @@ from types import MappingProxyType
 from harness.outcomes import Outcome, fold
 from harness.session import Limits, _run_group
 
-from judges.catalogue import Suite
-from judges.environment import Environment
+from suite_runs.catalogue import Suite
+from suite_runs.environment import Environment
 
 _HERE = Path(__file__).resolve().parent.parent
 _PATHS = (_HERE / "site", _HERE, _HERE.parent / "compat", _HERE.parent.parent / "python")
@@ -56,7 +56,7 @@ def run(
         (scratch / "only.txt").write_text("\n".join(only))
     env["SUITES_SKIP"] = str(scratch / "skip.txt")
     command: list[str | Path] = [environment.python, "-m", "pytest", "-q", "--tb=short"]
-    command += ["-p", "judges.plugin", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=0"]
+    command += ["-p", "suite_runs.plugin", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=0"]
     command += ["-c", environment.settings, "--rootdir", environment.tests]
     command += ["-o", "addopts=", "--timeout", str(limits.test_s), *suite.arguments]
     for setting in suite.settings:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from judges.catalogue import MODES, Suite
-from judges.verdict import Verdict
+from suite_runs.catalogue import MODES, Suite
+from suite_runs.verdict import Verdict
 
 BEGIN = "<!-- results: `make suites` and `tests/suites/run.py --page` write this -->"
 END = "<!-- end of results -->"

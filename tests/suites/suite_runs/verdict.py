@@ -9,8 +9,8 @@ from typing import Any
 from harness.outcomes import Kind, Outcome
 from harness.verdict import is_failure
 
-from judges.catalogue import Explained
-from judges.session import Session
+from suite_runs.catalogue import Explained
+from suite_runs.session import Session
 
 
 @dataclass

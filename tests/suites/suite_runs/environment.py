@@ -12,7 +12,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from judges.catalogue import Suite
+from suite_runs.catalogue import Suite
 
 #: Files that pytest reads its settings from, and what they hold then.
 _SETTINGS = {
