@@ -103,12 +103,13 @@ def test_thread_local_that_stays_behind_is_named(run: Any) -> None:
         await task
         # The same object is not reported again.
         again = Gate()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
             task = asyncio.create_task(threadlets.call(again))
             await again.entered.wait()
             again.open()
             await task
+        assert [] == found
 
     run(main(), debug=True)
 
@@ -119,10 +120,11 @@ def test_nothing_is_said_where_nothing_stays_behind(run: Any) -> None:
     async def main() -> None:
         await block_once()
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
         run(main(), debug=True)
         run(main())
+    assert [] == [str(it.message) for it in found]
 
 
 def test_calls_from_a_blocked_functions_thread_are_refused(run: Any) -> None:

@@ -43,7 +43,16 @@ def forget() -> Iterator[None]:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Make every warning an error."""
+    """Fail if there is a warning."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        yield
+    assert [] == [str(it.message) for it in found]
+
+
+@contextmanager
+def warnings_as_errors() -> Iterator[None]:
+    """Make every warning an error, which the loop's exception handler gets."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -425,7 +434,7 @@ def test_warning_that_is_an_error_goes_to_the_exception_handler(run: Any) -> Non
         await blocked
         return found
 
-    with silence():
+    with warnings_as_errors():
         assert "me" == run(remembers(), debug=True)
     assert all(type(it) is RuntimeWarning for it in failures)
     read, left, stays = (str(it) for it in failures)
@@ -455,7 +464,7 @@ def test_warnings_in_the_middle_of_the_loop_lose_no_request(run: Any) -> None:
         finally:
             os.stat = stat
 
-    with silence():
+    with warnings_as_errors():
         assert "done" == run(main(), debug=True)
 
 
@@ -487,6 +496,6 @@ def test_what_breaks_in_the_watch_does_not_break_the_request(
         assert all(it is breaks for it in (*failures, *reported))
         return "done"
 
-    with silence():
+    with warnings_as_errors():
         assert "done" == run(main(), debug=True)
     assert reported

@@ -206,6 +206,9 @@ def test_buffered_protocol_may_resize_its_buffer_when_updated(run: Run) -> None:
         async with connected(Growing) as connection:
             connection.peer.send(bytes(1000))
             await connection.protocol.receive(1000)
+            # An error would end the connection.
+            assert "lost" not in connection.protocol.calls
+            assert Growing.n_bytes + 1000 == len(connection.protocol.buffer)
 
     run(main())
 
