@@ -41,6 +41,12 @@ $(BUILT): pyproject.toml $(RUST_SOURCES) | $(BIN)/maturin
 .PHONY: build
 build: $(BUILT) ## Install a release build with its extras into .venv
 
+# A debug build is made anew in seconds. What is built for others has to be a release, so the next `make build` makes one.
+.PHONY: dev
+dev: $(VENV)/.dev ## Install a debug build into .venv: for the time in which you edit, build and test
+	@rm -f $(BUILT)
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --extras serve
+
 .PHONY: demo
 demo: build ## Serve the example site under real load, and print the results
 	$(BIN)/python -m examples.site.demo

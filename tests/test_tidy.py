@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from threadlets import _core
+from threadlets import __build__, _core
 
 _ROOT = Path(__file__).parent.parent
 
@@ -164,6 +164,8 @@ def test_python_is_called_under_a_guard_only() -> None:
     nm = shutil.which("nm")
     if nm is None:
         pytest.skip("needs nm, of the binutils")
+    if __build__.startswith("debug"):
+        pytest.skip("a debug build imports functions that nothing calls")
     imported = subprocess.run(
         [nm, "--dynamic", "--undefined-only", "--format=posix", _core.__file__],
         check=True,
@@ -260,7 +262,8 @@ def test_unsafe_stays_where_it_is_expected() -> None:
 def test_files_hold_one_idea(path: Path) -> None:
     """A file opens with its job, and stays short enough to be read at once."""
     text = path.read_text()
-    assert len(text.splitlines()) <= _LINES_MAX, f"{path} has a second idea in it"
+    n_lines = len(text.splitlines())
+    assert n_lines <= _LINES_MAX, f"{path} has a second idea in it, which belongs in another file"
     if path.suffix == ".rs":
         assert text.startswith("//!"), f"{path} does not say what it is for"
     elif text.strip():
@@ -292,7 +295,7 @@ def test_old_names_do_not_come_back() -> None:
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if _OLD_WORDS.search(line)
     ]
-    assert [] == found
+    assert [] == found, "say it in other words; docs/glossary.md has those for what is ours"
 
 
 def test_no_two_public_types_have_one_name() -> None:

@@ -168,7 +168,8 @@ def compare(
         return
     raise ImportError(
         f"the native module {module} belongs to another version of threadlets: it calls "
-        f"{sorted(theirs - ours)}, and this version has {sorted(ours - theirs)}; install both anew"
+        f"{sorted(theirs - ours)}, and this version has {sorted(ours - theirs)}; install both anew, "
+        "or build the sources anew"
     )
 
 
