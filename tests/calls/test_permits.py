@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import threadlets
 from threadlets import Pool
+from waiting import eventually
 
-from .harness import Gate, counts, until
+from .harness import Gate, counts
 
 pytestmark = pytest.mark.starts("inline", "beside")
 
@@ -73,7 +74,7 @@ def test_a_call_that_ends_before_it_starts_gives_its_place_back(
             permit = _begin(call)
             if when == "admitted":
                 gate.open()
-                await until(permit.done)
+                await eventually(permit.done)
             if how == "closed":
                 call.close()
             elif how == "thrown into":
