@@ -219,3 +219,33 @@ def test_a_call_that_waits_for_its_pool_runs_no_python_code_of_the_loop(run: Any
 
     assert (0, 0, 0) == run(main())
     assert [] == frames
+
+
+def test_a_call_goes_on_only_on_the_loop_that_admitted_it() -> None:
+    """Otherwise it raises, and gives its place up where it was admitted."""
+    pool = Pool("one loop", limit=1)
+    called: list[int] = []
+    call = pool.call(called.append, 1)
+
+    async def admit() -> None:
+        async with _full(pool):
+            permit = _begin(call)
+        await permit
+
+    async def go_on_elsewhere() -> None:
+        with pytest.raises(RuntimeError, match="was awaited on another one"):
+            call.send(None)
+
+    async def use() -> None:
+        await pool.call(called.append, 2)
+
+    loop = threadlets.new_event_loop()
+    try:
+        loop.run_until_complete(admit())
+        assert 1 == pool.stats()["running"]
+        threadlets.run(go_on_elsewhere())
+        assert 0 == pool.stats()["running"]
+        loop.run_until_complete(use())
+    finally:
+        loop.close()
+    assert [2] == called

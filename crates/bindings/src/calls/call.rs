@@ -74,6 +74,7 @@ impl CallObject {
         }
     }
 
+    #[cold]
     fn fail(&self, py: Python<'_>, error: PyErr) -> PyResult<Step> {
         self.end(py)?;
         Err(error)
@@ -81,13 +82,9 @@ impl CallObject {
 
     /// End the await. A call that waits for its permit, or has got it and not started, gives it up.
     pub(crate) fn end(&self, py: Python<'_>) -> PyResult<()> {
-        if self.state.replace(CallState::Done) != CallState::AwaitsPermit {
-            return Ok(());
-        }
-        // SAFETY: in that state the delegate is the future of the permit.
-        let permit = unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()) };
-        // SAFETY: as above.
-        let permit: Bound<'_, Future> = unsafe { permit.cast_into_unchecked() };
+        let permit = (self.state.get() == CallState::AwaitsPermit).then(|| self.permit(py));
+        self.state.set(CallState::Done);
+        let Some(permit) = permit else { return Ok(()) };
         if !permit.get().is_done(py) {
             // The queue gives up the call's place when its turn comes.
             return Future::cancel_with(&permit, None).map(drop);
@@ -98,6 +95,13 @@ impl CallObject {
             pool.get().finish(py, permit.get().dispatcher.bind(py), false);
         }
         Ok(())
+    }
+
+    /// The future of the permit of a call that waits for it, or has got it and not started.
+    fn permit<'py>(&self, py: Python<'py>) -> Bound<'py, Future> {
+        assert_eq!(CallState::AwaitsPermit, self.state.get());
+        // SAFETY: in that state the delegate is such a future, which is alive.
+        unsafe { Bound::from_borrowed_ptr(py, self.delegate.get()).cast_into_unchecked() }
     }
 
     /// Start the call, or wait until its pool admits it.
@@ -136,17 +140,29 @@ impl CallObject {
             if start == Start::Inline || !slf.get().workers.role.may_enter(worker.id) {
                 return self.run(py, slf, worker, pool, function);
             }
-            let its_pool = pool.clone().map(Bound::unbind);
-            match CallBeside::submit(slf, self.as_object(py), its_pool, function) {
-                Ok(beside) => self.delegate(py, CallState::AwaitsBeside, beside.into_any()),
-                Err(error) => {
-                    if let Some(pool) = pool {
-                        pool.get().finish(py, slf, false);
-                    }
-                    Err(error)
-                }
-            }
+            self.start_beside(py, slf, pool, function)
         })
+    }
+
+    /// Have the function called beside the dispatcher.
+    #[inline(never)]
+    fn start_beside(
+        &self,
+        py: Python<'_>,
+        slf: &Bound<'_, Dispatcher>,
+        pool: Option<Bound<'_, Pool>>,
+        function: EntryPoint,
+    ) -> PyResult<Step> {
+        let its_pool = pool.clone().map(Bound::unbind);
+        match CallBeside::submit(slf, self.as_object(py), its_pool, function) {
+            Ok(beside) => self.delegate(py, CallState::AwaitsBeside, beside.into_any()),
+            Err(error) => {
+                if let Some(pool) = pool {
+                    pool.get().finish(py, slf, false);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Call the function inline, as a threadlet.
@@ -264,7 +280,12 @@ impl CallObject {
 
     fn delegate_returned(&self, py: Python<'_>, result: Py<PyAny>) -> PyResult<Step> {
         if self.state.get() == CallState::AwaitsPermit {
-            return self.start(py);
+            let permit = self.permit(py);
+            let its_loop = permit.get().dispatcher.bind(py);
+            let is_elsewhere = Worker::with_current(|worker| {
+                worker.is_some_and(|worker| !worker.dispatcher(py).is(its_loop))
+            });
+            return if is_elsewhere { self.fail(py, other_loop()) } else { self.start(py) };
         }
         self.state.set(CallState::Done);
         Ok(Step::Returned(result))
@@ -306,6 +327,13 @@ fn no_loop() -> PyErr {
         "threadlets.call() was awaited on a loop that is not threadlets': its functions need a \
          dispatcher to come back to; use threadlets.run(main()), or asyncio.Runner(loop_factory=\
          threadlets.new_event_loop)",
+    )
+}
+
+fn other_loop() -> PyErr {
+    PyRuntimeError::new_err(
+        "a threadlet call that waits for its pool on one event loop was awaited on another one; await \
+         it on one loop, or make another with Pool.call()",
     )
 }
 
