@@ -61,6 +61,7 @@ unsafe impl Send for Requests {}
 pub(crate) struct Left {
     /// The scope's reference to the request, dropped with this; the root has none.
     _reference: Option<Py<PyAny>>,
+    /// The owner of its scope, if that is to be told: the request has failed, or was the last one.
     pub(crate) owner: Option<Arc<dyn ScopeOwner>>,
     /// It was the last one of its scope.
     pub(crate) is_last: bool,
@@ -103,9 +104,14 @@ impl Requests {
         membership.set(request.py(), key);
     }
 
-    /// Remove a request from its scope, if it has not left before.
+    /// Remove a request from its scope, if it has not left before; `has_failed`: with an exception.
     #[must_use = "dropping a reference may run Python code"]
-    pub(crate) fn leave(&mut self, py: Python<'_>, membership: &Membership) -> Option<Left> {
+    pub(crate) fn leave(
+        &mut self,
+        py: Python<'_>,
+        membership: &Membership,
+        has_failed: bool,
+    ) -> Option<Left> {
         let key = membership.get(py);
         if key == MemberKey::NONE {
             return None;
@@ -115,8 +121,8 @@ impl Requests {
         if scope == ScopeKey::ROOT {
             return Some(Left { _reference: None, owner: None, is_last: false });
         }
-        let owner = self.0.owner(scope).cloned();
         let is_last = self.0.is_empty(scope);
+        let owner = self.0.owner(scope).filter(|_| has_failed || is_last).cloned();
         Some(Left { _reference: Some(owned(py, value)), owner, is_last })
     }
 

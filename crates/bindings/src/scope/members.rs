@@ -18,6 +18,7 @@ use crate::dispatcher::request::Request;
 use crate::py::gil_cell::{GilCell, GilSlot};
 use crate::task::any_future;
 use crate::task::future::Future;
+use crate::task::slots::as_future;
 use crate::task::task::{FirstStep, Shield, Task};
 
 /// How long one request goes on cancelling members, in nanoseconds.
@@ -52,7 +53,7 @@ impl Members {
     /// If a request has failed, keep its exception and cancel the scope.
     fn note_failure(slf: &Bound<'_, Self>, request: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
-        let error = request.cast::<Future>()?.get().seen_error(py);
+        let error = as_future(request)?.get().seen_error(py);
         let Some(error) = error else { return Ok(()) };
         if !slf.get().failures.with(py, |it| it.add(request, &error)) {
             return Ok(());
@@ -118,7 +119,7 @@ impl Members {
                     }
                 }
                 Err(_) => {
-                    let wait = request.cast::<Future>()?;
+                    let wait = as_future(&request)?;
                     // The message is for awaiters: of a million waits, most have none.
                     let why = wait.get().is_awaited(py).then(|| message.clone_ref(py));
                     Future::cancel_with(wait, why).map(drop)
@@ -141,7 +142,7 @@ impl Members {
         let dispatcher = this.dispatcher.get();
         let left = dispatcher.requests.with(py, |requests| {
             let membership = &request.get().membership;
-            let left = requests.leave(py, membership);
+            let left = requests.leave(py, membership, false);
             requests.join(key, kind, request, membership);
             left
         });

@@ -252,6 +252,7 @@ impl Future {
         let py = slf.py();
         let this = slf.get();
         let dispatcher = this.dispatcher.get();
+        let has_failed = matches!(state, FutureState::Error(_));
         match this.state.replace(py, state) {
             FutureState::Awaited(waiter) => waiter.wake(dispatcher, slf)?,
             FutureState::AwaitedBy(waiters) => {
@@ -260,7 +261,7 @@ impl Future {
             _ => {}
         }
         slots::withdraw(slf);
-        match dispatcher.requests.with(py, |it| it.leave(py, &this.membership)) {
+        match dispatcher.requests.with(py, |it| it.leave(py, &this.membership, has_failed)) {
             Some(Left { owner: Some(owner), is_last, .. }) => owner.request_ended(slf, is_last),
             _ => Ok(()),
         }

@@ -107,6 +107,17 @@ pub(super) fn as_native<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bo
     Registered::of(object).map(|_| unsafe { object.cast_unchecked() })
 }
 
+/// The object as a future of ours, of whatever class; fails for any other object.
+#[inline]
+pub(crate) fn as_future<'a, 'py>(
+    object: &'a Bound<'py, PyAny>,
+) -> PyResult<&'a Bound<'py, Future>> {
+    match as_native(object) {
+        Some(future) => Ok(future),
+        None => Ok(object.cast()?),
+    }
+}
+
 /// Withdraw a future of exactly this class.
 fn withdraw_exact<T: NativeFuture>(future: &Bound<'_, PyAny>) {
     if let Some(withdraw) = T::WITHDRAW {
@@ -239,9 +250,11 @@ pub(super) fn report_unfinished(future: &Bound<'_, Future>, is_missed: bool) {
 /// and waits whose scope was dropped.
 fn forget_request(future: &Bound<'_, Future>) {
     let py = future.py();
-    withdraw(future);
     let this = future.get();
-    drop(this.dispatcher.get().requests.with(py, |it| it.leave(py, &this.membership)));
+    if !this.is_done(py) {
+        withdraw(future);
+    }
+    drop(this.dispatcher.get().requests.with(py, |it| it.leave(py, &this.membership, false)));
 }
 
 /// Free a result that is a future, and that one's result, and so on, one after the other: nested calls
