@@ -39,7 +39,7 @@ def _exceptions_by_module() -> dict[str, type[BaseException]]:
 
 
 def test_exceptions_are_defined_in_one_module() -> None:
-    """Whatever users can catch is in `threadlets.exceptions`."""
+    """All exceptions of our own are in `threadlets.exceptions`."""
     found = _exceptions_by_module()
     public = {f"threadlets.exceptions.{name}": value for name, value in _PUBLIC.items()}
     assert public == {name: value for name, value in found.items() if name not in _INTERNAL}
@@ -85,7 +85,7 @@ def test_the_native_core_defines_no_exceptions() -> None:
         exceptions.DrainTimeoutError(
             "one request is left", [BlockedFunction("time.sleep", "threadlets-1", 2.0, "")]
         ),
-        exceptions.FloatingPointStateChanged("f", "program.py:7", "rounding: nearest -> up"),
+        exceptions.FloatingPointStateChanged("f", "program.py:7", "rounding upward"),
         exceptions.LeakError("a task is left"),
         exceptions.MissingPackage("anyio is not installed", name="anyio"),
         exceptions.ClientDisconnected(103, "the client has left"),

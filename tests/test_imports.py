@@ -239,7 +239,7 @@ def test_python_modules_are_private_but_for_those_that_users_type() -> None:
 
 # -- Rust ------------------------------------------------------------------------------------------
 
-#: The folders of the bindings, from the bottom up: each knows those before it, and none after it.
+#: The folders of the bindings: each may import those that come earlier, and none that come later.
 _BINDINGS = (
     "py",
     "dispatcher",
@@ -343,18 +343,18 @@ def test_folders_of_the_core_import_in_no_circle() -> None:
     assert [] == circles(_folders(_rust_imports(_CRATES["core"])))
 
 
-def test_folders_of_the_bindings_import_from_those_below() -> None:
+def test_folders_of_the_bindings_import_earlier_ones_only() -> None:
     """The tick knows every kind of request, and what queues requests does not know the tick."""
     graph = _folders(_rust_imports(_CRATES["bindings"]))
     assert {*_BINDINGS} == graph.keys()
     order = {name: place for place, name in enumerate(_BINDINGS)}
-    upwards = {
+    later = {
         (name, other)
         for name, imported in graph.items()
         for other in imported
         if order[other] > order[name]
     }
-    assert set() == upwards
+    assert set() == later
 
 
 def test_methods_of_the_dispatcher_are_in_one_file() -> None:
@@ -378,6 +378,6 @@ def test_methods_of_the_dispatcher_are_in_one_file() -> None:
     ],
 )
 def test_a_rust_import_too_many_is_noticed(crate: str, module: str, added: str) -> None:
-    """One import from above makes a circle of folders."""
+    """One import of a later folder makes a circle."""
     sources = _CRATES[crate] | {module: f"{_CRATES[crate][module]}\n{added}\n"}
     assert circles(_folders(_rust_imports(sources)))

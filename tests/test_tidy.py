@@ -13,8 +13,8 @@ from threadlets import __build__, _core
 
 _ROOT = Path(__file__).parent.parent
 
-# Who may import whom, from the bottom up: a package imports from itself and from what is above it
-# in this list, never from what is below.
+# Which module may import which: a package imports from itself and from those that come earlier in this
+# list, never from later ones.
 _LAYERS = (
     "threadlets._core",
     "threadlets._lazy",
@@ -81,12 +81,12 @@ _MODULES = sorted(_tracked("python/threadlets/*.py"))
 
 
 @pytest.mark.parametrize("path", _MODULES, ids=_module_name)
-def test_modules_import_from_their_own_layer_or_below(path: Path) -> None:
+def test_modules_import_from_their_own_layer_or_earlier_ones(path: Path) -> None:
     """The loop does not know the command line, nor the command line the loop's inside."""
     module = _module_name(path)
     layer = _layer_of(module)
     for imported in _imported_modules(path):
-        assert _layer_of(imported) <= layer, f"{module} imports {imported} from a layer above"
+        assert _layer_of(imported) <= layer, f"{module} imports {imported}, a later layer"
         if module.startswith("threadlets.cli"):
             public = imported in ("threadlets", "threadlets.fp") or imported.startswith(
                 "threadlets.cli"

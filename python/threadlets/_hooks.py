@@ -1,4 +1,4 @@
-"""The hooks: the methods that the native core calls by name, and what each of them does.
+"""The hooks: the methods of our classes that native code calls by name, and what each of them does.
 
 `crates/bindings/src/dispatcher/hooks.rs` has the same methods, as functions. Both lists are compared when this
 module is imported, and each class that has hooks is compared with its protocol when it is defined.

@@ -76,7 +76,9 @@ class LeakError(ThreadletsError, RuntimeError):
 
 
 class FloatingPointStateChanged(ThreadletsError, RuntimeError):
-    """Code left the floating-point state of its thread changed; raised only with `fp="raise"`.
+    """Code left the floating-point state of its thread changed, with `fp="raise"`.
+
+    Raised in the awaiter of a call; of any other code, the loop's exception handler gets it.
 
     The message names the code and what it changed, which `name`, `where` ("file:line") and `changes`
     hold, too. The state has been restored.

@@ -1,7 +1,7 @@
 //! `threadlets._core`: the one crate that knows both the core and Python.
 //!
 //! A method here parses its arguments, calls the core, which decides, and wraps the result. Work that is
-//! not on the path of every request is left to the Python side (`python/threadlets/aio`).
+//! not on the path of every request is left to the Python side (`python/threadlets/_aio`).
 
 mod api;
 mod callbacks;

@@ -1,5 +1,5 @@
-//! Where a call starts, inline or beside the dispatcher: the history of its function decides, unless its pool or
-//! the loop does.
+//! Where a call starts, inline or beside the dispatcher: the history of its function decides, unless its pool
+//! does. Inside another inline call it is inline in any case (`CallObject::start`).
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

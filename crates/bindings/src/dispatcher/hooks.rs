@@ -1,4 +1,4 @@
-//! The hooks: the methods of Python objects that the native core calls by name.
+//! The hooks: the methods of our own Python classes that native code calls by name.
 //!
 //! `threadlets/_hooks.py` declares the same methods as protocols, with what each of them does, and compares both
 //! lists when it is imported.

@@ -17,16 +17,16 @@ use threadlets_core::{MemberKey, ScopeKey, Scopes};
 
 use crate::py::gil_cell::GilSlot;
 
-/// The kinds of requests.
+/// The kinds of requests that scopes have, as the ledger counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RequestKind {
+pub(crate) enum MemberKind {
     Task = 0,
     Call = 1,
     Syslet = 2,
     Wait = 3,
 }
 
-impl RequestKind {
+impl MemberKind {
     /// The names of the kinds in a ledger.
     pub(crate) const NAMES: [&str; N_KINDS] = ["tasks", "calls", "syslets", "waits"];
 }
@@ -85,7 +85,7 @@ impl Requests {
 
     /// Add a new task to the root.
     pub(crate) fn join_root(&mut self, task: &Bound<'_, PyAny>, membership: &Membership) {
-        let key = self.0.join(ScopeKey::ROOT, RequestKind::Task as usize, pointer(task));
+        let key = self.0.join(ScopeKey::ROOT, MemberKind::Task as usize, pointer(task));
         membership.set(task.py(), key);
     }
 
@@ -93,7 +93,7 @@ impl Requests {
     pub(crate) fn join(
         &mut self,
         scope: ScopeKey,
-        kind: RequestKind,
+        kind: MemberKind,
         request: &Bound<'_, PyAny>,
         membership: &Membership,
     ) {
@@ -218,10 +218,10 @@ fn owned(py: Python<'_>, value: NonNull<ffi::PyObject>) -> Py<PyAny> {
 /// Counts of requests by the names of their kinds.
 pub(crate) fn counts_by_name(
     py: Python<'_>,
-    n_requests: [usize; RequestKind::NAMES.len()],
+    n_requests: [usize; MemberKind::NAMES.len()],
 ) -> PyResult<Bound<'_, PyDict>> {
     let counts = PyDict::new(py);
-    for (name, n) in RequestKind::NAMES.into_iter().zip(n_requests) {
+    for (name, n) in MemberKind::NAMES.into_iter().zip(n_requests) {
         counts.set_item(name, n)?;
     }
     Ok(counts)

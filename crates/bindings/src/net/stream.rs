@@ -135,7 +135,7 @@ impl Stream {
         served
     }
 
-    /// Queue another attempt, behind other requests.
+    /// Queue another attempt, for the next tick.
     fn try_again(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
         let py = slf.py();
         let Some(request) = Self::note(slf, readiness) else { return Ok(()) };

@@ -1,5 +1,5 @@
 //! `Members`: the requests of one scope. Cancelling it with the scopes within is in `tree.rs`; entering and
-//! leaving a scope, and deadlines, are Python (`threadlets/scopes`).
+//! leaving a scope, and deadlines, are Python (`threadlets/_scopes`).
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use threadlets_core::{MemberKey, ScopeKey, clock};
 use super::failures::Failures;
 use super::tree::TreeNode;
 use crate::dispatcher::Dispatcher;
-use crate::dispatcher::outstanding::{RequestKind, ScopeOwner, counts_by_name};
+use crate::dispatcher::outstanding::{MemberKind, ScopeOwner, counts_by_name};
 use crate::dispatcher::request::Request;
 use crate::py::gil_cell::{GilCell, GilSlot};
 use crate::task::any_future;
@@ -135,7 +135,7 @@ impl Members {
         Ok(false)
     }
 
-    fn join(slf: &Bound<'_, Self>, kind: RequestKind, request: &Bound<'_, Future>) -> PyResult<()> {
+    fn join(slf: &Bound<'_, Self>, kind: MemberKind, request: &Bound<'_, Future>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let key = this.key(py)?;
@@ -225,9 +225,9 @@ impl Members {
     ) -> PyResult<Bound<'py, Task>> {
         slf.get().key(slf.py())?;
         let kind = match kind {
-            "task" => RequestKind::Task,
-            "call" => RequestKind::Call,
-            "syslet" => RequestKind::Syslet,
+            "task" => MemberKind::Task,
+            "call" => MemberKind::Call,
+            "syslet" => MemberKind::Syslet,
             _ => {
                 return Err(PyValueError::new_err(format!(
                     "there is no kind {kind:?} of requests; it is 'task', 'call' or 'syslet'"
@@ -260,7 +260,7 @@ impl Members {
                 wait.repr()?
             )));
         }
-        Self::join(slf, RequestKind::Wait, wait)
+        Self::join(slf, MemberKind::Wait, wait)
     }
 
     /// Return a future that is done once there are no members; None if there are none now.
@@ -286,7 +286,7 @@ impl Members {
     /// How many members there are, by kind.
     fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let key = self.key.get(py);
-        let n_requests = key.map_or([0; RequestKind::NAMES.len()], |key| {
+        let n_requests = key.map_or([0; MemberKind::NAMES.len()], |key| {
             self.dispatcher.get().requests.with(py, |it| it.n_requests(Some(key)))
         });
         counts_by_name(py, n_requests)

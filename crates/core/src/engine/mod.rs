@@ -1,4 +1,8 @@
-//! Engines: native threads that continue runs which would block. They never hold the host's lock.
+//! Engines: native threads that continue runs which would block.
+//!
+//! They never hold the host's lock (the GIL), and drop nothing that could need it: they run while Python code does,
+//! and would wait for it otherwise; a fork may stop them at any instruction, so they share no lock with others; and
+//! one that panics takes down nothing that it does not own. What they end goes into queues.
 //!
 //! Each thread has a table of runs, timers and a backend that makes the system calls: an io_uring,
 //! epoll with a blocking pool where io_uring is missing or forbidden, or a simulation for tests.
