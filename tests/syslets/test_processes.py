@@ -151,6 +151,41 @@ print(engine().note)
 
 
 @pytest.mark.parametrize("kind", _ENGINES)
+def test_the_child_of_a_fork_amid_deliveries_can_drop_what_it_inherits(
+    script: Any, kind: str
+) -> None:
+    """A thread of the engine may be about to deliver a result, with a lock held that the child has."""
+    process = script(
+        _SLEEP
+        + """
+ring = CompletionRing()
+for number in range(150):
+    swept = sweep(sleep, [0, *[0.0001 * it for it in range(10)], 1000], ordered=False)
+    next(swept)
+    for _ in range(10):
+        ring.submit(sleep, 0.0005)
+    time.sleep(0.0001 * (number % 10))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        try:
+            ring.wait(1, 0)
+        except RuntimeError:
+            pass
+        swept.close()
+        del ring, swept
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    swept.close()
+    ring.wait(10, 10)
+print("done")
+""",
+        THREADLETS_ENGINE=kind,
+    )
+    assert (0, "done\n", "") == outcome(process)
+
+
+@pytest.mark.parametrize("kind", _ENGINES)
 def test_rings_of_the_parent_do_not_hang_in_the_child(script: Any, kind: str) -> None:
     """A program that the child submits to such a ring runs or raises; the ring can be dropped."""
     process = script(

@@ -4,9 +4,10 @@
 //! when it is lent again: a caller that passes it on says how many of its bytes are the caller's own.
 
 use std::collections::VecDeque;
+use std::hint::spin_loop;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 const SIZE_MIN_BYTES: usize = 512;
 const N_CLASSES: usize = 12;
@@ -47,6 +48,9 @@ pub fn zeroed(n_bytes: usize) -> Option<Box<[u8]>> {
         (!start.is_null()).then(|| Box::from_raw(memory))
     }
 }
+
+/// How often kept memory is asked for while another thread takes some, which is a matter of nanoseconds.
+const N_TRIES: usize = 100;
 
 /// A pool that lends memory, within a bound.
 #[derive(Debug)]
@@ -91,9 +95,7 @@ impl BufferPool {
             self.in_use_bytes.fetch_sub(capacity, Relaxed);
             return Err(Refusal::Bound);
         }
-        let kept = size_class(capacity).and_then(|class| {
-            self.kept[class].lock().unwrap_or_else(PoisonError::into_inner).pop_back()
-        });
+        let kept = size_class(capacity).and_then(|class| self.kept(class)?.pop_back());
         let memory = match kept {
             Some(memory) => {
                 self.kept_bytes.fetch_sub(capacity, Relaxed);
@@ -115,7 +117,25 @@ impl BufferPool {
             self.kept_bytes.fetch_sub(capacity, Relaxed);
             return;
         }
-        self.kept[class].lock().unwrap_or_else(PoisonError::into_inner).push_back(memory);
+        match self.kept(class) {
+            Some(mut kept) => kept.push_back(memory),
+            None => {
+                self.kept_bytes.fetch_sub(capacity, Relaxed);
+            }
+        }
+    }
+
+    /// The kept memory of one size, unless it is in use: by another thread, or, in the child of a fork, for
+    /// good by one that the fork has not copied. Then it is done without.
+    fn kept(&self, class: usize) -> Option<MutexGuard<'_, VecDeque<Box<[u8]>>>> {
+        for _ in 0..N_TRIES {
+            match self.kept[class].try_lock() {
+                Ok(kept) => return Some(kept),
+                Err(TryLockError::Poisoned(kept)) => return Some(kept.into_inner()),
+                Err(TryLockError::WouldBlock) => spin_loop(),
+            }
+        }
+        None
     }
 }
 
@@ -171,6 +191,15 @@ mod tests {
         drop(lease);
         assert_eq!((0, 1024), (pool.in_use_bytes(), pool.kept_bytes()));
         assert_eq!(7, pool.lease(600).unwrap()[0]);
+    }
+
+    #[test]
+    fn memory_is_lent_and_taken_back_while_the_kept_memory_is_locked_for_good() {
+        let pool = Arc::new(BufferPool::new(1 << 20));
+        drop(pool.lease(1000).unwrap());
+        let _of_a_thread_that_is_gone = pool.kept[size_class(1024).unwrap()].lock().unwrap();
+        drop(pool.lease(1000).unwrap());
+        assert_eq!((0, 1024), (pool.in_use_bytes(), pool.kept_bytes()));
     }
 
     #[test]

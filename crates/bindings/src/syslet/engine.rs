@@ -9,6 +9,8 @@ use threadlets_core::buffers::BufferPool;
 use threadlets_core::engine::{self, Engine, EngineKind, Simulation};
 use threadlets_core::syslet::Run;
 
+use super::channel;
+
 /// The most that the default pool lends at a time, in bytes.
 const MEMORY_MAX_BYTES: usize = 1024 * 1024 * 1024;
 
@@ -187,6 +189,7 @@ pub(crate) fn stop_engine(py: Python<'_>) -> PyResult<()> {
 /// the locks that they held, are left alone for good.
 #[pyfunction]
 pub(crate) fn forget_engine() {
+    channel::disown();
     // No thread that is missing here can hold the lock of `SHARED`: a thread that locks it holds the GIL,
     // and so does a thread that forks.
     let (engine, pool) = shared(|shared| (shared.engine.take(), shared.pool.take()));

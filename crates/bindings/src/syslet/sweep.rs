@@ -446,9 +446,10 @@ pub(crate) fn readiness<'py>(
     this.check_closed()?;
     let future = any_future::make(dispatcher)?;
     let token = pending::await_channel(this, py, future.clone().unbind());
-    if !channel.notify_when(&this.completions, token, n_wanted) {
+    let waits = channel.notify_when(&this.completions, token, n_wanted);
+    if !matches!(waits, Ok(true)) {
         pending::forget_channel(this, py, token);
-        any_future::settle(&future, Ok(py.None()))?;
+        any_future::settle(&future, waits.map(|_| py.None()))?;
     }
     Ok(future)
 }
