@@ -61,7 +61,7 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 
 def n_workers() -> int:
-    """Return how many threads of loops the kernel knows."""
+    """Return how many threads of loops the kernel knows, those of loops of earlier tests included."""
     names = []
     for path in Path("/proc/self/task").glob("*/comm"):
         # A thread may end meanwhile.
@@ -75,14 +75,14 @@ def test_child_outlives_the_idle_thread_that_started_it(run: Any) -> None:
 
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
-        before = n_workers()
+        await eventually(lambda: n_workers() == 0)
         async with home_blocked():
             child = start_child()
         await eventually(lambda: loop._worker_stats()["threads"] == 0)
         assert answers(child)
-        assert n_workers() > before
+        await eventually(lambda: n_workers() == 1)
         end(child)
-        await eventually(lambda: n_workers() == before)
+        await eventually(lambda: n_workers() == 0)
 
     run(main())
 
@@ -103,7 +103,7 @@ def test_child_of_a_function_outlives_its_thread(run: Any) -> None:
 
 def test_child_outlives_the_loop(run: Any) -> None:
     """The loop is closed without waiting for the child, as if the main thread had started it."""
-    before = n_workers()
+    wait_until(lambda: n_workers() == 0)
 
     async def main() -> subprocess.Popen[bytes]:
         async with home_blocked():
@@ -112,12 +112,12 @@ def test_child_outlives_the_loop(run: Any) -> None:
     child = run(main())
     assert answers(child)
     end(child)
-    wait_until(lambda: n_workers() == before)
+    wait_until(lambda: n_workers() == 0)
 
 
 def test_thread_without_children_ends_with_the_loop(run: Any) -> None:
     """A thread ends when all its children have been waited for."""
-    before = n_workers()
+    wait_until(lambda: n_workers() == 0)
 
     async def main() -> None:
         async with home_blocked():
@@ -126,7 +126,7 @@ def test_thread_without_children_ends_with_the_loop(run: Any) -> None:
             subprocess.run(["true"], check=True)
 
     run(main())
-    wait_until(lambda: n_workers() == before)
+    wait_until(lambda: n_workers() == 0)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
