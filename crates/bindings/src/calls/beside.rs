@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use threadlets_core::takeover::{SLOW_NS, Summons, ThreadUsage, WakeReason, WorkerId};
-use threadlets_core::{Poller, Priority, clock, fp};
+use threadlets_core::{Poller, clock, fp};
 
 use super::job::{Job, Ran};
 use super::pool::Pool;
@@ -37,7 +37,8 @@ pub(crate) struct Worked {
 }
 
 /// Queue a call, a `CallBeside` or a `QueuedCall`, and summon a worker for it.
-pub(crate) fn submit(slf: &Bound<'_, Dispatcher>, call: &Bound<'_, PyAny>, priority: Priority) {
+pub(crate) fn submit(slf: &Bound<'_, Dispatcher>, call: &Bound<'_, PyAny>) {
+    let priority = Job::of(call).priority(slf.py());
     let call = call.clone().unbind();
     slf.get().workers.beside.with(slf.py(), |beside| beside.submit(priority, call));
     summon_when(slf, When::GilIsFree);

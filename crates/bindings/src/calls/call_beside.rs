@@ -4,7 +4,7 @@ use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use threadlets_core::{EntryPoint, Priority};
+use threadlets_core::EntryPoint;
 
 use super::beside;
 use super::call_object::CallObject;
@@ -17,6 +17,7 @@ use crate::dispatcher::worker::Worker;
 use crate::dispatcher::workers::{Parked, Workers};
 use crate::py::context::can_enter;
 use crate::py::gil_cell::GilSlot;
+use crate::py::interpreter;
 use crate::task::current;
 use crate::task::future::Future;
 use crate::task::slots::{NativeClass, NativeFuture};
@@ -56,22 +57,16 @@ impl CallBeside {
         this.check_closed()?;
         let future = Future::new(slf.clone().unbind());
         future.remember_source(py)?;
-        let priority = pool.as_ref().map_or(Priority::Normal, |it| it.get().its_priority(py));
         let call = Self {
             call: GilSlot::new(Some(call)),
-            context: crate::py::interpreter::context(py),
+            context: interpreter::context(py),
             task: current::get(slf)?.map(Bound::unbind),
             pool,
             function,
         };
         let call = Bound::new(py, PyClassInitializer::from(future).add_subclass(call))?;
-        beside::submit(slf, call.as_any(), priority);
+        beside::submit(slf, call.as_any());
         Ok(call)
-    }
-
-    /// The priority of the call: its pool's.
-    pub(crate) fn priority(&self, py: Python<'_>) -> Priority {
-        self.pool.as_ref().map_or(Priority::Normal, |it| it.get().its_priority(py))
     }
 
     /// Withdraw the call and cancel its future; `false` if the call has begun.

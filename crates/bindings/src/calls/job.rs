@@ -47,6 +47,7 @@ impl Job {
         }
     }
 
+    /// The priority of the call: its pool's.
     pub(super) fn priority(&self, py: Python<'_>) -> Priority {
         self.pool().map_or(Priority::Normal, |it| it.get().its_priority(py))
     }

@@ -8,7 +8,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use threadlets_core::{EntryPoint, PoolKey, Priority, Start};
+use threadlets_core::{EntryPoint, PoolKey, Start};
 
 use super::job::Ran;
 use super::pool::Pool;
@@ -115,8 +115,7 @@ impl QueuedCall {
                 entry_point::name(innermost.bind(py)).ok()
             });
             if start == Start::Beside {
-                let priority = pool.map_or(Priority::Normal, |it| it.get().its_priority(py));
-                beside::submit(slf, queued.as_any(), priority);
+                beside::submit(slf, queued.as_any());
                 return Ok(());
             }
             let key = Some(this.key);

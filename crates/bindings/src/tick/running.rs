@@ -106,7 +106,7 @@ fn run_unwatched(slf: &Bound<'_, Dispatcher>, request: Request) -> PyResult<()> 
         }
         Request::Beside(object) => {
             let call = known::<CallBeside>(object.bind(py));
-            beside::submit(slf, call.as_any(), call.get().priority(py));
+            beside::submit(slf, call.as_any());
             Ok(())
         }
         Request::Message(message) => {
