@@ -8,6 +8,7 @@ mod callbacks;
 mod calls;
 mod contract;
 mod dispatcher;
+mod http;
 mod net;
 mod py;
 mod scope;
@@ -35,6 +36,8 @@ mod _core {
     use super::dispatcher::Dispatcher;
     #[pymodule_export]
     use super::dispatcher::hooks::hooks;
+    #[pymodule_export]
+    use super::http::server::HttpServer;
     #[pymodule_export]
     use super::net::datagrams::Datagrams;
     #[pymodule_export]

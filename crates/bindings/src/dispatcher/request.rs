@@ -6,6 +6,7 @@
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
+use threadlets_core::syslet::Run;
 
 use super::completion_queue::Message;
 
@@ -32,6 +33,8 @@ pub(crate) enum Request {
     Accept(Py<PyAny>),
     /// A datagram socket with something to receive: its `Datagrams`.
     Datagrams(Py<PyAny>),
+    /// Something of an HTTP server: the `HttpServer`, and which of its requests.
+    Http(Py<PyAny>, u32),
     /// A descriptor on which operations wait.
     Operations(i32, Direction),
     /// A call that waited in a pool: a `QueuedCall`.
@@ -41,8 +44,10 @@ pub(crate) enum Request {
     Beside(Py<PyAny>),
     /// The outcome of a pool's call, a `QueuedCall`, that ran on a worker without the role.
     Settle(Box<(Py<PyAny>, PyResult<Py<PyAny>>)>),
-    /// A message of the completion queue.
-    Message(Message),
+    /// A run of an engine that has ended, by a message of the completion queue.
+    Ended(Box<Run>),
+    /// A future, by its token, of which a message says that its channel has enough runs.
+    Notified(u64),
     /// A request that got a `RequestHandle` because the program read the ready queue.
     Held(Py<PyAny>),
 }
@@ -69,13 +74,23 @@ impl Request {
             | Self::Datagrams(object)
             | Self::Call(object)
             | Self::Beside(object)
+            | Self::Http(object, _)
             | Self::Held(object) => visit.call(object),
             Self::Done(callback) => callback.traverse(visit),
-            Self::Operations(..) | Self::Message(_) => Ok(()),
+            Self::Operations(..) | Self::Ended(_) | Self::Notified(_) => Ok(()),
             Self::Settle(settled) => {
                 visit.call(&settled.0)?;
                 settled.1.as_ref().map_or(Ok(()), |result| visit.call(result))
             }
+        }
+    }
+}
+
+impl From<Message> for Request {
+    fn from(message: Message) -> Self {
+        match message {
+            Message::Ended(run) => Self::Ended(run),
+            Message::Notified(token) => Self::Notified(token),
         }
     }
 }

@@ -48,6 +48,8 @@ const CLOSED: &str = "Event loop is closed: its close() was called, or the run()
 pub(crate) enum Source {
     /// A `Stream`.
     Stream(Py<PyAny>),
+    /// An `HttpServer`, and the number of one of its descriptors.
+    Http(Py<PyAny>, u32),
     Descriptor(i32),
 }
 
@@ -286,6 +288,11 @@ impl Dispatcher {
         }
     }
 
+    /// Whether tasks are native and no factory makes them.
+    pub(crate) fn makes_native_tasks(&self, py: Python<'_>) -> bool {
+        !self.uses_asyncio_tasks.load(Relaxed) && self.task_factory.with(py, |it| it.is_none())
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Relaxed)
     }
@@ -326,7 +333,7 @@ impl Dispatcher {
         })?;
         self.sources.traverse(visit, |sources| {
             sources.owners().try_for_each(|source| match source {
-                Source::Stream(stream) => visit.call(stream),
+                Source::Stream(object) | Source::Http(object, _) => visit.call(object),
                 Source::Descriptor(_) => Ok(()),
             })
         })?;

@@ -122,10 +122,21 @@ pub(crate) fn add_source(
     fd: i32,
     source: Source,
 ) -> PyResult<SourceKey> {
+    register_source(dispatcher, py, fd, source, Interest::READABLE_OR_URGENT)
+}
+
+/// Register a descriptor whose owner is told of its readiness.
+pub(crate) fn register_source(
+    dispatcher: &Dispatcher,
+    py: Python<'_>,
+    fd: i32,
+    source: Source,
+    interest: Interest,
+) -> PyResult<SourceKey> {
     let poller = dispatcher.poller(py)?;
     evict(dispatcher, py, fd)?;
     let key = dispatcher.sources.with(py, |sources| sources.insert(source));
-    match poller.register(fd, key, Interest::READABLE_OR_URGENT) {
+    match poller.register(fd, key, interest) {
         Ok(()) => Ok(key),
         Err(error) => {
             drop(dispatcher.sources.with(py, |sources| sources.remove(key)));

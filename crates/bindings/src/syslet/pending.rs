@@ -13,7 +13,6 @@ use super::program::SysletProgram;
 use super::result::SysletResult;
 use super::{argument, engine};
 use crate::dispatcher::Dispatcher;
-use crate::dispatcher::completion_queue::Message;
 use crate::py::gil_cell::{GilCell, GilSlot};
 use crate::task::any_future;
 use crate::task::future::{Future, Outcome};
@@ -167,14 +166,14 @@ pub(crate) fn forget_channel(dispatcher: &Dispatcher, py: Python<'_>, token: u64
     drop(dispatcher.awaited.with(py, |awaited| awaited.try_remove(token as usize)));
 }
 
-/// Settle the future that a message is about.
-pub(crate) fn deliver(slf: &Bound<'_, Dispatcher>, message: Message) -> PyResult<()> {
+/// Settle the future with this token, whose run has ended, or whose channel has enough runs.
+pub(crate) fn deliver(
+    slf: &Bound<'_, Dispatcher>,
+    token: usize,
+    run: Option<Box<Run>>,
+) -> PyResult<()> {
     let py = slf.py();
     argument::release_dropped_buffers(py);
-    let (token, run) = match message {
-        Message::Ended(run) => (run.token as usize, Some(run)),
-        Message::Notified(token) => (token as usize, None),
-    };
     let awaited = slf.get().awaited.with(py, |awaited| awaited.try_remove(token));
     let Some(future) = awaited.map(|it| it.into_bound(py)) else { return Ok(()) };
     match (run, future.cast::<Pending>()) {

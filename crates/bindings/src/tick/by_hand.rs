@@ -14,6 +14,7 @@ use super::{poll, running};
 use crate::callbacks::handles::{Handle, TimerHandle};
 use crate::dispatcher::request::Request;
 use crate::dispatcher::{Dispatcher, Source, replaced};
+use crate::http::server::HttpServer;
 use crate::net::stream::Stream;
 use crate::py::cast::known;
 use crate::task::current;
@@ -91,6 +92,9 @@ pub(crate) fn select(
         let waited = poll::wait_and_deliver(slf, worker, patience, |source, readiness| {
             let fd = match source {
                 Source::Stream(stream) => known::<Stream>(stream.bind(py)).get().fd(py),
+                Source::Http(server, number) => {
+                    known::<HttpServer>(server.bind(py)).get().fd(py, *number)
+                }
                 Source::Descriptor(fd) => *fd,
             };
             ready.push((fd, readiness.readable, readiness.writable));

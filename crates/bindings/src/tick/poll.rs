@@ -10,9 +10,9 @@ use threadlets_core::{Readiness, clock};
 
 use super::request_handle;
 use crate::dispatcher::replaced::{self, LIST, POLL};
-use crate::dispatcher::request::Request;
 use crate::dispatcher::worker::Worker;
 use crate::dispatcher::{Dispatcher, Source, hooks};
+use crate::http::server::HttpServer;
 use crate::net::descriptors;
 use crate::net::stream::Stream;
 use crate::py::cast::known;
@@ -116,6 +116,12 @@ pub(crate) fn wait_and_deliver(
                                 queues.submit(request);
                             }
                         }
+                        Source::Http(server, number) => {
+                            let server = known(server.bind(py));
+                            if let Some(request) = HttpServer::note(server, *number, readiness) {
+                                queues.submit(request);
+                            }
+                        }
                         Source::Descriptor(fd) => {
                             descriptors::became_ready(py, table, *fd, readiness, queues)
                         }
@@ -128,7 +134,7 @@ pub(crate) fn wait_and_deliver(
     let is_woken = is_woken || !messages.is_empty();
     if !messages.is_empty() {
         this.queues.with(py, |queues| {
-            messages.into_iter().for_each(|it| queues.submit(Request::Message(it)));
+            messages.into_iter().for_each(|it| queues.submit(it.into()));
         });
     }
     if !is_held {

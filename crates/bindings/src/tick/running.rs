@@ -12,6 +12,7 @@ use crate::calls::queued_call::QueuedCall;
 use crate::contract;
 use crate::dispatcher::request::{DoneCallback, Request};
 use crate::dispatcher::{Dispatcher, hooks};
+use crate::http::server::HttpServer;
 use crate::net::accept::{self, Acceptor};
 use crate::net::datagrams::{self, Datagrams};
 use crate::net::sock_ops;
@@ -93,6 +94,12 @@ fn run_unwatched(slf: &Bound<'_, Dispatcher>, request: Request) -> PyResult<()> 
             contract::check(slf, || Some(datagrams.get().protocol(py)))?;
             Dispatcher::outlive(slf, received)
         }
+        Request::Http(object, number) => {
+            let server = known::<HttpServer>(object.bind(py));
+            let served = HttpServer::run(server, number);
+            contract::check(slf, || Some(server.clone().into_any()))?;
+            Dispatcher::outlive(slf, served)
+        }
         Request::Operations(fd, direction) => {
             let tried = sock_ops::retry(slf, fd, direction);
             contract::check(slf, || None)?;
@@ -109,8 +116,13 @@ fn run_unwatched(slf: &Bound<'_, Dispatcher>, request: Request) -> PyResult<()> 
             beside::submit(slf, call.as_any());
             Ok(())
         }
-        Request::Message(message) => {
-            let delivered = pending::deliver(slf, message);
+        Request::Ended(run) => {
+            let delivered = pending::deliver(slf, run.token as usize, Some(run));
+            contract::check(slf, || None)?;
+            Dispatcher::outlive(slf, delivered)
+        }
+        Request::Notified(token) => {
+            let delivered = pending::deliver(slf, token as usize, None);
             contract::check(slf, || None)?;
             Dispatcher::outlive(slf, delivered)
         }

@@ -1,0 +1,67 @@
+//! The connections of a server: their numbers, their sources at the poller, and their exchanges.
+
+use pyo3::prelude::*;
+use slab::Slab;
+use threadlets_core::{Readiness, SourceKey};
+use threadlets_http::Connection;
+
+use super::exchange::HttpExchange;
+
+/// Numbers from here on are no connections: see `server.rs`.
+pub(super) const CONNECTIONS_MAX: u32 = 0xF000_0000;
+
+/// A connection, and what the bindings know of it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// `None` while it is being made.
+    pub(super) connection: Option<Box<Connection>>,
+    pub(super) key: Option<SourceKey>,
+    pub(super) is_registered_for_room: bool,
+    /// Its request is in the ready queue.
+    pub(super) is_queued: bool,
+    /// The exchanges whose applications have not ended or still listen.
+    pub(super) exchanges: Vec<Py<HttpExchange>>,
+}
+
+/// All connections of a server, by number.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    pub(super) entries: Slab<Entry>,
+}
+
+impl Connections {
+    /// Take a number for a connection that is about to be made.
+    pub(super) fn reserve(&mut self) -> u32 {
+        let entry = Entry {
+            connection: None,
+            key: None,
+            is_registered_for_room: false,
+            is_queued: false,
+            exchanges: Vec::new(),
+        };
+        let number = self.entries.insert(entry) as u32;
+        debug_assert!(number < CONNECTIONS_MAX);
+        number
+    }
+
+    pub(super) fn get(&mut self, number: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(number as usize)
+    }
+
+    /// Note the readiness of a connection; whether its request has to be queued.
+    pub(super) fn note(&mut self, number: u32, readiness: Readiness) -> bool {
+        let Some(entry) = self.get(number) else { return false };
+        if let Some(connection) = &entry.connection {
+            connection.note(readiness);
+        }
+        !std::mem::replace(&mut entry.is_queued, true)
+    }
+
+    pub(super) fn remove(&mut self, number: u32) -> Option<Entry> {
+        self.entries.try_remove(number as usize)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}

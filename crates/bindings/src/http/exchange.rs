@@ -1,0 +1,330 @@
+//! What an application holds of a request: the objects behind `receive` and `send`.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use pyo3::PyTraverseError;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use threadlets_http::Exchange;
+use threadlets_http::exchange::Received;
+use threadlets_http::wakes::looking_afterwards;
+
+use super::messages::{self, Sent};
+use super::server::HttpServer;
+use crate::py::gil_cell::GilSlot;
+use crate::py::names;
+use crate::task::future::{Future, Outcome};
+use crate::task::task::Task;
+
+/// A request, its response, and the task that answers it.
+#[pyclass(frozen, module = "threadlets._core")]
+#[derive(Debug)]
+pub(crate) struct HttpExchange {
+    server: Py<HttpServer>,
+    exchange: Arc<Exchange>,
+    /// Trailers follow the body.
+    has_trailers: GilSlot<bool>,
+    /// The future that `receive` waits with.
+    receiver: GilSlot<Option<Py<Future>>>,
+    /// The future that `send` waits with.
+    sender: GilSlot<Option<Py<Future>>>,
+    /// The task of the application, until it has ended.
+    task: GilSlot<Option<Py<PyAny>>>,
+    /// The application was told that its client has left, or asks for it itself.
+    listens: GilSlot<bool>,
+}
+
+impl HttpExchange {
+    pub(super) fn new(server: Py<HttpServer>, exchange: Arc<Exchange>) -> Self {
+        Self {
+            server,
+            exchange,
+            has_trailers: GilSlot::new(false),
+            receiver: GilSlot::default(),
+            sender: GilSlot::default(),
+            task: GilSlot::default(),
+            listens: GilSlot::new(false),
+        }
+    }
+
+    pub(super) fn exchange(&self) -> &Arc<Exchange> {
+        &self.exchange
+    }
+
+    pub(super) fn set_task(&self, py: Python<'_>, task: Py<PyAny>) {
+        drop(self.task.replace(py, Some(task)));
+    }
+
+    /// Whether the connection has to know of it still: an application runs or waits.
+    pub(super) fn is_live(&self, py: Python<'_>) -> bool {
+        self.task.with(py, |it| it.is_some())
+            || self.receiver.with(py, |it| it.is_some())
+            || self.sender.with(py, |it| it.is_some())
+    }
+
+    /// The connection has moved: go on with what waits for it.
+    pub(super) fn progress(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if this.receiver.with(py, |it| it.is_some())
+            && let Some(message) = this.next_message(py)?
+            && let Some(receiver) = this.receiver.take(py)
+        {
+            Future::resolve(receiver.bind(py), message.unbind())?;
+        }
+        let has_room = this.exchange.is_over() || this.exchange.n_unsent() <= this.low_water(py);
+        if has_room && let Some(sender) = this.sender.take(py) {
+            Future::resolve(sender.bind(py), py.None())?;
+        }
+        if this.exchange.is_client_gone() && !this.listens.get(py) {
+            let task = this.task.with(py, |it| it.as_ref().map(|it| it.clone_ref(py)));
+            if let Some(task) = task {
+                this.listens.set(py, true);
+                task.call_method0(py, intern!(py, "cancel"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the application waits for more of the body.
+    pub(super) fn awaits_body(&self, py: Python<'_>) -> bool {
+        self.receiver.with(py, |it| it.is_some()) && !self.exchange.is_body_over()
+    }
+
+    fn low_water(&self, py: Python<'_>) -> usize {
+        self.server.bind(py).get().server.limits.send_high_water / 4
+    }
+
+    /// The message that `receive` gives now; `None`: there is none yet.
+    fn next_message<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let exchange = &self.exchange;
+        let message = match looking_afterwards(|| exchange.receive()) {
+            Received::Data { data, more } => messages::request(py, &data, more)?,
+            Received::TooLarge => {
+                exchange.refuse(StatusCode::PAYLOAD_TOO_LARGE);
+                messages::disconnect(py)?
+            }
+            Received::Broken => messages::disconnect(py)?,
+            Received::End if exchange.is_over() || exchange.is_complete() => {
+                messages::disconnect(py)?
+            }
+            Received::Nothing if exchange.is_over() => messages::disconnect(py)?,
+            Received::Nothing | Received::End => return Ok(None),
+        };
+        Ok(Some(message.into_any()))
+    }
+
+    fn receive<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Future>> {
+        let py = slf.py();
+        let this = slf.get();
+        if this.receiver.with(py, |it| it.is_some()) {
+            return Err(PyRuntimeError::new_err(
+                "receive() was called while another call of it waits; await one before the next",
+            ));
+        }
+        let server = this.server.bind(py);
+        let future = Future::make(server.get().dispatcher.bind(py))?;
+        let first = this.take_first(py)?;
+        match first {
+            Some(message) => Future::resolve(&future, message.unbind())?,
+            None => {
+                // From here on the application learns by itself that its client has left.
+                this.listens.set(py, this.exchange.is_body_over());
+                drop(this.receiver.replace(py, Some(future.clone().unbind())));
+            }
+        }
+        HttpServer::schedule(server)?;
+        Ok(future)
+    }
+
+    /// The next message at once; that of a request without a body is given once.
+    fn take_first<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.exchange.take_empty_body() {
+            return Ok(Some(messages::request(py, b"", false)?.into_any()));
+        }
+        self.next_message(py)
+    }
+
+    fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<Py<Future>> {
+        let py = slf.py();
+        let this = slf.get();
+        let exchange = &this.exchange;
+        match messages::parse(message)? {
+            Sent::Start { head, trailers } => {
+                if !exchange.start(head) {
+                    return Err(misplaced("http.response.start", "the response has begun before"));
+                }
+                this.has_trailers.set(py, trailers);
+            }
+            Sent::Body { data, more } => {
+                this.check_body("http.response.body")?;
+                let more = more || this.has_trailers.get(py);
+                looking_afterwards(|| exchange.send(data, more));
+            }
+            Sent::Trailers(trailers, more) => {
+                this.check_body("http.response.trailers")?;
+                if !this.has_trailers.get(py) {
+                    return Err(misplaced(
+                        "http.response.trailers",
+                        "'http.response.start' did not announce trailers",
+                    ));
+                }
+                looking_afterwards(|| exchange.send_trailers(trailers, more));
+            }
+        }
+        let server = this.server.bind(py);
+        HttpServer::schedule(server)?;
+        let high_water = server.get().server.limits.send_high_water;
+        if exchange.n_unsent() <= high_water || exchange.is_over() {
+            return Ok(server.get().done.clone_ref(py));
+        }
+        let future = Future::make(server.get().dispatcher.bind(py))?.unbind();
+        if let Some(before) = this.sender.replace(py, Some(future.clone_ref(py))) {
+            Future::resolve(before.bind(py), py.None())?;
+        }
+        Ok(future)
+    }
+
+    fn check_body(&self, kind: &str) -> PyResult<()> {
+        if !self.exchange.has_started() {
+            return Err(misplaced(kind, "'http.response.start' comes first"));
+        }
+        if self.exchange.is_complete() {
+            return Err(misplaced(kind, "the response was complete"));
+        }
+        Ok(())
+    }
+
+    /// The client has paused for too long within the body that the application waits for.
+    pub(super) fn time_out_body(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if !this.awaits_body(py) {
+            return Ok(());
+        }
+        let server = this.server.bind(py);
+        server.get().server.metrics.timeouts_body.count();
+        looking_afterwards(|| {
+            if !this.exchange.refuse(StatusCode::REQUEST_TIMEOUT) {
+                this.exchange.abandon();
+            }
+            this.exchange.give_up();
+        });
+        Self::progress(slf)?;
+        HttpServer::schedule(server)
+    }
+
+    /// The application has ended; `error` is its exception.
+    pub(super) fn end(slf: &Bound<'_, Self>, error: Option<PyErr>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        drop(this.task.take(py));
+        let exchange = &this.exchange;
+        let server = this.server.bind(py);
+        let was_gone = exchange.is_client_gone();
+        match error {
+            Some(error) if was_gone && names::is_cancelled_error(py, &error)? => {}
+            Some(error) => server.get().application_failed(py, error)?,
+            None if exchange.is_complete() || was_gone => {}
+            None => {
+                let what = if exchange.has_started() { "the whole response" } else { "a response" };
+                let message = format!("the application returned without having sent {what}");
+                server.get().application_failed(py, PyRuntimeError::new_err(message))?;
+            }
+        }
+        if !exchange.is_complete() {
+            looking_afterwards(|| {
+                if was_gone || !exchange.refuse(StatusCode::INTERNAL_SERVER_ERROR) {
+                    exchange.abandon();
+                }
+            });
+        }
+        HttpServer::schedule(server)
+    }
+}
+
+fn misplaced(kind: &str, why: &str) -> PyErr {
+    PyRuntimeError::new_err(format!("an application sent '{kind}', but {why}"))
+}
+
+#[pymethods]
+impl HttpExchange {
+    /// Called with the application's task when that has ended.
+    fn __call__(slf: &Bound<'_, Self>, task: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let error = match task.call_method0(intern!(py, "result")) {
+            Ok(_) => None,
+            Err(error) => Some(error),
+        };
+        Self::end(slf, error)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.server)?;
+        self.receiver.traverse(&visit, |it| visit.call(it))?;
+        self.sender.traverse(&visit, |it| visit.call(it))?;
+        self.task.traverse(&visit, |it| visit.call(it))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        drop((self.receiver.take(py), self.sender.take(py), self.task.take(py)));
+    }
+}
+
+impl HttpExchange {
+    /// Take the outcome of a task that has ended, or have it call this object when it ends.
+    pub(super) fn follow(slf: &Bound<'_, Self>, task: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        if task.call_method0(intern!(py, "done"))?.is_truthy()? {
+            return slf.call1((task,)).map(drop);
+        }
+        slf.get().set_task(py, task.clone().unbind());
+        task.call_method1(intern!(py, "add_done_callback"), (slf,)).map(drop)
+    }
+
+    /// As `follow`, for a native task.
+    pub(super) fn follow_native(slf: &Bound<'_, Self>, task: &Bound<'_, Task>) -> PyResult<()> {
+        let py = slf.py();
+        let future = task.as_super();
+        match future.get().outcome(py) {
+            Some(Outcome::Result(_)) => Self::end(slf, None),
+            Some(Outcome::Error(error)) => Self::end(slf, Some(error)),
+            None => Self::follow(slf, task.as_any()),
+        }
+    }
+}
+
+/// ASGI's `receive`.
+#[pyclass(frozen, module = "threadlets._core")]
+pub(crate) struct HttpReceive(pub(super) Py<HttpExchange>);
+
+#[pymethods]
+impl HttpReceive {
+    /// Return an awaitable of the next message.
+    fn __call__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Future>> {
+        HttpExchange::receive(self.0.bind(py))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.0)
+    }
+}
+
+/// ASGI's `send`.
+#[pyclass(frozen, module = "threadlets._core")]
+pub(crate) struct HttpSend(pub(super) Py<HttpExchange>);
+
+#[pymethods]
+impl HttpSend {
+    /// Send a message; return an awaitable that is done when there is room for more.
+    fn __call__(&self, message: &Bound<'_, PyAny>) -> PyResult<Py<Future>> {
+        HttpExchange::send(self.0.bind(message.py()), message)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.0)
+    }
+}

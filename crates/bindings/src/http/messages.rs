@@ -1,0 +1,177 @@
+//! ASGI's messages: those that an application sends, parsed, and those that it receives, made.
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, Response, StatusCode, response};
+use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+
+use crate::py::byte_buffer::{Chunk, with_bytes};
+
+/// Bodies up to this size are copied, which costs less than sharing them.
+const COPIED_MAX: usize = 4096;
+
+/// What an application sends.
+pub(super) enum Sent {
+    Start { head: response::Parts, trailers: bool },
+    Body { data: Bytes, more: bool },
+    Trailers(HeaderMap, bool),
+}
+
+pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent> {
+    let py = message.py();
+    let kind = item(message, intern!(py, "type"))?.ok_or_else(|| missing("type"))?;
+    let is = |name: &Bound<'py, PyString>| kind.is(name) || kind.eq(name).unwrap_or(false);
+    if is(intern!(py, "http.response.body")) {
+        let data = match item(message, intern!(py, "body"))? {
+            Some(body) => bytes_of(&body)?,
+            None => Bytes::new(),
+        };
+        return Ok(Sent::Body { data, more: flag(message, intern!(py, "more_body"))? });
+    }
+    if is(intern!(py, "http.response.start")) {
+        let status = item(message, intern!(py, "status"))?.ok_or_else(|| missing("status"))?;
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.status = status_of(&status)?;
+        if let Some(headers) = item(message, intern!(py, "headers"))? {
+            add_fields(&mut head.headers, &headers)?;
+        }
+        return Ok(Sent::Start { head, trailers: flag(message, intern!(py, "trailers"))? });
+    }
+    if is(intern!(py, "http.response.trailers")) {
+        let mut trailers = HeaderMap::new();
+        if let Some(headers) = item(message, intern!(py, "headers"))? {
+            add_fields(&mut trailers, &headers)?;
+        }
+        return Ok(Sent::Trailers(trailers, flag(message, intern!(py, "more_trailers"))?));
+    }
+    Err(PyValueError::new_err(format!(
+        "an application sent a message of type {}; a response consists of 'http.response.start', \
+         'http.response.body' and 'http.response.trailers'",
+        kind.repr()?
+    )))
+}
+
+fn missing(key: &str) -> PyErr {
+    PyKeyError::new_err(format!("a message to send() lacks {key:?}"))
+}
+
+fn item<'py>(
+    message: &Bound<'py, PyAny>,
+    key: &Bound<'py, PyString>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    match message.cast::<PyDict>() {
+        Ok(dict) => dict.get_item(key),
+        Err(_) => match message.get_item(key) {
+            Err(error) if error.is_instance_of::<PyKeyError>(message.py()) => Ok(None),
+            found => found.map(Some),
+        },
+    }
+}
+
+fn flag<'py>(message: &Bound<'py, PyAny>, key: &Bound<'py, PyString>) -> PyResult<bool> {
+    item(message, key)?.map_or(Ok(false), |it| it.is_truthy())
+}
+
+/// The status of a response: an integer from 200 to 599.
+fn status_of(status: &Bound<'_, PyAny>) -> PyResult<StatusCode> {
+    let number: u16 = status.extract().map_err(|_| {
+        PyTypeError::new_err(format!("the status of a response is {status}; it must be an integer"))
+    })?;
+    match StatusCode::from_u16(number) {
+        Ok(status) if (200..1000).contains(&number) => Ok(status),
+        _ => Err(PyValueError::new_err(format!(
+            "the status of a response is {number}; it must be from 200 to 999"
+        ))),
+    }
+}
+
+/// Add header fields, pairs of byte strings, to a map.
+pub(super) fn add_fields(map: &mut HeaderMap, fields: &Bound<'_, PyAny>) -> PyResult<()> {
+    let mut add = |field: Bound<'_, PyAny>| {
+        let (name, value) = pair(&field)?;
+        let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+            PyValueError::new_err(format!("{} is no name of a header field", name.as_any()))
+        })?;
+        // How the body is framed is decided where it is sent.
+        if parsed == TRANSFER_ENCODING {
+            return Ok(());
+        }
+        let value = HeaderValue::from_bytes(trimmed(value.as_bytes())).map_err(|_| {
+            PyValueError::new_err(format!(
+                "the value of the header field {parsed} is {}; it must not have control characters",
+                value.as_any()
+            ))
+        })?;
+        map.append(parsed, value);
+        Ok::<_, PyErr>(())
+    };
+    if let Ok(list) = fields.cast::<PyList>() {
+        return list.iter().try_for_each(&mut add);
+    }
+    fields.try_iter()?.try_for_each(|field| add(field?))
+}
+
+fn trimmed(value: &[u8]) -> &[u8] {
+    value.trim_ascii()
+}
+
+fn pair<'py>(field: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    let refused = || {
+        PyTypeError::new_err(format!(
+            "a header field is {field}; it must be a pair of byte strings, name and value"
+        ))
+    };
+    let bytes = |it: Bound<'py, PyAny>| it.cast_into::<PyBytes>().map_err(|_| refused());
+    if let Ok(tuple) = field.cast::<PyTuple>()
+        && tuple.len() == 2
+    {
+        return Ok((bytes(tuple.get_item(0)?)?, bytes(tuple.get_item(1)?)?));
+    }
+    if let Ok(list) = field.cast::<PyList>()
+        && list.len() == 2
+    {
+        return Ok((bytes(list.get_item(0)?)?, bytes(list.get_item(1)?)?));
+    }
+    Err(refused())
+}
+
+/// The bytes of a bytes-like object: shared if they are many and immutable, copied otherwise.
+pub(super) fn bytes_of(body: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+    if let Ok(bytes) = body.cast_exact::<PyBytes>() {
+        let slice = bytes.as_bytes();
+        return Ok(if slice.len() <= COPIED_MAX {
+            Bytes::copy_from_slice(slice)
+        } else {
+            Bytes::from_owner(Chunk::share(bytes))
+        });
+    }
+    with_bytes(body, |slice| Ok(Bytes::from_owner(Chunk::copy(slice)?))).map_err(|error| {
+        if !error.is_instance_of::<PyTypeError>(body.py()) {
+            return error;
+        }
+        PyTypeError::new_err(format!("the body of a message to send() is {body}; it must be bytes"))
+    })
+}
+
+/// `{"type": "http.request", "body": …, "more_body": …}`
+pub(super) fn request<'py>(
+    py: Python<'py>,
+    data: &[u8],
+    more: bool,
+) -> PyResult<Bound<'py, PyDict>> {
+    let message = PyDict::new(py);
+    message.set_item(intern!(py, "type"), intern!(py, "http.request"))?;
+    message.set_item(intern!(py, "body"), PyBytes::new(py, data))?;
+    message.set_item(intern!(py, "more_body"), more)?;
+    Ok(message)
+}
+
+/// `{"type": "http.disconnect"}`
+pub(super) fn disconnect(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let message = PyDict::new(py);
+    message.set_item(intern!(py, "type"), intern!(py, "http.disconnect"))?;
+    Ok(message)
+}

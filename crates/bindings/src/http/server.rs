@@ -1,0 +1,655 @@
+//! A server: its listening sockets, its connections, and how the dispatcher runs them.
+//!
+//! Everything is a request of one kind, `Request::Http`, with a number: that of a connection, or one of those below.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use pyo3::PyTraverseError;
+use pyo3::exceptions::PyValueError;
+use pyo3::gc::PyVisit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString};
+use threadlets_core::backlog::AcceptedConnection;
+use threadlets_core::socket::{self, SocketFd};
+use threadlets_core::{Backlog, Interest, Readiness, SourceKey, TimerKey, clock};
+use threadlets_http::wakes::{Wakes, looking_afterwards};
+use threadlets_http::{Connection, Exchange, Limits, Progress, Server, Target};
+
+use super::connections::{CONNECTIONS_MAX, Connections, Entry};
+use super::exchange::{HttpExchange, HttpReceive, HttpSend};
+use super::scope::{self, Common};
+use crate::contract::in_context;
+use crate::dispatcher::request::Request;
+use crate::dispatcher::{Dispatcher, Source};
+use crate::net::descriptors;
+use crate::py::address;
+use crate::py::context::{copy_context, current_context};
+use crate::py::error::to_python;
+use crate::py::gil_cell::{GilCell, GilSlot};
+use crate::task::future::Future;
+use crate::task::task::{FirstStep, Task};
+
+/// Look at the deadlines of all connections.
+const CHECK: u32 = u32::MAX;
+/// Drive the connections that were woken.
+const WOKEN: u32 = u32::MAX - 1;
+/// Another thread has woken a connection.
+const RUNG: u32 = u32::MAX - 2;
+/// Listening sockets have the numbers from here on.
+const LISTENERS: u32 = CONNECTIONS_MAX;
+
+/// The most connections that a listener makes in one tick: others wait, so that requests have their turn.
+const MADE_MAX: usize = 64;
+
+#[derive(Debug)]
+struct Listener {
+    backlog: Backlog,
+    key: SourceKey,
+    fd: i32,
+    is_queued: bool,
+    /// What scopes say of the server's own address.
+    own: Py<PyAny>,
+}
+
+/// A server of one loop. Its methods are called by the thread that runs the loop.
+#[pyclass(frozen, module = "threadlets._core")]
+#[derive(Debug)]
+pub(crate) struct HttpServer {
+    pub(super) dispatcher: Py<Dispatcher>,
+    pub(super) server: Arc<Server>,
+    /// A future that is done: what `send` returns when there is room.
+    pub(super) done: Py<Future>,
+    application: Py<PyAny>,
+    /// Has the methods `_application_failed` and `_log_requests`.
+    owner: Py<PyAny>,
+    /// Applications run in copies of this context.
+    context: Py<PyAny>,
+    common: Common,
+    connections: GilCell<Connections>,
+    listeners: GilCell<Vec<Option<Listener>>>,
+    /// The request for woken connections is in the ready queue.
+    is_scheduled: AtomicBool,
+    check_timer: GilSlot<TimerKey>,
+    bell: OwnedFd,
+    bell_key: GilSlot<Option<SourceKey>>,
+}
+
+impl HttpServer {
+    /// Note the readiness of a connection, a listener or the bell; its request, to be queued, unless it is.
+    pub(crate) fn note(
+        slf: &Bound<'_, Self>,
+        number: u32,
+        readiness: Readiness,
+    ) -> Option<Request> {
+        let py = slf.py();
+        let this = slf.get();
+        let is_new = match number {
+            RUNG => true,
+            LISTENERS.. => {
+                this.listeners.with(py, |listeners| {
+                    let listener = listeners.get_mut((number - LISTENERS) as usize)?.as_mut()?;
+                    Some(!std::mem::replace(&mut listener.is_queued, true))
+                }) == Some(true)
+            }
+            _ => this.connections.with(py, |it| it.note(number, readiness)),
+        };
+        is_new.then(|| Self::request(slf, number))
+    }
+
+    /// The descriptor of one of its sources.
+    pub(crate) fn fd(&self, py: Python<'_>, number: u32) -> i32 {
+        let fd = match number {
+            RUNG => Some(self.bell.as_raw_fd()),
+            LISTENERS.. => self.listeners.with(py, |listeners| {
+                Some(listeners.get((number - LISTENERS) as usize)?.as_ref()?.fd)
+            }),
+            _ => self
+                .connections
+                .with(py, |connections| Some(connections.get(number)?.connection.as_ref()?.fd())),
+        };
+        fd.unwrap_or(-1)
+    }
+
+    fn request(slf: &Bound<'_, Self>, number: u32) -> Request {
+        Request::Http(slf.clone().into_any().unbind(), number)
+    }
+
+    fn submit(slf: &Bound<'_, Self>, number: u32) -> PyResult<()> {
+        slf.get().dispatcher.get().submit(slf.py(), Self::request(slf, number))
+    }
+
+    /// Run a request of the server.
+    pub(crate) fn run(slf: &Bound<'_, Self>, number: u32) -> PyResult<()> {
+        match number {
+            CHECK => Self::check(slf)?,
+            WOKEN => {}
+            RUNG => {
+                let _ = rustix::io::read(slf.get().bell.as_fd(), &mut [0; 8]);
+            }
+            LISTENERS.. => Self::accept(slf, (number - LISTENERS) as usize)?,
+            _ => {
+                slf.get().connections.with(slf.py(), |connections| {
+                    if let Some(entry) = connections.get(number) {
+                        entry.is_queued = false;
+                    }
+                });
+                Self::serve(slf, number)?;
+            }
+        }
+        Self::serve_woken(slf)
+    }
+
+    /// Have the connections that were woken driven in the next tick: what an application sends in one goes leaves
+    /// in one.
+    pub(super) fn schedule(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().is_scheduled.swap(true, Relaxed) {
+            return Ok(());
+        }
+        Self::submit(slf, WOKEN)
+    }
+
+    /// Drive the connections that were woken, those that this wakes included, once each.
+    fn serve_woken(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        this.is_scheduled.store(false, Relaxed);
+        let woken = this.server.wakes.take();
+        for number in woken {
+            Self::serve(slf, number)?;
+        }
+        if this.server.wakes.is_empty() { Ok(()) } else { Self::schedule(slf) }
+    }
+
+    /// Accept connections, and serve some of them.
+    fn accept(slf: &Bound<'_, Self>, which: usize) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let accepted = this.listeners.with(py, |listeners| {
+            let Some(Some(listener)) = listeners.get_mut(which) else { return Ok(None) };
+            listener.is_queued = false;
+            let may_be_more = listener.backlog.accept()? || listener.backlog.n_held() > MADE_MAX;
+            listener.is_queued = may_be_more;
+            let taken: Vec<_> =
+                std::iter::from_fn(|| listener.backlog.take()).take(MADE_MAX).collect();
+            Ok(Some((taken, may_be_more)))
+        });
+        let (taken, may_be_more) = match accepted {
+            Ok(None) => return Ok(()),
+            Ok(Some(accepted)) => accepted,
+            Err(error) => return this.accept_failed(slf, which, to_python(error)),
+        };
+        if may_be_more {
+            Self::submit(slf, LISTENERS + which as u32)?;
+        }
+        for connection in taken {
+            Self::make(slf, connection)?;
+        }
+        Ok(())
+    }
+
+    /// Descriptors have run out, or the like: the owner tries again later.
+    fn accept_failed(&self, slf: &Bound<'_, Self>, which: usize, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        self.owner.bind(py).call_method1(intern!(py, "_accept_failed"), (which, error)).map(drop)
+    }
+
+    /// Make a connection, and serve it: its client has usually sent a request already.
+    fn make(slf: &Bound<'_, Self>, (fd, peer): AcceptedConnection) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let number = this.connections.with(py, |connections| {
+            let limit = this.server.limits.connections.unwrap_or(CONNECTIONS_MAX as usize);
+            if connections.len() >= limit {
+                return None;
+            }
+            let number = connections.reserve();
+            let made = Connection::new(&this.server, number, fd, peer, clock::now_ns());
+            if let Some(entry) = connections.get(number) {
+                entry.connection = Some(Box::new(made));
+            }
+            Some(number)
+        });
+        match number {
+            Some(number) => Self::serve(slf, number),
+            None => {
+                this.server.metrics.connections_refused.count();
+                Ok(())
+            }
+        }
+    }
+
+    /// Drive a connection, start the applications of its new requests, and go on with the others.
+    fn serve(slf: &Bound<'_, Self>, number: u32) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let Some((progress, begun)) = this.connections.with(py, |connections| {
+            let connection = connections.get(number)?.connection.as_mut()?;
+            let progress = connection.drive(clock::now_ns());
+            Some((progress, connection.take_begun()))
+        }) else {
+            return Ok(());
+        };
+        let live = Self::settle(slf, number, progress)?;
+        for exchange in live {
+            HttpExchange::progress(exchange.bind(py))?;
+        }
+        for exchange in begun {
+            Self::start(slf, number, exchange)?;
+        }
+        if this.server.has_log() {
+            this.log(py)?;
+        }
+        Ok(())
+    }
+
+    /// Register, deregister or remove a connection as its progress asks; returns its exchanges that are live.
+    fn settle(
+        slf: &Bound<'_, Self>,
+        number: u32,
+        progress: Progress,
+    ) -> PyResult<Vec<Py<HttpExchange>>> {
+        let py = slf.py();
+        let this = slf.get();
+        if !progress.is_open {
+            let removed = this.connections.with(py, |connections| connections.remove(number));
+            return removed.map_or(Ok(Vec::new()), |entry| this.release(py, entry));
+        }
+        let (live, to_register) = this.connections.with(py, |connections| {
+            let Some(entry) = connections.get(number) else { return (Vec::new(), None) };
+            entry.exchanges.retain(|it| it.get().is_live(py));
+            if let Some(connection) = &entry.connection
+                && connection.is_read_closed()
+            {
+                entry.exchanges.iter().for_each(|it| it.get().exchange().give_up());
+            }
+            let live = entry.exchanges.iter().map(|it| it.clone_ref(py)).collect();
+            let needs_room = progress.awaits_room && !entry.is_registered_for_room;
+            let to_register = match (&entry.connection, entry.key) {
+                (Some(connection), None) => Some((connection.fd(), None)),
+                (Some(connection), key) if needs_room => {
+                    entry.is_registered_for_room = true;
+                    Some((connection.fd(), key))
+                }
+                _ => None,
+            };
+            (live, to_register)
+        });
+        match to_register {
+            None => {}
+            Some((fd, Some(key))) => {
+                let poller = this.dispatcher.get().poller(py)?;
+                poller.modify(fd, key, Interest::BOTH).map_err(to_python)?;
+            }
+            Some((fd, None)) => {
+                let source = Source::Http(slf.clone().into_any().unbind(), number);
+                let interest =
+                    if progress.awaits_room { Interest::BOTH } else { Interest::READABLE };
+                let dispatcher = this.dispatcher.get();
+                let key = descriptors::register_source(dispatcher, py, fd, source, interest)?;
+                this.connections.with(py, |connections| {
+                    if let Some(entry) = connections.get(number) {
+                        entry.key = Some(key);
+                        entry.is_registered_for_room = progress.awaits_room;
+                    }
+                });
+            }
+        }
+        Ok(live)
+    }
+
+    /// Release a connection that is over; returns its exchanges.
+    fn release(&self, py: Python<'_>, entry: Entry) -> PyResult<Vec<Py<HttpExchange>>> {
+        let dispatcher = self.dispatcher.get();
+        if let Some(key) = entry.key {
+            drop(dispatcher.sources.with(py, |sources| sources.remove(key)));
+        }
+        // Its descriptor is closed by this, and so leaves the poller: no other process has a duplicate.
+        looking_afterwards(|| drop(entry.connection));
+        Ok(entry.exchanges)
+    }
+
+    /// Start the application of a request, in this stack; it becomes a task.
+    fn start(slf: &Bound<'_, Self>, number: u32, exchange: Arc<Exchange>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let Some(head) = exchange.take_head() else { return Ok(()) };
+        let own = this.own_address(py, &exchange);
+        let scope = scope::http(py, &this.common, &head, exchange.peer(), &own)?;
+        drop(head);
+        let exchange = Py::new(py, HttpExchange::new(slf.clone().unbind(), exchange))?;
+        this.connections.with(py, |connections| {
+            if let Some(entry) = connections.get(number) {
+                entry.exchanges.push(exchange.clone_ref(py));
+            }
+        });
+        let receive = Py::new(py, HttpReceive(exchange.clone_ref(py)))?;
+        let send = Py::new(py, HttpSend(exchange.clone_ref(py)))?;
+        let context = copy_context(py, &this.context)?;
+        let exchange = exchange.bind(py);
+        let dispatcher = this.dispatcher.bind(py);
+        let coroutine =
+            in_context(py, &context, || this.application.bind(py).call1((scope, receive, send)));
+        let coroutine = match coroutine {
+            Ok(coroutine) => coroutine,
+            Err(error) => return HttpExchange::end(exchange, Some(error)),
+        };
+        let context = context.into_bound(py);
+        if dispatcher.get().makes_native_tasks(py) {
+            let task = Task::start(dispatcher, coroutine, None, Some(context), FirstStep::Eager)?;
+            return HttpExchange::follow_native(exchange, &task);
+        }
+        let kwargs = PyDict::new(py);
+        kwargs.set_item(intern!(py, "context"), context)?;
+        let method = intern!(py, "create_task");
+        let task = dispatcher.call_method(method, (coroutine,), Some(&kwargs))?;
+        HttpExchange::follow(exchange, &task)
+    }
+
+    /// What scopes say of the address to which a client has connected.
+    fn own_address(&self, py: Python<'_>, _exchange: &Exchange) -> Py<PyAny> {
+        self.listeners.with(py, |listeners| {
+            let first = listeners.iter().flatten().next();
+            first.map_or_else(|| py.None(), |listener| listener.own.clone_ref(py))
+        })
+    }
+
+    /// Report the exception of an application.
+    pub(super) fn application_failed(&self, py: Python<'_>, error: PyErr) -> PyResult<()> {
+        self.server.metrics.application_errors.count();
+        self.owner.bind(py).call_method1(intern!(py, "_application_failed"), (error,)).map(drop)
+    }
+
+    /// Look at the deadlines of all connections, and come back.
+    fn check(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let now_ns = clock::now_ns();
+        let (moved, waiting) = this.connections.with(py, |connections| {
+            let (mut moved, mut waiting) = (Vec::new(), Vec::new());
+            for (number, entry) in &mut connections.entries {
+                let Some(connection) = &mut entry.connection else { continue };
+                if let Some(progress) = connection.check(now_ns) {
+                    moved.push((number as u32, progress));
+                } else if !entry.exchanges.is_empty() && connection.is_body_overdue(now_ns) {
+                    waiting.extend(entry.exchanges.iter().map(|it| it.clone_ref(py)));
+                }
+            }
+            (moved, waiting)
+        });
+        for (number, progress) in moved {
+            for exchange in Self::settle(slf, number, progress)? {
+                HttpExchange::progress(exchange.bind(py))?;
+            }
+        }
+        for exchange in waiting {
+            HttpExchange::time_out_body(exchange.bind(py))?;
+        }
+        Self::start_checking(slf)
+    }
+
+    fn start_checking(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let interval = this.server.limits.check_interval();
+        let deadline_ns = clock::now_ns() + interval.as_nanos() as u64;
+        let request = Self::request(slf, CHECK);
+        let dispatcher = this.dispatcher.get();
+        let key = dispatcher.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
+        this.check_timer.set(py, key);
+        dispatcher.wake_if_sleeping(py)
+    }
+
+    /// Give the requests that have ended to the owner's log.
+    fn log(&self, py: Python<'_>) -> PyResult<()> {
+        let list = PyList::empty(py);
+        for entry in self.server.take_log() {
+            let client = address::to_python(py, &entry.peer)?;
+            let target = entry.uri.path_and_query().map_or("*", |it| it.as_str());
+            let took = entry.took.as_secs_f64();
+            let version = match entry.version {
+                http::Version::HTTP_10 => "1.0",
+                http::Version::HTTP_2 => "2",
+                _ => "1.1",
+            };
+            let (method, status) = (entry.method.as_str(), entry.status.as_u16());
+            list.append((client, method, target, version, status, entry.n_bytes, took))?;
+        }
+        self.owner.bind(py).call_method1(intern!(py, "_log_requests"), (list,)).map(drop)
+    }
+}
+
+/// The limits by their names in Python; what is not given has its default.
+fn limits_of(options: &Bound<'_, PyDict>) -> PyResult<Limits> {
+    let mut limits = Limits::default();
+    let seconds = |value: &Bound<'_, PyAny>| -> PyResult<Duration> {
+        Duration::try_from_secs_f64(value.extract()?)
+            .map_err(|error| PyValueError::new_err(error.to_string()))
+    };
+    for (key, value) in options {
+        let key = key.cast::<PyString>()?;
+        match key.to_str()? {
+            "concurrency" => limits.concurrency = value.extract()?,
+            "connections" => limits.connections = value.extract()?,
+            "request_line" => limits.request_line = value.extract()?,
+            "request_headers" => limits.request_headers = value.extract()?,
+            "request_head" => limits.request_head = value.extract()?,
+            "request_body" => limits.request_body = value.extract()?,
+            "keep_alive" => limits.keep_alive = seconds(&value)?,
+            "head" => limits.head = seconds(&value)?,
+            "body" => limits.body = seconds(&value)?,
+            "response" => limits.response = seconds(&value)?,
+            "send_high_water" => limits.send_high_water = value.extract()?,
+            other => {
+                return Err(PyValueError::new_err(format!("there is no limit named {other:?}")));
+            }
+        }
+    }
+    Ok(limits)
+}
+
+#[pymethods]
+impl HttpServer {
+    /// Make a server of the running loop; its listening sockets are added later.
+    ///
+    /// `headers` are pairs of byte strings that every response gets unless it has them.
+    #[new]
+    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions))]
+    #[expect(clippy::too_many_arguments, reason = "they are named, and all of them are needed")]
+    fn new(
+        py: Python<'_>,
+        dispatcher: Bound<'_, Dispatcher>,
+        application: Py<PyAny>,
+        owner: Py<PyAny>,
+        limits: &Bound<'_, PyDict>,
+        headers: Vec<(Vec<u8>, Vec<u8>)>,
+        logs: bool,
+        root_path: Py<PyString>,
+        scheme: Py<PyString>,
+        state: Option<Py<PyDict>>,
+        extensions: Py<PyDict>,
+    ) -> PyResult<Self> {
+        let bell = rustix::event::eventfd(
+            0,
+            rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
+        )
+        .map_err(|errno| to_python(threadlets_core::Error::new("eventfd", errno)))?;
+        let rung = bell.try_clone()?;
+        let wakes = Wakes::new(move || {
+            let _ = rustix::io::write(rung.as_fd(), &1_u64.to_ne_bytes());
+        });
+        let mut server = Server::new(limits_of(limits)?, Target::Application, wakes);
+        server.logs = logs;
+        for (name, value) in headers {
+            let invalid = || PyValueError::new_err("a header field of the server is not valid");
+            let name = HeaderName::from_bytes(&name).map_err(|_| invalid())?;
+            let value = HeaderValue::from_bytes(&value).map_err(|_| invalid())?;
+            server.headers.push((name, value));
+        }
+        let done = Future::make(&dispatcher)?;
+        Future::resolve(&done, py.None())?;
+        let asgi = PyDict::new(py);
+        asgi.set_item("version", "3.0")?;
+        asgi.set_item("spec_version", "2.4")?;
+        let asgi = asgi.unbind();
+        Ok(Self {
+            dispatcher: dispatcher.unbind(),
+            server: Arc::new(server),
+            done: done.unbind(),
+            application,
+            owner,
+            context: current_context(py)?.unbind(),
+            common: Common { root_path, scheme, state, extensions, asgi },
+            connections: GilCell::default(),
+            listeners: GilCell::default(),
+            is_scheduled: AtomicBool::new(false),
+            check_timer: GilSlot::new(TimerKey::NONE),
+            bell,
+            bell_key: GilSlot::new(None),
+        })
+    }
+
+    /// Begin to serve the connections of a listening, non-blocking socket, which its owner keeps open.
+    fn listen(slf: &Bound<'_, Self>, fd: i32) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if fd < 0 {
+            return Err(to_python(threadlets_core::Error::bad_descriptor("listen")));
+        }
+        let dispatcher = this.dispatcher.get();
+        let own = socket::local_address(SocketFd::new(fd)).map_err(to_python)?;
+        let own = scope::server(py, &own)?.unbind();
+        if this.bell_key.get(py).is_none() {
+            let source = Source::Http(slf.clone().into_any().unbind(), RUNG);
+            let bell = this.bell.as_raw_fd();
+            let interest = Interest::READABLE;
+            let key = descriptors::register_source(dispatcher, py, bell, source, interest)?;
+            this.bell_key.set(py, Some(key));
+            Self::start_checking(slf)?;
+        }
+        let which = this.listeners.with(py, |listeners| {
+            listeners.push(None);
+            listeners.len() - 1
+        });
+        let source = Source::Http(slf.clone().into_any().unbind(), LISTENERS + which as u32);
+        let key = descriptors::register_source(dispatcher, py, fd, source, Interest::READABLE)?;
+        this.listeners.with(py, |listeners| {
+            let backlog = Backlog::new(SocketFd::new(fd));
+            listeners[which] = Some(Listener { backlog, key, fd, is_queued: false, own });
+        });
+        Ok(())
+    }
+
+    /// Accept again after a failure.
+    fn accept_again(slf: &Bound<'_, Self>, which: u32) -> PyResult<()> {
+        Self::submit(slf, LISTENERS + which)
+    }
+
+    /// Stop accepting. Connections that were accepted are served, each to the end of its next response.
+    fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        this.server.drain();
+        let listeners = this
+            .listeners
+            .with(py, |it| it.iter_mut().filter_map(Option::take).collect::<Vec<_>>());
+        let dispatcher = this.dispatcher.get();
+        for mut listener in listeners {
+            drop(dispatcher.sources.with(py, |sources| sources.remove(listener.key)));
+            dispatcher.poller(py)?.deregister(listener.fd).map_err(to_python)?;
+            for connection in listener.backlog.take_all() {
+                Self::make(slf, connection)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Close all connections at once, and cancel what their applications do.
+    fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let numbers: Vec<u32> = this.connections.with(py, |connections| {
+            connections
+                .entries
+                .iter_mut()
+                .map(|(number, entry)| {
+                    if let Some(connection) = &mut entry.connection {
+                        connection.reset();
+                    }
+                    number as u32
+                })
+                .collect()
+        });
+        let closed = Progress { is_open: false, awaits_room: false };
+        for number in numbers {
+            for exchange in Self::settle(slf, number, closed)? {
+                HttpExchange::progress(exchange.bind(py))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leave the loop: no deadline is looked at any more, and no connection is served.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        Self::drain(slf)?;
+        Self::abort(slf)?;
+        let timer = this.check_timer.replace(py, TimerKey::NONE);
+        if timer != TimerKey::NONE {
+            this.dispatcher.get().forget_timer(py, timer);
+        }
+        if let Some(key) = this.bell_key.replace(py, None) {
+            let dispatcher = this.dispatcher.get();
+            drop(dispatcher.sources.with(py, |sources| sources.remove(key)));
+            if let Ok(poller) = dispatcher.poller(py) {
+                poller.deregister(this.bell.as_raw_fd()).map_err(to_python)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of open connections, and of requests in flight.
+    fn counts(&self, py: Python<'_>) -> (usize, usize) {
+        (self.connections.with(py, |it| it.len()), self.server.n_in_flight())
+    }
+
+    /// What was counted so far: numbers by name, and lists for responses by the first digit of their status and
+    /// by the time that they took.
+    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let metrics = &self.server.metrics;
+        let counts = PyDict::new(py);
+        for (name, count) in metrics.counters() {
+            counts.set_item(name, count)?;
+        }
+        let list = |it: &[threadlets_http::metrics::Counter]| -> Vec<u64> {
+            it.iter().map(threadlets_http::metrics::Counter::get).collect()
+        };
+        counts.set_item("responses", list(&metrics.responses))?;
+        counts.set_item("response_times", list(&metrics.response_times))?;
+        counts.set_item("response_time_us", metrics.response_time_us.get())?;
+        counts.set_item("response_time_bounds_us", threadlets_http::metrics::TIME_BOUNDS_US)?;
+        counts.set_item("connections", self.connections.with(py, |it| it.len()))?;
+        counts.set_item("in_flight", self.server.n_in_flight())?;
+        Ok(counts)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.dispatcher)?;
+        visit.call(&self.done)?;
+        visit.call(&self.application)?;
+        visit.call(&self.owner)?;
+        visit.call(&self.context)?;
+        visit.call(&self.common.state)?;
+        self.connections.traverse(&visit, |connections| {
+            connections
+                .entries
+                .iter()
+                .flat_map(|(_, entry)| &entry.exchanges)
+                .try_for_each(|it| visit.call(it))
+        })
+    }
+}

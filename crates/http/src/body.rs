@@ -1,0 +1,195 @@
+//! Bodies of responses, as hyper takes them.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode, Uri, Version, request};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use threadlets_core::clock;
+
+use crate::exchange::{Exchange, OutFrame};
+use crate::link::Link;
+use crate::server::LogEntry;
+
+/// The body of a response, and what is counted and logged when it ends.
+#[derive(Debug)]
+pub(crate) struct Body {
+    content: Content,
+    delivery: Delivery,
+}
+
+#[derive(Debug)]
+enum Content {
+    Bytes(Bytes),
+    Exchange(Arc<Exchange>),
+}
+
+/// The application has broken its response off.
+#[derive(Debug)]
+pub(crate) struct BrokenOff;
+
+impl fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the application has broken its response off")
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
+impl Body {
+    pub(crate) fn bytes(bytes: Bytes, delivery: Delivery) -> Self {
+        Self { content: Content::Bytes(bytes), delivery }
+    }
+
+    pub(crate) fn exchange(exchange: Arc<Exchange>, delivery: Delivery) -> Self {
+        Self { content: Content::Exchange(exchange), delivery }
+    }
+
+    fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match &mut self.content {
+            Content::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Content::Bytes(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.delivery.n_bytes += bytes.len() as u64;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Content::Exchange(exchange) => exchange.poll_frame(cx).map(|frame| match frame {
+                Ok(OutFrame::Data(data)) => {
+                    self.delivery.n_bytes += data.len() as u64;
+                    Some(Ok(Frame::data(data)))
+                }
+                Ok(OutFrame::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                Ok(OutFrame::End) => None,
+                Err(()) => Some(Err(BrokenOff)),
+            }),
+        }
+    }
+
+    fn n_left(&self) -> Option<u64> {
+        match &self.content {
+            Content::Bytes(bytes) => Some(bytes.len() as u64),
+            Content::Exchange(exchange) => exchange.n_left(),
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        self.get_mut().poll_next(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.n_left() == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.n_left().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let is_all = self.n_left() == Some(0);
+        self.delivery.is_complete |= is_all;
+    }
+}
+
+/// The delivery of one response: it begins with the request, and ends when hyper has taken all or drops it.
+pub(crate) struct Delivery {
+    link: Arc<Link>,
+    exchange: Option<Arc<Exchange>>,
+    started_ns: u64,
+    status: Option<StatusCode>,
+    n_bytes: u64,
+    is_complete: bool,
+    logged: Option<Box<LoggedRequest>>,
+}
+
+struct LoggedRequest {
+    method: Method,
+    uri: Uri,
+    version: Version,
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Delivery {
+    /// Begin: a request has come.
+    pub(crate) fn begin(link: &Arc<Link>, request: &request::Parts) -> Self {
+        link.request_begins();
+        let logged = link.server.logs.then(|| {
+            Box::new(LoggedRequest {
+                method: request.method.clone(),
+                uri: request.uri.clone(),
+                version: request.version,
+            })
+        });
+        Self {
+            link: Arc::clone(link),
+            exchange: None,
+            started_ns: clock::now_ns(),
+            status: None,
+            n_bytes: 0,
+            is_complete: request.method == Method::HEAD,
+            logged,
+        }
+    }
+
+    /// An application answers.
+    pub(crate) fn of(mut self, exchange: &Arc<Exchange>) -> Self {
+        self.exchange = Some(Arc::clone(exchange));
+        self
+    }
+
+    /// The response has begun.
+    pub(crate) fn responds(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        let has_no_body = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        self.is_complete |= has_no_body;
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let link = &self.link;
+        let server = &link.server;
+        let took = Duration::from_nanos(clock::now_ns().saturating_sub(self.started_ns));
+        // 499 is what logs write for a client that has left before there was a response.
+        let left = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+        let status = self.status.unwrap_or(left);
+        server.metrics.responded(status, took);
+        if !(self.is_complete && self.status.is_some()) {
+            server.metrics.clients_left.count();
+        }
+        if let Some(logged) = self.logged.take() {
+            server.log(LogEntry {
+                connection: link.number,
+                peer: link.peer.clone(),
+                method: logged.method,
+                uri: logged.uri,
+                version: logged.version,
+                status,
+                n_bytes: self.n_bytes,
+                took,
+            });
+        }
+        if let Some(exchange) = self.exchange.take() {
+            exchange.delivery_ends();
+        }
+        link.request_ends();
+    }
+}

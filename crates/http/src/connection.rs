@@ -1,0 +1,378 @@
+//! One connection of a server, from its first byte to its last.
+
+use std::cell::RefCell;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::server::conn::http1;
+use threadlets_core::Readiness;
+use threadlets_core::socket::Address;
+
+use crate::exchange::Exchange;
+use crate::link::Link;
+use crate::server::Server;
+use crate::service::Requests;
+use crate::socket::Socket;
+use crate::wakes::looking_afterwards;
+
+/// What is read of a connection before its protocol is known, at most.
+const FIRST_READ_MAX: usize = 16 * 1024;
+
+/// How long a connection is read from after its last response, so that its client gets that response.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How long a connection has been idle when its buffers are given up.
+const REST: Duration = Duration::from_secs(1);
+
+/// How often a connection is driven in a row, at most, before others have their turn.
+const TURNS_MAX: usize = 4;
+
+/// A connection: a socket, the protocol on it, and the deadlines of its client.
+#[derive(Debug)]
+pub struct Connection {
+    protocol: Protocol,
+    link: Arc<Link>,
+    waker: Waker,
+    fd: RawFd,
+    times: Times,
+}
+
+#[derive(Debug)]
+enum Protocol {
+    /// No request is under way: a connection costs its socket and no buffers.
+    Resting(Socket),
+    Http1(Box<http1::Connection<Socket, Requests>>),
+    /// The last response was sent; what still comes is read and dropped.
+    Lingering(Socket),
+    Closed,
+}
+
+/// When something last moved, in nanoseconds of the core's clock.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    n_read: u64,
+    read_ns: u64,
+    n_written: u64,
+    written_ns: u64,
+    /// Since when no request is in flight and nothing of a next one has come; `None` while there is one.
+    idle_ns: Option<u64>,
+    n_requests: u64,
+    lingers_ns: Option<u64>,
+}
+
+/// What driving a connection has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// It goes on; otherwise its socket is closed.
+    pub is_open: bool,
+    /// It has to be driven when the socket has room, too.
+    pub awaits_room: bool,
+}
+
+impl Connection {
+    /// A connection that was accepted; `number` is the one by which it is woken.
+    pub fn new(server: &Arc<Server>, number: u32, fd: OwnedFd, peer: Address, now_ns: u64) -> Self {
+        server.metrics.connections_accepted.count();
+        let link = Arc::new(Link::new(Arc::clone(server), number, peer));
+        let socket = Socket::new(fd, Arc::clone(&link));
+        let fd = socket.raw_fd();
+        let times = Times {
+            n_read: 0,
+            read_ns: now_ns,
+            n_written: 0,
+            written_ns: now_ns,
+            idle_ns: Some(now_ns),
+            n_requests: 0,
+            lingers_ns: None,
+        };
+        let waker = Waker::from(Arc::clone(&link));
+        Self { protocol: Protocol::Resting(socket), link, waker, fd, times }
+    }
+
+    /// The number of its descriptor, while it is open.
+    pub fn fd(&self) -> RawFd {
+        self.fd
+    }
+
+    /// Note what the poller has said of the socket; the connection is to be driven then.
+    pub fn note(&self, readiness: Readiness) {
+        let link = &self.link;
+        if readiness.readable {
+            link.may_read.store(true, Relaxed);
+        }
+        if readiness.short_read_misleads {
+            link.distrusts_short_reads.store(true, Relaxed);
+        }
+        if readiness.writable {
+            link.may_write.store(true, Relaxed);
+        }
+    }
+
+    /// Take the exchanges that have begun: their applications are to be started.
+    pub fn take_begun(&self) -> Vec<Arc<Exchange>> {
+        self.link.take_begun()
+    }
+
+    /// How many requests are in flight.
+    pub fn n_in_flight(&self) -> u32 {
+        self.link.n_in_flight.load(Relaxed)
+    }
+
+    /// Whether the client has ended its half: it may have left.
+    pub fn is_read_closed(&self) -> bool {
+        self.link.is_read_closed.load(Relaxed)
+    }
+
+    /// Do all that can be done now.
+    pub fn drive(&mut self, now_ns: u64) -> Progress {
+        self.link.is_driven.store(true, Relaxed);
+        looking_afterwards(|| {
+            for _ in 0..TURNS_MAX {
+                self.link.is_woken.store(false, SeqCst);
+                self.protocol = self.take_turn(now_ns);
+                if !self.link.is_woken.load(Relaxed) {
+                    break;
+                }
+            }
+            self.link.is_driven.store(false, SeqCst);
+            if self.link.is_woken.load(SeqCst) {
+                self.link.server.wakes.push(self.link.number);
+            }
+        });
+        self.note_progress(now_ns);
+        self.progress()
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            is_open: !matches!(self.protocol, Protocol::Closed),
+            awaits_room: self.link.awaits_room.load(Relaxed),
+        }
+    }
+
+    fn take_turn(&mut self, now_ns: u64) -> Protocol {
+        match mem::replace(&mut self.protocol, Protocol::Closed) {
+            Protocol::Resting(socket) => match self.begin(socket) {
+                Protocol::Http1(http) => self.poll_http1(http, now_ns),
+                other => other,
+            },
+            Protocol::Http1(http) => self.poll_http1(http, now_ns),
+            Protocol::Lingering(socket) => linger(socket),
+            Protocol::Closed => Protocol::Closed,
+        }
+    }
+
+    /// Read the first bytes, and choose the protocol by them.
+    fn begin(&self, mut socket: Socket) -> Protocol {
+        thread_local! {
+            static BUFFER: RefCell<Box<[MaybeUninit<u8>]>> =
+                RefCell::new(Box::new_uninit_slice(FIRST_READ_MAX));
+        }
+        let first = BUFFER.with_borrow_mut(|buffer| {
+            let received = socket.receive(buffer)?;
+            Ok::<_, std::io::Error>(received.map(|n| {
+                // SAFETY: the kernel has written the first `n` bytes.
+                let filled = unsafe { buffer[..n].assume_init_ref() };
+                Bytes::copy_from_slice(filled)
+            }))
+        });
+        match first {
+            Ok(None) => Protocol::Resting(socket),
+            Ok(Some(first)) if first.is_empty() => Protocol::Closed,
+            Err(_) => Protocol::Closed,
+            Ok(Some(first)) => {
+                let first = joined(socket.take_prefix(), first);
+                socket.put_back(first);
+                let requests = Requests(Arc::clone(&self.link));
+                let http = self.link.server.http1.serve_connection(socket, requests);
+                Protocol::Http1(Box::new(http))
+            }
+        }
+    }
+
+    fn poll_http1(
+        &mut self,
+        mut http: Box<http1::Connection<Socket, Requests>>,
+        now_ns: u64,
+    ) -> Protocol {
+        let mut context = Context::from_waker(&self.waker);
+        let Poll::Ready(ended) = http.poll_without_shutdown(&mut context) else {
+            return Protocol::Http1(http);
+        };
+        let socket = http.into_parts().io;
+        let metrics = &self.link.server.metrics;
+        match &ended {
+            Ok(()) => {}
+            Err(error) if error.is_parse_too_large() => metrics.refused_head_too_large.count(),
+            Err(error) if error.is_parse() => metrics.refused_malformed.count(),
+            // The application has broken its response off, or the client has left in the middle.
+            Err(_) => {
+                socket.reset_on_close();
+                return Protocol::Closed;
+            }
+        }
+        self.close(socket, now_ns)
+    }
+
+    /// Close after the last response. Where the client may still be sending, what it sends is read first:
+    /// closing with unread bytes resets the connection, and the response might be lost with it.
+    fn close(&mut self, socket: Socket, now_ns: u64) -> Protocol {
+        let link = &self.link;
+        if link.is_read_closed.load(Relaxed) || !link.may_read.load(Relaxed) {
+            return Protocol::Closed;
+        }
+        socket.shut_down();
+        self.times.lingers_ns = Some(now_ns);
+        linger(socket)
+    }
+
+    fn note_progress(&mut self, now_ns: u64) {
+        let (link, times) = (&self.link, &mut self.times);
+        let (n_read, n_written) = (link.n_read.load(Relaxed), link.n_written.load(Relaxed));
+        let n_requests = link.n_requests.load(Relaxed);
+        if n_written != times.n_written {
+            (times.n_written, times.written_ns) = (n_written, now_ns);
+        }
+        let has_read = n_read != times.n_read;
+        if link.n_in_flight.load(Relaxed) > 0 {
+            times.idle_ns = None;
+            if has_read {
+                (times.n_read, times.read_ns) = (n_read, now_ns);
+            }
+        } else if n_requests != times.n_requests {
+            times.idle_ns = Some(now_ns);
+            times.n_read = n_read;
+        } else if has_read && times.idle_ns.is_some() {
+            // The first bytes of the next request, whose head is not complete.
+            times.idle_ns = None;
+            (times.n_read, times.read_ns) = (n_read, now_ns);
+        }
+        times.n_requests = n_requests;
+    }
+
+    /// Look at the deadlines of the connection; `None`: there is nothing to do.
+    pub fn check(&mut self, now_ns: u64) -> Option<Progress> {
+        let (link, times) = (Arc::clone(&self.link), self.times);
+        let (limits, metrics) = (&link.server.limits, &link.server.metrics);
+        let is_past = |since_ns: u64, limit: Duration| {
+            now_ns.saturating_sub(since_ns) > limit.as_nanos() as u64
+        };
+        if let Some(since_ns) = times.lingers_ns {
+            if is_past(since_ns, LINGER) {
+                self.protocol = Protocol::Closed;
+                return Some(self.progress());
+            }
+            return None;
+        }
+        if link.n_in_flight.load(Relaxed) == 0 {
+            let Some(idle_ns) = times.idle_ns else {
+                if is_past(times.read_ns, limits.head) {
+                    metrics.timeouts_head.count();
+                    return Some(self.time_out(now_ns));
+                }
+                return None;
+            };
+            let patience = match times.n_requests {
+                0 => limits.head,
+                _ if link.server.is_draining() => REST.min(limits.keep_alive),
+                _ => limits.keep_alive,
+            };
+            if is_past(idle_ns, patience) {
+                metrics.timeouts_idle.count();
+                self.protocol = Protocol::Closed;
+                return Some(self.progress());
+            }
+            if is_past(idle_ns, REST) {
+                self.rest();
+            }
+            return None;
+        }
+        let is_stuck = !link.may_write.load(Relaxed);
+        if is_stuck && is_past(times.written_ns.max(times.read_ns), limits.response) {
+            metrics.timeouts_response.count();
+            self.reset();
+            return Some(self.progress());
+        }
+        None
+    }
+
+    /// Whether the client has paused for too long within the body of a request.
+    pub fn is_body_overdue(&self, now_ns: u64) -> bool {
+        let limit = self.link.server.limits.body.as_nanos() as u64;
+        now_ns.saturating_sub(self.times.read_ns) > limit
+    }
+
+    /// Answer 408 to half a head, and close.
+    fn time_out(&mut self, now_ns: u64) -> Progress {
+        const TIMED_OUT: &[u8] =
+            b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let socket = match mem::replace(&mut self.protocol, Protocol::Closed) {
+            Protocol::Http1(http) => http.into_parts().io,
+            Protocol::Resting(socket) => socket,
+            _ => return self.progress(),
+        };
+        let _ = socket.send(TIMED_OUT);
+        self.link.server.metrics.responses[4].count();
+        self.link.may_read.store(true, Relaxed);
+        self.protocol = self.close(socket, now_ns);
+        self.progress()
+    }
+
+    /// Close the connection at once; its client learns that what it got is not all.
+    pub fn reset(&mut self) {
+        match mem::replace(&mut self.protocol, Protocol::Closed) {
+            Protocol::Http1(http) => http.into_parts().io.reset_on_close(),
+            Protocol::Resting(socket) | Protocol::Lingering(socket) => drop(socket),
+            Protocol::Closed => {}
+        }
+    }
+
+    /// Give the buffers up: nothing has come for a while.
+    fn rest(&mut self) {
+        self.protocol = match mem::replace(&mut self.protocol, Protocol::Closed) {
+            Protocol::Http1(http) => {
+                let parts = http.into_parts();
+                let mut socket = parts.io;
+                if !parts.read_buf.is_empty() {
+                    socket.put_back(parts.read_buf);
+                }
+                Protocol::Resting(socket)
+            }
+            other => other,
+        };
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.link.server.metrics.connections_closed.count();
+    }
+}
+
+/// Read and drop what still comes, until the client closes, too.
+fn linger(socket: Socket) -> Protocol {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    for _ in 0..16 {
+        match socket.receive(&mut buffer) {
+            Ok(Some(n)) if n > 0 => {}
+            Ok(None) => break,
+            _ => return Protocol::Closed,
+        }
+    }
+    Protocol::Lingering(socket)
+}
+
+fn joined(first: Bytes, second: Bytes) -> Bytes {
+    if first.is_empty() {
+        return second;
+    }
+    let mut both = BytesMut::with_capacity(first.len() + second.len());
+    both.extend_from_slice(&first);
+    both.extend_from_slice(&second);
+    both.freeze()
+}

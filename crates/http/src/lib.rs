@@ -1,0 +1,27 @@
+//! The HTTP server: what happens between a socket and an application, without Python.
+//!
+//! hyper parses and writes HTTP. Nothing here waits and nothing here has a thread or a runtime: the owner of a
+//! [`Connection`] calls [`Connection::drive`] when its socket is ready or when its application has sent something,
+//! and starts the application for each [`Exchange`] that has begun.
+//!
+//! In reading order: [`connection`], `service` (what each request is answered with), [`exchange`] (a request that the
+//! application answers), `body` (what responses are made of), `socket` (hyper's reads and writes), [`wakes`].
+
+pub mod connection;
+pub mod exchange;
+pub mod limits;
+pub mod metrics;
+pub mod server;
+pub mod wakes;
+
+mod body;
+mod link;
+mod refusal;
+mod service;
+mod socket;
+
+pub use connection::{Connection, Progress};
+pub use exchange::Exchange;
+pub use limits::Limits;
+pub use metrics::Metrics;
+pub use server::{Server, Target};

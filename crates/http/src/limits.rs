@@ -1,0 +1,57 @@
+//! What a server allows its clients.
+
+use std::time::Duration;
+
+/// The limits of a server. Each refusal has a status of its own, and is counted in [`Metrics`](crate::Metrics).
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Requests in flight; more are answered with 503.
+    pub concurrency: Option<usize>,
+    /// Open connections; more are closed at once.
+    pub connections: Option<usize>,
+    /// Bytes of a request's target; more are answered with 414.
+    pub request_line: usize,
+    /// Fields of a request's head; more are answered with 431.
+    pub request_headers: usize,
+    /// Bytes of a request's head; more are answered with 431.
+    pub request_head: usize,
+    /// Bytes of a request's body; more are answered with 413.
+    pub request_body: Option<u64>,
+    /// How long a connection may be idle between two requests.
+    pub keep_alive: Duration,
+    /// How long a client may take for a request's head, from its first byte on, or for its first byte on a new
+    /// connection; then it is answered with 408.
+    pub head: Duration,
+    /// How long a client may pause within a body that the application waits for; then it is answered with 408.
+    pub body: Duration,
+    /// How long a client may take nothing of a response; then its connection is reset.
+    pub response: Duration,
+    /// How many unsent bytes of a response make its application wait.
+    pub send_high_water: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            concurrency: None,
+            connections: None,
+            request_line: 16 * 1024,
+            request_headers: 100,
+            request_head: 64 * 1024,
+            request_body: None,
+            keep_alive: Duration::from_secs(5),
+            head: Duration::from_secs(30),
+            body: Duration::from_secs(60),
+            response: Duration::from_secs(60),
+            send_high_water: 64 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// How often connections have to be looked at, so that none overstays by much.
+    pub fn check_interval(&self) -> Duration {
+        let shortest = self.keep_alive.min(self.head).min(self.body).min(self.response);
+        (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+}

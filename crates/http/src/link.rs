@@ -1,0 +1,120 @@
+//! What the parts of one connection share: the socket under hyper, the service above it, and the driver around it.
+
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Wake;
+
+use threadlets_core::socket::Address;
+
+use crate::exchange::Exchange;
+use crate::server::Server;
+
+/// The shared state of a connection.
+///
+/// One thread at a time uses it, except for waking; so relaxed loads and stores will do.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) server: Arc<Server>,
+    /// The connection's number, by which it is woken.
+    pub(crate) number: u32,
+    pub(crate) peer: Address,
+    /// To be driven again.
+    pub(crate) is_woken: AtomicBool,
+    /// It is being driven: whoever does that looks whether it was woken.
+    pub(crate) is_driven: AtomicBool,
+
+    /// The socket may have something to read.
+    pub(crate) may_read: AtomicBool,
+    /// The socket may have room.
+    pub(crate) may_write: AtomicBool,
+    /// A short read does not mean that nothing is left: an end or an error follows.
+    pub(crate) distrusts_short_reads: AtomicBool,
+    /// The peer has ended its half.
+    pub(crate) is_read_closed: AtomicBool,
+    /// A write has found no room, once at least: writability has to be reported.
+    pub(crate) awaits_room: AtomicBool,
+    pub(crate) n_read: AtomicU64,
+    pub(crate) n_written: AtomicU64,
+    /// Bytes of bodies that hyper has taken and that are not known to be sent.
+    pub(crate) n_in_hyper: AtomicU64,
+
+    /// Requests of this connection that have begun and have not ended.
+    pub(crate) n_in_flight: AtomicU32,
+    /// Requests whose bodies are not complete.
+    pub(crate) n_bodies: AtomicU32,
+    /// Requests that have begun.
+    pub(crate) n_requests: AtomicU64,
+    /// Exchanges that have begun, and of which the application does not know yet.
+    begun: Mutex<Vec<Arc<Exchange>>>,
+}
+
+impl Link {
+    pub(crate) fn new(server: Arc<Server>, number: u32, peer: Address) -> Self {
+        Self {
+            server,
+            number,
+            peer,
+            is_woken: AtomicBool::new(false),
+            is_driven: AtomicBool::new(false),
+            // A client that connects usually sends at once.
+            may_read: AtomicBool::new(true),
+            may_write: AtomicBool::new(true),
+            distrusts_short_reads: AtomicBool::new(false),
+            is_read_closed: AtomicBool::new(false),
+            awaits_room: AtomicBool::new(false),
+            n_read: AtomicU64::new(0),
+            n_written: AtomicU64::new(0),
+            n_in_hyper: AtomicU64::new(0),
+            n_in_flight: AtomicU32::new(0),
+            n_bodies: AtomicU32::new(0),
+            n_requests: AtomicU64::new(0),
+            begun: Mutex::default(),
+        }
+    }
+
+    fn begun(&self) -> MutexGuard<'_, Vec<Arc<Exchange>>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn begin(&self, exchange: Arc<Exchange>) {
+        self.begun().push(exchange);
+    }
+
+    pub(crate) fn take_begun(&self) -> Vec<Arc<Exchange>> {
+        std::mem::take(&mut *self.begun())
+    }
+
+    /// Whether hyper is not told of the end of what the client sends: it would take that for the client's leaving,
+    /// and drop a response that is under way. A client may end its half and wait for the response. The end of a
+    /// body that is not complete is told.
+    pub(crate) fn hides_end(&self) -> bool {
+        self.n_in_flight.load(Relaxed) > 0 && self.n_bodies.load(Relaxed) == 0
+    }
+
+    pub(crate) fn request_begins(&self) {
+        self.server.request_begins();
+        self.n_in_flight.fetch_add(1, Relaxed);
+        self.n_requests.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn request_ends(&self) {
+        self.server.request_ends();
+        self.n_in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Wake for Link {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Another thread may wake while the driver looks for the last time: one of them sees the other's.
+        if !self.is_woken.swap(true, SeqCst) && !self.is_driven.load(SeqCst) {
+            self.server.wakes.push(self.number);
+        }
+    }
+}

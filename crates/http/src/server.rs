@@ -1,0 +1,129 @@
+//! What all connections of a server share.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::wakes::Wakes;
+
+/// What answers the requests of a server.
+#[derive(Debug)]
+pub enum Target {
+    /// An application: see [`Exchange`](crate::Exchange).
+    Application,
+}
+
+/// One request that has ended, for the log.
+#[derive(Debug)]
+pub struct LogEntry {
+    /// The number of its connection.
+    pub connection: u32,
+    /// The peer of the connection.
+    pub peer: threadlets_core::socket::Address,
+    /// The request's method.
+    pub method: http::Method,
+    /// The request's target.
+    pub uri: http::Uri,
+    /// The version of HTTP.
+    pub version: http::Version,
+    /// The status of the response.
+    pub status: http::StatusCode,
+    /// How many bytes of the body were handed over.
+    pub n_bytes: u64,
+    /// From the request's head to the response's end.
+    pub took: Duration,
+}
+
+/// A server: what its connections share.
+#[derive(Debug)]
+pub struct Server {
+    /// What clients may do.
+    pub limits: Limits,
+    /// What answers requests.
+    pub target: Target,
+    /// What was counted so far.
+    pub metrics: Metrics,
+    /// Connections to be driven.
+    pub wakes: Wakes,
+    /// Header fields of every response that does not set them itself.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Requests that have ended are kept for the log until [`Server::take_log`].
+    pub logs: bool,
+    pub(crate) http1: hyper::server::conn::http1::Builder,
+    log: Mutex<Vec<LogEntry>>,
+    n_in_flight: AtomicUsize,
+    is_draining: AtomicBool,
+}
+
+impl Server {
+    /// A server without connections.
+    pub fn new(limits: Limits, target: Target, wakes: Wakes) -> Self {
+        Self {
+            http1: http1(&limits),
+            limits,
+            target,
+            metrics: Metrics::default(),
+            wakes,
+            headers: Vec::new(),
+            logs: false,
+            log: Mutex::default(),
+            n_in_flight: AtomicUsize::new(0),
+            is_draining: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on, have each response be the last of its connection.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Relaxed);
+    }
+
+    /// Whether [`Server::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Relaxed)
+    }
+
+    /// How many requests have begun and have not ended.
+    pub fn n_in_flight(&self) -> usize {
+        self.n_in_flight.load(Relaxed)
+    }
+
+    pub(crate) fn request_begins(&self) {
+        self.metrics.requests.count();
+        self.n_in_flight.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn request_ends(&self) {
+        self.n_in_flight.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether requests have ended that the log has not taken.
+    pub fn has_log(&self) -> bool {
+        self.logs && !self.log.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Take the requests that have ended since the last time.
+    pub fn take_log(&self) -> Vec<LogEntry> {
+        std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn log(&self, entry: LogEntry) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+    }
+}
+
+/// hyper's settings. Its own deadlines stay off: connections have theirs.
+fn http1(limits: &Limits) -> hyper::server::conn::http1::Builder {
+    const DEFAULT_HEADERS_MAX: usize = 100;
+    let mut http1 = hyper::server::conn::http1::Builder::new();
+    http1.header_read_timeout(None).max_header_size(limits.request_head);
+    http1.max_buf_size(limits.request_head.max(limits.send_high_water).max(8192));
+    if limits.request_headers > DEFAULT_HEADERS_MAX {
+        // With another number hyper allocates for each request; a smaller one is checked afterwards.
+        http1.max_headers(limits.request_headers);
+    }
+    http1
+}

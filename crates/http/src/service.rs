@@ -1,0 +1,180 @@
+//! The service under hyper: what each request is answered with.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version, request, response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::service::Service;
+
+use crate::body::{Body, BrokenOff, Delivery};
+use crate::exchange::Exchange;
+use crate::link::Link;
+use crate::refusal;
+use crate::server::{Server, Target};
+
+/// Answers the requests of one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Requests(pub(crate) Arc<Link>);
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response<Body>;
+    type Error = BrokenOff;
+    type Future = Reply;
+
+    fn call(&self, request: Request<Incoming>) -> Reply {
+        let (parts, incoming) = request.into_parts();
+        let link = &self.0;
+        let server = &link.server;
+        let delivery = Delivery::begin(link, &parts);
+        let version = parts.version;
+        if let Err(status) = check(server, &parts, &incoming) {
+            return match refusal::response(status) {
+                Some((head, body)) => Reply::ready(server, head, version, delivery, |delivery| {
+                    Body::bytes(body, delivery)
+                }),
+                None => Reply(Answer::Given(None)),
+            };
+        }
+        match &server.target {
+            Target::Application => {
+                let exchange = Arc::new(Exchange::new(Arc::clone(link), parts, incoming));
+                link.begin(Arc::clone(&exchange));
+                let delivery = delivery.of(&exchange);
+                Reply(Answer::Awaited { exchange, delivery: Some(delivery), version })
+            }
+        }
+    }
+}
+
+/// The response, once there is one.
+#[derive(Debug)]
+pub(crate) struct Reply(Answer);
+
+#[derive(Debug)]
+enum Answer {
+    Given(Option<Response<Body>>),
+    Awaited { exchange: Arc<Exchange>, delivery: Option<Delivery>, version: Version },
+}
+
+impl Reply {
+    fn ready(
+        server: &Server,
+        head: response::Parts,
+        version: Version,
+        delivery: Delivery,
+        body: impl FnOnce(Delivery) -> Body,
+    ) -> Self {
+        Self(Answer::Given(Some(respond(server, head, version, delivery, body))))
+    }
+}
+
+/// A response with the fields that every response has.
+fn respond(
+    server: &Server,
+    mut head: response::Parts,
+    version: Version,
+    mut delivery: Delivery,
+    body: impl FnOnce(Delivery) -> Body,
+) -> Response<Body> {
+    delivery.responds(head.status);
+    for (name, value) in &server.headers {
+        if !head.headers.contains_key(name) {
+            head.headers.append(name, value.clone());
+        }
+    }
+    if server.is_draining() && version < Version::HTTP_2 {
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Response::from_parts(head, body(delivery))
+}
+
+impl Future for Reply {
+    type Output = Result<Response<Body>, BrokenOff>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Answer::Given(response) => match response.take() {
+                Some(response) => Poll::Ready(Ok(response)),
+                None => Poll::Pending,
+            },
+            Answer::Awaited { exchange, delivery, version } => {
+                let Poll::Ready(head) = exchange.poll_head(cx) else { return Poll::Pending };
+                let Some(delivery) = delivery.take() else { return Poll::Pending };
+                let server = Arc::clone(&exchange.link().server);
+                Poll::Ready(match head {
+                    Some(head) => Ok(respond(&server, head, *version, delivery, |delivery| {
+                        Body::exchange(Arc::clone(exchange), delivery)
+                    })),
+                    None => Err(BrokenOff),
+                })
+            }
+        }
+    }
+}
+
+/// Refuse what no target should see; the error is the status.
+fn check(server: &Server, request: &request::Parts, body: &Incoming) -> Result<(), StatusCode> {
+    let (limits, metrics) = (&server.limits, &server.metrics);
+    check_target(request, limits.request_line)
+        .inspect_err(|_| metrics.refused_malformed.count())?;
+    if request.headers.len() > limits.request_headers {
+        metrics.refused_head_too_large.count();
+        return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
+    if let Some(expected) = request.headers.get(header::EXPECT)
+        && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return Err(StatusCode::EXPECTATION_FAILED);
+    }
+    let n_announced = body.size_hint().lower();
+    if limits.request_body.is_some_and(|limit| n_announced > limit) {
+        metrics.refused_body_too_large.count();
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    if limits.concurrency.is_some_and(|limit| server.n_in_flight() > limit) {
+        metrics.refused_busy.count();
+        return Err(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    Ok(())
+}
+
+/// Check the target and the host, as RFC 9112, 3.2 asks.
+fn check_target(request: &request::Parts, n_max: usize) -> Result<(), StatusCode> {
+    let uri = &request.uri;
+    let n_target = uri.path_and_query().map_or(0, |it| it.as_str().len());
+    if n_target > n_max {
+        return Err(StatusCode::URI_TOO_LONG);
+    }
+    if request.method == Method::CONNECT {
+        // No tunnels are made here.
+        return Err(StatusCode::NOT_IMPLEMENTED);
+    }
+    if uri.path() == "*" && request.method != Method::OPTIONS {
+        return Err(StatusCode::BAD_REQUEST);
+    }
+    let mut hosts = request.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(StatusCode::BAD_REQUEST);
+    }
+    match host {
+        Some(host) if !is_host(host) => Err(StatusCode::BAD_REQUEST),
+        None if request.version == Version::HTTP_11 => Err(StatusCode::BAD_REQUEST),
+        None if request.version == Version::HTTP_2 && uri.authority().is_none() => {
+            Err(StatusCode::BAD_REQUEST)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a value has the form of a host with an optional port; it may be empty.
+fn is_host(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    bytes.is_empty()
+        || (http::uri::Authority::try_from(bytes).is_ok_and(|it| !it.as_str().contains('@')))
+}

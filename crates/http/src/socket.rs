@@ -1,0 +1,201 @@
+//! hyper's reads and writes, on a non-blocking socket.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+
+use crate::link::Link;
+
+/// The socket of a connection. It tries each operation, and leaves waiting to the driver.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    link: Arc<Link>,
+    /// What was read before hyper was asked.
+    prefix: Bytes,
+}
+
+impl Socket {
+    pub(crate) fn new(fd: OwnedFd, link: Arc<Link>) -> Self {
+        Self { fd, link, prefix: Bytes::new() }
+    }
+
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Put bytes back that were read: they are read again first.
+    pub(crate) fn put_back(&mut self, prefix: Bytes) {
+        debug_assert!(self.prefix.is_empty());
+        self.prefix = prefix;
+    }
+
+    /// Take what was put back.
+    pub(crate) fn take_prefix(&mut self) -> Bytes {
+        std::mem::take(&mut self.prefix)
+    }
+
+    /// Receive into uninitialised memory; `None` if there is nothing now, 0 at the end.
+    pub(crate) fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Option<usize>> {
+        let link = &self.link;
+        if !link.may_read.load(Relaxed) {
+            return Ok(None);
+        }
+        let n_wanted = buffer.len();
+        loop {
+            return match rustix::net::recv(self.fd.as_fd(), &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok(((filled, _), _)) => {
+                    let n = filled.len();
+                    if n == 0 && n_wanted > 0 {
+                        link.is_read_closed.store(true, Relaxed);
+                        if link.hides_end() {
+                            return Ok(None);
+                        }
+                    } else if n < n_wanted && !link.distrusts_short_reads.load(Relaxed) {
+                        // The next edge says when there is more.
+                        link.may_read.store(false, Relaxed);
+                    }
+                    link.n_read.store(link.n_read.load(Relaxed) + n as u64, Relaxed);
+                    link.server.metrics.bytes_received.add(n as u64);
+                    Ok(Some(n))
+                }
+                Err(Errno::AGAIN) => {
+                    link.may_read.store(false, Relaxed);
+                    link.distrusts_short_reads.store(false, Relaxed);
+                    Ok(None)
+                }
+                Err(Errno::INTR) => continue,
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Send as much as there is room for; `None` if there is no room now.
+    pub(crate) fn send(&self, data: &[u8]) -> io::Result<Option<usize>> {
+        self.sent(|| rustix::net::send(self.fd.as_fd(), data, send_flags()))
+    }
+
+    fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        self.sent(|| {
+            let mut no_ancillary = SendAncillaryBuffer::default();
+            rustix::net::sendmsg(self.fd.as_fd(), slices, &mut no_ancillary, send_flags())
+        })
+    }
+
+    fn sent(
+        &self,
+        mut send: impl FnMut() -> rustix::io::Result<usize>,
+    ) -> io::Result<Option<usize>> {
+        let link = &self.link;
+        if !link.may_write.load(Relaxed) {
+            return Ok(None);
+        }
+        loop {
+            return match send() {
+                Ok(n) => {
+                    link.n_written.store(link.n_written.load(Relaxed) + n as u64, Relaxed);
+                    let in_hyper = link.n_in_hyper.load(Relaxed);
+                    link.n_in_hyper.store(in_hyper.saturating_sub(n as u64), Relaxed);
+                    link.server.metrics.bytes_sent.add(n as u64);
+                    Ok(Some(n))
+                }
+                Err(Errno::AGAIN) => {
+                    link.may_write.store(false, Relaxed);
+                    link.awaits_room.store(true, Relaxed);
+                    Ok(None)
+                }
+                Err(Errno::INTR) => continue,
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// End our half: the peer reads an end after what was sent.
+    pub(crate) fn shut_down(&self) {
+        let _ = rustix::net::shutdown(self.fd.as_fd(), rustix::net::Shutdown::Write);
+    }
+
+    /// Have the close reset the connection: the peer learns that what it got is not all.
+    pub(crate) fn reset_on_close(&self) {
+        let linger = Some(std::time::Duration::ZERO);
+        let _ = rustix::net::sockopt::set_socket_linger(self.fd.as_fd(), linger);
+    }
+}
+
+fn send_flags() -> SendFlags {
+    SendFlags::DONTWAIT | SendFlags::NOSIGNAL
+}
+
+fn poll_of<T>(attempt: io::Result<Option<T>>) -> Poll<io::Result<T>> {
+    match attempt {
+        Ok(Some(value)) => Poll::Ready(Ok(value)),
+        Ok(None) => Poll::Pending,
+        Err(error) => Poll::Ready(Err(error)),
+    }
+}
+
+impl Read for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let n = self.prefix.len().min(buffer.remaining());
+            buffer.put_slice(&self.prefix[..n]);
+            self.prefix.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        // SAFETY: `receive` writes to the memory, and nothing is uninitialised by it.
+        let received = self.receive(unsafe { buffer.as_mut() });
+        poll_of(received).map_ok(|n| {
+            // SAFETY: the kernel has written the first `n` bytes.
+            unsafe { buffer.advance(n) }
+        })
+    }
+}
+
+impl Write for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        poll_of(self.send(data))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match slices {
+            [one] => poll_of(self.send(one)),
+            several => poll_of(self.send_vectored(several)),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// hyper flushes when it has written all that it had.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.link.n_in_hyper.store(0, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing: the driver decides how a connection is closed.
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
