@@ -1,11 +1,13 @@
 //! Bodies of responses, as hyper takes them.
 
-use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use std::{fmt, io, mem};
 
+use blocking::Task;
 use bytes::Bytes;
 use http::{Method, StatusCode, Uri, Version, request};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -14,6 +16,7 @@ use threadlets_core::clock;
 use crate::exchange::{Exchange, OutFrame};
 use crate::link::Link;
 use crate::server::LogEntry;
+use crate::static_files::FileBody;
 
 /// The body of a response, and what is counted and logged when it ends.
 #[derive(Debug)]
@@ -26,15 +29,23 @@ pub(crate) struct Body {
 enum Content {
     Bytes(Bytes),
     Exchange(Arc<Exchange>),
+    File(FileBody),
+    /// A part of a file is being read by a thread that may wait for the disk.
+    Cold(Task<(FileBody, io::Result<Bytes>)>, u64),
+    /// Nothing more: everything was taken, or it broke off.
+    Over,
 }
 
-/// The application has broken its response off.
+/// How much of a file is read at a time.
+const READ_BYTES: usize = 128 * 1024;
+
+/// The rest of a response will not come: an application or a file has broken off.
 #[derive(Debug)]
 pub(crate) struct BrokenOff;
 
 impl fmt::Display for BrokenOff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the application has broken its response off")
+        f.write_str("the response breaks off")
     }
 }
 
@@ -45,11 +56,15 @@ impl Body {
         Self { content: Content::Bytes(bytes), delivery }
     }
 
+    pub(crate) fn file(file: FileBody, delivery: Delivery) -> Self {
+        Self { content: Content::File(file), delivery }
+    }
+
     pub(crate) fn exchange(exchange: Arc<Exchange>, delivery: Delivery) -> Self {
         Self { content: Content::Exchange(exchange), delivery }
     }
 
-    fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut self.content {
             Content::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Bytes(bytes) => {
@@ -66,11 +81,57 @@ impl Body {
                 Ok(OutFrame::End) => None,
                 Err(()) => Some(Err(BrokenOff)),
             }),
+            Content::File(file) => match file.try_read(READ_BYTES) {
+                Ok(Some(data)) => self.took(data),
+                Err(_) => self.breaks_off(),
+                Ok(None) => {
+                    let Content::File(mut file) = mem::replace(&mut self.content, Content::Over)
+                    else {
+                        unreachable!("matched above")
+                    };
+                    let n_left = file.len();
+                    let reading = blocking::unblock(move || {
+                        let read = file.read(READ_BYTES);
+                        (file, read)
+                    });
+                    self.content = Content::Cold(reading, n_left);
+                    self.poll_next(cx)
+                }
+            },
+            Content::Cold(reading, _) => {
+                let Poll::Ready((file, read)) = Pin::new(reading).poll(cx) else {
+                    return Poll::Pending;
+                };
+                self.content = Content::File(file);
+                match read {
+                    Ok(data) => self.took(data),
+                    Err(_) => self.breaks_off(),
+                }
+            }
+            Content::Over => Poll::Ready(None),
         }
+    }
+
+    /// A part of a file was read; an empty one is the end.
+    fn took(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if data.is_empty() {
+            return Poll::Ready(None);
+        }
+        self.delivery.n_bytes += data.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    /// A file cannot be read to its end: it has shrunk, or its disk fails.
+    fn breaks_off(&mut self) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        self.content = Content::Over;
+        Poll::Ready(Some(Err(BrokenOff)))
     }
 
     fn n_left(&self) -> Option<u64> {
         match &self.content {
+            Content::File(file) => Some(file.len()),
+            Content::Cold(_, n_left) => Some(*n_left),
+            Content::Over => None,
             Content::Bytes(bytes) => Some(bytes.len() as u64),
             Content::Exchange(exchange) => exchange.n_left(),
         }

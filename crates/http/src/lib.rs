@@ -4,14 +4,15 @@
 //! [`Connection`] calls [`Connection::drive`] when its socket is ready or when its application has sent something,
 //! and starts the application for each [`Exchange`] that has begun.
 //!
-//! In reading order: [`connection`], `service` (what each request is answered with), [`exchange`] (a request that the
-//! application answers), `body` (what responses are made of), `socket` (hyper's reads and writes), [`wakes`].
+//! In reading order: [`connection`], `service` (what each request is answered with), [`exchange`] (a request that an
+//! application answers), [`static_files`] (those that a folder answers), `body` (what responses are made of), `socket` (hyper's reads and writes), [`wakes`].
 
 pub mod connection;
 pub mod exchange;
 pub mod limits;
 pub mod metrics;
 pub mod server;
+pub mod static_files;
 pub mod wakes;
 
 mod body;

@@ -1,13 +1,14 @@
 //! What all connections of a server share.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::static_files::StaticFiles;
 use crate::wakes::Wakes;
 
 /// What answers the requests of a server.
@@ -15,6 +16,8 @@ use crate::wakes::Wakes;
 pub enum Target {
     /// An application: see [`Exchange`](crate::Exchange).
     Application,
+    /// A folder.
+    Files(Arc<StaticFiles>),
 }
 
 /// One request that has ended, for the log.

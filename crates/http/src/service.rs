@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use blocking::Task;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
@@ -16,6 +17,7 @@ use crate::exchange::Exchange;
 use crate::link::Link;
 use crate::refusal;
 use crate::server::{Server, Target};
+use crate::static_files::FileBody;
 
 /// Answers the requests of one connection.
 #[derive(Debug, Clone)]
@@ -41,6 +43,17 @@ impl Service<Request<Incoming>> for Requests {
             };
         }
         match &server.target {
+            Target::Files(files) => match files.try_answer(&parts) {
+                Some(response) => {
+                    let (head, file) = response.into_parts();
+                    Reply::ready(server, head, version, delivery, |it| Body::file(file, it))
+                }
+                None => {
+                    let (files, link) = (Arc::clone(files), Arc::clone(link));
+                    let answer = blocking::unblock(move || files.answer(&parts));
+                    Reply(Answer::Cold { answer, link, delivery: Some(delivery), version })
+                }
+            },
             Target::Application => {
                 let exchange = Arc::new(Exchange::new(Arc::clone(link), parts, incoming));
                 link.begin(Arc::clone(&exchange));
@@ -58,7 +71,18 @@ pub(crate) struct Reply(Answer);
 #[derive(Debug)]
 enum Answer {
     Given(Option<Response<Body>>),
-    Awaited { exchange: Arc<Exchange>, delivery: Option<Delivery>, version: Version },
+    /// A file whose data or name is on a disk.
+    Cold {
+        answer: Task<Response<FileBody>>,
+        link: Arc<Link>,
+        delivery: Option<Delivery>,
+        version: Version,
+    },
+    Awaited {
+        exchange: Arc<Exchange>,
+        delivery: Option<Delivery>,
+        version: Version,
+    },
 }
 
 impl Reply {
@@ -102,6 +126,13 @@ impl Future for Reply {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending,
             },
+            Answer::Cold { answer, link, delivery, version } => {
+                let Poll::Ready(response) = Pin::new(answer).poll(cx) else { return Poll::Pending };
+                let Some(delivery) = delivery.take() else { return Poll::Pending };
+                let (head, file) = response.into_parts();
+                let body = |delivery| Body::file(file, delivery);
+                Poll::Ready(Ok(respond(&link.server, head, *version, delivery, body)))
+            }
             Answer::Awaited { exchange, delivery, version } => {
                 let Poll::Ready(head) = exchange.poll_head(cx) else { return Poll::Pending };
                 let Some(delivery) = delivery.take() else { return Poll::Pending };

@@ -3,6 +3,7 @@
 //! Everything is a request of one kind, `Request::Http`, with a number: that of a connection, or one of those below.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use pyo3::types::{PyDict, PyList, PyString};
 use threadlets_core::backlog::AcceptedConnection;
 use threadlets_core::socket::{self, SocketFd};
 use threadlets_core::{Backlog, Interest, Readiness, SourceKey, TimerKey, clock};
+use threadlets_http::static_files::{StaticFiles, StaticOptions};
 use threadlets_http::wakes::{Wakes, looking_afterwards};
 use threadlets_http::{Connection, Exchange, Limits, Progress, Server, Target};
 
@@ -451,13 +453,40 @@ fn limits_of(options: &Bound<'_, PyDict>) -> PyResult<Limits> {
     Ok(limits)
 }
 
+/// What is served of a folder, by the names of its options in Python; what is not given has its default.
+fn static_options(options: &Bound<'_, PyDict>) -> PyResult<StaticOptions> {
+    let mut found = StaticOptions::default();
+    for (key, value) in options {
+        let key = key.cast::<PyString>()?;
+        match key.to_str()? {
+            "index" => found.index = value.extract()?,
+            "spa" => found.spa = value.extract()?,
+            "listing" => found.listing = value.extract()?,
+            "dot_files" => found.dot_files = value.extract()?,
+            "precompressed" => found.precompressed = value.extract()?,
+            "cache_bytes" => found.cache_bytes = value.extract()?,
+            "cached_file_max" => found.cached_file_max = value.extract()?,
+            "cache_control" => {
+                let value: Option<String> = value.extract()?;
+                let value = value.map(|it| HeaderValue::try_from(it)).transpose();
+                found.cache_control = value
+                    .map_err(|_| PyValueError::new_err("cache_control is no value of a field"))?;
+            }
+            other => {
+                return Err(PyValueError::new_err(format!("there is no option named {other:?}")));
+            }
+        }
+    }
+    Ok(found)
+}
+
 #[pymethods]
 impl HttpServer {
     /// Make a server of the running loop; its listening sockets are added later.
     ///
     /// `headers` are pairs of byte strings that every response gets unless it has them.
     #[new]
-    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions))]
+    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None))]
     #[expect(clippy::too_many_arguments, reason = "they are named, and all of them are needed")]
     fn new(
         py: Python<'_>,
@@ -471,6 +500,7 @@ impl HttpServer {
         scheme: Py<PyString>,
         state: Option<Py<PyDict>>,
         extensions: Py<PyDict>,
+        folder: Option<(PathBuf, Bound<'_, PyDict>)>,
     ) -> PyResult<Self> {
         let bell = rustix::event::eventfd(
             0,
@@ -481,7 +511,13 @@ impl HttpServer {
         let wakes = Wakes::new(move || {
             let _ = rustix::io::write(rung.as_fd(), &1_u64.to_ne_bytes());
         });
-        let mut server = Server::new(limits_of(limits)?, Target::Application, wakes);
+        let target = match folder {
+            Some((path, options)) => {
+                Target::Files(Arc::new(StaticFiles::open(&path, static_options(&options)?)?))
+            }
+            None => Target::Application,
+        };
+        let mut server = Server::new(limits_of(limits)?, target, wakes);
         server.logs = logs;
         for (name, value) in headers {
             let invalid = || PyValueError::new_err("a header field of the server is not valid");
