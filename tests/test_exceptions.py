@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parent.parent
 #: Exceptions that never reach a user, and who catches them.
 _INTERNAL = {
     "threadlets._files.descriptor.Interrupted": "threadlets._files.binary raises its cause",
-    "threadlets.cli._errors.UserError": "the command prints it",
+    "threadlets._user_error.UserError": "the command prints it",
 }
 
 _PUBLIC = {name: getattr(exceptions, name) for name in exceptions.__all__}

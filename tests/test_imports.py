@@ -226,6 +226,7 @@ _PUBLIC = {
     "threadlets.exceptions",
     "threadlets.fp",
     "threadlets.frameworks",
+    "threadlets.http",
     "threadlets.testing",
     "threadlets.testing.plugin",
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from threadlets.cli._listen import bind_tcp
+from threadlets.http._listen import bind_tcp
 
 from .conftest import DEADLINE_S, Served
 
@@ -79,7 +79,7 @@ def test_interrupt_is_a_graceful_stop(serve: Serve) -> None:
 
 def test_second_interrupt_drops_what_is_left(serve: Serve) -> None:
     """A second Ctrl-C does not wait for a request that never ends; the status is 130."""
-    server = serve("service:app", "--port", "0", "--graceful-timeout", "600")
+    server = serve("service:app", "--port", "0", "--timeout-graceful-shutdown", "600")
     with _asked(server.port(), "/forever") as client:
         server.wait_for("request in flight")
         server.process.send_signal(signal.SIGINT)
@@ -91,7 +91,7 @@ def test_second_interrupt_drops_what_is_left(serve: Serve) -> None:
 
 def test_grace_is_bounded(serve: Serve) -> None:
     """A request that outlasts the graceful timeout is cancelled, and the stop is still clean."""
-    server = serve("service:app", "--port", "0", "--graceful-timeout", "0")
+    server = serve("service:app", "--port", "0", "--timeout-graceful-shutdown", "0")
     with _asked(server.port(), "/forever"):
         server.wait_for("request in flight")
         server.process.send_signal(signal.SIGTERM)
@@ -101,11 +101,11 @@ def test_grace_is_bounded(serve: Serve) -> None:
 def test_stop_is_clean_while_the_main_thread_is_blocked(serve: Serve, tmp_path: Path) -> None:
     """The server restores its signals on another thread; the process ends once the call returns."""
     os.mkfifo(tmp_path / "gate")
-    server = serve("service:app", "--port", "0", "--graceful-timeout", "0")
+    server = serve("service:app", "--port", "0", "--timeout-graceful-shutdown", "0")
     with _asked(server.port(), "/block"):
         server.wait_for("request in flight")
         server.process.send_signal(signal.SIGTERM)
-        server.wait_for("Finished server process")
+        server.wait_for("Stopped")
         (tmp_path / "gate").write_bytes(b"")
         assert 0 == server.end()
     assert "signal only works in main thread" not in server.output

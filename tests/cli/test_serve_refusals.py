@@ -9,24 +9,22 @@ import socket
 from pathlib import Path
 
 import pytest
-from threadlets.cli._errors import UserError
+from threadlets._user_error import UserError
 from threadlets.cli._limits import raise_descriptor_limit
-from threadlets.cli._listen import bind_tcp, explain_tcp_refusal, explain_uds_refusal
+from threadlets.http._listen import bind_tcp, explain_tcp_refusal, explain_uds_refusal
 
 from .conftest import APP, Completed, RunCommand, limit_descriptors
 
 _NOT_APPS = """
 number = 3
-def wsgi(environ, start_response): pass
+async def two(environ, start_response): pass
+def either(*arguments): pass
 def factory(): pass
 def old(scope): pass
 def four(scope, receive, send, more): pass
 async def generator(scope, receive, send): yield
 class App:
     async def __call__(self, scope, receive, send): pass
-class WsgiApp:
-    def __call__(self, environ, start_response): pass
-wsgi_object = WsgiApp()
 def broken_factory(): raise ValueError("no settings")
 """
 
@@ -60,9 +58,10 @@ def _assert_explained(done: Completed, status: int, *words: str) -> None:
         ("missing:app", "there is no module 'missing'", "--app-dir"),
         ("service.missing:app", "there is no module 'service.missing'", "--app-dir"),
         ("service:application", "it does define app", "after the colon"),
+        ("nowhere/at/all", "there is no such folder", "check the path"),
         ("wrong:number", "it is a int and cannot be called", "async def app"),
-        ("wrong:wsgi", "WSGI", "a2wsgi"),
-        ("wrong:wsgi_object", "WSGI", "a2wsgi"),
+        ("wrong:two", "two arguments, where ASGI passes scope", "async def app"),
+        ("wrong:either", "as a WSGI one (two)", "--interface asgi"),
         ("wrong:factory", "no arguments", "--factory"),
         ("wrong:old", "ASGI 2", "asgiref"),
         ("wrong:four", "scope, receive and send", "async def app"),
@@ -73,7 +72,7 @@ def _assert_explained(done: Completed, status: int, *words: str) -> None:
 def test_wrong_app_names_the_remedy(
     command: RunCommand, target: str, cause: str, remedy: str
 ) -> None:
-    """Something that is no ASGI application is a usage error, and the cause says why it is none."""
+    """Something that is no application is a usage error, and the cause says why it is none."""
     _assert_explained(command("serve", target), 2, target.partition(":")[0], cause, remedy)
 
 
@@ -90,7 +89,7 @@ def test_error_inside_the_users_module_is_shown(
     assert f"{module}.py" in done.stderr
     assert own_error in done.stderr
     assert "remedy: fix the module" in done.stderr
-    assert "/cli/" not in done.stderr
+    assert "/threadlets/" not in done.stderr
     assert "importlib" not in done.stderr
 
 
@@ -99,7 +98,7 @@ def test_failing_factory_is_shown(command: RunCommand) -> None:
     done = command("serve", "wrong:broken_factory", "--factory")
     assert 1 == done.returncode
     assert "ValueError: no settings" in done.stderr
-    assert "/cli/" not in done.stderr
+    assert "/threadlets/" not in done.stderr
 
 
 def test_missing_app_dir_names_the_remedy(command: RunCommand) -> None:
@@ -210,7 +209,7 @@ def test_failed_lifespan_is_an_environment_error(command: RunCommand, tmp_path: 
     done = command("serve", "refusing:app", "--port", "0")
     assert 1 == done.returncode
     assert "no database" in done.stderr
-    assert "error: 'refusing:app' did not start" in done.stderr
+    assert "error: the application did not start" in done.stderr
     assert "remedy:" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -38,6 +38,7 @@ _NOT_NEEDED = {
     "threadlets.cli",
     "threadlets._files",
     "threadlets.frameworks",
+    "threadlets.http",
     "threadlets._scopes.scope",
     "threadlets._syslets",
     "threadlets.testing",
@@ -127,6 +128,7 @@ _PUBLIC = [
         "threadlets.exceptions",
         "threadlets.fp",
         "threadlets.frameworks",
+        "threadlets.http",
         "threadlets.testing",
     )
     for name in importlib.import_module(module).__all__

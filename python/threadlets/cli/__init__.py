@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from threadlets.cli._errors import UserError, print_error
+from threadlets._user_error import UserError, print_error
 
 __all__ = ["main"]
 

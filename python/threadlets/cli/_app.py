@@ -10,7 +10,7 @@ import typer
 import threadlets
 from threadlets.cli._doctor import doctor
 from threadlets.cli._run import RunCommand, run
-from threadlets.cli._serve import serve
+from threadlets.cli._serve import ServeCommand, serve
 
 _EPILOG = (
     "Exit status: 0 success, 1 the environment stands in the way, 2 wrong usage, "
@@ -29,7 +29,7 @@ def build_command() -> Any:
     )
     app.callback()(_global_options)
     app.command(name="run", cls=RunCommand, context_settings=RunCommand.settings)(run)
-    app.command(name="serve", epilog=_EPILOG)(serve)
+    app.command(name="serve", cls=ServeCommand, epilog=_EPILOG)(serve)
     app.add_typer(doctor, name="doctor")
     # Not `app()`: that replaces sys.excepthook, which belongs to the script of `threadlets run`.
     return typer.main.get_command(app)

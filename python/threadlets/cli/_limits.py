@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from dataclasses import dataclass
 
-from threadlets.cli._errors import UserError
+from threadlets._user_error import UserError
 
 N_DESCRIPTORS_NEEDED = 8192
 N_DESCRIPTORS_MIN = 256

@@ -18,9 +18,9 @@ import typer
 import typer.core
 
 import threadlets
+from threadlets._user_error import STATUS_INTERRUPTED, STATUS_USAGE, UserError
+from threadlets._user_traceback import without_our_frames
 from threadlets.cli._default_loop import set_loop_factory
-from threadlets.cli._errors import STATUS_INTERRUPTED, STATUS_USAGE, UserError
-from threadlets.cli._traceback import without_our_frames
 
 
 class RunCommand(typer.core.TyperCommand):

@@ -1,4 +1,4 @@
-"""Errors that a user can fix, as fact, cause and remedy.
+"""Errors that the user of a command can fix, as fact, cause and remedy.
 
 Knows nothing of typer and rich: it must be able to report that they are missing.
 """

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-_OUR_FOLDER = str(Path(__file__).parent)
+_OUR_FOLDER = f"{Path(__file__).parent}/"
 
 
 def without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """Drop the leading frames that belong to this command, to runpy and to importlib."""
+    """Drop the leading frames that belong to this package, to runpy and to importlib."""
     while traceback is not None and _is_ours(traceback.tb_frame.f_code.co_filename):
         traceback = traceback.tb_next
     return traceback

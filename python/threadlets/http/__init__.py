@@ -1,0 +1,9 @@
+"""An HTTP server for ASGI and WSGI applications, and for folders.
+
+`threadlets serve` is its command; `await threadlets.http.serve(app)` is the same in a program.
+"""
+
+from threadlets.http._config import Config, ConfigError
+from threadlets.http._server import serve
+
+__all__ = ["Config", "ConfigError", "serve"]
