@@ -128,7 +128,9 @@ class _Server:
         forced.cancel()
         for task in self._connections:
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        if self._connections:
+            # What blocks does not end by that.
+            await asyncio.wait(self._connections, timeout=0.5)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
