@@ -119,6 +119,19 @@ class LoopHooks(DispatcherHooks, Protocol):
         """Look for objects that stay behind on a blocked thread; called in debug mode."""
 
 
+class HttpServerHooks(Protocol):
+    """What the owner of a native HTTP server has."""
+
+    def _application_failed(self, exception: BaseException, /) -> None:
+        """Report the exception of an application."""
+
+    def _accept_failed(self, which: int, exception: OSError, /) -> None:
+        """Report that a listening socket cannot accept, and have it try again later."""
+
+    def _log_requests(self, requests: list[Any], /) -> None:
+        """Log requests that have ended: peer, method, target, version, status, bytes, seconds."""
+
+
 class TransportHooks(Protocol):
     """What the transport of a stream has."""
 
@@ -209,6 +222,7 @@ compare(
     {
         "Dispatcher": DispatcherHooks,
         "Loop": LoopHooks,
+        "HttpServer": HttpServerHooks,
         "Transport": TransportHooks,
     },
     _core.hooks(),

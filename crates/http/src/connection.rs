@@ -323,8 +323,13 @@ impl Connection {
         self.progress()
     }
 
-    /// Close the connection at once; its client learns that what it got is not all.
-    pub fn reset(&mut self) {
+    /// Close the connection at once.
+    pub fn close_now(&mut self) {
+        self.protocol = Protocol::Closed;
+    }
+
+    /// Close the connection at once, and drop what the kernel has not sent.
+    fn reset(&mut self) {
         match mem::replace(&mut self.protocol, Protocol::Closed) {
             Protocol::Http1(http) => http.into_parts().io.reset_on_close(),
             Protocol::Resting(socket) | Protocol::Lingering(socket) => drop(socket),

@@ -54,6 +54,8 @@ pub struct Server {
     pub wakes: Wakes,
     /// Header fields of every response that does not set them itself.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// A path that an application answers whatever the target is.
+    pub internal_path: Option<String>,
     /// Requests that have ended are kept for the log until [`Server::take_log`].
     pub logs: bool,
     pub(crate) http1: hyper::server::conn::http1::Builder,
@@ -72,11 +74,17 @@ impl Server {
             metrics: Metrics::default(),
             wakes,
             headers: Vec::new(),
+            internal_path: None,
             logs: false,
             log: Mutex::default(),
             n_in_flight: AtomicUsize::new(0),
             is_draining: AtomicBool::new(false),
         }
+    }
+
+    /// Whether an application answers this target whatever else does.
+    pub(crate) fn is_internal(&self, uri: &http::Uri) -> bool {
+        self.internal_path.as_deref() == Some(uri.path())
     }
 
     /// From now on, have each response be the last of its connection.

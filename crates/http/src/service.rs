@@ -43,18 +43,20 @@ impl Service<Request<Incoming>> for Requests {
             };
         }
         match &server.target {
-            Target::Files(files) => match files.try_answer(&parts) {
-                Some(response) => {
-                    let (head, file) = response.into_parts();
-                    Reply::ready(server, head, version, delivery, |it| Body::file(file, it))
+            Target::Files(files) if !server.is_internal(&parts.uri) => {
+                match files.try_answer(&parts) {
+                    Some(response) => {
+                        let (head, file) = response.into_parts();
+                        Reply::ready(server, head, version, delivery, |it| Body::file(file, it))
+                    }
+                    None => {
+                        let (files, link) = (Arc::clone(files), Arc::clone(link));
+                        let answer = blocking::unblock(move || files.answer(&parts));
+                        Reply(Answer::Cold { answer, link, delivery: Some(delivery), version })
+                    }
                 }
-                None => {
-                    let (files, link) = (Arc::clone(files), Arc::clone(link));
-                    let answer = blocking::unblock(move || files.answer(&parts));
-                    Reply(Answer::Cold { answer, link, delivery: Some(delivery), version })
-                }
-            },
-            Target::Application => {
+            }
+            _ => {
                 let exchange = Arc::new(Exchange::new(Arc::clone(link), parts, incoming));
                 link.begin(Arc::clone(&exchange));
                 let delivery = delivery.of(&exchange);

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -233,3 +233,22 @@ def _node(text: str) -> tuple[str, int] | None:
     if not port.isdecimal():
         return (host, 0) if port.startswith("_") else None
     return (host, int(port)) if int(port) <= 65535 else None
+
+
+class BehindProxies:
+    """An ASGI application whose scopes have the client and the scheme that a trusted proxy names."""
+
+    def __init__(self, app: Any, forwarded_allow_ips: str) -> None:
+        self._app = app
+        self._trusted = TrustedProxies(forwarded_allow_ips)
+
+    def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> Any:
+        if "client" in scope:
+            is_websocket = scope["type"] == "websocket"
+            client = find_client(scope["client"], scope["scheme"], scope["headers"], self._trusted)
+            scope["client"] = client.address
+            scope["scheme"] = _WEBSOCKET_SCHEMES[client.scheme] if is_websocket else client.scheme
+        return self._app(scope, receive, send)
+
+
+_WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}

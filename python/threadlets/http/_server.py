@@ -1,4 +1,7 @@
-"""A stand-in for the server: enough of HTTP/1.1 to answer GET requests by an ASGI application."""
+"""A server: its listening sockets, the application's lifespan, stopping, and what is logged.
+
+Connections and requests are native (`crates/http`); this module runs once per server.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,22 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from threadlets import _core
+from threadlets._aio.loop import Loop
+from threadlets._hooks import HttpServerHooks, implements
 from threadlets._public import set_module
-from threadlets._user_error import UserError
-from threadlets.frameworks import wsgi
+from threadlets.frameworks import use_threadlets_in_anyio, wsgi
 from threadlets.http._access_log import FORMATS
 from threadlets.http._config import Config
-from threadlets.http._listen import bind
+from threadlets.http._counted import MetricsApp
+from threadlets.http._lifespan import Lifespan
+from threadlets.http._listen import bind, bind_tcp
+from threadlets.http._proxy import BehindProxies
 from threadlets.http._target import check_app
 
 logger = logging.getLogger("threadlets.http")
@@ -32,8 +40,10 @@ STOPPING_KEY = "threadlets.stopping"
 Endless responses, such as server-sent events, can wait for it and end without being cancelled.
 """
 
-#: How long a connection may be idle while the server drains.
-_IDLE_WHILE_DRAINING_S = 1.0
+#: How long a server waits for the tasks of requests that it has cancelled.
+_CANCELLED_S = 0.5
+#: How soon a listening socket accepts again after it has failed: descriptors have run out, usually.
+_ACCEPT_AGAIN_S = 0.5
 
 
 @set_module("threadlets.http")
@@ -55,11 +65,18 @@ async def serve(
 
     Raises:
         ConfigError: an option has a value that it cannot have.
+        RuntimeError: another loop than one of threadlets runs.
         UserError: the application cannot be served, or its start-up or shutdown failed.
         KeyboardInterrupt: a second SIGINT came, and connections were dropped.
     """
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, Loop):
+        raise RuntimeError(
+            f"threadlets.http.serve() needs a loop of threadlets, and runs on {type(loop).__name__}; "
+            "run the program with threadlets.run(main())"
+        )
     config = dataclasses.replace(config or Config(), **options)
-    server = _Server(app, config)
+    server = Server(app, config, loop)
     listeners = [it for group in bind(config) for it in group] if sockets is None else sockets
     try:
         await server.run(listeners, on_ready)
@@ -69,82 +86,171 @@ async def serve(
                 listener.close()
 
 
-class _Server:
-    def __init__(self, app: Any, config: Config) -> None:
-        interface, found = check_app(app, repr(app), interface=config.interface)
-        self._app: Any = (
-            wsgi(found)  # type: ignore[arg-type]
-            if interface == "wsgi"
-            else _static(str(found))
-            if interface == "static"
-            else found
-        )
+@implements(HttpServerHooks)
+class Server:
+    """One server on the running loop."""
+
+    def __init__(self, app: Any, config: Config, loop: Loop) -> None:
         self._config = config
+        self._loop = loop
+        self._interface, self._app = check_app(app, repr(app), interface=config.interface)
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
         self._state: dict[str, Any] = {STOPPING_KEY: self._stopping}
-        self._connections: set[asyncio.Task[None]] = set()
+        self._natives: list[_core.HttpServer] = []
+        self._format = FORMATS[config.access_log] if config.access_log else None
 
     async def run(
         self,
         listeners: list[socket.socket],
         on_ready: Callable[[list[socket.socket]], object] | None,
     ) -> None:
-        with self._signals():
-            lifespan = _Lifespan(self._app, self._state, self._config.lifespan)
+        """Serve until told to stop."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._signals())
+            if self._interface == "asgi" and self._config.worker_threads == "threadlets":
+                stack.enter_context(_threadlets_in_anyio())
+            mode = self._config.lifespan if self._interface == "asgi" else "off"
+            lifespan = Lifespan(self._app, self._state, mode)
             await lifespan.start()
-            servers = [
-                await asyncio.start_server(
-                    self._connected, sock=it.dup(), backlog=self._config.backlog
-                )
-                for it in listeners
-            ]
-            if on_ready is not None:
-                on_ready(listeners)
             try:
+                native = self._make_native()
+                for listener in listeners:
+                    _listen(native, listener)
+                self._serve_metrics(stack)
+                if on_ready is not None:
+                    on_ready(listeners)
                 await self._stopping.wait()
+                await self._drain()
             finally:
                 self._stopping.set()
-                for server in servers:
-                    server.close()
-            await self._drain()
+                for native in self._natives:
+                    native.close()
             if self._forced.is_set():
                 raise KeyboardInterrupt
             await lifespan.stop()
         logger.info("Stopped")
 
+    # -- the native server ---------------------------------------------------------------------------
+
+    def _make_native(self) -> _core.HttpServer:
+        config = self._config
+        folder = None
+        app: Any = self._app
+        if self._interface == "static":
+            names = ("index", "spa", "listing", "dot_files", "precompressed", "cache_control")
+            folder = (Path(self._app), {name: getattr(config, name) for name in names})
+        elif self._interface == "wsgi":
+            app = wsgi(self._app)
+        if config.proxy_headers:
+            app = BehindProxies(app, config.forwarded_allow_ips)
+        return self._add_native(app, folder, logs=self._format is not None)
+
+    def _add_native(self, app: Any, folder: Any, *, logs: bool) -> _core.HttpServer:
+        config = self._config
+        headers = [(name.lower().encode(), value.encode()) for name, value in config.headers]
+        if config.server_header and all(name != b"server" for name, _ in headers):
+            headers.append((b"server", b"threadlets"))
+        path = config.metrics if (config.metrics or "").startswith("/") else None
+        native = _core.HttpServer(
+            self._loop,
+            app,
+            self,
+            limits={
+                "concurrency": config.limit_concurrency,
+                "connections": config.limit_connections,
+                "request_line": config.limit_request_line,
+                "request_headers": config.limit_request_headers,
+                "request_head": config.limit_request_head,
+                "request_body": config.limit_request_body,
+                "keep_alive": config.timeout_keep_alive,
+                "head": config.timeout_request_head,
+                "body": config.timeout_request_body,
+                "response": config.timeout_response,
+                "send_high_water": config.send_high_water,
+            },
+            headers=headers,
+            logs=logs,
+            root_path=config.root_path,
+            scheme="https" if config.ssl_certfile else "http",
+            state=self._state if self._interface == "asgi" else None,
+            extensions={"http.response.trailers": {}},
+            folder=folder,
+            internal=(path, MetricsApp(self._count)) if path else None,
+        )
+        self._natives.append(native)
+        return native
+
+    def _count(self) -> dict[str, Any]:
+        return self._natives[0].metrics()
+
+    def _serve_metrics(self, stack: contextlib.ExitStack) -> None:
+        """Serve the metrics on a port of their own, if that is asked for."""
+        if self._config.metrics and self._config.metrics.startswith(":"):
+            native = self._add_native(MetricsApp(self._count), None, logs=False)
+            for listener in bind_tcp(self._config.host, int(self._config.metrics[1:])):
+                stack.callback(listener.close)
+                _listen(native, listener)
+
+    # -- hooks ---------------------------------------------------------------------------------------
+
+    def _application_failed(self, error: BaseException, /) -> None:
+        text = "".join(traceback.format_exception(error))
+        logger.error("An exception in the application:\n%s", text.rstrip())
+
+    def _accept_failed(self, which: int, error: OSError, /) -> None:
+        logger.error("No connection can be accepted: %s; trying again", error)
+        native = self._natives[0]
+        self._loop.call_later(_ACCEPT_AGAIN_S, native.accept_again, which)
+
+    def _log_requests(self, requests: list[Any], /) -> None:
+        assert self._format is not None
+        now_s = time.time()
+        lines = []
+        for peer, method, target, version, status, n_bytes, took_s in requests:
+            client = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
+            path, _, query = target.partition("?")
+            entry = (now_s - took_s, client, method, path, query, version, status, n_bytes, took_s)
+            lines.append(self._format(entry))
+        sys.stdout.write("\n".join([*lines, ""]))
+        sys.stdout.flush()
+
+    # -- stopping ------------------------------------------------------------------------------------
+
     async def _drain(self) -> None:
-        forced = asyncio.ensure_future(self._forced.wait())
+        """Let requests in flight finish, within the time for that; then cancel them."""
+        for native in self._natives:
+            native.drain()
         deadline_s = time.monotonic() + self._config.timeout_graceful_shutdown
-        while self._connections and not forced.done():
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
+        while any(native.counts()[0] for native in self._natives):
+            if self._forced.is_set() or time.monotonic() >= deadline_s:
                 break
-            await asyncio.wait(
-                {*self._connections, forced},
-                timeout=left_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        forced.cancel()
-        for task in self._connections:
-            task.cancel()
-        if self._connections:
-            # What blocks does not end by that.
-            await asyncio.wait(self._connections, timeout=0.5)
+            await self._pause(0.05)
+        for native in self._natives:
+            native.abort()
+        deadline_s = time.monotonic() + _CANCELLED_S
+        while any(native.n_applications() for native in self._natives):
+            if time.monotonic() >= deadline_s:
+                # They block, and do not end by being cancelled.
+                break
+            await asyncio.sleep(0.01)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._forced.wait(), seconds)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop, number)
+            self._loop.add_signal_handler(number, self._stop, number)
         try:
             yield
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+                self._loop.remove_signal_handler(number)
 
     def _stop(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
@@ -154,163 +260,20 @@ class _Server:
             logger.warning("Stopping at once: connections are dropped")
             self._forced.set()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            while await self._exchange(reader, writer):
-                pass
-        except (ConnectionError, asyncio.CancelledError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self._connections.discard(task)
-            writer.close()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        if (head := await self._receive_head(reader)) is None:
-            return False
-        began_s = time.monotonic()
-        line, *lines = head.decode("latin-1").split("\r\n")
-        method, _, rest = line.partition(" ")
-        target = rest.rpartition(" ")[0]
-        path, _, query = target.partition("?")
-        peer = writer.get_extra_info("peername")
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": query.encode(),
-            "root_path": self._config.root_path,
-            "headers": [
-                (name.strip().lower().encode(), value.strip().encode())
-                for name, _, value in (it.partition(":") for it in lines if it)
-            ],
-            "client": tuple(peer[:2]) if isinstance(peer, tuple) else None,
-            "server": ("127.0.0.1", 0),
-            "state": self._state,
-        }
-        answer: dict[str, Any] = {"headers": [], "body": b"", "status": 500}
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: dict[str, Any]) -> None:
-            answer["body"] += message.get("body", b"")
-            answer.update({k: v for k, v in message.items() if k in ("status", "headers")})
-
-        try:
-            await self._app(scope, receive, send)
-        except Exception:
-            logger.exception("The application failed")
-        closes = self._stopping.is_set()
-        headers = [
-            *[it for it in answer["headers"] if it[0].lower() != b"content-length"],
-            *([(b"server", b"threadlets")] if self._config.server_header else []),
-            *[(name.encode(), value.encode()) for name, value in self._config.headers],
-            (b"content-length", str(len(answer["body"])).encode()),
-            *([(b"connection", b"close")] if closes else []),
-        ]
-        status = answer["status"]
-        writer.write(
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
-            + b"".join(b"%b: %b\r\n" % it for it in headers)
-            + b"\r\n"
-            + answer["body"]
-        )
-        await writer.drain()
-        if self._config.access_log:
-            client = f"{peer[0]}:{peer[1]}" if scope["client"] else ""
-            duration_s = time.monotonic() - began_s
-            n = len(answer["body"])
-            entry = (time.time(), client, method, path, query, "1.1", status, n, duration_s)
-            sys.stdout.write(FORMATS[self._config.access_log](entry) + "\n")
-            sys.stdout.flush()
-        return not closes
-
-    async def _receive_head(self, reader: asyncio.StreamReader) -> bytes | None:
-        reading = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait(
-                {reading, stopping},
-                timeout=self._config.timeout_keep_alive,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if not reading.done() and stopping.done():
-                await asyncio.wait({reading}, timeout=_IDLE_WHILE_DRAINING_S)
-            return reading.result()[:-4] if reading.done() else None
-        except asyncio.IncompleteReadError:
-            return None
-        finally:
-            reading.cancel()
-            stopping.cancel()
+def _listen(native: _core.HttpServer, listener: socket.socket) -> None:
+    listener.setblocking(False)
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        # Connections inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    native.listen(listener.fileno())
 
 
-class _Lifespan:
-    def __init__(self, app: Any, state: dict[str, Any], mode: str) -> None:
-        self._app = app
-        self._state = state
-        self._mode = mode
-        self._to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._from_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        if self._mode == "off":
-            return
-        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": self._state}
-        self._task = asyncio.create_task(self._app(scope, self._to_app.get, self._from_app.put))
-        message = await self._ask("lifespan.startup")
-        if message is None and self._mode == "auto" and self._task.exception() is not None:
-            self._task = None
-        elif message is None or message["type"].endswith(".failed"):
-            self._log(message)
-            raise UserError(
-                fact="the application did not start",
-                cause="its lifespan start-up failed; the log above has its message",
-                remedy="fix the application's start-up",
-            )
-
-    async def stop(self) -> None:
-        if self._task is None:
-            return
-        message = await self._ask("lifespan.shutdown")
-        if message is not None and message["type"].endswith(".failed"):
-            self._log(message)
-            raise UserError(
-                fact="the application did not shut down",
-                cause="its lifespan shutdown failed; the log above has its message",
-                remedy="fix the application's shutdown",
-            )
-
-    def _log(self, message: dict[str, Any] | None) -> None:
-        if message is not None and message.get("message"):
-            logger.error("%s", message["message"])
-
-    async def _ask(self, kind: str) -> dict[str, Any] | None:
-        assert self._task is not None
-        self._to_app.put_nowait({"type": kind})
-        answer = asyncio.ensure_future(self._from_app.get())
-        await asyncio.wait({answer, self._task}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done() or not self._from_app.empty():
-            return await answer
-        answer.cancel()
-        return None
-
-
-def _static(folder: str) -> Any:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            raise RuntimeError("no lifespan")
-        path = Path(folder) / scope["path"].lstrip("/")
-        path = path / "index.html" if path.is_dir() else path
-        status, body = (200, path.read_bytes()) if path.is_file() else (404, b"")
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": body})
-
-    return app
+@contextlib.contextmanager
+def _threadlets_in_anyio() -> Iterator[None]:
+    """Have the `def` endpoints of Starlette and FastAPI run as threadlets, if anyio is installed."""
+    if "anyio" not in sys.modules:
+        yield
+        return
+    with use_threadlets_in_anyio():
+        yield

@@ -55,6 +55,11 @@ hooks! {
     fn settle_signals = "_settle_signals"();
     fn sync_timers = "_sync_timers"();
 
+    "HttpServer":
+    fn accept_failed = "_accept_failed"(which, error);
+    fn application_failed = "_application_failed"(error);
+    fn log_requests = "_log_requests"(requests);
+
     "Transport":
     fn drained = "_drained"();
     fn fatal_error = "_fatal_error"(error, message);
@@ -64,7 +69,7 @@ hooks! {
     fn resume_protocol = "_resume_protocol"();
 }
 
-/// Return the hooks, each with its owner ("Dispatcher", "Loop", "Transport") and its number of arguments.
+/// Return the hooks, each with its owner ("Dispatcher", "Loop", "HttpServer", "Transport") and its number of arguments.
 #[pyfunction]
 pub(crate) fn hooks() -> Vec<(&'static str, &'static str, usize)> {
     HOOKS.to_vec()

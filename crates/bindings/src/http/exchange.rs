@@ -54,8 +54,10 @@ impl HttpExchange {
         &self.exchange
     }
 
-    pub(super) fn set_task(&self, py: Python<'_>, task: Py<PyAny>) {
+    fn set_task(&self, py: Python<'_>, task: Py<PyAny>) {
         drop(self.task.replace(py, Some(task)));
+        let n_applications = &self.server.get().n_applications;
+        n_applications.set(py, n_applications.get(py) + 1);
     }
 
     /// Whether the connection has to know of it still: an application runs or waits.
@@ -221,7 +223,11 @@ impl HttpExchange {
     pub(super) fn end(slf: &Bound<'_, Self>, error: Option<PyErr>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        drop(this.task.take(py));
+        if let Some(task) = this.task.take(py) {
+            drop(task);
+            let n_applications = &this.server.get().n_applications;
+            n_applications.set(py, n_applications.get(py) - 1);
+        }
         let exchange = &this.exchange;
         let server = this.server.bind(py);
         let was_gone = exchange.is_client_gone();

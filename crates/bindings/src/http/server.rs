@@ -27,7 +27,7 @@ use super::exchange::{HttpExchange, HttpReceive, HttpSend};
 use super::scope::{self, Common};
 use crate::contract::in_context;
 use crate::dispatcher::request::Request;
-use crate::dispatcher::{Dispatcher, Source};
+use crate::dispatcher::{Dispatcher, Source, hooks};
 use crate::net::descriptors;
 use crate::py::address;
 use crate::py::context::{copy_context, current_context};
@@ -67,13 +67,17 @@ pub(crate) struct HttpServer {
     /// A future that is done: what `send` returns when there is room.
     pub(super) done: Py<Future>,
     application: Py<PyAny>,
-    /// Has the methods `_application_failed` and `_log_requests`.
+    /// Answers what is asked for on a path of the server's own, by ASGI.
+    internal: Option<(String, Py<PyAny>)>,
+    /// Has the hooks of a server.
     owner: Py<PyAny>,
     /// Applications run in copies of this context.
     context: Py<PyAny>,
     common: Common,
     connections: GilCell<Connections>,
     listeners: GilCell<Vec<Option<Listener>>>,
+    /// Applications that have begun to wait, and have not ended.
+    pub(super) n_applications: GilSlot<usize>,
     /// The request for woken connections is in the ready queue.
     is_scheduled: AtomicBool,
     check_timer: GilSlot<TimerKey>,
@@ -196,7 +200,7 @@ impl HttpServer {
     /// Descriptors have run out, or the like: the owner tries again later.
     fn accept_failed(&self, slf: &Bound<'_, Self>, which: usize, error: PyErr) -> PyResult<()> {
         let py = slf.py();
-        self.owner.bind(py).call_method1(intern!(py, "_accept_failed"), (which, error)).map(drop)
+        hooks::accept_failed(self.owner.bind(py), which, error).map(drop)
     }
 
     /// Make a connection, and serve it: its client has usually sent a request already.
@@ -319,6 +323,10 @@ impl HttpServer {
         let py = slf.py();
         let this = slf.get();
         let Some(head) = exchange.take_head() else { return Ok(()) };
+        let application = match &this.internal {
+            Some((path, internal)) if head.uri.path() == path => internal,
+            _ => &this.application,
+        };
         let own = this.own_address(py, &exchange);
         let scope = scope::http(py, &this.common, &head, exchange.peer(), &own)?;
         drop(head);
@@ -334,7 +342,7 @@ impl HttpServer {
         let exchange = exchange.bind(py);
         let dispatcher = this.dispatcher.bind(py);
         let coroutine =
-            in_context(py, &context, || this.application.bind(py).call1((scope, receive, send)));
+            in_context(py, &context, || application.bind(py).call1((scope, receive, send)));
         let coroutine = match coroutine {
             Ok(coroutine) => coroutine,
             Err(error) => return HttpExchange::end(exchange, Some(error)),
@@ -362,7 +370,7 @@ impl HttpServer {
     /// Report the exception of an application.
     pub(super) fn application_failed(&self, py: Python<'_>, error: PyErr) -> PyResult<()> {
         self.server.metrics.application_errors.count();
-        self.owner.bind(py).call_method1(intern!(py, "_application_failed"), (error,)).map(drop)
+        hooks::application_failed(self.owner.bind(py), error).map(drop)
     }
 
     /// Look at the deadlines of all connections, and come back.
@@ -420,7 +428,7 @@ impl HttpServer {
             let (method, status) = (entry.method.as_str(), entry.status.as_u16());
             list.append((client, method, target, version, status, entry.n_bytes, took))?;
         }
-        self.owner.bind(py).call_method1(intern!(py, "_log_requests"), (list,)).map(drop)
+        hooks::log_requests(self.owner.bind(py), list).map(drop)
     }
 }
 
@@ -486,7 +494,7 @@ impl HttpServer {
     ///
     /// `headers` are pairs of byte strings that every response gets unless it has them.
     #[new]
-    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None))]
+    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None, internal=None))]
     #[expect(clippy::too_many_arguments, reason = "they are named, and all of them are needed")]
     fn new(
         py: Python<'_>,
@@ -501,6 +509,7 @@ impl HttpServer {
         state: Option<Py<PyDict>>,
         extensions: Py<PyDict>,
         folder: Option<(PathBuf, Bound<'_, PyDict>)>,
+        internal: Option<(String, Py<PyAny>)>,
     ) -> PyResult<Self> {
         let bell = rustix::event::eventfd(
             0,
@@ -519,6 +528,7 @@ impl HttpServer {
         };
         let mut server = Server::new(limits_of(limits)?, target, wakes);
         server.logs = logs;
+        server.internal_path = internal.as_ref().map(|(path, _)| path.clone());
         for (name, value) in headers {
             let invalid = || PyValueError::new_err("a header field of the server is not valid");
             let name = HeaderName::from_bytes(&name).map_err(|_| invalid())?;
@@ -536,11 +546,13 @@ impl HttpServer {
             server: Arc::new(server),
             done: done.unbind(),
             application,
+            internal,
             owner,
             context: current_context(py)?.unbind(),
             common: Common { root_path, scheme, state, extensions, asgi },
             connections: GilCell::default(),
             listeners: GilCell::default(),
+            n_applications: GilSlot::new(0),
             is_scheduled: AtomicBool::new(false),
             check_timer: GilSlot::new(TimerKey::NONE),
             bell,
@@ -613,7 +625,7 @@ impl HttpServer {
                 .iter_mut()
                 .map(|(number, entry)| {
                     if let Some(connection) = &mut entry.connection {
-                        connection.reset();
+                        connection.close_now();
                     }
                     number as u32
                 })
@@ -653,6 +665,11 @@ impl HttpServer {
         (self.connections.with(py, |it| it.len()), self.server.n_in_flight())
     }
 
+    /// The number of applications that have not ended.
+    fn n_applications(&self, py: Python<'_>) -> usize {
+        self.n_applications.get(py)
+    }
+
     /// What was counted so far: numbers by name, and lists for responses by the first digit of their status and
     /// by the time that they took.
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -678,6 +695,9 @@ impl HttpServer {
         visit.call(&self.done)?;
         visit.call(&self.application)?;
         visit.call(&self.owner)?;
+        if let Some((_, internal)) = &self.internal {
+            visit.call(internal)?;
+        }
         visit.call(&self.context)?;
         visit.call(&self.common.state)?;
         self.connections.traverse(&visit, |connections| {
