@@ -95,13 +95,8 @@ impl Cache {
         let entries = &mut *entries;
         let slot = match file {
             Some(file) => Slot::File { file: Arc::clone(file), checked_ns: now_ns },
-            None if coding == Coding::Identity => {
-                // Its siblings are of no use without it.
-                if let Some(entry) = entries.by_path.pop(path) {
-                    entries.bytes -= cost(path, &entry);
-                }
-                return;
-            }
+            // Its siblings are of no use without it.
+            None if coding == Coding::Identity => return entries.forget(path),
             None => Slot::Missing { checked_ns: now_ns },
         };
         match entries.by_path.get_mut(path) {
@@ -125,8 +120,29 @@ impl Cache {
         }
     }
 
+    /// Gives up a file of which it is known that it has changed.
+    pub(super) fn forget(&self, path: &[u8]) {
+        self.lock().forget(path);
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let entries = self.lock();
+        let all: usize = entries.by_path.iter().map(|(path, entry)| cost(path, entry)).sum();
+        assert_eq!(all, entries.bytes);
+        all
+    }
+
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    fn forget(&mut self, path: &[u8]) {
+        if let Some(entry) = self.by_path.pop(path) {
+            self.bytes -= cost(path, &entry);
+        }
     }
 }
 

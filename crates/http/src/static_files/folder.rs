@@ -54,10 +54,10 @@ impl Identity {
     fn new(stat: &Stat) -> Self {
         Self {
             size: stat.st_size as u64,
-            inode: stat.st_ino as u64,
-            modified: Time { s: stat.st_mtime as i64, ns: stat.st_mtime_nsec as u32 },
-            changed: Time { s: stat.st_ctime as i64, ns: stat.st_ctime_nsec as u32 },
-            device: stat.st_dev as u64,
+            inode: stat.st_ino,
+            modified: Time { s: stat.st_mtime, ns: stat.st_mtime_nsec as u32 },
+            changed: Time { s: stat.st_ctime, ns: stat.st_ctime_nsec as u32 },
+            device: stat.st_dev,
         }
     }
 

@@ -282,7 +282,10 @@ impl StaticFiles {
             Some(source) => source,
             None => match file.reopen(&self.folder, &with_suffix(path, coding), patience) {
                 Ok(source) => source,
-                Err(Miss::NotFound | Miss::IsFolder) => return Ok(None),
+                Err(Miss::NotFound | Miss::IsFolder) => {
+                    self.cache.forget(path);
+                    return Ok(None);
+                }
                 Err(miss) => return Err(miss),
             },
         };

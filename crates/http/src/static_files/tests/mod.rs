@@ -7,6 +7,7 @@ mod escapes;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -125,6 +126,22 @@ fn ask(files: &StaticFiles, method: &str, target: &str, lines: &[(&str, &str)]) 
         }
     }
     answer
+}
+
+/// Waits for what has to come true within moments.
+#[track_caller]
+fn until(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "still not true");
+        std::thread::yield_now();
+    }
+}
+
+/// Asks as the server does: the way that waits is taken if the other has no answer.
+fn serve(files: &StaticFiles, target: &str) -> Answer {
+    let request = request("GET", target, &[]);
+    answer_of(files.try_answer(&request).unwrap_or_else(|| files.answer(&request)), false)
 }
 
 fn get(files: &StaticFiles, target: &str) -> Answer {
