@@ -39,6 +39,8 @@ mod _core {
     #[pymodule_export]
     use super::http::server::HttpServer;
     #[pymodule_export]
+    use super::http::wsgi::FileWrapper;
+    #[pymodule_export]
     use super::net::datagrams::Datagrams;
     #[pymodule_export]
     use super::net::stream::Stream;

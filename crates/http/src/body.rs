@@ -22,6 +22,8 @@ use crate::static_files::FileBody;
 #[derive(Debug)]
 pub(crate) struct Body {
     content: Content,
+    /// The application's response goes on after a file that it has sent.
+    afterwards: Option<Arc<Exchange>>,
     delivery: Delivery,
 }
 
@@ -52,16 +54,20 @@ impl fmt::Display for BrokenOff {
 impl std::error::Error for BrokenOff {}
 
 impl Body {
+    fn new(content: Content, delivery: Delivery) -> Self {
+        Self { content, afterwards: None, delivery }
+    }
+
     pub(crate) fn bytes(bytes: Bytes, delivery: Delivery) -> Self {
-        Self { content: Content::Bytes(bytes), delivery }
+        Self::new(Content::Bytes(bytes), delivery)
     }
 
     pub(crate) fn file(file: FileBody, delivery: Delivery) -> Self {
-        Self { content: Content::File(file), delivery }
+        Self::new(Content::File(file), delivery)
     }
 
     pub(crate) fn exchange(exchange: Arc<Exchange>, delivery: Delivery) -> Self {
-        Self { content: Content::Exchange(exchange), delivery }
+        Self::new(Content::Exchange(exchange), delivery)
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
@@ -72,15 +78,29 @@ impl Body {
                 self.delivery.n_bytes += bytes.len() as u64;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Content::Exchange(exchange) => exchange.poll_frame(cx).map(|frame| match frame {
-                Ok(OutFrame::Data(data)) => {
-                    self.delivery.n_bytes += data.len() as u64;
-                    Some(Ok(Frame::data(data)))
+            Content::Exchange(exchange) => {
+                let Poll::Ready(frame) = exchange.poll_frame(cx) else { return Poll::Pending };
+                match frame {
+                    Ok(OutFrame::Data(data)) => self.took(data),
+                    Ok(OutFrame::File(file)) => {
+                        self.afterwards = Some(Arc::clone(exchange));
+                        self.content = Content::File(file);
+                        self.poll_next(cx)
+                    }
+                    Ok(OutFrame::Trailers(trailers)) => {
+                        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                    }
+                    Ok(OutFrame::End) => Poll::Ready(None),
+                    Err(()) => Poll::Ready(Some(Err(BrokenOff))),
                 }
-                Ok(OutFrame::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
-                Ok(OutFrame::End) => None,
-                Err(()) => Some(Err(BrokenOff)),
-            }),
+            }
+            Content::File(file) if file.is_empty() => match self.afterwards.take() {
+                Some(exchange) => {
+                    self.content = Content::Exchange(exchange);
+                    self.poll_next(cx)
+                }
+                None => Poll::Ready(None),
+            },
             Content::File(file) => match file.try_read(READ_BYTES) {
                 Ok(Some(data)) => self.took(data),
                 Err(_) => self.breaks_off(),
@@ -128,6 +148,15 @@ impl Body {
     }
 
     fn n_left(&self) -> Option<u64> {
+        let afterwards = match &self.afterwards {
+            Some(exchange) => exchange.n_left()?,
+            None => 0,
+        };
+        let n_left = self.n_left_of_content()?;
+        Some(n_left + afterwards)
+    }
+
+    fn n_left_of_content(&self) -> Option<u64> {
         match &self.content {
             Content::File(file) => Some(file.len()),
             Content::Cold(_, n_left) => Some(*n_left),

@@ -177,7 +177,7 @@ impl Connection {
             let received = socket.receive(buffer)?;
             Ok::<_, std::io::Error>(received.map(|n| {
                 // SAFETY: the kernel has written the first `n` bytes.
-                let filled = unsafe { buffer[..n].assume_init_ref() };
+                let filled = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), n) };
                 Bytes::copy_from_slice(filled)
             }))
         });

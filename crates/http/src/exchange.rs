@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use threadlets_core::socket::Address;
 
 use crate::link::Link;
+use crate::static_files::FileBody;
 
 /// What an application gets when it asks for its request's body.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,8 +54,10 @@ struct State {
 
     response: ResponseHead,
     /// What the application has sent and hyper has not taken.
-    frames: VecDeque<Bytes>,
+    frames: VecDeque<Piece>,
     n_queued_bytes: usize,
+    /// Bytes of files among them, which are in no memory.
+    n_queued_file_bytes: u64,
     response_trailers: Option<HeaderMap>,
     /// The application has sent everything.
     is_complete: bool,
@@ -66,6 +69,13 @@ struct State {
     is_given_up: bool,
     /// Wakes whoever polls the response.
     waker: Option<Waker>,
+}
+
+/// A piece of a response's body.
+#[derive(Debug)]
+enum Piece {
+    Data(Bytes),
+    File(FileBody),
 }
 
 #[derive(Debug)]
@@ -90,6 +100,7 @@ impl Exchange {
             response: ResponseHead::Awaited,
             frames: VecDeque::new(),
             n_queued_bytes: 0,
+            n_queued_file_bytes: 0,
             response_trailers: None,
             is_complete: false,
             is_abandoned: false,
@@ -211,7 +222,7 @@ impl Exchange {
             let mut state = self.state();
             if !data.is_empty() && !state.is_over {
                 state.n_queued_bytes += data.len();
-                state.frames.push_back(data);
+                state.frames.push_back(Piece::Data(data));
             }
             state.is_complete |= !more;
             state.waker.take()
@@ -219,6 +230,18 @@ impl Exchange {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Send a part of a file as a piece of the response's body, which goes on.
+    pub fn send_file(&self, file: FileBody) {
+        {
+            let mut state = self.state();
+            if !file.is_empty() && !state.is_over {
+                state.n_queued_file_bytes += file.len();
+                state.frames.push_back(Piece::File(file));
+            }
+        }
+        self.send(Bytes::new(), true);
     }
 
     /// Send trailers; without `more` they end the response.
@@ -293,7 +316,14 @@ impl Exchange {
     /// The next frame of the response's body; `Err` if it is broken off.
     pub(crate) fn poll_frame(&self, context: &Context<'_>) -> Poll<Result<OutFrame, ()>> {
         let mut state = self.state();
-        if let Some(data) = state.frames.pop_front() {
+        if let Some(piece) = state.frames.pop_front() {
+            let data = match piece {
+                Piece::Data(data) => data,
+                Piece::File(file) => {
+                    state.n_queued_file_bytes -= file.len();
+                    return Poll::Ready(Ok(OutFrame::File(file)));
+                }
+            };
             state.n_queued_bytes -= data.len();
             let in_hyper = self.link.n_in_hyper.load(Relaxed);
             self.link.n_in_hyper.store(in_hyper + data.len() as u64, Relaxed);
@@ -316,7 +346,7 @@ impl Exchange {
     pub(crate) fn n_left(&self) -> Option<u64> {
         let state = self.state();
         (state.is_complete && state.response_trailers.is_none() && !state.is_abandoned)
-            .then_some(state.n_queued_bytes as u64)
+            .then_some(state.n_queued_bytes as u64 + state.n_queued_file_bytes)
     }
 
     /// Answer in the application's place; `false`: its response has begun.
@@ -333,6 +363,7 @@ impl Exchange {
 /// What hyper gets of a response's body.
 pub(crate) enum OutFrame {
     Data(Bytes),
+    File(FileBody),
     Trailers(HeaderMap),
     End,
 }

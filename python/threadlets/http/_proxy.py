@@ -251,4 +251,27 @@ class BehindProxies:
         return self._app(scope, receive, send)
 
 
+class WsgiBehindProxies:
+    """The same for a WSGI application."""
+
+    def __init__(self, app: Any, forwarded_allow_ips: str) -> None:
+        self._app = app
+        self._trusted = TrustedProxies(forwarded_allow_ips)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        address = environ.get("REMOTE_ADDR")
+        peer = None if address is None else (address, int(environ["REMOTE_PORT"]))
+        names = {b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"}
+        headers = [
+            (name, environ[key].encode("latin-1"))
+            for name in names
+            if (key := "HTTP_" + name.decode().upper().replace("-", "_")) in environ
+        ]
+        client = find_client(peer, environ["wsgi.url_scheme"], headers, self._trusted)
+        if client.address is not None:
+            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = (str(it) for it in client.address)
+        environ["wsgi.url_scheme"] = client.scheme
+        return self._app(environ, start_response)
+
+
 _WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}

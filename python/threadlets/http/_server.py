@@ -23,13 +23,13 @@ from threadlets import _core
 from threadlets._aio.loop import Loop
 from threadlets._hooks import HttpServerHooks, implements
 from threadlets._public import set_module
-from threadlets.frameworks import use_threadlets_in_anyio, wsgi
+from threadlets.frameworks import use_threadlets_in_anyio
 from threadlets.http._access_log import FORMATS
 from threadlets.http._config import Config
 from threadlets.http._counted import MetricsApp
 from threadlets.http._lifespan import Lifespan
 from threadlets.http._listen import bind, bind_tcp
-from threadlets.http._proxy import BehindProxies
+from threadlets.http._proxy import BehindProxies, WsgiBehindProxies
 from threadlets.http._target import check_app
 
 logger = logging.getLogger("threadlets.http")
@@ -139,11 +139,10 @@ class Server:
         app: Any = self._app
         if self._interface == "static":
             names = ("index", "spa", "listing", "dot_files", "precompressed", "cache_control")
-            folder = (Path(self._app), {name: getattr(config, name) for name in names})
-        elif self._interface == "wsgi":
-            app = wsgi(self._app)
+            folder = (Path(str(self._app)), {name: getattr(config, name) for name in names})
         if config.proxy_headers:
-            app = BehindProxies(app, config.forwarded_allow_ips)
+            wrap = WsgiBehindProxies if self._interface == "wsgi" else BehindProxies
+            app = wrap(app, config.forwarded_allow_ips)
         return self._add_native(app, folder, logs=self._format is not None)
 
     def _add_native(self, app: Any, folder: Any, *, logs: bool) -> _core.HttpServer:
@@ -177,9 +176,27 @@ class Server:
             extensions={"http.response.trailers": {}},
             folder=folder,
             internal=(path, MetricsApp(self._count)) if path else None,
+            environ=self._environ() if self._interface == "wsgi" else None,
         )
         self._natives.append(native)
         return native
+
+    def _environ(self) -> dict[str, Any]:
+        """Return what all environs share."""
+        config = self._config
+        return {
+            "SCRIPT_NAME": config.root_path,
+            "SERVER_NAME": config.host,
+            "SERVER_PORT": str(config.port),
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "https" if config.ssl_certfile else "http",
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
+            "wsgi.file_wrapper": _core.FileWrapper,
+        }
 
     def _count(self) -> dict[str, Any]:
         return self._natives[0].metrics()

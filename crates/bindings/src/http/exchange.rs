@@ -1,15 +1,18 @@
 //! What an application holds of a request: the objects behind `receive` and `send`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use pyo3::PyTraverseError;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyConnectionAbortedError, PyRuntimeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use threadlets_http::Exchange;
 use threadlets_http::exchange::Received;
+use threadlets_http::static_files::FileBody;
 use threadlets_http::wakes::looking_afterwards;
 
 use super::messages::{self, Sent};
@@ -33,6 +36,10 @@ pub(crate) struct HttpExchange {
     sender: GilSlot<Option<Py<Future>>>,
     /// The task of the application, until it has ended.
     task: GilSlot<Option<Py<PyAny>>>,
+    /// A WSGI application runs.
+    is_running: GilSlot<bool>,
+    /// What a WSGI application waits with, on a thread of its own.
+    bell: Arc<Bell>,
     /// The application was told that its client has left, or asks for it itself.
     listens: GilSlot<bool>,
 }
@@ -46,8 +53,19 @@ impl HttpExchange {
             receiver: GilSlot::default(),
             sender: GilSlot::default(),
             task: GilSlot::default(),
+            is_running: GilSlot::new(false),
+            bell: Arc::default(),
             listens: GilSlot::new(false),
         }
+    }
+
+    /// A WSGI application begins to answer; see `end_blocking`.
+    pub(super) fn begin_blocking(&self, py: Python<'_>) {
+        self.is_running.set(py, true);
+        // It learns of its client's end when it reads or sends.
+        self.listens.set(py, true);
+        let n_applications = &self.server.get().n_applications;
+        n_applications.set(py, n_applications.get(py) + 1);
     }
 
     pub(super) fn exchange(&self) -> &Arc<Exchange> {
@@ -62,7 +80,8 @@ impl HttpExchange {
 
     /// Whether the connection has to know of it still: an application runs or waits.
     pub(super) fn is_live(&self, py: Python<'_>) -> bool {
-        self.task.with(py, |it| it.is_some())
+        self.is_running.get(py)
+            || self.task.with(py, |it| it.is_some())
             || self.receiver.with(py, |it| it.is_some())
             || self.sender.with(py, |it| it.is_some())
     }
@@ -71,6 +90,9 @@ impl HttpExchange {
     pub(super) fn progress(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
+        if this.is_running.get(py) {
+            this.bell.ring();
+        }
         if this.receiver.with(py, |it| it.is_some())
             && let Some(message) = this.next_message(py)?
             && let Some(receiver) = this.receiver.take(py)
@@ -200,6 +222,79 @@ impl HttpExchange {
         Ok(())
     }
 
+    /// Receive the next piece of the body on a thread that may wait.
+    pub(super) fn receive_blocking(slf: &Bound<'_, Self>) -> PyResult<Received> {
+        let this = slf.get();
+        let server = this.server.bind(slf.py());
+        loop {
+            let n_rings = this.bell.n_rings();
+            match looking_afterwards(|| this.exchange.receive()) {
+                Received::Nothing if this.exchange.is_over() => return Err(client_left()),
+                Received::Nothing => {}
+                Received::Broken => return Err(client_left()),
+                Received::TooLarge => {
+                    this.exchange.refuse(StatusCode::PAYLOAD_TOO_LARGE);
+                    HttpServer::schedule(server)?;
+                    return Err(body_too_large());
+                }
+                received => {
+                    HttpServer::schedule(server)?;
+                    return Ok(received);
+                }
+            }
+            HttpServer::schedule(server)?;
+            this.bell.wait(slf.py(), n_rings)?;
+        }
+    }
+
+    /// Send a piece of the response on a thread that may wait for room; without `more` it is the last.
+    pub(super) fn send_blocking(slf: &Bound<'_, Self>, data: Bytes, more: bool) -> PyResult<()> {
+        let this = slf.get();
+        looking_afterwards(|| this.exchange.send(data, more));
+        HttpServer::schedule(this.server.bind(slf.py()))?;
+        if more { Self::await_room(slf) } else { Ok(()) }
+    }
+
+    /// Send the rest of a file as the rest of the response.
+    pub(super) fn send_file(slf: &Bound<'_, Self>, file: FileBody) -> PyResult<()> {
+        let this = slf.get();
+        looking_afterwards(|| {
+            this.exchange.send_file(file);
+            this.exchange.send(Bytes::new(), false);
+        });
+        HttpServer::schedule(this.server.bind(slf.py()))
+    }
+
+    fn await_room(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let high_water = this.server.get().server.limits.send_high_water;
+        loop {
+            let n_rings = this.bell.n_rings();
+            if this.exchange.is_client_gone() {
+                return Err(client_left());
+            }
+            if this.exchange.n_unsent() <= high_water {
+                return Ok(());
+            }
+            this.bell.wait(py, n_rings)?;
+        }
+    }
+
+    /// A WSGI application has ended; `error` is its exception.
+    pub(super) fn end_blocking(slf: &Bound<'_, Self>, error: Option<PyErr>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if this.is_running.replace(py, false) {
+            let n_applications = &this.server.get().n_applications;
+            n_applications.set(py, n_applications.get(py) - 1);
+        }
+        let error = error.filter(|it| {
+            !(this.exchange.is_client_gone() && it.is_instance_of::<PyConnectionAbortedError>(py))
+        });
+        Self::end(slf, error)
+    }
+
     /// The client has paused for too long within the body that the application waits for.
     pub(super) fn time_out_body(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
@@ -250,6 +345,51 @@ impl HttpExchange {
         }
         HttpServer::schedule(server)
     }
+}
+
+/// Wakes a thread that waits for its connection to move.
+#[derive(Debug, Default)]
+struct Bell {
+    n_rings: Mutex<u64>,
+    rung: Condvar,
+}
+
+impl Bell {
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.n_rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn n_rings(&self) -> u64 {
+        *self.lock()
+    }
+
+    fn ring(&self) {
+        *self.lock() += 1;
+        self.rung.notify_all();
+    }
+
+    /// Wait, without the GIL, until it has rung more often than `n_rings` times.
+    fn wait(&self, py: Python<'_>, n_rings: u64) -> PyResult<()> {
+        // Signal handlers run in between, on the thread that may run them.
+        const SLICE: Duration = Duration::from_millis(100);
+        while py.detach(|| {
+            let is_early = |now: &mut u64| *now == n_rings;
+            let waited = self.rung.wait_timeout_while(self.lock(), SLICE, is_early);
+            waited.map_or_else(|it| it.into_inner().1, |it| it.1).timed_out()
+        }) {
+            py.check_signals()?;
+        }
+        Ok(())
+    }
+}
+
+/// What a WSGI application gets when its client has left.
+fn client_left() -> PyErr {
+    PyConnectionAbortedError::new_err("the client has left")
+}
+
+fn body_too_large() -> PyErr {
+    PyValueError::new_err("the body of the request is longer than the server allows")
 }
 
 fn misplaced(kind: &str, why: &str) -> PyErr {

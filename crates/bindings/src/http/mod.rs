@@ -9,3 +9,4 @@ pub(crate) mod server;
 mod connections;
 mod messages;
 mod scope;
+pub(crate) mod wsgi;

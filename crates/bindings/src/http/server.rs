@@ -14,7 +14,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use threadlets_core::backlog::AcceptedConnection;
 use threadlets_core::socket::{self, SocketFd};
 use threadlets_core::{Backlog, Interest, Readiness, SourceKey, TimerKey, clock};
@@ -25,12 +25,15 @@ use threadlets_http::{Connection, Exchange, Limits, Progress, Server, Target};
 use super::connections::{CONNECTIONS_MAX, Connections, Entry};
 use super::exchange::{HttpExchange, HttpReceive, HttpSend};
 use super::scope::{self, Common};
+use super::wsgi::{CommonEnviron, WsgiRequest};
+use crate::calls::queued_call::{self, Work};
 use crate::contract::in_context;
 use crate::dispatcher::request::Request;
 use crate::dispatcher::{Dispatcher, Source, hooks};
 use crate::net::descriptors;
 use crate::py::address;
 use crate::py::context::{copy_context, current_context};
+use crate::py::entry_point;
 use crate::py::error::to_python;
 use crate::py::gil_cell::{GilCell, GilSlot};
 use crate::task::future::Future;
@@ -74,6 +77,10 @@ pub(crate) struct HttpServer {
     /// Applications run in copies of this context.
     context: Py<PyAny>,
     common: Common,
+    /// The application is one of WSGI.
+    environ: Option<CommonEnviron>,
+    /// The application without its wrappers: what its calls are known by.
+    innermost: Py<PyAny>,
     connections: GilCell<Connections>,
     listeners: GilCell<Vec<Option<Listener>>>,
     /// Applications that have begun to wait, and have not ended.
@@ -327,6 +334,9 @@ impl HttpServer {
             Some((path, internal)) if head.uri.path() == path => internal,
             _ => &this.application,
         };
+        if let (Some(common), true) = (&this.environ, application.is(&this.application)) {
+            return Self::start_wsgi(slf, number, exchange, &head, common);
+        }
         let own = this.own_address(py, &exchange);
         let scope = scope::http(py, &this.common, &head, exchange.peer(), &own)?;
         drop(head);
@@ -357,6 +367,37 @@ impl HttpServer {
         let method = intern!(py, "create_task");
         let task = dispatcher.call_method(method, (coroutine,), Some(&kwargs))?;
         HttpExchange::follow(exchange, &task)
+    }
+
+    /// Queue the call of a WSGI application.
+    fn start_wsgi(
+        slf: &Bound<'_, Self>,
+        number: u32,
+        exchange: Arc<Exchange>,
+        head: &http::request::Parts,
+        common: &CommonEnviron,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let exchange = Py::new(py, HttpExchange::new(slf.clone().unbind(), exchange))?;
+        exchange.get().begin_blocking(py);
+        this.connections.with(py, |connections| {
+            if let Some(entry) = connections.get(number) {
+                entry.exchanges.push(exchange.clone_ref(py));
+            }
+        });
+        let exchange = exchange.bind(py);
+        let context = copy_context(py, &this.context)?;
+        let request = WsgiRequest::new(exchange, &this.application, common, head, context)?;
+        let work = Work::Function {
+            callable: Py::new(py, request)?.into_any(),
+            args: PyTuple::empty(py).unbind(),
+            kwargs: None,
+            innermost: this.innermost.clone_ref(py),
+        };
+        let dispatcher = this.dispatcher.bind(py);
+        let ended = Future::make(dispatcher)?;
+        queued_call::queue(dispatcher, work, ended.into_any().unbind(), false, None)
     }
 
     /// What scopes say of the address to which a client has connected.
@@ -494,7 +535,7 @@ impl HttpServer {
     ///
     /// `headers` are pairs of byte strings that every response gets unless it has them.
     #[new]
-    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None, internal=None))]
+    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None, internal=None, environ=None))]
     #[expect(clippy::too_many_arguments, reason = "they are named, and all of them are needed")]
     fn new(
         py: Python<'_>,
@@ -510,6 +551,7 @@ impl HttpServer {
         extensions: Py<PyDict>,
         folder: Option<(PathBuf, Bound<'_, PyDict>)>,
         internal: Option<(String, Py<PyAny>)>,
+        environ: Option<Py<PyDict>>,
     ) -> PyResult<Self> {
         let bell = rustix::event::eventfd(
             0,
@@ -541,6 +583,7 @@ impl HttpServer {
         asgi.set_item("version", "3.0")?;
         asgi.set_item("spec_version", "2.4")?;
         let asgi = asgi.unbind();
+        let innermost = entry_point::innermost(application.bind(py), None).unbind();
         Ok(Self {
             dispatcher: dispatcher.unbind(),
             server: Arc::new(server),
@@ -549,6 +592,8 @@ impl HttpServer {
             internal,
             owner,
             context: current_context(py)?.unbind(),
+            innermost,
+            environ: environ.map(CommonEnviron::new),
             common: Common { root_path, scheme, state, extensions, asgi },
             connections: GilCell::default(),
             listeners: GilCell::default(),
@@ -700,6 +745,10 @@ impl HttpServer {
         }
         visit.call(&self.context)?;
         visit.call(&self.common.state)?;
+        visit.call(&self.innermost)?;
+        if let Some(environ) = &self.environ {
+            environ.visit(&visit)?;
+        }
         self.connections.traverse(&visit, |connections| {
             connections
                 .entries

@@ -1,7 +1,7 @@
 //! The body of a response: bytes that are shared, parts of open files, or both in turn.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::vec;
 
@@ -55,6 +55,23 @@ impl FileBody {
     /// A body of no bytes.
     pub fn empty() -> Self {
         Self::from_bytes(Bytes::new())
+    }
+
+    /// The rest of an open file, from byte `position` on; its descriptor stays the caller's. `None` if it is no
+    /// regular file.
+    ///
+    /// # Errors
+    /// What duplicating the descriptor and asking for its size report.
+    pub fn rest_of(fd: RawFd, position: u64) -> io::Result<Option<Self>> {
+        // SAFETY: the number is used for one call, which fails with EBADF if it is no descriptor.
+        let lent = unsafe { BorrowedFd::borrow_raw(fd.max(0)) };
+        let stat = rustix::fs::fstat(lent)?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return Ok(None);
+        }
+        let file = Arc::new(lent.try_clone_to_owned()?);
+        let end = u64::try_from(stat.st_size).unwrap_or(0).max(position);
+        Ok(Some(Self::from_pieces(vec![Piece::File { file, at: position, end }])))
     }
 
     pub(super) fn from_pieces(pieces: Vec<Piece>) -> Self {
