@@ -42,7 +42,7 @@ class ServerProcess:
         command = [
             *(sys.executable, "-m", "threadlets", "serve", "examples.site.app:app"),
             *("--app-dir", str(_ROOT), "--port", "0", "--no-access-log", "--lifespan", "on"),
-            *("--keep-alive", str(_KEEP_ALIVE_S)),
+            *("--timeout-keep-alive", str(_KEEP_ALIVE_S)),
         ]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT

@@ -130,4 +130,5 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     for served in started:
         if served.process.poll() is None:
             served.process.kill()
+        if served.process.stdout is not None and not served.process.stdout.closed:
             served.process.communicate()

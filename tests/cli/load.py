@@ -20,6 +20,10 @@ class Load:
         self.n_closes = 0
         self.failures: list[str] = []
 
+    def has_answers(self, n_wanted: int) -> bool:
+        """Return whether so many requests have been answered."""
+        return self.answers.total() >= n_wanted
+
     async def _client(self, *, keeps: bool) -> None:
         reader: asyncio.StreamReader | None = None
         writer: asyncio.StreamWriter | None = None

@@ -314,7 +314,7 @@ def test_served_responses_end_with_their_clients(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--port", str(port), "--graceful-timeout", "1"]
+    options = ["--port", str(port), "--timeout-graceful-shutdown", "1"]
     # A pipe would be filled by the access log, so use a file.
     with (tmp_path / "output").open("wb") as output_file:
         server = subprocess.Popen(

@@ -13,7 +13,7 @@ from typing import Any
 from threadlets._user_error import STATUS_USAGE, UserError
 from threadlets.cli._limits import DescriptorLimit, raise_descriptor_limit
 from threadlets.cli._settings import Setting
-from threadlets.http._config import Config, ConfigError
+from threadlets.http._config import PORT_MAX, Config, ConfigError
 from threadlets.http._cpus import usable_cpus
 from threadlets.http._launch import Launch
 from threadlets.http._listen import bind, describe
@@ -165,6 +165,7 @@ def _serve_in_this_process(launch: Launch) -> int:
 def _supervise(launch: Launch, n_workers: int, watched: tuple[list[str], Patterns] | None) -> int:
     config = launch.config
     limit = _raise_limit(config)
+    _check_metrics_ports(config, n_workers)
     if watched is not None:
         _check_folders(watched[0])
     notifier = Notifier()
@@ -189,6 +190,17 @@ def _supervise(launch: Launch, n_workers: int, watched: tuple[list[str], Pattern
         if watcher is not None:
             watcher.close()
         _remove_socket_file(config)
+
+
+def _check_metrics_ports(config: Config, n_workers: int) -> None:
+    metrics = config.metrics or ""
+    if metrics.startswith(":") and (last := int(metrics[1:]) + n_workers - 1) > PORT_MAX:
+        raise UserError(
+            fact=f"--metrics cannot be '{metrics}' for {n_workers} workers",
+            cause=f"each has a port of its own, and the last would have {last}",
+            remedy=f"use :{PORT_MAX - n_workers + 1} or less",
+            status=STATUS_USAGE,
+        )
 
 
 def _check_folders(folders: list[str]) -> None:
