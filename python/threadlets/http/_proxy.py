@@ -13,11 +13,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_CACHED_MAX = 4096
 _SCHEMES = frozenset({"http", "https", "ws", "wss"})
 
 
@@ -43,6 +45,8 @@ class TrustedProxies:
         self._trusts_unix = False
         self._addresses: set[_Address] = set()
         self._networks: list[_Network] = []
+        # There are few proxies, and each client has many requests.
+        self.trusts = lru_cache(maxsize=_CACHED_MAX)(self._trusts)
         for entry in filter(None, map(str.strip, text.split(","))):
             if entry == "*":
                 self._trusts_all = True
@@ -67,7 +71,7 @@ class TrustedProxies:
             return True
         return self._trusts_unix if peer is None else self.trusts(peer[0])
 
-    def trusts(self, host: str) -> bool:
+    def _trusts(self, host: str) -> bool:
         """Return whether an address is a trusted proxy's; names and pseudonyms are none."""
         if self._trusts_all:
             return True
@@ -211,6 +215,7 @@ _NODE = re.compile(
 )
 
 
+@lru_cache(maxsize=_CACHED_MAX)
 def _node(text: str) -> tuple[str, int] | None:
     """Return host and port of an entry, port 0 if there is none; None if it is malformed.
 
