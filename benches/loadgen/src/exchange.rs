@@ -57,7 +57,7 @@ impl Exchange {
         turn: usize,
         registry: &Registry,
     ) -> io::Result<Self> {
-        let mut stream = connect(server, turn)?;
+        let mut stream = connect(server, turn, None)?;
         registry.register(&mut stream, Token(idx), Interest::READABLE | Interest::WRITABLE)?;
         // Before the handshake ends: Linux keeps the option for the connection to come.
         stream.set_nodelay(true)?;
@@ -140,7 +140,12 @@ impl Exchange {
     }
 }
 
-fn connect(server: SocketAddr, turn: usize) -> io::Result<TcpStream> {
+/// Start connecting, from the source address that `turn` picks.
+pub(crate) fn connect(
+    server: SocketAddr,
+    turn: usize,
+    receive_buffer: Option<usize>,
+) -> io::Result<TcpStream> {
     let socket = rustix::net::socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
@@ -149,6 +154,10 @@ fn connect(server: SocketAddr, turn: usize) -> io::Result<TcpStream> {
     )?;
     // Ports in TIME_WAIT may be bound again; which of them can connect, the kernel checks.
     sockopt::set_socket_reuseaddr(&socket, true)?;
+    if let Some(bytes) = receive_buffer {
+        // Before the handshake, which tells the server the window.
+        sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
+    }
     let host = (turn % N_SOURCES + 1) as u8;
     let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0));
     rustix::net::bind(&socket, &source)?;

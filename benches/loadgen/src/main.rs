@@ -1,11 +1,15 @@
 //! The load side of the socket benchmarks. Knows nothing of Python or of the loop under test:
-//! it opens connections to 127.0.0.1, sends messages, checks the echoes, prints one JSON line.
+//! it opens connections to 127.0.0.1, sends messages, checks what comes back, prints one JSON line.
 //!
 //! ```text
 //! loadgen echo  --port P --connections N [--size 1024] [--warmup-s 0.5] [--seconds 2] [--server-pid PID]
 //! loadgen churn --port P --connections N [...]   a new connection per message, N at a time
 //! loadgen burst --port P --connections N [...]   N connects at once, again and again
 //! loadgen serve                                  the least an echo server can do: the ceiling
+//! loadgen slow  --port P --connections N --total M --size BYTES --path PATH [--read 16384]
+//!               [--pause-s 0] [--receive-buffer BYTES]   M answers of HTTP, N slow readers at a time
+//! loadgen hold  --port P --connections N --size BYTES --path PATH [--stalled 1]
+//!               N connections that stay open after an answer, or in the middle of one
 //! ```
 
 mod args;
@@ -13,8 +17,11 @@ mod churn;
 mod cpu;
 mod echo;
 mod exchange;
+mod hold;
+mod http;
 mod report;
 mod serve;
+mod slow;
 
 use std::process::ExitCode;
 
@@ -32,6 +39,8 @@ fn main() -> ExitCode {
         Command::Echo(load) => print(&load, echo::run),
         Command::Churn(load) => print(&load, churn::run_churn),
         Command::Burst(load) => print(&load, churn::run_burst),
+        Command::Slow(load) => print(&load, slow::run),
+        Command::Hold(load) => hold::run(&load),
         Command::Serve => serve::run().map_err(|error| error.to_string()),
     };
     match outcome {
