@@ -7,16 +7,12 @@ the figures as JSON. ``python -m benches.connections serve PEER`` is the server,
 
 from __future__ import annotations
 
-import fcntl
 import json
-import re
 import socket
-import struct
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benches import peers
+from benches import network, peers
 from benches.placement import python, raise_file_limit, run_pinned, serving
 from benches.servers import settle_heap
 from benches.storm import cpu_seconds, figures_of
@@ -30,7 +26,6 @@ _BACKLOG = 16384
 _N_WARMUP, _N_WARMUP_CONNECTIONS = 2000, 50
 #: The most that one storm takes, in seconds.
 TIMEOUT_S = 300
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _START = {
     "type": "http.response.start",
     "status": 200,
@@ -47,16 +42,16 @@ def drive(
     :raises MeasurementFailed: a process failed or took too long.
     """
     raise_file_limit()
-    _raise_loopback()
-    Path("/proc/sys/net/core/somaxconn").write_text(str(_BACKLOG))
+    network.raise_loopback()
+    network.set_kernel("net.core.somaxconn", str(_BACKLOG))
     with serving(python("benches.connections", "serve", peer), server_cpus) as (pid, first_line):
         url = f"http://127.0.0.1:{json.loads(first_line)['port']}/"
         _storm(url, _N_WARMUP_CONNECTIONS, _N_WARMUP, load_cpus)
-        cpu_before_s, overflows_before = cpu_seconds(pid), _n_listen_overflows()
+        cpu_before_s, overflows_before = cpu_seconds(pid), network.n_listen_overflows()
         figures = _storm(url, n_connections, n_requests, load_cpus)
         cpu_us = (cpu_seconds(pid) - cpu_before_s) * 1e6
         figures["server_cpu_us_per_request"] = cpu_us / max(figures["n_requests"], 1)
-        figures["n_listen_overflows"] = _n_listen_overflows() - overflows_before
+        figures["n_listen_overflows"] = network.n_listen_overflows() - overflows_before
     return figures
 
 
@@ -89,20 +84,6 @@ async def _answer(_scope: Any, _receive: Any, send: Any) -> None:
 def _storm(url: str, n_connections: int, n_requests: int, cpus: set[int]) -> Figures:
     argv = ["ab", "-q", "-r", "-s", str(TIMEOUT_S), "-c", str(n_connections)]
     return figures_of(run_pinned([*argv, "-n", str(n_requests), url], cpus, TIMEOUT_S))
-
-
-def _raise_loopback() -> None:
-    """Bring up the only interface of a new namespace."""
-    with socket.socket() as sock:
-        request = struct.pack("16sH14x", b"lo", 0)
-        (flags,) = struct.unpack_from("H", fcntl.ioctl(sock, _SIOCGIFFLAGS, request), 16)
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
-
-
-def _n_listen_overflows() -> int:
-    """Return how many connections of this namespace found the backlog full."""
-    names, values = re.findall(r"^TcpExt: (.*)$", Path("/proc/net/netstat").read_text(), re.M)
-    return int(dict(zip(names.split(), values.split(), strict=True))["ListenOverflows"])
 
 
 def main(argv: list[str]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import importlib
 import importlib.metadata
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -41,6 +42,13 @@ OTHERS = {
     "generator": "asyncio",
     "completion-ring": SUBJECT,
     "aiofiles": "aiofiles",
+    "lighttpd": "lighttpd",
+    **dict.fromkeys(("granian-asgi", "granian-rsgi", "granian-wsgi"), "granian"),
+    **dict.fromkeys(("uvicorn", "uvicorn-async-def"), "uvicorn"),
+    **dict.fromkeys(("gunicorn-gthread", "gunicorn-gevent"), "gunicorn"),
+    "fastpysgi": "fastpysgi",
+    "async-def": SUBJECT,
+    "one-worker": SUBJECT,
     **dict.fromkeys(
         (
             "c-sync",
@@ -58,7 +66,11 @@ OTHERS = {
     ),
 }
 #: Programs, by software: their Debian package, and the option that prints their version.
-_PROGRAMS = {"nginx": ("nginx", "-v"), "cc": ("gcc", "-dumpfullversion")}
+_PROGRAMS = {
+    "nginx": ("nginx", "-v"),
+    "lighttpd": ("lighttpd", "-v"),
+    "cc": ("gcc", "-dumpfullversion"),
+}
 
 T = TypeVar("T")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -124,7 +136,9 @@ def _version(software: str) -> str:
     if software in _PROGRAMS:
         argv = [software, _PROGRAMS[software][1]]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
-        return (done.stdout or done.stderr).strip().rpartition("/")[2] or "unknown"
+        # "1.2", or a sentence that begins with "nginx version: nginx/1.2" or "lighttpd/1.4.69 (ssl)".
+        found = re.search(r"\d+(\.\d+)+", done.stdout or done.stderr)
+        return found[0] if found else "unknown"
     try:
         return importlib.metadata.version(software)
     except importlib.metadata.PackageNotFoundError:

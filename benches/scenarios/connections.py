@@ -6,11 +6,10 @@ The claim: at most 0.9 times that of uvloop, whatever the number of concurrent c
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 
 from benches.connections import TIMEOUT_S
+from benches.network import namespace
 from benches.placement import python, run_pinned
 from benches.scenario import Budget, Case, Figures, Metric, NotApplicable, Scenario
 
@@ -32,25 +31,6 @@ def measure(case: Case, peer: str, budget: Budget) -> Figures:
     # Each side is pinned where it is started.
     figures: Figures = json.loads(run_pinned(argv, set(cpus), 2 * TIMEOUT_S))
     return figures
-
-
-def namespace() -> list[str]:
-    """Return the command that runs another one in a network namespace of its own.
-
-    :raises NotApplicable: this system does not allow it.
-    """
-    argv = ["unshare", "--net"]
-    if os.geteuid() != 0:
-        argv += ["--user", "--map-root-user"]
-    try:
-        subprocess.run([*argv, "true"], check=True, capture_output=True, text=True, timeout=30)
-    except FileNotFoundError as error:
-        raise NotApplicable("unshare is not on the PATH; apt install util-linux") from error
-    except subprocess.CalledProcessError as error:
-        raise NotApplicable(
-            f"no network namespace ({error.stderr.strip()}); run it as root, or allow user namespaces"
-        ) from error
-    return argv
 
 
 def _case(n_connections: int) -> Case:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benches.network import namespace
 from benches.placement import Placement
 from benches.scenario import Budget, Case, NotApplicable
 from benches.scenarios import connections
@@ -25,7 +26,7 @@ def measure() -> dict[str, float]:
 def test_storm_of_connections_has_every_figure() -> None:
     """Each request is answered, and the counters are those of a namespace of its own."""
     try:
-        connections.namespace()
+        namespace()
     except NotApplicable as reason:
         pytest.skip(str(reason))
     figures = measure()
@@ -54,4 +55,4 @@ def test_without_a_namespace_connections_are_not_measured(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(subprocess, "run", refuse)
     with pytest.raises(NotApplicable, match="run it as root"):
-        connections.namespace()
+        namespace()
