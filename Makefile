@@ -150,7 +150,7 @@ licences: ## Write LICENSE-THIRD-PARTY from Cargo.lock
 bench: build $(VENV)/.bench ## Measure against other loops; raw results in benches/results/local
 	$(BIN)/python -m benches
 
-# On a quiet machine, as root (for the cold caches), with nginx and ab: about 25 minutes.
+# On a quiet machine, as root (for the cold caches), with nginx, lighttpd, ab and wrk: about an hour.
 .PHONY: benchmarks
 benchmarks: build $(VENV)/.bench ## Measure everything anew, store it, and write docs/benchmarks.md
 	$(BIN)/python -m benches --publish

@@ -35,12 +35,19 @@ class Goal:
             raise GoalMalformed(f"{text!r} is not a goal; write '>=1.1x uvloop' or '<=250'.")
         return cls(match["relation"], float(match["bound"]), match["peer"])
 
-    def met(self, figure: float | None, ratios: Mapping[str, float]) -> bool | None:
-        """Return whether the goal is met; None if one of the figures was not measured."""
-        value = figure if self.peer is None else ratios.get(self.peer)
-        if value is None:
+    def met(self, figure: float | None, peers: Mapping[str, float]) -> bool | None:
+        """Return whether the goal is met, given the peers' figures; None if one was not measured.
+
+        A peer's figure of zero can be met, too: "no more errors than nginx".
+        """
+        bound = self.bound
+        if self.peer is not None:
+            if self.peer not in peers:
+                return None
+            bound *= peers[self.peer]
+        if figure is None:
             return None
-        return value >= self.bound if self.relation == ">=" else value <= self.bound
+        return figure >= bound if self.relation == ">=" else figure <= bound
 
     def __str__(self) -> str:
         """Return the text that parses to this goal."""

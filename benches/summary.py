@@ -97,5 +97,6 @@ def _row(case: Case, metric: Metric, measurements: Sequence[Measurement]) -> Row
             ratio_spreads[peer] = Spread.of(paired)
     goal = metric.parsed_goal
     figure = spreads[SUBJECT].median if SUBJECT in spreads else None
-    goal_met = None if goal is None else goal.met(figure, ratios)
+    medians = {peer: spread.median for peer, spread in spreads.items()}
+    goal_met = None if goal is None else goal.met(figure, medians)
     return Row(case.name, metric, spreads, ratios, ratio_spreads, goal_met)

@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 _START_TIMEOUT_S, _STEADY_TIMEOUT_S = 30, 20
 #: Requests before counting starts, and their concurrent connections.
 _N_WARMUP, _N_WARMUP_CONNECTIONS = 2000, 50
-#: The kernel's send buffer of a connection to a slow reader, in bytes: that of loopback holds megabytes.
-_SLOW_TCP_WMEM = "4096 16384 16384"
+#: The kernel's send buffer of a connection, in bytes. Otherwise it holds megabytes, and nobody waits.
+_TCP_WMEM = "4096 16384 16384"
 
 _TIMED: dict[str, Callable[[Plan], Figures]] = {
     "new": loads.new,
     "kept": loads.kept,
+    # The same, but the server cannot send an answer at once.
+    "blocked": loads.kept,
     "slow": loads.slow,
 }
 
@@ -53,8 +55,8 @@ def drive(plan: Plan) -> Figures:
     network.set_kernel("net.ipv4.ip_local_port_range", f"{PORT + 1000} 65535")
     if plan.somaxconn is not None:
         network.set_kernel("net.core.somaxconn", str(plan.somaxconn))
-    if plan.load in ("slow", "stalled"):
-        network.set_kernel("net.ipv4.tcp_wmem", _SLOW_TCP_WMEM)
+    if plan.load in ("blocked", "slow", "stalled"):
+        network.set_kernel("net.ipv4.tcp_wmem", _TCP_WMEM)
     with tempfile.TemporaryDirectory() as folder, running(plan, Path(folder)) as session:
         warmup = ["ab", "-q", "-r", "-c", str(_N_WARMUP_CONNECTIONS), "-n", str(_N_WARMUP)]
         run_pinned([*warmup, plan.url], set(plan.load_cpus), loads.TIMEOUT_S)

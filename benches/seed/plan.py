@@ -22,7 +22,7 @@ class Plan:
     peer: str
     #: What is served: static, asgi, wsgi, fastapi, computing.
     kind: str
-    #: How it is loaded: new, kept, slow, idle, stalled.
+    #: How it is loaded: new, kept, blocked, slow, idle, stalled.
     load: str
     size: str
     n_connections: int

@@ -154,7 +154,7 @@ def _ours(plan: Plan, files: Path) -> list[str]:
             *("--interface", plan.kind if plan.kind in ("static", "wsgi") else "asgi"),
         ]
     if n_workers > 1 or plan.kind in ("static", "wsgi"):
-        raise NotApplicable(f"this build's `threadlets serve` has no {plan.kind}, or no --workers")
+        raise NotApplicable("this build's `threadlets serve` has neither --interface nor --workers")
     return [*argv, "--keep-alive", str(KEEP_ALIVE_S)]
 
 

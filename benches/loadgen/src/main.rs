@@ -6,8 +6,9 @@
 //! loadgen churn --port P --connections N [...]   a new connection per message, N at a time
 //! loadgen burst --port P --connections N [...]   N connects at once, again and again
 //! loadgen serve                                  the least an echo server can do: the ceiling
-//! loadgen slow  --port P --connections N --total M --size BYTES --path PATH [--read 16384]
-//!               [--pause-s 0] [--receive-buffer BYTES]   M answers of HTTP, N slow readers at a time
+//! loadgen slow  --port P --connections N --total M --size BYTES --path PATH [--seconds 2] [--read 16384]
+//!               [--pause-s 0] [--receive-buffer BYTES]
+//!               M answers of HTTP, N slow readers at a time, for so many seconds at most
 //! loadgen hold  --port P --connections N --size BYTES --path PATH [--stalled 1]
 //!               N connections that stay open after an answer, or in the middle of one
 //! ```

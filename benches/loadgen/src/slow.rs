@@ -1,5 +1,5 @@
-//! Slow readers: N at a time, each on a connection of its own, until M answers are there. A reader
-//! takes a part of the answer and pauses before the next, so that the server cannot send at once.
+//! Slow readers: N at a time, each on a connection of its own, until M answers are there, or the time is
+//! over. A reader takes a part of the answer and pauses before the next, so that the server cannot send at once.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ pub(crate) fn run(load: &Load) -> Result<Report, String> {
     for idx in 0..load.n_connections.min(load.http.n_total) {
         readers.open(idx);
     }
-    while readers.n_ended < load.http.n_total {
+    let until = Instant::now() + load.window;
+    while readers.n_ended < load.http.n_total && Instant::now() < until {
         readers.turn()?;
     }
     readers.meter.stop(None)
