@@ -1,5 +1,6 @@
 """Start the site, put a realistic load on it, and report: ``python -m examples.site.demo``.
 
+At the end comes a storm: 80,000 requests of 8,000 clients at a time, each on a connection of its own.
 Exit status: 0 when every request was answered and the server stopped cleanly, else 1.
 """
 
@@ -23,6 +24,8 @@ from rich.text import Text
 from .load import Outcome, Plan, new_outcome, put_load
 from .load_http import Endpoint
 from .server_process import Cost, ServerFailed, ServerProcess
+from .storm import Result, Storm, StormFailed, blow, contenders, load_name, n_waiting_max
+from .storm_chart import chart
 
 _HOST = "127.0.0.1"
 _N_DESCRIPTORS_SPARE = 100
@@ -57,7 +60,10 @@ def main() -> int:
         return 1
     console.print(_table(outcome))
     _print_costs(console, outcome, costs)
-    return _verdict(console, outcome, status, complaints)
+    is_well = _verdict(console, outcome, status, complaints)
+    if options.storm_requests:
+        is_well &= _storm(options.storm_clients, options.storm_requests, console)
+    return 0 if is_well else 1
 
 
 def _parse_options() -> argparse.Namespace:
@@ -65,7 +71,11 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=15.0, help="length of the load")
     parser.add_argument("--connections", type=int, default=2000, help="kept open throughout")
     parser.add_argument("--think-ms", type=float, default=1000.0, help="mean between two requests")
+    parser.add_argument("--storm-clients", type=int, default=8000, help="at a time, in the storm")
+    parser.add_argument("--storm-requests", type=int, default=80_000, help="0: no storm")
     options = parser.parse_args()
+    if options.storm_clients < 1 or options.storm_requests < 0:
+        parser.error("--storm-clients must be at least 1, --storm-requests at least 0")
     if options.seconds <= 0 or options.connections < 3 or options.think_ms < 0:
         parser.error("--seconds must be positive, --connections at least 3, --think-ms at least 0")
     return options
@@ -82,7 +92,7 @@ def _affordable(n_connections: int, console: Console) -> int:
     affordable = limit - _N_DESCRIPTORS_SPARE
     if affordable < n_connections:
         console.print(f"{affordable} connections: the descriptor limit of {hard} allows no more")
-    return affordable
+    return max(1, affordable)
 
 
 def _visit(server: ServerProcess, plan: Plan, console: Console) -> tuple[Outcome, Costs]:
@@ -182,7 +192,7 @@ def _print_costs(console: Console, outcome: Outcome, costs: Costs) -> None:
     )
 
 
-def _verdict(console: Console, outcome: Outcome, status: int, complaints: list[str]) -> int:
+def _verdict(console: Console, outcome: Outcome, status: int, complaints: list[str]) -> bool:
     problems = [f"{count} x {kind}" for kind, count in sorted(outcome.problems.counts.items())]
     if status != 0:
         problems.append(f"the server ended with status {status}")
@@ -195,7 +205,42 @@ def _verdict(console: Console, outcome: Outcome, status: int, complaints: list[s
         console.print(
             "All requests were answered; the server stopped on SIGTERM, status 0.", highlight=False
         )
-    return 1 if problems else 0
+    return not problems
+
+
+def _storm(n_clients: int, n_requests: int, console: Console) -> bool:
+    """Load each server that is here, ours first; return whether ours answered every request."""
+    n_clients = min(_affordable(n_clients, console), n_requests)
+    storm = Storm(n_clients, n_requests)
+    console.print(
+        f"A storm: {n_requests:,} requests of {n_clients:,} clients at a time, each on a connection "
+        f"of its own, by {load_name()}",
+        highlight=False,
+    )
+    if n_clients > n_waiting_max():
+        console.print(
+            f"The kernel lets {n_waiting_max():,} connections wait to be accepted "
+            "(net.core.somaxconn); more than these try again a second later",
+            highlight=False,
+        )
+    results: list[Result] = []
+    is_well = True
+    for server in contenders():
+        if server.missing is not None:
+            console.print(f"{server.name} is not installed: {server.missing}", highlight=False)
+            continue
+        try:
+            with console.status(f"{server.name} …"):
+                results.append(blow(server, storm))
+        except StormFailed as error:
+            kind = "error" if server.is_ours else "left out"
+            console.print(f"{kind}: {error}", markup=False, highlight=False)
+            is_well &= not server.is_ours
+        else:
+            is_well &= not (server.is_ours and results[-1].n_failed)
+    if results:
+        console.print(chart(results, f"{n_clients:,} clients at a time", console))
+    return is_well
 
 
 if __name__ == "__main__":
