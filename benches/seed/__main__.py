@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from benches import network
 from benches.placement import ROOT, confined, raise_file_limit, run_pinned
-from benches.scenario import MeasurementFailed, NotApplicable
+from benches.scenario import MeasurementFailed
 from benches.seed import account, loads, servers
 from benches.seed.plan import PORT, Plan
 
@@ -47,7 +47,6 @@ def drive(plan: Plan) -> Figures:
     """Load one fresh server in this namespace, which nothing else uses.
 
     :raises MeasurementFailed: the server or the load failed.
-    :raises NotApplicable: the server cannot do this.
     """
     raise_file_limit()
     network.raise_loopback()
@@ -157,13 +156,11 @@ def _steady_memory(session: int) -> tuple[float, float]:
 
 
 def main(argument: str) -> int:
-    """Measure; say on the first line of the output whether there are figures, or why there are none."""
+    """Measure, and print the figures, or why there are none."""
     try:
         result: dict[str, object] = {"figures": drive(Plan.from_json(argument))}
     except MeasurementFailed as error:
         result = {"failed": str(error)}
-    except NotApplicable as reason:
-        result = {"not_applicable": str(reason)}
     print(json.dumps(result))
     return 0
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import resource
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
-from benches.placement import ROOT, python
-from benches.scenario import NotApplicable
+from benches.placement import python
 from benches.seed.applications import SIZES
 from benches.seed.plan import BACKLOG, KEEP_ALIVE_S, PORT
 
@@ -63,10 +59,7 @@ mimetype.assign = ( ".txt" => "text/plain" )
 
 
 def command(plan: Plan, folder: Path) -> list[str]:
-    """Return the command line of the plan's server; write what it serves, and its configuration.
-
-    :raises NotApplicable: the server cannot serve this.
-    """
+    """Return the command line of the plan's server; write what it serves, and its configuration."""
     files = folder / "files"
     files.mkdir(exist_ok=True)
     # Root's nginx gives its workers another user.
@@ -81,10 +74,7 @@ def command(plan: Plan, folder: Path) -> list[str]:
 
 
 def target(plan: Plan) -> str:
-    """Return the application as `module:attribute`.
-
-    :raises NotApplicable: the peer has no interface to it.
-    """
+    """Return the application as `module:attribute`."""
     if plan.kind == "fastapi":
         is_coroutine = plan.peer in ("async-def", "uvicorn-async-def")
         return f"benches.seed.fastapi_applications:{'coroutine' if is_coroutine else 'plain'}"
@@ -146,21 +136,7 @@ def _ours(plan: Plan, files: Path) -> list[str]:
     served = str(files) if plan.kind == "static" else target(plan)
     argv = [*python("threadlets", "serve", served), "--host", _HOST, "--port", str(PORT)]
     argv += ["--no-access-log", "--log-level", "warning", "--backlog", str(BACKLOG)]
-    known = _our_options()
-    if "--timeout-keep-alive" in known:
-        return [
-            *argv,
-            *("--timeout-keep-alive", str(KEEP_ALIVE_S), "--workers", str(n_workers)),
-            *("--interface", plan.kind if plan.kind in ("static", "wsgi") else "asgi"),
-        ]
-    if n_workers > 1 or plan.kind in ("static", "wsgi"):
-        raise NotApplicable("this build's `threadlets serve` has neither --interface nor --workers")
-    return [*argv, "--keep-alive", str(KEEP_ALIVE_S)]
-
-
-@functools.cache
-def _our_options() -> str:
-    argv = [sys.executable, "-m", "threadlets", "serve", "--help"]
-    wide = os.environ | {"COLUMNS": "200"}
-    done = subprocess.run(argv, cwd=ROOT, env=wide, capture_output=True, text=True, check=False)
-    return done.stdout
+    argv += ["--timeout-keep-alive", str(KEEP_ALIVE_S)]
+    argv += ["--interface", plan.kind if plan.kind in ("static", "wsgi") else "asgi"]
+    # One worker is served by the process itself, without a supervisor.
+    return [*argv, "--workers", str(n_workers)] if n_workers > 1 else argv

@@ -91,7 +91,7 @@ class Server:
 
     def command(self, port: int, folder: Path) -> list[str]:
         """Return the command line for a port; the folder is for the server's own files."""
-        if self.name == "nginx":
+        if self.name.startswith("nginx"):
             config = folder / "nginx.conf"
             config.write_text(
                 _NGINX.format(
@@ -111,16 +111,14 @@ def contenders() -> list[Server]:
     """Return our server first, then those beside it, the missing ones too."""
     python = sys.executable
     quiet = ("--no-access-log", "--log-level", "warning")
+    ours = (python, "-m", "threadlets", "serve", *quiet)
     servers = [
-        Server(
-            "threadlets",
-            (python, "-m", "threadlets", "serve", _APPLICATION, *quiet),
-            is_ours=True,
-        )
+        Server("threadlets, the site", (*ours, _APPLICATION), is_ours=True),
+        Server("threadlets, its folder", (*ours, str(_FOLDER)), is_ours=True),
     ]
     nginx = shutil.which("nginx")
     missing = None if nginx else "apt install nginx"
-    servers.append(Server("nginx", (nginx or "nginx",), missing))
+    servers.append(Server("nginx, the folder", (nginx or "nginx",), missing))
     uvicorn = (python, "-m", "uvicorn", _APPLICATION, *quiet)
     found = [name for name in ("uvicorn", "uvloop", "httptools") if importlib.util.find_spec(name)]
     missing = None if len(found) == 3 else "pip install uvicorn uvloop httptools"

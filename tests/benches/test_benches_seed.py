@@ -143,9 +143,8 @@ def test_kernel_has_slabs() -> None:
     assert account.slab_bytes() > 1024 * 1024
 
 
-def test_every_peer_has_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_peer_has_a_command(tmp_path: Path) -> None:
     """Each case can be started with each of its peers, and each application exists."""
-    monkeypatch.setattr(servers, "_our_options", lambda: "--timeout-keep-alive")
     budget = Budget(1, Placement.of_this_machine())
     for case in CASES.values():
         for peer in case.peers or ():
@@ -158,14 +157,11 @@ def test_every_peer_has_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 assert any(name in argument for argument in argv)
 
 
-def test_build_without_the_options_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An older build of ours serves ASGI alone."""
-    monkeypatch.setattr(servers, "_our_options", lambda: "--keep-alive")
-    assert "--keep-alive" in servers.command(plan(peer="threadlets"), tmp_path)
-    with pytest.raises(NotApplicable, match="--interface"):
-        servers.command(plan(peer="threadlets", kind="static"), tmp_path)
+def test_only_two_workers_of_ours_have_a_supervisor(tmp_path: Path) -> None:
+    """The peer `one-worker` is compared with as many as the plan says."""
+    two = plan(peer="threadlets", n_workers=2)
+    assert ["--workers", "2"] == servers.command(two, tmp_path)[-2:]
+    assert "--workers" not in servers.command(dataclasses.replace(two, peer="one-worker"), tmp_path)
 
 
 def test_plan_survives_json() -> None:

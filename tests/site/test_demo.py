@@ -68,13 +68,13 @@ def test_low_descriptor_limit_makes_the_demo_smaller(database: Path) -> None:
     """It says so, and everything that it still does succeeds."""
     done = demo(
         database,
-        *("--seconds", "0.5", "--connections", "3000", "--think-ms", "500"),
-        *("--storm-clients", "3000", "--storm-requests", "2000"),
-        n_descriptors=1100,
+        *("--seconds", "0.5", "--connections", "1000", "--think-ms", "50"),
+        *("--storm-clients", "1000", "--storm-requests", "2000"),
+        n_descriptors=300,
     )
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert 2 == done.stdout.count("1000 connections: the descriptor limit of 1100 allows no more")
-    assert "of 1,000 clients at a time" in done.stdout
+    assert 2 == done.stdout.count("200 connections: the descriptor limit of 300 allows no more")
+    assert "of 200 clients at a time" in done.stdout
 
 
 def test_storm_can_be_left_out(database: Path) -> None:
@@ -100,7 +100,7 @@ def test_storm_without_ab_is_of_our_own_load(
     """Each request is answered, and costs the server something; nginx is named as missing."""
     monkeypatch.setenv("SITE_DATABASE", str(database))
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    ours, nginx, _ = contenders()
+    ours, _, nginx, _ = contenders()
     assert "apt install nginx" == nginx.missing
     result = blow(ours, Storm(n_clients=20, n_requests=1000))
     assert 0 == result.n_failed
