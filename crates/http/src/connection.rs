@@ -62,6 +62,8 @@ struct Times {
     /// Since when no request is in flight and nothing of a next one has come; `None` while there is one.
     idle_ns: Option<u64>,
     n_requests: u64,
+    /// A request was in flight when this was last looked at.
+    was_busy: bool,
     lingers_ns: Option<u64>,
 }
 
@@ -88,6 +90,7 @@ impl Connection {
             written_ns: now_ns,
             idle_ns: Some(now_ns),
             n_requests: 0,
+            was_busy: false,
             lingers_ns: None,
         };
         let waker = Waker::from(Arc::clone(&link));
@@ -244,7 +247,7 @@ impl Connection {
             if has_read {
                 (times.n_read, times.read_ns) = (n_read, now_ns);
             }
-        } else if n_requests != times.n_requests {
+        } else if n_requests != times.n_requests || times.was_busy {
             times.idle_ns = Some(now_ns);
             times.n_read = n_read;
         } else if has_read && times.idle_ns.is_some() {
@@ -253,6 +256,7 @@ impl Connection {
             (times.n_read, times.read_ns) = (n_read, now_ns);
         }
         times.n_requests = n_requests;
+        times.was_busy = link.n_in_flight.load(Relaxed) > 0;
     }
 
     /// Look at the deadlines of the connection; `None`: there is nothing to do.

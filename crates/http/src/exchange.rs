@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, request, response};
+use http::{HeaderMap, Method, StatusCode, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use threadlets_core::socket::Address;
 
 use crate::link::Link;
+use crate::response_length::{LengthMismatch, ResponseLength};
 use crate::static_files::FileBody;
 
 /// What an application gets when it asks for its request's body.
@@ -53,6 +54,11 @@ struct State {
     trailers: Option<HeaderMap>,
 
     response: ResponseHead,
+    /// The request is for the head of a response alone.
+    asks_for_head: bool,
+    length: ResponseLength,
+    /// The server answers in the application's place.
+    is_refused: bool,
     /// What the application has sent and hyper has not taken.
     frames: VecDeque<Piece>,
     n_queued_bytes: usize,
@@ -92,12 +98,15 @@ impl Exchange {
             link.n_bodies.fetch_add(1, Relaxed);
         }
         let state = State {
+            asks_for_head: head.method == Method::HEAD,
             head: Some(head),
             incoming,
             has_given_body: false,
             n_body_bytes: 0,
             trailers: None,
             response: ResponseHead::Awaited,
+            length: ResponseLength::default(),
+            is_refused: false,
             frames: VecDeque::new(),
             n_queued_bytes: 0,
             n_queued_file_bytes: 0,
@@ -195,11 +204,12 @@ impl Exchange {
     }
 
     /// Begin the response; `false`: it has begun before.
-    pub fn start(&self, head: response::Parts) -> bool {
+    pub fn start(&self, mut head: response::Parts) -> bool {
         let mut state = self.state();
         if !matches!(state.response, ResponseHead::Awaited) {
             return false;
         }
+        state.length = ResponseLength::of(&mut head, state.asks_for_head);
         state.response = ResponseHead::Ready(Box::new(head));
         true
     }
@@ -216,11 +226,13 @@ impl Exchange {
 
     /// Send a piece of the response's body; without `more` it is the last.
     ///
-    /// Nothing leaves before the connection is driven, so that what is sent in one go leaves in one.
-    pub fn send(&self, data: Bytes, more: bool) {
+    /// Nothing leaves before the connection is driven, so that what is sent in one go leaves in one. A piece after which
+    /// the body is not as long as was announced is not sent: the response is to be broken off.
+    pub fn send(&self, data: Bytes, more: bool) -> Result<(), LengthMismatch> {
         let waker = {
             let mut state = self.state();
-            if !data.is_empty() && !state.is_over {
+            let goes_out = state.length.note(data.len() as u64, more)?;
+            if goes_out && !data.is_empty() && !state.is_over {
                 state.n_queued_bytes += data.len();
                 state.frames.push_back(Piece::Data(data));
             }
@@ -230,24 +242,26 @@ impl Exchange {
         if let Some(waker) = waker {
             waker.wake();
         }
+        Ok(())
     }
 
-    /// Send a part of a file as a piece of the response's body, which goes on.
-    pub fn send_file(&self, file: FileBody) {
+    /// Send a part of a file as a piece of the response's body, as `send` sends bytes.
+    pub fn send_file(&self, file: FileBody, more: bool) -> Result<(), LengthMismatch> {
         {
             let mut state = self.state();
-            if !file.is_empty() && !state.is_over {
+            let goes_out = state.length.note(file.len(), true)?;
+            if goes_out && !file.is_empty() && !state.is_over {
                 state.n_queued_file_bytes += file.len();
                 state.frames.push_back(Piece::File(file));
             }
         }
-        self.send(Bytes::new(), true);
+        self.send(Bytes::new(), more)
     }
 
     /// Send trailers; without `more` they end the response.
-    pub fn send_trailers(&self, trailers: HeaderMap, more: bool) {
+    pub fn send_trailers(&self, trailers: HeaderMap, more: bool) -> Result<(), LengthMismatch> {
         self.state().response_trailers.get_or_insert_default().extend(trailers);
-        self.send(Bytes::new(), more);
+        self.send(Bytes::new(), more)
     }
 
     /// Break the response off: its client learns that it is not all.
@@ -260,6 +274,11 @@ impl Exchange {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Whether the server has answered in the application's place: what that sends is of no interest any more.
+    pub fn is_refused(&self) -> bool {
+        self.state().is_refused
     }
 
     /// How many bytes of the response are not sent, as far as this connection knows.
@@ -354,7 +373,9 @@ impl Exchange {
         let Some((head, body)) = crate::refusal::response(status) else { return false };
         let is_first = self.start(head);
         if is_first {
-            self.send(body, false);
+            self.state().is_refused = true;
+            let sent = self.send(body, false);
+            debug_assert!(sent.is_ok(), "a refusal announces no length");
         }
         is_first
     }

@@ -18,11 +18,14 @@ pub mod wakes;
 mod body;
 mod link;
 mod refusal;
+mod response_length;
 mod service;
 mod socket;
+mod validity;
 
 pub use connection::{Connection, Progress};
 pub use exchange::Exchange;
 pub use limits::Limits;
 pub use metrics::Metrics;
+pub use response_length::LengthMismatch;
 pub use server::{Server, Target};

@@ -24,5 +24,6 @@ pub(crate) fn response(status: StatusCode) -> Option<(response::Parts, Bytes)> {
 
 /// Whether what the client sends after such a request is not worth reading.
 fn closes(status: StatusCode) -> bool {
-    status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE
+    status.is_client_error()
+        || matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE)
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use blocking::Task;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version, request, response};
+use http::{Request, Response, StatusCode, Version, request, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -18,6 +18,7 @@ use crate::link::Link;
 use crate::refusal;
 use crate::server::{Server, Target};
 use crate::static_files::FileBody;
+use crate::validity;
 
 /// Answers the requests of one connection.
 #[derive(Debug, Clone)]
@@ -153,7 +154,7 @@ impl Future for Reply {
 /// Refuse what no target should see; the error is the status.
 fn check(server: &Server, request: &request::Parts, body: &Incoming) -> Result<(), StatusCode> {
     let (limits, metrics) = (&server.limits, &server.metrics);
-    check_target(request, limits.request_line)
+    validity::check(request, limits.request_line)
         .inspect_err(|_| metrics.refused_malformed.count())?;
     if request.headers.len() > limits.request_headers {
         metrics.refused_head_too_large.count();
@@ -174,40 +175,4 @@ fn check(server: &Server, request: &request::Parts, body: &Incoming) -> Result<(
         return Err(StatusCode::SERVICE_UNAVAILABLE);
     }
     Ok(())
-}
-
-/// Check the target and the host, as RFC 9112, 3.2 asks.
-fn check_target(request: &request::Parts, n_max: usize) -> Result<(), StatusCode> {
-    let uri = &request.uri;
-    let n_target = uri.path_and_query().map_or(0, |it| it.as_str().len());
-    if n_target > n_max {
-        return Err(StatusCode::URI_TOO_LONG);
-    }
-    if request.method == Method::CONNECT {
-        // No tunnels are made here.
-        return Err(StatusCode::NOT_IMPLEMENTED);
-    }
-    if uri.path() == "*" && request.method != Method::OPTIONS {
-        return Err(StatusCode::BAD_REQUEST);
-    }
-    let mut hosts = request.headers.get_all(header::HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
-        return Err(StatusCode::BAD_REQUEST);
-    }
-    match host {
-        Some(host) if !is_host(host) => Err(StatusCode::BAD_REQUEST),
-        None if request.version == Version::HTTP_11 => Err(StatusCode::BAD_REQUEST),
-        None if request.version == Version::HTTP_2 && uri.authority().is_none() => {
-            Err(StatusCode::BAD_REQUEST)
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether a value has the form of a host with an optional port; it may be empty.
-fn is_host(value: &HeaderValue) -> bool {
-    let bytes = value.as_bytes();
-    bytes.is_empty()
-        || (http::uri::Authority::try_from(bytes).is_ok_and(|it| !it.as_str().contains('@')))
 }

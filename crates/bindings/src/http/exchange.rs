@@ -10,10 +10,10 @@ use pyo3::exceptions::{PyConnectionAbortedError, PyRuntimeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use threadlets_http::Exchange;
 use threadlets_http::exchange::Received;
 use threadlets_http::static_files::FileBody;
 use threadlets_http::wakes::looking_afterwards;
+use threadlets_http::{Exchange, LengthMismatch};
 
 use super::messages::{self, Sent};
 use super::server::HttpServer;
@@ -131,7 +131,10 @@ impl HttpExchange {
                 exchange.refuse(StatusCode::PAYLOAD_TOO_LARGE);
                 messages::disconnect(py)?
             }
-            Received::Broken => messages::disconnect(py)?,
+            Received::Broken => {
+                exchange.refuse(StatusCode::BAD_REQUEST);
+                messages::disconnect(py)?
+            }
             Received::End if exchange.is_over() || exchange.is_complete() => {
                 messages::disconnect(py)?
             }
@@ -176,7 +179,11 @@ impl HttpExchange {
         let py = slf.py();
         let this = slf.get();
         let exchange = &this.exchange;
-        match messages::parse(message)? {
+        let sent = messages::parse(message)?;
+        if exchange.is_refused() {
+            return Ok(this.server.bind(py).get().done.clone_ref(py));
+        }
+        match sent {
             Sent::Start { head, trailers } => {
                 if !exchange.start(head) {
                     return Err(misplaced("http.response.start", "the response has begun before"));
@@ -186,7 +193,7 @@ impl HttpExchange {
             Sent::Body { data, more } => {
                 this.check_body("http.response.body")?;
                 let more = more || this.has_trailers.get(py);
-                looking_afterwards(|| exchange.send(data, more));
+                looking_afterwards(|| exchange.send(data, more)).map_err(mismatched)?;
             }
             Sent::Trailers(trailers, more) => {
                 this.check_body("http.response.trailers")?;
@@ -196,7 +203,8 @@ impl HttpExchange {
                         "'http.response.start' did not announce trailers",
                     ));
                 }
-                looking_afterwards(|| exchange.send_trailers(trailers, more));
+                looking_afterwards(|| exchange.send_trailers(trailers, more))
+                    .map_err(mismatched)?;
             }
         }
         let server = this.server.bind(py);
@@ -250,7 +258,7 @@ impl HttpExchange {
     /// Send a piece of the response on a thread that may wait for room; without `more` it is the last.
     pub(super) fn send_blocking(slf: &Bound<'_, Self>, data: Bytes, more: bool) -> PyResult<()> {
         let this = slf.get();
-        looking_afterwards(|| this.exchange.send(data, more));
+        looking_afterwards(|| this.exchange.send(data, more)).map_err(mismatched)?;
         HttpServer::schedule(this.server.bind(slf.py()))?;
         if more { Self::await_room(slf) } else { Ok(()) }
     }
@@ -258,10 +266,7 @@ impl HttpExchange {
     /// Send the rest of a file as the rest of the response.
     pub(super) fn send_file(slf: &Bound<'_, Self>, file: FileBody) -> PyResult<()> {
         let this = slf.get();
-        looking_afterwards(|| {
-            this.exchange.send_file(file);
-            this.exchange.send(Bytes::new(), false);
-        });
+        looking_afterwards(|| this.exchange.send_file(file, false)).map_err(mismatched)?;
         HttpServer::schedule(this.server.bind(slf.py()))
     }
 
@@ -390,6 +395,10 @@ fn client_left() -> PyErr {
 
 fn body_too_large() -> PyErr {
     PyValueError::new_err("the body of the request is longer than the server allows")
+}
+
+fn mismatched(error: LengthMismatch) -> PyErr {
+    PyRuntimeError::new_err(format!("an application sent a part of a body, but {error}"))
 }
 
 fn misplaced(kind: &str, why: &str) -> PyErr {
