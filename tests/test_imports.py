@@ -252,6 +252,7 @@ _BINDINGS = (
     "syslet",
     "workers",
     "calls",
+    "http",
     "tick",
     "api",
 )

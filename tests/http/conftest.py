@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import servers
-from servers import Server
-
-StartServer = Callable[..., Server]
+from servers import Server, StartServer
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -260,3 +260,7 @@ def version(kind: str) -> str:
     printed = subprocess.run(command, capture_output=True, text=True, env=_environment())
     found = _VERSION.search(printed.stdout + printed.stderr)
     return found.group() if found else ""
+
+
+#: Starts a server, or returns the one that was started alike.
+StartServer = Callable[..., Server]

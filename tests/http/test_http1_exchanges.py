@@ -8,9 +8,8 @@ import time
 import pytest
 import servers
 from cases import echoed, final, statuses
-from conftest import StartServer
 from messages import Closed, Connection, NotHttp, exchange
-from servers import Server
+from servers import Server, StartServer
 
 CLOSE = b"Connection: close\r\n"
 NEEDS_APP = pytest.mark.skipif(

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import pytest
 import servers
 from cases import NO_ANSWER, PROBE, echoed, final, statuses
-from conftest import StartServer
 from messages import DEADLINE_S, Closed, Connection, Outcome, Response, exchange
-from servers import Server
+from servers import Server, StartServer
 from waiting import wait_until
 
 # What sets a limit, as options of ours and as directives of nginx; None where it has none.

@@ -14,7 +14,6 @@ pytest.importorskip("hyperframe", reason="needs the package h2")
 import cases_http2
 import servers
 from cases_http2 import Http2Case
-from conftest import StartServer
 from http2_client import (
     ACK,
     CONTINUATION,
@@ -38,7 +37,7 @@ from http2_client import (
     window_update,
 )
 from messages import Connection
-from servers import Server
+from servers import Server, StartServer
 from waiting import wait_until
 
 KIND = servers.chosen_kind()

@@ -9,9 +9,8 @@ import pytest
 import servers
 from cases import final
 from cases_websocket import ECHOED, TOO_LARGE, FrameCase
-from conftest import StartServer
 from messages import Closed, Connection, exchange
-from servers import Server
+from servers import Server, StartServer
 from waiting import wait_until
 from websocket_client import (
     BINARY,

@@ -26,8 +26,8 @@ const FIRST_READ_MAX: usize = 16 * 1024;
 /// How long a connection is read from after its last response, so that its client gets that response.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long a connection has been idle when its buffers are given up.
-const REST: Duration = Duration::from_secs(1);
+/// How long a connection may be idle while the server drains.
+const IDLE_WHILE_DRAINING: Duration = Duration::from_secs(1);
 
 /// How often a connection is driven in a row, at most, before others have their turn.
 const TURNS_MAX: usize = 4;
@@ -62,6 +62,7 @@ struct Times {
     /// Since when no request is in flight and nothing of a next one has come; `None` while there is one.
     idle_ns: Option<u64>,
     n_requests: u64,
+    n_requests_at_rest: u64,
     /// A request was in flight when this was last looked at.
     was_busy: bool,
     lingers_ns: Option<u64>,
@@ -90,6 +91,7 @@ impl Connection {
             written_ns: now_ns,
             idle_ns: Some(now_ns),
             n_requests: 0,
+            n_requests_at_rest: 0,
             was_busy: false,
             lingers_ns: None,
         };
@@ -147,6 +149,7 @@ impl Connection {
                 self.link.server.wakes.push(self.link.number);
             }
         });
+        self.rest();
         self.note_progress(now_ns);
         self.progress()
     }
@@ -191,9 +194,7 @@ impl Connection {
             Ok(Some(first)) => {
                 let first = joined(socket.take_prefix(), first);
                 socket.put_back(first);
-                let requests = Requests(Arc::clone(&self.link));
-                let http = self.link.server.http1.serve_connection(socket, requests);
-                Protocol::Http1(Box::new(http))
+                self.http1(socket)
             }
         }
     }
@@ -283,16 +284,13 @@ impl Connection {
             };
             let patience = match times.n_requests {
                 0 => limits.head,
-                _ if link.server.is_draining() => REST.min(limits.keep_alive),
+                _ if link.server.is_draining() => IDLE_WHILE_DRAINING.min(limits.keep_alive),
                 _ => limits.keep_alive,
             };
             if is_past(idle_ns, patience) {
                 metrics.timeouts_idle.count();
                 self.protocol = Protocol::Closed;
                 return Some(self.progress());
-            }
-            if is_past(idle_ns, REST) {
-                self.rest();
             }
             return None;
         }
@@ -341,19 +339,35 @@ impl Connection {
         }
     }
 
-    /// Give the buffers up: nothing has come for a while.
+    /// Give hyper's state and its buffers up when a request has ended and nothing of the next has come: a connection
+    /// between two requests costs its socket. Making them anew costs less than keeping them in the cache would.
     fn rest(&mut self) {
-        self.protocol = match mem::replace(&mut self.protocol, Protocol::Closed) {
-            Protocol::Http1(http) => {
-                let parts = http.into_parts();
-                let mut socket = parts.io;
-                if !parts.read_buf.is_empty() {
-                    socket.put_back(parts.read_buf);
-                }
-                Protocol::Resting(socket)
-            }
-            other => other,
+        let link = &self.link;
+        let has_ended = link.n_requests.load(Relaxed) != self.times.n_requests_at_rest
+            && link.n_in_flight.load(Relaxed) == 0
+            && link.may_write.load(Relaxed);
+        if !has_ended || !matches!(self.protocol, Protocol::Http1(_)) {
+            return;
+        }
+        self.times.n_requests_at_rest = link.n_requests.load(Relaxed);
+        let Protocol::Http1(http) = mem::replace(&mut self.protocol, Protocol::Closed) else {
+            unreachable!("matched above")
         };
+        let parts = http.into_parts();
+        let mut socket = parts.io;
+        self.protocol = if parts.read_buf.is_empty() {
+            Protocol::Resting(socket)
+        } else {
+            // A part of the next request. hyper looks at no byte of it twice.
+            socket.put_back(parts.read_buf);
+            self.http1(socket)
+        };
+    }
+
+    fn http1(&self, socket: Socket) -> Protocol {
+        let requests = Requests(Arc::clone(&self.link));
+        let http = self.link.server.http1.serve_connection(socket, requests);
+        Protocol::Http1(Box::new(http))
     }
 }
 

@@ -264,7 +264,7 @@ def _header_value(value: Any) -> _Refusal | None:
     return _headers([("cache-control", value)])
 
 
-def _metrics(value: Any) -> _Refusal | None:
+def _metrics_place(value: Any) -> _Refusal | None:
     remedy = "use '/metrics' or ':9100', say"
     if not isinstance(value, str):
         return "it is a path or a port", remedy
@@ -307,7 +307,7 @@ _CHECKS: Mapping[str, _Check] = {
     "headers": _headers,
     "access_log": _one_of("plain", "json", None),
     "log_level": _one_of(*LOG_LEVELS),
-    "metrics": _optional(_metrics),
+    "metrics": _optional(_metrics_place),
     "limit_concurrency": _optional(_COUNT),
     "limit_connections": _optional(_COUNT),
     "limit_request_line": _whole(64, 2**24, "bytes"),

@@ -116,7 +116,7 @@ class Server:
             try:
                 native = self._make_native()
                 for listener in listeners:
-                    _listen(native, listener)
+                    _begin_listening(native, listener)
                 self._serve_metrics(stack)
                 if on_ready is not None:
                     on_ready(listeners)
@@ -207,7 +207,7 @@ class Server:
             native = self._add_native(MetricsApp(self._count), None, logs=False)
             for listener in bind_tcp(self._config.host, int(self._config.metrics[1:])):
                 stack.callback(listener.close)
-                _listen(native, listener)
+                _begin_listening(native, listener)
 
     # -- hooks ---------------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class Server:
             self._forced.set()
 
 
-def _listen(native: _core.HttpServer, listener: socket.socket) -> None:
+def _begin_listening(native: _core.HttpServer, listener: socket.socket) -> None:
     listener.setblocking(False)
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         # Connections inherit it.
