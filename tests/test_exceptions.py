@@ -89,6 +89,7 @@ def test_the_native_core_defines_no_exceptions() -> None:
         exceptions.LeakError("a task is left"),
         exceptions.MissingPackage("anyio is not installed", name="anyio"),
         exceptions.ClientDisconnected(103, "the client has left"),
+        exceptions.ConfigError("port", -1, "ports lie between 0 and 65535", "choose another"),
     ],
     ids=lambda it: type(it).__name__ if isinstance(it, Exception) else str(it),
 )

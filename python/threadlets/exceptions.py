@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClientDisconnected",
+    "ConfigError",
     "DrainTimeoutError",
     "FloatingPointStateChanged",
     "LeakError",
@@ -104,3 +105,21 @@ class ClientDisconnected(ThreadletsError, ConnectionAbortedError):
 
     Raised in the application, by `write()` and by reads of `wsgi.input`.
     """
+
+
+class ConfigError(ThreadletsError, ValueError):
+    """A field of a `threadlets.http.Config` has a value that it cannot have.
+
+    `field` is its name and `value` what was given; `cause` says why that cannot be, and `remedy` what
+    can.
+    """
+
+    def __init__(self, field: str, value: object, cause: str, remedy: str) -> None:
+        super().__init__(field, value, cause, remedy)
+        self.field = field
+        self.value = value
+        self.cause = cause
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.field} cannot be {self.value!r}: {self.cause}; {self.remedy}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
 from typing import Any
 
 import pytest
@@ -85,9 +84,3 @@ def test_fd_and_uds_exclude_each_other() -> None:
     """A server listens on one of them."""
     with pytest.raises(ConfigError, match="one of fd and uds"):
         Config(fd=3, uds="/tmp/socket")
-
-
-def test_errors_can_be_pickled() -> None:
-    """With all that they say."""
-    error = pickle.loads(pickle.dumps(ConfigError("port", -1, "cause", "remedy")))
-    assert "port cannot be -1: cause; remedy" == str(error)

@@ -13,7 +13,8 @@ from typing import Any
 from threadlets._user_error import STATUS_USAGE, UserError
 from threadlets.cli._limits import DescriptorLimit, raise_descriptor_limit
 from threadlets.cli._settings import Setting
-from threadlets.http._config import PORT_MAX, Config, ConfigError
+from threadlets.http import ConfigError
+from threadlets.http._config import PORT_MAX, Config
 from threadlets.http._cpus import usable_cpus
 from threadlets.http._launch import Launch
 from threadlets.http._listen import bind, describe

@@ -3,7 +3,8 @@
 `threadlets serve` is its command; `await threadlets.http.serve(app)` is the same in a program.
 """
 
-from threadlets.http._config import Config, ConfigError
+from threadlets.exceptions import ConfigError
+from threadlets.http._config import Config
 from threadlets.http._server import serve
 
 __all__ = ["Config", "ConfigError", "serve"]

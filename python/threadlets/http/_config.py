@@ -12,31 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from threadlets._public import set_module
+from threadlets.exceptions import ConfigError
 from threadlets.http._proxy import TrustedProxies
 
 Interface: TypeAlias = Literal["auto", "asgi", "wsgi", "static"]
 
 PORT_MAX = 65535
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-
-@set_module("threadlets.http")
-class ConfigError(ValueError):
-    """A field of a `Config` has a value that it cannot have.
-
-    `field` is its name and `value` what was given; `cause` says why that cannot be, and `remedy` what
-    can.
-    """
-
-    def __init__(self, field: str, value: object, cause: str, remedy: str) -> None:
-        super().__init__(field, value, cause, remedy)
-        self.field = field
-        self.value = value
-        self.cause = cause
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"{self.field} cannot be {self.value!r}: {self.cause}; {self.remedy}"
 
 
 @set_module("threadlets.http")
