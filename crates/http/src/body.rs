@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{fmt, io, mem};
@@ -68,6 +69,10 @@ impl Body {
 
     pub(crate) fn exchange(exchange: Arc<Exchange>, delivery: Delivery) -> Self {
         Self::new(Content::Exchange(exchange), delivery)
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.delivery.link
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
@@ -264,6 +269,7 @@ impl Drop for Delivery {
         server.metrics.responded(status, took);
         if !(self.is_complete && self.status.is_some()) {
             server.metrics.clients_left.count();
+            link.n_left.store(link.n_left.load(Relaxed) + 1, Relaxed);
         }
         if let Some(logged) = self.logged.take() {
             server.log(LogEntry {

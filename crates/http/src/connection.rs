@@ -14,9 +14,11 @@ use threadlets_core::Readiness;
 use threadlets_core::socket::Address;
 
 use crate::exchange::Exchange;
+use crate::http2::{Http2, PREFACE, resets_too_much};
 use crate::link::Link;
 use crate::server::Server;
 use crate::service::Requests;
+use crate::session::Failure;
 use crate::socket::Socket;
 use crate::wakes::looking_afterwards;
 
@@ -25,6 +27,9 @@ const FIRST_READ_MAX: usize = 16 * 1024;
 
 /// How long a connection is read from after its last response, so that its client gets that response.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// How long a connection with HTTP/2 has been idle when its buffers are given up.
+const REST: Duration = Duration::from_secs(1);
 
 /// How long a connection may be idle while the server drains.
 const IDLE_WHILE_DRAINING: Duration = Duration::from_secs(1);
@@ -44,9 +49,10 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum Protocol {
-    /// No request is under way: a connection costs its socket and no buffers.
+    /// No request is under way: a connection costs its socket and no buffers. TLS shakes hands in this state.
     Resting(Socket),
     Http1(Box<http1::Connection<Socket, Requests>>),
+    Http2(Box<Http2>),
     /// The last response was sent; what still comes is read and dropped.
     Lingering(Socket),
     Closed,
@@ -66,6 +72,10 @@ struct Times {
     /// A request was in flight when this was last looked at.
     was_busy: bool,
     lingers_ns: Option<u64>,
+    has_pieces: bool,
+    n_pieces_moved: u64,
+    /// When HTTP/2 last sent some of a body, or began to wait for its client to make room.
+    piece_moved_ns: u64,
 }
 
 /// What driving a connection has come to.
@@ -82,8 +92,14 @@ impl Connection {
     pub fn new(server: &Arc<Server>, number: u32, fd: OwnedFd, peer: Address, now_ns: u64) -> Self {
         server.metrics.connections_accepted.count();
         let link = Arc::new(Link::new(Arc::clone(server), number, peer));
-        let socket = Socket::new(fd, Arc::clone(&link));
-        let fd = socket.raw_fd();
+        let (protocol, fd) = match Socket::new(fd, Arc::clone(&link)) {
+            Ok(socket) => {
+                let fd = socket.raw_fd();
+                (Protocol::Resting(socket), fd)
+            }
+            // TLS was checked when the server was made; so this is for the case that memory has run out.
+            Err(_) => (Protocol::Closed, -1),
+        };
         let times = Times {
             n_read: 0,
             read_ns: now_ns,
@@ -94,9 +110,12 @@ impl Connection {
             n_requests_at_rest: 0,
             was_busy: false,
             lingers_ns: None,
+            has_pieces: false,
+            n_pieces_moved: 0,
+            piece_moved_ns: now_ns,
         };
         let waker = Waker::from(Arc::clone(&link));
-        Self { protocol: Protocol::Resting(socket), link, waker, fd, times }
+        Self { protocol, link, waker, fd, times }
     }
 
     /// The number of its descriptor, while it is open.
@@ -163,18 +182,20 @@ impl Connection {
 
     fn take_turn(&mut self, now_ns: u64) -> Protocol {
         match mem::replace(&mut self.protocol, Protocol::Closed) {
-            Protocol::Resting(socket) => match self.begin(socket) {
+            Protocol::Resting(socket) => match self.begin(socket, now_ns) {
                 Protocol::Http1(http) => self.poll_http1(http, now_ns),
+                Protocol::Http2(http) => self.poll_http2(http, now_ns),
                 other => other,
             },
             Protocol::Http1(http) => self.poll_http1(http, now_ns),
+            Protocol::Http2(http) => self.poll_http2(http, now_ns),
             Protocol::Lingering(socket) => linger(socket),
             Protocol::Closed => Protocol::Closed,
         }
     }
 
     /// Read the first bytes, and choose the protocol by them.
-    fn begin(&self, mut socket: Socket) -> Protocol {
+    fn begin(&mut self, mut socket: Socket, now_ns: u64) -> Protocol {
         thread_local! {
             static BUFFER: RefCell<Box<[MaybeUninit<u8>]>> =
                 RefCell::new(Box::new_uninit_slice(FIRST_READ_MAX));
@@ -190,12 +211,73 @@ impl Connection {
         match first {
             Ok(None) => Protocol::Resting(socket),
             Ok(Some(first)) if first.is_empty() => Protocol::Closed,
-            Err(_) => Protocol::Closed,
+            Err(_) => self.refuse_handshake(socket, now_ns),
             Ok(Some(first)) => {
                 let first = joined(socket.take_prefix(), first);
+                let (is_http2, may_be_http2) = self.recognize(&socket, &first);
                 socket.put_back(first);
+                if is_http2 {
+                    return Protocol::Http2(Box::new(Http2::new(socket, &self.link)));
+                }
+                if may_be_http2 {
+                    return Protocol::Resting(socket);
+                }
                 self.http1(socket)
             }
+        }
+    }
+
+    /// Whether the client speaks HTTP/2, and whether it may, as far as the first bytes say. With TLS the handshake
+    /// says it; without, the client has to know that we do.
+    fn recognize(&self, socket: &Socket, first: &[u8]) -> (bool, bool) {
+        match socket.agreed_on_http2() {
+            Some(agreed) => (agreed, false),
+            None if self.link.n_requests.load(Relaxed) > 0 => (false, false),
+            None => (first.starts_with(PREFACE), PREFACE.starts_with(first)),
+        }
+    }
+
+    /// Close a connection whose first bytes could not be read: its handshake has failed, or it is broken.
+    fn refuse_handshake(&mut self, mut socket: Socket, now_ns: u64) -> Protocol {
+        const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
+            content-type: text/plain; charset=utf-8\r\ncontent-length: 46\r\n\r\n\
+            This port speaks HTTPS. Use a https:// address";
+        let metrics = &self.link.server.metrics;
+        if !socket.is_established() {
+            metrics.tls_handshakes_failed.count();
+        }
+        match socket.failure() {
+            Some(Failure::PlainHttp) => {
+                socket.drop_session();
+                let _ = socket.send(PLAIN_HTTP);
+                metrics.responses[4].count();
+                self.close(socket, now_ns)
+            }
+            // The alert that says why should not be lost.
+            Some(Failure::Tls) => self.close(socket, now_ns),
+            Some(Failure::Truncated) | None => Protocol::Closed,
+        }
+    }
+
+    fn poll_http2(&mut self, mut http: Box<Http2>, now_ns: u64) -> Protocol {
+        if self.link.server.is_draining() {
+            http.go_away(now_ns);
+        }
+        let mut context = Context::from_waker(&self.waker);
+        let ended = http.poll(&mut context);
+        let metrics = &self.link.server.metrics;
+        if resets_too_much(&self.link) {
+            metrics.refused_resets.count();
+            http.reset_on_close();
+            return Protocol::Closed;
+        }
+        let Poll::Ready(ended) = ended else { return Protocol::Http2(http) };
+        if ended.is_err() && !self.link.is_read_closed.load(Relaxed) {
+            metrics.refused_malformed.count();
+        }
+        match http.into_socket() {
+            Some(socket) => self.close(socket, now_ns),
+            None => Protocol::Closed,
         }
     }
 
@@ -225,7 +307,7 @@ impl Connection {
 
     /// Close after the last response. Where the client may still be sending, what it sends is read first:
     /// closing with unread bytes resets the connection, and the response might be lost with it.
-    fn close(&mut self, socket: Socket, now_ns: u64) -> Protocol {
+    fn close(&mut self, mut socket: Socket, now_ns: u64) -> Protocol {
         let link = &self.link;
         if link.is_read_closed.load(Relaxed) || !link.may_read.load(Relaxed) {
             return Protocol::Closed;
@@ -243,7 +325,22 @@ impl Connection {
             (times.n_written, times.written_ns) = (n_written, now_ns);
         }
         let has_read = n_read != times.n_read;
-        if link.n_in_flight.load(Relaxed) > 0 {
+        if link.is_http2.load(Relaxed) {
+            let (n_moved, has_pieces) = (link.n_pieces_moved.load(Relaxed), link.has_pieces());
+            if n_moved != times.n_pieces_moved || has_pieces != times.has_pieces {
+                (times.n_pieces_moved, times.piece_moved_ns) = (n_moved, now_ns);
+                times.has_pieces = has_pieces;
+            }
+            // Not each frame is a request; and a body may be under way after its request has ended for us.
+            if has_read {
+                (times.n_read, times.read_ns) = (n_read, now_ns);
+            }
+            if link.n_in_flight.load(Relaxed) > 0 || has_pieces {
+                times.idle_ns = None;
+            } else if times.idle_ns.is_none() || n_requests != times.n_requests {
+                times.idle_ns = Some(now_ns);
+            }
+        } else if link.n_in_flight.load(Relaxed) > 0 {
             times.idle_ns = None;
             if has_read {
                 (times.n_read, times.read_ns) = (n_read, now_ns);
@@ -274,6 +371,12 @@ impl Connection {
             }
             return None;
         }
+        if let Protocol::Http2(http) = &mut self.protocol {
+            return check_http2(http, &link, &times, now_ns).then(|| {
+                self.protocol = Protocol::Closed;
+                self.progress()
+            });
+        }
         if link.n_in_flight.load(Relaxed) == 0 {
             let Some(idle_ns) = times.idle_ns else {
                 if is_past(times.read_ns, limits.head) {
@@ -282,12 +385,7 @@ impl Connection {
                 }
                 return None;
             };
-            let patience = match times.n_requests {
-                0 => limits.head,
-                _ if link.server.is_draining() => IDLE_WHILE_DRAINING.min(limits.keep_alive),
-                _ => limits.keep_alive,
-            };
-            if is_past(idle_ns, patience) {
+            if is_past(idle_ns, patience(&link.server, times.n_requests)) {
                 metrics.timeouts_idle.count();
                 self.protocol = Protocol::Closed;
                 return Some(self.progress());
@@ -313,11 +411,18 @@ impl Connection {
     fn time_out(&mut self, now_ns: u64) -> Progress {
         const TIMED_OUT: &[u8] =
             b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        let socket = match mem::replace(&mut self.protocol, Protocol::Closed) {
+        let mut socket = match mem::replace(&mut self.protocol, Protocol::Closed) {
             Protocol::Http1(http) => http.into_parts().io,
             Protocol::Resting(socket) => socket,
             _ => return self.progress(),
         };
+        if !socket.is_established() {
+            self.link.server.metrics.tls_handshakes_failed.count();
+            return self.progress();
+        }
+        if socket.agreed_on_http2() == Some(true) {
+            return self.progress();
+        }
         let _ = socket.send(TIMED_OUT);
         self.link.server.metrics.responses[4].count();
         self.link.may_read.store(true, Relaxed);
@@ -334,6 +439,7 @@ impl Connection {
     fn reset(&mut self) {
         match mem::replace(&mut self.protocol, Protocol::Closed) {
             Protocol::Http1(http) => http.into_parts().io.reset_on_close(),
+            Protocol::Http2(http) => http.reset_on_close(),
             Protocol::Resting(socket) | Protocol::Lingering(socket) => drop(socket),
             Protocol::Closed => {}
         }
@@ -356,6 +462,7 @@ impl Connection {
         let parts = http.into_parts();
         let mut socket = parts.io;
         self.protocol = if parts.read_buf.is_empty() {
+            socket.rest();
             Protocol::Resting(socket)
         } else {
             // A part of the next request. hyper looks at no byte of it twice.
@@ -377,11 +484,58 @@ impl Drop for Connection {
     }
 }
 
+/// How long a connection may be idle that has had this many requests.
+fn patience(server: &Server, n_requests: u64) -> Duration {
+    match n_requests {
+        0 => server.limits.head,
+        _ if server.is_draining() => IDLE_WHILE_DRAINING.min(server.limits.keep_alive),
+        _ => server.limits.keep_alive,
+    }
+}
+
+/// Look at the deadlines of a connection with HTTP/2; whether it is over.
+///
+/// One that was idle for too long is told to go away, and closed when it has, or some time later.
+fn check_http2(http: &mut Http2, link: &Link, times: &Times, now_ns: u64) -> bool {
+    let (limits, metrics) = (&link.server.limits, &link.server.metrics);
+    let is_past =
+        |since_ns: u64, limit: Duration| now_ns.saturating_sub(since_ns) > limit.as_nanos() as u64;
+    let wake = || looking_afterwards(|| link.server.wakes.push(link.number));
+    if link.server.is_draining() && http.goes_away_ns.is_none() {
+        http.go_away(now_ns);
+        wake();
+    }
+    let Some(idle_ns) = times.idle_ns else {
+        let lacks_window = times.has_pieces && is_past(times.piece_moved_ns, limits.response);
+        let lacks_room =
+            !link.may_write.load(Relaxed) && is_past(times.written_ns, limits.response);
+        if lacks_window || lacks_room {
+            metrics.timeouts_response.count();
+            http.reset_on_close();
+            return true;
+        }
+        return false;
+    };
+    match http.goes_away_ns {
+        Some(since_ns) => is_past(since_ns.max(idle_ns), LINGER),
+        None => {
+            if is_past(idle_ns, patience(&link.server, times.n_requests)) {
+                metrics.timeouts_idle.count();
+                http.go_away(now_ns);
+                wake();
+            } else if is_past(idle_ns, REST) {
+                http.rest();
+            }
+            false
+        }
+    }
+}
+
 /// Read and drop what still comes, until the client closes, too.
 fn linger(socket: Socket) -> Protocol {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     for _ in 0..16 {
-        match socket.receive(&mut buffer) {
+        match socket.discard(&mut buffer) {
             Ok(Some(n)) if n > 0 => {}
             Ok(None) => break,
             _ => return Protocol::Closed,

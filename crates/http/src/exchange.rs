@@ -15,6 +15,7 @@ use threadlets_core::socket::Address;
 use crate::link::Link;
 use crate::response_length::{LengthMismatch, ResponseLength};
 use crate::static_files::FileBody;
+use crate::tls::TlsInfo;
 
 /// What an application gets when it asks for its request's body.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,6 +137,11 @@ impl Exchange {
     /// The peer of its connection.
     pub fn peer(&self) -> &Address {
         &self.link.peer
+    }
+
+    /// What the TLS session of its connection has agreed on; `None` without TLS.
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.link.tls.get().map(Box::as_ref)
     }
 
     /// Take the request's head; `None` the second time.

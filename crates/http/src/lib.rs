@@ -5,7 +5,8 @@
 //! and starts the application for each [`Exchange`] that has begun.
 //!
 //! In reading order: [`connection`], `service` (what each request is answered with), [`exchange`] (a request that an
-//! application answers), [`static_files`] (those that a folder answers), `body` (what responses are made of), `socket` (hyper's reads and writes), [`wakes`].
+//! application answers), [`static_files`] (those that a folder answers), `body` (what responses are made of),
+//! `http2` (many requests at a time), `socket` (hyper's reads and writes), `session` and [`tls`], [`wakes`].
 
 pub mod connection;
 pub mod exchange;
@@ -13,13 +14,16 @@ pub mod limits;
 pub mod metrics;
 pub mod server;
 pub mod static_files;
+pub mod tls;
 pub mod wakes;
 
 mod body;
+mod http2;
 mod link;
 mod refusal;
 mod response_length;
 mod service;
+mod session;
 mod socket;
 mod validity;
 

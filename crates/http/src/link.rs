@@ -4,13 +4,14 @@ use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Wake;
 
 use threadlets_core::socket::Address;
 
 use crate::exchange::Exchange;
 use crate::server::Server;
+use crate::tls::TlsInfo;
 
 /// The shared state of a connection.
 ///
@@ -40,6 +41,19 @@ pub(crate) struct Link {
     pub(crate) n_written: AtomicU64,
     /// Bytes of bodies that hyper has taken and that are not known to be sent.
     pub(crate) n_in_hyper: AtomicU64,
+    /// The close resets the connection.
+    pub(crate) resets: AtomicBool,
+
+    /// It speaks HTTP/2.
+    pub(crate) is_http2: AtomicBool,
+    /// Bytes of bodies that HTTP/2 has taken; its streams may wait for their client to make room.
+    pub(crate) n_pieces_taken: AtomicU64,
+    /// Those of them that were sent or dropped.
+    pub(crate) n_pieces_moved: AtomicU64,
+    /// Requests that ended without the whole response.
+    pub(crate) n_left: AtomicU64,
+    /// What the TLS session has agreed on.
+    pub(crate) tls: OnceLock<Box<TlsInfo>>,
 
     /// Requests of this connection that have begun and have not ended.
     pub(crate) n_in_flight: AtomicU32,
@@ -68,6 +82,12 @@ impl Link {
             n_read: AtomicU64::new(0),
             n_written: AtomicU64::new(0),
             n_in_hyper: AtomicU64::new(0),
+            resets: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+            n_pieces_taken: AtomicU64::new(0),
+            n_pieces_moved: AtomicU64::new(0),
+            n_left: AtomicU64::new(0),
+            tls: OnceLock::new(),
             n_in_flight: AtomicU32::new(0),
             n_bodies: AtomicU32::new(0),
             n_requests: AtomicU64::new(0),
@@ -89,9 +109,16 @@ impl Link {
 
     /// Whether hyper is not told of the end of what the client sends: it would take that for the client's leaving,
     /// and drop a response that is under way. A client may end its half and wait for the response. The end of a
-    /// body that is not complete is told.
+    /// body that is not complete is told; and in HTTP/2, whose clients send as long as they receive.
     pub(crate) fn hides_end(&self) -> bool {
-        self.n_in_flight.load(Relaxed) > 0 && self.n_bodies.load(Relaxed) == 0
+        self.n_in_flight.load(Relaxed) > 0
+            && self.n_bodies.load(Relaxed) == 0
+            && !self.is_http2.load(Relaxed)
+    }
+
+    /// Whether HTTP/2 has bytes of bodies that wait for the client.
+    pub(crate) fn has_pieces(&self) -> bool {
+        self.n_pieces_taken.load(Relaxed) != self.n_pieces_moved.load(Relaxed)
     }
 
     pub(crate) fn request_begins(&self) {

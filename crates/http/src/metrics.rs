@@ -59,6 +59,12 @@ counters! {
     timeouts_body,
     /// Connections that took nothing of a response for too long.
     timeouts_response,
+    /// TLS handshakes that were completed.
+    tls_handshakes,
+    /// TLS handshakes that failed, or that were none.
+    tls_handshakes_failed,
+    /// HTTP/2 connections that were closed because their clients reset too many streams.
+    refused_resets,
     /// Bytes that were received.
     bytes_received,
     /// Bytes that were sent.

@@ -9,6 +9,7 @@ use http::header::{HeaderName, HeaderValue};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::static_files::StaticFiles;
+use crate::tls::Tls;
 use crate::wakes::Wakes;
 
 /// What answers the requests of a server.
@@ -58,6 +59,8 @@ pub struct Server {
     pub internal_path: Option<String>,
     /// Requests that have ended are kept for the log until [`Server::take_log`].
     pub logs: bool,
+    /// TLS on every connection.
+    pub tls: Option<Tls>,
     pub(crate) http1: hyper::server::conn::http1::Builder,
     log: Mutex<Vec<LogEntry>>,
     n_in_flight: AtomicUsize,
@@ -76,6 +79,7 @@ impl Server {
             headers: Vec::new(),
             internal_path: None,
             logs: false,
+            tls: None,
             log: Mutex::default(),
             n_in_flight: AtomicUsize::new(0),
             is_draining: AtomicBool::new(false),

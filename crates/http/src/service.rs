@@ -14,6 +14,7 @@ use hyper::service::Service;
 
 use crate::body::{Body, BrokenOff, Delivery};
 use crate::exchange::Exchange;
+use crate::http2;
 use crate::link::Link;
 use crate::refusal;
 use crate::server::{Server, Target};
@@ -30,7 +31,7 @@ impl Service<Request<Incoming>> for Requests {
     type Future = Reply;
 
     fn call(&self, request: Request<Incoming>) -> Reply {
-        let (parts, incoming) = request.into_parts();
+        let (mut parts, incoming) = request.into_parts();
         let link = &self.0;
         let server = &link.server;
         let delivery = Delivery::begin(link, &parts);
@@ -42,6 +43,9 @@ impl Service<Request<Incoming>> for Requests {
                 }),
                 None => Reply(Answer::Given(None)),
             };
+        }
+        if version == Version::HTTP_2 {
+            http2::adapt_fields(&mut parts);
         }
         match &server.target {
             Target::Files(files) if !server.is_internal(&parts.uri) => {

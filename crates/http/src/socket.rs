@@ -1,4 +1,4 @@
-//! hyper's reads and writes, on a non-blocking socket.
+//! hyper's reads and writes, on a non-blocking socket: plain, or through a TLS session.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -14,36 +14,16 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::link::Link;
+use crate::session::{Failure, Session};
 
-/// The socket of a connection. It tries each operation, and leaves waiting to the driver.
+/// The descriptor of a connection, and what its driver is told of it.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct Wire {
     fd: OwnedFd,
-    link: Arc<Link>,
-    /// What was read before hyper was asked.
-    prefix: Bytes,
+    pub(crate) link: Arc<Link>,
 }
 
-impl Socket {
-    pub(crate) fn new(fd: OwnedFd, link: Arc<Link>) -> Self {
-        Self { fd, link, prefix: Bytes::new() }
-    }
-
-    pub(crate) fn raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
-    }
-
-    /// Put bytes back that were read: they are read again first.
-    pub(crate) fn put_back(&mut self, prefix: Bytes) {
-        debug_assert!(self.prefix.is_empty());
-        self.prefix = prefix;
-    }
-
-    /// Take what was put back.
-    pub(crate) fn take_prefix(&mut self) -> Bytes {
-        std::mem::take(&mut self.prefix)
-    }
-
+impl Wire {
     /// Receive into uninitialised memory; `None` if there is nothing now, 0 at the end.
     pub(crate) fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Option<usize>> {
         let link = &self.link;
@@ -57,9 +37,6 @@ impl Socket {
                     let n = filled.len();
                     if n == 0 && n_wanted > 0 {
                         link.is_read_closed.store(true, Relaxed);
-                        if link.hides_end() {
-                            return Ok(None);
-                        }
                     } else if n < n_wanted && !link.distrusts_short_reads.load(Relaxed) {
                         // The next edge says when there is more.
                         link.may_read.store(false, Relaxed);
@@ -84,7 +61,7 @@ impl Socket {
         self.sent(|| rustix::net::send(self.fd.as_fd(), data, send_flags()))
     }
 
-    fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+    pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
         self.sent(|| {
             let mut no_ancillary = SendAncillaryBuffer::default();
             rustix::net::sendmsg(self.fd.as_fd(), slices, &mut no_ancillary, send_flags())
@@ -118,21 +95,140 @@ impl Socket {
             };
         }
     }
-
-    /// End our half: the peer reads an end after what was sent.
-    pub(crate) fn shut_down(&self) {
-        let _ = rustix::net::shutdown(self.fd.as_fd(), rustix::net::Shutdown::Write);
-    }
-
-    /// Have the close reset the connection: the peer learns that what it got is not all.
-    pub(crate) fn reset_on_close(&self) {
-        let linger = Some(std::time::Duration::ZERO);
-        let _ = rustix::net::sockopt::set_socket_linger(self.fd.as_fd(), linger);
-    }
 }
 
 fn send_flags() -> SendFlags {
     SendFlags::DONTWAIT | SendFlags::NOSIGNAL
+}
+
+/// The socket of a connection. It tries each operation, and leaves waiting to the driver.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    wire: Wire,
+    /// What was read before hyper was asked.
+    prefix: Bytes,
+    /// The TLS session; plain sockets have none.
+    session: Option<Box<Session>>,
+}
+
+impl Socket {
+    pub(crate) fn new(fd: OwnedFd, link: Arc<Link>) -> Result<Self, rustls::Error> {
+        let session = match &link.server.tls {
+            Some(tls) => Some(Box::new(Session::new(tls)?)),
+            None => None,
+        };
+        Ok(Self { wire: Wire { fd, link }, prefix: Bytes::new(), session })
+    }
+
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.wire.fd.as_raw_fd()
+    }
+
+    /// Put bytes back that were read: they are read again first.
+    pub(crate) fn put_back(&mut self, prefix: Bytes) {
+        debug_assert!(self.prefix.is_empty());
+        self.prefix = prefix;
+    }
+
+    /// Take what was put back.
+    pub(crate) fn take_prefix(&mut self) -> Bytes {
+        std::mem::take(&mut self.prefix)
+    }
+
+    /// Whether HTTP can be spoken: there is no handshake that is not complete.
+    pub(crate) fn is_established(&self) -> bool {
+        self.session.as_ref().is_none_or(|it| it.is_established())
+    }
+
+    /// What the handshake has agreed on: whether that is HTTP/2. `None` without TLS.
+    pub(crate) fn agreed_on_http2(&self) -> Option<bool> {
+        self.session.as_ref().map(|it| it.agreed_on_http2())
+    }
+
+    /// Why the TLS session has failed, if it has.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.session.as_ref().and_then(|it| it.failure())
+    }
+
+    /// From now on, send and receive in plain.
+    pub(crate) fn drop_session(&mut self) {
+        self.session = None;
+    }
+
+    /// Receive into uninitialised memory; `None` if there is nothing now, 0 at the end.
+    pub(crate) fn receive(&mut self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Option<usize>> {
+        let Some(session) = &mut self.session else {
+            return Ok(match self.wire.receive(buffer)? {
+                Some(0) if self.wire.link.hides_end() && !buffer.is_empty() => None,
+                received => received,
+            });
+        };
+        session.receive(&self.wire, buffer)
+    }
+
+    /// Receive what is dropped, TLS or not, as `receive`.
+    pub(crate) fn discard(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Option<usize>> {
+        self.wire.receive(buffer)
+    }
+
+    /// Send as much as there is room for; `None` if there is no room now.
+    pub(crate) fn send(&mut self, data: &[u8]) -> io::Result<Option<usize>> {
+        match &mut self.session {
+            None => self.wire.send(data),
+            Some(session) => session.send(&self.wire, &[IoSlice::new(data)]),
+        }
+    }
+
+    fn send_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        match (&mut self.session, slices) {
+            (None, [one]) => self.wire.send(one),
+            (None, several) => self.wire.send_vectored(several),
+            (Some(session), several) => session.send(&self.wire, several),
+        }
+    }
+
+    /// Send what was encrypted and found no room; whether all of it is sent.
+    fn flush(&mut self) -> io::Result<bool> {
+        match &mut self.session {
+            None => Ok(true),
+            Some(session) => session.flush(&self.wire),
+        }
+    }
+
+    /// End our half: the peer reads an end after what was sent.
+    pub(crate) fn shut_down(&mut self) {
+        self.say_end();
+        let _ = rustix::net::shutdown(self.wire.fd.as_fd(), rustix::net::Shutdown::Write);
+    }
+
+    /// Tell a TLS peer that nothing follows.
+    fn say_end(&mut self) {
+        if let Some(session) = &mut self.session
+            && !self.wire.link.resets.load(Relaxed)
+        {
+            session.say_end(&self.wire);
+        }
+    }
+
+    /// Have the close reset the connection: the peer learns that what it got is not all.
+    pub(crate) fn reset_on_close(&self) {
+        self.wire.link.resets.store(true, Relaxed);
+        let linger = Some(std::time::Duration::ZERO);
+        let _ = rustix::net::sockopt::set_socket_linger(self.wire.fd.as_fd(), linger);
+    }
+
+    /// Give up the memory that is needed while bytes move only.
+    pub(crate) fn rest(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.rest();
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.say_end();
+    }
 }
 
 fn poll_of<T>(attempt: io::Result<Option<T>>) -> Poll<io::Result<T>> {
@@ -158,7 +254,7 @@ impl Read for Socket {
         // SAFETY: `receive` writes to the memory, and nothing is uninitialised by it.
         let received = self.receive(unsafe { buffer.as_mut() });
         poll_of(received).map_ok(|n| {
-            // SAFETY: the kernel has written the first `n` bytes.
+            // SAFETY: the first `n` bytes were written.
             unsafe { buffer.advance(n) }
         })
     }
@@ -166,7 +262,7 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
@@ -174,14 +270,11 @@ impl Write for Socket {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match slices {
-            [one] => poll_of(self.send(one)),
-            several => poll_of(self.send_vectored(several)),
-        }
+        poll_of(self.send_vectored(slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -189,9 +282,15 @@ impl Write for Socket {
     }
 
     /// hyper flushes when it has written all that it had.
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.link.n_in_hyper.store(0, Relaxed);
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.flush() {
+            Ok(true) => {
+                self.wire.link.n_in_hyper.store(0, Relaxed);
+                Poll::Ready(Ok(()))
+            }
+            Ok(false) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 
     /// Nothing: the driver decides how a connection is closed.

@@ -39,10 +39,17 @@ fn check_host(request: &request::Parts) -> Result<(), StatusCode> {
     if hosts.next().is_some() {
         return Err(StatusCode::BAD_REQUEST);
     }
+    let authority = request.uri.authority().filter(|_| request.version == Version::HTTP_2);
+    if let (Some(host), Some(authority)) = (host, authority)
+        && !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+    {
+        // RFC 9113, 8.3.1: they have to name the same host.
+        return Err(StatusCode::BAD_REQUEST);
+    }
     match host {
         Some(host) if !is_host(host.as_bytes()) => Err(StatusCode::BAD_REQUEST),
         None if request.version == Version::HTTP_11 => Err(StatusCode::BAD_REQUEST),
-        None if request.version == Version::HTTP_2 && request.uri.authority().is_none() => {
+        None if request.version == Version::HTTP_2 && authority.is_none() => {
             Err(StatusCode::BAD_REQUEST)
         }
         _ => Ok(()),

@@ -73,9 +73,14 @@ def adopt(fd: int, backlog: int = _BACKLOG) -> socket.socket:
     return listener
 
 
-def bind_tcp(host: str, port: int, backlog: int = _BACKLOG) -> list[socket.socket]:
-    """Bind one socket for each address of `host`; port 0 takes a free one on the first address."""
-    return _bind_addresses(host, port, backlog, is_shared=False)
+def bind_tcp(
+    host: str, port: int, backlog: int = _BACKLOG, *, is_shared: bool = False
+) -> list[socket.socket]:
+    """Bind one socket for each address of `host`; port 0 takes a free one on the first address.
+
+    With `is_shared`, other processes of this user may listen there as well.
+    """
+    return _bind_addresses(host, port, backlog, is_shared=is_shared)
 
 
 def _bind_groups(host: str, port: int, backlog: int, n_slots: int) -> list[list[socket.socket]]:

@@ -143,9 +143,11 @@ class Server:
         if config.proxy_headers:
             wrap = WsgiBehindProxies if self._interface == "wsgi" else BehindProxies
             app = wrap(app, config.forwarded_allow_ips)
-        return self._add_native(app, folder, logs=self._format is not None)
+        return self._add_native(app, folder, logs=self._format is not None, tls=_tls(config))
 
-    def _add_native(self, app: Any, folder: Any, *, logs: bool) -> _core.HttpServer:
+    def _add_native(
+        self, app: Any, folder: Any, *, logs: bool, tls: dict[str, Any] | None = None
+    ) -> _core.HttpServer:
         config = self._config
         headers = [(name.lower().encode(), value.encode()) for name, value in config.headers]
         if config.server_header and all(name != b"server" for name, _ in headers):
@@ -177,6 +179,7 @@ class Server:
             folder=folder,
             internal=(path, MetricsApp(self._count)) if path else None,
             environ=self._environ() if self._interface == "wsgi" else None,
+            tls=tls,
         )
         self._natives.append(native)
         return native
@@ -205,7 +208,9 @@ class Server:
         """Serve the metrics on a port of their own, if that is asked for."""
         if self._config.metrics and self._config.metrics.startswith(":"):
             native = self._add_native(MetricsApp(self._count), None, logs=False)
-            for listener in bind_tcp(self._config.host, int(self._config.metrics[1:])):
+            # Shared with the worker that this one replaces, until that has drained.
+            port = int(self._config.metrics[1:])
+            for listener in bind_tcp(self._config.host, port, is_shared=True):
                 stack.callback(listener.close)
                 _begin_listening(native, listener)
 
@@ -276,6 +281,19 @@ class Server:
         elif number is signal.SIGINT and not self._forced.is_set():
             logger.warning("Stopping at once: connections are dropped")
             self._forced.set()
+
+
+def _tls(config: Config) -> dict[str, Any] | None:
+    """Return the options of TLS, if it is asked for."""
+    if config.ssl_certfile is None:
+        return None
+    return {
+        "certificates": config.ssl_certfile,
+        "key": config.ssl_keyfile,
+        "key_password": config.ssl_keyfile_password,
+        "client_authorities": config.ssl_ca_certs,
+        "requires_client_certificate": config.ssl_ca_certs is not None,
+    }
 
 
 def _begin_listening(native: _core.HttpServer, listener: socket.socket) -> None:

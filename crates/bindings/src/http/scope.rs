@@ -8,7 +8,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use threadlets_core::socket::Address;
+use threadlets_http::tls::TlsInfo;
 
+use super::tls;
 use crate::py::address;
 
 /// What the scopes of all requests of a server share.
@@ -24,6 +26,8 @@ pub(super) struct Common {
     pub(super) extensions: Py<PyDict>,
     /// `{"version": "3.0", "spec_version": …}`
     pub(super) asgi: Py<PyDict>,
+    /// The server's certificate as PEM, if it speaks TLS.
+    pub(super) certificate: Option<Py<PyString>>,
 }
 
 /// Make the scope of a request of type "http".
@@ -33,6 +37,7 @@ pub(super) fn http<'py>(
     head: &request::Parts,
     peer: &Address,
     server: &Py<PyAny>,
+    tls: Option<&TlsInfo>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let scope = PyDict::new(py);
     scope.set_item(intern!(py, "type"), intern!(py, "http"))?;
@@ -60,7 +65,12 @@ pub(super) fn http<'py>(
     if let Some(state) = &common.state {
         scope.set_item(intern!(py, "state"), state.bind(py).copy()?)?;
     }
-    scope.set_item(intern!(py, "extensions"), common.extensions.bind(py).copy()?)?;
+    let extensions = common.extensions.bind(py).copy()?;
+    if let Some(info) = tls {
+        let extension = tls::extension(py, info, common.certificate.as_ref())?;
+        extensions.set_item(intern!(py, "tls"), extension)?;
+    }
+    scope.set_item(intern!(py, "extensions"), extensions)?;
     Ok(scope)
 }
 
@@ -111,16 +121,9 @@ pub(super) fn server<'py>(py: Python<'py>, own: &Address) -> PyResult<Bound<'py,
     }
 }
 
-/// The header fields as a list of pairs of byte strings. In HTTP/2, `:authority` is the host.
+/// The header fields as a list of pairs of byte strings.
 fn fields<'py>(py: Python<'py>, head: &request::Parts) -> PyResult<Bound<'py, PyList>> {
     let list = PyList::empty(py);
-    if head.version == Version::HTTP_2
-        && let Some(authority) = head.uri.authority()
-        && !head.headers.contains_key(http::header::HOST)
-    {
-        let host = PyBytes::new(py, authority.as_str().as_bytes());
-        list.append((name(py, "host"), host))?;
-    }
     append_fields(py, &list, &head.headers)?;
     Ok(list)
 }

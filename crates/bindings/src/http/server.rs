@@ -25,6 +25,7 @@ use threadlets_http::{Connection, Exchange, Limits, Progress, Server, Target};
 use super::connections::{CONNECTIONS_MAX, Connections, Entry};
 use super::exchange::{HttpExchange, HttpReceive, HttpSend};
 use super::scope::{self, Common};
+use super::tls;
 use super::wsgi::{CommonEnviron, WsgiRequest};
 use crate::calls::queued_call::{self, Work};
 use crate::contract::in_context;
@@ -338,7 +339,7 @@ impl HttpServer {
             return Self::start_wsgi(slf, number, exchange, &head, common);
         }
         let own = this.own_address(py, &exchange);
-        let scope = scope::http(py, &this.common, &head, exchange.peer(), &own)?;
+        let scope = scope::http(py, &this.common, &head, exchange.peer(), &own, exchange.tls())?;
         drop(head);
         let exchange = Py::new(py, HttpExchange::new(slf.clone().unbind(), exchange))?;
         this.connections.with(py, |connections| {
@@ -533,9 +534,10 @@ fn static_options(options: &Bound<'_, PyDict>) -> PyResult<StaticOptions> {
 impl HttpServer {
     /// Make a server of the running loop; its listening sockets are added later.
     ///
-    /// `headers` are pairs of byte strings that every response gets unless it has them.
+    /// `headers` are pairs of byte strings that every response gets unless it has them. `tls` has the options of TLS;
+    /// the scheme is `https` with it.
     #[new]
-    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None, internal=None, environ=None))]
+    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None, internal=None, environ=None, tls=None))]
     #[expect(clippy::too_many_arguments, reason = "they are named, and all of them are needed")]
     fn new(
         py: Python<'_>,
@@ -552,6 +554,7 @@ impl HttpServer {
         folder: Option<(PathBuf, Bound<'_, PyDict>)>,
         internal: Option<(String, Py<PyAny>)>,
         environ: Option<Py<PyDict>>,
+        tls: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         let bell = rustix::event::eventfd(
             0,
@@ -571,6 +574,10 @@ impl HttpServer {
         let mut server = Server::new(limits_of(limits)?, target, wakes);
         server.logs = logs;
         server.internal_path = internal.as_ref().map(|(path, _)| path.clone());
+        server.tls = tls.map(tls::tls).transpose()?;
+        let certificate =
+            server.tls.as_ref().map(|it| PyString::new(py, it.certificate()).unbind());
+        let scheme = if tls.is_some() { PyString::new(py, "https").unbind() } else { scheme };
         for (name, value) in headers {
             let invalid = || PyValueError::new_err("a header field of the server is not valid");
             let name = HeaderName::from_bytes(&name).map_err(|_| invalid())?;
@@ -594,7 +601,7 @@ impl HttpServer {
             context: current_context(py)?.unbind(),
             innermost,
             environ: environ.map(CommonEnviron::new),
-            common: Common { root_path, scheme, state, extensions, asgi },
+            common: Common { root_path, scheme, state, extensions, asgi, certificate },
             connections: GilCell::default(),
             listeners: GilCell::default(),
             n_applications: GilSlot::new(0),
