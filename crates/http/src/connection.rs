@@ -19,7 +19,7 @@ use crate::link::Link;
 use crate::server::Server;
 use crate::service::Requests;
 use crate::session::Failure;
-use crate::socket::Socket;
+use crate::socket::{self, Socket};
 use crate::wakes::looking_afterwards;
 
 /// What is read of a connection before its protocol is known, at most.
@@ -65,6 +65,8 @@ struct Times {
     read_ns: u64,
     n_written: u64,
     written_ns: u64,
+    /// Bytes that the kernel had not sent when a reader seemed to take nothing.
+    n_left: u32,
     /// Since when no request is in flight and nothing of a next one has come; `None` while there is one.
     idle_ns: Option<u64>,
     n_requests: u64,
@@ -105,6 +107,7 @@ impl Connection {
             read_ns: now_ns,
             n_written: 0,
             written_ns: now_ns,
+            n_left: u32::MAX,
             idle_ns: Some(now_ns),
             n_requests: 0,
             n_requests_at_rest: 0,
@@ -159,6 +162,7 @@ impl Connection {
             for _ in 0..TURNS_MAX {
                 self.link.is_woken.store(false, SeqCst);
                 self.protocol = self.take_turn(now_ns);
+                self.show_end();
                 if !self.link.is_woken.load(Relaxed) {
                     break;
                 }
@@ -171,6 +175,15 @@ impl Connection {
         self.rest();
         self.note_progress(now_ns);
         self.progress()
+    }
+
+    /// Have hyper read the end that it was not told of while a request was in flight.
+    fn show_end(&self) {
+        let link = &self.link;
+        if link.has_hidden_end.load(Relaxed) && link.n_in_flight.load(Relaxed) == 0 {
+            link.has_hidden_end.store(false, Relaxed);
+            link.is_woken.store(true, SeqCst);
+        }
     }
 
     fn progress(&self) -> Progress {
@@ -323,6 +336,7 @@ impl Connection {
         let n_requests = link.n_requests.load(Relaxed);
         if n_written != times.n_written {
             (times.n_written, times.written_ns) = (n_written, now_ns);
+            times.n_left = u32::MAX;
         }
         let has_read = n_read != times.n_read;
         if link.is_http2.load(Relaxed) {
@@ -394,6 +408,12 @@ impl Connection {
         }
         let is_stuck = !link.may_write.load(Relaxed);
         if is_stuck && is_past(times.written_ns.max(times.read_ns), limits.response) {
+            // There is room again only when much of the kernel's buffer is sent: a reader may take a little all the time.
+            let n_left = socket::n_unacknowledged(self.fd).unwrap_or(u32::MAX);
+            if n_left < times.n_left {
+                (self.times.n_left, self.times.written_ns) = (n_left, now_ns);
+                return None;
+            }
             metrics.timeouts_response.count();
             self.reset();
             return Some(self.progress());

@@ -35,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) distrusts_short_reads: AtomicBool,
     /// The peer has ended its half.
     pub(crate) is_read_closed: AtomicBool,
+    /// The end was not told to hyper while a request was in flight.
+    pub(crate) has_hidden_end: AtomicBool,
     /// A write has found no room, once at least: writability has to be reported.
     pub(crate) awaits_room: AtomicBool,
     pub(crate) n_read: AtomicU64,
@@ -78,6 +80,7 @@ impl Link {
             may_write: AtomicBool::new(true),
             distrusts_short_reads: AtomicBool::new(false),
             is_read_closed: AtomicBool::new(false),
+            has_hidden_end: AtomicBool::new(false),
             awaits_room: AtomicBool::new(false),
             n_read: AtomicU64::new(0),
             n_written: AtomicU64::new(0),
@@ -107,13 +110,17 @@ impl Link {
         std::mem::take(&mut *self.begun())
     }
 
-    /// Whether hyper is not told of the end of what the client sends: it would take that for the client's leaving,
+    /// Hide the end of what the client sends from hyper, if a request is in flight: it would take that for the client's leaving,
     /// and drop a response that is under way. A client may end its half and wait for the response. The end of a
     /// body that is not complete is told; and in HTTP/2, whose clients send as long as they receive.
-    pub(crate) fn hides_end(&self) -> bool {
-        self.n_in_flight.load(Relaxed) > 0
+    pub(crate) fn hide_end(&self) -> bool {
+        let hides = self.n_in_flight.load(Relaxed) > 0
             && self.n_bodies.load(Relaxed) == 0
-            && !self.is_http2.load(Relaxed)
+            && !self.is_http2.load(Relaxed);
+        if hides {
+            self.has_hidden_end.store(true, Relaxed);
+        }
+        hides
     }
 
     /// Whether HTTP/2 has bytes of bodies that wait for the client.

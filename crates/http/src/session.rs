@@ -195,7 +195,7 @@ impl Session {
     /// The peer has ended its half in order.
     fn end(&self, link: &Link) -> Option<usize> {
         link.is_read_closed.store(true, Relaxed);
-        (!link.hides_end()).then_some(0)
+        (!link.hide_end()).then_some(0)
     }
 
     /// The peer has ended its half without a word. Between two requests that costs nothing; within a body, or

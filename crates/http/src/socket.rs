@@ -97,6 +97,14 @@ impl Wire {
     }
 }
 
+/// How many bytes the kernel has taken for a socket and the peer has not acknowledged; `None` where it does not say.
+pub(crate) fn n_unacknowledged(fd: RawFd) -> Option<u32> {
+    let mut n_bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, or fails if there is no such descriptor.
+    let answer = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &mut n_bytes) };
+    (answer == 0).then_some(n_bytes.unsigned_abs())
+}
+
 fn send_flags() -> SendFlags {
     SendFlags::DONTWAIT | SendFlags::NOSIGNAL
 }
@@ -159,7 +167,7 @@ impl Socket {
     pub(crate) fn receive(&mut self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Option<usize>> {
         let Some(session) = &mut self.session else {
             return Ok(match self.wire.receive(buffer)? {
-                Some(0) if self.wire.link.hides_end() && !buffer.is_empty() => None,
+                Some(0) if self.wire.link.hide_end() && !buffer.is_empty() => None,
                 received => received,
             });
         };
