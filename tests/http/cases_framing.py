@@ -47,7 +47,7 @@ LENGTHS = (
     Case("vertical tab", _POST + b"Content-Length: \x0b5\r\n\r\nhello", REFUSED, CLOSED, "9112 6.3"),
     Case("NUL", _POST + b"Content-Length: 5\0\r\n\r\nhello", REFUSED, CLOSED, "9110 5.5"),
     Case("2^64 + 5", _POST + b"Content-Length: 18446744073709551621\r\n\r\nhello", _TOO_LARGE, CLOSED, "9112 6.3"),
-    Case("2^64 - 1", _POST + b"Content-Length: 18446744073709551615\r\n\r\nhello", _TOO_LARGE, CLOSED, "9112 6.3"),
+    Case("2^64 - 1", _POST + b"Content-Length: 18446744073709551615\r\n\r\nhello", _TOO_LARGE | {431}, CLOSED, "9112 6.3"),
     Case("of 400 digits", _POST + b"Content-Length: " + b"9" * 400 + b"\r\n\r\nhello", _TOO_LARGE, CLOSED, "9112 6.3"),
     Case("space before the colon", _POST + b"Content-Length : 5\r\n\r\nhello", REFUSED, CLOSED, "9112 5.1"),
     Case("of another header", _POST + b"X-Content-Length: 500\r\nContent-Length: 5\r\n\r\nhello", ANSWERED, OPEN, "9112 6.2", body=b"hello"),

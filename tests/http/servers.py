@@ -21,6 +21,14 @@ from waiting import wait_until
 
 OURS = "threadlets"
 KINDS = (OURS, "nginx", "uvicorn", "granian", "hypercorn")
+# What each speaks beside HTTP/1.1; a new protocol of ours is tested as soon as it stands here.
+SPEAKS: dict[str, frozenset[str]] = {
+    OURS: frozenset(),
+    "nginx": frozenset({"HTTP/2"}),
+    "uvicorn": frozenset({"websockets"}),
+    "granian": frozenset({"HTTP/2", "websockets"}),
+    "hypercorn": frozenset({"HTTP/2", "websockets"}),
+}
 _HERE = Path(__file__).parent
 _STOP_S = 20.0
 
@@ -99,6 +107,12 @@ class Server:
 def chosen_kind() -> str:
     """Return the kind of server that the tests run against."""
     return os.environ.get("HTTP_SERVER", OURS)
+
+
+def speaks(protocol: str) -> bool:
+    """Whether the chosen server speaks a protocol; one that is given by its address is asked."""
+    kind = chosen_kind()
+    return kind not in SPEAKS or protocol in SPEAKS[kind]
 
 
 def missing(kind: str) -> str | None:

@@ -71,7 +71,8 @@ def test_a_target_that_is_too_long_is_414(limited: StartLimited) -> None:
     assert _is_served(exchange(server.address, _get(b"/" + b"x" * 900) + PROBE))
     for n_bytes in (1100, 3000, 100_000):
         outcome = exchange(server.address, _get(b"/" + b"x" * n_bytes) + PROBE)
-        assert 414 == outcome.status, n_bytes
+        # Beyond the limit of the whole head, nobody has looked yet where its lines end.
+        assert outcome.status in ({414} if n_bytes < 65_536 else {414, 431}), n_bytes
         assert 1 == len(outcome.responses)
         assert outcome.ended in ("closed", "reset")
 
@@ -188,11 +189,24 @@ def test_a_head_that_never_ends_is_408(limited: StartLimited) -> None:
 
 
 def test_a_second_head_that_stops_is_408(limited: StartLimited) -> None:
-    """The same on a connection that has served a request."""
+    """The same on a connection that has served a request; one that is still idle to the server is closed."""
     server = limited("slow head")
-    outcome = exchange(server.address, _get(b"/") + b"GET / HTTP/1.1\r\nHo")
+    with Connection(server.address) as connection:
+        connection.send(_get(b"/"))
+        assert 200 == connection.read_response().status
+        connection.send(b"GET / HTTP/1.1\r\nHo")
+        try:
+            assert 408 == connection.read_response().status
+            assert b"" == connection.read_to_end()
+        except (Closed, ConnectionResetError):
+            assert not server.is_ours
+
+
+def test_a_head_that_stops_behind_another_is_let_go(limited: StartLimited) -> None:
+    """Half a head that came with the request before it."""
+    outcome = exchange(limited("slow head").address, _get(b"/") + b"GET / HTTP/1.1\r\nHo")
     assert [200] == statuses(outcome)[:1]
-    assert statuses(outcome)[1:] in ([408], []) if not server.is_ours else [[408]]
+    assert statuses(outcome)[1:] in ([408], [])
     assert outcome.ended in ("closed", "reset")
 
 
@@ -251,6 +265,7 @@ def _counts(server: Server) -> list[int]:
 def test_a_reader_that_takes_nothing_is_dropped(limited: StartLimited) -> None:
     """Its application ends, and its socket is closed."""
     server = limited("slow reader")
+    wait_until(server.answers)
     n_sockets = server.n_sockets()
     with Connection(server.address) as connection:
         connection.send(_get(b"/large?bytes=100000000"))

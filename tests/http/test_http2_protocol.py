@@ -43,8 +43,8 @@ from waiting import wait_until
 KIND = servers.chosen_kind()
 NEEDS_APP = pytest.mark.skipif(KIND == "nginx", reason="nginx has no application behind it here")
 
-if KIND == "uvicorn":
-    pytest.skip("uvicorn does not speak HTTP/2", allow_module_level=True)
+if not servers.speaks("HTTP/2"):
+    pytest.skip(f"{KIND} does not speak HTTP/2", allow_module_level=True)
 
 Connect = Callable[..., Http2]
 

@@ -30,7 +30,7 @@ from websocket_client import (
 )
 
 pytestmark = pytest.mark.skipif(
-    servers.chosen_kind() == "nginx", reason="nginx has no application behind it here"
+    not servers.speaks("websockets"), reason=f"{servers.chosen_kind()} does not speak websockets"
 )
 
 TABLES = {
