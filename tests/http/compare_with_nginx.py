@@ -24,13 +24,81 @@ _DOCUMENT = _HERE.parent.parent / "docs" / "serving-safety.md"
 _BEGIN, _END = "<!-- differences: begin -->\n", "<!-- differences: end -->\n"
 
 _STRICT = "the grammar does not allow it; nginx skips or repairs what we refuse"
-_LF_IN_CHUNKS = (
-    "a bare LF ends no line of a chunked body; servers that differ here can be made to smuggle"
+_HOST = "RFC 9112, 3.2 asks for 400; nginx takes almost any text"
+_TARGET = "nginx decodes a target to find a file; here it is the application's, as it came"
+_TUNNEL = "there are no tunnels here, so 501; nginx looks at the target first"
+_TAB = "RFC 9110, 5.6.3 has tabs among the optional whitespace; nginx has spaces only"
+_METHOD = "a method is any token, and its meaning the application's; nginx takes capitals alone"
+_VERSION = "the status is 400 for every version that we do not speak; nginx says 505 from 2.0 on"
+_HTTP_0_9 = "HTTP/0.9 is not spoken here"
+_CODING = "both refuse: 501 is for codings that end in chunked, and else the length is unknown, which is 400"
+_BOTH = "RFC 9112, 6.1 permits both: we read the chunks, and close, so that nothing behind them is a request"
+_LF = "RFC 9112, 2.2 lets a bare LF end the lines of a head, not those of chunks, where it serves to smuggle"
+_LF_AT_THE_END = (
+    "what follows the bare LF, up to an empty line, is taken for trailers and dropped, which hyper decides; nothing of "
+    "it is answered"
 )
-_HOST = "RFC 9112, 3.2 asks for 400; nginx takes any text without a slash or a NUL"
+_BOUNDED = "extensions and trailers are bounded here: 16 KiB for all chunks of a body"
+_TRAILER = "trailers are parsed as strictly as headers; nginx drops them unread"
+_SAME_LENGTH = "RFC 9112, 6.3 permits to take lengths that are the same for one"
 
-# The reason of each difference.
-REASONS: dict[str, str] = {}
+# The reason of each difference: of a case, or of all cases of a table.
+REASONS: dict[str, str] = {
+    "target": _TARGET,
+    "target: authority form with CONNECT": _TUNNEL,
+    "target: origin form with CONNECT": _TUNNEL,
+    "target: CONNECT without a port": _TUNNEL,
+    "target: asterisk with OPTIONS": "RFC 9112, 3.2.4 has it for questions to the server; nginx does not know it",
+    "target: characters that URIs do not have": _STRICT,
+    "line": _STRICT,
+    "method": _METHOD,
+    "method: of 10,000 characters": "the line is within the limit of the head, and the limit of targets is not for methods",
+    "method: TRACE": "TRACE is the application's; nginx never answers it",
+    "version": _VERSION,
+    "version: 1.1 that closes, then keeps": "RFC 9112, 9.3: close wins",
+    "version: 1.1 with a token that only contains close": "options are compared whole; nginx looks for the letters",
+    "version: 1.2": "hyper speaks 1.0 and 1.1; RFC 9110, 2.5 says SHOULD be taken for 1.1",
+    "version: 1.9": "hyper speaks 1.0 and 1.1; RFC 9110, 2.5 says SHOULD be taken for 1.1",
+    "version: 1.10": "RFC 9112, 2.3: a version has two digits",
+    "version: 0.9, without a version": _HTTP_0_9,
+    "version: no version, but headers": _HTTP_0_9,
+    "version: a space in place of the version": _HTTP_0_9,
+    "host": _HOST,
+    "host: empty": "RFC 9112, 3.2 has an empty Host for targets without an authority",
+    "host: mixed case and a tab": _TAB,
+    "header name": "RFC 9110, 5.1: names are tokens; nginx drops the header and answers",
+    "header value": "RFC 9110, 5.5: control characters are invalid, and may be kept",
+    "header value: spaces around": _TAB,
+    "line end": _STRICT,
+    "length: spaces around": _TAB,
+    "length: twice, the same": _SAME_LENGTH,
+    "length: twice, other digits": _SAME_LENGTH,
+    "length: 2^64 - 1": "both refuse",
+    "coding": _CODING,
+    "coding: chunked after a tab": _TAB,
+    "coding: comma first": "RFC 9110, 5.6.1: empty elements of a list do not count",
+    "coding: empty and chunked, in two lines": "RFC 9110, 5.6.1: empty elements of a list do not count",
+    "coding: byte in the name": "RFC 9110, 5.1: names are tokens; nginx drops the header and answers",
+    "length and coding": _BOTH,
+    "length and coding: length, then identity": _CODING,
+    "length and coding: length, then unknown": _CODING,
+    "chunk": _LF,
+    "chunk: two sizes": _STRICT,
+    "chunk: bare LF ends the body": _LF_AT_THE_END,
+    "extension": _BOUNDED,
+    "extension: bare LF ends it": _LF,
+    "trailer": _TRAILER,
+    "trailer: bare LF": _LF_AT_THE_END,
+    "trailer: a thousand": _BOUNDED,
+    "trailer: of 100,000 bytes": _BOUNDED,
+    "smuggling: length covers it, chunked ends before": _BOTH,
+    "smuggling: chunk covers it, length ends before": _BOTH,
+    "smuggling: coding after a bare LF": _BOTH,
+    "smuggling: coding that is unknown": _CODING,
+    "smuggling: length with a byte in its name": "RFC 9110, 5.1: names are tokens; nginx drops the header and answers",
+    "smuggling: chunk extension with a bare LF": _LF,
+    "smuggling: request in a trailer": _TRAILER,
+}
 
 
 def described(outcome: Outcome) -> str:
@@ -54,7 +122,7 @@ def differences() -> list[tuple[str, Case, str, str]]:
     for kind in kinds:
         if why_not := servers.missing(kind):
             raise SystemExit(f"cannot compare: {why_not}; apt-get install nginx-light")
-    started = [servers.start(kind) for kind in kinds]
+    started = [servers.start(kind, *servers.usual_options(kind)) for kind in kinds]
     found = []
     try:
         for table, cases in TABLES.items():

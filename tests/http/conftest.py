@@ -35,7 +35,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSer
 @pytest.fixture
 def server(shared_server: StartServer) -> Server:
     """Return a server of the chosen kind with its usual limits."""
-    return shared_server()
+    return shared_server(*servers.usual_options(servers.chosen_kind()))
 
 
 @pytest.fixture(scope="session")

@@ -115,6 +115,11 @@ def speaks(protocol: str) -> bool:
     return kind not in SPEAKS or protocol in SPEAKS[kind]
 
 
+def usual_options(kind: str) -> tuple[str, ...]:
+    """Return the options of tables: a connection that waits for a request for which there was none ends soon."""
+    return ("--timeout-keep-alive", "1") if kind in (OURS, "uvicorn") else ()
+
+
 def missing(kind: str) -> str | None:
     """Return why a kind of server cannot be started here, or None."""
     if ":" in kind or kind == OURS:
