@@ -175,7 +175,7 @@ def test_head_and_204_end_with_their_headers(connect: Connect) -> None:
     end = client.answer([(":method", "HEAD"), *GET[1:]])
     assert (200, b"") == (end.status, end.body)
     end = client.answer([*GET[:2], (":path", "/without-content"), GET[3]], number=3)
-    assert end.body == b""
+    assert b"" == end.body
     assert end.status in (204, 500) or end.reset is not None
 
 
@@ -214,7 +214,8 @@ def test_cookies_are_joined_for_the_application(connect: Connect) -> None:
     cookies = [("cookie", "a=b"), ("cookie", "c=d")]
     end = connect().answer([*GET[:2], (":path", "/headers"), GET[3], *cookies])
     lines = [it for it in end.body.splitlines() if it.startswith(b"cookie")]
-    assert lines == [b"cookie: a=b; c=d"] or KIND != servers.OURS
+    if KIND == servers.OURS:
+        assert [b"cookie: a=b; c=d"] == lines
 
 
 @NEEDS_APP
