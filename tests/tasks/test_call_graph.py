@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import sys
 from typing import Any
 
@@ -167,6 +168,33 @@ def test_a_task_that_awaits_goes_with_what_it_awaits(run: Run) -> None:
     assert [None, None] == run(main(), debug=True)
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_call_graph_is_printed(run: Run, debug: bool) -> None:
+    """`print_call_graph` shows a task's coroutines, and those of the tasks that await it."""
+
+    async def main() -> str:
+        gate = asyncio.get_running_loop().create_future()
+
+        async def leaf() -> None:
+            await gate
+
+        async def branch() -> None:
+            await inner
+
+        inner = asyncio.create_task(leaf(), name="the leaf")
+        outer = asyncio.create_task(branch(), name="the branch")
+        await ticks(2)
+        printed = io.StringIO()
+        asyncio.print_call_graph(inner, file=printed)  # type: ignore[attr-defined]
+        gate.set_result(None)
+        await outer
+        return printed.getvalue()
+
+    printed = run(main(), debug=debug)
+    order = [printed.index(it) for it in ("'the leaf'", ".leaf()", "'the branch'", ".branch()")]
+    assert sorted(order) == order, printed
+
+
 LOOKED_AT = """
 import json, subprocess
 
@@ -232,6 +260,53 @@ def test_tasks_are_seen_from_outside_in_debug_mode(script: Script) -> None:
         ("gathered", "Event.wait -> leaf", "gathering"),
     } <= rows
     assert "done" not in {name for name, *_ in rows}
+
+
+@pytest.mark.parametrize(
+    ("kind", "debug"),
+    [("asyncio", True), ("native", True), ("switched", True), ("switched", False)],
+    indirect=["kind"],
+)
+def test_the_commands_that_look_from_outside_show_tasks(script: Script, debug: bool) -> None:
+    """`python -m asyncio ps` and `pstree` do in debug mode, and with asyncio's tasks in any mode."""
+    status, out, err = script(
+        f"""
+        import subprocess
+
+        async def leaf():
+            await asyncio.Event().wait()
+
+        async def branch(task):
+            await task
+
+        def look(command):
+            # Reading the state of a running process may fail.
+            for _ in range(20):
+                argv = [sys.executable, "-m", "asyncio", command, str(os.getpid())]
+                seen = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                if seen.returncode == 0 and "the leaf" in seen.stdout:
+                    return seen.stdout
+            raise SystemExit(seen.stdout + seen.stderr)
+
+        async def main():
+            inner = asyncio.create_task(leaf(), name="the leaf")
+            outer = asyncio.create_task(branch(inner), name="the branch")
+            await asyncio.sleep(0)
+            seen = [await asyncio.to_thread(look, it) for it in ("ps", "pstree")]
+            inner.cancel()
+            await asyncio.wait([outer])
+            return seen
+
+        with asyncio.Runner(loop_factory=new_loop, debug={debug}) as runner:
+            print(*runner.run(main()), sep="=====")
+        """
+    )
+    assert 0 == status, err
+    table, tree = out.split("=====")
+    [row] = [it for it in table.splitlines() if "the leaf" in it and "the branch" in it]
+    assert row.index("the leaf") < row.index("Event.wait -> leaf") < row.index("the branch")
+    order = [tree.index(it) for it in ("the branch", " branch", "the leaf", " leaf", "Event.wait")]
+    assert sorted(order) == order, tree
 
 
 @pytest.mark.skipif(
