@@ -230,6 +230,18 @@ def test_select_is_told_how_long_there_is_to_wait(run: Run) -> None:
     run(main())
 
 
+def test_select_refuses_a_time_that_is_no_number(run: Run) -> None:
+    """`select` raises ValueError for NaN, where it could only wait for ever or not at all."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        with pytest.raises(ValueError, match="NaN"):
+            loop._selector.select(float("nan"))
+        await ticks(1)
+
+    run(main())
+
+
 def test_select_says_what_has_become_ready(run: Run) -> None:
     """`select` returns descriptors with their masks; another thread's wake-up is an event, too."""
 

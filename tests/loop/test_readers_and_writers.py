@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import socket
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,71 @@ def test_reader_of_a_closed_socket_can_be_removed_by_the_socket(run: Run) -> Non
             loop.add_reader(ours, print)
             ours.close()
             assert loop.remove_reader(ours)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("first", "second"), [("reader", "writer"), ("writer", "reader")])
+def test_handler_of_a_closed_socket_can_be_removed_by_it_although_the_other_was_added_by_number(
+    run: Run, first: str, second: str
+) -> None:
+    """A descriptor's number does not replace the socket with which the first handler was added."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socket_pair() as (ours, _theirs):
+            fd = ours.fileno()
+            getattr(loop, f"add_{first}")(ours, print)
+            getattr(loop, f"add_{second}")(fd, print)
+            assert getattr(loop, f"remove_{second}")(fd)
+            ours.close()
+            assert getattr(loop, f"remove_{first}")(ours)
+            with pytest.raises(ValueError, match="Invalid file"):
+                loop.remove_reader(ours)
+
+    run(main())
+
+
+@threadlets_only
+def test_both_handlers_of_a_closed_socket_can_be_removed_by_it(run: Run) -> None:
+    """The socket stands for its descriptor in both directions, whichever of them it was given for."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socket_pair() as (ours, _theirs):
+            loop.add_reader(ours, print)
+            loop.add_writer(ours.fileno(), print)
+            ours.close()
+            assert loop.remove_writer(ours)
+            assert loop.remove_reader(ours)
+
+    run(main())
+
+
+def test_object_of_a_reader_is_kept_as_long_as_the_reader_only(run: Run) -> None:
+    """The object is released with the last handler, also where operations have used the descriptor."""
+
+    class File:
+        def __init__(self, fd: int) -> None:
+            self.fd = fd
+
+        def fileno(self) -> int:
+            return self.fd
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socket_pair() as (ours, theirs):
+            theirs.send(b"x")
+            assert b"x" == await loop.sock_recv(ours, 1)
+            file = File(ours.fileno())
+            gone = weakref.ref(file)
+            loop.add_reader(file, print)
+            loop.add_writer(file.fileno(), print)
+            assert loop.remove_writer(file.fileno())
+            del file
+            assert gone() is not None
+            assert loop.remove_reader(ours)
+            assert gone() is None
 
     run(main())
 

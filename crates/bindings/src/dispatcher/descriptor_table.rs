@@ -56,9 +56,9 @@ pub(crate) struct DescriptorEntry {
     /// A weak reference to the socket object whose operations registered the descriptor. If
     /// another socket object has the same number, the number was closed and opened anew.
     pub(crate) owner: Option<Py<PyAny>>,
-    /// The object given to `add_reader` or `add_writer`, if it was not a number. The entry is
-    /// found by it once the object is closed and has no number any more.
-    pub(crate) file: Option<Py<PyAny>>,
+    /// The objects given to `add_reader` and to `add_writer`, if they were not numbers. The entry is
+    /// found by them once they are closed and have no number any more.
+    pub(crate) files: [Option<Py<PyAny>>; 2],
     /// The kernel refuses to watch the descriptor at present, and the loop has reported that.
     pub(crate) is_refused: bool,
 }
@@ -69,6 +69,16 @@ impl DescriptorEntry {
             Direction::Read => &mut self.descriptor.read,
             Direction::Write => &mut self.descriptor.write,
         }
+    }
+
+    /// Remember the object that a handler was set for; returns the previous one.
+    pub(crate) fn remember(&mut self, direction: Direction, file: Py<PyAny>) -> Option<Py<PyAny>> {
+        self.files[direction as usize].replace(file)
+    }
+
+    /// Whether a handler was set for this very object.
+    pub(crate) fn is_of(&self, file: &Bound<'_, PyAny>) -> bool {
+        self.files.iter().flatten().any(|it| it.is(file))
     }
 }
 
@@ -110,7 +120,7 @@ impl Descriptors {
             key,
             descriptor: Descriptor::new(fd),
             owner: None,
-            file: None,
+            files: [None, None],
             is_refused: false,
         })
     }
@@ -133,7 +143,7 @@ impl Descriptors {
                 })?;
             }
             visit.call(&entry.owner)?;
-            visit.call(&entry.file)?;
+            entry.files.iter().try_for_each(|it| visit.call(it))?;
         }
         Ok(())
     }

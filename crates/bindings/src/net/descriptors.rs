@@ -11,7 +11,7 @@ use threadlets_core::{Interest, Poller, Readiness, SourceKey};
 
 use super::accept::Acceptor;
 use super::datagrams::Datagrams;
-use crate::dispatcher::descriptor_table::{DescriptorEntry, Descriptors, Handler, SockOp};
+use crate::dispatcher::descriptor_table::{Descriptors, Handler, SockOp};
 use crate::dispatcher::request::{Direction, Request};
 use crate::dispatcher::{Dispatcher, Source, hooks};
 use crate::py::cast::known;
@@ -196,12 +196,16 @@ pub(crate) fn remove_handler(
     fd: i32,
     direction: Direction,
 ) -> Option<Handler> {
-    let (handler, idle) = dispatcher.descriptors.with(py, |descriptors| {
-        let Some(entry) = descriptors.by_fd.get_mut(&fd) else { return (None, None) };
+    let (handler, idle, files) = dispatcher.descriptors.with(py, |descriptors| {
+        let Some(entry) = descriptors.by_fd.get_mut(&fd) else { return Default::default() };
         let handler = entry.half(direction).handler.take();
+        // Operations may keep the entry, which holds on to no object without a handler.
+        let is_unhandled = entry.descriptor.is_unhandled();
+        let files = is_unhandled.then(|| std::mem::take(&mut entry.files));
         let idle = entry.descriptor.is_idle().then(|| descriptors.by_fd.remove(&fd)).flatten();
-        (handler, idle)
+        (handler, idle, files)
     });
+    drop(files);
     if let Some(entry) = idle {
         // The caller may have closed the descriptor already; then there is nothing to undo.
         let _ = dispatcher.poller(py).map(|poller| poller.deregister(fd));
@@ -303,10 +307,13 @@ pub(crate) fn add_handler<'py>(
     let handle = HANDLE.import(py, "asyncio", "Handle")?.call1(handle)?;
     let handler = Handler::Callback(handle.clone().unbind());
     replace_handler(slf, fd, direction, handler)?;
-    let previous = slf.get().descriptors.with(py, |descriptors| {
-        descriptors.by_fd.get_mut(&fd).and_then(|entry| std::mem::replace(&mut entry.file, file))
-    });
-    drop(previous);
+    // A number that comes later does not take an object away, as in asyncio's selectors.
+    if let Some(file) = file {
+        let previous = slf.get().descriptors.with(py, |descriptors| {
+            descriptors.by_fd.get_mut(&fd).and_then(|entry| entry.remember(direction, file))
+        });
+        drop(previous);
+    }
     Ok(handle)
 }
 
@@ -365,8 +372,7 @@ pub(crate) fn remove(
     Dispatcher::check_thread(slf)?;
     let fd = fileno(fd).or_else(|error| {
         let closed = dispatcher.descriptors.with(py, |descriptors| {
-            let is_its = |entry: &DescriptorEntry| entry.file.as_ref().is_some_and(|it| it.is(fd));
-            descriptors.by_fd.iter().find(|(_, entry)| is_its(entry)).map(|(fd, _)| *fd)
+            descriptors.by_fd.iter().find(|(_, entry)| entry.is_of(fd)).map(|(fd, _)| *fd)
         });
         closed.ok_or(error)
     })?;

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -77,6 +78,9 @@ pub(crate) fn select(
 ) -> PyResult<(Vec<Occurred>, bool)> {
     let py = slf.py();
     let this = slf.get();
+    if timeout.is_some_and(f64::is_nan) {
+        return Err(PyValueError::new_err("timeout is NaN; it is a time in seconds"));
+    }
     let mut ready = Vec::new();
     let mut is_woken = false;
     home::at_home(slf, |worker| {
