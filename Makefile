@@ -58,7 +58,7 @@ serve: build ## Serve the example site until Ctrl-C
 .PHONY: test
 test: build $(VENV)/.dev ## Run the tests: core, then Python
 	cargo test --workspace --quiet
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 .PHONY: pythons
 pythons: ## Set up CPython 3.14 and 3.15 in .pythons, for compat and debug-python (on Debian, as root)
@@ -95,9 +95,10 @@ miri: ## Look for undefined behavior in the lock-free queue (needs nightly Rust 
 sanitize: ## Run the core's tests under the address and the thread sanitizer (needs nightly Rust)
 	.ci/sanitize
 
+# Two at a time: pip installs for one while cargo builds for another.
 .PHONY: compat
 compat: build $(VENV)/.dev ## Run our tests, and CPython's own on our loop, for each CPython here
-	set -- $(OTHER_VENVS); $(MAKE) --no-print-directory build $${@/%//.built} && .ci/compat --main $(VENV) $$@
+	set -- $(OTHER_VENVS); $(MAKE) --no-print-directory -j 2 build $${@/%//.built} && .ci/compat --main $(VENV) $$@
 
 DEBUG_MINOR ?= 3.14d
 
