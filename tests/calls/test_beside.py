@@ -280,6 +280,19 @@ def test_a_thousand_functions_block_at_once_and_the_role_stays(run: Any) -> None
     run(main())
 
 
+def test_functions_that_do_not_block_share_few_threads(
+    run: Any, without_forced_switches: None
+) -> None:
+    """A thread that runs call after call has one other thread come for the rest, not one for each."""
+
+    async def main() -> None:
+        pool = Pool(start="beside")
+        await asyncio.gather(*(pool.call(threading.get_ident) for _ in range(100)))
+        assert threadlets.stats()["threads_peak"] <= 10
+
+    run(main())
+
+
 def test_few_functions_compute_at_once_beside_many_that_block(run: Any) -> None:
     """Blocked functions do not count towards the limit, and calls that wait for it run later."""
     may_end = threading.Event()

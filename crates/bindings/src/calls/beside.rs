@@ -57,18 +57,23 @@ fn summon_when(slf: &Bound<'_, Dispatcher>, when: When) {
         .with(py, |registry| workers.beside.with(py, |beside| beside.summon(registry)));
     match summons {
         Summons::NotNeeded => {}
-        Summons::Unpark(id) if when == When::GilIsFree => {
-            // Another worker may have taken the job for which `earlier` was to be woken. `called` holds
-            // one worker, so wake the earlier one now.
-            if let Some(earlier) = workers.called.replace(py, Some(id)) {
-                workers.role.slot(earlier).parker.unpark(WakeReason::WORK);
+        Summons::OnItsWay => {
+            // The dispatcher was to wake it, which may be in a callback that takes long.
+            if when == When::Now
+                && let Some(called) = workers.called.take(py)
+            {
+                workers.role.slot(called).parker.unpark(WakeReason::WORK);
             }
+        }
+        Summons::Unpark(id) if when == When::GilIsFree => {
+            // None was to be woken before: it would still be on its way.
+            workers.called.set(py, Some(id));
         }
         Summons::Unpark(id) => workers.role.slot(id).parker.unpark(WakeReason::WORK),
         Summons::Spawn(id) => {
             if !(workers.spawn)(slf, id, WakeReason::WORK) {
                 workers.registry.with(py, |registry| registry.ended(id));
-                workers.beside.with(py, |beside| beside.arrived());
+                workers.beside.with(py, |beside| beside.arrived(id));
                 not_spawned(slf);
             }
         }
@@ -76,10 +81,24 @@ fn summon_when(slf: &Bound<'_, Dispatcher>, when: When) {
     }
 }
 
+/// The worker that is to be unparked for jobs once the GIL is free, unless no job is left for it.
+pub(crate) fn take_called(this: &Dispatcher, py: Python<'_>) -> Option<WorkerId> {
+    let workers = &this.workers;
+    let called = workers.called.take(py)?;
+    // Calls that are held wait for a worker to become idle, which lets them go when it has come.
+    if this.queues.with(py, |queues| queues.calls_are_held) {
+        return Some(called);
+    }
+    let is_off = workers
+        .registry
+        .with(py, |registry| workers.beside.with(py, |beside| beside.call_off(registry, called)));
+    (!is_off).then_some(called)
+}
+
 /// Have the monitor, if there is one, take the calls: it has nothing to watch now, or soon.
 fn summon_monitor(workers: &Workers, py: Python<'_>) {
     if let Some(monitor) = workers.role.monitor() {
-        workers.beside.with(py, |beside| beside.summon_monitor());
+        workers.beside.with(py, |beside| beside.summon_monitor(monitor));
         workers.role.slot(monitor).parker.unpark(WakeReason::WORK);
     }
 }
@@ -120,10 +139,11 @@ pub(crate) fn work(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> Worked {
         }
         let now_ns = clock::now_ns();
         if !workers.beside.with(py, |beside| beside.may_begin(now_ns, cpu_ns)) {
+            workers.beside.with(py, |beside| beside.waits(worker.id));
             return Worked { is_done: false, sleeps_at };
         }
         let job = workers.beside.with(py, |beside| {
-            beside.arrived();
+            beside.arrived(worker.id);
             beside.take()
         });
         let Some(job) = job else { return Worked { is_done: true, sleeps_at } };

@@ -9,6 +9,7 @@ use threadlets_core::takeover::WakeReason;
 use threadlets_core::{Readiness, clock};
 
 use super::request_handle;
+use crate::calls::beside;
 use crate::dispatcher::replaced::{self, LIST, POLL};
 use crate::dispatcher::worker::Worker;
 use crate::dispatcher::{Dispatcher, Source, hooks};
@@ -88,7 +89,7 @@ pub(crate) fn wait_and_deliver(
     // Engines hold no GIL: check once more for messages that they sent before they knew that we wait.
     let patience = if this.completions.starts_waiting() { Some(Duration::ZERO) } else { patience };
     let (role, id) = (&this.workers.role, worker.id);
-    let called = this.workers.called.take(py);
+    let called = beside::take_called(this, py);
     let waited = py.detach(|| {
         if let Some(called) = called {
             role.slot(called).parker.unpark(WakeReason::WORK);
@@ -177,7 +178,7 @@ pub(crate) fn poll_replaced(slf: &Bound<'_, Dispatcher>, worker: &Worker) -> PyR
         patience => patience.map(|it| it.as_secs_f64()),
     };
     // A replaced `select` may wait without our poller, which would unpark this worker.
-    if let Some(called) = this.workers.called.take(py) {
+    if let Some(called) = beside::take_called(this, py) {
         this.workers.role.slot(called).parker.unpark(WakeReason::WORK);
     }
     let selector = slf.getattr(intern!(py, "_selector"))?;

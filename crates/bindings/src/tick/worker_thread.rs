@@ -192,7 +192,7 @@ impl WorkerThread {
                 slf.get().hold_calls(py, false);
                 if role.slot(id).parker.take(WakeReason::WORK).has(WakeReason::WORK) {
                     // It was called to work when it was about to end: another thread has to come.
-                    workers.beside.with(py, |beside| beside.arrived());
+                    workers.beside.with(py, |beside| beside.arrived(id));
                 }
                 beside::summon(slf);
             }
@@ -220,7 +220,7 @@ impl WorkerThread {
         active.worker.as_current(|| role::gained(slf, &active.worker, Some(taken)));
         if self.role.slot(self.id).parker.take(WakeReason::WORK).has(WakeReason::WORK) {
             // It was called to work as the monitor, for which there is no time now: another has to come.
-            workers.beside.with(py, |beside| beside.arrived());
+            workers.beside.with(py, |beside| beside.arrived(self.id));
             beside::summon(slf);
         }
         active.register(slf, self);
@@ -286,7 +286,7 @@ impl WorkerThread {
         let workers = &slf.get().workers;
         if workers.has_bindings(py, self.id) {
             // It was called while it was the monitor, and a task was bound to it since: another has to come.
-            workers.beside.with(py, |beside| beside.arrived());
+            workers.beside.with(py, |beside| beside.arrived(self.id));
             beside::summon(slf);
             return (Next::Wait, None);
         }

@@ -2,7 +2,8 @@
 //!
 //! Guarded by the host lock, as the registry is. While jobs wait, one thread is on its way to them, and no
 //! more: it takes the first job, has another thread called for the rest, and begins. A thread whose jobs do
-//! not block therefore runs all of them, one after the other, and a job that blocks delays no other.
+//! not block therefore runs all of them, one after the other, and a job that blocks delays no other. However
+//! many jobs it runs, the thread that was called for the rest stays the one that is on its way.
 //!
 //! Threads that block are not limited in number. Threads that compute are: with more than a few of them
 //! the dispatcher would wait for the host lock behind all of them.
@@ -22,8 +23,10 @@ const COMPUTING_WINDOW_NS: u64 = 50_000_000;
 /// Which thread to call for the jobs that wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Summons {
-    /// None: no job waits, or a thread is on its way.
+    /// None: no job waits.
     NotNeeded,
+    /// None: a thread is on its way.
+    OnItsWay,
     /// Unpark this idle worker.
     Unpark(WorkerId),
     /// Start a thread for this worker.
@@ -52,8 +55,10 @@ pub struct Beside<J> {
     jobs: [VecDeque<J>; Priority::ALL.len()],
     /// For each priority, how many jobs of higher ones were taken while one of it waited.
     n_passed_over: [u32; Priority::ALL.len()],
-    /// A thread is on its way to the jobs.
-    is_summoned: bool,
+    /// The thread that is on its way to the jobs.
+    summoned: Option<WorkerId>,
+    /// It may be long in coming: it counts as on its way only until another thread takes a job.
+    is_late: bool,
     running: Vec<RunningJob>,
     /// How many threads may compute at once.
     n_computing_max: usize,
@@ -68,7 +73,8 @@ impl<J> Beside<J> {
         Self {
             jobs: Default::default(),
             n_passed_over: Default::default(),
-            is_summoned: false,
+            summoned: None,
+            is_late: false,
             running: Vec::new(),
             n_computing_max,
             n_computing: 0,
@@ -110,26 +116,46 @@ impl<J> Beside<J> {
 
     /// Choose the thread to call for the jobs that wait; it counts as on its way from now on.
     pub fn summon(&mut self, registry: &mut WorkerRegistry) -> Summons {
-        if self.is_empty() || self.is_summoned {
+        if self.is_empty() {
             return Summons::NotNeeded;
+        }
+        if self.summoned.is_some() {
+            return Summons::OnItsWay;
         }
         match registry.appoint() {
             None => Summons::Full,
             Some((worker, is_new)) => {
-                self.is_summoned = true;
+                self.summoned = Some(worker);
+                self.is_late = false;
                 if is_new { Summons::Spawn(worker) } else { Summons::Unpark(worker) }
             }
         }
     }
 
     /// Count the monitor as on its way to the jobs; the caller unparks it.
-    pub fn summon_monitor(&mut self) {
-        self.is_summoned = true;
+    pub fn summon_monitor(&mut self, monitor: WorkerId) {
+        self.summoned = Some(monitor);
+        self.is_late = true;
     }
 
-    /// Note that the thread that was on its way has come, or will not come.
-    pub fn arrived(&mut self) {
-        self.is_summoned = false;
+    /// Note that this thread has come to the jobs, or will not come, if it was on its way.
+    pub fn arrived(&mut self, worker: WorkerId) {
+        self.summoned = self.summoned.filter(|&it| it != worker);
+    }
+
+    /// Note that this thread has come to the jobs, and may not begin one yet.
+    pub fn waits(&mut self, worker: WorkerId) {
+        self.is_late |= self.summoned == Some(worker);
+    }
+
+    /// Call off the thread that is on its way if no job waits any more; `false`: it has to come.
+    pub fn call_off(&mut self, registry: &mut WorkerRegistry, worker: WorkerId) -> bool {
+        let is_off = self.is_empty() && self.summoned == Some(worker);
+        if is_off {
+            self.summoned = None;
+            registry.add_idle(worker);
+        }
+        is_off
     }
 
     /// Whether one more job may begin; `cpu_ns` gives a thread's CPU time in nanoseconds.
@@ -158,6 +184,9 @@ impl<J> Beside<J> {
         for lower in chosen + 1..self.jobs.len() {
             self.n_passed_over[lower] += u32::from(!self.jobs[lower].is_empty());
         }
+        if self.is_late {
+            self.summoned = None;
+        }
         self.jobs[chosen].pop_front()
     }
 
@@ -181,7 +210,7 @@ impl<J> Beside<J> {
     /// In the child of a fork: forget all threads, and take out the jobs that wait. For a thread that forked
     /// within its job, `ends` then gives `None`.
     pub fn reset(&mut self) -> Vec<J> {
-        self.is_summoned = false;
+        self.summoned = None;
         self.running.clear();
         self.take_all()
     }
@@ -217,15 +246,64 @@ mod tests {
         assert_eq!(Summons::NotNeeded, beside.summon(&mut registry));
         beside.submit(Priority::Normal, 1);
         beside.submit(Priority::Normal, 2);
-        summoned(&mut beside, &mut registry);
-        assert_eq!(Summons::NotNeeded, beside.summon(&mut registry));
-        beside.arrived();
+        let first = summoned(&mut beside, &mut registry);
+        assert_eq!(Summons::OnItsWay, beside.summon(&mut registry));
+        beside.arrived(first);
         assert_eq!(Some(1), beside.take());
         // Another thread is called for the rest.
-        summoned(&mut beside, &mut registry);
-        beside.arrived();
+        let second = summoned(&mut beside, &mut registry);
+        beside.arrived(second);
         assert_eq!(Some(2), beside.take());
         assert_eq!(Summons::NotNeeded, beside.summon(&mut registry));
+    }
+
+    #[test]
+    fn no_third_thread_is_called_while_one_runs_job_after_job() {
+        let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(4));
+        (1..=4).for_each(|it| beside.submit(Priority::Normal, it));
+        let first = summoned(&mut beside, &mut registry);
+        beside.arrived(first);
+        beside.take();
+        let second = summoned(&mut beside, &mut registry);
+        // The first job has returned before the second thread has come.
+        for _ in 0..2 {
+            beside.arrived(first);
+            beside.take();
+            assert_eq!(Summons::OnItsWay, beside.summon(&mut registry));
+        }
+        beside.arrived(second);
+        assert_eq!(Some(4), beside.take());
+        assert_eq!(2, registry.n_threads());
+    }
+
+    #[test]
+    fn a_thread_that_may_be_late_counts_until_another_one_takes_a_job() {
+        let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(4));
+        (1..=3).for_each(|it| beside.submit(Priority::Normal, it));
+        let first = summoned(&mut beside, &mut registry);
+        beside.waits(first);
+        assert_eq!(Summons::OnItsWay, beside.summon(&mut registry));
+        beside.take();
+        let second = summoned(&mut beside, &mut registry);
+        assert_ne!(first, second);
+        // What the first one does now does not concern the second.
+        beside.waits(first);
+        beside.arrived(first);
+        beside.take();
+        assert_eq!(Summons::OnItsWay, beside.summon(&mut registry));
+    }
+
+    #[test]
+    fn a_thread_is_called_off_if_no_job_is_left_for_it() {
+        let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(4));
+        beside.submit(Priority::Normal, 1);
+        let worker = summoned(&mut beside, &mut registry);
+        assert!(!beside.call_off(&mut registry, worker));
+        beside.take();
+        assert!(beside.call_off(&mut registry, worker));
+        assert!(registry.is_idle(worker));
+        beside.submit(Priority::Normal, 2);
+        assert_eq!(Summons::Unpark(worker), beside.summon(&mut registry));
     }
 
     #[test]
@@ -233,7 +311,7 @@ mod tests {
         let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(4));
         beside.submit(Priority::Normal, 1);
         let first = summoned(&mut beside, &mut registry);
-        beside.arrived();
+        beside.arrived(first);
         beside.take();
         registry.add_idle(first);
         beside.submit(Priority::Normal, 2);
@@ -245,8 +323,8 @@ mod tests {
         let (mut beside, mut registry) = (Beside::new(2), WorkerRegistry::new(1));
         beside.submit(Priority::Normal, 1);
         beside.submit(Priority::Normal, 2);
-        summoned(&mut beside, &mut registry);
-        beside.arrived();
+        let worker = summoned(&mut beside, &mut registry);
+        beside.arrived(worker);
         assert_eq!(Some(1), beside.take());
         assert_eq!(Summons::Full, beside.summon(&mut registry));
         assert_eq!(Some(2), beside.take());

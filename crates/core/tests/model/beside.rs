@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use threadlets_core::takeover::{Parker, WakeReason};
+use threadlets_core::takeover::{Parker, WakeReason, WorkerId};
 
 use crate::life::{Fault, Job};
 use crate::world::{HOME, Outcome, Request, World, check};
@@ -49,6 +49,14 @@ fn call(function: Request, then: Request) -> Request {
         held.end_call(seq);
         then(held);
     })
+}
+
+/// Come for the jobs that wait, though another thread is on its way to them, and go on as any worker.
+fn come_unasked(world: &Rc<World>, me: WorkerId) {
+    if world.hold(me).come_to_work() {
+        world.poller.unpark(WakeReason::WAKE);
+    }
+    world.run_worker(me);
 }
 
 /// Run one loop until `n_to_resume` requests have gone on.
@@ -112,36 +120,101 @@ fn a_job_that_comes_while_a_thread_becomes_idle_is_done() {
     });
 }
 
-/// Two threads are to be called when the dispatcher releases the lock: a third one had come for the job for
-/// which the first was to be called.
-fn two_are_to_be_called(fault: Option<Fault>) {
-    run(1, 3, 2, fault, |world| {
+/// A thread takes the first of two jobs while another one is to be called once the dispatcher polls. The first
+/// job blocks until the second is done, and so does the dispatcher before it polls.
+fn a_thread_is_still_to_be_called(fault: Option<Fault>) {
+    run(2, 2, 2, fault, |world| {
         let worker = world.appoint(&mut world.lock.lock().unwrap());
         world.role.clear_monitor();
-        world.spawn_idle(2);
+        world.spawn_idle(1);
+        let (submitted, opened, done) = <(Rc<Parker>, Rc<Parker>, Rc<Parker>)>::default();
+        let is_submitted = Rc::clone(&submitted);
         world.spawn(move |world| {
-            if world.hold(worker).come_to_work() {
-                world.poller.unpark(WakeReason::WAKE);
-            }
-            world.end(worker);
+            is_submitted.park(WakeReason::WAKE, None);
+            come_unasked(world, worker);
         });
-        world.submit(|held| {
-            held.submit_beside(job(Box::new(|_| ()), resume()));
-            held.release(|| ());
-            held.submit_beside(job(Box::new(|_| ()), resume()));
+        world.submit(move |held| {
+            let is_done = Rc::clone(&done);
+            let finishes: Request = Box::new(move |_| is_done.unpark(WakeReason::WAKE));
+            held.submit_beside(job(wait_for(&opened), resume()));
+            held.submit_beside(job(finishes, open(&opened)));
+            submitted.unpark(WakeReason::WAKE);
+            held.release(|| done.park(WakeReason::WAKE, None));
         });
     });
 }
 
 #[test]
-fn all_threads_that_are_to_be_called_are_called() {
-    two_are_to_be_called(None);
+fn a_thread_that_is_to_be_called_comes_although_the_dispatcher_does_not_poll() {
+    a_thread_is_still_to_be_called(None);
 }
 
 #[test]
-#[should_panic(expected = "was called and has no wake reason")]
-fn calling_one_of_two_threads_makes_the_other_wait_for_ever() {
-    two_are_to_be_called(Some(Fault::CallsOneOfTwo));
+#[should_panic(expected = "deadlock")]
+fn leaving_the_call_to_the_dispatcher_is_a_deadlock() {
+    a_thread_is_still_to_be_called(Some(Fault::LeavesCallingToDispatcher));
+}
+
+/// A thread takes the job for which another one is to be called. That one is called off, and comes for the
+/// next job.
+fn a_thread_is_called_off(fault: Option<Fault>) {
+    run(2, 2, 2, fault, |world| {
+        let worker = world.appoint(&mut world.lock.lock().unwrap());
+        world.role.clear_monitor();
+        world.spawn_idle(1);
+        world.spawn(move |world| {
+            let next: Request =
+                Box::new(|held| held.submit_beside(job(Box::new(|_| ()), resume())));
+            if world.hold(worker).come_to_work() {
+                world.poller.unpark(WakeReason::WAKE);
+            }
+            world.hold(worker).submit(next);
+            world.run_worker(worker);
+        });
+        world.submit(|held| {
+            held.submit_beside(job(Box::new(|_| ()), resume()));
+            held.release(|| ());
+        });
+    });
+}
+
+#[test]
+fn a_thread_that_was_called_off_comes_for_the_next_job() {
+    a_thread_is_called_off(None);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_thread_that_was_called_off_and_counts_leaves_work_undone() {
+    a_thread_is_called_off(Some(Fault::CallsOffAndCounts));
+}
+
+/// A thread takes the job for which another one is to be called, and blocks until a held call has been made: the
+/// other one has to come all the same, since a thread that becomes idle lets held calls go.
+fn a_thread_is_to_be_called_while_calls_are_held(fault: Option<Fault>) {
+    run(2, 2, 2, fault, |world| {
+        let worker = world.appoint(&mut world.lock.lock().unwrap());
+        world.role.clear_monitor();
+        world.spawn_idle(1);
+        world.spawn(move |world| come_unasked(world, worker));
+        world.submit(|held| {
+            let opened = Rc::new(Parker::default());
+            held.submit_beside(job(wait_for(&opened), resume()));
+            call(Box::new(|_| ()), open(&opened))(held);
+            held.release(|| ());
+        });
+    });
+}
+
+#[test]
+fn a_thread_comes_for_no_job_to_let_held_calls_go() {
+    a_thread_is_to_be_called_while_calls_are_held(None);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn calling_off_a_thread_while_calls_are_held_is_a_deadlock() {
+    a_thread_is_to_be_called_while_calls_are_held(Some(Fault::CallsOffThoughHeld));
 }
 
 /// A callback that runs on a job's thread waits for the loop: one of a future that any thread settles.

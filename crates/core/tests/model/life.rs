@@ -44,8 +44,12 @@ pub(crate) enum Doing {
 /// A fault that was mended, and that a model finds when it is reintroduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// A thread that is to be called later replaces another one, which then is never called.
-    CallsOneOfTwo,
+    /// A thread has another one come for the rest of the jobs, which waits until the dispatcher polls.
+    LeavesCallingToDispatcher,
+    /// A thread that was called off, since no job was left for it, still counts as on its way.
+    CallsOffAndCounts,
+    /// A thread is called off although calls wait for one to become idle.
+    CallsOffThoughHeld,
     /// A monitor that was called for a job, and takes over, has no other thread called for the job.
     TakesOverAndForgetsWork,
     /// A monitor that is called for a job just when it stops watching ends, and still counts as on its way.
@@ -181,7 +185,7 @@ impl World {
             held.let_calls_go();
             let reasons = self.parker(me).take(WakeReason::WORK);
             if reasons.has(WakeReason::WORK) && !self.has_fault(Fault::EndsThoughCalledToWork) {
-                self.beside.borrow_mut().arrived();
+                self.beside.borrow_mut().arrived(me);
             }
             if !self.has_fault(Fault::EndsAndCallsNobody) {
                 held.summon();
@@ -256,7 +260,7 @@ impl Held<'_> {
         if !world.has_fault(Fault::TakesOverAndForgetsWork)
             && world.parker(me).take(WakeReason::WORK).has(WakeReason::WORK)
         {
-            world.beside.borrow_mut().arrived();
+            world.beside.borrow_mut().arrived(me);
             self.summon();
         }
         // Python code runs when a thread takes over for the first time, and may release the lock. The
@@ -275,7 +279,7 @@ impl Held<'_> {
             return false;
         }
         if world.bound.borrow().has_bindings(me) {
-            world.beside.borrow_mut().arrived();
+            world.beside.borrow_mut().arrived(me);
             self.summon();
             return false;
         }
@@ -383,16 +387,20 @@ impl Held<'_> {
         let summons = world.beside.borrow_mut().summon(self.registry());
         match summons {
             Summons::NotNeeded => {}
+            Summons::OnItsWay => {
+                if !lock_is_free
+                    && !world.has_fault(Fault::LeavesCallingToDispatcher)
+                    && let Some(called) = world.called.take()
+                {
+                    world.parker(called).unpark(WakeReason::WORK);
+                }
+            }
             Summons::Unpark(id) => {
                 world.note_called(id);
                 if !lock_is_free {
                     return world.parker(id).unpark(WakeReason::WORK);
                 }
-                if let Some(before) = world.called.replace(Some(id))
-                    && !world.has_fault(Fault::CallsOneOfTwo)
-                {
-                    world.parker(before).unpark(WakeReason::WORK);
-                }
+                assert_eq!(None, world.called.replace(Some(id)), "two threads are to be called");
             }
             Summons::Spawn(id) => {
                 world.note_called(id);
@@ -401,11 +409,28 @@ impl Held<'_> {
             }
             Summons::Full => {
                 if let Some(monitor) = world.role.monitor() {
-                    world.beside.borrow_mut().summon_monitor();
+                    world.beside.borrow_mut().summon_monitor(monitor);
                     world.parker(monitor).unpark(WakeReason::WORK);
                 }
             }
         }
+    }
+
+    /// The thread that is to be called when the lock is free, unless no job is left for it.
+    pub(crate) fn take_called(&mut self) -> Option<WorkerId> {
+        let world = self.world;
+        let called = world.called.take()?;
+        if !world.held_calls.borrow().is_empty() && !world.has_fault(Fault::CallsOffThoughHeld) {
+            return Some(called);
+        }
+        let mut beside = world.beside.borrow_mut();
+        if world.has_fault(Fault::CallsOffAndCounts) && beside.is_empty() {
+            self.registry().add_idle(called);
+        } else if !beside.call_off(self.registry(), called) {
+            return Some(called);
+        }
+        world.doing.borrow_mut().remove(&called.index());
+        None
     }
 
     /// Run the jobs that wait, one after the other; whether the dispatcher is to be woken.
@@ -415,7 +440,7 @@ impl Held<'_> {
         loop {
             let job = {
                 let mut beside = world.beside.borrow_mut();
-                beside.arrived();
+                beside.arrived(me);
                 beside.take()
             };
             let Some(job) = job else { return wakes };

@@ -459,7 +459,7 @@ impl Held<'_> {
         if completions.as_ref().is_some_and(|it| it.starts_waiting()) {
             sleeps = false;
         }
-        let called = world.called.take();
+        let called = self.take_called();
         self.release(|| {
             if let Some(called) = called {
                 world.parker(called).unpark(WakeReason::WORK);
