@@ -1,8 +1,9 @@
 """Writes LICENSE-THIRD-PARTY: licences of all code in the wheels. ``--check`` fails if it is old.
 
-All of it may be used under the MIT licence, which is why the package's own expression is MIT; a crate
-for which this is not so is an error. Code in the wheels: the normal dependencies of the bindings,
-without procedural macros, and Rust's standard library with the crates that it is made of.
+Where a crate offers several licences, it is used under MIT if that is one of them. The licences of those
+that do not offer it are listed here, and pyproject.toml's expression has to name each of them, and no
+other; a crate under any other licence is an error. Code in the wheels: the normal dependencies of the
+bindings, without procedural macros, and Rust's standard library with the crates that it is made of.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,14 @@ _FILE = _ROOT / "LICENSE-THIRD-PARTY"
 _TARGET = "x86_64-unknown-linux-gnu"
 _RULE = "=" * 80
 _HEAD = """\
-The wheels of threadlets contain the following, compiled, each under the MIT licence.
+The wheels of threadlets contain the following, compiled, each under the licence that stands with it.
 This file is written by wheels/licences.py.
 """
+# Other licences under which we pass code on, all of which ask for no more than their text and notices.
+_ACCEPTED = {"Apache-2.0", "BSD-3-Clause", "ISC", "Zlib"}
+# Of Unicode's tables in Rust's standard library, and the package's own.
+_ALWAYS = {"MIT", "Unicode-3.0"}
+_MIT_FILES = ("LICENSE-MIT", "LICENSE", "LICENSE.md", "LICENSE.txt")
 _RUST_COPYRIGHT = "Copyright (c) The Rust Project Developers (see https://thanks.rust-lang.org)\n\n"
 # In the library's folder, the crates that are Rust's own, or for its compiler and test runner only.
 _RUST_OWN = re.compile(
@@ -33,7 +40,12 @@ _RUST_OWN = re.compile(
 
 def main() -> None:
     """Write the file, or check the part of it that depends on Cargo.lock."""
-    crates = "".join(_entry(*crate) for crate in _crates())
+    linked = _crates()
+    _check_expression(_ALWAYS | {name for package in linked for name in _chosen(package)})
+    crates = "".join(
+        _entry(f"{it['name']} {it['version']} ({' AND '.join(_chosen(it))})", _text(it))
+        for it in linked
+    )
     if sys.argv[1:] == ["--check"]:
         if not _FILE.read_text().startswith(_HEAD + crates):
             raise SystemExit(f"{_FILE.name} is older than Cargo.lock: run `make licences`")
@@ -41,11 +53,21 @@ def main() -> None:
     _FILE.write_text(_HEAD + crates + _standard_library())
 
 
+def _check_expression(needed: set[str]) -> None:
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    expected = " AND ".join(["MIT", *sorted(needed - {"MIT"})])
+    if project["license"] != expected:
+        raise SystemExit(
+            f"pyproject.toml says license = {project['license']!r}, and the wheels are under "
+            f"{expected!r}: write that"
+        )
+
+
 def _entry(name: str, text: str) -> str:
     return f"\n{_RULE}\n{name}\n{_RULE}\n\n{text.strip()}\n"
 
 
-def _crates() -> list[tuple[str, str]]:
+def _crates() -> list[dict[str, Any]]:
     packages, nodes = _resolved(_ROOT / "Cargo.toml", "--locked")
     (root,) = (it for it in packages if packages[it]["name"] == "threadlets-bindings")
     linked, rest = set(), [root]
@@ -60,8 +82,7 @@ def _crates() -> list[tuple[str, str]]:
             if any(kind["kind"] is None for kind in dependency["dep_kinds"])
         ]
     foreign = [packages[it] for it in linked if packages[it]["source"] is not None]
-    foreign.sort(key=lambda package: (package["name"], package["version"]))
-    return [(f"{package['name']} {package['version']}", _text(package)) for package in foreign]
+    return sorted(foreign, key=lambda package: (package["name"], package["version"]))
 
 
 def _resolved(manifest: Path, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -77,16 +98,32 @@ def _is_macro(package: dict[str, Any]) -> bool:
     return any("proc-macro" in target["kind"] for target in package["targets"])
 
 
-def _text(package: dict[str, Any]) -> str:
+def _chosen(package: dict[str, Any]) -> list[str]:
+    """Return the licences under which a crate is passed on: MIT, or all of those that it asks for."""
     alternatives = re.split(r" OR |/", package["license"] or "")
-    folder = Path(package["manifest_path"]).parent
-    for name in ("LICENSE-MIT", "LICENSE", "LICENSE.md", "LICENSE.txt"):
-        if "MIT" in alternatives and (folder / name).exists():
-            return (folder / name).read_text()
+    for alternative in sorted(map(str.strip, alternatives), key=lambda it: it != "MIT"):
+        names = alternative.split(" AND ")
+        if set(names) <= _ACCEPTED | {"MIT"}:
+            return names
     raise SystemExit(
-        f"{package['name']} is not under the MIT licence ({package['license']}), or lacks its "
-        "text: leave it out, or name its licence in the expression in pyproject.toml"
+        f"{package['name']} is under {package['license']}, which is none of the licences that "
+        f"{Path(__file__).name} accepts: leave it out, or add its licence there if its terms allow that"
     )
+
+
+def _text(package: dict[str, Any]) -> str:
+    """Return the licence of a crate, with the notices of what it has from others."""
+    folder = Path(package["manifest_path"]).parent
+    found = sorted(path.name for path in folder.glob("LICENSE*"))
+    if _chosen(package) == ["MIT"]:
+        own = [name for name in _MIT_FILES if name in found][:1]
+    else:
+        own = found
+    if not own:
+        raise SystemExit(f"{package['name']} lacks the text of its licence: leave it out")
+    others = [it for it in ("LICENSE-THIRD-PARTY", "NOTICE") if (folder / it).exists()]
+    names = [*own, *(it for it in others if it not in own)]
+    return "\n\n".join((folder / name).read_text().strip() for name in names)
 
 
 def _standard_library() -> str:
