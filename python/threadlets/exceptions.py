@@ -101,9 +101,10 @@ class MissingPackage(ThreadletsError, ImportError):
 
 
 class ClientDisconnected(ThreadletsError, ConnectionAbortedError):
-    """The client that was to take a WSGI application's response, or was sending the request, left.
+    """The client that was to take what an application sends, or was sending the request, left.
 
-    Raised in the application, by `write()` and by reads of `wsgi.input`.
+    Raised in a WSGI application by `write()` and by reads of `wsgi.input`, and in an ASGI application by
+    `send()` on a websocket that is closed.
     """
 
 

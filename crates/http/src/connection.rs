@@ -21,6 +21,7 @@ use crate::service::Requests;
 use crate::session::Failure;
 use crate::socket::{self, Socket};
 use crate::wakes::looking_afterwards;
+use crate::websocket::{Driver, Turn};
 
 /// What is read of a connection before its protocol is known, at most.
 const FIRST_READ_MAX: usize = 16 * 1024;
@@ -53,6 +54,7 @@ enum Protocol {
     Resting(Socket),
     Http1(Box<http1::Connection<Socket, Requests>>),
     Http2(Box<Http2>),
+    WebSocket(Box<Driver>),
     /// The last response was sent; what still comes is read and dropped.
     Lingering(Socket),
     Closed,
@@ -202,6 +204,7 @@ impl Connection {
             },
             Protocol::Http1(http) => self.poll_http1(http, now_ns),
             Protocol::Http2(http) => self.poll_http2(http, now_ns),
+            Protocol::WebSocket(driver) => self.turn_websocket(driver, now_ns),
             Protocol::Lingering(socket) => linger(socket),
             Protocol::Closed => Protocol::Closed,
         }
@@ -303,8 +306,14 @@ impl Connection {
         let Poll::Ready(ended) = http.poll_without_shutdown(&mut context) else {
             return Protocol::Http1(http);
         };
-        let socket = http.into_parts().io;
+        let parts = http.into_parts();
+        let socket = parts.io;
         let metrics = &self.link.server.metrics;
+        let accepted = self.link.websocket().clone().filter(|it| ended.is_ok() && it.is_accepted());
+        if let Some(websocket) = accepted {
+            let driver = Driver::new(socket, parts.read_buf, websocket, now_ns);
+            return self.turn_websocket(Box::new(driver), now_ns);
+        }
         match &ended {
             Ok(()) => {}
             Err(error) if error.is_parse_too_large() => metrics.refused_head_too_large.count(),
@@ -316,6 +325,30 @@ impl Connection {
             }
         }
         self.close(socket, now_ns)
+    }
+
+    fn turn_websocket(&mut self, mut driver: Box<Driver>, now_ns: u64) -> Protocol {
+        let turn = driver.turn(&mut Context::from_waker(&self.waker), now_ns);
+        self.after(turn, driver, now_ns)
+    }
+
+    fn after(&mut self, turn: Turn, driver: Box<Driver>, now_ns: u64) -> Protocol {
+        match turn {
+            Turn::GoesOn => Protocol::WebSocket(driver),
+            Turn::Closes => self.close(driver.into_socket(), now_ns),
+            Turn::Breaks => {
+                driver.into_socket().reset_on_close();
+                Protocol::Closed
+            }
+        }
+    }
+
+    /// Close the connection's websocket, if it is one, because the server is going away.
+    pub fn go_away(&self) {
+        let websocket = self.link.websocket().clone();
+        if let Some(websocket) = websocket {
+            looking_afterwards(|| websocket.go_away());
+        }
     }
 
     /// Close after the last response. Where the client may still be sending, what it sends is read first:
@@ -391,6 +424,14 @@ impl Connection {
                 self.progress()
             });
         }
+        if let Protocol::WebSocket(driver) = &mut self.protocol {
+            let turn = driver.check(&mut Context::from_waker(&self.waker), now_ns)?;
+            if let Protocol::WebSocket(driver) = mem::replace(&mut self.protocol, Protocol::Closed)
+            {
+                self.protocol = self.after(turn, driver, now_ns);
+            }
+            return Some(self.progress());
+        }
         if link.n_in_flight.load(Relaxed) == 0 {
             let Some(idle_ns) = times.idle_ns else {
                 if is_past(times.read_ns, limits.head) {
@@ -461,6 +502,7 @@ impl Connection {
             Protocol::Http1(http) => http.into_parts().io.reset_on_close(),
             Protocol::Http2(http) => http.reset_on_close(),
             Protocol::Resting(socket) | Protocol::Lingering(socket) => drop(socket),
+            Protocol::WebSocket(driver) => driver.into_socket().reset_on_close(),
             Protocol::Closed => {}
         }
     }
@@ -500,6 +542,10 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        let websocket = self.link.websocket().take();
+        if let Some(websocket) = websocket {
+            websocket.lose();
+        }
         self.link.server.metrics.connections_closed.count();
     }
 }

@@ -16,6 +16,7 @@ use crate::link::Link;
 use crate::response_length::{LengthMismatch, ResponseLength};
 use crate::static_files::FileBody;
 use crate::tls::TlsInfo;
+use crate::websocket::WebSocket;
 
 /// What an application gets when it asks for its request's body.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,6 +42,7 @@ pub enum Received {
 #[derive(Debug)]
 pub struct Exchange {
     link: Arc<Link>,
+    websocket: Option<Arc<WebSocket>>,
     state: Mutex<State>,
 }
 
@@ -118,7 +120,18 @@ impl Exchange {
             is_given_up: false,
             waker: None,
         };
-        Self { link, state: Mutex::new(state) }
+        Self { link, websocket: None, state: Mutex::new(state) }
+    }
+
+    /// An exchange that asks for a websocket: its response accepts or denies.
+    pub(crate) fn for_websocket(mut self, websocket: Arc<WebSocket>) -> Self {
+        self.websocket = Some(websocket);
+        self
+    }
+
+    /// The websocket that the request asks for.
+    pub fn websocket(&self) -> Option<&Arc<WebSocket>> {
+        self.websocket.as_ref()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -5,7 +5,7 @@
 //! and starts the application for each [`Exchange`] that has begun.
 //!
 //! In reading order: [`connection`], `service` (what each request is answered with), [`exchange`] (a request that an
-//! application answers), [`static_files`] (those that a folder answers), `body` (what responses are made of),
+//! application answers), [`static_files`] (those that a folder answers), [`websocket`], `body` (what responses are made of),
 //! `http2` (many requests at a time), `socket` (hyper's reads and writes), `session` and [`tls`], [`wakes`].
 
 pub mod connection;
@@ -16,6 +16,7 @@ pub mod server;
 pub mod static_files;
 pub mod tls;
 pub mod wakes;
+pub mod websocket;
 
 mod body;
 mod http2;
@@ -33,3 +34,4 @@ pub use limits::Limits;
 pub use metrics::Metrics;
 pub use response_length::LengthMismatch;
 pub use server::{Server, Target};
+pub use websocket::WebSocket;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::websocket;
+
 /// The limits of a server. Each refusal has a status of its own, and is counted in [`Metrics`](crate::Metrics).
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -50,8 +52,12 @@ impl Default for Limits {
 
 impl Limits {
     /// How often connections have to be looked at, so that none overstays by much.
-    pub fn check_interval(&self) -> Duration {
-        let shortest = self.keep_alive.min(self.head).min(self.body).min(self.response);
+    pub fn check_interval(&self, websockets: Option<&websocket::Options>) -> Duration {
+        let pings = websockets.into_iter().flat_map(|it| [it.ping_interval, it.ping_timeout]);
+        let shortest = [self.keep_alive, self.head, self.body, self.response]
+            .into_iter()
+            .chain(pings.flatten())
+            .fold(Duration::MAX, Duration::min);
         (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 }

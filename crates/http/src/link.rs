@@ -12,6 +12,7 @@ use threadlets_core::socket::Address;
 use crate::exchange::Exchange;
 use crate::server::Server;
 use crate::tls::TlsInfo;
+use crate::websocket::WebSocket;
 
 /// The shared state of a connection.
 ///
@@ -65,6 +66,8 @@ pub(crate) struct Link {
     pub(crate) n_requests: AtomicU64,
     /// Exchanges that have begun, and of which the application does not know yet.
     begun: Mutex<Vec<Arc<Exchange>>>,
+    /// The websocket that the client has asked for, until the connection is over.
+    websocket: Mutex<Option<Arc<WebSocket>>>,
 }
 
 impl Link {
@@ -95,6 +98,7 @@ impl Link {
             n_bodies: AtomicU32::new(0),
             n_requests: AtomicU64::new(0),
             begun: Mutex::default(),
+            websocket: Mutex::default(),
         }
     }
 
@@ -108,6 +112,11 @@ impl Link {
 
     pub(crate) fn take_begun(&self) -> Vec<Arc<Exchange>> {
         std::mem::take(&mut *self.begun())
+    }
+
+    /// The connection's websocket, while it is asked for, and while it is one.
+    pub(crate) fn websocket(&self) -> MutexGuard<'_, Option<Arc<WebSocket>>> {
+        self.websocket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hide the end of what the client sends from hyper, if a request is in flight: it would take that for the client's leaving,

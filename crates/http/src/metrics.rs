@@ -65,6 +65,8 @@ counters! {
     tls_handshakes_failed,
     /// HTTP/2 connections that were closed because their clients reset too many streams.
     refused_resets,
+    /// Websockets whose clients did not answer a ping in time.
+    timeouts_ping,
     /// Bytes that were received.
     bytes_received,
     /// Bytes that were sent.

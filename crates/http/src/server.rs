@@ -1,6 +1,6 @@
 //! What all connections of a server share.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,13 @@ use crate::metrics::Metrics;
 use crate::static_files::StaticFiles;
 use crate::tls::Tls;
 use crate::wakes::Wakes;
+use crate::websocket;
+
+/// The code of websockets that are closed because the server stops.
+const GOING_AWAY: u16 = 1001;
+
+/// The code of websockets that are closed because the server is replaced by another one.
+const RESTARTING: u16 = 1012;
 
 /// What answers the requests of a server.
 #[derive(Debug)]
@@ -61,10 +68,13 @@ pub struct Server {
     pub logs: bool,
     /// TLS on every connection.
     pub tls: Option<Tls>,
+    /// What websockets do; without it, requests for them are requests like others.
+    pub websockets: Option<websocket::Options>,
     pub(crate) http1: hyper::server::conn::http1::Builder,
     log: Mutex<Vec<LogEntry>>,
     n_in_flight: AtomicUsize,
     is_draining: AtomicBool,
+    away_code: AtomicU16,
 }
 
 impl Server {
@@ -80,9 +90,11 @@ impl Server {
             internal_path: None,
             logs: false,
             tls: None,
+            websockets: None,
             log: Mutex::default(),
             n_in_flight: AtomicUsize::new(0),
             is_draining: AtomicBool::new(false),
+            away_code: AtomicU16::new(GOING_AWAY),
         }
     }
 
@@ -91,9 +103,16 @@ impl Server {
         self.internal_path.as_deref() == Some(uri.path())
     }
 
-    /// From now on, have each response be the last of its connection.
-    pub fn drain(&self) {
+    /// From now on, have each response be the last of its connection. Websockets are told whether another server
+    /// takes its place at once, by [`Connection::go_away`](crate::Connection::go_away).
+    pub fn drain(&self, restarts: bool) {
+        self.away_code.store(if restarts { RESTARTING } else { GOING_AWAY }, Relaxed);
         self.is_draining.store(true, Relaxed);
+    }
+
+    /// The code with which websockets are closed when the server drains.
+    pub(crate) fn away_code(&self) -> u16 {
+        self.away_code.load(Relaxed)
     }
 
     /// Whether [`Server::drain`] was called.

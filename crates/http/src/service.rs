@@ -20,6 +20,7 @@ use crate::refusal;
 use crate::server::{Server, Target};
 use crate::static_files::FileBody;
 use crate::validity;
+use crate::websocket;
 
 /// Answers the requests of one connection.
 #[derive(Debug, Clone)]
@@ -62,7 +63,23 @@ impl Service<Request<Incoming>> for Requests {
                 }
             }
             _ => {
-                let exchange = Arc::new(Exchange::new(Arc::clone(link), parts, incoming));
+                let asks = server.websockets.is_some()
+                    && !server.is_internal(&parts.uri)
+                    && websocket::is_handshake(&parts);
+                let websocket = match asks.then(|| websocket::open(link, &parts, &incoming)) {
+                    Some(Err((head, body))) => {
+                        let body = |delivery| Body::bytes(body, delivery);
+                        return Reply::ready(server, head, version, delivery, body);
+                    }
+                    Some(Ok(websocket)) => Some(websocket),
+                    None => None,
+                };
+                let mut exchange = Exchange::new(Arc::clone(link), parts, incoming);
+                if let Some(websocket) = websocket {
+                    *link.websocket() = Some(Arc::clone(&websocket));
+                    exchange = exchange.for_websocket(websocket);
+                }
+                let exchange = Arc::new(exchange);
                 link.begin(Arc::clone(&exchange));
                 let delivery = delivery.of(&exchange);
                 Reply(Answer::Awaited { exchange, delivery: Some(delivery), version })
@@ -118,7 +135,8 @@ fn respond(
             head.headers.append(name, value.clone());
         }
     }
-    if server.is_draining() && version < Version::HTTP_2 {
+    let upgrades = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    if server.is_draining() && version < Version::HTTP_2 && !upgrades {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Response::from_parts(head, body(delivery))

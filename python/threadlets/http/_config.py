@@ -107,9 +107,9 @@ class Config:
     # Websockets.
     #: Bytes of a message; longer ones close the websocket with code 1009.
     ws_max_size: int = 16 * 1024 * 1024
-    #: Between two pings; 0 sends none.
+    #: A client that sends nothing for so long is pinged; 0 sends no pings.
     ws_ping_interval: float = 20.0
-    #: For the answer to a ping, after which the connection is dropped; 0 waits for ever.
+    #: A client that sends nothing for so long after a ping has left; 0 waits for ever.
     ws_ping_timeout: float = 20.0
     ws_per_message_deflate: bool = True
 

@@ -23,7 +23,7 @@ _COUNTERS = {
 }
 
 _REFUSALS = ("malformed", "head_too_large", "body_too_large", "busy")
-_TIMEOUTS = ("idle", "head", "body", "response")
+_TIMEOUTS = ("idle", "head", "body", "response", "ping")
 
 
 def families(counts: Counts) -> dict[str, Family]:

@@ -143,11 +143,9 @@ class Server:
         if config.proxy_headers:
             wrap = WsgiBehindProxies if self._interface == "wsgi" else BehindProxies
             app = wrap(app, config.forwarded_allow_ips)
-        return self._add_native(app, folder, logs=self._format is not None, tls=_tls(config))
+        return self._add_native(app, folder, is_main=True)
 
-    def _add_native(
-        self, app: Any, folder: Any, *, logs: bool, tls: dict[str, Any] | None = None
-    ) -> _core.HttpServer:
+    def _add_native(self, app: Any, folder: Any, *, is_main: bool) -> _core.HttpServer:
         config = self._config
         headers = [(name.lower().encode(), value.encode()) for name, value in config.headers]
         if config.server_header and all(name != b"server" for name, _ in headers):
@@ -171,7 +169,7 @@ class Server:
                 "send_high_water": config.send_high_water,
             },
             headers=headers,
-            logs=logs,
+            logs=is_main and self._format is not None,
             root_path=config.root_path,
             scheme="https" if config.ssl_certfile else "http",
             state=self._state if self._interface == "asgi" else None,
@@ -179,10 +177,20 @@ class Server:
             folder=folder,
             internal=(path, MetricsApp(self._count)) if path else None,
             environ=self._environ() if self._interface == "wsgi" else None,
-            tls=tls,
+            tls=_tls(config) if is_main else None,
+            websockets=self._websockets() if is_main and self._interface == "asgi" else None,
         )
         self._natives.append(native)
         return native
+
+    def _websockets(self) -> dict[str, Any]:
+        config = self._config
+        return {
+            "max_size": config.ws_max_size,
+            "ping_interval": config.ws_ping_interval,
+            "ping_timeout": config.ws_ping_timeout,
+            "per_message_deflate": config.ws_per_message_deflate,
+        }
 
     def _environ(self) -> dict[str, Any]:
         """Return what all environs share."""
@@ -207,7 +215,7 @@ class Server:
     def _serve_metrics(self, stack: contextlib.ExitStack) -> None:
         """Serve the metrics on a port of their own, if that is asked for."""
         if self._config.metrics and self._config.metrics.startswith(":"):
-            native = self._add_native(MetricsApp(self._count), None, logs=False)
+            native = self._add_native(MetricsApp(self._count), None, is_main=False)
             # Shared with the worker that this one replaces, until that has drained.
             port = int(self._config.metrics[1:])
             for listener in bind_tcp(self._config.host, port, is_shared=True):

@@ -1,11 +1,10 @@
-//! The connections of a server: their numbers, their sources at the poller, and their exchanges.
+//! The connections of a server: their numbers, their sources at the poller, and what answers them.
 
-use pyo3::prelude::*;
 use slab::Slab;
 use threadlets_core::{Readiness, SourceKey};
 use threadlets_http::Connection;
 
-use super::exchange::HttpExchange;
+use super::answering::Answering;
 
 /// Numbers from here on are no connections: see `server.rs`.
 pub(super) const CONNECTIONS_MAX: u32 = 0xF000_0000;
@@ -19,8 +18,8 @@ pub(super) struct Entry {
     pub(super) is_registered_for_room: bool,
     /// Its request is in the ready queue.
     pub(super) is_queued: bool,
-    /// The exchanges whose applications have not ended or still listen.
-    pub(super) exchanges: Vec<Py<HttpExchange>>,
+    /// What answers its requests, as long as applications have not ended or still listen.
+    pub(super) answering: Vec<Answering>,
 }
 
 /// All connections of a server, by number.
@@ -37,7 +36,7 @@ impl Connections {
             key: None,
             is_registered_for_room: false,
             is_queued: false,
-            exchanges: Vec::new(),
+            answering: Vec::new(),
         };
         let number = self.entries.insert(entry) as u32;
         debug_assert!(number < CONNECTIONS_MAX);

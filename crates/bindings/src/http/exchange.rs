@@ -15,12 +15,12 @@ use threadlets_http::static_files::FileBody;
 use threadlets_http::wakes::looking_afterwards;
 use threadlets_http::{Exchange, LengthMismatch};
 
+use super::answering::Answers;
 use super::messages::{self, Sent};
 use super::server::HttpServer;
 use crate::py::gil_cell::GilSlot;
 use crate::py::names;
-use crate::task::future::{Future, Outcome};
-use crate::task::task::Task;
+use crate::task::future::Future;
 
 /// A request, its response, and the task that answers it.
 #[pyclass(frozen, module = "threadlets._core")]
@@ -70,12 +70,6 @@ impl HttpExchange {
 
     pub(super) fn exchange(&self) -> &Arc<Exchange> {
         &self.exchange
-    }
-
-    fn set_task(&self, py: Python<'_>, task: Py<PyAny>) {
-        drop(self.task.replace(py, Some(task)));
-        let n_applications = &self.server.get().n_applications;
-        n_applications.set(py, n_applications.get(py) + 1);
     }
 
     /// Whether the connection has to know of it still: an application runs or waits.
@@ -318,9 +312,16 @@ impl HttpExchange {
         Self::progress(slf)?;
         HttpServer::schedule(server)
     }
+}
 
-    /// The application has ended; `error` is its exception.
-    pub(super) fn end(slf: &Bound<'_, Self>, error: Option<PyErr>) -> PyResult<()> {
+impl Answers for HttpExchange {
+    fn set_task(&self, py: Python<'_>, task: Py<PyAny>) {
+        drop(self.task.replace(py, Some(task)));
+        let n_applications = &self.server.get().n_applications;
+        n_applications.set(py, n_applications.get(py) + 1);
+    }
+
+    fn end(slf: &Bound<'_, Self>, error: Option<PyErr>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         if let Some(task) = this.task.take(py) {
@@ -397,7 +398,7 @@ fn body_too_large() -> PyErr {
     PyValueError::new_err("the body of the request is longer than the server allows")
 }
 
-fn mismatched(error: LengthMismatch) -> PyErr {
+pub(super) fn mismatched(error: LengthMismatch) -> PyErr {
     PyRuntimeError::new_err(format!("an application sent a part of a body, but {error}"))
 }
 
@@ -409,12 +410,7 @@ fn misplaced(kind: &str, why: &str) -> PyErr {
 impl HttpExchange {
     /// Called with the application's task when that has ended.
     fn __call__(slf: &Bound<'_, Self>, task: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = slf.py();
-        let error = match task.call_method0(intern!(py, "result")) {
-            Ok(_) => None,
-            Err(error) => Some(error),
-        };
-        Self::end(slf, error)
+        Self::end_with(slf, task)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -426,29 +422,6 @@ impl HttpExchange {
 
     fn __clear__(&self, py: Python<'_>) {
         drop((self.receiver.take(py), self.sender.take(py), self.task.take(py)));
-    }
-}
-
-impl HttpExchange {
-    /// Take the outcome of a task that has ended, or have it call this object when it ends.
-    pub(super) fn follow(slf: &Bound<'_, Self>, task: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = slf.py();
-        if task.call_method0(intern!(py, "done"))?.is_truthy()? {
-            return slf.call1((task,)).map(drop);
-        }
-        slf.get().set_task(py, task.clone().unbind());
-        task.call_method1(intern!(py, "add_done_callback"), (slf,)).map(drop)
-    }
-
-    /// As `follow`, for a native task.
-    pub(super) fn follow_native(slf: &Bound<'_, Self>, task: &Bound<'_, Task>) -> PyResult<()> {
-        let py = slf.py();
-        let future = task.as_super();
-        match future.get().outcome(py) {
-            Some(Outcome::Result(_)) => Self::end(slf, None),
-            Some(Outcome::Error(error)) => Self::end(slf, Some(error)),
-            None => Self::follow(slf, task.as_any()),
-        }
     }
 }
 

@@ -25,20 +25,10 @@ pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent> {
     let kind = item(message, intern!(py, "type"))?.ok_or_else(|| missing("type"))?;
     let is = |name: &Bound<'py, PyString>| kind.is(name) || kind.eq(name).unwrap_or(false);
     if is(intern!(py, "http.response.body")) {
-        let data = match item(message, intern!(py, "body"))? {
-            Some(body) => bytes_of(&body)?,
-            None => Bytes::new(),
-        };
-        return Ok(Sent::Body { data, more: flag(message, intern!(py, "more_body"))? });
+        return parse_body(message);
     }
     if is(intern!(py, "http.response.start")) {
-        let status = item(message, intern!(py, "status"))?.ok_or_else(|| missing("status"))?;
-        let (mut head, ()) = Response::new(()).into_parts();
-        head.status = status_of(&status)?;
-        if let Some(headers) = item(message, intern!(py, "headers"))? {
-            add_fields(&mut head.headers, &headers)?;
-        }
-        return Ok(Sent::Start { head, trailers: flag(message, intern!(py, "trailers"))? });
+        return parse_start(message);
     }
     if is(intern!(py, "http.response.trailers")) {
         let mut trailers = HeaderMap::new();
@@ -54,11 +44,35 @@ pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent> {
     )))
 }
 
-fn missing(key: &str) -> PyErr {
+/// Parse the beginning of a response.
+pub(super) fn parse_start(message: &Bound<'_, PyAny>) -> PyResult<Sent> {
+    let py = message.py();
+    let status = item(message, intern!(py, "status"))?.ok_or_else(|| missing("status"))?;
+    let (mut head, ()) = Response::new(()).into_parts();
+    head.status = status_of(&status)?;
+    if let Some(headers) = item(message, intern!(py, "headers"))? {
+        add_fields(&mut head.headers, &headers)?;
+    }
+    Ok(Sent::Start { head, trailers: flag(message, intern!(py, "trailers"))? })
+}
+
+/// Parse a part of a response's body.
+pub(super) fn parse_body(message: &Bound<'_, PyAny>) -> PyResult<Sent> {
+    let py = message.py();
+    let data = match item(message, intern!(py, "body"))? {
+        Some(body) => bytes_of(&body)?,
+        None => Bytes::new(),
+    };
+    Ok(Sent::Body { data, more: flag(message, intern!(py, "more_body"))? })
+}
+
+/// An error that says that a message lacks a key.
+pub(super) fn missing(key: &str) -> PyErr {
     PyKeyError::new_err(format!("a message to send() lacks {key:?}"))
 }
 
-fn item<'py>(
+/// The value of a key, if the message has it.
+pub(super) fn item<'py>(
     message: &Bound<'py, PyAny>,
     key: &Bound<'py, PyString>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {

@@ -1,13 +1,17 @@
 //! The HTTP server, between the dispatcher and applications.
 //!
 //! [`server`] has the connections and drives them as requests of the dispatcher. [`exchange`] is what an application
-//! holds of a request: the native halves of ASGI's `receive` and `send`. [`scope`], [`messages`] and [`tls`] translate.
+//! holds of a request, [`websocket`] of a websocket: the native halves of ASGI's `receive` and `send`. [`scope`],
+//! [`messages`], [`websocket_messages`] and [`tls`] translate.
 
 pub(crate) mod exchange;
 pub(crate) mod server;
+pub(crate) mod websocket;
+pub(crate) mod wsgi;
 
+mod answering;
 mod connections;
 mod messages;
 mod scope;
 mod tls;
-pub(crate) mod wsgi;
+mod websocket_messages;

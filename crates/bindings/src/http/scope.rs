@@ -41,6 +41,56 @@ pub(super) fn http<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let scope = PyDict::new(py);
     scope.set_item(intern!(py, "type"), intern!(py, "http"))?;
+    add(&scope, common, head, peer, server)?;
+    scope.set_item(intern!(py, "scheme"), &common.scheme)?;
+    scope.set_item(intern!(py, "method"), method(py, head))?;
+    let extensions = common.extensions.bind(py).copy()?;
+    add_tls(&extensions, common, tls)?;
+    scope.set_item(intern!(py, "extensions"), extensions)?;
+    Ok(scope)
+}
+
+/// Make the scope of a request of type "websocket".
+pub(super) fn websocket<'py>(
+    py: Python<'py>,
+    common: &Common,
+    head: &request::Parts,
+    peer: &Address,
+    server: &Py<PyAny>,
+    tls: Option<&TlsInfo>,
+    subprotocols: Vec<String>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let scope = PyDict::new(py);
+    scope.set_item(intern!(py, "type"), intern!(py, "websocket"))?;
+    add(&scope, common, head, peer, server)?;
+    let is_secure = common.scheme.bind(py).to_str()? == "https";
+    let scheme = if is_secure { intern!(py, "wss") } else { intern!(py, "ws") };
+    scope.set_item(intern!(py, "scheme"), scheme)?;
+    scope.set_item(intern!(py, "subprotocols"), subprotocols)?;
+    let extensions = PyDict::new(py);
+    extensions.set_item(intern!(py, "websocket.http.response"), PyDict::new(py))?;
+    add_tls(&extensions, common, tls)?;
+    scope.set_item(intern!(py, "extensions"), extensions)?;
+    Ok(scope)
+}
+
+/// Add what is known of TLS, if the connection has it.
+fn add_tls(extensions: &Bound<'_, PyDict>, common: &Common, tls: Option<&TlsInfo>) -> PyResult<()> {
+    let Some(info) = tls else { return Ok(()) };
+    let py = extensions.py();
+    let extension = tls::extension(py, info, common.certificate.as_ref())?;
+    extensions.set_item(intern!(py, "tls"), extension)
+}
+
+/// Add what the scopes of all requests have.
+fn add(
+    scope: &Bound<'_, PyDict>,
+    common: &Common,
+    head: &request::Parts,
+    peer: &Address,
+    server: &Py<PyAny>,
+) -> PyResult<()> {
+    let py = scope.py();
     scope.set_item(intern!(py, "asgi"), common.asgi.bind(py).copy()?)?;
     let version = match head.version {
         Version::HTTP_10 => intern!(py, "1.0"),
@@ -50,8 +100,6 @@ pub(super) fn http<'py>(
     scope.set_item(intern!(py, "http_version"), version)?;
     scope.set_item(intern!(py, "server"), server)?;
     scope.set_item(intern!(py, "client"), client(py, peer)?)?;
-    scope.set_item(intern!(py, "scheme"), &common.scheme)?;
-    scope.set_item(intern!(py, "method"), method(py, head))?;
     scope.set_item(intern!(py, "root_path"), &common.root_path)?;
     let target = head.uri.path_and_query();
     let (path, query) = match target {
@@ -65,13 +113,7 @@ pub(super) fn http<'py>(
     if let Some(state) = &common.state {
         scope.set_item(intern!(py, "state"), state.bind(py).copy()?)?;
     }
-    let extensions = common.extensions.bind(py).copy()?;
-    if let Some(info) = tls {
-        let extension = tls::extension(py, info, common.certificate.as_ref())?;
-        extensions.set_item(intern!(py, "tls"), extension)?;
-    }
-    scope.set_item(intern!(py, "extensions"), extensions)?;
-    Ok(scope)
+    Ok(())
 }
 
 fn method<'py>(py: Python<'py>, head: &request::Parts) -> Bound<'py, PyString> {

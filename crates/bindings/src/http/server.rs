@@ -20,12 +20,14 @@ use threadlets_core::socket::{self, SocketFd};
 use threadlets_core::{Backlog, Interest, Readiness, SourceKey, TimerKey, clock};
 use threadlets_http::static_files::{StaticFiles, StaticOptions};
 use threadlets_http::wakes::{Wakes, looking_afterwards};
-use threadlets_http::{Connection, Exchange, Limits, Progress, Server, Target};
+use threadlets_http::{Connection, Exchange, Limits, Progress, Server, Target, websocket};
 
+use super::answering::{Answering, Answers};
 use super::connections::{CONNECTIONS_MAX, Connections, Entry};
 use super::exchange::{HttpExchange, HttpReceive, HttpSend};
 use super::scope::{self, Common};
 use super::tls;
+use super::websocket::{HttpWebSocket, HttpWebSocketReceive, HttpWebSocketSend};
 use super::wsgi::{CommonEnviron, WsgiRequest};
 use crate::calls::queued_call::{self, Work};
 use crate::contract::in_context;
@@ -247,9 +249,8 @@ impl HttpServer {
         }) else {
             return Ok(());
         };
-        let live = Self::settle(slf, number, progress)?;
-        for exchange in live {
-            HttpExchange::progress(exchange.bind(py))?;
+        for answering in Self::settle(slf, number, progress)? {
+            answering.progress(py)?;
         }
         for exchange in begun {
             Self::start(slf, number, exchange)?;
@@ -260,12 +261,8 @@ impl HttpServer {
         Ok(())
     }
 
-    /// Register, deregister or remove a connection as its progress asks; returns its exchanges that are live.
-    fn settle(
-        slf: &Bound<'_, Self>,
-        number: u32,
-        progress: Progress,
-    ) -> PyResult<Vec<Py<HttpExchange>>> {
+    /// Register, deregister or remove a connection as its progress asks; returns what answers its requests.
+    fn settle(slf: &Bound<'_, Self>, number: u32, progress: Progress) -> PyResult<Vec<Answering>> {
         let py = slf.py();
         let this = slf.get();
         if !progress.is_open {
@@ -274,13 +271,13 @@ impl HttpServer {
         }
         let (live, to_register) = this.connections.with(py, |connections| {
             let Some(entry) = connections.get(number) else { return (Vec::new(), None) };
-            entry.exchanges.retain(|it| it.get().is_live(py));
+            entry.answering.retain(|it| it.is_live(py));
             if let Some(connection) = &entry.connection
                 && connection.is_read_closed()
             {
-                entry.exchanges.iter().for_each(|it| it.get().exchange().give_up());
+                entry.answering.iter().for_each(Answering::give_up);
             }
-            let live = entry.exchanges.iter().map(|it| it.clone_ref(py)).collect();
+            let live = entry.answering.iter().map(|it| it.clone_ref(py)).collect();
             let needs_room = progress.awaits_room && !entry.is_registered_for_room;
             let to_register = match (&entry.connection, entry.key) {
                 (Some(connection), None) => Some((connection.fd(), None)),
@@ -315,15 +312,15 @@ impl HttpServer {
         Ok(live)
     }
 
-    /// Release a connection that is over; returns its exchanges.
-    fn release(&self, py: Python<'_>, entry: Entry) -> PyResult<Vec<Py<HttpExchange>>> {
+    /// Release a connection that is over; returns what answers its requests.
+    fn release(&self, py: Python<'_>, entry: Entry) -> PyResult<Vec<Answering>> {
         let dispatcher = self.dispatcher.get();
         if let Some(key) = entry.key {
             drop(dispatcher.sources.with(py, |sources| sources.remove(key)));
         }
         // Its descriptor is closed by this, and so leaves the poller: no other process has a duplicate.
         looking_afterwards(|| drop(entry.connection));
-        Ok(entry.exchanges)
+        Ok(entry.answering)
     }
 
     /// Start the application of a request, in this stack; it becomes a task.
@@ -339,35 +336,65 @@ impl HttpServer {
             return Self::start_wsgi(slf, number, exchange, &head, common);
         }
         let own = this.own_address(py, &exchange);
-        let scope = scope::http(py, &this.common, &head, exchange.peer(), &own, exchange.tls())?;
+        let (common, peer) = (&this.common, exchange.peer());
+        if let Some(websocket) = exchange.websocket() {
+            let subprotocols = websocket.subprotocols();
+            let tls = exchange.tls();
+            let scope = scope::websocket(py, common, &head, peer, &own, tls, subprotocols)?;
+            drop(head);
+            let websocket = Arc::clone(websocket);
+            let websocket = HttpWebSocket::new(slf.clone().unbind(), exchange, websocket);
+            let websocket = Py::new(py, websocket)?;
+            this.answers(py, number, Answering::WebSocket(websocket.clone_ref(py)));
+            let receive = Bound::new(py, HttpWebSocketReceive(websocket.clone_ref(py)))?.into_any();
+            let send = Bound::new(py, HttpWebSocketSend(websocket.clone_ref(py)))?.into_any();
+            return this.call(application, scope, receive, send, websocket.bind(py));
+        }
+        let scope = scope::http(py, common, &head, peer, &own, exchange.tls())?;
         drop(head);
         let exchange = Py::new(py, HttpExchange::new(slf.clone().unbind(), exchange))?;
-        this.connections.with(py, |connections| {
+        this.answers(py, number, Answering::Http(exchange.clone_ref(py)));
+        let receive = Bound::new(py, HttpReceive(exchange.clone_ref(py)))?.into_any();
+        let send = Bound::new(py, HttpSend(exchange.clone_ref(py)))?.into_any();
+        this.call(application, scope, receive, send, exchange.bind(py))
+    }
+
+    fn answers(&self, py: Python<'_>, number: u32, answering: Answering) {
+        self.connections.with(py, |connections| {
             if let Some(entry) = connections.get(number) {
-                entry.exchanges.push(exchange.clone_ref(py));
+                entry.answering.push(answering);
             }
         });
-        let receive = Py::new(py, HttpReceive(exchange.clone_ref(py)))?;
-        let send = Py::new(py, HttpSend(exchange.clone_ref(py)))?;
-        let context = copy_context(py, &this.context)?;
-        let exchange = exchange.bind(py);
-        let dispatcher = this.dispatcher.bind(py);
+    }
+
+    /// Call an application, in this stack; its coroutine becomes a task.
+    fn call<'py, T: Answers>(
+        &self,
+        application: &Py<PyAny>,
+        scope: Bound<'py, PyDict>,
+        receive: Bound<'py, PyAny>,
+        send: Bound<'py, PyAny>,
+        answering: &Bound<'py, T>,
+    ) -> PyResult<()> {
+        let py = scope.py();
+        let context = copy_context(py, &self.context)?;
+        let dispatcher = self.dispatcher.bind(py);
         let coroutine =
             in_context(py, &context, || application.bind(py).call1((scope, receive, send)));
         let coroutine = match coroutine {
             Ok(coroutine) => coroutine,
-            Err(error) => return HttpExchange::end(exchange, Some(error)),
+            Err(error) => return T::end(answering, Some(error)),
         };
         let context = context.into_bound(py);
         if dispatcher.get().makes_native_tasks(py) {
             let task = Task::start(dispatcher, coroutine, None, Some(context), FirstStep::Eager)?;
-            return HttpExchange::follow_native(exchange, &task);
+            return T::follow_native(answering, &task);
         }
         let kwargs = PyDict::new(py);
         kwargs.set_item(intern!(py, "context"), context)?;
         let method = intern!(py, "create_task");
         let task = dispatcher.call_method(method, (coroutine,), Some(&kwargs))?;
-        HttpExchange::follow(exchange, &task)
+        T::follow(answering, &task)
     }
 
     /// Queue the call of a WSGI application.
@@ -382,11 +409,7 @@ impl HttpServer {
         let this = slf.get();
         let exchange = Py::new(py, HttpExchange::new(slf.clone().unbind(), exchange))?;
         exchange.get().begin_blocking(py);
-        this.connections.with(py, |connections| {
-            if let Some(entry) = connections.get(number) {
-                entry.exchanges.push(exchange.clone_ref(py));
-            }
-        });
+        this.answers(py, number, Answering::Http(exchange.clone_ref(py)));
         let exchange = exchange.bind(py);
         let context = copy_context(py, &this.context)?;
         let request = WsgiRequest::new(exchange, &this.application, common, head, context)?;
@@ -426,19 +449,19 @@ impl HttpServer {
                 let Some(connection) = &mut entry.connection else { continue };
                 if let Some(progress) = connection.check(now_ns) {
                     moved.push((number as u32, progress));
-                } else if !entry.exchanges.is_empty() && connection.is_body_overdue(now_ns) {
-                    waiting.extend(entry.exchanges.iter().map(|it| it.clone_ref(py)));
+                } else if !entry.answering.is_empty() && connection.is_body_overdue(now_ns) {
+                    waiting.extend(entry.answering.iter().map(|it| it.clone_ref(py)));
                 }
             }
             (moved, waiting)
         });
         for (number, progress) in moved {
-            for exchange in Self::settle(slf, number, progress)? {
-                HttpExchange::progress(exchange.bind(py))?;
+            for answering in Self::settle(slf, number, progress)? {
+                answering.progress(py)?;
             }
         }
-        for exchange in waiting {
-            HttpExchange::time_out_body(exchange.bind(py))?;
+        for answering in waiting {
+            answering.time_out_body(py)?;
         }
         Self::start_checking(slf)
     }
@@ -446,7 +469,7 @@ impl HttpServer {
     fn start_checking(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let interval = this.server.limits.check_interval();
+        let interval = this.server.limits.check_interval(this.server.websockets.as_ref());
         let deadline_ns = clock::now_ns() + interval.as_nanos() as u64;
         let request = Self::request(slf, CHECK);
         let dispatcher = this.dispatcher.get();
@@ -503,6 +526,32 @@ fn limits_of(options: &Bound<'_, PyDict>) -> PyResult<Limits> {
     Ok(limits)
 }
 
+/// What websockets do, by the names of their options in Python; what is not given has its default.
+fn websocket_options(options: &Bound<'_, PyDict>) -> PyResult<websocket::Options> {
+    let mut found = websocket::Options::default();
+    // Zero is for ever.
+    let seconds = |value: &Bound<'_, PyAny>| -> PyResult<Option<Duration>> {
+        Duration::try_from_secs_f64(value.extract()?)
+            .map(|it| Some(it).filter(|it| !it.is_zero()))
+            .map_err(|error| PyValueError::new_err(error.to_string()))
+    };
+    for (key, value) in options {
+        let key = key.cast::<PyString>()?;
+        match key.to_str()? {
+            "max_size" => found.max_size = value.extract()?,
+            "ping_interval" => found.ping_interval = seconds(&value)?,
+            "ping_timeout" => found.ping_timeout = seconds(&value)?,
+            "per_message_deflate" => found.per_message_deflate = value.extract()?,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "websockets have no option named {other:?}"
+                )));
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// What is served of a folder, by the names of its options in Python; what is not given has its default.
 fn static_options(options: &Bound<'_, PyDict>) -> PyResult<StaticOptions> {
     let mut found = StaticOptions::default();
@@ -535,9 +584,10 @@ impl HttpServer {
     /// Make a server of the running loop; its listening sockets are added later.
     ///
     /// `headers` are pairs of byte strings that every response gets unless it has them. `tls` has the options of TLS;
-    /// the scheme is `https` with it.
+    /// the scheme is `https` with it. Without `websockets`, their options, requests for websockets are requests like
+    /// others.
     #[new]
-    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None, internal=None, environ=None, tls=None))]
+    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None, internal=None, environ=None, tls=None, websockets=None))]
     #[expect(clippy::too_many_arguments, reason = "they are named, and all of them are needed")]
     fn new(
         py: Python<'_>,
@@ -555,6 +605,7 @@ impl HttpServer {
         internal: Option<(String, Py<PyAny>)>,
         environ: Option<Py<PyDict>>,
         tls: Option<&Bound<'_, PyDict>>,
+        websockets: Option<Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         let bell = rustix::event::eventfd(
             0,
@@ -573,6 +624,7 @@ impl HttpServer {
         };
         let mut server = Server::new(limits_of(limits)?, target, wakes);
         server.logs = logs;
+        server.websockets = websockets.as_ref().map(websocket_options).transpose()?;
         server.internal_path = internal.as_ref().map(|(path, _)| path.clone());
         server.tls = tls.map(tls::tls).transpose()?;
         let certificate =
@@ -648,11 +700,16 @@ impl HttpServer {
         Self::submit(slf, LISTENERS + which)
     }
 
-    /// Stop accepting. Connections that were accepted are served, each to the end of its next response.
-    fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+    /// Stop accepting. Connections that were accepted are served, each to the end of its next response. Websockets are
+    /// closed: with code 1012 if another server takes the place of this one, 1001 otherwise.
+    #[pyo3(signature = (restarts=false))]
+    fn drain(slf: &Bound<'_, Self>, restarts: bool) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        this.server.drain();
+        if this.server.is_draining() {
+            return Ok(());
+        }
+        this.server.drain(restarts);
         let listeners = this
             .listeners
             .with(py, |it| it.iter_mut().filter_map(Option::take).collect::<Vec<_>>());
@@ -664,7 +721,11 @@ impl HttpServer {
                 Self::make(slf, connection)?;
             }
         }
-        Ok(())
+        this.connections.with(py, |connections| {
+            let open = connections.entries.iter().filter_map(|(_, it)| it.connection.as_ref());
+            open.for_each(|it| it.go_away());
+        });
+        Self::schedule(slf)
     }
 
     /// Close all connections at once, and cancel what their applications do.
@@ -685,8 +746,8 @@ impl HttpServer {
         });
         let closed = Progress { is_open: false, awaits_room: false };
         for number in numbers {
-            for exchange in Self::settle(slf, number, closed)? {
-                HttpExchange::progress(exchange.bind(py))?;
+            for answering in Self::settle(slf, number, closed)? {
+                answering.progress(py)?;
             }
         }
         Ok(())
@@ -696,7 +757,7 @@ impl HttpServer {
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        Self::drain(slf)?;
+        Self::drain(slf, false)?;
         Self::abort(slf)?;
         let timer = this.check_timer.replace(py, TimerKey::NONE);
         if timer != TimerKey::NONE {
@@ -760,8 +821,8 @@ impl HttpServer {
             connections
                 .entries
                 .iter()
-                .flat_map(|(_, entry)| &entry.exchanges)
-                .try_for_each(|it| visit.call(it))
+                .flat_map(|(_, entry)| &entry.answering)
+                .try_for_each(|it| it.traverse(&visit))
         })
     }
 }
