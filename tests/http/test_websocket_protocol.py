@@ -257,9 +257,12 @@ def test_offers_that_are_invalid_are_declined(server: Server, name: str) -> None
 
 
 def test_the_context_goes_on_from_message_to_message(server: Server) -> None:
-    """A message may refer to the one before."""
-    with _compressing(server) as websocket:
-        compressor = zlib.compressobj(wbits=-15)
+    """A message may refer to the one before, for a client that can be told how far back."""
+    offer = DEFLATE.replace(b"deflate", b"deflate; client_max_window_bits")
+    with _compressing(server, offer) as websocket:
+        answer = websocket.response.header(b"sec-websocket-extensions") or b""
+        bits = int(answer.partition(b"client_max_window_bits=")[2].partition(b";")[0] or 15)
+        compressor = zlib.compressobj(wbits=-bits)
         text = bytes(range(32, 127)) * 3
         sizes = []
         for _ in range(5):

@@ -186,14 +186,15 @@ impl HttpWebSocket {
                 looking_afterwards(|| this.websocket.send(Outbound::Binary(bytes)))
                     .map_err(|_| client_disconnected(py))?;
             }
-            (Stage::Accepted, Sent::Close { code, reason }) => {
+            (Stage::Accepted, Sent::Close) => {
+                let (code, reason) = websocket_messages::closure(message)?;
                 looking_afterwards(|| this.websocket.close(code, &reason));
             }
             (Stage::Opening, Sent::Accept { subprotocol, headers }) => {
                 looking_afterwards(|| this.websocket.accept(&this.exchange, subprotocol, headers));
                 this.stage.set(py, Stage::Accepted);
             }
-            (Stage::Opening, Sent::Close { .. }) => {
+            (Stage::Opening, Sent::Close) => {
                 looking_afterwards(|| this.exchange.refuse(StatusCode::FORBIDDEN));
                 this.stage.set(py, Stage::Denied);
             }

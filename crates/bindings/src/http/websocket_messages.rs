@@ -21,10 +21,8 @@ pub(super) enum Sent<'py> {
     },
     Text(Bound<'py, PyString>),
     Bytes(Bytes),
-    Close {
-        code: u16,
-        reason: String,
-    },
+    /// See [`closure`].
+    Close,
     /// A part of a response in the place of a websocket.
     Denial(messages::Sent),
 }
@@ -40,7 +38,7 @@ pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
         return parse_accept(message);
     }
     if is(intern!(py, "websocket.close")) {
-        return parse_close(message);
+        return Ok(Sent::Close);
     }
     if is(intern!(py, "websocket.http.response.start")) {
         return messages::parse_start(message).map(Sent::Denial);
@@ -108,14 +106,16 @@ fn parse_accept<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
     Ok(Sent::Accept { subprotocol, headers })
 }
 
-fn parse_close<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
+/// Code and reason of a message that closes. They are looked at only if they are sent: a handshake is denied without
+/// them, and FastAPI gives a list for a reason then.
+pub(super) fn closure(message: &Bound<'_, PyAny>) -> PyResult<(u16, String)> {
     let py = message.py();
     let code = match some(message, intern!(py, "code"))? {
         Some(code) => code.extract()?,
         None => 1000,
     };
     let reason = match some(message, intern!(py, "reason"))? {
-        Some(reason) => reason.extract()?,
+        Some(reason) => reason.extract::<String>()?,
         None => String::new(),
     };
     if !threadlets_http::websocket::may_be_sent(code) {
@@ -131,7 +131,7 @@ fn parse_close<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
             reason.len()
         )));
     }
-    Ok(Sent::Close { code, reason })
+    Ok((code, reason))
 }
 
 fn of_type<'py>(py: Python<'py>, its_type: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyDict>> {

@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn messages_survive_with_and_without_their_context() {
-        let noise: Vec<u8> = (0..100_000_u32).map(|it| (it * it >> 7) as u8).collect();
+        let noise: Vec<u8> = (0..100_000_u32).map(|it| (it.wrapping_mul(it) >> 7) as u8).collect();
         for offer in [
             "permessage-deflate",
             "permessage-deflate; server_no_context_takeover",

@@ -230,3 +230,9 @@ fn only_the_last_ping_is_answered_while_too_much_is_unsent() {
     let pong = 0x80 | u8::from(OpCode::Control(Control::Pong));
     assert_eq!(vec![pong, 1, 99], taker.taken[n_bytes..]);
 }
+
+#[test]
+fn an_idle_websocket_has_no_buffers() {
+    let n_bytes = size_of::<super::Driver>() + size_of::<super::WebSocket>();
+    assert!(n_bytes <= 768, "{n_bytes} bytes");
+}
