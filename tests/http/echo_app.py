@@ -104,6 +104,12 @@ async def _until_left(scope: Scope, receive: Receive, send: Send) -> None:
     _counts["left"] += 1
 
 
+async def _deaf(scope: Scope, receive: Receive, send: Send) -> None:
+    """Read nothing of the body for a long time."""
+    await asyncio.sleep(_number(scope, "seconds", 600))
+    await _answer(send, b"deaf")
+
+
 async def _large(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with `?bytes` bytes, in parts of 64 KiB, of known length."""
     n_bytes = int(_number(scope, "bytes", 1 << 20))
@@ -228,6 +234,7 @@ _PATHS = {
     "/early": _early,
     "/slow": _slow,
     "/until-left": _until_left,
+    "/deaf": _deaf,
     "/large": _large,
     "/parts": _parts,
     "/without-content": _without_content,

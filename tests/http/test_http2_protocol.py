@@ -280,7 +280,7 @@ def test_data_beyond_the_window_is_an_error(connect: Connect) -> None:
     client = connect()
     client.refills = False
     client.send(
-        headers(1, [(":method", "POST"), *GET[1:2], (":path", "/until-left"), GET[3]], END_HEADERS)
+        headers(1, [(":method", "POST"), *GET[1:2], (":path", "/deaf"), GET[3]], END_HEADERS)
     )
     for _ in range(20_000):
         if not client.send(data(1, bytes(16_384), 0)):

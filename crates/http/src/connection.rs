@@ -82,6 +82,19 @@ struct Times {
     piece_moved_ns: u64,
 }
 
+impl Times {
+    /// Whether a reader that leaves no room takes something all the same: there is room again only when much of the
+    /// kernel's buffer is sent.
+    fn takes_a_little(&mut self, fd: RawFd, now_ns: u64) -> bool {
+        let n_left = socket::n_unacknowledged(fd).unwrap_or(u32::MAX);
+        let takes = n_left < self.n_left;
+        if takes {
+            (self.n_left, self.written_ns) = (n_left, now_ns);
+        }
+        takes
+    }
+}
+
 /// What driving a connection has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -370,6 +383,8 @@ impl Connection {
         if n_written != times.n_written {
             (times.n_written, times.written_ns) = (n_written, now_ns);
             times.n_left = u32::MAX;
+            // A response may be on its way long after its request has ended for us.
+            times.idle_ns = times.idle_ns.map(|_| now_ns);
         }
         let has_read = n_read != times.n_read;
         if link.is_http2.load(Relaxed) {
@@ -382,7 +397,8 @@ impl Connection {
             if has_read {
                 (times.n_read, times.read_ns) = (n_read, now_ns);
             }
-            if link.n_in_flight.load(Relaxed) > 0 || has_pieces {
+            let is_sending = has_pieces || !link.may_write.load(Relaxed);
+            if link.n_in_flight.load(Relaxed) > 0 || is_sending {
                 times.idle_ns = None;
             } else if times.idle_ns.is_none() || n_requests != times.n_requests {
                 times.idle_ns = Some(now_ns);
@@ -419,7 +435,7 @@ impl Connection {
             return None;
         }
         if let Protocol::Http2(http) = &mut self.protocol {
-            return check_http2(http, &link, &times, now_ns).then(|| {
+            return check_http2(http, self.fd, &link, &mut self.times, now_ns).then(|| {
                 self.protocol = Protocol::Closed;
                 self.progress()
             });
@@ -432,7 +448,9 @@ impl Connection {
             }
             return Some(self.progress());
         }
-        if link.n_in_flight.load(Relaxed) == 0 {
+        // Without room, a response is still on its way.
+        let is_stuck = !link.may_write.load(Relaxed);
+        if link.n_in_flight.load(Relaxed) == 0 && !is_stuck {
             let Some(idle_ns) = times.idle_ns else {
                 if is_past(times.read_ns, limits.head) {
                     metrics.timeouts_head.count();
@@ -447,12 +465,8 @@ impl Connection {
             }
             return None;
         }
-        let is_stuck = !link.may_write.load(Relaxed);
         if is_stuck && is_past(times.written_ns.max(times.read_ns), limits.response) {
-            // There is room again only when much of the kernel's buffer is sent: a reader may take a little all the time.
-            let n_left = socket::n_unacknowledged(self.fd).unwrap_or(u32::MAX);
-            if n_left < times.n_left {
-                (self.times.n_left, self.times.written_ns) = (n_left, now_ns);
+            if self.times.takes_a_little(self.fd, now_ns) {
                 return None;
             }
             metrics.timeouts_response.count();
@@ -562,7 +576,7 @@ fn patience(server: &Server, n_requests: u64) -> Duration {
 /// Look at the deadlines of a connection with HTTP/2; whether it is over.
 ///
 /// One that was idle for too long is told to go away, and closed when it has, or some time later.
-fn check_http2(http: &mut Http2, link: &Link, times: &Times, now_ns: u64) -> bool {
+fn check_http2(http: &mut Http2, fd: RawFd, link: &Link, times: &mut Times, now_ns: u64) -> bool {
     let (limits, metrics) = (&link.server.limits, &link.server.metrics);
     let is_past =
         |since_ns: u64, limit: Duration| now_ns.saturating_sub(since_ns) > limit.as_nanos() as u64;
@@ -573,8 +587,9 @@ fn check_http2(http: &mut Http2, link: &Link, times: &Times, now_ns: u64) -> boo
     }
     let Some(idle_ns) = times.idle_ns else {
         let lacks_window = times.has_pieces && is_past(times.piece_moved_ns, limits.response);
-        let lacks_room =
-            !link.may_write.load(Relaxed) && is_past(times.written_ns, limits.response);
+        let lacks_room = !link.may_write.load(Relaxed)
+            && is_past(times.written_ns, limits.response)
+            && !times.takes_a_little(fd, now_ns);
         if lacks_window || lacks_room {
             metrics.timeouts_response.count();
             http.reset_on_close();

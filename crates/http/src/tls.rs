@@ -179,7 +179,9 @@ fn client_verifier(
     let mut roots = RootCertStore::empty();
     for certificate in certificates(authorities, "the file of client authorities")? {
         roots.add(certificate).map_err(|error| {
-            TlsError(format!("a certificate of a client authority cannot be used: {error}"))
+            TlsError(format!(
+                "a certificate of a client authority cannot be used: {error}; give certificates of version 3"
+            ))
         })?;
     }
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -187,7 +189,9 @@ fn client_verifier(
         builder = builder.allow_unauthenticated();
     }
     let verifier = builder.build().map_err(|error| {
-        TlsError(format!("the certificates of client authorities cannot be used: {error}"))
+        TlsError(format!(
+            "the certificates of client authorities cannot be used: {error}; give those that sign clients' certificates"
+        ))
     })?;
     Ok(Some(verifier))
 }

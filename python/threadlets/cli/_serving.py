@@ -22,6 +22,7 @@ from threadlets.http._logging import logger, set_up_logging
 from threadlets.http._reload import Patterns, Watcher
 from threadlets.http._supervisor import Supervisor
 from threadlets.http._systemd import Notifier, take_sockets
+from threadlets.http._tls import tls_options
 from threadlets.http._worker import serve_here
 
 # Descriptors for anything but connections: the loop, the log, the application's own files.
@@ -147,6 +148,7 @@ def _serve_in_this_process(launch: Launch) -> int:
     config = launch.config
     limit = _raise_limit(config)
     target = launch.load()
+    tls_options(config)  # To refuse them before anything is bound.
     notifier = Notifier()
     listeners = take_sockets(config.backlog) or bind(config)[0]
     set_up_logging(config.log_level)
@@ -166,6 +168,7 @@ def _serve_in_this_process(launch: Launch) -> int:
 def _supervise(launch: Launch, n_workers: int, watched: tuple[list[str], Patterns] | None) -> int:
     config = launch.config
     limit = _raise_limit(config)
+    tls_options(config)
     _check_metrics_ports(config, n_workers)
     if watched is not None:
         _check_folders(watched[0])

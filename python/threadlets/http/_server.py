@@ -31,6 +31,7 @@ from threadlets.http._lifespan import Lifespan
 from threadlets.http._listen import bind, bind_tcp
 from threadlets.http._proxy import BehindProxies, WsgiBehindProxies
 from threadlets.http._target import check_app
+from threadlets.http._tls import tls_options
 
 logger = logging.getLogger("threadlets.http")
 
@@ -177,7 +178,7 @@ class Server:
             folder=folder,
             internal=(path, MetricsApp(self._count)) if path else None,
             environ=self._environ() if self._interface == "wsgi" else None,
-            tls=_tls(config) if is_main else None,
+            tls=tls_options(config) if is_main else None,
             websockets=self._websockets() if is_main and self._interface == "asgi" else None,
         )
         self._natives.append(native)
@@ -289,19 +290,6 @@ class Server:
         elif number is signal.SIGINT and not self._forced.is_set():
             logger.warning("Stopping at once: connections are dropped")
             self._forced.set()
-
-
-def _tls(config: Config) -> dict[str, Any] | None:
-    """Return the options of TLS, if it is asked for."""
-    if config.ssl_certfile is None:
-        return None
-    return {
-        "certificates": config.ssl_certfile,
-        "key": config.ssl_keyfile,
-        "key_password": config.ssl_keyfile_password,
-        "client_authorities": config.ssl_ca_certs,
-        "requires_client_certificate": config.ssl_ca_certs is not None,
-    }
 
 
 def _begin_listening(native: _core.HttpServer, listener: socket.socket) -> None:

@@ -664,6 +664,12 @@ impl HttpServer {
         })
     }
 
+    /// Check the options of TLS as they are given to a new server.
+    #[staticmethod]
+    fn check_tls(tls: &Bound<'_, PyDict>) -> PyResult<()> {
+        tls::tls(tls).map(drop)
+    }
+
     /// Begin to serve the connections of a listening, non-blocking socket, which its owner keeps open.
     fn listen(slf: &Bound<'_, Self>, fd: i32) -> PyResult<()> {
         let py = slf.py();
