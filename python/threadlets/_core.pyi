@@ -4,8 +4,9 @@ import asyncio
 import concurrent.futures
 import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from contextvars import Context
+from contextvars import Context, ContextVar
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, ParamSpec, Self, TypeVar, final, overload
 
@@ -37,10 +38,12 @@ __all__ = [
     "Stream",
     "Sweep",
     "Task",
+    "ThreadFunction",
     "TimerHandle",
     "__build__",
     "__version__",
     "call",
+    "call_thread_function",
     "checkpoint",
     "current_task",
     "engine_info",
@@ -65,6 +68,23 @@ _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
 @final
+class ThreadFunction:
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+
+    def __new__(
+        cls,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        thread_local: threading.local,
+        values: dict[str, Any],
+        library: ContextVar[Any] | None,
+        /,
+    ) -> ThreadFunction: ...
+    def __call__(self) -> Any: ...
+
+def call_thread_function(function: ThreadFunction) -> Call[Any]: ...
+
 class Call(Coroutine[Any, Any, _T_co], Generic[_T_co]):
     """A call of a plain function that is yet to be awaited."""
 

@@ -4,10 +4,12 @@ FastAPI reads annotations as objects, so they are not deferred here.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pytest
+import threadlets
 
 fastapi = pytest.importorskip("fastapi", reason="fastapi is not installed")
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
@@ -51,6 +53,31 @@ def test_endpoints_and_dependencies_are_threadlets(run: Any, is_in_place: Any) -
     assert ({"number": 7, "used": "session"}, 404) == run(main())
     assert ["open", "read", "close"] * 2 == [what for what, _ in journal]
     assert all(is_in_place(thread) for _, thread in journal)
+
+
+@pytest.mark.starts("auto")
+def test_each_endpoint_is_remembered_by_itself(run: Any) -> None:
+    """Though FastAPI calls all of them by one function: one that blocks is no reason to take others for slow."""
+    app = fastapi.FastAPI()
+
+    @app.get("/quick")
+    def quick() -> None:
+        pass
+
+    @app.get("/slow")
+    def slow() -> None:
+        time.sleep(0.01)
+
+    async def main() -> dict[str, str]:
+        async with client(app) as http:
+            for _ in range(20):
+                await http.get("/quick")
+                await http.get("/slow")
+        functions = threadlets.stats()["functions"]
+        return {it["function"].rpartition(".")[2]: it["start"] for it in functions}
+
+    starts = run(main())
+    assert ("inline", "beside") == (starts["quick"], starts["slow"])
 
 
 def test_uploads_are_taken(run: Any) -> None:

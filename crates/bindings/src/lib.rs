@@ -31,6 +31,8 @@ mod _core {
     #[pymodule_export]
     use super::calls::pool::Pool;
     #[pymodule_export]
+    use super::calls::thread_function::{ThreadFunction, call_thread_function};
+    #[pymodule_export]
     use super::contract::{Environment, Flags, fp_state};
     #[pymodule_export]
     use super::dispatcher::Dispatcher;

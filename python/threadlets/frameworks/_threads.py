@@ -10,11 +10,11 @@ import asyncio
 import contextvars
 import functools
 import importlib
-import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from threadlets._aio.loop import Loop
+from threadlets._core import ThreadFunction, call_thread_function
 from threadlets._public import set_module
 from threadlets.frameworks._packages import require
 
@@ -84,47 +84,6 @@ class _Worker(NamedTuple):
     default_limiter: CapacityLimiter
 
 
-class _Call:
-    """A queued call of a function, which runs as it would in one of anyio's worker threads."""
-
-    __slots__ = ("_function", "_threadlocals", "args", "context", "thread_values")
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        threadlocals: threading.local,
-        thread_values: dict[str, Any],
-    ) -> None:
-        self._function = function
-        self._threadlocals = threadlocals
-        self.args = args
-        self.context = contextvars.copy_context()
-        self.thread_values = thread_values
-
-    def __call__(self) -> Any:
-        thread_values = vars(self._threadlocals)
-        # Not always empty: the loop may itself run in a threadlet of another loop.
-        kept = thread_values.copy()
-        thread_values.update(self.thread_values)
-        try:
-            return self.context.run(self._function, *self.args)
-        finally:
-            thread_values.clear()
-            thread_values.update(kept)
-
-    @property
-    def func(self) -> Callable[..., Any]:
-        """The user's function, by which the dispatcher groups and remembers calls."""
-        function = self._function
-        while isinstance(function, functools.partial):
-            function = function.func
-        return function
-
-    def __repr__(self) -> str:
-        return getattr(self.func, "__qualname__", None) or repr(self.func)
-
-
 class _Anyio:
     """anyio's asyncio backend, and the replacement of one of its methods."""
 
@@ -185,6 +144,11 @@ class _Anyio:
         if limiter is None:
             limiter = worker.default_limiter
             if limiter.total_tokens == _DEFAULT_TOKENS:
+                if scope is None and not abandon_on_cancel:
+                    # Without a cancel scope around it, the call needs no shield from anyio's cancellation.
+                    return await call_thread_function(
+                        self._function(func, args, worker.thread_values)
+                    )
                 return await self._call(loop, worker, func, args, scope, abandon_on_cancel)
         async with limiter:
             return await self._call(loop, worker, func, args, scope, abandon_on_cancel)
@@ -198,20 +162,35 @@ class _Anyio:
         scope: CancelScope | None,
         abandon_on_cancel: bool,
     ) -> Any:
-        outcome = loop.create_future()
-        call = _Call(func, args, self._threadlocals, worker.thread_values)
-        if self._library_of_context is not None:
-            call.context.run(self._library_of_context.set, None)
         if scope is None:
-            # Without a cancel scope around it, the call needs no shield from anyio's cancellation.
-            loop._submit_call(outcome, False, None, call, ())
-            return await outcome
+            return await self._submit(loop, func, args, worker.thread_values, abandon_on_cancel)
         with self._make_scope(shield=not abandon_on_cancel) as own_scope:
-            call.thread_values = worker.thread_values | {
+            thread_values = worker.thread_values | {
                 _SCOPE: own_scope if abandon_on_cancel else scope
             }
-            loop._submit_call(outcome, False, None, call, ())
-            return await outcome
+            return await self._submit(loop, func, args, thread_values, abandon_on_cancel)
+
+    def _submit(
+        self,
+        loop: Loop,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        thread_values: dict[str, Any],
+        abandon_on_cancel: bool,
+    ) -> Awaitable[Any]:
+        function = self._function(func, args, thread_values)
+        if not abandon_on_cancel:
+            return call_thread_function(function)
+        # Not in the stack of the caller, who may leave before the function does.
+        outcome: asyncio.Future[Any] = loop.create_future()
+        loop._submit_call(outcome, False, None, function, ())
+        return outcome
+
+    def _function(
+        self, func: Callable[..., Any], args: tuple[Any, ...], thread_values: dict[str, Any]
+    ) -> ThreadFunction:
+        library = self._library_of_context
+        return ThreadFunction(func, args, self._threadlocals, thread_values, library)
 
     def _current_scope(self, loop: Loop) -> CancelScope | None:
         task = asyncio.current_task(loop)

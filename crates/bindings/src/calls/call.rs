@@ -48,6 +48,24 @@ impl CallObject {
                 self.begin(py)
             }
             CallState::FreshAbandonable => self.delegate_result(py),
+            CallState::FreshQueueable => {
+                self.state.set(CallState::HasYieldedQueueable);
+                Ok(Step::Yielded(py.None()))
+            }
+            CallState::HasYieldedQueueable => {
+                // SAFETY: the call keeps its function alive.
+                let callable = unsafe { Bound::from_borrowed_ptr(py, self.callable()) };
+                let code = entry_point::code_id(&callable, || None);
+                let is_quick = Worker::with_current(|worker| {
+                    let worker = worker?;
+                    let function = Pool::entry_point(None, code);
+                    starts::is_inline(worker.dispatcher(py), worker, function).then_some(())
+                });
+                match is_quick {
+                    Some(()) => self.start_code(py, code),
+                    None => self.delegate_result(py),
+                }
+            }
             CallState::AwaitsPermit | CallState::AwaitsResult | CallState::AwaitsBeside => {
                 let mut result = null_mut();
                 // SAFETY: all three are alive; the result is a new reference unless an error is set.
@@ -121,6 +139,15 @@ impl CallObject {
     /// Call the function inline or beside the dispatcher; its pool has admitted the call.
     #[inline]
     fn start(&self, py: Python<'_>) -> PyResult<Step> {
+        // SAFETY: the call keeps its function alive and its arguments, the first of which follows it.
+        let item = |idx: usize| unsafe { Bound::from_borrowed_ptr(py, *self.items.add(idx)) };
+        let first_arg = || (self.n_items() > 1).then(|| item(1));
+        self.start_code(py, entry_point::code_id(&item(0), first_arg))
+    }
+
+    /// As `start`, with the number of the code that the function runs.
+    #[inline]
+    fn start_code(&self, py: Python<'_>, code: usize) -> PyResult<Step> {
         Worker::with_current(|worker| {
             let Some(worker) = worker else { return self.fail(py, no_loop()) };
             // The permit, if there was one, is used: whatever comes, the call's place is given up below.
@@ -131,7 +158,6 @@ impl CallObject {
             let item = |idx: usize| unsafe { Bound::from_borrowed_ptr(py, *self.items.add(idx)) };
             let callable = item(0);
             let first_arg = || (self.n_items() > 1).then(|| item(1));
-            let code = entry_point::code_id(&callable, first_arg);
             let function = Pool::entry_point(pool.as_ref(), code);
             let start = starts::choose(slf, worker, function, pool.as_ref(), || {
                 entry_point::name(&entry_point::innermost(&callable, first_arg())).ok()

@@ -21,6 +21,11 @@ pub(crate) enum CallState {
     Fresh,
     /// It was not awaited yet; cancelling does not wait for the function.
     FreshAbandonable,
+    /// It was not awaited yet; it lets other requests run first, and calls the function inline only if that is known to
+    /// be quick.
+    FreshQueueable,
+    /// It has let other requests run, and calls or queues the function next.
+    HasYieldedQueueable,
     /// It has let other requests run, and calls the function next.
     HasYielded,
     /// The delegate is the future of the permit to start: it is done when the pool has admitted the call.

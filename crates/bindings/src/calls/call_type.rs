@@ -61,6 +61,17 @@ pub(crate) fn with_options<'py>(
     }
 }
 
+/// A call of a `ThreadFunction`, not yet awaited.
+pub(crate) fn of_thread_function<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: the function is alive; the object is new, and no other code has it yet.
+    unsafe {
+        let made = make(&[function.as_ptr()], null_mut());
+        let call = Bound::from_owned_ptr_or_err(function.py(), made.cast())?;
+        (*made).state.set(CallState::FreshQueueable);
+        Ok(call)
+    }
+}
+
 /// An entry of a method table.
 const fn method(
     name: &'static CStr,
@@ -420,8 +431,10 @@ unsafe extern "C" fn threadlets_free_call(slf: *mut ffi::PyObject) {
     // SAFETY: as the caller promises; the type, to which the object had a reference, is released last.
     unsafe {
         let call = &*slf.cast::<CallObject>();
-        if matches!(call.state.get(), CallState::Fresh | CallState::FreshAbandonable)
-            && !call.callable().is_null()
+        if matches!(
+            call.state.get(),
+            CallState::Fresh | CallState::FreshAbandonable | CallState::FreshQueueable
+        ) && !call.callable().is_null()
         {
             warn_never_awaited(Python::assume_attached(), call);
         }

@@ -11,3 +11,4 @@ pub(crate) mod pool;
 mod pool_methods;
 pub(crate) mod queued_call;
 pub(crate) mod starts;
+pub(crate) mod thread_function;

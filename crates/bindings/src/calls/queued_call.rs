@@ -22,6 +22,7 @@ use crate::py::cast::known;
 use crate::py::entry_point;
 use crate::py::error::not_stop_iteration;
 use crate::task::any_future;
+use crate::task::current;
 use crate::task::future::Future;
 use crate::workers::protect::{self, Protected};
 
@@ -159,27 +160,23 @@ impl QueuedCall {
         if self.any_thread_settles && !self.starts(py)? {
             return Ok(py.None());
         }
-        // As in a thread pool, no loop runs in the function's thread: the function may run its own.
-        let running = running_loop(py)?;
-        running.set.call1((py.None(),))?;
         let kwargs = kwargs.as_ref().map(|it| it.bind(py));
         let environment = self.environment(py);
-        let result = contract::call_threadlet(slf, callable.as_ptr(), environment.as_ref(), || {
-            Worker::hidden(|| {
-                let called = callable.bind(py).call(args.bind(py), kwargs);
-                called.map_or_else(
-                    |error| {
-                        error.restore(py);
-                        null_mut()
-                    },
-                    Bound::into_ptr,
-                )
-            })
-        });
-        // SAFETY: a new reference, or null with an exception set.
-        let outcome = unsafe { Bound::from_owned_ptr_or_err(py, result) };
-        running.set.call1((running.now,))?;
-        outcome.map(Bound::unbind)
+        without_loop(slf, || {
+            let result =
+                contract::call_threadlet(slf, callable.as_ptr(), environment.as_ref(), || {
+                    let called = callable.bind(py).call(args.bind(py), kwargs);
+                    called.map_or_else(
+                        |error| {
+                            error.restore(py);
+                            null_mut()
+                        },
+                        Bound::into_ptr,
+                    )
+                });
+            // SAFETY: a new reference, or null with an exception set.
+            unsafe { Bound::from_owned_ptr_or_err(py, result) }.map(Bound::unbind)
+        })?
     }
 
     /// Run the call on a thread beside the dispatcher.
@@ -328,6 +325,21 @@ impl QueuedCall {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.visit(&visit)
     }
+}
+
+/// Call something as in a thread of a thread pool: no loop runs there, so it may run its own.
+pub(crate) fn without_loop<R>(
+    slf: &Bound<'_, Dispatcher>,
+    call: impl FnOnce() -> R,
+) -> PyResult<R> {
+    let py = slf.py();
+    current::hidden(slf, || {
+        let running = running_loop(py)?;
+        running.set.call1((py.None(),))?;
+        let result = Worker::hidden(call);
+        running.set.call1((running.now,))?;
+        Ok(result)
+    })
 }
 
 struct RunningCall<'py> {

@@ -30,6 +30,26 @@ pub(crate) fn choose(
     start.unwrap_or_else(|| meet(this, py, function, must, name()))
 }
 
+/// Whether a call without a pool would start inline, as far as is known.
+pub(crate) fn is_inline(
+    slf: &Bound<'_, Dispatcher>,
+    worker: &Worker,
+    function: EntryPoint,
+) -> bool {
+    let py = slf.py();
+    let this = slf.get();
+    let may_block = bound::may_block(&this.workers, py, worker.id);
+    let known = || {
+        this.histories.with(py, |histories| histories.get_mut(function).map(|it| it.next_start()))
+    };
+    let start = match this.start.get(py) {
+        None if may_block => known(),
+        None => Some(Start::Beside),
+        forced => forced,
+    };
+    start == Some(Start::Inline)
+}
+
 #[cold]
 #[inline(never)]
 fn meet(

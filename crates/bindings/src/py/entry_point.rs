@@ -113,8 +113,13 @@ pub(crate) fn innermost<'py>(
                 is_builtin && (*object).m_ml == context_run(),
             )
         };
+        // SAFETY: as in `id_without_wrappers`.
+        let has_attributes = is_function
+            && unsafe { !(*function.as_ptr().cast::<ffi::PyFunctionObject>()).func_dict.is_null() };
         let inner = if runs_in_context {
             first_arg.take()
+        } else if is_function && !has_attributes {
+            None
         } else if is_function {
             attribute(&function, intern!(py, "__wrapped__"))
         } else {

@@ -15,7 +15,7 @@ use super::current_by_loop as place;
 #[cfg(Py_3_14)]
 use super::current_by_thread as place;
 use crate::dispatcher::Dispatcher;
-pub(crate) use place::{get, leave, load, named, park, unpark};
+pub(crate) use place::{get, hidden, leave, load, named, park, unpark};
 
 /// Set the loop as the running one in this thread, too. Without that, asyncio has no current task there,
 /// since CPython 3.14.

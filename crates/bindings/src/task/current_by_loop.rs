@@ -65,6 +65,12 @@ pub(crate) fn named<R>(
     call()
 }
 
+/// Call a function as in a thread without a task. The table has a task for each loop, so those of other loops are not
+/// in the way of this one's.
+pub(crate) fn hidden<R>(_slf: &Bound<'_, Dispatcher>, call: impl FnOnce() -> R) -> R {
+    call()
+}
+
 pub(super) fn of_loop<'py>(its_loop: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = its_loop.py();
     let awaiting = Worker::with_current(|worker| {

@@ -53,6 +53,16 @@ pub(crate) fn named<R>(
     result
 }
 
+/// Call a function as in a thread without a task: a loop that the function runs would refuse to run its own tasks inside
+/// of another's step.
+pub(crate) fn hidden<R>(slf: &Bound<'_, Dispatcher>, call: impl FnOnce() -> R) -> R {
+    let task = asyncio_state::task(slf);
+    asyncio_state::set_task(slf, None);
+    let result = call();
+    asyncio_state::set_task(slf, task.as_ref());
+    result
+}
+
 pub(super) fn of_loop<'py>(its_loop: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = its_loop.py();
