@@ -23,7 +23,7 @@ OURS = "threadlets"
 KINDS = (OURS, "nginx", "uvicorn", "granian", "hypercorn")
 # What each speaks beside HTTP/1.1; a new protocol of ours is tested as soon as it stands here.
 SPEAKS: dict[str, frozenset[str]] = {
-    OURS: frozenset({"HTTP/2"}),
+    OURS: frozenset({"HTTP/2", "websockets"}),
     "nginx": frozenset({"HTTP/2"}),
     "uvicorn": frozenset({"websockets"}),
     "granian": frozenset({"HTTP/2", "websockets"}),
