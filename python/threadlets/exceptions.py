@@ -104,7 +104,7 @@ class ClientDisconnected(ThreadletsError, ConnectionAbortedError):
     """The client that was to take what an application sends, or was sending the request, left.
 
     Raised in a WSGI application by `write()` and by reads of `wsgi.input`, and in an ASGI application by
-    `send()` on a websocket that is closed.
+    `send()`.
     """
 
 

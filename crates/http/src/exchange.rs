@@ -68,6 +68,8 @@ struct State {
     /// Bytes of files among them, which are in no memory.
     n_queued_file_bytes: u64,
     response_trailers: Option<HeaderMap>,
+    /// The application has sent a piece of the body, if an empty one: the head may leave.
+    has_piece: bool,
     /// The application has sent everything.
     is_complete: bool,
     /// The rest of the response will not come.
@@ -114,6 +116,7 @@ impl Exchange {
             n_queued_bytes: 0,
             n_queued_file_bytes: 0,
             response_trailers: None,
+            has_piece: false,
             is_complete: false,
             is_abandoned: false,
             is_over: false,
@@ -238,6 +241,16 @@ impl Exchange {
         !matches!(self.state().response, ResponseHead::Awaited)
     }
 
+    /// How many bytes of the response's body are still to be sent, if its head has announced that.
+    pub fn n_announced_left(&self) -> Option<u64> {
+        self.state().length.n_left()
+    }
+
+    /// Whether a file is queued for which the connection had no turn yet.
+    pub fn has_queued_file(&self) -> bool {
+        self.state().n_queued_file_bytes > 0
+    }
+
     /// Whether the application has sent the whole response.
     pub fn is_complete(&self) -> bool {
         self.state().is_complete
@@ -255,6 +268,7 @@ impl Exchange {
                 state.n_queued_bytes += data.len();
                 state.frames.push_back(Piece::Data(data));
             }
+            state.has_piece |= goes_out;
             state.is_complete |= !more;
             state.waker.take()
         };
@@ -317,6 +331,12 @@ impl Exchange {
         (state.is_over || state.is_given_up) && !state.is_complete
     }
 
+    /// Whether nothing that is sent reaches the client any more, though its response is not whole.
+    pub fn is_cut_off(&self) -> bool {
+        let state = self.state();
+        state.is_over && !state.is_complete
+    }
+
     /// Tell the application that the client has left; a response is sent all the same.
     pub fn give_up(&self) {
         self.state().is_given_up = true;
@@ -337,7 +357,7 @@ impl Exchange {
     pub(crate) fn poll_head(&self, context: &Context<'_>) -> Poll<Option<response::Parts>> {
         let mut state = self.state();
         // A head alone is not taken: its first piece, or its end, follows and leaves with it.
-        let is_followed = state.is_complete || !state.frames.is_empty();
+        let is_followed = state.is_complete || state.has_piece;
         if state.is_abandoned && !is_followed {
             return Poll::Ready(None);
         }

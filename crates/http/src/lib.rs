@@ -30,6 +30,8 @@ mod validity;
 
 pub use connection::{Connection, Progress};
 pub use exchange::Exchange;
+/// The reason of a status, among a response's extensions: it is sent in the place of the usual one.
+pub use hyper::ext::ReasonPhrase;
 pub use limits::Limits;
 pub use metrics::Metrics;
 pub use response_length::LengthMismatch;

@@ -71,6 +71,11 @@ impl ResponseLength {
         Self { announced: announced.filter(|_| !has_no_body), n_sent: 0, has_no_body }
     }
 
+    /// How many bytes of the body are still to be sent, if that was announced.
+    pub(crate) fn n_left(&self) -> Option<u64> {
+        self.announced.map(|it| it.saturating_sub(self.n_sent))
+    }
+
     /// Note a piece of the body; the last one has `more` unset. Returns whether it goes out.
     pub(crate) fn note(&mut self, n_bytes: u64, more: bool) -> Result<bool, LengthMismatch> {
         if self.has_no_body {

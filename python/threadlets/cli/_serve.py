@@ -101,7 +101,8 @@ def serve(
         str,
         _option(
             _APPLICATION,
-            "What calls the `def` endpoints of Starlette and FastAPI.",
+            "What calls plain functions, such as the `def` endpoints of FastAPI: threadlets, or the threads "
+            "of anyio and asyncio.",
             metavar="threadlets|anyio",
         ),
     ] = Config.worker_threads,

@@ -115,7 +115,7 @@ class Server:
             lifespan = Lifespan(self._app, self._state, mode)
             await lifespan.start()
             try:
-                native = self._make_native()
+                native = self._make_native(listeners)
                 for listener in listeners:
                     _begin_listening(native, listener)
                 self._serve_metrics(stack)
@@ -134,7 +134,7 @@ class Server:
 
     # -- the native server ---------------------------------------------------------------------------
 
-    def _make_native(self) -> _core.HttpServer:
+    def _make_native(self, listeners: list[socket.socket]) -> _core.HttpServer:
         config = self._config
         folder = None
         app: Any = self._app
@@ -144,9 +144,12 @@ class Server:
         if config.proxy_headers:
             wrap = WsgiBehindProxies if self._interface == "wsgi" else BehindProxies
             app = wrap(app, config.forwarded_allow_ips)
-        return self._add_native(app, folder, is_main=True)
+        environ = _environ(config, listeners) if self._interface == "wsgi" else None
+        return self._add_native(app, folder, is_main=True, environ=environ)
 
-    def _add_native(self, app: Any, folder: Any, *, is_main: bool) -> _core.HttpServer:
+    def _add_native(
+        self, app: Any, folder: Any, *, is_main: bool, environ: dict[str, Any] | None = None
+    ) -> _core.HttpServer:
         config = self._config
         headers = [(name.lower().encode(), value.encode()) for name, value in config.headers]
         if config.server_header and all(name != b"server" for name, _ in headers):
@@ -174,10 +177,14 @@ class Server:
             root_path=config.root_path,
             scheme="https" if config.ssl_certfile else "http",
             state=self._state if self._interface == "asgi" else None,
-            extensions={"http.response.trailers": {}},
+            extensions={
+                "http.response.trailers": {},
+                "http.response.pathsend": {},
+                "http.response.zerocopysend": {},
+            },
             folder=folder,
             internal=(path, MetricsApp(self._count)) if path else None,
-            environ=self._environ() if self._interface == "wsgi" else None,
+            environ=environ,
             tls=tls_options(config) if is_main else None,
             websockets=self._websockets() if is_main and self._interface == "asgi" else None,
         )
@@ -191,23 +198,6 @@ class Server:
             "ping_interval": config.ws_ping_interval,
             "ping_timeout": config.ws_ping_timeout,
             "per_message_deflate": config.ws_per_message_deflate,
-        }
-
-    def _environ(self) -> dict[str, Any]:
-        """Return what all environs share."""
-        config = self._config
-        return {
-            "SCRIPT_NAME": config.root_path,
-            "SERVER_NAME": config.host,
-            "SERVER_PORT": str(config.port),
-            "wsgi.version": (1, 0),
-            "wsgi.url_scheme": "https" if config.ssl_certfile else "http",
-            "wsgi.errors": sys.stderr,
-            "wsgi.multithread": True,
-            "wsgi.multiprocess": True,
-            "wsgi.run_once": False,
-            "wsgi.input_terminated": True,
-            "wsgi.file_wrapper": _core.FileWrapper,
         }
 
     def _count(self) -> dict[str, Any]:
@@ -290,6 +280,26 @@ class Server:
         elif number is signal.SIGINT and not self._forced.is_set():
             logger.warning("Stopping at once: connections are dropped")
             self._forced.set()
+
+
+def _environ(config: Config, listeners: list[socket.socket]) -> dict[str, Any]:
+    """Return what the environs of all requests share."""
+    internet = [it for it in listeners if it.family in (socket.AF_INET, socket.AF_INET6)]
+    # The port that was asked for may be 0, and there may be none.
+    port = internet[0].getsockname()[1] if internet else config.port
+    return {
+        "SCRIPT_NAME": config.root_path,
+        "SERVER_NAME": config.host,
+        "SERVER_PORT": str(port),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https" if config.ssl_certfile else "http",
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+        "wsgi.file_wrapper": _core.FileWrapper,
+    }
 
 
 def _begin_listening(native: _core.HttpServer, listener: socket.socket) -> None:

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from typing import Literal
 
 from threadlets._aio.runners import run
 from threadlets._user_error import STATUS_INTERRUPTED, UserError, print_error
@@ -48,10 +49,15 @@ def serve_here(
     A failure of the application's start-up or shutdown is a `UserError`.
     """
     config = dataclasses.replace(launch.config, interface=target.interface)
+    # Frameworks that call functions by `run_in_executor`, as Litestar does, have threadlets, too.
+    executor: Literal["threads", "threadlets"] = (
+        "threadlets" if config.worker_threads == "threadlets" else "threads"
+    )
     try:
         run(
             serve(target.app, config, sockets=listeners, on_ready=on_ready),
             debug=launch.debug or None,
+            executor=executor,
         )
     except KeyboardInterrupt:
         return STATUS_INTERRUPTED

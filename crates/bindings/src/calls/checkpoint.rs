@@ -29,6 +29,7 @@ pub(crate) fn is_due(py: Python<'_>) -> bool {
 /// The checkpoint of awaits that are written in Python: `await checkpoint` is done at once unless the step
 /// has used up its time slice. It has no state, so one instance is enough for all.
 #[pyclass(frozen, module = "threadlets._core")]
+#[derive(Debug)]
 pub(crate) struct Checkpoint;
 
 #[pymethods]

@@ -1,23 +1,31 @@
 //! What an application holds of a request: the objects behind `receive` and `send`.
 
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
 use pyo3::PyTraverseError;
-use pyo3::exceptions::{PyConnectionAbortedError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyConnectionAbortedError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
+use rustix::fs::OFlags;
 use threadlets_http::exchange::Received;
 use threadlets_http::static_files::FileBody;
 use threadlets_http::wakes::looking_afterwards;
 use threadlets_http::{Exchange, LengthMismatch};
 
 use super::answering::Answers;
-use super::messages::{self, Sent};
+use super::messages::{self, Sent, SentFile};
+use super::receivers::Receivers;
 use super::server::HttpServer;
+use super::websocket::client_disconnected;
 use crate::py::gil_cell::GilSlot;
 use crate::py::names;
 use crate::task::future::Future;
@@ -30,8 +38,10 @@ pub(crate) struct HttpExchange {
     exchange: Arc<Exchange>,
     /// Trailers follow the body.
     has_trailers: GilSlot<bool>,
-    /// The future that `receive` waits with.
-    receiver: GilSlot<Option<Py<Future>>>,
+    /// A part of the body was sent.
+    has_body: GilSlot<bool>,
+    /// The calls of `receive` that wait.
+    receivers: Receivers,
     /// The future that `send` waits with.
     sender: GilSlot<Option<Py<Future>>>,
     /// The task of the application, until it has ended.
@@ -50,7 +60,8 @@ impl HttpExchange {
             server,
             exchange,
             has_trailers: GilSlot::new(false),
-            receiver: GilSlot::default(),
+            has_body: GilSlot::new(false),
+            receivers: Receivers::default(),
             sender: GilSlot::default(),
             task: GilSlot::default(),
             is_running: GilSlot::new(false),
@@ -76,7 +87,7 @@ impl HttpExchange {
     pub(super) fn is_live(&self, py: Python<'_>) -> bool {
         self.is_running.get(py)
             || self.task.with(py, |it| it.is_some())
-            || self.receiver.with(py, |it| it.is_some())
+            || self.receivers.any(py)
             || self.sender.with(py, |it| it.is_some())
     }
 
@@ -87,13 +98,13 @@ impl HttpExchange {
         if this.is_running.get(py) {
             this.bell.ring();
         }
-        if this.receiver.with(py, |it| it.is_some())
+        while this.receivers.any(py)
             && let Some(message) = this.next_message(py)?
-            && let Some(receiver) = this.receiver.take(py)
         {
-            Future::resolve(receiver.bind(py), message.unbind())?;
+            this.receivers.give(py, message.unbind())?;
         }
-        let has_room = this.exchange.is_over() || this.exchange.n_unsent() <= this.low_water(py);
+        let has_room = this.exchange.is_over()
+            || (this.exchange.n_unsent() <= this.low_water(py) && !this.exchange.has_queued_file());
         if has_room && let Some(sender) = this.sender.take(py) {
             Future::resolve(sender.bind(py), py.None())?;
         }
@@ -109,7 +120,7 @@ impl HttpExchange {
 
     /// Whether the application waits for more of the body.
     pub(super) fn awaits_body(&self, py: Python<'_>) -> bool {
-        self.receiver.with(py, |it| it.is_some()) && !self.exchange.is_body_over()
+        self.receivers.any(py) && !self.exchange.is_body_over()
     }
 
     fn low_water(&self, py: Python<'_>) -> usize {
@@ -141,20 +152,16 @@ impl HttpExchange {
     fn receive<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Future>> {
         let py = slf.py();
         let this = slf.get();
-        if this.receiver.with(py, |it| it.is_some()) {
-            return Err(PyRuntimeError::new_err(
-                "receive() was called while another call of it waits; await one before the next",
-            ));
-        }
         let server = this.server.bind(py);
         let future = Future::make(server.get().dispatcher.bind(py))?;
-        let first = this.take_first(py)?;
+        // Messages go to those who have waited for longer.
+        let first = if this.receivers.any(py) { None } else { this.take_first(py)? };
         match first {
             Some(message) => Future::resolve(&future, message.unbind())?,
             None => {
                 // From here on the application learns by itself that its client has left.
                 this.listens.set(py, this.exchange.is_body_over());
-                drop(this.receiver.replace(py, Some(future.clone().unbind())));
+                this.receivers.add(py, future.clone().unbind());
             }
         }
         HttpServer::schedule(server)?;
@@ -169,13 +176,16 @@ impl HttpExchange {
         self.next_message(py)
     }
 
-    fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<Py<Future>> {
+    fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
         let this = slf.get();
         let exchange = &this.exchange;
         let sent = messages::parse(message)?;
         if exchange.is_refused() {
-            return Ok(this.server.bind(py).get().done.clone_ref(py));
+            return Ok(this.server.bind(py).get().done.clone_ref(py).into_any());
+        }
+        if exchange.is_cut_off() {
+            return Err(client_left(slf.py()));
         }
         match sent {
             Sent::Start { head, trailers } => {
@@ -186,8 +196,34 @@ impl HttpExchange {
             }
             Sent::Body { data, more } => {
                 this.check_body("http.response.body")?;
+                this.has_body.set(py, true);
                 let more = more || this.has_trailers.get(py);
                 looking_afterwards(|| exchange.send(data, more)).map_err(mismatched)?;
+            }
+            Sent::Path(path) => {
+                this.check_body("http.response.pathsend")?;
+                if this.has_body.get(py) {
+                    return Err(misplaced(
+                        "http.response.pathsend",
+                        "a part of the body was sent before, and the file is all of it",
+                    ));
+                }
+                let more = this.has_trailers.get(py);
+                let n_bytes = exchange.n_announced_left().unwrap_or(u64::MAX);
+                let file = whole_file(&path, n_bytes)?;
+                looking_afterwards(|| exchange.send_file(file, more)).map_err(mismatched)?;
+            }
+            Sent::File(SentFile { fd, position, n_bytes, more }) => {
+                this.check_body("http.response.zerocopysend")?;
+                this.has_body.set(py, true);
+                let file = FileBody::part_of(fd, position, n_bytes)?.ok_or_else(|| {
+                    PyValueError::new_err(
+                        "'http.response.zerocopysend' has a file that is no regular one; send its \
+                         bytes by 'http.response.body'",
+                    )
+                })?;
+                let more = more || this.has_trailers.get(py);
+                looking_afterwards(|| exchange.send_file(file, more)).map_err(mismatched)?;
             }
             Sent::Trailers(trailers, more) => {
                 this.check_body("http.response.trailers")?;
@@ -204,14 +240,24 @@ impl HttpExchange {
         let server = this.server.bind(py);
         HttpServer::schedule(server)?;
         let high_water = server.get().server.limits.send_high_water;
-        if exchange.n_unsent() <= high_water || exchange.is_over() {
-            return Ok(server.get().done.clone_ref(py));
+        // A file takes no memory, but a descriptor: more of them wait for their turn.
+        let has_room = exchange.n_unsent() <= high_water
+            && (exchange.is_complete() || !exchange.has_queued_file());
+        if has_room || exchange.is_over() {
+            // An application that only sends has to let others run.
+            let (done, checkpoint) = (&server.get().done, &server.get().checkpoint);
+            let is_first = exchange.is_complete() || !this.has_body.get(py);
+            return Ok(if is_first {
+                done.clone_ref(py).into_any()
+            } else {
+                checkpoint.clone_ref(py).into_any()
+            });
         }
         let future = Future::make(server.get().dispatcher.bind(py))?.unbind();
         if let Some(before) = this.sender.replace(py, Some(future.clone_ref(py))) {
             Future::resolve(before.bind(py), py.None())?;
         }
-        Ok(future)
+        Ok(future.into_any())
     }
 
     fn check_body(&self, kind: &str) -> PyResult<()> {
@@ -231,9 +277,9 @@ impl HttpExchange {
         loop {
             let n_rings = this.bell.n_rings();
             match looking_afterwards(|| this.exchange.receive()) {
-                Received::Nothing if this.exchange.is_over() => return Err(client_left()),
+                Received::Nothing if this.exchange.is_over() => return Err(client_left(slf.py())),
                 Received::Nothing => {}
-                Received::Broken => return Err(client_left()),
+                Received::Broken => return Err(client_left(slf.py())),
                 Received::TooLarge => {
                     this.exchange.refuse(StatusCode::PAYLOAD_TOO_LARGE);
                     HttpServer::schedule(server)?;
@@ -270,8 +316,8 @@ impl HttpExchange {
         let high_water = this.server.get().server.limits.send_high_water;
         loop {
             let n_rings = this.bell.n_rings();
-            if this.exchange.is_client_gone() {
-                return Err(client_left());
+            if this.exchange.is_cut_off() {
+                return Err(client_left(slf.py()));
             }
             if this.exchange.n_unsent() <= high_water {
                 return Ok(());
@@ -288,9 +334,6 @@ impl HttpExchange {
             let n_applications = &this.server.get().n_applications;
             n_applications.set(py, n_applications.get(py) - 1);
         }
-        let error = error.filter(|it| {
-            !(this.exchange.is_client_gone() && it.is_instance_of::<PyConnectionAbortedError>(py))
-        });
         Self::end(slf, error)
     }
 
@@ -333,7 +376,7 @@ impl Answers for HttpExchange {
         let server = this.server.bind(py);
         let was_gone = exchange.is_client_gone();
         match error {
-            Some(error) if was_gone && names::is_cancelled_error(py, &error)? => {}
+            Some(error) if was_gone && ends_with_client(py, &error)? => {}
             Some(error) => server.get().application_failed(py, error)?,
             None if exchange.is_complete() || was_gone => {}
             None => {
@@ -351,6 +394,26 @@ impl Answers for HttpExchange {
         }
         HttpServer::schedule(server)
     }
+}
+
+/// All of a file, or its first `n_bytes` if it has more.
+fn whole_file(path: &Path, n_bytes: u64) -> PyResult<FileBody> {
+    // A named pipe would have it wait for its writer.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
+        .open(path);
+    let failed = |error: io::Error| match error.raw_os_error() {
+        Some(errno) => PyOSError::new_err((errno, error.to_string(), path.to_owned())),
+        None => error.into(),
+    };
+    let file = opened.map_err(failed)?;
+    FileBody::part_of(file.as_raw_fd(), 0, n_bytes).map_err(failed)?.ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "'http.response.pathsend' has the path {}, which is no regular file",
+            path.display()
+        ))
+    })
 }
 
 /// Wakes a thread that waits for its connection to move.
@@ -389,9 +452,30 @@ impl Bell {
     }
 }
 
-/// What a WSGI application gets when its client has left.
-fn client_left() -> PyErr {
-    PyConnectionAbortedError::new_err("the client has left")
+/// Whether an application has failed because its client has left.
+fn ends_with_client(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
+    // How deep the error of `send` may be in what frameworks make of it.
+    const N_CAUSES_MAX: usize = 8;
+    if names::is_cancelled_error(py, error)? {
+        return Ok(true);
+    }
+    let mut error = error.value(py).clone().into_any();
+    for _ in 0..N_CAUSES_MAX {
+        if error.is_instance_of::<PyConnectionAbortedError>() {
+            return Ok(true);
+        }
+        let cause = error.getattr(intern!(py, "__cause__"))?;
+        error = if cause.is_none() { error.getattr(intern!(py, "__context__"))? } else { cause };
+        if error.is_none() {
+            break;
+        }
+    }
+    Ok(false)
+}
+
+/// What an application gets that sends to a client that has left.
+fn client_left(py: Python<'_>) -> PyErr {
+    client_disconnected(py, "the client has left")
 }
 
 fn body_too_large() -> PyErr {
@@ -415,13 +499,14 @@ impl HttpExchange {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.server)?;
-        self.receiver.traverse(&visit, |it| visit.call(it))?;
+        self.receivers.traverse(&visit)?;
         self.sender.traverse(&visit, |it| visit.call(it))?;
         self.task.traverse(&visit, |it| visit.call(it))
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        drop((self.receiver.take(py), self.sender.take(py), self.task.take(py)));
+        self.receivers.clear(py);
+        drop((self.sender.take(py), self.task.take(py)));
     }
 }
 
@@ -448,7 +533,7 @@ pub(crate) struct HttpSend(pub(super) Py<HttpExchange>);
 #[pymethods]
 impl HttpSend {
     /// Send a message; return an awaitable that is done when there is room for more.
-    fn __call__(&self, message: &Bound<'_, PyAny>) -> PyResult<Py<Future>> {
+    fn __call__(&self, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         HttpExchange::send(self.0.bind(message.py()), message)
     }
 

@@ -1,5 +1,8 @@
 //! ASGI's messages: those that an application sends, parsed, and those that it receives, made.
 
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Response, StatusCode, response};
@@ -15,9 +18,26 @@ const COPIED_MAX: usize = 4096;
 
 /// What an application sends.
 pub(super) enum Sent {
-    Start { head: response::Parts, trailers: bool },
-    Body { data: Bytes, more: bool },
+    Start {
+        head: response::Parts,
+        trailers: bool,
+    },
+    Body {
+        data: Bytes,
+        more: bool,
+    },
     Trailers(HeaderMap, bool),
+    /// The file of this path is the whole body.
+    Path(PathBuf),
+    File(SentFile),
+}
+
+/// A part of an open file, as `http.response.zerocopysend` names it.
+pub(super) struct SentFile {
+    pub(super) fd: RawFd,
+    pub(super) position: u64,
+    pub(super) n_bytes: u64,
+    pub(super) more: bool,
 }
 
 pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent> {
@@ -37,11 +57,55 @@ pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent> {
         }
         return Ok(Sent::Trailers(trailers, flag(message, intern!(py, "more_trailers"))?));
     }
+    if is(intern!(py, "http.response.pathsend")) {
+        let path = item(message, intern!(py, "path"))?.ok_or_else(|| missing("path"))?;
+        return Ok(Sent::Path(path.extract()?));
+    }
+    if is(intern!(py, "http.response.zerocopysend")) {
+        return Ok(Sent::File(file_of(message)?));
+    }
     Err(PyValueError::new_err(format!(
         "an application sent a message of type {}; a response consists of 'http.response.start', \
-         'http.response.body' and 'http.response.trailers'",
+         'http.response.body', 'http.response.trailers', 'http.response.pathsend' and \
+         'http.response.zerocopysend'",
         kind.repr()?
     )))
+}
+
+/// What `http.response.zerocopysend` sends. Without an offset it is read from the file's position, which moves on, as it
+/// does by `os.sendfile`.
+fn file_of(message: &Bound<'_, PyAny>) -> PyResult<SentFile> {
+    let py = message.py();
+    let given = |key| PyResult::Ok(item(message, key)?.filter(|it| !it.is_none()));
+    let file = given(intern!(py, "file"))?.ok_or_else(|| missing("file"))?;
+    let fd: RawFd = match file.extract() {
+        Ok(fd) => fd,
+        Err(_) => file.call_method0(intern!(py, "fileno"))?.extract()?,
+    };
+    let n_bytes = match given(intern!(py, "count"))? {
+        Some(count) => count.extract()?,
+        None => u64::MAX,
+    };
+    let more = flag(message, intern!(py, "more_body"))?;
+    let offset = given(intern!(py, "offset"))?.map(|it| it.extract::<u64>()).transpose()?;
+    if let Some(position) = offset {
+        return Ok(SentFile { fd, position, n_bytes, more });
+    }
+    let seek = |whence: i32, to: i64| -> PyResult<u64> {
+        let os = py.import(intern!(py, "os"))?;
+        let found = match file.getattr_opt(intern!(py, "seek"))? {
+            Some(seek) => seek.call1((to, whence))?,
+            None => os.call_method1(intern!(py, "lseek"), (fd, to, whence))?,
+        };
+        found.extract()
+    };
+    const SEEK_SET: i32 = 0;
+    const SEEK_CUR: i32 = 1;
+    const SEEK_END: i32 = 2;
+    let position = seek(SEEK_CUR, 0)?;
+    let end = seek(SEEK_END, 0)?.min(position.saturating_add(n_bytes));
+    seek(SEEK_SET, i64::try_from(end).unwrap_or(i64::MAX))?;
+    Ok(SentFile { fd, position, n_bytes, more })
 }
 
 /// Parse the beginning of a response.

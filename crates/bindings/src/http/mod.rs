@@ -12,6 +12,7 @@ pub(crate) mod wsgi;
 mod answering;
 mod connections;
 mod messages;
+mod receivers;
 mod scope;
 mod tls;
 mod websocket_messages;

@@ -29,6 +29,7 @@ use super::scope::{self, Common};
 use super::tls;
 use super::websocket::{HttpWebSocket, HttpWebSocketReceive, HttpWebSocketSend};
 use super::wsgi::{CommonEnviron, WsgiRequest};
+use crate::calls::checkpoint::Checkpoint;
 use crate::calls::queued_call::{self, Work};
 use crate::contract::in_context;
 use crate::dispatcher::request::Request;
@@ -72,6 +73,8 @@ pub(crate) struct HttpServer {
     pub(super) server: Arc<Server>,
     /// A future that is done: what `send` returns when there is room.
     pub(super) done: Py<Future>,
+    /// What `send` returns when there is room and more will be sent.
+    pub(super) checkpoint: Py<Checkpoint>,
     application: Py<PyAny>,
     /// Answers what is asked for on a path of the server's own, by ASGI.
     internal: Option<(String, Py<PyAny>)>,
@@ -647,6 +650,7 @@ impl HttpServer {
             dispatcher: dispatcher.unbind(),
             server: Arc::new(server),
             done: done.unbind(),
+            checkpoint: Py::new(py, Checkpoint)?,
             application,
             internal,
             owner,

@@ -17,6 +17,7 @@ use threadlets_http::websocket::Outbound;
 
 use super::answering::Answers;
 use super::messages;
+use super::receivers::Receivers;
 use super::server::HttpServer;
 use super::websocket_messages::{self, Sent};
 use crate::py::gil_cell::GilSlot;
@@ -35,7 +36,7 @@ pub(crate) struct HttpWebSocket {
     /// `receive` has given "websocket.connect".
     has_connected: GilSlot<bool>,
     /// The future that `receive` waits with.
-    receiver: GilSlot<Option<Py<Future>>>,
+    receivers: Receivers,
     /// The future that `send` waits with.
     sender: GilSlot<Option<Py<Future>>>,
     /// The task of the application, until it has ended.
@@ -64,7 +65,7 @@ impl HttpWebSocket {
             websocket,
             stage: GilSlot::new(Stage::Opening),
             has_connected: GilSlot::new(false),
-            receiver: GilSlot::default(),
+            receivers: Receivers::default(),
             sender: GilSlot::default(),
             task: GilSlot::default(),
             listens: GilSlot::new(false),
@@ -78,7 +79,7 @@ impl HttpWebSocket {
     /// Whether the connection has to know of it still: an application runs or waits.
     pub(super) fn is_live(&self, py: Python<'_>) -> bool {
         self.task.with(py, |it| it.is_some())
-            || self.receiver.with(py, |it| it.is_some())
+            || self.receivers.any(py)
             || self.sender.with(py, |it| it.is_some())
     }
 
@@ -86,11 +87,10 @@ impl HttpWebSocket {
     pub(super) fn progress(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        if this.receiver.with(py, |it| it.is_some())
+        while this.receivers.any(py)
             && let Some(message) = this.next_message(py)?
-            && let Some(receiver) = this.receiver.take(py)
         {
-            Future::resolve(receiver.bind(py), message.unbind())?;
+            this.receivers.give(py, message.unbind())?;
         }
         let high_water = this.server.get().server.limits.send_high_water;
         let has_room = this.is_closed(py) || this.n_unsent(py) <= high_water / 4;
@@ -154,19 +154,16 @@ impl HttpWebSocket {
     fn receive<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Future>> {
         let py = slf.py();
         let this = slf.get();
-        if this.receiver.with(py, |it| it.is_some()) {
-            return Err(PyRuntimeError::new_err(
-                "receive() was called while another call of it waits; await one before the next",
-            ));
-        }
         let server = this.server.bind(py);
         let future = Future::make(server.get().dispatcher.bind(py))?;
         // From its second call on, the application learns by itself that its client has left; and what it has
         // received before that, it may finish.
         this.listens.set(py, this.listens.get(py) || this.has_connected.get(py));
-        match this.next_message(py)? {
+        // Messages go to those who have waited for longer.
+        let first = if this.receivers.any(py) { None } else { this.next_message(py)? };
+        match first {
             Some(message) => Future::resolve(&future, message.unbind())?,
-            None => drop(this.receiver.replace(py, Some(future.clone().unbind()))),
+            None => this.receivers.add(py, future.clone().unbind()),
         }
         HttpServer::schedule(server)?;
         Ok(future)
@@ -180,11 +177,11 @@ impl HttpWebSocket {
             (Stage::Accepted, Sent::Text(text)) => {
                 let text = text.to_str()?;
                 looking_afterwards(|| this.websocket.send(Outbound::Text(text)))
-                    .map_err(|_| client_disconnected(py))?;
+                    .map_err(|_| client_disconnected(py, CLOSED))?;
             }
             (Stage::Accepted, Sent::Bytes(bytes)) => {
                 looking_afterwards(|| this.websocket.send(Outbound::Binary(bytes)))
-                    .map_err(|_| client_disconnected(py))?;
+                    .map_err(|_| client_disconnected(py, CLOSED))?;
             }
             (Stage::Accepted, Sent::Close) => {
                 let (code, reason) = websocket_messages::closure(message)?;
@@ -277,18 +274,18 @@ fn is_of_leaving(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
         || error.is_instance(py, client_disconnected_class(py)?))
 }
 
+/// What `send` says on a websocket that is closed.
+const CLOSED: &str = "a message was sent on a websocket that is closed; it is dropped";
+
 fn client_disconnected_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     CLASS.import(py, "threadlets.exceptions", "ClientDisconnected")
 }
 
 /// What ASGI asks for when an application sends on a websocket that is closed: an `OSError`.
-fn client_disconnected(py: Python<'_>) -> PyErr {
+pub(super) fn client_disconnected(py: Python<'_>, message: &'static str) -> PyErr {
     match client_disconnected_class(py) {
-        Ok(class) => PyErr::from_type(
-            class.clone(),
-            "a message was sent on a websocket that is closed; it is dropped",
-        ),
+        Ok(class) => PyErr::from_type(class.clone(), message),
         Err(error) => error,
     }
 }
@@ -313,13 +310,14 @@ impl HttpWebSocket {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.server)?;
-        self.receiver.traverse(&visit, |it| visit.call(it))?;
+        self.receivers.traverse(&visit)?;
         self.sender.traverse(&visit, |it| visit.call(it))?;
         self.task.traverse(&visit, |it| visit.call(it))
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        drop((self.receiver.take(py), self.sender.take(py), self.task.take(py)));
+        self.receivers.clear(py);
+        drop((self.sender.take(py), self.task.take(py)));
     }
 }
 

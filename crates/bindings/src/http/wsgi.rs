@@ -14,8 +14,10 @@ use pyo3::exceptions::{PyAssertionError, PyTypeError, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple, PyType};
 use threadlets_core::socket::Address;
+use threadlets_http::ReasonPhrase;
 use threadlets_http::exchange::Received;
 use threadlets_http::static_files::FileBody;
 
@@ -185,30 +187,44 @@ impl WsgiRequest {
 fn send_all(started: &Bound<'_, StartResponse>, iterable: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = started.py();
     let this = started.get();
-    if let Ok(list) = iterable.cast_exact::<PyList>()
-        && list.len() == 1
-    {
+    if let Some(only) = only_item(iterable)? {
         // With the only part at hand, the length is known.
-        let data = part(&list.get_item(0)?)?;
-        this.begin(py, &data)?;
+        let data = part(&only)?;
+        this.begin(py)?;
         return HttpExchange::send_blocking(this.exchange.bind(py), data, false);
     }
     if let Ok(file) = iterable.cast_exact::<FileWrapper>()
-        && let Some(body) = file.get().body(py)?
+        && let Some((fd, position)) = file.get().position(py)?
+        && FileBody::part_of(fd, position, 0)?.is_some()
     {
-        this.begin(py, b"\0")?;
-        return HttpExchange::send_file(this.exchange.bind(py), body);
+        this.begin(py)?;
+        // The head may announce fewer bytes than the file has.
+        let n_bytes = this.exchange.bind(py).get().exchange().n_announced_left();
+        if let Some(body) = FileBody::part_of(fd, position, n_bytes.unwrap_or(u64::MAX))? {
+            return HttpExchange::send_file(this.exchange.bind(py), body);
+        }
     }
     for item in iterable.try_iter()? {
         let data = part(&item?)?;
         if data.is_empty() {
             continue;
         }
-        this.begin(py, &data)?;
+        this.begin(py)?;
         HttpExchange::send_blocking(this.exchange.bind(py), data, true)?;
     }
-    this.begin(py, b"")?;
+    this.begin(py)?;
     HttpExchange::send_blocking(this.exchange.bind(py), Bytes::new(), false)
+}
+
+/// The item of a list or tuple that has only one.
+fn only_item<'py>(iterable: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if let Ok(list) = iterable.cast_exact::<PyList>() {
+        return if list.len() == 1 { list.get_item(0).map(Some) } else { Ok(None) };
+    }
+    match iterable.cast_exact::<PyTuple>() {
+        Ok(tuple) if tuple.len() == 1 => tuple.get_item(0).map(Some),
+        _ => Ok(None),
+    }
 }
 
 fn part(item: &Bound<'_, PyAny>) -> PyResult<Bytes> {
@@ -232,7 +248,7 @@ pub(crate) struct StartResponse {
 
 impl StartResponse {
     /// Begin the response, before its first part.
-    fn begin(&self, py: Python<'_>, _first: &[u8]) -> PyResult<()> {
+    fn begin(&self, py: Python<'_>) -> PyResult<()> {
         let exchange = self.exchange.bind(py).get().exchange();
         match self.head.with(py, Option::take) {
             Some(head) => {
@@ -250,7 +266,7 @@ impl StartResponse {
 #[pymethods]
 impl StartResponse {
     /// Give status and header fields, text; return the function `write`.
-    #[pyo3(signature = (status, response_headers, exc_info=None, /))]
+    #[pyo3(signature = (status, response_headers, /, exc_info=None))]
     fn __call__(
         slf: &Bound<'_, Self>,
         status: &Bound<'_, PyAny>,
@@ -297,6 +313,13 @@ fn parse_head(status: &Bound<'_, PyAny>, fields: &Bound<'_, PyAny>) -> PyResult<
             let message = "it must be three digits from 200 on, a space and a reason";
             PyValueError::new_err(format!("the status is {text:?}; {message}"))
         })?;
+    let reason = text.get(4..).unwrap_or("");
+    // One that cannot be sent is of no consequence: the number says it all.
+    if Some(reason) != head.status.canonical_reason()
+        && let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes())
+    {
+        head.extensions.insert(reason);
+    }
     for field in fields.try_iter()? {
         let field = field?;
         let refused = || {
@@ -346,7 +369,7 @@ impl WsgiWrite {
         let py = data.py();
         let data = part(data)?;
         let started = self.0.get();
-        started.begin(py, &data)?;
+        started.begin(py)?;
         HttpExchange::send_blocking(started.exchange.bind(py), data, true)
     }
 
@@ -370,9 +393,9 @@ struct InputState {
 
 impl WsgiInput {
     /// Receive until `enough` says so, or the body ends; blocks for what has not come.
-    fn fill(&self, py: Python<'_>, enough: impl Fn(&[u8]) -> bool) -> PyResult<()> {
+    fn fill(&self, py: Python<'_>, mut enough: impl FnMut(&[u8]) -> bool) -> PyResult<()> {
         loop {
-            let has_enough = self.state.with(py, |it| it.is_over || enough(&it.buffer));
+            let has_enough = self.state.with(py, |it| enough(&it.buffer) || it.is_over);
             if has_enough {
                 return Ok(());
             }
@@ -396,12 +419,15 @@ impl WsgiInput {
     }
 
     fn line<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyBytes>> {
-        self.fill(py, |it| it.len() >= limit || it.contains(&b'\n'))?;
-        let n = self.state.with(py, |state| {
-            let end = state.buffer.iter().position(|&it| it == b'\n');
-            end.map_or(state.buffer.len(), |at| at + 1).min(limit)
-        });
-        Ok(self.take(py, n))
+        // Each byte is looked at once, however long the line is.
+        let (mut n_seen, mut end) = (0, None);
+        self.fill(py, |it| {
+            let found = it.get(n_seen..).and_then(|it| it.iter().position(|&it| it == b'\n'));
+            end = found.map(|at| n_seen + at + 1);
+            n_seen = it.len();
+            end.is_some() || n_seen >= limit
+        })?;
+        Ok(self.take(py, end.unwrap_or(n_seen).min(limit)))
     }
 }
 
@@ -464,15 +490,29 @@ pub(crate) struct FileWrapper {
 }
 
 impl FileWrapper {
-    /// The rest of the file as a body; `None` if it is no regular file.
-    fn body(&self, py: Python<'_>) -> PyResult<Option<FileBody>> {
-        let file = self.file.bind(py);
-        let found = file
-            .call_method0(intern!(py, "fileno"))
-            .and_then(|it| it.extract::<i32>())
-            .and_then(|fd| Ok((fd, file.call_method0(intern!(py, "tell"))?.extract::<u64>()?)));
-        let Ok((fd, position)) = found else { return Ok(None) };
-        Ok(FileBody::rest_of(fd, position)?)
+    /// The file's descriptor and position; `None` if what it reads need not be what its descriptor has.
+    fn position(&self, py: Python<'_>) -> PyResult<Option<(i32, u64)>> {
+        static RAW: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        static BUFFERED: [PyOnceLock<Py<PyType>>; 2] = [const { PyOnceLock::new() }; 2];
+        static TEMPORARY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        let mut file = self.file.bind(py).clone();
+        if file.get_type().is(TEMPORARY.import(py, "tempfile", "_TemporaryFileWrapper")?) {
+            file = file.getattr(intern!(py, "file"))?;
+        }
+        let its_type = file.get_type();
+        let raw = if its_type.is(BUFFERED[0].import(py, "io", "BufferedReader")?)
+            || its_type.is(BUFFERED[1].import(py, "io", "BufferedRandom")?)
+        {
+            file.getattr(intern!(py, "raw"))?
+        } else {
+            file.clone()
+        };
+        if !raw.get_type().is(RAW.import(py, "io", "FileIO")?) {
+            return Ok(None);
+        }
+        // A pipe has no position.
+        let Ok(position) = file.call_method0(intern!(py, "tell")) else { return Ok(None) };
+        Ok(Some((raw.call_method0(intern!(py, "fileno"))?.extract()?, position.extract()?)))
     }
 }
 

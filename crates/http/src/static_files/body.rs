@@ -63,6 +63,14 @@ impl FileBody {
     /// # Errors
     /// What duplicating the descriptor and asking for its size report.
     pub fn rest_of(fd: RawFd, position: u64) -> io::Result<Option<Self>> {
+        Self::part_of(fd, position, u64::MAX)
+    }
+
+    /// `n_bytes` of an open file from byte `position` on, or fewer where it ends before; as [`rest_of`](Self::rest_of).
+    ///
+    /// # Errors
+    /// What duplicating the descriptor and asking for its size report.
+    pub fn part_of(fd: RawFd, position: u64, n_bytes: u64) -> io::Result<Option<Self>> {
         // SAFETY: the number is used for one call, which fails with EBADF if it is no descriptor.
         let lent = unsafe { BorrowedFd::borrow_raw(fd.max(0)) };
         let stat = rustix::fs::fstat(lent)?;
@@ -70,7 +78,8 @@ impl FileBody {
             return Ok(None);
         }
         let file = Arc::new(lent.try_clone_to_owned()?);
-        let end = u64::try_from(stat.st_size).unwrap_or(0).max(position);
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let end = size.min(position.saturating_add(n_bytes)).max(position);
         Ok(Some(Self::from_pieces(vec![Piece::File { file, at: position, end }])))
     }
 
