@@ -12,9 +12,9 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Response, StatusCode};
 use threadlets_core::Readiness;
 use threadlets_core::socket::Address;
-use threadlets_http::exchange::Received;
+use threadlets_http::exchange::ReceivedBody;
 use threadlets_http::wakes::Wakes;
-use threadlets_http::{Connection, Exchange, Limits, Server, Target};
+use threadlets_http::{Exchange, HttpConnection, Limits, Server, Target};
 
 /// How often a connection is driven without anything new before it is taken for quiet.
 const QUIET_TURNS: usize = 3;
@@ -48,7 +48,8 @@ pub(crate) fn feed(server: &Arc<Server>, input: &[u8]) {
     ours.set_nonblocking(true).expect("a socket that does not block");
     client.set_nonblocking(true).expect("a socket that does not block");
     let mut now_ns = 1;
-    let mut connection = Connection::new(server, 0, OwnedFd::from(ours), Address::Unnamed, now_ns);
+    let mut connection =
+        HttpConnection::new(server, 0, OwnedFd::from(ours), Address::Unnamed, now_ns);
     let mut running = Vec::new();
     let mut written = Vec::new();
 
@@ -95,7 +96,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// Drive a connection and its applications until nothing moves; returns whether it is open.
 fn settle(
-    connection: &mut Connection,
+    connection: &mut HttpConnection,
     running: &mut Vec<Running>,
     client: &mut UnixStream,
     written: &mut Vec<u8>,
@@ -128,19 +129,19 @@ fn goes_on(running: &mut Running) -> bool {
     let exchange = &running.exchange;
     loop {
         match exchange.receive() {
-            Received::Data { data, more } => {
+            ReceivedBody::Data { data, more } => {
                 running.body.extend_from_slice(&data);
                 if more {
                     continue;
                 }
             }
-            Received::Nothing => return !exchange.is_over(),
-            Received::End => {}
-            Received::Broken => {
+            ReceivedBody::Nothing => return !exchange.is_over(),
+            ReceivedBody::End => {}
+            ReceivedBody::Broken => {
                 exchange.refuse(StatusCode::BAD_REQUEST);
                 return false;
             }
-            Received::TooLarge => {
+            ReceivedBody::TooLarge => {
                 exchange.refuse(StatusCode::PAYLOAD_TOO_LARGE);
                 return false;
             }

@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use threadlets_core::clock;
 
 use crate::exchange::{Exchange, OutFrame};
-use crate::link::Link;
+use crate::link::HttpLink;
 use crate::server::LogEntry;
 use crate::static_files::FileBody;
 
@@ -71,7 +71,7 @@ impl Body {
         Self::new(Content::Exchange(exchange), delivery)
     }
 
-    pub(crate) fn link(&self) -> &Arc<Link> {
+    pub(crate) fn link(&self) -> &Arc<HttpLink> {
         &self.delivery.link
     }
 
@@ -201,7 +201,7 @@ impl Drop for Body {
 
 /// The delivery of one response: it begins with the request, and ends when hyper has taken all or drops it.
 pub(crate) struct Delivery {
-    link: Arc<Link>,
+    link: Arc<HttpLink>,
     exchange: Option<Arc<Exchange>>,
     started_ns: u64,
     status: Option<StatusCode>,
@@ -224,7 +224,7 @@ impl fmt::Debug for Delivery {
 
 impl Delivery {
     /// Begin: a request has come.
-    pub(crate) fn begin(link: &Arc<Link>, request: &request::Parts) -> Self {
+    pub(crate) fn begin(link: &Arc<HttpLink>, request: &request::Parts) -> Self {
         link.request_begins();
         let logged = link.server.logs.then(|| {
             Box::new(LoggedRequest {

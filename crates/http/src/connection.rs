@@ -1,5 +1,7 @@
 //! One connection of a server, from its first byte to its last.
 
+mod deadlines;
+
 use std::cell::RefCell;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{OwnedFd, RawFd};
@@ -15,10 +17,10 @@ use threadlets_core::socket::Address;
 
 use crate::exchange::Exchange;
 use crate::http2::{Http2, PREFACE, resets_too_much};
-use crate::link::Link;
+use crate::link::HttpLink;
 use crate::server::Server;
-use crate::service::Requests;
-use crate::session::Failure;
+use crate::service::RequestService;
+use crate::session::TlsFailure;
 use crate::socket::{self, Socket};
 use crate::wakes::looking_afterwards;
 use crate::websocket::{Driver, Turn};
@@ -40,9 +42,9 @@ const TURNS_MAX: usize = 4;
 
 /// A connection: a socket, the protocol on it, and the deadlines of its client.
 #[derive(Debug)]
-pub struct Connection {
+pub struct HttpConnection {
     protocol: Protocol,
-    link: Arc<Link>,
+    link: Arc<HttpLink>,
     waker: Waker,
     fd: RawFd,
     times: Times,
@@ -52,7 +54,7 @@ pub struct Connection {
 enum Protocol {
     /// No request is under way: a connection costs its socket and no buffers. TLS shakes hands in this state.
     Resting(Socket),
-    Http1(Box<http1::Connection<Socket, Requests>>),
+    Http1(Box<http1::Connection<Socket, RequestService>>),
     Http2(Box<Http2>),
     WebSocket(Box<Driver>),
     /// The last response was sent; what still comes is read and dropped.
@@ -104,11 +106,11 @@ pub struct Progress {
     pub awaits_room: bool,
 }
 
-impl Connection {
+impl HttpConnection {
     /// A connection that was accepted; `number` is the one by which it is woken.
     pub fn new(server: &Arc<Server>, number: u32, fd: OwnedFd, peer: Address, now_ns: u64) -> Self {
         server.metrics.connections_accepted.count();
-        let link = Arc::new(Link::new(Arc::clone(server), number, peer));
+        let link = Arc::new(HttpLink::new(Arc::clone(server), number, peer));
         let (protocol, fd) = match Socket::new(fd, Arc::clone(&link)) {
             Ok(socket) => {
                 let fd = socket.raw_fd();
@@ -276,15 +278,15 @@ impl Connection {
             metrics.tls_handshakes_failed.count();
         }
         match socket.failure() {
-            Some(Failure::PlainHttp) => {
+            Some(TlsFailure::PlainHttp) => {
                 socket.drop_session();
                 let _ = socket.send(PLAIN_HTTP);
                 metrics.responses[4].count();
                 self.close(socket, now_ns)
             }
             // The alert that says why should not be lost.
-            Some(Failure::Tls) => self.close(socket, now_ns),
-            Some(Failure::Truncated) | None => Protocol::Closed,
+            Some(TlsFailure::Tls) => self.close(socket, now_ns),
+            Some(TlsFailure::Truncated) | None => Protocol::Closed,
         }
     }
 
@@ -312,7 +314,7 @@ impl Connection {
 
     fn poll_http1(
         &mut self,
-        mut http: Box<http1::Connection<Socket, Requests>>,
+        mut http: Box<http1::Connection<Socket, RequestService>>,
         now_ns: u64,
     ) -> Protocol {
         let mut context = Context::from_waker(&self.waker);
@@ -420,91 +422,6 @@ impl Connection {
         times.was_busy = link.n_in_flight.load(Relaxed) > 0;
     }
 
-    /// Look at the deadlines of the connection; `None`: there is nothing to do.
-    pub fn check(&mut self, now_ns: u64) -> Option<Progress> {
-        let (link, times) = (Arc::clone(&self.link), self.times);
-        let (limits, metrics) = (&link.server.limits, &link.server.metrics);
-        let is_past = |since_ns: u64, limit: Duration| {
-            now_ns.saturating_sub(since_ns) > limit.as_nanos() as u64
-        };
-        if let Some(since_ns) = times.lingers_ns {
-            if is_past(since_ns, LINGER) {
-                self.protocol = Protocol::Closed;
-                return Some(self.progress());
-            }
-            return None;
-        }
-        if let Protocol::Http2(http) = &mut self.protocol {
-            return check_http2(http, self.fd, &link, &mut self.times, now_ns).then(|| {
-                self.protocol = Protocol::Closed;
-                self.progress()
-            });
-        }
-        if let Protocol::WebSocket(driver) = &mut self.protocol {
-            let turn = driver.check(&mut Context::from_waker(&self.waker), now_ns)?;
-            if let Protocol::WebSocket(driver) = mem::replace(&mut self.protocol, Protocol::Closed)
-            {
-                self.protocol = self.after(turn, driver, now_ns);
-            }
-            return Some(self.progress());
-        }
-        // Without room, a response is still on its way.
-        let is_stuck = !link.may_write.load(Relaxed);
-        if link.n_in_flight.load(Relaxed) == 0 && !is_stuck {
-            let Some(idle_ns) = times.idle_ns else {
-                if is_past(times.read_ns, limits.head) {
-                    metrics.timeouts_head.count();
-                    return Some(self.time_out(now_ns));
-                }
-                return None;
-            };
-            if is_past(idle_ns, patience(&link.server, times.n_requests)) {
-                metrics.timeouts_idle.count();
-                self.protocol = Protocol::Closed;
-                return Some(self.progress());
-            }
-            return None;
-        }
-        if is_stuck && is_past(times.written_ns.max(times.read_ns), limits.response) {
-            if self.times.takes_a_little(self.fd, now_ns) {
-                return None;
-            }
-            metrics.timeouts_response.count();
-            self.reset();
-            return Some(self.progress());
-        }
-        None
-    }
-
-    /// Whether the client has paused for too long within the body of a request.
-    pub fn is_body_overdue(&self, now_ns: u64) -> bool {
-        let limit = self.link.server.limits.body.as_nanos() as u64;
-        now_ns.saturating_sub(self.times.read_ns) > limit
-    }
-
-    /// Answer 408 to half a head, and close.
-    fn time_out(&mut self, now_ns: u64) -> Progress {
-        const TIMED_OUT: &[u8] =
-            b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        let mut socket = match mem::replace(&mut self.protocol, Protocol::Closed) {
-            Protocol::Http1(http) => http.into_parts().io,
-            Protocol::Resting(socket) => socket,
-            _ => return self.progress(),
-        };
-        if !socket.is_established() {
-            self.link.server.metrics.tls_handshakes_failed.count();
-            return self.progress();
-        }
-        if socket.agreed_on_http2() == Some(true) {
-            return self.progress();
-        }
-        let _ = socket.send(TIMED_OUT);
-        self.link.server.metrics.responses[4].count();
-        self.link.may_read.store(true, Relaxed);
-        self.protocol = self.close(socket, now_ns);
-        self.progress()
-    }
-
     /// Close the connection at once.
     pub fn close_now(&mut self) {
         self.protocol = Protocol::Closed;
@@ -548,67 +465,19 @@ impl Connection {
     }
 
     fn http1(&self, socket: Socket) -> Protocol {
-        let requests = Requests(Arc::clone(&self.link));
+        let requests = RequestService(Arc::clone(&self.link));
         let http = self.link.server.http1.serve_connection(socket, requests);
         Protocol::Http1(Box::new(http))
     }
 }
 
-impl Drop for Connection {
+impl Drop for HttpConnection {
     fn drop(&mut self) {
         let websocket = self.link.websocket().take();
         if let Some(websocket) = websocket {
             websocket.lose();
         }
         self.link.server.metrics.connections_closed.count();
-    }
-}
-
-/// How long a connection may be idle that has had this many requests.
-fn patience(server: &Server, n_requests: u64) -> Duration {
-    match n_requests {
-        0 => server.limits.head,
-        _ if server.is_draining() => IDLE_WHILE_DRAINING.min(server.limits.keep_alive),
-        _ => server.limits.keep_alive,
-    }
-}
-
-/// Look at the deadlines of a connection with HTTP/2; whether it is over.
-///
-/// One that was idle for too long is told to go away, and closed when it has, or some time later.
-fn check_http2(http: &mut Http2, fd: RawFd, link: &Link, times: &mut Times, now_ns: u64) -> bool {
-    let (limits, metrics) = (&link.server.limits, &link.server.metrics);
-    let is_past =
-        |since_ns: u64, limit: Duration| now_ns.saturating_sub(since_ns) > limit.as_nanos() as u64;
-    let wake = || looking_afterwards(|| link.server.wakes.push(link.number));
-    if link.server.is_draining() && http.goes_away_ns.is_none() {
-        http.go_away(now_ns);
-        wake();
-    }
-    let Some(idle_ns) = times.idle_ns else {
-        let lacks_window = times.has_pieces && is_past(times.piece_moved_ns, limits.response);
-        let lacks_room = !link.may_write.load(Relaxed)
-            && is_past(times.written_ns, limits.response)
-            && !times.takes_a_little(fd, now_ns);
-        if lacks_window || lacks_room {
-            metrics.timeouts_response.count();
-            http.reset_on_close();
-            return true;
-        }
-        return false;
-    };
-    match http.goes_away_ns {
-        Some(since_ns) => is_past(since_ns.max(idle_ns), LINGER),
-        None => {
-            if is_past(idle_ns, patience(&link.server, times.n_requests)) {
-                metrics.timeouts_idle.count();
-                http.go_away(now_ns);
-                wake();
-            } else if is_past(idle_ns, REST) {
-                http.rest();
-            }
-            false
-        }
     }
 }
 

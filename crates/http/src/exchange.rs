@@ -12,7 +12,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use threadlets_core::socket::Address;
 
-use crate::link::Link;
+use crate::link::HttpLink;
 use crate::response_length::{LengthMismatch, ResponseLength};
 use crate::static_files::FileBody;
 use crate::tls::TlsInfo;
@@ -20,7 +20,7 @@ use crate::websocket::WebSocket;
 
 /// What an application gets when it asks for its request's body.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Received {
+pub enum ReceivedBody {
     /// A piece of the body; `more`: another one may follow.
     Data {
         /// The bytes.
@@ -41,7 +41,7 @@ pub enum Received {
 /// One request that an application answers, between hyper and that application.
 #[derive(Debug)]
 pub struct Exchange {
-    link: Arc<Link>,
+    link: Arc<HttpLink>,
     websocket: Option<Arc<WebSocket>>,
     state: Mutex<State>,
 }
@@ -78,7 +78,7 @@ struct State {
     is_over: bool,
     /// The application is told that the client has left, though its response might still be sent.
     is_given_up: bool,
-    /// Wakes whoever polls the response.
+    /// Wakes the task that polls the response.
     waker: Option<Waker>,
 }
 
@@ -97,7 +97,7 @@ enum ResponseHead {
 }
 
 impl Exchange {
-    pub(crate) fn new(link: Arc<Link>, head: request::Parts, incoming: Incoming) -> Self {
+    pub(crate) fn new(link: Arc<HttpLink>, head: request::Parts, incoming: Incoming) -> Self {
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
         if incoming.is_some() {
             link.n_bodies.fetch_add(1, Relaxed);
@@ -141,7 +141,7 @@ impl Exchange {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn link(&self) -> &Arc<Link> {
+    pub(crate) fn link(&self) -> &Arc<HttpLink> {
         &self.link
     }
 
@@ -177,22 +177,22 @@ impl Exchange {
     }
 
     /// Receive the next piece of the request's body.
-    pub fn receive(&self) -> Received {
+    pub fn receive(&self) -> ReceivedBody {
         let mut state = self.state();
         state.has_given_body |= state.incoming.is_some();
         let waker = Waker::from(Arc::clone(&self.link));
         let mut context = Context::from_waker(&waker);
         loop {
-            let Some(incoming) = &mut state.incoming else { return Received::End };
+            let Some(incoming) = &mut state.incoming else { return ReceivedBody::End };
             match Pin::new(incoming).poll_frame(&mut context) {
-                Poll::Pending => return Received::Nothing,
+                Poll::Pending => return ReceivedBody::Nothing,
                 Poll::Ready(None) => {
                     self.end_body(&mut state);
-                    return Received::Data { data: Bytes::new(), more: false };
+                    return ReceivedBody::Data { data: Bytes::new(), more: false };
                 }
                 Poll::Ready(Some(Err(_))) => {
                     self.end_body(&mut state);
-                    return Received::Broken;
+                    return ReceivedBody::Broken;
                 }
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
@@ -200,13 +200,13 @@ impl Exchange {
                         let limit = self.link.server.limits.request_body;
                         if limit.is_some_and(|limit| state.n_body_bytes > limit) {
                             self.end_body(&mut state);
-                            return Received::TooLarge;
+                            return ReceivedBody::TooLarge;
                         }
                         let more = !state.incoming.as_ref().is_some_and(Incoming::is_end_stream);
                         if !more {
                             self.end_body(&mut state);
                         }
-                        return Received::Data { data, more };
+                        return ReceivedBody::Data { data, more };
                     }
                     Err(frame) => state.trailers = frame.into_trailers().ok(),
                 },

@@ -22,8 +22,8 @@ use hyper::service::Service;
 
 use crate::body::{Body, BrokenOff};
 use crate::limits::Limits;
-use crate::link::Link;
-use crate::service::{Reply, Requests};
+use crate::link::HttpLink;
+use crate::service::{Reply, RequestService};
 use crate::socket::Socket;
 
 /// What a client says first that speaks HTTP/2.
@@ -64,11 +64,11 @@ impl fmt::Debug for Http2 {
 }
 
 impl Http2 {
-    pub(crate) fn new(socket: Socket, link: &Arc<Link>) -> Self {
+    pub(crate) fn new(socket: Socket, link: &Arc<HttpLink>) -> Self {
         link.is_http2.store(true, Relaxed);
         let begun = Executing::default();
         let socket = Arc::new(Mutex::new(socket));
-        let requests = Pieces(Requests(Arc::clone(link)));
+        let requests = Pieces(RequestService(Arc::clone(link)));
         let shared = Shared(Arc::clone(&socket));
         let connection = builder(&begun, &link.server.limits).serve_connection(shared, requests);
         Self { connection, streams: FuturesUnordered::new(), begun, socket, goes_away_ns: None }
@@ -111,7 +111,7 @@ impl Http2 {
 }
 
 /// Whether a client resets so many of its streams that it cannot mean well.
-pub(crate) fn resets_too_much(link: &Link) -> bool {
+pub(crate) fn resets_too_much(link: &HttpLink) -> bool {
     let n_resets = link.n_left.load(Relaxed);
     n_resets > RESETS_MAX && n_resets * 2 > link.n_requests.load(Relaxed)
 }
@@ -221,9 +221,9 @@ impl Write for Shared {
     }
 }
 
-/// The service of a connection: its bodies are made of [`Piece`]s.
+/// The service of a connection: its bodies are made of [`CountedPiece`]s.
 #[derive(Debug)]
-pub(crate) struct Pieces(Requests);
+pub(crate) struct Pieces(RequestService);
 
 impl Service<Request<Incoming>> for Pieces {
     type Response = Response<PieceBody>;
@@ -248,16 +248,16 @@ impl Future for PieceReply {
 pub(crate) struct PieceBody(Body);
 
 impl HttpBody for PieceBody {
-    type Data = Piece;
+    type Data = CountedPiece;
     type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<CountedPiece>, BrokenOff>>> {
         let frame = Pin::new(&mut self.0).poll_frame(cx);
         let link = self.0.link();
-        frame.map_ok(|frame| frame.map_data(|bytes| Piece::new(bytes, link)))
+        frame.map_ok(|frame| frame.map_data(|bytes| CountedPiece::new(bytes, link)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -272,13 +272,13 @@ impl HttpBody for PieceBody {
 /// A piece of a body that h2 has taken. It may wait there for its client to make room: the connection knows how much
 /// of them waits, and when the last of it has moved.
 #[derive(Debug)]
-pub(crate) struct Piece {
+pub(crate) struct CountedPiece {
     bytes: Bytes,
-    link: Arc<Link>,
+    link: Arc<HttpLink>,
 }
 
-impl Piece {
-    fn new(bytes: Bytes, link: &Arc<Link>) -> Self {
+impl CountedPiece {
+    fn new(bytes: Bytes, link: &Arc<HttpLink>) -> Self {
         let n_taken = link.n_pieces_taken.load(Relaxed);
         link.n_pieces_taken.store(n_taken + bytes.len() as u64, Relaxed);
         Self { bytes, link: Arc::clone(link) }
@@ -290,7 +290,7 @@ impl Piece {
     }
 }
 
-impl Buf for Piece {
+impl Buf for CountedPiece {
     fn remaining(&self) -> usize {
         self.bytes.len()
     }
@@ -305,7 +305,7 @@ impl Buf for Piece {
     }
 }
 
-impl Drop for Piece {
+impl Drop for CountedPiece {
     fn drop(&mut self) {
         self.moves(self.bytes.len());
     }

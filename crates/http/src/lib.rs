@@ -1,7 +1,7 @@
 //! The HTTP server: what happens between a socket and an application, without Python.
 //!
 //! hyper parses and writes HTTP. Nothing here waits and nothing here has a thread or a runtime: the owner of a
-//! [`Connection`] calls [`Connection::drive`] when its socket is ready or when its application has sent something,
+//! [`HttpConnection`] calls [`HttpConnection::drive`] when its socket is ready or when its application has sent something,
 //! and starts the application for each [`Exchange`] that has begun.
 //!
 //! In reading order: [`connection`], `service` (what each request is answered with), [`exchange`] (a request that an
@@ -28,7 +28,7 @@ mod session;
 mod socket;
 mod validity;
 
-pub use connection::{Connection, Progress};
+pub use connection::{HttpConnection, Progress};
 pub use exchange::Exchange;
 /// The reason of a status, among a response's extensions: it is sent in the place of the usual one.
 pub use hyper::ext::ReasonPhrase;

@@ -18,14 +18,14 @@ use crate::websocket::WebSocket;
 ///
 /// One thread at a time uses it, except for waking; so relaxed loads and stores will do.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct HttpLink {
     pub(crate) server: Arc<Server>,
     /// The connection's number, by which it is woken.
     pub(crate) number: u32,
     pub(crate) peer: Address,
     /// To be driven again.
     pub(crate) is_woken: AtomicBool,
-    /// It is being driven: whoever does that looks whether it was woken.
+    /// It is being driven: its driver looks whether it was woken.
     pub(crate) is_driven: AtomicBool,
 
     /// The socket may have something to read.
@@ -53,16 +53,16 @@ pub(crate) struct Link {
     pub(crate) n_pieces_taken: AtomicU64,
     /// Those of them that were sent or dropped.
     pub(crate) n_pieces_moved: AtomicU64,
-    /// Requests that ended without the whole response.
+    /// RequestService that ended without the whole response.
     pub(crate) n_left: AtomicU64,
     /// What the TLS session has agreed on.
     pub(crate) tls: OnceLock<Box<TlsInfo>>,
 
-    /// Requests of this connection that have begun and have not ended.
+    /// RequestService of this connection that have begun and have not ended.
     pub(crate) n_in_flight: AtomicU32,
-    /// Requests whose bodies are not complete.
+    /// RequestService whose bodies are not complete.
     pub(crate) n_bodies: AtomicU32,
-    /// Requests that have begun.
+    /// RequestService that have begun.
     pub(crate) n_requests: AtomicU64,
     /// Exchanges that have begun, and of which the application does not know yet.
     begun: Mutex<Vec<Arc<Exchange>>>,
@@ -70,7 +70,7 @@ pub(crate) struct Link {
     websocket: Mutex<Option<Arc<WebSocket>>>,
 }
 
-impl Link {
+impl HttpLink {
     pub(crate) fn new(server: Arc<Server>, number: u32, peer: Address) -> Self {
         Self {
             server,
@@ -149,7 +149,7 @@ impl Link {
     }
 }
 
-impl Wake for Link {
+impl Wake for HttpLink {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

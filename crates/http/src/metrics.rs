@@ -37,19 +37,19 @@ counters! {
     connections_closed,
     /// Connections that were refused, because there were too many.
     connections_refused,
-    /// Requests that have begun: their heads were complete and sound.
+    /// RequestService that have begun: their heads were complete and sound.
     requests,
-    /// Requests that have ended.
+    /// RequestService that have ended.
     requests_ended,
-    /// Requests whose clients had left before their responses were sent.
+    /// RequestService whose clients had left before their responses were sent.
     clients_left,
-    /// Requests that the parser refused.
+    /// RequestService that the parser refused.
     refused_malformed,
-    /// Requests with a target, a head or too many header fields above their limits.
+    /// RequestService with a target, a head or too many header fields above their limits.
     refused_head_too_large,
-    /// Requests with a body above its limit.
+    /// RequestService with a body above its limit.
     refused_body_too_large,
-    /// Requests beyond the limit of those in flight.
+    /// RequestService beyond the limit of those in flight.
     refused_busy,
     /// Connections that stayed idle for too long.
     timeouts_idle,
@@ -71,7 +71,7 @@ counters! {
     bytes_received,
     /// Bytes that were sent.
     bytes_sent,
-    /// Requests whose application failed.
+    /// RequestService whose application failed.
     application_errors,
     /// Connections that became websockets.
     websockets,

@@ -64,7 +64,7 @@ pub struct Server {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// A path that an application answers whatever the target is.
     pub internal_path: Option<String>,
-    /// Requests that have ended are kept for the log until [`Server::take_log`].
+    /// RequestService that have ended are kept for the log until [`Server::take_log`].
     pub logs: bool,
     /// TLS on every connection.
     pub tls: Option<Tls>,
@@ -104,7 +104,7 @@ impl Server {
     }
 
     /// From now on, have each response be the last of its connection. Websockets are told whether another server
-    /// takes its place at once, by [`Connection::go_away`](crate::Connection::go_away).
+    /// takes its place at once, by [`HttpConnection::go_away`](crate::Connection::go_away).
     pub fn drain(&self, restarts: bool) {
         self.away_code.store(if restarts { RESTARTING } else { GOING_AWAY }, Relaxed);
         self.is_draining.store(true, Relaxed);

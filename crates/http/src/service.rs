@@ -15,7 +15,7 @@ use hyper::service::Service;
 use crate::body::{Body, BrokenOff, Delivery};
 use crate::exchange::Exchange;
 use crate::http2;
-use crate::link::Link;
+use crate::link::HttpLink;
 use crate::refusal;
 use crate::server::{Server, Target};
 use crate::static_files::FileBody;
@@ -24,9 +24,9 @@ use crate::websocket;
 
 /// Answers the requests of one connection.
 #[derive(Debug, Clone)]
-pub(crate) struct Requests(pub(crate) Arc<Link>);
+pub(crate) struct RequestService(pub(crate) Arc<HttpLink>);
 
-impl Service<Request<Incoming>> for Requests {
+impl Service<Request<Incoming>> for RequestService {
     type Response = Response<Body>;
     type Error = BrokenOff;
     type Future = Reply;
@@ -98,7 +98,7 @@ enum Answer {
     /// A file whose data or name is on a disk.
     Cold {
         answer: Task<Response<FileBody>>,
-        link: Arc<Link>,
+        link: Arc<HttpLink>,
         delivery: Option<Delivery>,
         version: Version,
     },

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::{Buf, Bytes};
 use rustls::{ProtocolVersion, ServerConnection};
 
-use crate::link::Link;
+use crate::link::HttpLink;
 use crate::socket::Wire;
 use crate::tls::{HTTP2, Tls, TlsInfo};
 
@@ -32,12 +32,12 @@ pub(crate) struct Session {
     is_peer_done: bool,
     has_received: bool,
     has_said_end: bool,
-    failure: Option<Failure>,
+    failure: Option<TlsFailure>,
 }
 
 /// Why a session cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub(crate) enum TlsFailure {
     /// The client speaks HTTP without TLS.
     PlainHttp,
     /// The peers do not agree, or one has broken the protocol; the peer was told by an alert.
@@ -46,12 +46,12 @@ pub(crate) enum Failure {
     Truncated,
 }
 
-impl From<Failure> for io::Error {
-    fn from(failure: Failure) -> Self {
+impl From<TlsFailure> for io::Error {
+    fn from(failure: TlsFailure) -> Self {
         match failure {
-            Failure::PlainHttp => io::Error::new(ErrorKind::InvalidData, "HTTP without TLS"),
-            Failure::Tls => io::Error::new(ErrorKind::InvalidData, "TLS has failed"),
-            Failure::Truncated => ErrorKind::UnexpectedEof.into(),
+            TlsFailure::PlainHttp => io::Error::new(ErrorKind::InvalidData, "HTTP without TLS"),
+            TlsFailure::Tls => io::Error::new(ErrorKind::InvalidData, "TLS has failed"),
+            TlsFailure::Truncated => ErrorKind::UnexpectedEof.into(),
         }
     }
 }
@@ -78,7 +78,7 @@ impl Session {
         self.tls.alpn_protocol() == Some(HTTP2)
     }
 
-    pub(crate) fn failure(&self) -> Option<Failure> {
+    pub(crate) fn failure(&self) -> Option<TlsFailure> {
         self.failure
     }
 
@@ -143,7 +143,7 @@ impl Session {
         if !std::mem::replace(&mut self.has_received, true)
             && received.first().is_some_and(u8::is_ascii_uppercase)
         {
-            self.failure = Some(Failure::PlainHttp);
+            self.failure = Some(TlsFailure::PlainHttp);
         }
         while !received.is_empty() && self.n_plain == 0 && self.failure.is_none() {
             if self.is_peer_done || self.tls.read_tls(&mut received).is_err() {
@@ -154,7 +154,7 @@ impl Session {
                     self.n_plain = state.plaintext_bytes_to_read();
                     self.is_peer_done |= state.peer_has_closed();
                 }
-                Err(_) => self.failure = Some(Failure::Tls),
+                Err(_) => self.failure = Some(TlsFailure::Tls),
             }
             *n += self.take_plain(&mut buffer[*n..]);
         }
@@ -167,7 +167,7 @@ impl Session {
         received.len()
     }
 
-    fn note_handshake(&self, link: &Link) {
+    fn note_handshake(&self, link: &HttpLink) {
         link.server.metrics.tls_handshakes.count();
         let _ = link.tls.set(Box::new(TlsInfo::new(
             self.tls.protocol_version().map_or(0, |it: ProtocolVersion| it.into()),
@@ -193,17 +193,17 @@ impl Session {
     }
 
     /// The peer has ended its half in order.
-    fn end(&self, link: &Link) -> Option<usize> {
+    fn end(&self, link: &HttpLink) -> Option<usize> {
         link.is_read_closed.store(true, Relaxed);
         (!link.hide_end()).then_some(0)
     }
 
     /// The peer has ended its half without a word. Between two requests that costs nothing; within a body, or
     /// within the handshake, it is an error.
-    fn break_off(&mut self, link: &Link) -> io::Result<Option<usize>> {
+    fn break_off(&mut self, link: &HttpLink) -> io::Result<Option<usize>> {
         if !self.is_established || link.n_bodies.load(Relaxed) > 0 {
-            self.failure = Some(Failure::Truncated);
-            return Err(Failure::Truncated.into());
+            self.failure = Some(TlsFailure::Truncated);
+            return Err(TlsFailure::Truncated.into());
         }
         Ok(self.end(link))
     }

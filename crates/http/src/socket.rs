@@ -13,14 +13,14 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
-use crate::link::Link;
-use crate::session::{Failure, Session};
+use crate::link::HttpLink;
+use crate::session::{Session, TlsFailure};
 
 /// The descriptor of a connection, and what its driver is told of it.
 #[derive(Debug)]
 pub(crate) struct Wire {
     fd: OwnedFd,
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Arc<HttpLink>,
 }
 
 impl Wire {
@@ -120,7 +120,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn new(fd: OwnedFd, link: Arc<Link>) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(fd: OwnedFd, link: Arc<HttpLink>) -> Result<Self, rustls::Error> {
         let session = match &link.server.tls {
             Some(tls) => Some(Box::new(Session::new(tls)?)),
             None => None,
@@ -154,7 +154,7 @@ impl Socket {
     }
 
     /// Why the TLS session has failed, if it has.
-    pub(crate) fn failure(&self) -> Option<Failure> {
+    pub(crate) fn failure(&self) -> Option<TlsFailure> {
         self.session.as_ref().and_then(|it| it.failure())
     }
 

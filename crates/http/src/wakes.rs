@@ -10,7 +10,7 @@ thread_local! {
 
 /// The connections that were woken, by their numbers.
 ///
-/// hyper wakes a connection while that is driven, and while an application takes or sends something: whoever called
+/// hyper wakes a connection while that is driven, and while an application takes or sends something: the caller
 /// looks afterwards. Only threads of their own, which read cold files, ring.
 pub struct Wakes {
     woken: Mutex<Vec<u32>>,

@@ -13,10 +13,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use threadlets_core::{Readiness, clock, socket::Address};
-use threadlets_http::exchange::Received;
+use threadlets_http::exchange::ReceivedBody;
 use threadlets_http::tls::{Tls, TlsOptions};
 use threadlets_http::wakes::Wakes;
-use threadlets_http::{Connection, Exchange, Limits, Server, Target};
+use threadlets_http::{Exchange, HttpConnection, Limits, Server, Target};
 
 struct Certified {
     certificate: String,
@@ -55,7 +55,7 @@ fn serve(server: &Arc<Server>, socket: UnixStream) -> bool {
     socket.set_nonblocking(true).expect("a socket");
     let watched = socket.as_fd().try_clone_to_owned().expect("a descriptor");
     let fd = OwnedFd::from(socket);
-    let mut connection = Connection::new(server, 0, fd, Address::Unnamed, clock::now_ns());
+    let mut connection = HttpConnection::new(server, 0, fd, Address::Unnamed, clock::now_ns());
     let mut under_way: Vec<(Arc<Exchange>, u64)> = Vec::new();
     let mut has_broken = false;
     let until = Instant::now() + Duration::from_secs(20);
@@ -65,19 +65,19 @@ fn serve(server: &Arc<Server>, socket: UnixStream) -> bool {
         under_way.retain_mut(|(exchange, n_bytes)| {
             loop {
                 match exchange.receive() {
-                    Received::Data { data, more } => {
+                    ReceivedBody::Data { data, more } => {
                         *n_bytes += data.len() as u64;
                         if !more {
                             answer(exchange, *n_bytes);
                             return false;
                         }
                     }
-                    Received::End => {
+                    ReceivedBody::End => {
                         answer(exchange, *n_bytes);
                         return false;
                     }
-                    Received::Nothing => return true,
-                    Received::Broken | Received::TooLarge => {
+                    ReceivedBody::Nothing => return true,
+                    ReceivedBody::Broken | ReceivedBody::TooLarge => {
                         has_broken = true;
                         exchange.abandon();
                         return false;
@@ -247,7 +247,7 @@ fn a_preface_in_clear_text_chooses_http2_and_draining_sends_goaway() {
         socket.write_all(&get(1)).expect("room");
         let mut settings = [0; 9];
         socket.read_exact(&mut settings).expect("a frame");
-        draining.drain();
+        draining.drain(false);
         let mut frames = settings.to_vec();
         socket.read_to_end(&mut frames).expect("an end");
         frames

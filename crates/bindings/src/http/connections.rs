@@ -2,7 +2,7 @@
 
 use slab::Slab;
 use threadlets_core::{Readiness, SourceKey};
-use threadlets_http::Connection;
+use threadlets_http::HttpConnection;
 
 use super::answering::Answering;
 
@@ -13,7 +13,7 @@ pub(super) const CONNECTIONS_MAX: u32 = 0xF000_0000;
 #[derive(Debug)]
 pub(super) struct Entry {
     /// `None` while it is being made.
-    pub(super) connection: Option<Box<Connection>>,
+    pub(super) connection: Option<Box<HttpConnection>>,
     pub(super) key: Option<SourceKey>,
     pub(super) is_registered_for_room: bool,
     /// Its request is in the ready queue.

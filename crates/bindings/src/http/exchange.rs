@@ -16,13 +16,13 @@ use pyo3::gc::PyVisit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use rustix::fs::OFlags;
-use threadlets_http::exchange::Received;
+use threadlets_http::exchange::ReceivedBody;
 use threadlets_http::static_files::FileBody;
 use threadlets_http::wakes::looking_afterwards;
 use threadlets_http::{Exchange, LengthMismatch};
 
 use super::answering::Answers;
-use super::messages::{self, Sent, SentFile};
+use super::messages::{self, SentFile, SentMessage};
 use super::receivers::Receivers;
 use super::server::HttpServer;
 use super::websocket::client_disconnected;
@@ -131,20 +131,20 @@ impl HttpExchange {
     fn next_message<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let exchange = &self.exchange;
         let message = match looking_afterwards(|| exchange.receive()) {
-            Received::Data { data, more } => messages::request(py, &data, more)?,
-            Received::TooLarge => {
+            ReceivedBody::Data { data, more } => messages::request(py, &data, more)?,
+            ReceivedBody::TooLarge => {
                 exchange.refuse(StatusCode::PAYLOAD_TOO_LARGE);
                 messages::disconnect(py)?
             }
-            Received::Broken => {
+            ReceivedBody::Broken => {
                 exchange.refuse(StatusCode::BAD_REQUEST);
                 messages::disconnect(py)?
             }
-            Received::End if exchange.is_over() || exchange.is_complete() => {
+            ReceivedBody::End if exchange.is_over() || exchange.is_complete() => {
                 messages::disconnect(py)?
             }
-            Received::Nothing if exchange.is_over() => messages::disconnect(py)?,
-            Received::Nothing | Received::End => return Ok(None),
+            ReceivedBody::Nothing if exchange.is_over() => messages::disconnect(py)?,
+            ReceivedBody::Nothing | ReceivedBody::End => return Ok(None),
         };
         Ok(Some(message.into_any()))
     }
@@ -188,19 +188,19 @@ impl HttpExchange {
             return Err(client_left(slf.py()));
         }
         match sent {
-            Sent::Start { head, trailers } => {
+            SentMessage::Start { head, trailers } => {
                 if !exchange.start(head) {
                     return Err(misplaced("http.response.start", "the response has begun before"));
                 }
                 this.has_trailers.set(py, trailers);
             }
-            Sent::Body { data, more } => {
+            SentMessage::Body { data, more } => {
                 this.check_body("http.response.body")?;
                 this.has_body.set(py, true);
                 let more = more || this.has_trailers.get(py);
                 looking_afterwards(|| exchange.send(data, more)).map_err(mismatched)?;
             }
-            Sent::Path(path) => {
+            SentMessage::Path(path) => {
                 this.check_body("http.response.pathsend")?;
                 if this.has_body.get(py) {
                     return Err(misplaced(
@@ -213,7 +213,7 @@ impl HttpExchange {
                 let file = whole_file(&path, n_bytes)?;
                 looking_afterwards(|| exchange.send_file(file, more)).map_err(mismatched)?;
             }
-            Sent::File(SentFile { fd, position, n_bytes, more }) => {
+            SentMessage::File(SentFile { fd, position, n_bytes, more }) => {
                 this.check_body("http.response.zerocopysend")?;
                 this.has_body.set(py, true);
                 let file = FileBody::part_of(fd, position, n_bytes)?.ok_or_else(|| {
@@ -225,7 +225,7 @@ impl HttpExchange {
                 let more = more || this.has_trailers.get(py);
                 looking_afterwards(|| exchange.send_file(file, more)).map_err(mismatched)?;
             }
-            Sent::Trailers(trailers, more) => {
+            SentMessage::Trailers(trailers, more) => {
                 this.check_body("http.response.trailers")?;
                 if !this.has_trailers.get(py) {
                     return Err(misplaced(
@@ -271,16 +271,18 @@ impl HttpExchange {
     }
 
     /// Receive the next piece of the body on a thread that may wait.
-    pub(super) fn receive_blocking(slf: &Bound<'_, Self>) -> PyResult<Received> {
+    pub(super) fn receive_blocking(slf: &Bound<'_, Self>) -> PyResult<ReceivedBody> {
         let this = slf.get();
         let server = this.server.bind(slf.py());
         loop {
             let n_rings = this.bell.n_rings();
             match looking_afterwards(|| this.exchange.receive()) {
-                Received::Nothing if this.exchange.is_over() => return Err(client_left(slf.py())),
-                Received::Nothing => {}
-                Received::Broken => return Err(client_left(slf.py())),
-                Received::TooLarge => {
+                ReceivedBody::Nothing if this.exchange.is_over() => {
+                    return Err(client_left(slf.py()));
+                }
+                ReceivedBody::Nothing => {}
+                ReceivedBody::Broken => return Err(client_left(slf.py())),
+                ReceivedBody::TooLarge => {
                     this.exchange.refuse(StatusCode::PAYLOAD_TOO_LARGE);
                     HttpServer::schedule(server)?;
                     return Err(body_too_large());

@@ -17,7 +17,7 @@ use crate::py::byte_buffer::{Chunk, with_bytes};
 const COPIED_MAX: usize = 4096;
 
 /// What an application sends.
-pub(super) enum Sent {
+pub(super) enum SentMessage {
     Start {
         head: response::Parts,
         trailers: bool,
@@ -40,7 +40,7 @@ pub(super) struct SentFile {
     pub(super) more: bool,
 }
 
-pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent> {
+pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<SentMessage> {
     let py = message.py();
     let kind = item(message, intern!(py, "type"))?.ok_or_else(|| missing("type"))?;
     let is = |name: &Bound<'py, PyString>| kind.is(name) || kind.eq(name).unwrap_or(false);
@@ -55,14 +55,14 @@ pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent> {
         if let Some(headers) = item(message, intern!(py, "headers"))? {
             add_fields(&mut trailers, &headers)?;
         }
-        return Ok(Sent::Trailers(trailers, flag(message, intern!(py, "more_trailers"))?));
+        return Ok(SentMessage::Trailers(trailers, flag(message, intern!(py, "more_trailers"))?));
     }
     if is(intern!(py, "http.response.pathsend")) {
         let path = item(message, intern!(py, "path"))?.ok_or_else(|| missing("path"))?;
-        return Ok(Sent::Path(path.extract()?));
+        return Ok(SentMessage::Path(path.extract()?));
     }
     if is(intern!(py, "http.response.zerocopysend")) {
-        return Ok(Sent::File(file_of(message)?));
+        return Ok(SentMessage::File(file_of(message)?));
     }
     Err(PyValueError::new_err(format!(
         "an application sent a message of type {}; a response consists of 'http.response.start', \
@@ -109,7 +109,7 @@ fn file_of(message: &Bound<'_, PyAny>) -> PyResult<SentFile> {
 }
 
 /// Parse the beginning of a response.
-pub(super) fn parse_start(message: &Bound<'_, PyAny>) -> PyResult<Sent> {
+pub(super) fn parse_start(message: &Bound<'_, PyAny>) -> PyResult<SentMessage> {
     let py = message.py();
     let status = item(message, intern!(py, "status"))?.ok_or_else(|| missing("status"))?;
     let (mut head, ()) = Response::new(()).into_parts();
@@ -117,17 +117,17 @@ pub(super) fn parse_start(message: &Bound<'_, PyAny>) -> PyResult<Sent> {
     if let Some(headers) = item(message, intern!(py, "headers"))? {
         add_fields(&mut head.headers, &headers)?;
     }
-    Ok(Sent::Start { head, trailers: flag(message, intern!(py, "trailers"))? })
+    Ok(SentMessage::Start { head, trailers: flag(message, intern!(py, "trailers"))? })
 }
 
 /// Parse a part of a response's body.
-pub(super) fn parse_body(message: &Bound<'_, PyAny>) -> PyResult<Sent> {
+pub(super) fn parse_body(message: &Bound<'_, PyAny>) -> PyResult<SentMessage> {
     let py = message.py();
     let data = match item(message, intern!(py, "body"))? {
         Some(body) => bytes_of(&body)?,
         None => Bytes::new(),
     };
-    Ok(Sent::Body { data, more: flag(message, intern!(py, "more_body"))? })
+    Ok(SentMessage::Body { data, more: flag(message, intern!(py, "more_body"))? })
 }
 
 /// An error that says that a message lacks a key.

@@ -2,7 +2,7 @@
 //!
 //! [`server`] has the connections and drives them as requests of the dispatcher. [`exchange`] is what an application
 //! holds of a request, [`websocket`] of a websocket: the native halves of ASGI's `receive` and `send`. [`scope`],
-//! [`messages`], [`websocket_messages`] and [`tls`] translate.
+//! [`messages`], [`websocket_messages`], [`options`] and [`tls`] translate.
 
 pub(crate) mod exchange;
 pub(crate) mod server;
@@ -12,6 +12,7 @@ pub(crate) mod wsgi;
 mod answering;
 mod connections;
 mod messages;
+mod options;
 mod receivers;
 mod scope;
 mod tls;

@@ -2,46 +2,42 @@
 //!
 //! Everything is a request of one kind, `Request::Http`, with a number: that of a connection, or one of those below.
 
+mod accepting;
+mod starting;
+
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use pyo3::PyTraverseError;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::PyVisit;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple};
-use threadlets_core::backlog::AcceptedConnection;
+use pyo3::types::{PyDict, PyList, PyString};
 use threadlets_core::socket::{self, SocketFd};
 use threadlets_core::{Backlog, Interest, Readiness, SourceKey, TimerKey, clock};
-use threadlets_http::static_files::{StaticFiles, StaticOptions};
+use threadlets_http::static_files::StaticFiles;
 use threadlets_http::wakes::{Wakes, looking_afterwards};
-use threadlets_http::{Connection, Exchange, Limits, Progress, Server, Target, websocket};
+use threadlets_http::{Progress, Server, Target};
 
-use super::answering::{Answering, Answers};
+use super::answering::Answering;
 use super::connections::{CONNECTIONS_MAX, Connections, Entry};
-use super::exchange::{HttpExchange, HttpReceive, HttpSend};
+use super::options::{limits_of, static_options, websocket_options};
 use super::scope::{self, Common};
 use super::tls;
-use super::websocket::{HttpWebSocket, HttpWebSocketReceive, HttpWebSocketSend};
-use super::wsgi::{CommonEnviron, WsgiRequest};
+use super::wsgi::CommonEnviron;
 use crate::calls::checkpoint::Checkpoint;
-use crate::calls::queued_call::{self, Work};
-use crate::contract::in_context;
 use crate::dispatcher::request::Request;
 use crate::dispatcher::{Dispatcher, Source, hooks};
 use crate::net::descriptors;
 use crate::py::address;
-use crate::py::context::{copy_context, current_context};
+use crate::py::context::current_context;
 use crate::py::entry_point;
 use crate::py::error::to_python;
 use crate::py::gil_cell::{GilCell, GilSlot};
 use crate::task::future::Future;
-use crate::task::task::{FirstStep, Task};
 
 /// Look at the deadlines of all connections.
 const CHECK: u32 = u32::MAX;
@@ -183,64 +179,6 @@ impl HttpServer {
         if this.server.wakes.is_empty() { Ok(()) } else { Self::schedule(slf) }
     }
 
-    /// Accept connections, and serve some of them.
-    fn accept(slf: &Bound<'_, Self>, which: usize) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let accepted = this.listeners.with(py, |listeners| {
-            let Some(Some(listener)) = listeners.get_mut(which) else { return Ok(None) };
-            listener.is_queued = false;
-            let may_be_more = listener.backlog.accept()? || listener.backlog.n_held() > MADE_MAX;
-            listener.is_queued = may_be_more;
-            let taken: Vec<_> =
-                std::iter::from_fn(|| listener.backlog.take()).take(MADE_MAX).collect();
-            Ok(Some((taken, may_be_more)))
-        });
-        let (taken, may_be_more) = match accepted {
-            Ok(None) => return Ok(()),
-            Ok(Some(accepted)) => accepted,
-            Err(error) => return this.accept_failed(slf, which, to_python(error)),
-        };
-        if may_be_more {
-            Self::submit(slf, LISTENERS + which as u32)?;
-        }
-        for connection in taken {
-            Self::make(slf, connection)?;
-        }
-        Ok(())
-    }
-
-    /// Descriptors have run out, or the like: the owner tries again later.
-    fn accept_failed(&self, slf: &Bound<'_, Self>, which: usize, error: PyErr) -> PyResult<()> {
-        let py = slf.py();
-        hooks::accept_failed(self.owner.bind(py), which, error).map(drop)
-    }
-
-    /// Make a connection, and serve it: its client has usually sent a request already.
-    fn make(slf: &Bound<'_, Self>, (fd, peer): AcceptedConnection) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let number = this.connections.with(py, |connections| {
-            let limit = this.server.limits.connections.unwrap_or(CONNECTIONS_MAX as usize);
-            if connections.len() >= limit {
-                return None;
-            }
-            let number = connections.reserve();
-            let made = Connection::new(&this.server, number, fd, peer, clock::now_ns());
-            if let Some(entry) = connections.get(number) {
-                entry.connection = Some(Box::new(made));
-            }
-            Some(number)
-        });
-        match number {
-            Some(number) => Self::serve(slf, number),
-            None => {
-                this.server.metrics.connections_refused.count();
-                Ok(())
-            }
-        }
-    }
-
     /// Drive a connection, start the applications of its new requests, and go on with the others.
     fn serve(slf: &Bound<'_, Self>, number: u32) -> PyResult<()> {
         let py = slf.py();
@@ -326,115 +264,6 @@ impl HttpServer {
         Ok(entry.answering)
     }
 
-    /// Start the application of a request, in this stack; it becomes a task.
-    fn start(slf: &Bound<'_, Self>, number: u32, exchange: Arc<Exchange>) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let Some(head) = exchange.take_head() else { return Ok(()) };
-        let application = match &this.internal {
-            Some((path, internal)) if head.uri.path() == path => internal,
-            _ => &this.application,
-        };
-        if let (Some(common), true) = (&this.environ, application.is(&this.application)) {
-            return Self::start_wsgi(slf, number, exchange, &head, common);
-        }
-        let own = this.own_address(py, &exchange);
-        let (common, peer) = (&this.common, exchange.peer());
-        if let Some(websocket) = exchange.websocket() {
-            let subprotocols = websocket.subprotocols();
-            let tls = exchange.tls();
-            let scope = scope::websocket(py, common, &head, peer, &own, tls, subprotocols)?;
-            drop(head);
-            let websocket = Arc::clone(websocket);
-            let websocket = HttpWebSocket::new(slf.clone().unbind(), exchange, websocket);
-            let websocket = Py::new(py, websocket)?;
-            this.answers(py, number, Answering::WebSocket(websocket.clone_ref(py)));
-            let receive = Bound::new(py, HttpWebSocketReceive(websocket.clone_ref(py)))?.into_any();
-            let send = Bound::new(py, HttpWebSocketSend(websocket.clone_ref(py)))?.into_any();
-            return this.call(application, scope, receive, send, websocket.bind(py));
-        }
-        let scope = scope::http(py, common, &head, peer, &own, exchange.tls())?;
-        drop(head);
-        let exchange = Py::new(py, HttpExchange::new(slf.clone().unbind(), exchange))?;
-        this.answers(py, number, Answering::Http(exchange.clone_ref(py)));
-        let receive = Bound::new(py, HttpReceive(exchange.clone_ref(py)))?.into_any();
-        let send = Bound::new(py, HttpSend(exchange.clone_ref(py)))?.into_any();
-        this.call(application, scope, receive, send, exchange.bind(py))
-    }
-
-    fn answers(&self, py: Python<'_>, number: u32, answering: Answering) {
-        self.connections.with(py, |connections| {
-            if let Some(entry) = connections.get(number) {
-                entry.answering.push(answering);
-            }
-        });
-    }
-
-    /// Call an application, in this stack; its coroutine becomes a task.
-    fn call<'py, T: Answers>(
-        &self,
-        application: &Py<PyAny>,
-        scope: Bound<'py, PyDict>,
-        receive: Bound<'py, PyAny>,
-        send: Bound<'py, PyAny>,
-        answering: &Bound<'py, T>,
-    ) -> PyResult<()> {
-        let py = scope.py();
-        let context = copy_context(py, &self.context)?;
-        let dispatcher = self.dispatcher.bind(py);
-        let coroutine =
-            in_context(py, &context, || application.bind(py).call1((scope, receive, send)));
-        let coroutine = match coroutine {
-            Ok(coroutine) => coroutine,
-            Err(error) => return T::end(answering, Some(error)),
-        };
-        let context = context.into_bound(py);
-        if dispatcher.get().makes_native_tasks(py) {
-            let task = Task::start(dispatcher, coroutine, None, Some(context), FirstStep::Eager)?;
-            return T::follow_native(answering, &task);
-        }
-        let kwargs = PyDict::new(py);
-        kwargs.set_item(intern!(py, "context"), context)?;
-        let method = intern!(py, "create_task");
-        let task = dispatcher.call_method(method, (coroutine,), Some(&kwargs))?;
-        T::follow(answering, &task)
-    }
-
-    /// Queue the call of a WSGI application.
-    fn start_wsgi(
-        slf: &Bound<'_, Self>,
-        number: u32,
-        exchange: Arc<Exchange>,
-        head: &http::request::Parts,
-        common: &CommonEnviron,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let exchange = Py::new(py, HttpExchange::new(slf.clone().unbind(), exchange))?;
-        exchange.get().begin_blocking(py);
-        this.answers(py, number, Answering::Http(exchange.clone_ref(py)));
-        let exchange = exchange.bind(py);
-        let context = copy_context(py, &this.context)?;
-        let request = WsgiRequest::new(exchange, &this.application, common, head, context)?;
-        let work = Work::Function {
-            callable: Py::new(py, request)?.into_any(),
-            args: PyTuple::empty(py).unbind(),
-            kwargs: None,
-            innermost: this.innermost.clone_ref(py),
-        };
-        let dispatcher = this.dispatcher.bind(py);
-        let ended = Future::make(dispatcher)?;
-        queued_call::queue(dispatcher, work, ended.into_any().unbind(), false, None)
-    }
-
-    /// What scopes say of the address to which a client has connected.
-    fn own_address(&self, py: Python<'_>, _exchange: &Exchange) -> Py<PyAny> {
-        self.listeners.with(py, |listeners| {
-            let first = listeners.iter().flatten().next();
-            first.map_or_else(|| py.None(), |listener| listener.own.clone_ref(py))
-        })
-    }
-
     /// Report the exception of an application.
     pub(super) fn application_failed(&self, py: Python<'_>, error: PyErr) -> PyResult<()> {
         self.server.metrics.application_errors.count();
@@ -498,88 +327,6 @@ impl HttpServer {
         }
         hooks::log_requests(self.owner.bind(py), list).map(drop)
     }
-}
-
-/// The limits by their names in Python; what is not given has its default.
-fn limits_of(options: &Bound<'_, PyDict>) -> PyResult<Limits> {
-    let mut limits = Limits::default();
-    let seconds = |value: &Bound<'_, PyAny>| -> PyResult<Duration> {
-        Duration::try_from_secs_f64(value.extract()?)
-            .map_err(|error| PyValueError::new_err(error.to_string()))
-    };
-    for (key, value) in options {
-        let key = key.cast::<PyString>()?;
-        match key.to_str()? {
-            "concurrency" => limits.concurrency = value.extract()?,
-            "connections" => limits.connections = value.extract()?,
-            "request_line" => limits.request_line = value.extract()?,
-            "request_headers" => limits.request_headers = value.extract()?,
-            "request_head" => limits.request_head = value.extract()?,
-            "request_body" => limits.request_body = value.extract()?,
-            "keep_alive" => limits.keep_alive = seconds(&value)?,
-            "head" => limits.head = seconds(&value)?,
-            "body" => limits.body = seconds(&value)?,
-            "response" => limits.response = seconds(&value)?,
-            "send_high_water" => limits.send_high_water = value.extract()?,
-            other => {
-                return Err(PyValueError::new_err(format!("there is no limit named {other:?}")));
-            }
-        }
-    }
-    Ok(limits)
-}
-
-/// What websockets do, by the names of their options in Python; what is not given has its default.
-fn websocket_options(options: &Bound<'_, PyDict>) -> PyResult<websocket::Options> {
-    let mut found = websocket::Options::default();
-    // Zero is for ever.
-    let seconds = |value: &Bound<'_, PyAny>| -> PyResult<Option<Duration>> {
-        Duration::try_from_secs_f64(value.extract()?)
-            .map(|it| Some(it).filter(|it| !it.is_zero()))
-            .map_err(|error| PyValueError::new_err(error.to_string()))
-    };
-    for (key, value) in options {
-        let key = key.cast::<PyString>()?;
-        match key.to_str()? {
-            "max_size" => found.max_size = value.extract()?,
-            "ping_interval" => found.ping_interval = seconds(&value)?,
-            "ping_timeout" => found.ping_timeout = seconds(&value)?,
-            "per_message_deflate" => found.per_message_deflate = value.extract()?,
-            other => {
-                return Err(PyValueError::new_err(format!(
-                    "websockets have no option named {other:?}"
-                )));
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// What is served of a folder, by the names of its options in Python; what is not given has its default.
-fn static_options(options: &Bound<'_, PyDict>) -> PyResult<StaticOptions> {
-    let mut found = StaticOptions::default();
-    for (key, value) in options {
-        let key = key.cast::<PyString>()?;
-        match key.to_str()? {
-            "index" => found.index = value.extract()?,
-            "spa" => found.spa = value.extract()?,
-            "listing" => found.listing = value.extract()?,
-            "dot_files" => found.dot_files = value.extract()?,
-            "precompressed" => found.precompressed = value.extract()?,
-            "cache_bytes" => found.cache_bytes = value.extract()?,
-            "cached_file_max" => found.cached_file_max = value.extract()?,
-            "cache_control" => {
-                let value: Option<String> = value.extract()?;
-                let value = value.map(|it| HeaderValue::try_from(it)).transpose();
-                found.cache_control = value
-                    .map_err(|_| PyValueError::new_err("cache_control is no value of a field"))?;
-            }
-            other => {
-                return Err(PyValueError::new_err(format!("there is no option named {other:?}")));
-            }
-        }
-    }
-    Ok(found)
 }
 
 #[pymethods]

@@ -19,7 +19,7 @@ use super::answering::Answers;
 use super::messages;
 use super::receivers::Receivers;
 use super::server::HttpServer;
-use super::websocket_messages::{self, Sent};
+use super::websocket_messages::{self, SentToWebSocket};
 use crate::py::gil_cell::GilSlot;
 use crate::py::names;
 use crate::task::future::Future;
@@ -174,34 +174,38 @@ impl HttpWebSocket {
         let this = slf.get();
         let sent = websocket_messages::parse(message)?;
         match (this.stage.get(py), sent) {
-            (Stage::Accepted, Sent::Text(text)) => {
+            (Stage::Accepted, SentToWebSocket::Text(text)) => {
                 let text = text.to_str()?;
                 looking_afterwards(|| this.websocket.send(Outbound::Text(text)))
                     .map_err(|_| client_disconnected(py, CLOSED))?;
             }
-            (Stage::Accepted, Sent::Bytes(bytes)) => {
+            (Stage::Accepted, SentToWebSocket::Bytes(bytes)) => {
                 looking_afterwards(|| this.websocket.send(Outbound::Binary(bytes)))
                     .map_err(|_| client_disconnected(py, CLOSED))?;
             }
-            (Stage::Accepted, Sent::Close) => {
+            (Stage::Accepted, SentToWebSocket::Close) => {
                 let (code, reason) = websocket_messages::closure(message)?;
                 looking_afterwards(|| this.websocket.close(code, &reason));
             }
-            (Stage::Opening, Sent::Accept { subprotocol, headers }) => {
+            (Stage::Opening, SentToWebSocket::Accept { subprotocol, headers }) => {
                 looking_afterwards(|| this.websocket.accept(&this.exchange, subprotocol, headers));
                 this.stage.set(py, Stage::Accepted);
             }
-            (Stage::Opening, Sent::Close) => {
+            (Stage::Opening, SentToWebSocket::Close) => {
                 looking_afterwards(|| this.exchange.refuse(StatusCode::FORBIDDEN));
                 this.stage.set(py, Stage::Denied);
             }
-            (Stage::Opening, Sent::Denial(messages::Sent::Start { head, .. })) => {
+            (
+                Stage::Opening,
+                SentToWebSocket::Denial(messages::SentMessage::Start { head, .. }),
+            ) => {
                 this.exchange.start(head);
                 this.stage.set(py, Stage::Denied);
             }
-            (Stage::Denied, Sent::Denial(messages::Sent::Body { data, more }))
-                if !this.exchange.is_complete() =>
-            {
+            (
+                Stage::Denied,
+                SentToWebSocket::Denial(messages::SentMessage::Body { data, more }),
+            ) if !this.exchange.is_complete() => {
                 looking_afterwards(|| this.exchange.send(data, more))
                     .map_err(super::exchange::mismatched)?;
             }

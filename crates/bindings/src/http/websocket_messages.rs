@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
-use threadlets_http::websocket::{Closure, Message};
+use threadlets_http::websocket::{Closure, WebSocketMessage};
 
 use super::messages::{self, add_fields, bytes_of, item, missing};
 
@@ -14,7 +14,7 @@ use super::messages::{self, add_fields, bytes_of, item, missing};
 const REASON_MAX: usize = 123;
 
 /// What an application sends.
-pub(super) enum Sent<'py> {
+pub(super) enum SentToWebSocket<'py> {
     Accept {
         subprotocol: Option<HeaderValue>,
         headers: HeaderMap,
@@ -24,10 +24,10 @@ pub(super) enum Sent<'py> {
     /// See [`closure`].
     Close,
     /// A part of a response in the place of a websocket.
-    Denial(messages::Sent),
+    Denial(messages::SentMessage),
 }
 
-pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
+pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<SentToWebSocket<'py>> {
     let py = message.py();
     let kind = item(message, intern!(py, "type"))?.ok_or_else(|| missing("type"))?;
     let is = |name: &Bound<'py, PyString>| kind.is(name) || kind.eq(name).unwrap_or(false);
@@ -38,13 +38,13 @@ pub(super) fn parse<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
         return parse_accept(message);
     }
     if is(intern!(py, "websocket.close")) {
-        return Ok(Sent::Close);
+        return Ok(SentToWebSocket::Close);
     }
     if is(intern!(py, "websocket.http.response.start")) {
-        return messages::parse_start(message).map(Sent::Denial);
+        return messages::parse_start(message).map(SentToWebSocket::Denial);
     }
     if is(intern!(py, "websocket.http.response.body")) {
-        return messages::parse_body(message).map(Sent::Denial);
+        return messages::parse_body(message).map(SentToWebSocket::Denial);
     }
     Err(PyValueError::new_err(format!(
         "an application sent a message of type {} on a websocket; it must be 'websocket.accept', \
@@ -61,11 +61,11 @@ fn some<'py>(
     Ok(item(message, key)?.filter(|it| !it.is_none()))
 }
 
-fn parse_send<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
+fn parse_send<'py>(message: &Bound<'py, PyAny>) -> PyResult<SentToWebSocket<'py>> {
     let py = message.py();
     if let Some(text) = some(message, intern!(py, "text"))? {
         return match text.cast_into::<PyString>() {
-            Ok(text) => Ok(Sent::Text(text)),
+            Ok(text) => Ok(SentToWebSocket::Text(text)),
             Err(error) => Err(PyTypeError::new_err(format!(
                 "the text of a message to send() is {}; it must be a string",
                 error.into_inner()
@@ -73,14 +73,14 @@ fn parse_send<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
         };
     }
     match some(message, intern!(py, "bytes"))? {
-        Some(bytes) => bytes_of(&bytes).map(Sent::Bytes),
+        Some(bytes) => bytes_of(&bytes).map(SentToWebSocket::Bytes),
         None => Err(PyValueError::new_err(
             "an application sent 'websocket.send' without data; it must have 'text' or 'bytes'",
         )),
     }
 }
 
-fn parse_accept<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
+fn parse_accept<'py>(message: &Bound<'py, PyAny>) -> PyResult<SentToWebSocket<'py>> {
     let py = message.py();
     let subprotocol = some(message, intern!(py, "subprotocol"))?;
     let subprotocol = subprotocol
@@ -103,7 +103,7 @@ fn parse_accept<'py>(message: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
              server's; leave it out"
         )));
     }
-    Ok(Sent::Accept { subprotocol, headers })
+    Ok(SentToWebSocket::Accept { subprotocol, headers })
 }
 
 /// Code and reason of a message that closes. They are looked at only if they are sent: a handshake is denied without
@@ -146,11 +146,14 @@ pub(super) fn connect(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 }
 
 /// `{"type": "websocket.receive", "text": …}`, or "bytes"
-pub(super) fn receive<'py>(py: Python<'py>, message: Message) -> PyResult<Bound<'py, PyDict>> {
+pub(super) fn receive<'py>(
+    py: Python<'py>,
+    message: WebSocketMessage,
+) -> PyResult<Bound<'py, PyDict>> {
     let received = of_type(py, intern!(py, "websocket.receive"))?;
     match message {
-        Message::Text(text) => received.set_item(intern!(py, "text"), text)?,
-        Message::Binary(bytes) => {
+        WebSocketMessage::Text(text) => received.set_item(intern!(py, "text"), text)?,
+        WebSocketMessage::Binary(bytes) => {
             received.set_item(intern!(py, "bytes"), PyBytes::new(py, &bytes))?;
         }
     }

@@ -18,7 +18,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple, PyType};
 use threadlets_core::socket::Address;
 use threadlets_http::ReasonPhrase;
-use threadlets_http::exchange::Received;
+use threadlets_http::exchange::ReceivedBody;
 use threadlets_http::static_files::FileBody;
 
 use super::exchange::HttpExchange;
@@ -400,7 +400,7 @@ impl WsgiInput {
                 return Ok(());
             }
             match HttpExchange::receive_blocking(self.exchange.bind(py))? {
-                Received::Data { data, more } => self.state.with(py, |state| {
+                ReceivedBody::Data { data, more } => self.state.with(py, |state| {
                     state.buffer.extend_from_slice(&data);
                     state.is_over = !more;
                 }),

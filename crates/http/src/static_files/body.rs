@@ -16,7 +16,7 @@ const AHEAD: u64 = 1 << 20;
 
 /// A part of a body.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(super) enum FilePiece {
     Bytes(Bytes),
     /// From byte `at` to before byte `end`. The descriptor is shared by all who read the file.
     File {
@@ -26,7 +26,7 @@ pub(super) enum Piece {
     },
 }
 
-impl Piece {
+impl FilePiece {
     fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -41,15 +41,15 @@ impl Piece {
 /// aborted. A file that is replaced or deleted is read to its end as it was.
 #[derive(Debug)]
 pub struct FileBody {
-    piece: Piece,
-    later: vec::IntoIter<Piece>,
+    piece: FilePiece,
+    later: vec::IntoIter<FilePiece>,
     left: u64,
 }
 
 impl FileBody {
     /// A body of these bytes.
     pub fn from_bytes(bytes: Bytes) -> Self {
-        Self::from(Piece::Bytes(bytes))
+        Self::from(FilePiece::Bytes(bytes))
     }
 
     /// A body of no bytes.
@@ -80,12 +80,12 @@ impl FileBody {
         let file = Arc::new(lent.try_clone_to_owned()?);
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let end = size.min(position.saturating_add(n_bytes)).max(position);
-        Ok(Some(Self::from_pieces(vec![Piece::File { file, at: position, end }])))
+        Ok(Some(Self::from_pieces(vec![FilePiece::File { file, at: position, end }])))
     }
 
-    pub(super) fn from_pieces(pieces: Vec<Piece>) -> Self {
-        let left = pieces.iter().map(Piece::len).sum();
-        Self { piece: Piece::Bytes(Bytes::new()), later: pieces.into_iter(), left }
+    pub(super) fn from_pieces(pieces: Vec<FilePiece>) -> Self {
+        let left = pieces.iter().map(FilePiece::len).sum();
+        Self { piece: FilePiece::Bytes(Bytes::new()), later: pieces.into_iter(), left }
     }
 
     /// What is left, in bytes.
@@ -139,8 +139,8 @@ impl FileBody {
         }
         let max = max.clamp(1, usize::MAX);
         let bytes = match &mut self.piece {
-            Piece::Bytes(bytes) => bytes.split_to(max.min(bytes.len())),
-            Piece::File { file, at, end } => {
+            FilePiece::Bytes(bytes) => bytes.split_to(max.min(bytes.len())),
+            FilePiece::File { file, at, end } => {
                 let n_bytes = (*end - *at).min(max.min(READ_MAX) as u64) as usize;
                 let Some(mut bytes) = read_at(file, *at, n_bytes)? else {
                     return Ok(None);
@@ -164,8 +164,8 @@ impl FileBody {
     }
 }
 
-impl From<Piece> for FileBody {
-    fn from(piece: Piece) -> Self {
+impl From<FilePiece> for FileBody {
+    fn from(piece: FilePiece) -> Self {
         let left = piece.len();
         Self { piece, later: Vec::new().into_iter(), left }
     }

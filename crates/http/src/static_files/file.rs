@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue};
 use rustix::fs::Advice;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::body::{self, Piece};
+use super::body::{self, FilePiece};
 use super::folder::{Folder, Identity, Miss, Patience, Time, regular_file};
 use super::media_type;
 use super::negotiation::Coding;
@@ -150,10 +150,10 @@ impl ServedFile {
     }
 
     /// How to get at the contents. `None`: they have to be read from a descriptor that nobody has.
-    pub(super) fn source(&self) -> Option<Source> {
+    pub(super) fn source(&self) -> Option<FileSource> {
         match &self.contents {
-            Contents::Whole(bytes) => Some(Source::Whole(bytes.clone())),
-            Contents::OnDisk(file) => lock(file).upgrade().map(Source::OnDisk),
+            Contents::Whole(bytes) => Some(FileSource::Whole(bytes.clone())),
+            Contents::OnDisk(file) => lock(file).upgrade().map(FileSource::OnDisk),
         }
     }
 
@@ -163,7 +163,7 @@ impl ServedFile {
         folder: &Folder,
         path: &[u8],
         patience: Patience,
-    ) -> Result<Source, Miss> {
+    ) -> Result<FileSource, Miss> {
         let (file, identity) = folder.find(path, patience)?;
         if identity != self.identity {
             return Err(Miss::NotFound);
@@ -173,24 +173,24 @@ impl ServedFile {
         if let Contents::OnDisk(shared) = &self.contents {
             *lock(shared) = Arc::downgrade(&file);
         }
-        Ok(Source::OnDisk(file))
+        Ok(FileSource::OnDisk(file))
     }
 }
 
 /// Where the bytes of a response come from.
-pub(super) enum Source {
+pub(super) enum FileSource {
     Whole(Bytes),
     OnDisk(Arc<OwnedFd>),
 }
 
-impl Source {
-    pub(super) fn piece(&self, range: std::ops::Range<u64>) -> Piece {
+impl FileSource {
+    pub(super) fn piece(&self, range: std::ops::Range<u64>) -> FilePiece {
         match self {
             Self::Whole(bytes) => {
-                Piece::Bytes(bytes.slice(range.start as usize..range.end as usize))
+                FilePiece::Bytes(bytes.slice(range.start as usize..range.end as usize))
             }
             Self::OnDisk(file) => {
-                Piece::File { file: Arc::clone(file), at: range.start, end: range.end }
+                FilePiece::File { file: Arc::clone(file), at: range.start, end: range.end }
             }
         }
     }

@@ -31,10 +31,10 @@ use rustix::time::{ClockId, clock_gettime};
 pub use self::body::FileBody;
 use self::cache::{Cache, Cached};
 use self::conditions::{Validators, Verdict};
-use self::file::{Manner, ServedFile, Source};
+use self::file::{FileSource, Manner, ServedFile};
 use self::folder::{Folder, Miss, Patience};
 use self::negotiation::{Coding, accepted_codings, accepts_html};
-use self::target::Target;
+use self::target::FileTarget;
 
 /// How often an answer is begun again because a file was replaced meanwhile.
 const N_TRIES: usize = 3;
@@ -142,7 +142,7 @@ impl StaticFiles {
             _ => return Some(reply::error(StatusCode::METHOD_NOT_ALLOWED, false)),
         };
         let address = request.uri.path();
-        let target = match Target::parse(address, self.options.dot_files) {
+        let target = match FileTarget::parse(address, self.options.dot_files) {
             Ok(target) => target,
             Err(status) => return Some(reply::error(status, is_head)),
         };
@@ -177,7 +177,7 @@ impl StaticFiles {
     fn instead(
         &self,
         request: &Parts,
-        target: &Target<'_>,
+        target: &FileTarget<'_>,
         patience: Patience,
     ) -> Option<Response<FileBody>> {
         let is_head = request.method == Method::HEAD;
@@ -302,7 +302,7 @@ impl StaticFiles {
         path: &[u8],
         coding: Coding,
         patience: Patience,
-    ) -> Result<(Arc<ServedFile>, Option<Source>), Miss> {
+    ) -> Result<(Arc<ServedFile>, Option<FileSource>), Miss> {
         let now_ns = coarse_ns();
         let (cache, folder) = (&self.cache, &self.folder);
         match cache.look(path, coding, now_ns) {
@@ -327,7 +327,7 @@ impl StaticFiles {
             Ok((file, opened)) => {
                 let file = Arc::new(file);
                 cache.put(path, coding, Some(&file), now_ns);
-                let source = file.source().unwrap_or(Source::OnDisk(opened));
+                let source = file.source().unwrap_or(FileSource::OnDisk(opened));
                 Ok((file, Some(source)))
             }
             Err(Miss::WouldWait) => Err(Miss::WouldWait),

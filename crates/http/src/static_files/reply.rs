@@ -10,14 +10,14 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::body::{FileBody, Piece};
-use super::file::{ServedFile, Source};
+use super::body::{FileBody, FilePiece};
+use super::file::{FileSource, ServedFile};
 use super::ranges::{self, Ranges};
 
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 
-pub(super) fn whole(file: &ServedFile, source: &Source) -> Response<FileBody> {
+pub(super) fn whole(file: &ServedFile, source: &FileSource) -> Response<FileBody> {
     let body = FileBody::from(source.piece(0..file.identity.size));
     with_headers(StatusCode::OK, file.headers.clone(), body)
 }
@@ -32,7 +32,7 @@ pub(super) fn not_modified(file: &ServedFile) -> Response<FileBody> {
 }
 
 /// As the value of a `Range` header asks for.
-pub(super) fn part(file: &ServedFile, source: &Source, range: &[u8]) -> Response<FileBody> {
+pub(super) fn part(file: &ServedFile, source: &FileSource, range: &[u8]) -> Response<FileBody> {
     let size = file.identity.size;
     let ranges = match ranges::parse(range, size) {
         Ranges::Ignored => return whole(file, source),
@@ -73,10 +73,10 @@ pub(super) fn part(file: &ServedFile, source: &Source, range: &[u8]) -> Response
             head.extend_from_slice(
                 format!("\r\ncontent-range: {content_range}\r\n\r\n").as_bytes(),
             );
-            pieces.push(Piece::Bytes(Bytes::from(head)));
+            pieces.push(FilePiece::Bytes(Bytes::from(head)));
             pieces.push(source.piece(range));
         }
-        pieces.push(Piece::Bytes(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
+        pieces.push(FilePiece::Bytes(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
         FileBody::from_pieces(pieces)
     };
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -136,7 +136,7 @@ fn value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("what is made of names and numbers is a header's value")
 }
 
-/// What separates parts. It is new each time and cannot be foreseen, so that no file contains it, whoever
+/// What separates parts. It is new each time and cannot be foreseen, so that no file contains it, even if its author
 /// wrote the file.
 fn boundary() -> String {
     static KEYS: LazyLock<[RandomState; 2]> =

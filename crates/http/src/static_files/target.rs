@@ -11,14 +11,14 @@ use http::StatusCode;
 const PATH_MAX: usize = 4096;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Target<'a> {
+pub(super) struct FileTarget<'a> {
     /// Relative to the folder, without a slash at either end. Names are bytes on Linux, so these are, too.
     pub(super) path: Cow<'a, [u8]>,
     /// The address ends with a slash: it names a folder.
     pub(super) is_folder: bool,
 }
 
-impl<'a> Target<'a> {
+impl<'a> FileTarget<'a> {
     /// Errors are the status to answer with: 400 for what is no path, 404 for what no file here can have as
     /// its address, 414 for what is longer than a path can be.
     pub(super) fn parse(path: &'a str, dot_files: bool) -> Result<Self, StatusCode> {
@@ -117,8 +117,8 @@ mod tests {
             ("/.well-known/x", ".well-known/x", false),
             ("/a;b=c:d@e", "a;b=c:d@e", false),
         ] {
-            let target = Target { path: Cow::Borrowed(expected.as_bytes()), is_folder };
-            assert_eq!(Ok(target), Target::parse(path, false), "{path}");
+            let target = FileTarget { path: Cow::Borrowed(expected.as_bytes()), is_folder };
+            assert_eq!(Ok(target), FileTarget::parse(path, false), "{path}");
         }
     }
 
@@ -173,7 +173,7 @@ mod tests {
                 ("/%+1", BAD),
                 ("/%u002e", BAD),
             ] {
-                assert_eq!(Err(expected), Target::parse(path, dot_files), "{path}");
+                assert_eq!(Err(expected), FileTarget::parse(path, dot_files), "{path}");
             }
         }
     }
@@ -192,15 +192,15 @@ mod tests {
             "/.well-known/.a",
             "/.well-known2",
         ] {
-            assert_eq!(Err(StatusCode::NOT_FOUND), Target::parse(path, false), "{path}");
-            assert!(Target::parse(path, true).is_ok(), "{path}");
+            assert_eq!(Err(StatusCode::NOT_FOUND), FileTarget::parse(path, false), "{path}");
+            assert!(FileTarget::parse(path, true).is_ok(), "{path}");
         }
     }
 
     #[test]
     fn overlong_utf8_is_no_dot_and_no_slash() {
         for path in ["/%c0%ae%c0%ae/a", "/%e0%80%ae/a", "/..%c0%af", "/%c0%2e"] {
-            if let Ok(target) = Target::parse(path, true) {
+            if let Ok(target) = FileTarget::parse(path, true) {
                 assert!(target.path.split(|&b| b == b'/').all(|s| s != b".."), "{path}");
                 assert!(std::str::from_utf8(&target.path).is_err(), "{path}");
             }
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn a_path_too_long_for_the_kernel_is_414() {
         let path = format!("/{}", "a/".repeat(2100));
-        assert_eq!(Err(StatusCode::URI_TOO_LONG), Target::parse(&path, false));
+        assert_eq!(Err(StatusCode::URI_TOO_LONG), FileTarget::parse(&path, false));
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
         for (path, expected) in
             [("/a", false), ("/a.b", true), ("/a.b/c", false), ("/a.b/c/", false), ("/", false)]
         {
-            let has_extension = Target::parse(path, false).unwrap().has_extension();
+            let has_extension = FileTarget::parse(path, false).unwrap().has_extension();
             assert_eq!(expected, has_extension, "{path}");
         }
     }

@@ -40,7 +40,7 @@ use self::deflate::{Deflater, Inflater};
 use self::handshake::Handshake;
 use self::outgoing::Outgoing;
 use crate::exchange::Exchange;
-use crate::link::Link;
+use crate::link::HttpLink;
 
 /// Messages below this size are not compressed: it costs more than it saves.
 const COMPRESSED_MIN: usize = 1024;
@@ -77,7 +77,7 @@ impl Default for Options {
 
 /// A message from a client.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum WebSocketMessage {
     /// Text.
     Text(String),
     /// Bytes.
@@ -110,7 +110,7 @@ pub struct Closed;
 /// A websocket, between an application and its connection.
 #[derive(Debug)]
 pub struct WebSocket {
-    link: Arc<Link>,
+    link: Arc<HttpLink>,
     state: Mutex<State>,
 }
 
@@ -119,7 +119,7 @@ struct State {
     phase: Phase,
     /// What the application needs for its answer.
     handshake: Option<Box<Handshake>>,
-    inbox: VecDeque<Message>,
+    inbox: VecDeque<WebSocketMessage>,
     n_inbox: usize,
     /// Nothing is read until the application has received more.
     is_paused: bool,
@@ -147,7 +147,7 @@ enum Phase {
 
 /// Check a request for a websocket; the error is the response that refuses it.
 pub(crate) fn open(
-    link: &Arc<Link>,
+    link: &Arc<HttpLink>,
     request: &request::Parts,
     body: &Incoming,
 ) -> Result<Arc<WebSocket>, (response::Parts, Bytes)> {
@@ -176,7 +176,7 @@ pub(crate) fn open(
 }
 
 impl WebSocket {
-    fn new(link: &Arc<Link>, handshake: Handshake) -> Arc<Self> {
+    fn new(link: &Arc<HttpLink>, handshake: Handshake) -> Arc<Self> {
         let state = State {
             phase: Phase::Opening,
             handshake: Some(Box::new(handshake)),
@@ -234,7 +234,7 @@ impl WebSocket {
     }
 
     /// Receive a message that has come.
-    pub fn receive(&self) -> Option<Message> {
+    pub fn receive(&self) -> Option<WebSocketMessage> {
         let mut state = self.state();
         let message = state.inbox.pop_front()?;
         state.n_inbox -= cost(&message);
@@ -357,7 +357,7 @@ impl State {
     }
 
     /// A message has come.
-    fn deliver(&mut self, message: Message) {
+    fn deliver(&mut self, message: WebSocketMessage) {
         if self.is_closed_by_application {
             return;
         }
@@ -392,11 +392,11 @@ impl State {
     }
 }
 
-fn cost(message: &Message) -> usize {
+fn cost(message: &WebSocketMessage) -> usize {
     MESSAGE_COST
         + match message {
-            Message::Text(text) => text.len(),
-            Message::Binary(bytes) => bytes.len(),
+            WebSocketMessage::Text(text) => text.len(),
+            WebSocketMessage::Binary(bytes) => bytes.len(),
         }
 }
 

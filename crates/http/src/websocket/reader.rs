@@ -6,7 +6,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::deflate::{InflateError, Inflater};
-use super::{Closure, Message};
+use super::{Closure, WebSocketMessage};
 
 /// Bytes of the longest head of a frame.
 const HEAD_MAX: usize = 14;
@@ -17,7 +17,7 @@ const CONTROL_MAX: u64 = 125;
 /// What the bytes that were read have come to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    Message(Message),
+    Message(WebSocketMessage),
     Ping(Vec<u8>),
     Pong,
     /// The client closes; without a code, the code is 1005.
@@ -26,17 +26,19 @@ pub(super) enum Event {
 
 /// The client breaks the protocol or a limit: the connection has to be closed with this code.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct FrameFailure {
     pub(super) code: CloseCode,
     pub(super) reason: &'static str,
 }
 
-const fn violation(reason: &'static str) -> Failure {
-    Failure { code: CloseCode::Protocol, reason }
+const fn violation(reason: &'static str) -> FrameFailure {
+    FrameFailure { code: CloseCode::Protocol, reason }
 }
 
-const NOT_UTF8: Failure = Failure { code: CloseCode::Invalid, reason: "a text is not UTF-8" };
-const TOO_LARGE: Failure = Failure { code: CloseCode::Size, reason: "a message is too large" };
+const NOT_UTF8: FrameFailure =
+    FrameFailure { code: CloseCode::Invalid, reason: "a text is not UTF-8" };
+const TOO_LARGE: FrameFailure =
+    FrameFailure { code: CloseCode::Size, reason: "a message is too large" };
 
 #[derive(Debug)]
 pub(super) struct Reader {
@@ -72,7 +74,7 @@ struct Incoming {
 
 impl Incoming {
     /// Check what has come of a text; the end may lack a part of a character.
-    fn check(&mut self) -> Result<(), Failure> {
+    fn check(&mut self) -> Result<(), FrameFailure> {
         if !self.is_text {
             return Ok(());
         }
@@ -84,16 +86,16 @@ impl Incoming {
         Ok(())
     }
 
-    fn into_message(mut self) -> Result<Message, Failure> {
+    fn into_message(mut self) -> Result<WebSocketMessage, FrameFailure> {
         self.check()?;
         if !self.is_text {
-            return Ok(Message::Binary(self.payload));
+            return Ok(WebSocketMessage::Binary(self.payload));
         }
         if self.n_valid < self.payload.len() {
             return Err(NOT_UTF8);
         }
         // This looks at the whole text once more, which is much cheaper than what becomes of the text.
-        String::from_utf8(self.payload).map(Message::Text).map_err(|_| NOT_UTF8)
+        String::from_utf8(self.payload).map(WebSocketMessage::Text).map_err(|_| NOT_UTF8)
     }
 }
 
@@ -113,7 +115,7 @@ impl Reader {
 
     /// Read on until something is complete, or everything was read. What was read is taken from `data`, whose
     /// bytes are changed.
-    pub(super) fn read(&mut self, data: &mut &mut [u8]) -> Result<Option<Event>, Failure> {
+    pub(super) fn read(&mut self, data: &mut &mut [u8]) -> Result<Option<Event>, FrameFailure> {
         loop {
             if self.frame.is_none() {
                 self.frame = self.read_head(data)?;
@@ -158,23 +160,24 @@ impl Reader {
         }
     }
 
-    fn end(&mut self, mut message: Incoming) -> Result<Message, Failure> {
+    fn end(&mut self, mut message: Incoming) -> Result<WebSocketMessage, FrameFailure> {
         if message.is_compressed
             && let Some(inflater) = &mut self.inflater
         {
             let inflated = inflater.inflate(message.payload, self.message_max);
             message.payload = inflated.map_err(|error| match error {
                 InflateError::TooLarge => TOO_LARGE,
-                InflateError::Corrupt => {
-                    Failure { code: CloseCode::Invalid, reason: "a message cannot be decompressed" }
-                }
+                InflateError::Corrupt => FrameFailure {
+                    code: CloseCode::Invalid,
+                    reason: "a message cannot be decompressed",
+                },
             })?;
         }
         message.into_message()
     }
 
     /// Complete the head of the next frame, and begin the frame.
-    fn read_head(&mut self, data: &mut &mut [u8]) -> Result<Option<Frame>, Failure> {
+    fn read_head(&mut self, data: &mut &mut [u8]) -> Result<Option<Frame>, FrameFailure> {
         let n_new = data.len().min(HEAD_MAX - self.n_head);
         self.head[self.n_head..self.n_head + n_new].copy_from_slice(&data[..n_new]);
         let n_there = self.n_head + n_new;
@@ -194,7 +197,7 @@ impl Reader {
         self.begin(&head, n_payload).map(Some)
     }
 
-    fn begin(&mut self, head: &FrameHeader, n_payload: u64) -> Result<Frame, Failure> {
+    fn begin(&mut self, head: &FrameHeader, n_payload: u64) -> Result<Frame, FrameFailure> {
         let Some(mask) = head.mask else {
             return Err(violation("a frame without a mask"));
         };
@@ -240,7 +243,7 @@ impl Reader {
 }
 
 /// What a close frame says.
-fn closure(payload: Vec<u8>) -> Result<Option<Closure>, Failure> {
+fn closure(payload: Vec<u8>) -> Result<Option<Closure>, FrameFailure> {
     let (code, reason) = match payload.split_first_chunk::<2>() {
         Some((code, reason)) => (u16::from_be_bytes(*code), reason),
         None if payload.is_empty() => return Ok(None),

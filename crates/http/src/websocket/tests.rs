@@ -7,8 +7,8 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::deflate::Agreement;
 use super::outgoing::Outgoing;
-use super::reader::{Event, Failure, Reader};
-use super::{Closure, Message};
+use super::reader::{Event, FrameFailure, Reader};
+use super::{Closure, WebSocketMessage};
 
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 const FINAL: u8 = 0x80;
@@ -34,7 +34,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Read `sent` in pieces of `n` bytes.
-fn events(reader: &mut Reader, sent: &[u8], n: usize) -> Result<Vec<Event>, Failure> {
+fn events(reader: &mut Reader, sent: &[u8], n: usize) -> Result<Vec<Event>, FrameFailure> {
     let mut found = Vec::new();
     for piece in sent.chunks(n) {
         let mut piece = piece.to_vec();
@@ -65,12 +65,12 @@ fn messages_are_the_same_however_they_are_cut() {
     .concat();
     for n in [1, 2, 3, 7, 50, 4096, sent.len()] {
         let expected = vec![
-            Event::Message(Message::Text("Grüße".to_owned())),
+            Event::Message(WebSocketMessage::Text("Grüße".to_owned())),
             Event::Ping(b"ping".to_vec()),
-            Event::Message(Message::Binary([&[1; 200][..], &[2; 3]].concat())),
+            Event::Message(WebSocketMessage::Binary([&[1; 200][..], &[2; 3]].concat())),
             Event::Pong,
-            Event::Message(Message::Text(long.clone())),
-            Event::Message(Message::Text(String::new())),
+            Event::Message(WebSocketMessage::Text(long.clone())),
+            Event::Message(WebSocketMessage::Text(String::new())),
             Event::Close(Some(Closure { code: 4000, reason: "why".to_owned() })),
         ];
         let mut reader = Reader::new(1 << 20, None);
@@ -144,8 +144,8 @@ fn compressed_messages_are_read_and_limited() {
         frame(FINAL | 1, b"as it is"),
     ]
     .concat();
-    let message = || Event::Message(Message::Text(text.clone()));
-    let plain = Event::Message(Message::Text("as it is".to_owned()));
+    let message = || Event::Message(WebSocketMessage::Text(text.clone()));
+    let plain = Event::Message(WebSocketMessage::Text("as it is".to_owned()));
     let mut reader = Reader::new(text.len(), Some(agreed.inflater()));
     let expected = vec![message(), Event::Ping(vec![]), message(), plain];
     assert_eq!(Ok(expected), events(&mut reader, &sent, 3));
