@@ -297,7 +297,7 @@ def test_nonsense_ends_the_connection(server: Server, data: bytes) -> None:
             answer = everything(plain)
         except ConnectionResetError:
             return
-        assert answer == b"" or answer[0] == 0x15
+        assert b"" == answer or 0x15 == answer[0]
     assert server.process is not None
     assert server.process.poll() is None
 

@@ -59,7 +59,7 @@ def _run(*command: str) -> str:
     ran = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=2 * DEADLINE_S
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert 0 == ran.returncode, ran.stdout + ran.stderr
     return ran.stdout
 
 

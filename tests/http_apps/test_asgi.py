@@ -192,7 +192,7 @@ def test_a_body_that_nobody_takes_is_not_read(served: Served) -> None:
         connection.settimeout(DEADLINE_S)
         while n_sent < n_bytes:
             n_sent += connection.send(data[: n_bytes - n_sent])
-        assert connection.recv(12) == b"HTTP/1.1 200"
+        assert b"HTTP/1.1 200" == connection.recv(12)
 
 
 def test_sending_lets_others_run(served: Served) -> None:

@@ -67,7 +67,8 @@ impl Service<Request<Incoming>> for RequestService {
                     && !server.is_internal(&parts.uri)
                     && websocket::is_handshake(&parts);
                 let websocket = match asks.then(|| websocket::open(link, &parts, &incoming)) {
-                    Some(Err((head, body))) => {
+                    Some(Err(refusal)) => {
+                        let (head, body) = *refusal;
                         let body = |delivery| Body::bytes(body, delivery);
                         return Reply::ready(server, head, version, delivery, body);
                     }

@@ -115,7 +115,9 @@ impl Session {
                 let received = &mut received[..n_max];
                 let Some(n_received) = wire.receive(received)? else { return Ok(None) };
                 // SAFETY: the kernel has written the first bytes.
-                let received = unsafe { received[..n_received].assume_init_ref() };
+                let received = unsafe {
+                    std::slice::from_raw_parts(received.as_ptr().cast::<u8>(), n_received)
+                };
                 let n_left = self.decrypt(wire, received, buffer, &mut n);
                 self.unread = Bytes::copy_from_slice(&received[n_received - n_left..]);
                 Ok::<_, io::Error>(Some(n_received))

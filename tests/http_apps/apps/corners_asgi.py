@@ -150,7 +150,7 @@ async def streams(scope: Scope, receive: Receive, send: Send) -> None:
         except TimeoutError:
             return False
 
-    assert (await receive())["type"] == "http.request"
+    assert "http.request" == (await receive())["type"]
     await send(START)
     with contextlib.suppress(OSError):
         while not await is_disconnected():
@@ -161,7 +161,7 @@ async def streams(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def two_listen(scope: Scope, receive: Receive, send: Send) -> None:
     """Two tasks listen for the client's end, and one of them is cancelled."""
-    assert (await receive())["type"] == "http.request"
+    assert "http.request" == (await receive())["type"]
 
     async def listen() -> str:
         return str((await receive())["type"])
@@ -175,7 +175,7 @@ async def two_listen(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def sends_blindly(scope: Scope, receive: Receive, send: Send) -> None:
     """Listen elsewhere, and learn from `send` that the client has left."""
-    assert (await receive())["type"] == "http.request"
+    assert "http.request" == (await receive())["type"]
     listening = asyncio.ensure_future(receive())
     await send(START)
     try:

@@ -72,7 +72,7 @@ impl ThreadFunction {
         let dispatcher = Worker::with_current(|it| it.map(|it| it.dispatcher(py).clone()));
         match dispatcher {
             Some(dispatcher) => without_loop(&dispatcher, || self.run(py))?,
-            // Whoever calls has taken care of that.
+            // The caller has taken care of that.
             None => self.run(py),
         }
     }

@@ -4,14 +4,12 @@ use slab::Slab;
 use threadlets_core::{Readiness, SourceKey};
 use threadlets_http::HttpConnection;
 
-use super::answering::Answering;
-
 /// Numbers from here on are no connections: see `server.rs`.
 pub(super) const CONNECTIONS_MAX: u32 = 0xF000_0000;
 
-/// A connection, and what the bindings know of it.
+/// A connection, and what the bindings know of it. An `A` answers one of its requests.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct Entry<A> {
     /// `None` while it is being made.
     pub(super) connection: Option<Box<HttpConnection>>,
     pub(super) key: Option<SourceKey>,
@@ -19,16 +17,22 @@ pub(super) struct Entry {
     /// Its request is in the ready queue.
     pub(super) is_queued: bool,
     /// What answers its requests, as long as applications have not ended or still listen.
-    pub(super) answering: Vec<Answering>,
+    pub(super) answering: Vec<A>,
 }
 
 /// All connections of a server, by number.
-#[derive(Debug, Default)]
-pub(super) struct Connections {
-    pub(super) entries: Slab<Entry>,
+#[derive(Debug)]
+pub(super) struct Connections<A> {
+    pub(super) entries: Slab<Entry<A>>,
 }
 
-impl Connections {
+impl<A> Default for Connections<A> {
+    fn default() -> Self {
+        Self { entries: Slab::new() }
+    }
+}
+
+impl<A> Connections<A> {
     /// Take a number for a connection that is about to be made.
     pub(super) fn reserve(&mut self) -> u32 {
         let entry = Entry {
@@ -43,7 +47,7 @@ impl Connections {
         number
     }
 
-    pub(super) fn get(&mut self, number: u32) -> Option<&mut Entry> {
+    pub(super) fn get(&mut self, number: u32) -> Option<&mut Entry<A>> {
         self.entries.get_mut(number as usize)
     }
 
@@ -56,7 +60,7 @@ impl Connections {
         !std::mem::replace(&mut entry.is_queued, true)
     }
 
-    pub(super) fn remove(&mut self, number: u32) -> Option<Entry> {
+    pub(super) fn remove(&mut self, number: u32) -> Option<Entry<A>> {
         self.entries.try_remove(number as usize)
     }
 

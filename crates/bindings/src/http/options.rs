@@ -79,7 +79,7 @@ pub(super) fn static_options(options: &Bound<'_, PyDict>) -> PyResult<StaticOpti
             "cached_file_max" => found.cached_file_max = value.extract()?,
             "cache_control" => {
                 let value: Option<String> = value.extract()?;
-                let value = value.map(|it| HeaderValue::try_from(it)).transpose();
+                let value = value.map(HeaderValue::try_from).transpose();
                 found.cache_control = value
                     .map_err(|_| PyValueError::new_err("cache_control is no value of a field"))?;
             }

@@ -83,7 +83,7 @@ pub(crate) struct HttpServer {
     environ: Option<CommonEnviron>,
     /// The application without its wrappers: what its calls are known by.
     innermost: Py<PyAny>,
-    connections: GilCell<Connections>,
+    connections: GilCell<Connections<Answering>>,
     listeners: GilCell<Vec<Option<Listener>>>,
     /// Applications that have begun to wait, and have not ended.
     pub(super) n_applications: GilSlot<usize>,
@@ -254,7 +254,7 @@ impl HttpServer {
     }
 
     /// Release a connection that is over; returns what answers its requests.
-    fn release(&self, py: Python<'_>, entry: Entry) -> PyResult<Vec<Answering>> {
+    fn release(&self, py: Python<'_>, entry: Entry<Answering>) -> PyResult<Vec<Answering>> {
         let dispatcher = self.dispatcher.get();
         if let Some(key) = entry.key {
             drop(dispatcher.sources.with(py, |sources| sources.remove(key)));

@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn a_message_is_short_if_it_repeats_the_one_before() {
         let (mut deflater, mut inflater) = pair("permessage-deflate");
-        let message: Vec<u8> = (0..2000_u32).map(|it| (it * 7919 >> 5) as u8).collect();
+        let message: Vec<u8> = (0..2000_u32).map(|it| ((it * 7919) >> 5) as u8).collect();
         let first = deflater.deflate(&message);
         let Some(first) = first else { panic!("it is not compressed") };
         let second = deflater.deflate(&message).unwrap();

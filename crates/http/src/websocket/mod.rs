@@ -150,7 +150,7 @@ pub(crate) fn open(
     link: &Arc<HttpLink>,
     request: &request::Parts,
     body: &Incoming,
-) -> Result<Arc<WebSocket>, (response::Parts, Bytes)> {
+) -> Result<Arc<WebSocket>, Box<(response::Parts, Bytes)>> {
     let server = &link.server;
     let deflates = server.websockets.as_ref().is_some_and(|it| it.per_message_deflate);
     let checked = if server.is_draining() {
@@ -170,7 +170,7 @@ pub(crate) fn open(
             if status == StatusCode::UPGRADE_REQUIRED {
                 head.headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             }
-            Err((head, text))
+            Err(Box::new((head, text)))
         }
     }
 }

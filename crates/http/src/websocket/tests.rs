@@ -1,3 +1,5 @@
+//! What a websocket reads and writes, without a network.
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
