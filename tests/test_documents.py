@@ -75,7 +75,9 @@ def test_files_that_a_document_names_exist(document: str) -> None:
 def test_the_map_lists_every_source_file() -> None:
     """ARCHITECTURE.md says of each file what it is for, and of no file that is gone."""
     assert set() == {path for path in _map() if not (_ROOT / path).exists()}
-    sources = r"(crates/(core|bindings)/(src|tests|benches)|python/threadlets)/.*\.(rs|pyi?|c|h)"
+    sources = (
+        r"(crates/(core|http|bindings)/(src|tests|benches)|python/threadlets)/.*\.(rs|pyi?|c|h)"
+    )
     unlisted = {
         str(path)
         for path in _FILES

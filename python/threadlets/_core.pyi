@@ -22,10 +22,12 @@ __all__ = [
     "Dispatcher",
     "EndedRun",
     "Environment",
+    "FileWrapper",
     "Flags",
     "Future",
     "GreenletTrace",
     "Handle",
+    "HttpServer",
     "Lease",
     "Members",
     "Pending",
@@ -76,15 +78,16 @@ class ThreadFunction:
         cls,
         function: Callable[..., Any],
         args: tuple[Any, ...],
-        thread_local: threading.local,
+        locals: threading.local,
         values: dict[str, Any],
         library: ContextVar[Any] | None,
         /,
     ) -> ThreadFunction: ...
-    def __call__(self) -> Any: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 def call_thread_function(function: ThreadFunction) -> Call[Any]: ...
 
+@final
 class Call(Coroutine[Any, Any, _T_co], Generic[_T_co]):
     """A call of a plain function that is yet to be awaited."""
 

@@ -14,6 +14,7 @@ import pytest
 from messages import Closed
 from threadlets import _core
 from threadlets.exceptions import ClientDisconnected
+from waiting import eventually
 from websocket_client import BINARY, CLOSE, DEFLATE, PING, TEXT, WebSocket, frame
 from websocket_kit import Message, Receive, Scope, Send, connected, on_a_loop, serving
 from websockets.asyncio.client import ClientConnection, connect
@@ -521,8 +522,7 @@ async def test_a_server_that_drains_says_so(restarts: bool) -> None:
             assert code == websocket.close_code
             assert code == (await app.closure())[0]
             assert "before" == app.messages[0]["text"]
-        while native.counts()[0] or native.n_applications():
-            await asyncio.sleep(0.01)
+        await eventually(lambda: not native.counts()[0] and not native.n_applications())
         assert 1 == native.metrics()["websockets"]
         native.close()
 
