@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from serving import Served
+from served_apps import Served
 
 APPS = Path(__file__).parent / "apps"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import APPLICATIONS, Application
-from serving import Served
+from served_apps import Served
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 

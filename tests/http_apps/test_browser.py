@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Served
+from served_apps import Served
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import APPS
-from serving import Served
+from served_apps import Served
 from waiting import wait_until
 
 DEADLINE_S = 30.0
