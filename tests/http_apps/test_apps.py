@@ -117,8 +117,10 @@ def test_curl_uploads_a_form(served: Served, tmp_path: Path) -> None:
     assert _expected("Größe", "data.bin") == json.loads(answer)
 
 
-def test_a_form_comes_in_chunks(served: Served) -> None:
+def test_a_form_comes_in_chunks(application: Application, served: Served) -> None:
     """The same with Transfer-Encoding chunked, which aiohttp sends for a generator."""
+    if application.name.startswith("django"):
+        pytest.skip("Django takes a body without Content-Length for an empty one")
     aiohttp = pytest.importorskip("aiohttp", reason="aiohttp is not installed")
 
     files = {"file": ("data.bin", UPLOAD, "text/plain")}

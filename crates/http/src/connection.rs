@@ -220,7 +220,7 @@ impl HttpConnection {
             Protocol::Http1(http) => self.poll_http1(http, now_ns),
             Protocol::Http2(http) => self.poll_http2(http, now_ns),
             Protocol::WebSocket(driver) => self.turn_websocket(driver, now_ns),
-            Protocol::Lingering(socket) => linger(socket),
+            Protocol::Lingering(socket) => linger(socket, &self.link),
             Protocol::Closed => Protocol::Closed,
         }
     }
@@ -370,12 +370,13 @@ impl HttpConnection {
     /// closing with unread bytes resets the connection, and the response might be lost with it.
     fn close(&mut self, mut socket: Socket, now_ns: u64) -> Protocol {
         let link = &self.link;
-        if link.is_read_closed.load(Relaxed) || !link.may_read.load(Relaxed) {
+        let may_come = link.may_read.load(Relaxed) || link.leaves_body.load(Relaxed);
+        if link.is_read_closed.load(Relaxed) || !may_come {
             return Protocol::Closed;
         }
         socket.shut_down();
         self.times.lingers_ns = Some(now_ns);
-        linger(socket)
+        linger(socket, &self.link)
     }
 
     fn note_progress(&mut self, now_ns: u64) {
@@ -482,15 +483,17 @@ impl Drop for HttpConnection {
 }
 
 /// Read and drop what still comes, until the client closes, too.
-fn linger(socket: Socket) -> Protocol {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
+fn linger(socket: Socket, link: &HttpLink) -> Protocol {
+    let mut buffer = [MaybeUninit::uninit(); 16384];
     for _ in 0..16 {
         match socket.discard(&mut buffer) {
             Ok(Some(n)) if n > 0 => {}
-            Ok(None) => break,
+            Ok(None) => return Protocol::Lingering(socket),
             _ => return Protocol::Closed,
         }
     }
+    // There may be more, which no other edge announces.
+    link.is_woken.store(true, SeqCst);
     Protocol::Lingering(socket)
 }
 

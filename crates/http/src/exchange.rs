@@ -215,9 +215,27 @@ impl Exchange {
     }
 
     fn end_body(&self, state: &mut State) {
+        if state.incoming.is_some() {
+            self.link.leaves_body.store(false, Relaxed);
+        }
+        self.leave_body(state);
+    }
+
+    /// Give up the rest of the body.
+    fn leave_body(&self, state: &mut State) {
         if state.incoming.take().is_some() {
             self.link.n_bodies.fetch_sub(1, Relaxed);
         }
+    }
+
+    /// Whether the application has sent all it will, and has left a large part of the request's body, which the
+    /// connection is not worth.
+    pub(crate) fn leaves_much(&self) -> bool {
+        // hyper reads what is left of a body if that has come.
+        const LEFT_MAX: u64 = 64 * 1024;
+        let state = self.state();
+        state.is_complete
+            && state.incoming.as_ref().is_some_and(|it| it.size_hint().lower() > LEFT_MAX)
     }
 
     /// The trailers of the request, once its body was received.
@@ -349,7 +367,7 @@ impl Exchange {
         state.waker = None;
         state.n_queued_bytes = 0;
         let frames = std::mem::take(&mut state.frames);
-        self.end_body(&mut state);
+        self.leave_body(&mut state);
         drop((state, frames));
     }
 
@@ -431,7 +449,7 @@ pub(crate) enum OutFrame {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let mut state = self.state();
-        self.end_body(&mut state);
+        self.leave_body(&mut state);
         drop(state);
     }
 }

@@ -7,7 +7,7 @@ use crate::websocket;
 /// The limits of a server. Each refusal has a status of its own, and is counted in [`Metrics`](crate::Metrics).
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// RequestService in flight; more are answered with 503.
+    /// Requests in flight; more are answered with 503.
     pub concurrency: Option<usize>,
     /// Open connections; more are closed at once.
     pub connections: Option<usize>,

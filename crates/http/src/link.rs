@@ -53,16 +53,18 @@ pub(crate) struct HttpLink {
     pub(crate) n_pieces_taken: AtomicU64,
     /// Those of them that were sent or dropped.
     pub(crate) n_pieces_moved: AtomicU64,
-    /// RequestService that ended without the whole response.
+    /// Requests that ended without the whole response.
     pub(crate) n_left: AtomicU64,
     /// What the TLS session has agreed on.
     pub(crate) tls: OnceLock<Box<TlsInfo>>,
 
-    /// RequestService of this connection that have begun and have not ended.
+    /// Requests of this connection that have begun and have not ended.
     pub(crate) n_in_flight: AtomicU32,
-    /// RequestService whose bodies are not complete.
+    /// Requests whose bodies are not complete.
     pub(crate) n_bodies: AtomicU32,
-    /// RequestService that have begun.
+    /// The last request's body was not received as a whole: the client may still be sending it.
+    pub(crate) leaves_body: AtomicBool,
+    /// Requests that have begun.
     pub(crate) n_requests: AtomicU64,
     /// Exchanges that have begun, and of which the application does not know yet.
     begun: Mutex<Vec<Arc<Exchange>>>,
@@ -96,6 +98,7 @@ impl HttpLink {
             tls: OnceLock::new(),
             n_in_flight: AtomicU32::new(0),
             n_bodies: AtomicU32::new(0),
+            leaves_body: AtomicBool::new(false),
             n_requests: AtomicU64::new(0),
             begun: Mutex::default(),
             websocket: Mutex::default(),

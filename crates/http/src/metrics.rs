@@ -37,19 +37,19 @@ counters! {
     connections_closed,
     /// Connections that were refused, because there were too many.
     connections_refused,
-    /// RequestService that have begun: their heads were complete and sound.
+    /// Requests that have begun: their heads were complete and sound.
     requests,
-    /// RequestService that have ended.
+    /// Requests that have ended.
     requests_ended,
-    /// RequestService whose clients had left before their responses were sent.
+    /// Requests whose clients had left before their responses were sent.
     clients_left,
-    /// RequestService that the parser refused.
+    /// Requests that the parser refused.
     refused_malformed,
-    /// RequestService with a target, a head or too many header fields above their limits.
+    /// Requests with a target, a head or too many header fields above their limits.
     refused_head_too_large,
-    /// RequestService with a body above its limit.
+    /// Requests with a body above its limit.
     refused_body_too_large,
-    /// RequestService beyond the limit of those in flight.
+    /// Requests beyond the limit of those in flight.
     refused_busy,
     /// Connections that stayed idle for too long.
     timeouts_idle,
@@ -71,7 +71,7 @@ counters! {
     bytes_received,
     /// Bytes that were sent.
     bytes_sent,
-    /// RequestService whose application failed.
+    /// Requests whose application failed.
     application_errors,
     /// Connections that became websockets.
     websockets,

@@ -64,7 +64,7 @@ pub struct Server {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// A path that an application answers whatever the target is.
     pub internal_path: Option<String>,
-    /// RequestService that have ended are kept for the log until [`Server::take_log`].
+    /// Requests that have ended are kept for the log until [`Server::take_log`].
     pub logs: bool,
     /// TLS on every connection.
     pub tls: Option<Tls>,

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use blocking::Task;
@@ -35,6 +36,7 @@ impl Service<Request<Incoming>> for RequestService {
         let (mut parts, incoming) = request.into_parts();
         let link = &self.0;
         let server = &link.server;
+        link.leaves_body.store(!incoming.is_end_stream(), Relaxed);
         let delivery = Delivery::begin(link, &parts);
         let version = parts.version;
         if let Err(status) = check(server, &parts, &incoming) {
@@ -164,9 +166,15 @@ impl Future for Reply {
                 let Some(delivery) = delivery.take() else { return Poll::Pending };
                 let server = Arc::clone(&exchange.link().server);
                 Poll::Ready(match head {
-                    Some(head) => Ok(respond(&server, head, *version, delivery, |delivery| {
-                        Body::exchange(Arc::clone(exchange), delivery)
-                    })),
+                    Some(mut head) => {
+                        if *version < Version::HTTP_2 && exchange.leaves_much() {
+                            let close = HeaderValue::from_static("close");
+                            head.headers.insert(header::CONNECTION, close);
+                        }
+                        Ok(respond(&server, head, *version, delivery, |delivery| {
+                            Body::exchange(Arc::clone(exchange), delivery)
+                        }))
+                    }
                     None => Err(BrokenOff),
                 })
             }

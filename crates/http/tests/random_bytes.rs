@@ -68,7 +68,7 @@ impl Draw {
     }
 }
 
-/// RequestService in a row, some with changes; now and then noise alone.
+/// Requests in a row, some with changes; now and then noise alone.
 fn input(draw: &mut Draw) -> Vec<u8> {
     let mut bytes = vec![draw.next() as u8, draw.next() as u8];
     if draw.below(20) == 0 {

@@ -130,23 +130,23 @@ impl HttpExchange {
     /// The message that `receive` gives now; `None`: there is none yet.
     fn next_message<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let exchange = &self.exchange;
-        let message = match looking_afterwards(|| exchange.receive()) {
-            ReceivedBody::Data { data, more } => messages::request(py, &data, more)?,
+        match looking_afterwards(|| exchange.receive()) {
+            ReceivedBody::Data { data, more } => {
+                return Ok(Some(messages::request(py, &data, more)?.into_any()));
+            }
             ReceivedBody::TooLarge => {
                 exchange.refuse(StatusCode::PAYLOAD_TOO_LARGE);
-                messages::disconnect(py)?
             }
             ReceivedBody::Broken => {
                 exchange.refuse(StatusCode::BAD_REQUEST);
-                messages::disconnect(py)?
             }
-            ReceivedBody::End if exchange.is_over() || exchange.is_complete() => {
-                messages::disconnect(py)?
-            }
-            ReceivedBody::Nothing if exchange.is_over() => messages::disconnect(py)?,
+            ReceivedBody::End if exchange.is_over() || exchange.is_complete() => {}
+            ReceivedBody::Nothing if exchange.is_over() => {}
             ReceivedBody::Nothing | ReceivedBody::End => return Ok(None),
-        };
-        Ok(Some(message.into_any()))
+        }
+        // It is told, and so need not be cancelled.
+        self.listens.set(py, true);
+        Ok(Some(messages::disconnect(py)?.into_any()))
     }
 
     fn receive<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Future>> {
