@@ -78,7 +78,7 @@ class ThreadFunction:
         cls,
         function: Callable[..., Any],
         args: tuple[Any, ...],
-        locals: threading.local,
+        thread_local: threading.local,
         values: dict[str, Any],
         library: ContextVar[Any] | None,
         /,

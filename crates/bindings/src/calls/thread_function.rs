@@ -22,7 +22,7 @@ pub(crate) struct ThreadFunction {
     #[pyo3(get)]
     args: Py<PyTuple>,
     context: Py<PyAny>,
-    locals: Py<PyAny>,
+    thread_local: Py<PyAny>,
     values: Py<PyDict>,
     /// The variable in which sniffio looks up the running library.
     library: Option<Py<PyAny>>,
@@ -31,7 +31,7 @@ pub(crate) struct ThreadFunction {
 impl ThreadFunction {
     fn run(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let values =
-            self.locals.bind(py).getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
+            self.thread_local.bind(py).getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
         // Not always empty: the loop may itself run in a threadlet of another loop.
         let kept = if values.is_empty() { None } else { Some(values.copy()?) };
         values.update(self.values.bind(py).as_mapping())?;
@@ -55,17 +55,17 @@ impl ThreadFunction {
 #[pymethods]
 impl ThreadFunction {
     #[new]
-    #[pyo3(signature = (function, args, locals, values, library, /))]
+    #[pyo3(signature = (function, args, thread_local, values, library, /))]
     fn new(
         py: Python<'_>,
         function: Py<PyAny>,
         args: Py<PyTuple>,
-        locals: Py<PyAny>,
+        thread_local: Py<PyAny>,
         values: Py<PyDict>,
         library: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let context = current_context(py)?.unbind();
-        Ok(Self { function, args, context, locals, values, library })
+        Ok(Self { function, args, context, thread_local, values, library })
     }
 
     fn __call__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -110,7 +110,7 @@ impl ThreadFunction {
         visit.call(&self.function)?;
         visit.call(&self.args)?;
         visit.call(&self.context)?;
-        visit.call(&self.locals)?;
+        visit.call(&self.thread_local)?;
         visit.call(&self.values)?;
         visit.call(&self.library)
     }
