@@ -34,7 +34,8 @@ _N_WARMUP, _N_WARMUP_CONNECTIONS = 2000, 50
 #: The kernel's send buffer of a connection, in bytes. Otherwise it holds megabytes, and nobody waits.
 _TCP_WMEM = "4096 16384 16384"
 
-_TIMED: dict[str, Callable[[Plan], Figures]] = {
+#: The loads that come to an end.
+TIMED: dict[str, Callable[[Plan], Figures]] = {
     "new": loads.new,
     "kept": loads.kept,
     # The same, but the server cannot send an answer at once.
@@ -59,7 +60,7 @@ def drive(plan: Plan) -> Figures:
     with tempfile.TemporaryDirectory() as folder, running(plan, Path(folder)) as session:
         warmup = ["ab", "-q", "-r", "-c", str(_N_WARMUP_CONNECTIONS), "-n", str(_N_WARMUP)]
         run_pinned([*warmup, plan.url], set(plan.load_cpus), loads.TIMEOUT_S)
-        if plan.load in _TIMED:
+        if plan.load in TIMED:
             return _timed(plan, session)
         return _held(plan, session)
 
@@ -120,7 +121,7 @@ def _timed(plan: Plan, session: int) -> Figures:
     """Return the figures of a load that comes to an end."""
     overflows_before = network.n_listen_overflows()
     cpu_before_s, began_s = account.cpu_s(session), time.monotonic()
-    figures = _TIMED[plan.load](plan)
+    figures = TIMED[plan.load](plan)
     server_s = account.cpu_s(session) - cpu_before_s
     return figures | {
         "server_cpu_us_per_request": server_s * 1e6 / max(figures["n_requests"], 1),

@@ -17,6 +17,7 @@ from benches.placement import Placement
 from benches.scenario import Budget, MeasurementFailed, NotApplicable
 from benches.scenarios import seed
 from benches.seed import account, loads, servers
+from benches.seed.__main__ import TIMED
 from benches.seed.plan import Plan
 
 if TYPE_CHECKING:
@@ -157,6 +158,12 @@ def test_every_peer_has_a_command(tmp_path: Path) -> None:
                 assert any(name in argument for argument in argv)
 
 
+def test_every_load_has_cases() -> None:
+    """What the process of a measurement can do is measured."""
+    loads_of_cases = {case.parameters["load"] for case in CASES.values()}
+    assert {*TIMED, "idle", "stalled"} == loads_of_cases
+
+
 def test_only_two_workers_of_ours_have_a_supervisor(tmp_path: Path) -> None:
     """The peer `one-worker` is compared with as many as the plan says."""
     two = plan(peer="threadlets", n_workers=2)
@@ -191,7 +198,9 @@ def test_without_wrk_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.skipif(
     None in map(shutil.which, ("ab", "wrk", "cargo")), reason="ab, wrk or cargo is not installed"
 )
-@pytest.mark.parametrize("name", ["new-wsgi-1k", "kept-wsgi-1k", "slow-wsgi-80k", "idle-wsgi-1k"])
+@pytest.mark.parametrize(
+    "name", ["new-wsgi-1k", "kept-wsgi-1k", "blocked-wsgi-80k", "slow-wsgi-80k", "idle-wsgi-1k"]
+)
 def test_every_load_has_every_figure(name: str) -> None:
     """A few connections, in namespaces of their own; no answer fails."""
     pytest.importorskip("gevent")
