@@ -69,10 +69,10 @@ impl Answering {
     }
 
     /// Tell the application that the client has ended its half.
-    pub(super) fn give_up(&self) {
+    pub(super) fn give_up(&self, py: Python<'_>) {
         match self {
             Self::Http(exchange) => exchange.get().exchange().give_up(),
-            Self::WebSocket(websocket) => websocket.get().exchange().give_up(),
+            Self::WebSocket(websocket) => websocket.get().give_up(py),
         }
     }
 

@@ -216,7 +216,7 @@ impl HttpServer {
             if let Some(connection) = &entry.connection
                 && connection.is_read_closed()
             {
-                entry.answering.iter().for_each(Answering::give_up);
+                entry.answering.iter().for_each(|it| it.give_up(py));
             }
             let live = entry.answering.iter().map(|it| it.clone_ref(py)).collect();
             let needs_room = progress.awaits_room && !entry.is_registered_for_room;

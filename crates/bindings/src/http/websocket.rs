@@ -16,7 +16,7 @@ use threadlets_http::wakes::looking_afterwards;
 use threadlets_http::websocket::Outbound;
 
 use super::answering::Answers;
-use super::messages;
+use super::messages::SentMessage;
 use super::receivers::Receivers;
 use super::server::HttpServer;
 use super::websocket_messages::{self, SentToWebSocket};
@@ -29,8 +29,8 @@ use crate::task::future::Future;
 #[derive(Debug)]
 pub(crate) struct HttpWebSocket {
     server: Py<HttpServer>,
-    /// Its handshake.
-    exchange: Arc<Exchange>,
+    /// Its handshake, until the application has accepted that.
+    handshake: GilSlot<Option<Arc<Exchange>>>,
     websocket: Arc<WebSocket>,
     stage: GilSlot<Stage>,
     /// `receive` has given "websocket.connect".
@@ -61,7 +61,7 @@ impl HttpWebSocket {
     ) -> Self {
         Self {
             server,
-            exchange,
+            handshake: GilSlot::new(Some(exchange)),
             websocket,
             stage: GilSlot::new(Stage::Opening),
             has_connected: GilSlot::new(false),
@@ -72,8 +72,13 @@ impl HttpWebSocket {
         }
     }
 
-    pub(super) fn exchange(&self) -> &Arc<Exchange> {
-        &self.exchange
+    fn handshake(&self, py: Python<'_>) -> Option<Arc<Exchange>> {
+        self.handshake.with(py, |it| it.clone())
+    }
+
+    /// Tell the application that the client has left within its handshake.
+    pub(super) fn give_up(&self, py: Python<'_>) {
+        self.handshake.with(py, |it| it.as_ref().map(|it| it.give_up()));
     }
 
     /// Whether the connection has to know of it still: an application runs or waits.
@@ -109,23 +114,23 @@ impl HttpWebSocket {
 
     /// Whether the client, or the server, has ended what the application has not.
     fn is_left(&self, py: Python<'_>) -> bool {
-        match self.stage.get(py) {
-            Stage::Accepted => self.websocket.is_left(),
-            Stage::Opening | Stage::Denied => self.exchange.is_client_gone(),
+        match self.handshake(py) {
+            Some(handshake) => handshake.is_client_gone(),
+            None => self.websocket.is_left(),
         }
     }
 
     fn is_closed(&self, py: Python<'_>) -> bool {
-        match self.stage.get(py) {
-            Stage::Accepted => self.websocket.is_closed(),
-            Stage::Opening | Stage::Denied => self.exchange.is_over(),
+        match self.handshake(py) {
+            Some(handshake) => handshake.is_over(),
+            None => self.websocket.is_closed(),
         }
     }
 
     fn n_unsent(&self, py: Python<'_>) -> usize {
-        match self.stage.get(py) {
-            Stage::Accepted => self.websocket.n_unsent(),
-            Stage::Opening | Stage::Denied => self.exchange.n_unsent(),
+        match self.handshake(py) {
+            Some(handshake) => handshake.n_unsent(),
+            None => self.websocket.n_unsent(),
         }
     }
 
@@ -134,18 +139,18 @@ impl HttpWebSocket {
         if !self.has_connected.replace(py, true) {
             return Ok(Some(websocket_messages::connect(py)?.into_any()));
         }
-        let is_over = match self.stage.get(py) {
-            Stage::Accepted => {
-                if let Some(message) = looking_afterwards(|| self.websocket.receive()) {
-                    return Ok(Some(websocket_messages::receive(py, message)?.into_any()));
-                }
-                None
-            }
-            Stage::Opening => Some(self.exchange.is_over()),
-            Stage::Denied => Some(self.exchange.is_over() || self.exchange.is_complete()),
-        };
+        let (handshake, stage) = (self.handshake(py), self.stage.get(py));
+        if handshake.is_none()
+            && let Some(message) = looking_afterwards(|| self.websocket.receive())
+        {
+            return Ok(Some(websocket_messages::receive(py, message)?.into_any()));
+        }
         let closure = self.websocket.closure();
-        if !is_over.unwrap_or(closure.is_some()) {
+        let is_over = match handshake {
+            Some(it) => it.is_over() || (stage == Stage::Denied && it.is_complete()),
+            None => closure.is_some(),
+        };
+        if !is_over {
             return Ok(None);
         }
         Ok(Some(websocket_messages::disconnect(py, closure)?.into_any()))
@@ -173,43 +178,46 @@ impl HttpWebSocket {
         let py = slf.py();
         let this = slf.get();
         let sent = websocket_messages::parse(message)?;
-        match (this.stage.get(py), sent) {
-            (Stage::Accepted, SentToWebSocket::Text(text)) => {
+        match (this.stage.get(py), this.handshake(py), sent) {
+            (Stage::Accepted, _, SentToWebSocket::Text(text)) => {
                 let text = text.to_str()?;
                 looking_afterwards(|| this.websocket.send(Outbound::Text(text)))
                     .map_err(|_| client_disconnected(py, CLOSED))?;
             }
-            (Stage::Accepted, SentToWebSocket::Bytes(bytes)) => {
+            (Stage::Accepted, _, SentToWebSocket::Bytes(bytes)) => {
                 looking_afterwards(|| this.websocket.send(Outbound::Binary(bytes)))
                     .map_err(|_| client_disconnected(py, CLOSED))?;
             }
-            (Stage::Accepted, SentToWebSocket::Close) => {
+            (Stage::Accepted, _, SentToWebSocket::Close) => {
                 let (code, reason) = websocket_messages::closure(message)?;
                 looking_afterwards(|| this.websocket.close(code, &reason));
             }
-            (Stage::Opening, SentToWebSocket::Accept { subprotocol, headers }) => {
-                looking_afterwards(|| this.websocket.accept(&this.exchange, subprotocol, headers));
+            (Stage::Opening, Some(handshake), SentToWebSocket::Accept { subprotocol, headers }) => {
+                looking_afterwards(|| this.websocket.accept(&handshake, subprotocol, headers));
                 this.stage.set(py, Stage::Accepted);
+                drop(this.handshake.take(py));
             }
-            (Stage::Opening, SentToWebSocket::Close) => {
-                looking_afterwards(|| this.exchange.refuse(StatusCode::FORBIDDEN));
+            (Stage::Opening, Some(handshake), SentToWebSocket::Close) => {
+                looking_afterwards(|| handshake.refuse(StatusCode::FORBIDDEN));
                 this.stage.set(py, Stage::Denied);
             }
             (
                 Stage::Opening,
-                SentToWebSocket::Denial(messages::SentMessage::Start { head, .. }),
+                Some(handshake),
+                SentToWebSocket::Denial(SentMessage::Start { head, .. }),
             ) => {
-                this.exchange.start(head);
+                handshake.start(head);
                 this.stage.set(py, Stage::Denied);
             }
             (
                 Stage::Denied,
-                SentToWebSocket::Denial(messages::SentMessage::Body { data, more }),
-            ) if !this.exchange.is_complete() => {
-                looking_afterwards(|| this.exchange.send(data, more))
+                Some(handshake),
+                SentToWebSocket::Denial(SentMessage::Body { data, more }),
+            ) if !handshake.is_complete() => {
+                looking_afterwards(|| handshake.send(data, more))
                     .map_err(super::exchange::mismatched)?;
             }
-            (stage, _) => return Err(misplaced(message, stage)),
+            (stage, _, _) => return Err(misplaced(message, stage)),
         }
         let server = this.server.bind(py);
         HttpServer::schedule(server)?;
@@ -222,15 +230,6 @@ impl HttpWebSocket {
             Future::resolve(before.bind(py), py.None())?;
         }
         Ok(future)
-    }
-
-    /// Answer a handshake in the application's place, or break its answer off.
-    fn refuse(&self, was_gone: bool) {
-        looking_afterwards(|| {
-            if was_gone || !self.exchange.refuse(StatusCode::INTERNAL_SERVER_ERROR) {
-                self.exchange.abandon();
-            }
-        });
     }
 }
 
@@ -251,23 +250,25 @@ impl Answers for HttpWebSocket {
         }
         let server = this.server.bind(py);
         let (was_gone, has_failed) = (this.is_left(py), error.is_some());
+        let handshake = this.handshake(py);
         match error {
             Some(error) if was_gone && is_of_leaving(py, &error)? => {}
             Some(error) => server.get().application_failed(py, error)?,
-            None if this.stage.get(py) == Stage::Accepted || was_gone => {}
-            None if this.exchange.is_complete() => {}
+            None if handshake.is_none() || was_gone => {}
+            None if handshake.as_ref().is_some_and(|it| it.is_complete()) => {}
             None => {
                 let message = "the application returned without having answered the handshake of a \
                                websocket; it must send 'websocket.accept' or 'websocket.close'";
                 server.get().application_failed(py, PyRuntimeError::new_err(message))?;
             }
         }
-        if this.stage.get(py) == Stage::Accepted {
-            let code = if has_failed { 1011 } else { 1000 };
-            looking_afterwards(|| this.websocket.close(code, ""));
-        } else if !this.exchange.is_complete() {
-            this.refuse(was_gone);
-        }
+        looking_afterwards(|| match handshake {
+            None => this.websocket.close(if has_failed { 1011 } else { 1000 }, ""),
+            Some(it) if it.is_complete() => {}
+            // Answer in the application's place, or break its answer off.
+            Some(it) if !was_gone && it.refuse(StatusCode::INTERNAL_SERVER_ERROR) => {}
+            Some(it) => it.abandon(),
+        });
         HttpServer::schedule(server)
     }
 }
