@@ -97,7 +97,7 @@ def test_what_only_begins_as_the_preface_is_http1(shared_server: StartServer, fi
         connection.send(first)
         time.sleep(0.05)  # Not to wait for something: for the server to read the first bytes alone.
         rest = b"OST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
-        connection.send(rest if first == b"P" else b"\r\n\r\n" + rest)
+        connection.send(rest if first == b"P" else b"?\r\n\r\n")
         assert (200 if first == b"P" else 400) == connection.read_response().status
 
 
@@ -106,7 +106,7 @@ def test_a_connection_of_http1_stays_one(shared_server: StartServer) -> None:
         connection.send(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
         assert 200 == connection.read_response().status
         connection.send(PREFACE + settings())
-        assert 400 == connection.read_response().status
+        assert b"" == connection.read_to_end()
 
 
 # -- fields --------------------------------------------------------------------------------------------
@@ -256,6 +256,9 @@ def test_a_server_that_stops_finishes_what_has_begun(start: StartOwn, secure: st
 def test_a_client_that_takes_nothing_of_a_response_is_left(start: StartOwn) -> None:
     server = start("--timeout-response", "0.5")
     opening = PREFACE + settings((4, 10))
+    with Http2.connect(server.address) as client:
+        client.answer(GET)
+        n_before = server.n_sockets() - 1
     for path in ("/large?bytes=1000000", "/large?bytes=100"):
         with Http2.connect(server.address, opening=opening) as client:
             client.refills = False
@@ -265,7 +268,7 @@ def test_a_client_that_takes_nothing_of_a_response_is_left(start: StartOwn) -> N
                     # Pings are no progress.
                     client.send(raw_frame(6, 0, 0, bytes(8)))
             assert 10 == len(client.stream(1).body)
-    wait_until(lambda: server.n_sockets() <= 2)
+    wait_until(lambda: server.n_sockets() <= n_before)
 
 
 def test_half_a_head_is_no_request_and_does_not_stay(start: StartOwn) -> None:
@@ -287,7 +290,8 @@ def test_streams_that_are_reset_after_they_began_end_the_connection(server: Serv
             n_pongs = client.n_pongs
             while client.n_pongs == n_pongs and client.read_frame() is not None:
                 pass
-            client.send(raw_frame(RST_STREAM, 0, number, code))
+            if not client.is_closed:
+                client.send(raw_frame(RST_STREAM, 0, number, code))
             number += 2
         assert 200 <= number / 2 < 2000
     with Http2.connect(server.address, tls=server.tls) as client:

@@ -386,8 +386,10 @@ impl HttpConnection {
         if n_written != times.n_written {
             (times.n_written, times.written_ns) = (n_written, now_ns);
             times.n_left = u32::MAX;
-            // A response may be on its way long after its request has ended for us.
-            times.idle_ns = times.idle_ns.map(|_| now_ns);
+            if !link.is_http2.load(Relaxed) {
+                // A response may be on its way long after its request has ended for us.
+                times.idle_ns = times.idle_ns.map(|_| now_ns);
+            }
         }
         let has_read = n_read != times.n_read;
         if link.is_http2.load(Relaxed) {

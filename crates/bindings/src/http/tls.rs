@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
@@ -42,10 +42,9 @@ fn pem(value: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     }
     let path: PathBuf = value.extract()?;
     std::fs::read(&path).map_err(|error| {
-        let error = PyErr::from(error);
-        // It is a name that helps; the error says enough without it.
-        let _ = error.value(value.py()).setattr(intern!(value.py(), "filename"), value);
-        error
+        let text = error.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+        PyOSError::new_err((error.raw_os_error(), text, path.clone()))
     })
 }
 
