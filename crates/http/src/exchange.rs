@@ -52,6 +52,8 @@ struct State {
     incoming: Option<Incoming>,
     /// The application has got something of the body, if only its end.
     has_given_body: bool,
+    /// The rest of the body was given up before the application had it.
+    is_body_left: bool,
     /// Bytes of the body so far.
     n_body_bytes: u64,
     trailers: Option<HeaderMap>,
@@ -107,6 +109,7 @@ impl Exchange {
             head: Some(head),
             incoming,
             has_given_body: false,
+            is_body_left: false,
             n_body_bytes: 0,
             trailers: None,
             response: ResponseHead::Awaited,
@@ -173,7 +176,9 @@ impl Exchange {
     /// Whether the request came without a body; `true` once only.
     pub fn take_empty_body(&self) -> bool {
         let mut state = self.state();
-        state.incoming.is_none() && !std::mem::replace(&mut state.has_given_body, true)
+        state.incoming.is_none()
+            && !state.is_body_left
+            && !std::mem::replace(&mut state.has_given_body, true)
     }
 
     /// Receive the next piece of the request's body.
@@ -183,7 +188,10 @@ impl Exchange {
         let waker = Waker::from(Arc::clone(&self.link));
         let mut context = Context::from_waker(&waker);
         loop {
-            let Some(incoming) = &mut state.incoming else { return ReceivedBody::End };
+            let is_left = state.is_body_left;
+            let Some(incoming) = &mut state.incoming else {
+                return if is_left { ReceivedBody::Broken } else { ReceivedBody::End };
+            };
             match Pin::new(incoming).poll_frame(&mut context) {
                 Poll::Pending => return ReceivedBody::Nothing,
                 Poll::Ready(None) => {
@@ -214,16 +222,18 @@ impl Exchange {
         }
     }
 
+    /// The body is over, whether in order or not.
     fn end_body(&self, state: &mut State) {
-        if state.incoming.is_some() {
+        if state.incoming.take().is_some() {
             self.link.leaves_body.store(false, Relaxed);
+            self.link.n_bodies.fetch_sub(1, Relaxed);
         }
-        self.leave_body(state);
     }
 
-    /// Give up the rest of the body.
+    /// Give up the rest of the body: an application that asks for it later is told that it breaks off.
     fn leave_body(&self, state: &mut State) {
         if state.incoming.take().is_some() {
+            state.is_body_left = true;
             self.link.n_bodies.fetch_sub(1, Relaxed);
         }
     }
