@@ -102,6 +102,10 @@ impl HttpExchange {
             && let Some(message) = this.next_message(py)?
         {
             this.receivers.give(py, message.unbind())?;
+            if this.exchange.is_client_gone() {
+                // That message says so; the application decides what to do.
+                this.listens.set(py, true);
+            }
         }
         let has_room = this.exchange.is_over()
             || (this.exchange.n_unsent() <= this.low_water(py) && !this.exchange.has_queued_file());
