@@ -20,7 +20,6 @@ import pytest
 pytest.importorskip("hyperframe", reason="needs the package h2")
 
 import servers
-from conftest import StartServer
 from http2_client import (
     END_HEADERS,
     GET,
@@ -38,7 +37,7 @@ from http2_client import (
     window_update,
 )
 from messages import Connection
-from servers import Server
+from servers import Server, StartServer
 from waiting import wait_until
 
 if servers.chosen_kind() != servers.OURS:

@@ -21,10 +21,9 @@ pytest.importorskip("cryptography")
 import servers
 import threadlets
 from certificates import COMMON_NAME, COUNTRY, ORGANIZATION, Certified, certify
-from conftest import StartServer
 from cryptography.hazmat.primitives.asymmetric import ec
 from messages import Connection
-from servers import Server
+from servers import Server, StartServer
 from threadlets import _core
 from waiting import wait_until
 

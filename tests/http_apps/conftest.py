@@ -4,38 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from served_apps import Served
-
-APPS = Path(__file__).parent / "apps"
-
-
-@dataclass(frozen=True)
-class Application:
-    """One of the applications of `apps`: its target, and what it needs."""
-
-    name: str
-    target: str
-    packages: tuple[str, ...]
-    has_websockets: bool = False
-
-    @property
-    def is_wsgi(self) -> bool:
-        """Whether it is an application of WSGI."""
-        return self.name.endswith("wsgi")
-
-
-APPLICATIONS = (
-    Application("starlette", "app_starlette:app", ("starlette", "aiosqlite", "multipart"), True),
-    Application("fastapi", "app_fastapi:app", ("fastapi", "sqlalchemy", "multipart"), True),
-    Application("litestar", "app_litestar:app", ("litestar",), True),
-    Application("django-asgi", "app_django:app", ("django",)),
-    Application("django-wsgi", "app_django:wsgi", ("django",)),
-    Application("flask-wsgi", "app_flask:app", ("flask",)),
-)
+from served_apps import APPS, Application, Served
 
 Start = Callable[..., Served]
 

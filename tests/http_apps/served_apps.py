@@ -1,4 +1,4 @@
-"""Starts the real command `threadlets serve` for a test, and reads what it prints."""
+"""The applications of `apps`, and the real command `threadlets serve`, whose output is read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,41 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from waiting import wait_until
 
 _STOP_S = 20.0
 _SERVING = re.compile(r"Serving \S+ on http://[\d.]+:(\d+)")
+
+
+APPS = Path(__file__).parent / "apps"
+
+
+@dataclass(frozen=True)
+class Application:
+    """One of the applications of `apps`: its target, and what it needs."""
+
+    name: str
+    target: str
+    packages: tuple[str, ...]
+    has_websockets: bool = False
+
+    @property
+    def is_wsgi(self) -> bool:
+        """Whether it is an application of WSGI."""
+        return self.name.endswith("wsgi")
+
+
+APPLICATIONS = (
+    Application("starlette", "app_starlette:app", ("starlette", "aiosqlite", "multipart"), True),
+    Application("fastapi", "app_fastapi:app", ("fastapi", "sqlalchemy", "multipart"), True),
+    Application("litestar", "app_litestar:app", ("litestar",), True),
+    Application("django-asgi", "app_django:app", ("django",)),
+    Application("django-wsgi", "app_django:wsgi", ("django",)),
+    Application("flask-wsgi", "app_flask:app", ("flask",)),
+)
 
 
 class Served:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import APPLICATIONS, Application
-from served_apps import Served
+from served_apps import APPLICATIONS, Application, Served
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 

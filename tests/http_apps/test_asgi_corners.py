@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import APPS
-from served_apps import Served
+from served_apps import APPS, Served
 from waiting import wait_until
 
 DEADLINE_S = 30.0
@@ -162,6 +161,17 @@ def test_an_upload_that_breaks_off(served: Served) -> None:
     with _connect(served, head) as connection:
         connection.sendall(b"x" * 10)
     wait_until(lambda: "upload broke off" in _events(served))
+
+
+def test_a_websocket_that_is_asked_now_and_then_loses_nothing(served: Served) -> None:
+    """Calls of `receive` that were cancelled are in the way of no message."""
+    client = pytest.importorskip("websockets.sync.client", reason="websockets is not installed")
+    with client.connect(f"ws://127.0.0.1:{served.port}/patient", proxy=None) as connection:
+        for number in range(3):
+            n_before = len(_events(served))
+            wait_until(lambda n=n_before: len(_events(served)) > n + 1)
+            connection.send(str(number))
+            assert str(number) == connection.recv(DEADLINE_S)
 
 
 # -- bodies --------------------------------------------------------------------------------------------

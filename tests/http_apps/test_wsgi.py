@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import APPS
-from served_apps import Served
+from served_apps import APPS, Served
 from waiting import wait_until
 
 DEADLINE_S = 30.0

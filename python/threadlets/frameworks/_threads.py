@@ -94,6 +94,8 @@ class _Anyio:
         self._backend = AsyncIOBackend
         self._make_scope = CancelScope
         self._task_states = _task_states
+        # What it keeps. It is usually empty, which costs less to see than a task to look up.
+        self._known_states: dict[Any, Any] = vars(_task_states)["data"]
         self._claim_worker_thread = claim_worker_thread
         self._threadlocals = threadlocals
         self._library_of_context = _library_of_context()
@@ -193,6 +195,8 @@ class _Anyio:
         return ThreadFunction(func, args, self._threadlocals, thread_values, library)
 
     def _current_scope(self, loop: Loop) -> CancelScope | None:
+        if not self._known_states:
+            return None
         task = asyncio.current_task(loop)
         state = self._task_states.get(task) if task is not None else None
         return state.cancel_scope if state is not None else None

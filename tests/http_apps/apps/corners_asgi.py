@@ -339,6 +339,22 @@ async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
+async def patient(scope: Scope, receive: Receive, send: Send) -> None:
+    """Echo on a websocket, and do something else whenever nothing comes for a while."""
+    assert "websocket.connect" == (await receive())["type"]
+    await send({"type": "websocket.accept"})
+    while True:
+        try:
+            async with asyncio.timeout(0.01):
+                message = await receive()
+        except TimeoutError:
+            events.append("nothing came")
+            continue
+        if message["type"] == "websocket.disconnect":
+            break
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await lifespan(scope, receive, send)
