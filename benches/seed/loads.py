@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: The most that one load takes, in seconds.
 TIMEOUT_S = 240
+#: In a shorter time wrk does little but connect.
+_KEPT_MIN_S = 2
 #: A slow reader takes so much, then pauses.
 _READ_BYTES, _PAUSE_S = 16 * 1024, 0.02
 #: Asked for; the kernel takes twice as much.
@@ -44,7 +46,8 @@ def new(plan: Plan) -> Figures:
 
 def kept(plan: Plan) -> Figures:
     """Ask by wrk, on connections that stay open."""
-    argv = ["wrk", "-t", "1", "-c", str(plan.n_connections), "-d", f"{max(1, plan.seconds):.0f}s"]
+    seconds = round(max(_KEPT_MIN_S, plan.seconds))
+    argv = ["wrk", "-t", "1", "-c", str(plan.n_connections), "-d", f"{seconds}s"]
     printed, load_busy = _run([*argv, "--timeout", f"{_ANSWER_S}s", "--latency", plan.url], plan)
     return wrk_figures(printed) | {"load_busy": load_busy}
 
