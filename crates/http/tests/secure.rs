@@ -72,6 +72,10 @@ fn serve(server: &Arc<Server>, socket: UnixStream) -> bool {
                             return false;
                         }
                     }
+                    ReceivedBody::End if exchange.is_client_gone() => {
+                        has_broken = true;
+                        return false;
+                    }
                     ReceivedBody::End => {
                         answer(exchange, *n_bytes);
                         return false;
