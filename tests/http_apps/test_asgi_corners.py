@@ -155,15 +155,16 @@ def test_sending_to_a_client_that_has_left_raises(served: Served) -> None:
     assert n_logged == served.output().count("this is the client's doing")
 
 
-@pytest.mark.xfail(
-    strict=False, reason="not always told: an end and the last bytes may come at once"
-)
-def test_an_upload_that_breaks_off(served: Served) -> None:
-    """The application is told, in the place of more of the body."""
-    head = b"POST /uploads HTTP/1.1\r\nContent-Length: 1000"
-    with _connect(served, head) as connection:
-        connection.sendall(b"x" * 10)
-    wait_until(lambda: "upload broke off" in _events(served))
+@pytest.mark.parametrize("path", ["/uploads", "/upload_with_pauses"])
+def test_an_upload_that_breaks_off(served: Served, path: str) -> None:
+    """The application is told, in the place of more of the body; also if it does something else in between."""
+    n_before = _events(served).count("upload broke off")
+    head = f"POST {path} HTTP/1.1\r\nContent-Length: 1000".encode()
+    n_uploads = 30
+    for n_bytes in range(1, n_uploads + 1):
+        with _connect(served, head) as connection:
+            connection.sendall(b"x" * n_bytes)
+    wait_until(lambda: _events(served).count("upload broke off") == n_before + n_uploads)
 
 
 def test_a_websocket_that_is_asked_now_and_then_loses_nothing(served: Served) -> None:

@@ -125,6 +125,13 @@ class _Anyio:
         ) -> Any:
             loop = asyncio.get_running_loop()
             if isinstance(loop, Loop):
+                if limiter is None and not abandon_on_cancel and not self._known_states:
+                    worker: _Worker = vars(loop).get(_WORKER) or self._make_worker(loop)
+                    if worker.default_limiter.total_tokens == _DEFAULT_TOKENS:
+                        # No task has a cancel scope: no call needs a shield from anyio's cancellation.
+                        return call_thread_function(
+                            self._function(func, args, worker.thread_values)
+                        )
                 return self._run(loop, func, args, abandon_on_cancel, limiter)
             return original(cls, func, args, abandon_on_cancel, limiter)
 
@@ -195,8 +202,6 @@ class _Anyio:
         return ThreadFunction(func, args, self._threadlocals, thread_values, library)
 
     def _current_scope(self, loop: Loop) -> CancelScope | None:
-        if not self._known_states:
-            return None
         task = asyncio.current_task(loop)
         state = self._task_states.get(task) if task is not None else None
         return state.cancel_scope if state is not None else None

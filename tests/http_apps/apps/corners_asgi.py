@@ -224,6 +224,17 @@ async def uploads(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, b"%d %d" % (n_bytes, largest))
 
 
+async def upload_with_pauses(scope: Scope, receive: Receive, send: Send) -> None:
+    """Take a body, and do something else between its parts."""
+
+    async def receive_later() -> dict[str, Any]:
+        message = await receive()
+        await asyncio.sleep(0.01)
+        return message
+
+    await uploads(scope, receive_later, send)
+
+
 async def slow_upload(scope: Scope, receive: Receive, send: Send) -> None:
     """Take nothing of a body until it is told to."""
     events.append("upload began")

@@ -48,23 +48,12 @@ impl CallObject {
                 self.begin(py)
             }
             CallState::FreshAbandonable => self.delegate_result(py),
-            CallState::FreshQueueable => {
-                self.state.set(CallState::HasYieldedQueueable);
-                Ok(Step::Yielded(py.None()))
-            }
-            CallState::HasYieldedQueueable => {
-                // SAFETY: the call keeps its function alive.
-                let callable = unsafe { Bound::from_borrowed_ptr(py, self.callable()) };
-                let code = entry_point::code_id(&callable, || None);
-                let is_quick = Worker::with_current(|worker| {
-                    let worker = worker?;
-                    let function = Pool::entry_point(None, code);
-                    starts::is_inline(worker.dispatcher(py), worker, function).then_some(())
-                });
-                match is_quick {
-                    Some(()) => self.start_code(py, code),
-                    None => self.delegate_result(py),
+            state @ (CallState::FreshQueueable | CallState::HasYieldedQueueable) => {
+                if checkpoint::is_due(py) && state == CallState::FreshQueueable {
+                    self.state.set(CallState::HasYieldedQueueable);
+                    return Ok(Step::Yielded(py.None()));
                 }
+                self.start_or_queue(py)
             }
             CallState::AwaitsPermit | CallState::AwaitsResult | CallState::AwaitsBeside => {
                 let mut result = null_mut();
@@ -134,6 +123,20 @@ impl CallObject {
             Ok(false) => self.delegate_permit(py),
             Err(error) => self.fail(py, error),
         }
+    }
+
+    /// Call the function inline if it is known to be quick, and queue it otherwise.
+    fn start_or_queue(&self, py: Python<'_>) -> PyResult<Step> {
+        // SAFETY: the call keeps its function alive.
+        let callable = unsafe { Bound::from_borrowed_ptr(py, self.callable()) };
+        let code = entry_point::code_id(&callable, || None);
+        let is_quick = Worker::with_current(|worker| {
+            worker.is_some_and(|worker| {
+                let function = Pool::entry_point(None, code);
+                starts::is_inline(worker.dispatcher(py), worker, function)
+            })
+        });
+        if is_quick { self.start_code(py, code) } else { self.delegate_result(py) }
     }
 
     /// Call the function inline or beside the dispatcher; its pool has admitted the call.

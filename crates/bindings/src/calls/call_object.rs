@@ -21,8 +21,7 @@ pub(crate) enum CallState {
     Fresh,
     /// It was not awaited yet; cancelling does not wait for the function.
     FreshAbandonable,
-    /// It was not awaited yet; it lets other requests run first, and calls the function inline only if that is known to
-    /// be quick.
+    /// It was not awaited yet; the function is called inline only if it is known to be quick, and queued otherwise.
     FreshQueueable,
     /// It has let other requests run, and calls or queues the function next.
     HasYieldedQueueable,

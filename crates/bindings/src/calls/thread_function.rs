@@ -116,8 +116,8 @@ impl ThreadFunction {
     }
 }
 
-/// An awaitable that lets other requests run once, and then calls the function: in the stack of its awaiter if it is
-/// known to be quick, and as a queued call otherwise.
+/// An awaitable that calls the function: in the stack of its awaiter if it is known to be quick, and as a queued call
+/// otherwise. As any call, it first lets others run if its step has used up its time slice.
 #[pyfunction]
 pub(crate) fn call_thread_function<'py>(
     function: &Bound<'py, ThreadFunction>,

@@ -102,10 +102,6 @@ impl HttpExchange {
             && let Some(message) = this.next_message(py)?
         {
             this.receivers.give(py, message.unbind())?;
-            if this.exchange.is_client_gone() {
-                // That message says so; the application decides what to do.
-                this.listens.set(py, true);
-            }
         }
         let has_room = this.exchange.is_over()
             || (this.exchange.n_unsent() <= this.low_water(py) && !this.exchange.has_queued_file());
@@ -136,6 +132,8 @@ impl HttpExchange {
         let exchange = &self.exchange;
         match looking_afterwards(|| exchange.receive()) {
             ReceivedBody::Data { data, more } => {
+                // An application that has a part of a body asks for the next, and is told then.
+                self.listens.set(py, more);
                 return Ok(Some(messages::request(py, &data, more)?.into_any()));
             }
             ReceivedBody::TooLarge => {
