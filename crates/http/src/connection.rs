@@ -167,6 +167,11 @@ impl HttpConnection {
         self.link.n_in_flight.load(Relaxed)
     }
 
+    /// Whether it was woken and is to be driven again.
+    pub fn is_woken(&self) -> bool {
+        self.link.is_woken.load(Relaxed)
+    }
+
     /// Whether the client has ended its half: it may have left.
     pub fn is_read_closed(&self) -> bool {
         self.link.is_read_closed.load(Relaxed)
@@ -203,7 +208,8 @@ impl HttpConnection {
         }
     }
 
-    fn progress(&self) -> Progress {
+    /// What driving it has come to, when that was last done.
+    pub fn progress(&self) -> Progress {
         Progress {
             is_open: !matches!(self.protocol, Protocol::Closed),
             awaits_room: self.link.awaits_room.load(Relaxed),

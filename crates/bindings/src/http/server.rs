@@ -196,13 +196,14 @@ impl HttpServer {
         for exchange in begun {
             Self::start(slf, number, exchange)?;
         }
+        Self::register(slf, number)?;
         if this.server.has_log() {
             this.log(py)?;
         }
         Ok(())
     }
 
-    /// Register, deregister or remove a connection as its progress asks; returns what answers its requests.
+    /// Remove a connection that is over; returns what answers its requests.
     fn settle(slf: &Bound<'_, Self>, number: u32, progress: Progress) -> PyResult<Vec<Answering>> {
         let py = slf.py();
         let this = slf.get();
@@ -210,47 +211,49 @@ impl HttpServer {
             let removed = this.connections.with(py, |connections| connections.remove(number));
             return removed.map_or(Ok(Vec::new()), |entry| this.release(py, entry));
         }
-        let (live, to_register) = this.connections.with(py, |connections| {
-            let Some(entry) = connections.get(number) else { return (Vec::new(), None) };
+        Ok(this.connections.with(py, |connections| {
+            let Some(entry) = connections.get(number) else { return Vec::new() };
             entry.answering.retain(|it| it.is_live(py));
             if let Some(connection) = &entry.connection
                 && connection.is_read_closed()
             {
                 entry.answering.iter().for_each(|it| it.give_up(py));
             }
-            let live = entry.answering.iter().map(|it| it.clone_ref(py)).collect();
-            let needs_room = progress.awaits_room && !entry.is_registered_for_room;
-            let to_register = match (&entry.connection, entry.key) {
-                (Some(connection), None) => Some((connection.fd(), None)),
-                (Some(connection), key) if needs_room => {
-                    entry.is_registered_for_room = true;
-                    Some((connection.fd(), key))
-                }
-                _ => None,
-            };
-            (live, to_register)
+            entry.answering.iter().map(|it| it.clone_ref(py)).collect()
+        }))
+    }
+
+    /// Have the poller report what a connection waits for, if the connection has come to rest.
+    ///
+    /// One that was woken is driven again before the poller is asked: its application may have answered already, and
+    /// one that is closed after that needs no poller.
+    fn register(slf: &Bound<'_, Self>, number: u32) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let to_register = this.connections.with(py, |connections| {
+            let entry = connections.get(number)?;
+            let connection = entry.connection.as_ref().filter(|it| !it.is_woken())?;
+            let awaits_room = connection.progress().awaits_room;
+            let is_missing = entry.key.is_none() || awaits_room && !entry.is_registered_for_room;
+            is_missing.then(|| {
+                entry.is_registered_for_room = awaits_room;
+                (connection.fd(), entry.key, awaits_room)
+            })
         });
-        match to_register {
-            None => {}
-            Some((fd, Some(key))) => {
-                let poller = this.dispatcher.get().poller(py)?;
-                poller.modify(fd, key, Interest::BOTH).map_err(to_python)?;
-            }
-            Some((fd, None)) => {
-                let source = Source::Http(slf.clone().into_any().unbind(), number);
-                let interest =
-                    if progress.awaits_room { Interest::BOTH } else { Interest::READABLE };
-                let dispatcher = this.dispatcher.get();
-                let key = descriptors::register_source(dispatcher, py, fd, source, interest)?;
-                this.connections.with(py, |connections| {
-                    if let Some(entry) = connections.get(number) {
-                        entry.key = Some(key);
-                        entry.is_registered_for_room = progress.awaits_room;
-                    }
-                });
-            }
+        let Some((fd, key, awaits_room)) = to_register else { return Ok(()) };
+        let interest = if awaits_room { Interest::BOTH } else { Interest::READABLE };
+        let dispatcher = this.dispatcher.get();
+        if let Some(key) = key {
+            return dispatcher.poller(py)?.modify(fd, key, interest).map_err(to_python);
         }
-        Ok(live)
+        let source = Source::Http(slf.clone().into_any().unbind(), number);
+        let key = descriptors::register_source(dispatcher, py, fd, source, interest)?;
+        this.connections.with(py, |connections| {
+            if let Some(entry) = connections.get(number) {
+                entry.key = Some(key);
+            }
+        });
+        Ok(())
     }
 
     /// Release a connection that is over; returns what answers its requests.
@@ -291,6 +294,7 @@ impl HttpServer {
             for answering in Self::settle(slf, number, progress)? {
                 answering.progress(py)?;
             }
+            Self::register(slf, number)?;
         }
         for answering in waiting {
             answering.time_out_body(py)?;
