@@ -3,6 +3,7 @@
 mod deadlines;
 
 use std::cell::RefCell;
+use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
@@ -233,34 +234,22 @@ impl HttpConnection {
 
     /// Read the first bytes, and choose the protocol by them.
     fn begin(&mut self, mut socket: Socket, now_ns: u64) -> Protocol {
-        thread_local! {
-            static BUFFER: RefCell<Box<[MaybeUninit<u8>]>> =
-                RefCell::new(Box::new_uninit_slice(FIRST_READ_MAX));
-        }
-        let first = BUFFER.with_borrow_mut(|buffer| {
-            let received = socket.receive(buffer)?;
-            Ok::<_, std::io::Error>(received.map(|n| {
-                // SAFETY: the kernel has written the first `n` bytes.
-                let filled = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), n) };
-                Bytes::copy_from_slice(filled)
-            }))
-        });
-        match first {
-            Ok(None) => Protocol::Resting(socket),
-            Ok(Some(first)) if first.is_empty() => Protocol::Closed,
-            Err(_) => self.refuse_handshake(socket, now_ns),
-            Ok(Some(first)) => {
-                let first = joined(socket.take_prefix(), first);
-                let (is_http2, may_be_http2) = self.recognize(&socket, &first);
-                socket.put_back(first);
-                if is_http2 {
-                    return Protocol::Http2(Box::new(Http2::new(socket, &self.link)));
-                }
-                if may_be_http2 {
-                    return Protocol::Resting(socket);
-                }
-                self.http1(socket)
+        loop {
+            let first = match read_first(&mut socket) {
+                Ok(None) => return Protocol::Resting(socket),
+                Ok(Some(first)) if first.is_empty() => return Protocol::Closed,
+                Err(_) => return self.refuse_handshake(socket, now_ns),
+                Ok(Some(first)) => joined(socket.take_prefix(), first),
+            };
+            let (is_http2, may_be_http2) = self.recognize(&socket, &first);
+            socket.put_back(first);
+            if is_http2 {
+                return Protocol::Http2(Box::new(Http2::new(socket, &self.link)));
             }
+            if !may_be_http2 {
+                return self.http1(socket);
+            }
+            // No edge announces again what has come already, such as the client's end.
         }
     }
 
@@ -488,6 +477,22 @@ impl Drop for HttpConnection {
         }
         self.link.server.metrics.connections_closed.count();
     }
+}
+
+/// Read what has come of a connection whose protocol is not known yet; as `Socket::receive`.
+fn read_first(socket: &mut Socket) -> io::Result<Option<Bytes>> {
+    thread_local! {
+        static BUFFER: RefCell<Box<[MaybeUninit<u8>]>> =
+            RefCell::new(Box::new_uninit_slice(FIRST_READ_MAX));
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        let received = socket.receive(buffer)?;
+        Ok(received.map(|n| {
+            // SAFETY: the kernel has written the first `n` bytes.
+            let filled = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), n) };
+            Bytes::copy_from_slice(filled)
+        }))
+    })
 }
 
 /// Read and drop what still comes, until the client closes, too.
