@@ -23,6 +23,7 @@ mod http2;
 mod link;
 mod refusal;
 mod response_length;
+mod sealed;
 mod service;
 mod session;
 mod socket;

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::link::HttpLink;
+use crate::sealed::{self, Sealed};
 use crate::session::{Session, TlsFailure};
 
 /// The descriptor of a connection, and what its driver is told of it.
@@ -58,13 +59,42 @@ impl Wire {
 
     /// Send as much as there is room for; `None` if there is no room now.
     pub(crate) fn send(&self, data: &[u8]) -> io::Result<Option<usize>> {
+        if let Some((sealed, at)) = sealed::find(data) {
+            return self.send_sealed(&sealed, at, data.len());
+        }
         self.sent(|| rustix::net::send(self.fd.as_fd(), data, send_flags()))
     }
 
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        let found = slices.iter().enumerate().find_map(|(i, it)| Some((i, sealed::find(it)?)));
+        let Some((n_before, (sealed, at))) = found else {
+            return self.send_message(slices, send_flags());
+        };
+        let (before, part) = (&slices[..n_before], slices[n_before].len());
+        let n_bytes: usize = before.iter().map(|it| it.len()).sum();
+        if n_bytes == 0 {
+            return self.send_sealed(&sealed, at, part);
+        }
+        match self.send_message(before, send_flags() | SendFlags::MORE)? {
+            // An error is met again by the next attempt.
+            Some(n) if n == n_bytes => {
+                Ok(Some(n + self.send_sealed(&sealed, at, part).unwrap_or(None).unwrap_or(0)))
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn send_message(&self, slices: &[IoSlice<'_>], flags: SendFlags) -> io::Result<Option<usize>> {
         self.sent(|| {
             let mut no_ancillary = SendAncillaryBuffer::default();
-            rustix::net::sendmsg(self.fd.as_fd(), slices, &mut no_ancillary, send_flags())
+            rustix::net::sendmsg(self.fd.as_fd(), slices, &mut no_ancillary, flags)
+        })
+    }
+
+    /// Send a part of a file that is in memory, without copying it.
+    fn send_sealed(&self, sealed: &Sealed, at: u64, n_bytes: usize) -> io::Result<Option<usize>> {
+        self.sent(|| {
+            rustix::fs::sendfile(self.fd.as_fd(), sealed.file(), Some(&mut at.clone()), n_bytes)
         })
     }
 

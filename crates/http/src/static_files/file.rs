@@ -17,6 +17,7 @@ use super::body::{self, FilePiece};
 use super::folder::{Folder, Identity, Miss, Patience, Time, regular_file};
 use super::media_type;
 use super::negotiation::Coding;
+use crate::sealed;
 
 /// How often a file is read again that is written meanwhile.
 const N_TRIES: usize = 3;
@@ -221,7 +222,7 @@ fn read_whole(file: &OwnedFd, size: usize, patience: Patience) -> Result<Bytes, 
         }
     }
     whole.shrink_to_fit();
-    Ok(Bytes::from(whole))
+    Ok(sealed::shared(whole))
 }
 
 /// A strong tag: responses with one tag have the same bytes. A file that is replaced by renaming another
