@@ -183,12 +183,12 @@ def test_blocked_function_is_no_slow_callback(run: Any, caplog: pytest.LogCaptur
     """Neither a task's call nor a queued one has delayed other requests: the loop went on."""
 
     async def main() -> None:
-        asyncio.get_running_loop().slow_callback_duration = 0.2
+        asyncio.get_running_loop().slow_callback_duration = 1
         for abandons in (False, True):
             gate = Gate()
             task = asyncio.create_task(threadlets.call(gate, abandon_on_cancel=abandons))
             await gate.entered.wait()
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(1.5)
             gate.open()
             await task
 

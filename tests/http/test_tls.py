@@ -328,7 +328,9 @@ def test_a_handshake_byte_by_byte(server: Server, tls_folder: Path) -> None:
 def test_half_a_handshake_is_given_up(tls_folder: Path) -> None:
     server = servers.start(servers.OURS, "--timeout-request-head", "0.5", tls=tls_folder)
     try:
-        tls = trusting(tls_folder).wrap_bio(ssl.MemoryBIO(), out := ssl.MemoryBIO())
+        tls = trusting(tls_folder).wrap_bio(
+            ssl.MemoryBIO(), out := ssl.MemoryBIO(), server_hostname="localhost"
+        )
         with pytest.raises(ssl.SSLWantReadError):
             tls.do_handshake()
         hello = out.read()
@@ -351,7 +353,9 @@ def test_clients_that_leave_within_the_handshake_leave_nothing(tls_folder: Path)
         with Connection(server.address, tls=trusting(tls_folder)) as connection:
             ask(connection)
             n_before = server.n_sockets() - 1
-        tls = trusting(tls_folder).wrap_bio(ssl.MemoryBIO(), out := ssl.MemoryBIO())
+        tls = trusting(tls_folder).wrap_bio(
+            ssl.MemoryBIO(), out := ssl.MemoryBIO(), server_hostname="localhost"
+        )
         with pytest.raises(ssl.SSLWantReadError):
             tls.do_handshake()
         hello = out.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,12 +32,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def browser() -> Iterator[Any]:
     """Start Chromium: that of the system, or playwright's own."""
     system = shutil.which("chromium") or shutil.which("chromium-browser")
-    with playwright.sync_playwright() as running:
+    with contextlib.ExitStack() as stack:
         try:
+            running = stack.enter_context(playwright.sync_playwright())
             # As root, which containers run tests as, it has no sandbox.
             started = running.chromium.launch(executable_path=system, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium can be started: {error.message.splitlines()[0]}")
+        # Its driver raises plain exceptions where it does not run.
+        except Exception as error:
+            pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
         yield started
         started.close()
 
