@@ -7,45 +7,25 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-_MEMBERSHIP = Path("/proc/self/cgroup")
-_ROOT = Path("/sys/fs/cgroup")
+from threadlets.http._control_groups import MEMBERSHIP, ROOT, group_folders
 
 
-def usable_cpus(*, membership: Path = _MEMBERSHIP, root: Path = _ROOT) -> int:
+def usable_cpus(*, membership: Path = MEMBERSHIP, root: Path = ROOT) -> int:
     """Return how many CPUs this process may use, at least 1; a part of a CPU counts as one."""
     n_cpus: float = len(os.sched_getaffinity(0))
-    for quota in _quotas(membership, root):
-        n_cpus = min(n_cpus, quota)
-    return max(1, math.ceil(n_cpus))
+    quota = cpu_quota(membership=membership, root=root)
+    return max(1, math.ceil(n_cpus if quota is None else min(n_cpus, quota)))
+
+
+def cpu_quota(*, membership: Path = MEMBERSHIP, root: Path = ROOT) -> float | None:
+    """Return the lowest quota of the groups around this process, in CPUs; None without any."""
+    return min(_quotas(membership, root), default=None)
 
 
 def _quotas(membership: Path, root: Path) -> Iterator[float]:
     """Yield the CPUs that each control group around this process allows."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        # hierarchy:controllers:path; version 2 has hierarchy 0 and no controllers.
-        hierarchy, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        # In a container, what is mounted may be the group itself: then its path is not there.
-        if hierarchy == "0" and not controllers:
-            for folder in _up(root, path):
-                yield from _quota_v2(folder / "cpu.max")
-        elif "cpu" in controllers.split(","):
-            for mount in (root / "cpu", root / controllers):
-                for folder in _up(mount, path):
-                    yield from _quota_v1(folder)
-
-
-def _up(root: Path, path: str) -> Iterator[Path]:
-    """Yield the folder of a group and of each group around it, the root last."""
-    folder = root / path.lstrip("/")
-    while folder != root:
-        yield folder
-        folder = folder.parent
-    yield root
+    for version, folder in group_folders("cpu", membership=membership, root=root):
+        yield from _quota_v2(folder / "cpu.max") if version == 2 else _quota_v1(folder)
 
 
 def _quota_v2(file: Path) -> Iterator[float]:

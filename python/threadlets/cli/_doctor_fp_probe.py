@@ -1,6 +1,6 @@
 """Import a package, or load a library, and record how it changes the floating-point state.
 
-``python -m threadlets.cli._doctor_probe import|load NAME FILE`` writes what it found to the file.
+``python -m threadlets.cli._doctor_fp_probe import|load NAME FILE`` writes what it found to the file.
 """
 
 from __future__ import annotations
