@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from threadlets.cli._doctor_app import examine_application
 from threadlets.cli._doctor_fp import check_floating_point
 from threadlets.cli._doctor_machine import examine_interpreter, examine_machine
 from threadlets.cli._doctor_runtime import examine_runtime
@@ -38,6 +39,38 @@ def _examine_machine(context: typer.Context, json: _Json = False) -> None:
             ),
             is_json=json,
         )
+
+
+@doctor.command(name="app", epilog=_EPILOG)
+def _examine_application(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="MODULE:ATTRIBUTE, as for `threadlets serve`."),
+    ],
+    app_dir: Annotated[
+        str, typer.Option("--app-dir", metavar="FOLDER", help="The folder to import it from.")
+    ] = ".",
+    factory: Annotated[
+        bool, typer.Option("--factory", help="TARGET is a function that returns the application.")
+    ] = False,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            min=0.1,
+            metavar="SECONDS",
+            help="How long import, start-up and shutdown may take, each.",
+        ),
+    ] = 20.0,
+    json: _Json = False,
+) -> None:
+    """Import an application and run its start-up, and name what will hurt it on a threadlets loop.
+
+    It is imported in a process of its own, which ends before the command does, together with
+    whatever it has started. What the application prints goes to standard error.
+    """
+    findings = examine_application(target, app_dir=app_dir, factory=factory, limit_s=timeout)
+    _conclude(Report({f"The application {target}": findings}), is_json=json)
 
 
 def _conclude(report: Report, *, is_json: bool) -> None:

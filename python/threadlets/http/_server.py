@@ -110,7 +110,7 @@ class Server:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._signals())
             if self._interface == "asgi" and self._config.worker_threads == "threadlets":
-                stack.enter_context(_threadlets_in_anyio())
+                stack.enter_context(threadlets_in_anyio())
             mode = self._config.lifespan if self._interface == "asgi" else "off"
             lifespan = Lifespan(self._app, self._state, mode)
             await lifespan.start()
@@ -311,7 +311,7 @@ def _begin_listening(native: _core.HttpServer, listener: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _threadlets_in_anyio() -> Iterator[None]:
+def threadlets_in_anyio() -> Iterator[None]:
     """Have the `def` endpoints of Starlette and FastAPI run as threadlets, if anyio is installed."""
     if "anyio" not in sys.modules:
         yield
