@@ -45,7 +45,7 @@ def look(command: RunCommand, tmp_path: Path) -> Look:
         document = json.loads(done.stdout)
         found: dict[str, list[dict[str, Any]]] = {}
         for finding in document["findings"]:
-            assert finding["status"] == "ok" or (finding["cause"] and finding["remedy"]), finding
+            assert "ok" == finding["status"] or (finding["cause"] and finding["remedy"]), finding
             found.setdefault(finding["key"], []).append(finding)
         return done.returncode, found
 

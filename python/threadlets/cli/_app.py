@@ -9,6 +9,7 @@ import typer
 
 import threadlets
 from threadlets.cli._doctor import doctor
+from threadlets.cli._repl import run_repl
 from threadlets.cli._run import RunCommand, run
 from threadlets.cli._serve import ServeCommand, serve
 
@@ -29,10 +30,24 @@ def build_command() -> Any:
     )
     app.callback()(_global_options)
     app.command(name="run", cls=RunCommand, context_settings=RunCommand.settings)(run)
+    app.command(name="repl")(_repl_command)
     app.command(name="serve", cls=ServeCommand, epilog=_EPILOG)(serve)
     app.add_typer(doctor, name="doctor")
     # Not `app()`: that replaces sys.excepthook, which belongs to the script of `threadlets run`.
     return typer.main.get_command(app)
+
+
+def _repl_command(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Switch on asyncio's debug mode in the loop.")
+    ] = False,
+) -> None:
+    """Open a prompt at which code can be awaited, on a threadlets loop.
+
+    `python -m threadlets` without arguments is the same. Tasks go on while the prompt waits; Ctrl-C
+    cancels what is awaited; the tasks that are left at the end are cancelled.
+    """
+    raise SystemExit(run_repl(debug=debug))
 
 
 def _show_version(is_wanted: bool) -> None:

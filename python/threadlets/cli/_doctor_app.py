@@ -38,7 +38,7 @@ def examine_application(
             "answer": str(answer),
         }
         argv = [sys.executable, "-m", "threadlets.cli._doctor_app_probe", json.dumps(order)]
-        status = _run(argv, limit_s=3 * limit_s + _SPARE_S)
+        status = _carry_out(argv, limit_s=3 * limit_s + _SPARE_S)
         if answer.exists():
             return [Finding.from_json(it) for it in json.loads(answer.read_text())]
     return [_no_answer(target, status, limit_s)]
@@ -58,7 +58,7 @@ def _no_answer(target: str, status: int | None, limit_s: float) -> Finding:
     return Finding("app", "problem", fact, cause, remedy, {"target": target})
 
 
-def _run(argv: list[str], *, limit_s: float) -> int | None:
+def _carry_out(argv: list[str], *, limit_s: float) -> int | None:
     """Run a process, what it prints to standard error; return its status, None if it did not end.
 
     What it has started ends with it: such processes become children of this one.
