@@ -17,6 +17,7 @@ _ROOT = Path(__file__).parent.parent
 # list, never from later ones.
 _LAYERS = (
     "threadlets._core",
+    "threadlets._arguments",
     "threadlets._lazy",
     "threadlets._public",
     "threadlets._hooks",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from threadlets import _core
+from threadlets._arguments import check_choice, check_integer, wrong_type
 from threadlets._public import set_module
 from threadlets._running import running_dispatcher_or_none
 
@@ -54,6 +55,7 @@ class Pool(_core.Pool):
 
     Raises:
         ValueError: `limit` is less than 1, or `priority` or `start` is not one of the values above.
+        TypeError: an argument is of the wrong type.
         RuntimeError: at a call, the pool is in use by another loop.
     """
 
@@ -67,7 +69,11 @@ class Pool(_core.Pool):
         start: Start = "auto",
     ) -> Self:
         """Make a pool; see the class."""
-        return super().__new__(cls, limit, Priority(priority), fp, start)
+        remedy = "it must be 'auto', 'inline' or 'beside'"
+        check_choice("start", start, ("auto", "inline", "beside"), remedy)
+        if fp is not None:
+            _check_environment(fp)
+        return super().__new__(cls, _check_limit(limit), _check_priority(priority), fp, start)
 
     def __init__(
         self,
@@ -87,7 +93,7 @@ class Pool(_core.Pool):
 
     @limit.setter
     def limit(self, limit: int | None) -> None:
-        self._set_limit(running_dispatcher_or_none(), limit)
+        self._set_limit(running_dispatcher_or_none(), _check_limit(limit))
 
     @property
     def priority(self) -> Priority:
@@ -96,7 +102,7 @@ class Pool(_core.Pool):
 
     @priority.setter
     def priority(self, priority: Priority) -> None:
-        self._set_priority(running_dispatcher_or_none(), Priority(priority))
+        self._set_priority(running_dispatcher_or_none(), _check_priority(priority))
 
     def cancel(self, message: str | None = None) -> int:
         """Cancel all calls of the pool and return how many there were.
@@ -129,6 +135,27 @@ class Pool(_core.Pool):
         return stats
 
 
+def _check_limit(limit: int | None) -> int | None:
+    if limit is None:
+        return None
+    return check_integer("limit", limit, "how many calls may run at once, or None for any number")
+
+
+def _check_priority(priority: Any) -> Priority:
+    try:
+        return Priority(priority)
+    except ValueError:
+        raise ValueError(
+            f"priority is {priority!r}; it is threadlets.INTERACTIVE, NORMAL or BATCH"
+        ) from None
+
+
+def _check_environment(fp: object) -> None:
+    if not isinstance(fp, _core.Environment):
+        meaning = "the floating-point environment to compute in"
+        raise wrong_type("fp", fp, meaning, "make one with threadlets.fp.environment(…)")
+
+
 @overload
 def threadlet(function: Callable[P, T], /) -> Callable[P, _core.Call[T]]: ...
 
@@ -157,7 +184,8 @@ def threadlet(
     belong to that pool. `abandon_on_cancel` and `fp` are those of `threadlets.call`.
 
     Raises:
-        TypeError: `function` is a coroutine function or an async generator, which does not block.
+        TypeError: `function` is a coroutine function or an async generator, which does not block, or
+            cannot be called; or an option is of the wrong type.
     """
     if function is None:
         return functools.partial(threadlet, pool=pool, abandon_on_cancel=abandon_on_cancel, fp=fp)
@@ -166,6 +194,16 @@ def threadlet(
             f"{function.__qualname__}() is asynchronous: it does not block, so it needs no "
             "threadlet; leave the decorator out"
         )
+    if not callable(function):
+        raise wrong_type(
+            "function", function, "a function that may block", "pass what can be called"
+        )
+    if pool is not None and not isinstance(pool, Pool):
+        raise wrong_type(
+            "pool", pool, "the pool that the calls belong to", "pass a threadlets.Pool"
+        )
+    if fp is not None:
+        _check_environment(fp)
     call: Callable[..., Any] = _core.call if pool is None else pool.call
     options: dict[str, Any] = {}
     if abandon_on_cancel:

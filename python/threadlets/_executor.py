@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from threadlets._arguments import check_integer
 from threadlets._calls import Pool
 from threadlets._public import set_module
 from threadlets._workers.dispatchers import ThreadedDispatcher
@@ -38,6 +39,12 @@ class ThreadletExecutor(concurrent.futures.Executor):
         *,
         threads_max: int | None = None,
     ) -> None:
+        if max_workers is not None:
+            meaning = "how many functions may run at once, or None for any number"
+            check_integer("max_workers", max_workers, meaning)
+        if threads_max is not None:
+            meaning = "the maximum number of threads, or None for 4096"
+            check_integer("threads_max", threads_max, meaning)
         self._pool = Pool(limit=max_workers)
         self._threads = _ExecutorThreads(thread_name_prefix, threads_max)
         # The threads do not refer to the executor, so a dropped executor is finalized.

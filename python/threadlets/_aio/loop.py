@@ -14,7 +14,7 @@ import threading
 from asyncio import base_events, constants, events, format_helpers, sslproto
 from collections.abc import Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from threadlets._aio.datagrams import DatagramTransport
 from threadlets._aio.internals import InternalsMixin, Selector, remember_native_attributes
@@ -23,6 +23,7 @@ from threadlets._aio.serving import Serving
 from threadlets._aio.signals import SignalsMixin
 from threadlets._aio.tasks import register_loop
 from threadlets._aio.transports import SocketTransport
+from threadlets._arguments import check_choice, check_integer, check_number
 from threadlets._core import checkpoint
 from threadlets._executor import ThreadletExecutor
 from threadlets._hooks import LoopHooks, implements
@@ -47,6 +48,22 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
     The arguments are those of `threadlets.new_event_loop`.
     """
 
+    def __new__(cls, *args: Any, threads_max: int | None = None, **kwargs: Any) -> Self:
+        """Make the native half; see the class."""
+        if threads_max is not None:
+            meaning = "the maximum number of threads, or None for 4096"
+            threads_max = check_integer("threads_max", threads_max, meaning)
+            # The native half refuses what is out of range, but takes machine words only.
+            if not 0 <= threads_max <= sys.maxsize:
+                raise ValueError(
+                    f"threads_max is {threads_max}; it must be at least 1, and at most the kernel's "
+                    "limit, 4194304"
+                )
+        self = super().__new__(cls, *args, threads_max=threads_max, **kwargs)
+        # Until the base class opens it: a loop whose arguments are refused needs no closing.
+        self._closed = True
+        return self
+
     def __init__(
         self,
         *,
@@ -57,8 +74,6 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
         fp: FpPolicy = "restore",
         leaks: LeakPolicy = "warn",
     ) -> None:
-        # Until the base class opens it: a loop whose arguments are refused needs no closing.
-        self._closed = True
         if executor not in ("threads", "threadlets"):
             raise ValueError(
                 f"executor is {executor!r}; it is 'threads' for asyncio's own thread pool, or "
@@ -68,7 +83,10 @@ class Loop(LoopDispatcher, InternalsMixin, SignalsMixin, asyncio.SelectorEventLo
             raise ValueError(f"tasks is {tasks!r}; it is 'native', or 'asyncio' for asyncio's own")
         if leaks not in ("warn", "raise"):
             raise ValueError(f"leaks is {leaks!r}; it is 'warn', or 'raise' for a LeakError")
-        if preempt_ms is not None and not preempt_ms > 0:
+        check_choice("fp", fp, get_args(FpPolicy), "it is 'restore', 'warn', 'raise' or 'off'")
+        if preempt_ms is not None and not (
+            check_number("preempt_ms", preempt_ms, "a time in ms, or None for never") > 0
+        ):
             raise ValueError(f"preempt_ms is {preempt_ms}; it is a time in ms, or None for never")
         self._home_id: int | None = None
         self._socket_transports: dict[int, SocketTransport] = {}

@@ -292,7 +292,7 @@ def _decoded(data: bytes, encoding: str) -> str:
 def _encoded(data: Any, encoding: str | None) -> Any:
     if isinstance(data, str) != (encoding is not None):
         raise TypeError(
-            "data is text, which needs an encoding"
+            "data is text, which needs an encoding: pass encoding='utf-8', or bytes"
             if encoding is None
             else f"data is {type(data).__name__}; an encoding is only for text (str)"
         )

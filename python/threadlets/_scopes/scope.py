@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from threadlets._arguments import check_number, wrong_type
 from threadlets._core import (
     Dispatcher,
     Environment,
@@ -35,6 +36,11 @@ T = TypeVar("T")
 #: How long the end of a scope waits before it names the functions that it waits for, in seconds.
 _STALL_S = 5.0
 _STALL_IN_DEBUG_MODE_S = 0.5
+
+
+def _check_time(name: str, value: float) -> None:
+    if math.isnan(check_number(name, value, "a time in seconds, or None for none")):
+        raise ValueError(f"{name} is NaN; it is a time in seconds, or None for none")
 
 
 @set_module("threadlets")
@@ -70,8 +76,8 @@ class Scope:
         if deadline is not None and timeout is not None:
             raise ValueError("a scope has a deadline or a timeout, not both")
         for limit, what in ((deadline, "deadline"), (timeout, "timeout")):
-            if limit is not None and math.isnan(limit):
-                raise ValueError(f"the {what} is NaN; it is a time in seconds")
+            if limit is not None:
+                _check_time(what, limit)
         self.name = name
         self._deadline = deadline
         self._timeout = timeout
@@ -107,8 +113,8 @@ class Scope:
 
     @deadline.setter
     def deadline(self, deadline: float | None) -> None:
-        if deadline is not None and math.isnan(deadline):
-            raise ValueError("the deadline is NaN; it is a time in seconds")
+        if deadline is not None:
+            _check_time("deadline", deadline)
         self._deadline, self._timeout = deadline, None
         if self._members is not None and not self._is_cancelled and not self._is_closed:
             self._set_timer()
@@ -175,6 +181,9 @@ class Scope:
             )
         context = None
         if (fp := kwargs.pop("fp", None)) is not None:
+            if not isinstance(fp, Environment):
+                remedy = "make one with threadlets.fp.environment(…)"
+                raise wrong_type("fp", fp, "the floating-point environment to compute in", remedy)
             context = contextvars.copy_context()
             fp.apply_to(context)
         return starting.start(self._members, what, args, kwargs, context)
@@ -225,6 +234,8 @@ class Scope:
             DrainTimeoutError: requests are outstanding after `timeout` seconds; it names them, and
                 the blocked functions with their stacks.
         """
+        if timeout is not None:
+            _check_time("timeout", timeout)
         await checkpoint
         loop = running_loop()
         until = None if timeout is None else loop.time() + timeout

@@ -1,14 +1,14 @@
 """`CompletionRing`: one completion queue for runs of any program."""
 
-import operator
 import time
 from collections import deque
 from typing import Any, NamedTuple, ParamSpec, Self
 
+from threadlets._arguments import check_integer, check_number, wrong_type
 from threadlets._core import BufferPool, Completions, Result, checkpoint
 from threadlets._public import set_module
 from threadlets._syslets.operations import Flow
-from threadlets._syslets.program import Syslet, running_loop
+from threadlets._syslets.program import Syslet, native_of, running_loop
 
 P = ParamSpec("P")
 
@@ -39,7 +39,7 @@ class CompletionRing:
     """
 
     def __init__(self, size: int = 4096) -> None:
-        if operator.index(size) < 1:
+        if check_integer("size", size, "the number of entries that the ring has room for") < 1:
             raise ValueError(f"size is {size}; a ring has room for at least one entry")
         self.size = size
         self._native = Completions(size)
@@ -65,8 +65,12 @@ class CompletionRing:
             ValueError: `flags` contradict one another, or have no meaning for a whole program.
         """
         if flags:
-            _check_flags(Flow(flags))
-        return self._native._submit(program.native, args, None, tag, int(flags), timeout, pool)
+            _check_flags(flags)
+        if timeout is not None:
+            check_number("timeout", timeout, "a time in seconds, or None for none")
+        if pool is not None and not isinstance(pool, BufferPool):
+            raise wrong_type("pool", pool, "the pool that buffers come from", "pass a BufferPool")
+        return self._native._submit(native_of(program), args, None, tag, int(flags), timeout, pool)
 
     def wait(self, min_events: int = 1, timeout: float | None = None) -> list[Completion]:
         """Wait until there are at least `min_events` entries, and return all entries.
@@ -75,6 +79,8 @@ class CompletionRing:
         Signal handlers run meanwhile, and may raise.
         """
         self._check(min_events)
+        if timeout is not None:
+            check_number("timeout", timeout, "a time in seconds, or None for none")
         deadline = None if timeout is None else time.monotonic() + timeout
         while n_missing := self._collect(min_events):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -136,11 +142,14 @@ class CompletionRing:
         return entries
 
     def _check(self, min_events: int) -> None:
-        if not 0 <= operator.index(min_events) <= self.size:
+        meaning = "the number of entries to wait for"
+        if not 0 <= check_integer("min_events", min_events, meaning) <= self.size:
             raise ValueError(f"min_events is {min_events}; the ring has room for {self.size}")
 
 
-def _check_flags(flags: Flow) -> None:
+def _check_flags(given: Flow | int) -> None:
+    remedy = "combine threadlets.atoms.ASYNC, SYNC and NO_COMPLETE by |"
+    flags = Flow(check_integer("flags", given, "how a run is made; " + remedy))
     if flags & ~(Flow.ASYNC | Flow.SYNC | Flow.NO_COMPLETE):
         raise ValueError(f"{flags!r} has flags of atoms; submit takes ASYNC, SYNC and NO_COMPLETE")
     if Flow.ASYNC | Flow.SYNC in flags:

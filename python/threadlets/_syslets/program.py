@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, ParamSpec
 
+from threadlets._arguments import wrong_type
 from threadlets._core import Dispatcher, Program, Result, checkpoint
 from threadlets._public import set_module
 from threadlets._running import running_dispatcher
@@ -105,10 +107,34 @@ def syslet(function: Callable[P, Generator[Any, Any, Any]], /) -> Syslet[P]:
 
     Raises:
         SysletError: the function does what no program can do; the message says where.
+        TypeError: it is no function of Python.
     """
+    if not inspect.isfunction(function):
+        raise wrong_type(
+            "function",
+            function,
+            "a generator function that yields atoms",
+            "write it with def and yield",
+        )
     program: Syslet[P] = Syslet(*lower(trace_function(function)))
     functools.update_wrapper(program, function)
     return program
+
+
+def native_of(program: Any) -> Program:
+    """Return a program as the native core runs it.
+
+    Raises:
+        TypeError: it is no `Syslet`.
+    """
+    try:
+        native: Program = program.native
+    except AttributeError:
+        if isinstance(program, Syslet):
+            raise
+        remedy = "make one with @threadlets.syslet; plain functions are for threadlets.call"
+        raise wrong_type("program", program, "a syslet", remedy) from None
+    return native
 
 
 def running_loop() -> Dispatcher:
@@ -119,5 +145,6 @@ def running_loop() -> Dispatcher:
     """
     return running_dispatcher(
         "which cannot await programs; use threadlets.run(main()), or program.run(…), which needs "
-        "no loop"
+        "no loop",
+        remedy="await it within threadlets.run(main()), or use program.run(…), which needs no loop",
     )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import operator
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, Self
 
+from threadlets._arguments import check_integer, check_number, wrong_type
 from threadlets._core import BufferPool, Result, checkpoint
 from threadlets._core import Sweep as _NativeSweep
 from threadlets._public import set_module
-from threadlets._syslets.program import Syslet, running_loop
+from threadlets._syslets.program import Syslet, native_of, running_loop
 
 DEPTH = 256
 """The default for the number of runs in flight at a time."""
@@ -170,10 +170,17 @@ def sweep(
         ValueError: `depth` is less than 1, or `timeout` is not above 0.
         TypeError: `depth` is no integer, or `inputs` cannot be iterated over.
     """
-    n_runs = operator.index(depth)
+    n_runs = check_integer("depth", depth, "the number of runs in flight at a time")
     if n_runs < 1:
         raise ValueError(f"depth is {depth}; a sweep has at least one run in flight")
     # The native sweep takes a machine word; there cannot be more inputs than that.
     n_runs = min(n_runs, sys.maxsize)
-    native = _NativeSweep(program.native, inputs, n_runs, ordered, timeout, pool)
+    if timeout is not None:
+        timeout = check_number("timeout", timeout, "a time in seconds, or None for none")
+    if pool is not None and not isinstance(pool, BufferPool):
+        raise wrong_type("pool", pool, "the pool that buffers come from", "pass a BufferPool")
+    if not any(hasattr(type(inputs), it) for it in ("__iter__", "__getitem__")):
+        remedy = "pass a list, or anything else that can be iterated over"
+        raise wrong_type("inputs", inputs, "the arguments of the runs", remedy)
+    native = _NativeSweep(native_of(program), inputs, n_runs, ordered, timeout, pool)
     return Sweep(native, _Counter(len(inputs) if isinstance(inputs, Sized) else None, progress))

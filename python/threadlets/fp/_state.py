@@ -1,9 +1,10 @@
 """The floating-point state of this thread, and environments that change it for a while."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from threadlets import _core
+from threadlets._arguments import check_choice, wrong_type
 from threadlets._public import set_module
 
 Rounding = Literal["nearest", "upward", "downward", "toward-zero"]
@@ -50,6 +51,16 @@ def environment(
     Raises:
         ValueError: `rounding` is not one of the four.
     """
+    if rounding is not None:
+        roundings = get_args(Rounding)
+        remedy = "it is 'nearest', 'upward', 'downward' or 'toward-zero'"
+        check_choice("rounding", rounding, roundings, remedy)
+    for name, value in (
+        ("flush_to_zero", flush_to_zero),
+        ("denormals_are_zero", denormals_are_zero),
+    ):
+        if value is not None and not isinstance(value, bool):
+            raise wrong_type(name, value, "on or off", "pass True, False or None")
     return _core.Environment(
         rounding=rounding, flush_to_zero=flush_to_zero, denormals_are_zero=denormals_are_zero
     )

@@ -235,7 +235,7 @@ unsafe extern "C" fn call(
         let n_ids = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) };
         if n_args == 0 || ffi::PyCallable_Check(*args) == 0 {
             let what = c"threadlets.call() takes a function and its arguments; the first argument \
-                is not callable";
+                is not callable: pass the function itself, as in call(f, x)";
             ffi::PyErr_SetString(ffi::PyExc_TypeError, what.as_ptr());
             return null_mut();
         }

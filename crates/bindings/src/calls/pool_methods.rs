@@ -67,7 +67,8 @@ impl Pool {
         let py = slf.py();
         if !callable.is_callable() {
             return Err(PyTypeError::new_err(
-                "Pool.call() takes a function and its arguments; the first argument is not callable",
+                "Pool.call() takes a function and its arguments; the first argument is not callable: \
+                 pass the function itself, as in call(f, x)",
             ));
         }
         let mut items = memory::room(1 + args.len() + kwargs.map_or(0, PyDictMethods::len))?;

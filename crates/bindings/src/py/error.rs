@@ -1,6 +1,6 @@
 //! Converts errors of the core to Python exceptions; no other module does.
 
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyStopIteration, PyTypeError};
 use pyo3::prelude::*;
 
 /// Converts an error to the `OSError` subclass of its errno, with the system's message.
@@ -19,6 +19,15 @@ pub(crate) fn to_python(error: threadlets_core::Error) -> PyErr {
 pub(crate) fn ends_the_loop(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<pyo3::exceptions::PySystemExit>(py)
         || error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py)
+}
+
+/// The error for an argument of the wrong type, in the words of `threadlets/_arguments.py`: `meaning` goes on after
+/// "it is".
+#[cold]
+pub(crate) fn wrong_type(name: &str, value: &Bound<'_, PyAny>, meaning: &str) -> PyErr {
+    let shown = value.repr().map_or_else(|_| "an object".to_owned(), |it| it.to_string());
+    let kind = value.get_type().name().map_or_else(|_| "?".to_owned(), |it| it.to_string());
+    PyTypeError::new_err(format!("{name} is {shown}, of type {kind}; it is {meaning}"))
 }
 
 /// Replace a `StopIteration`, which would be taken for a return if it left an await or a future.

@@ -7,6 +7,7 @@ use threadlets_core::{TimerKey, clock};
 use crate::dispatcher::replaced;
 use crate::dispatcher::request::Request;
 use crate::dispatcher::worker::Worker;
+use crate::py::error::wrong_type;
 use crate::py::gil_cell::GilSlot;
 use crate::task::future::Future;
 use crate::task::slots::{NativeClass, NativeFuture};
@@ -44,9 +45,14 @@ impl NativeFuture for Sleep {
 ///
 /// Raises:
 ///     RuntimeError: no threadlets loop runs in this thread.
-///     ValueError: the delay is not a number.
+///     ValueError: the delay is NaN.
+///     TypeError: the delay is no number.
 #[pyfunction]
-pub(crate) fn sleep<'py>(py: Python<'py>, delay: f64) -> PyResult<Bound<'py, Sleep>> {
+pub(crate) fn sleep<'py>(delay: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Sleep>> {
+    let py = delay.py();
+    let delay: f64 = delay
+        .extract()
+        .map_err(|_| wrong_type("delay", delay, "a time in seconds: pass a float or an int"))?;
     if delay.is_nan() {
         return Err(PyValueError::new_err("delay is NaN; it is a time in seconds"));
     }

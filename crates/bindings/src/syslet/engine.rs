@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyOverflowError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use threadlets_core::buffers::BufferPool;
 use threadlets_core::engine::{self, Engine, EngineKind, Simulation};
 use threadlets_core::syslet::Run;
 
 use super::channel;
+use crate::py::error::wrong_type;
 
 /// The most that the default pool lends at a time, in bytes.
 const MEMORY_MAX_BYTES: usize = 1024 * 1024 * 1024;
@@ -209,9 +210,20 @@ pub(crate) struct PyBufferPool(pub(crate) Arc<BufferPool>);
 #[pymethods]
 impl PyBufferPool {
     #[new]
-    fn new(memory_max: usize) -> PyResult<Self> {
+    fn new(memory_max: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = memory_max.py();
+        let memory_max: usize = memory_max.extract().map_err(|error: PyErr| {
+            if error.is_instance_of::<PyOverflowError>(py) {
+                return PyValueError::new_err(format!(
+                    "memory_max is {memory_max}; it is a number of bytes, 1 or more, in a machine word"
+                ));
+            }
+            wrong_type("memory_max", memory_max, "the most that is lent, in bytes: pass an int")
+        })?;
         if memory_max == 0 {
-            return Err(PyValueError::new_err("memory_max is 0; such a pool could lend nothing"));
+            return Err(PyValueError::new_err(
+                "memory_max is 0; such a pool could lend nothing: pass 1 or more",
+            ));
         }
         Ok(Self(Arc::new(BufferPool::new(memory_max))))
     }

@@ -1,0 +1,49 @@
+"""Checks of arguments: the error names the argument, what it was given, and what it takes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def wrong_type(name: str, value: object, meaning: str, remedy: str) -> TypeError:
+    """Return the error for an argument of the wrong type.
+
+    `meaning` goes on after "it is", and `remedy` says what to pass.
+    """
+    shown = repr(value)
+    if len(shown) > 60:
+        shown = f"{shown[:57]}..."
+    return TypeError(
+        f"{name} is {shown}, of type {type(value).__name__}; it is {meaning}: {remedy}"
+    )
+
+
+def check_integer(name: str, value: Any, meaning: str) -> int:
+    """Return an integer, or whatever can be used as one (`__index__`)."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise wrong_type(name, value, meaning, "pass an int") from None
+
+
+def check_number(name: str, value: Any, meaning: str) -> float:
+    """Return a number as a float: an int, a float, or whatever has `__float__` or `__index__`."""
+    # `float` takes text, too.
+    if not isinstance(value, str | bytes | bytearray):
+        try:
+            return float(value)
+        except TypeError:
+            pass
+    raise wrong_type(name, value, meaning, "pass a float or an int")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str], remedy: str) -> None:
+    """Refuse what is none of the choices, with a ValueError, or with a TypeError if it is no str."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; {remedy}")
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; {remedy}")
