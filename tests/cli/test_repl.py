@@ -58,6 +58,15 @@ class Terminal:
         if answer != ">>> ":
             self.expect(">>> ")
 
+    def insist(self, statement: str, answer: str) -> None:
+        """Enter a statement until it is answered: an interrupt drops what was entered before it."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while answer not in self.shown:
+            assert time.monotonic() < deadline_s, f"no {answer!r} in:\n{self.shown}"
+            self.send(f"{statement}\n")
+            while answer not in self.shown and self._read(1.0):
+                pass
+
     def expect(self, text: str) -> None:
         """Wait until something is shown, and forget all up to its end."""
         deadline_s = time.monotonic() + DEADLINE_S
@@ -148,8 +157,8 @@ def test_interrupt_cancels_what_is_awaited(open_prompt: Open) -> None:
 def test_interrupt_at_the_prompt_does_not_end_it(open_prompt: Open) -> None:
     """Nothing is awaited then."""
     prompt = open_prompt()
-    prompt.send("\x03\n")
-    prompt.ask("6 * 7", "42\n")
+    prompt.send("\x03")
+    prompt.insist("6 * 7", "42\n")
 
 
 def test_traceback_begins_with_the_statement(open_prompt: Open) -> None:
@@ -222,8 +231,7 @@ def test_editor_of_cpython_is_used(open_prompt: Open) -> None:
     prompt.expect("\n")
     prompt.send("\x03")
     prompt.expect("KeyboardInterrupt")
-    prompt.send("6 * 7\n")
-    prompt.expect("42")
+    prompt.insist("6 * 7", "42")
 
 
 def test_history_is_kept(open_prompt: Open, tmp_path: Path) -> None:
