@@ -154,9 +154,10 @@ def test_interrupt_cancels_what_is_awaited(open_prompt: Open) -> None:
     prompt.ask("other.done()", "False\n")
 
 
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="readline may stay deaf after Ctrl-C")
 def test_interrupt_at_the_prompt_does_not_end_it(open_prompt: Open) -> None:
     """Nothing is awaited then."""
-    prompt = open_prompt()
+    prompt = open_prompt(BASIC="no")
     prompt.send("\x03")
     prompt.insist("6 * 7", "42\n")
 
