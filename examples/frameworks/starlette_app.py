@@ -1,7 +1,7 @@
 """A Starlette application of plain functions: quick, blocking, waiting for SQLite, and reading.
 
-Start it with ``threadlets serve examples.frameworks.starlette_app:app``. FastAPI runs its `def`
-endpoints and dependencies in the same way, and needs the same line.
+Start it with ``threadlets serve examples.frameworks.starlette_app:app``. The server makes threadlets
+of the `def` endpoints; nothing here asks for it. FastAPI's endpoints and dependencies are run in the same way.
 """
 
 from __future__ import annotations
@@ -20,10 +20,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
 from starlette.routing import Route
-from threadlets.frameworks import use_threadlets_in_anyio
-
-# From here on, `def` endpoints are threadlets.
-use_threadlets_in_anyio()
 
 _SECONDS_MAX = 10.0
 

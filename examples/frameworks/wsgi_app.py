@@ -1,7 +1,7 @@
 """A plain WSGI application: it answers, blocks, reads a body, and streams.
 
 Start it with ``threadlets serve examples.frameworks.wsgi_app:app``. Flask and Django applications
-are WSGI applications, too: hand them to `threadlets.frameworks.wsgi` instead.
+are WSGI applications, too, and are served as they are.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from threadlets.frameworks import wsgi
-
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 _COUNT_PAUSE_S = 0.1
 
 
-def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer one request, as PEP 3333 has it."""
     path = environ["PATH_INFO"]
     if path == "/":
@@ -47,6 +45,3 @@ def _count() -> Iterator[bytes]:
     for n in range(1, 6):
         yield b"%d\n" % n
         time.sleep(_COUNT_PAUSE_S)
-
-
-app = wsgi(application)
