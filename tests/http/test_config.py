@@ -66,6 +66,8 @@ def test_each_field_is_checked() -> None:
         ("ssl_keyfile", "key.pem", "there is none"),
         ("ssl_keyfile_password", "secret", "there is none"),
         ("ssl_ca_certs", "ca.pem", "TLS only"),
+        ("ssl_cert_reqs", 3, "0 (none), 1 (optional) or 2 (required)"),
+        ("ssl_cert_reqs", 1, "there are none"),
         ("worker_threads", "gevent", "one of threadlets, anyio"),
     ],
 )

@@ -264,6 +264,42 @@ def test_clients_without_the_right_certificate_are_refused(
         connection.socket.recv(1)
 
 
+@pytest.mark.parametrize(("mode", "is_asked"), [(0, False), (1, True)])
+def test_certificates_of_clients_can_be_optional(
+    mode: int,
+    is_asked: bool,
+    authority: Certified,
+    tls_folder: Path,
+    tmp_path: Path,
+) -> None:
+    """With 1 a client without one is served, and one is checked; with 0 none is asked for."""
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    arguments = ("--ssl-ca-certs", str(tmp_path / "ca.pem"), "--ssl-cert-reqs", str(mode))
+    server = servers.start(servers.OURS, *arguments, app="scope_app:app", tls=tls_folder)
+    own = certify((COMMON_NAME, "a client"), by=authority)
+    stranger = certify((COMMON_NAME, "x"), by=certify((COMMON_NAME, "y"), is_authority=True))
+
+    def chain(context: ssl.SSLContext) -> Any:
+        with Connection(server.address, tls=context) as connection:
+            return json.loads(ask(connection))["tls"]["client_cert_chain"]
+
+    try:
+        assert [] == chain(trusting(tls_folder))
+        known = chain(shown(tls_folder, own, tmp_path / "own.pem"))
+        assert ([own.pem.decode()] if is_asked else []) == known
+        unknown = shown(tls_folder, stranger, tmp_path / "other.pem")
+        if is_asked:
+            with (
+                pytest.raises(ssl.SSLError, match="alert"),
+                Connection(server.address, tls=unknown) as connection,
+            ):
+                connection.socket.recv(1)
+        else:
+            assert [] == chain(unknown)
+    finally:
+        server.stop()
+
+
 # -- handshakes that come to nothing -------------------------------------------------------------------
 
 

@@ -161,8 +161,16 @@ def serve(
     ] = Config.ssl_keyfile_password,
     ssl_ca_certs: Annotated[
         str | None,
-        _option(_TLS, "Ask for clients' certificates, signed by one of these.", metavar="FILE"),
+        _option(_TLS, "Those who sign the certificates of clients (PEM).", metavar="FILE"),
     ] = Config.ssl_ca_certs,
+    ssl_cert_reqs: Annotated[
+        int | None,
+        _option(
+            _TLS,
+            "Ask clients for certificates: 0 no, 1 they may have none, 2 they must. With --ssl-ca-certs 2, else 0.",
+            metavar="0|1|2",
+        ),
+    ] = Config.ssl_cert_reqs,
     proxy_headers: Annotated[
         bool, _option(_PROXIES, "Believe X-Forwarded-For, X-Forwarded-Proto and Forwarded.")
     ] = Config.proxy_headers,

@@ -53,11 +53,14 @@ class Config:
     fd: int | None = None
     #: Connections that may wait to be accepted; the kernel allows at most net.core.somaxconn.
     backlog: int = 2048
-    #: PEM files. The certificates of a client are asked for, and checked, if `ssl_ca_certs` is given.
+    #: PEM files. Certificates of clients are checked against `ssl_ca_certs`.
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     ssl_keyfile_password: str | None = None
     ssl_ca_certs: str | None = None
+    #: Whether clients are asked for certificates: 0 they are not, 1 they may have none, 2 they must have one.
+    #: None is 2 with `ssl_ca_certs`, and 0 without.
+    ssl_cert_reqs: int | None = None
 
     # Proxies in front.
     #: Believe X-Forwarded-For, X-Forwarded-Proto and Forwarded from `forwarded_allow_ips`.
@@ -242,6 +245,12 @@ def _proxies(value: Any) -> _Refusal | None:
     return None
 
 
+def _certificate_mode(value: Any) -> _Refusal | None:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2:
+        return None
+    return "it is 0 (none), 1 (optional) or 2 (required)", "choose one of them"
+
+
 def _header_value(value: Any) -> _Refusal | None:
     return _headers([("cache-control", value)])
 
@@ -283,6 +292,7 @@ _CHECKS: Mapping[str, _Check] = {
     "ssl_keyfile": _optional(_filled),
     "ssl_keyfile_password": _optional(_text),
     "ssl_ca_certs": _optional(_filled),
+    "ssl_cert_reqs": _optional(_certificate_mode),
     "proxy_headers": _flag,
     "forwarded_allow_ips": _proxies,
     "server_header": _flag,
@@ -335,6 +345,11 @@ _RELATIONS: Mapping[str, tuple[Callable[[Config], bool], str, str]] = {
         lambda it: it.ssl_ca_certs is not None and it.ssl_certfile is None,
         "clients show certificates over TLS only, for which the server needs its own",
         "give ssl_certfile, too",
+    ),
+    "ssl_cert_reqs": (
+        lambda it: bool(it.ssl_cert_reqs) and it.ssl_ca_certs is None,
+        "certificates of clients are checked against those who issue them, and there are none",
+        "give ssl_ca_certs, too",
     ),
     "limit_request_line": (
         lambda it: it.limit_request_line > it.limit_request_head,

@@ -17,12 +17,13 @@ def tls_options(config: Config) -> dict[str, Any] | None:
     """
     if config.ssl_certfile is None:
         return None
+    authorities = None if config.ssl_cert_reqs == 0 else config.ssl_ca_certs
     options = {
         "certificates": config.ssl_certfile,
         "key": config.ssl_keyfile,
         "key_password": config.ssl_keyfile_password,
-        "client_authorities": config.ssl_ca_certs,
-        "requires_client_certificate": config.ssl_ca_certs is not None,
+        "client_authorities": authorities,
+        "requires_client_certificate": authorities is not None and config.ssl_cert_reqs != 1,
     }
     try:
         _core.HttpServer.check_tls(options)
