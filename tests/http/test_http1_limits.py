@@ -165,10 +165,10 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_sent(limited: StartLim
 
 
 def test_a_client_that_sends_nothing_is_let_go(limited: StartLimited) -> None:
-    """408 or nothing, and the end."""
+    """408, or, as nginx and we have it, the end alone: there is no request that an answer could be for."""
     server = limited("slow head")
     outcome = exchange(server.address, b"")
-    assert outcome.status in (408, NO_ANSWER)
+    assert outcome.status in ({NO_ANSWER} if server.is_ours else {408, NO_ANSWER})
     assert outcome.ended in ("closed", "reset")
 
 
@@ -331,8 +331,8 @@ def _only(outcome: Outcome) -> Response:
     return response
 
 
-def test_too_many_connections_wait_or_are_refused(limited: StartLimited) -> None:
-    """More than the limit are not served at the same time; when some are closed, they are."""
+def test_too_many_connections_wait(limited: StartLimited) -> None:
+    """More than the limit are not served at the same time; when some are closed, they are: test_connection_limit.py."""
     server = limited("connections")
     held = []
     try:

@@ -37,8 +37,14 @@ impl Backlog {
     /// A failure is reported only when no connections are held: they need not be given up for it, and
     /// their end may help (if descriptors have run out).
     pub fn accept(&mut self) -> Result<bool> {
+        self.accept_at_most(usize::MAX)
+    }
+
+    /// Accept as [`Backlog::accept`] does, but no more than `n_max` connections.
+    pub fn accept_at_most(&mut self, n_max: usize) -> Result<bool> {
+        let held_max = HELD_MAX.min(self.held.len().saturating_add(n_max));
         for _ in 0..ACCEPTED_AT_ONCE_MAX {
-            if self.held.len() >= HELD_MAX {
+            if self.held.len() >= held_max {
                 return Ok(true);
             }
             match socket::accept(self.fd) {
@@ -49,6 +55,11 @@ impl Backlog {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the kernel holds connections that were not accepted.
+    pub fn has_waiting(&self) -> bool {
+        socket::is_readable(self.fd)
     }
 
     /// Take out the connection that has been held for the longest time.
@@ -98,6 +109,17 @@ mod tests {
             assert_eq!(Address::Internet(client.local_addr().unwrap()), peer);
         }
         assert!(backlog.take().is_none());
+    }
+
+    #[test]
+    fn what_is_beyond_the_number_that_is_wanted_stays_with_the_kernel() {
+        let (listener, mut backlog) = listening();
+        let _clients = [connect(&listener), connect(&listener), connect(&listener)];
+        assert_eq!((Ok(true), 0), (backlog.accept_at_most(0), backlog.n_held()));
+        assert_eq!((Ok(true), 2), (backlog.accept_at_most(2), backlog.n_held()));
+        assert!(backlog.has_waiting());
+        assert_eq!((Ok(false), 3), (backlog.accept_at_most(2), backlog.n_held()));
+        assert!(!backlog.has_waiting());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::websocket;
 pub struct Limits {
     /// Requests in flight; more are answered with 503.
     pub concurrency: Option<usize>,
-    /// Open connections; more are closed at once.
+    /// Open connections; further ones wait in the backlogs of the listening sockets.
     pub connections: Option<usize>,
     /// Bytes of a request's target; more are answered with 414.
     pub request_line: usize,
@@ -21,8 +21,8 @@ pub struct Limits {
     pub request_body: Option<u64>,
     /// How long a connection may be idle between two requests.
     pub keep_alive: Duration,
-    /// How long a client may take for a request's head, from its first byte on, or for its first byte on a new
-    /// connection; then it is answered with 408.
+    /// How long a client may take for a request's head, from its first byte on; then it is answered with 408. A new
+    /// connection that sends nothing for so long is closed without an answer: there is no request that it could be for.
     pub head: Duration,
     /// How long a client may pause within a body that the application waits for; then it is answered with 408.
     pub body: Duration,

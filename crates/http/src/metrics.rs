@@ -35,9 +35,9 @@ counters! {
     connections_accepted,
     /// Connections that were closed.
     connections_closed,
-    /// Connections that were refused, because there were too many.
-    connections_refused,
-    /// Requests that have begun: their heads were complete and sound.
+    /// How often clients had to wait because there were as many connections as are allowed.
+    accepting_paused,
+    /// Requests that have begun: their heads could be parsed.
     requests,
     /// Requests that have ended.
     requests_ended,

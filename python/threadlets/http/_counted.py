@@ -13,8 +13,11 @@ Counts = Mapping[str, Any]
 _COUNTERS = {
     "connections_accepted": "Connections that were accepted.",
     "connections_closed": "Connections that were closed.",
-    "connections_refused": "Connections that were refused, because there were too many.",
-    "requests": "Requests whose heads were complete and sound.",
+    "accepting_paused": "How often clients had to wait for one of --limit-connections to end.",
+    "tls_handshakes": "TLS handshakes that were completed.",
+    "tls_handshakes_failed": "TLS handshakes that failed, or that were none.",
+    "requests": "Requests whose heads could be parsed.",
+    "requests_ended": "Requests that have ended.",
     "clients_left": "Requests whose clients had left before their responses were sent.",
     "bytes_received": "Bytes that were received.",
     "bytes_sent": "Bytes that were sent.",

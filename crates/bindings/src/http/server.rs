@@ -5,6 +5,7 @@
 mod accepting;
 mod starting;
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use threadlets_http::static_files::StaticFiles;
 use threadlets_http::wakes::{Wakes, looking_afterwards};
 use threadlets_http::{Progress, Server, Target};
 
+use self::accepting::Listener;
 use super::answering::Answering;
 use super::connections::{CONNECTIONS_MAX, Connections, Entry};
 use super::options::{limits_of, static_options, websocket_options};
@@ -51,16 +53,6 @@ const LISTENERS: u32 = CONNECTIONS_MAX;
 /// The most connections that a listener makes in one tick: others wait, so that requests have their turn.
 const MADE_MAX: usize = 64;
 
-#[derive(Debug)]
-struct Listener {
-    backlog: Backlog,
-    key: SourceKey,
-    fd: i32,
-    is_queued: bool,
-    /// What scopes say of the server's own address.
-    own: Py<PyAny>,
-}
-
 /// A server of one loop. Its methods are called by the thread that runs the loop.
 #[pyclass(frozen, module = "threadlets._core")]
 #[derive(Debug)]
@@ -85,6 +77,8 @@ pub(crate) struct HttpServer {
     innermost: Py<PyAny>,
     connections: GilCell<Connections<Answering>>,
     listeners: GilCell<Vec<Option<Listener>>>,
+    /// Listeners that have clients waiting, and accept none of them, since there is no room; the first has waited longest.
+    paused: GilCell<VecDeque<u32>>,
     /// Applications that have begun to wait, and have not ended.
     pub(super) n_applications: GilSlot<usize>,
     /// The request for woken connections is in the ready queue.
@@ -146,7 +140,7 @@ impl HttpServer {
             RUNG => {
                 let _ = rustix::io::read(slf.get().bell.as_fd(), &mut [0; 8]);
             }
-            LISTENERS.. => Self::accept(slf, (number - LISTENERS) as usize)?,
+            LISTENERS.. => Self::accept(slf, number - LISTENERS)?,
             _ => {
                 slf.get().connections.with(slf.py(), |connections| {
                     if let Some(entry) = connections.get(number) {
@@ -209,7 +203,10 @@ impl HttpServer {
         let this = slf.get();
         if !progress.is_open {
             let removed = this.connections.with(py, |connections| connections.remove(number));
-            return removed.map_or(Ok(Vec::new()), |entry| this.release(py, entry));
+            let Some(entry) = removed else { return Ok(Vec::new()) };
+            let answering = this.release(py, entry);
+            Self::resume_accepting(slf)?;
+            return answering;
         }
         Ok(this.connections.with(py, |connections| {
             let Some(entry) = connections.get(number) else { return Vec::new() };
@@ -411,6 +408,7 @@ impl HttpServer {
             common: Common { root_path, scheme, state, extensions, asgi, certificate },
             connections: GilCell::default(),
             listeners: GilCell::default(),
+            paused: GilCell::default(),
             n_applications: GilSlot::new(0),
             is_scheduled: AtomicBool::new(false),
             check_timer: GilSlot::new(TimerKey::NONE),
