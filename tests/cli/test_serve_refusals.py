@@ -214,6 +214,33 @@ def test_failed_lifespan_is_an_environment_error(command: RunCommand, tmp_path: 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        (("--spa", "index.html"), "--spa"),
+        (("--listing",), "--listing"),
+        (("--dot-files",), "--dot-files"),
+        (("--no-index",), "--no-index"),
+        (("--no-precompressed",), "--no-precompressed"),
+        (("--cache-control", "no-store"), "--cache-control"),
+    ],
+)
+def test_options_of_folders_are_refused_for_applications(
+    command: RunCommand, option: tuple[str, ...], shown: str
+) -> None:
+    """They would be ignored otherwise."""
+    done = command("serve", "service:app", "--port", "0", *option)
+    fact = f"{shown} cannot be used for 'service:app'"
+    _assert_explained(done, 2, fact, "this is for folders", "serve a folder")
+
+
+def test_workers_refuse_options_of_folders_once(command: RunCommand) -> None:
+    """The supervisor does not know what is served; the first worker says it, and nothing is restarted."""
+    done = command("serve", "service:app", "--port", "0", "--listing", "--workers", "2")
+    assert 2 == done.returncode
+    assert 1 == done.stderr.count("--listing cannot be used for 'service:app'")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may bind any port")
 def test_privileged_port_is_refused_by_the_system(command: RunCommand) -> None:
     """The kernel's refusal of port 1 is explained, where this user is not privileged."""

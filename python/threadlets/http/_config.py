@@ -18,6 +18,8 @@ from threadlets.http._proxy import TrustedProxies
 Interface: TypeAlias = Literal["auto", "asgi", "wsgi", "static"]
 
 PORT_MAX = 65535
+#: Fields that only folders have a use for.
+FILES_FIELDS = ("index", "spa", "listing", "dot_files", "precompressed", "cache_control")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 

@@ -5,6 +5,7 @@ Knows nothing of sockets and servers.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import os
@@ -17,7 +18,8 @@ from typing import Any, Literal, TypeAlias
 
 from threadlets._user_error import STATUS_ENVIRONMENT, STATUS_USAGE, UserError
 from threadlets._user_traceback import without_our_frames
-from threadlets.http._config import Interface
+from threadlets.exceptions import ConfigError
+from threadlets.http._config import FILES_FIELDS, Config, Interface
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -83,6 +85,25 @@ def check_app(
             status=STATUS_USAGE,
         )
     return _inspect(app, title), app
+
+
+def check_files_options(config: Config, interface: str) -> None:
+    """Refuse what only folders have a use for, if something else is served.
+
+    Raises:
+        ConfigError: a field has another value than its default.
+    """
+    if interface == "static":
+        return
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if field.name in FILES_FIELDS and value != field.default:
+            raise ConfigError(
+                field.name,
+                value,
+                f"an application is served ({interface.upper()}), and this is for folders",
+                "leave it out, or serve a folder",
+            )
 
 
 # -- folders ---------------------------------------------------------------------------------------
