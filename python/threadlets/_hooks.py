@@ -129,7 +129,7 @@ class HttpServerHooks(Protocol):
         """Report that a listening socket cannot accept, and have it try again later."""
 
     def _log_requests(self, requests: list[Any], /) -> None:
-        """Log requests that have ended: peer, method, target, version, status, bytes, seconds."""
+        """Log requests that have ended: peer, method, target, version, status, bytes, seconds, headers."""
 
 
 class TransportHooks(Protocol):

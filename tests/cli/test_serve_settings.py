@@ -192,7 +192,7 @@ def test_a_slip_in_a_variable_is_reported(command: RunCommand) -> None:
         (("--access-log-format", "xml"), ("--access-log-format cannot be 'xml'", "plain, json")),
         (("--no-access-log", "--access-log-format", "xml"), ("--access-log-format cannot",)),
         (("--forwarded-allow-ips", "proxy"), ("--forwarded-allow-ips cannot be 'proxy'", "*")),
-        (("--metrics", ":65535", "--workers", "2"), ("--metrics cannot be ':65535'", ":65534")),
+        (("--ssl-cert-reqs", "2"), ("--ssl-cert-reqs cannot be 2", "give --ssl-ca-certs")),
         (("--metrics", "metrics"), ("--metrics cannot be 'metrics'", ":9100")),
     ],
 )

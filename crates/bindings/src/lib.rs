@@ -39,6 +39,8 @@ mod _core {
     #[pymodule_export]
     use super::dispatcher::hooks::hooks;
     #[pymodule_export]
+    use super::http::counts::HttpCounts;
+    #[pymodule_export]
     use super::http::server::HttpServer;
     #[pymodule_export]
     use super::http::wsgi::FileWrapper;

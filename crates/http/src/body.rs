@@ -10,6 +10,7 @@ use std::{fmt, io, mem};
 
 use blocking::Task;
 use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Uri, Version, request};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use threadlets_core::clock;
@@ -214,6 +215,7 @@ struct LoggedRequest {
     method: Method,
     uri: Uri,
     version: Version,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl fmt::Debug for Delivery {
@@ -231,6 +233,7 @@ impl Delivery {
                 method: request.method.clone(),
                 uri: request.uri.clone(),
                 version: request.version,
+                headers: kept(&request.headers, &link.server.logged_headers),
             })
         });
         Self {
@@ -275,6 +278,7 @@ impl Drop for Delivery {
             server.log(LogEntry {
                 connection: link.number,
                 peer: link.peer.clone(),
+                headers: logged.headers,
                 method: logged.method,
                 uri: logged.uri,
                 version: logged.version,
@@ -288,4 +292,11 @@ impl Drop for Delivery {
         }
         link.request_ends();
     }
+}
+
+/// The fields of these names, one by one.
+fn kept(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
+    let values =
+        |name| headers.get_all(name).iter().map(move |it| (HeaderName::clone(name), it.clone()));
+    names.iter().flat_map(values).collect()
 }

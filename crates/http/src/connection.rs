@@ -17,7 +17,7 @@ use threadlets_core::Readiness;
 use threadlets_core::socket::Address;
 
 use crate::exchange::Exchange;
-use crate::http2::{Http2, PREFACE, resets_too_much};
+use crate::http2::{Http2, PREFACE, is_flood, resets_too_much};
 use crate::link::HttpLink;
 use crate::server::Server;
 use crate::service::RequestService;
@@ -298,8 +298,10 @@ impl HttpConnection {
             return Protocol::Closed;
         }
         let Poll::Ready(ended) = ended else { return Protocol::Http2(http) };
-        if ended.is_err() && !self.link.is_read_closed.load(Relaxed) {
-            metrics.refused_malformed.count();
+        match &ended {
+            Err(error) if is_flood(error) => metrics.refused_floods.count(),
+            Err(_) if !self.link.is_read_closed.load(Relaxed) => metrics.refused_malformed.count(),
+            _ => {}
         }
         match http.into_socket() {
             Some(socket) => self.close(socket, now_ns),

@@ -1,5 +1,6 @@
 //! HTTP/2 on one connection: hyper's connection, and the futures of its streams, which hyper leaves to others.
 
+use std::error::Error as _;
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -114,6 +115,12 @@ impl Http2 {
 pub(crate) fn resets_too_much(link: &HttpLink) -> bool {
     let n_resets = link.n_left.load(Relaxed);
     n_resets > RESETS_MAX && n_resets * 2 > link.n_requests.load(Relaxed)
+}
+
+/// Whether a connection has ended because its client has sent too much of what costs it little.
+pub(crate) fn is_flood(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|it| it.downcast_ref::<h2::Error>());
+    cause.and_then(h2::Error::reason) == Some(h2::Reason::ENHANCE_YOUR_CALM)
 }
 
 /// Give a request the fields that it would have in HTTP/1.1, for applications that know no other: `:authority` is the

@@ -1,7 +1,12 @@
 //! What a server counts.
 
+mod shared;
+
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+pub use shared::{SharedMetrics, Slot};
 
 /// The upper bounds of the histogram of response times, in microseconds; one more bucket has no bound.
 pub const TIME_BOUNDS_US: [u64; 12] =
@@ -11,6 +16,7 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// Counters of a server, since it was made.
         #[derive(Debug, Default)]
+        #[repr(C)]
         pub struct Metrics {
             $($(#[$doc])* pub $name: Counter,)*
             /// Responses by the first digit of their status.
@@ -25,6 +31,19 @@ macro_rules! counters {
             /// The plain counters, with their names.
             pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name.get()),)*].into_iter()
+            }
+
+            /// Add what others have counted.
+            pub fn add(&self, others: &Self) {
+                $(self.$name.add(others.$name.get());)*
+                self.response_time_us.add(others.response_time_us.get());
+                let lists = [
+                    (&self.responses[..], &others.responses[..]),
+                    (&self.response_times[..], &others.response_times[..]),
+                ];
+                for (own, other) in lists.into_iter().flat_map(|(own, other)| own.iter().zip(other)) {
+                    own.add(other.get());
+                }
             }
         }
     };
@@ -65,6 +84,8 @@ counters! {
     tls_handshakes_failed,
     /// HTTP/2 connections that were closed because their clients reset too many streams.
     refused_resets,
+    /// HTTP/2 connections that were closed because their clients sent too many frames of other kinds.
+    refused_floods,
     /// Websockets whose clients did not answer a ping in time.
     timeouts_ping,
     /// Bytes that were received.
@@ -98,7 +119,51 @@ impl Counter {
     }
 }
 
+/// Where a server counts: in memory of its own, or in a slot of memory that processes share.
+#[derive(Debug)]
+pub enum ServerMetrics {
+    /// Nobody else adds up what is counted.
+    Own(Box<Metrics>),
+    /// Other processes show it, too.
+    Shared(Slot),
+}
+
+impl Default for ServerMetrics {
+    fn default() -> Self {
+        Self::Own(Box::default())
+    }
+}
+
+impl Deref for ServerMetrics {
+    type Target = Metrics;
+
+    fn deref(&self) -> &Metrics {
+        match self {
+            Self::Own(metrics) => metrics,
+            Self::Shared(slot) => slot,
+        }
+    }
+}
+
 impl Metrics {
+    /// How many connections are open.
+    pub fn n_connections(&self) -> u64 {
+        let n_closed = self.connections_closed.get();
+        self.connections_accepted.get().saturating_sub(n_closed)
+    }
+
+    /// How many requests have begun and have not ended.
+    pub fn n_in_flight(&self) -> u64 {
+        let n_ended = self.requests_ended.get();
+        self.requests.get().saturating_sub(n_ended)
+    }
+
+    /// Count what was open and in flight as ended: the process that has counted here is gone.
+    pub fn settle(&self) {
+        self.connections_closed.add(self.n_connections());
+        self.requests_ended.add(self.n_in_flight());
+    }
+
     /// Count a response.
     pub(crate) fn responded(&self, status: http::StatusCode, took: Duration) {
         self.requests_ended.count();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{HeaderName, HeaderValue};
 
 use crate::limits::Limits;
-use crate::metrics::Metrics;
+use crate::metrics::ServerMetrics;
 use crate::static_files::StaticFiles;
 use crate::tls::Tls;
 use crate::wakes::Wakes;
@@ -35,6 +35,8 @@ pub struct LogEntry {
     pub connection: u32,
     /// The peer of the connection.
     pub peer: threadlets_core::socket::Address,
+    /// Those of its header fields that [`Server::logged_headers`] names.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The request's method.
     pub method: http::Method,
     /// The request's target.
@@ -57,7 +59,7 @@ pub struct Server {
     /// What answers requests.
     pub target: Target,
     /// What was counted so far.
-    pub metrics: Metrics,
+    pub metrics: ServerMetrics,
     /// Connections to be driven.
     pub wakes: Wakes,
     /// Header fields of every response that does not set them itself.
@@ -66,6 +68,8 @@ pub struct Server {
     pub internal_path: Option<String>,
     /// Requests that have ended are kept for the log until [`Server::take_log`].
     pub logs: bool,
+    /// The header fields of requests that the log gets, too.
+    pub logged_headers: Vec<HeaderName>,
     /// TLS on every connection.
     pub tls: Option<Tls>,
     /// What websockets do; without it, requests for them are requests like others.
@@ -84,11 +88,12 @@ impl Server {
             http1: http1(&limits),
             limits,
             target,
-            metrics: Metrics::default(),
+            metrics: ServerMetrics::default(),
             wakes,
             headers: Vec::new(),
             internal_path: None,
             logs: false,
+            logged_headers: Vec::new(),
             tls: None,
             websockets: None,
             log: Mutex::default(),

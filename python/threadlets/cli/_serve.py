@@ -87,7 +87,7 @@ def serve(
         str,
         _option(
             _APPLICATION,
-            "'on' refuses to serve if the application's start-up raises.",
+            "'on' refuses to serve if the application's start-up raises; 'auto' serves it without.",
             metavar="auto|on|off",
         ),
     ] = Config.lifespan,
@@ -193,7 +193,7 @@ def serve(
         str | None,
         _option(
             _LOGS,
-            "Metrics for Prometheus, on a path or on a port of their own; worker N+1 has the next port.",
+            "Metrics for Prometheus, on a path or on a port of their own: sums over all workers.",
             metavar="/PATH|:PORT",
         ),
     ] = Config.metrics,

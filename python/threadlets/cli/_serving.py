@@ -14,10 +14,10 @@ from threadlets._user_error import STATUS_USAGE, UserError
 from threadlets.cli._limits import DescriptorLimit, raise_descriptor_limit
 from threadlets.cli._settings import Setting
 from threadlets.http import ConfigError
-from threadlets.http._config import PORT_MAX, Config
+from threadlets.http._config import Config
 from threadlets.http._cpus import usable_cpus
 from threadlets.http._launch import Launch
-from threadlets.http._listen import bind, describe
+from threadlets.http._listen import bind, bind_metrics, describe
 from threadlets.http._logging import logger, set_up_logging
 from threadlets.http._reload import Patterns, Watcher
 from threadlets.http._supervisor import Supervisor
@@ -169,12 +169,12 @@ def _supervise(launch: Launch, n_workers: int, watched: tuple[list[str], Pattern
     config = launch.config
     limit = _raise_limit(config)
     tls_options(config)
-    _check_metrics_ports(config, n_workers)
     if watched is not None:
         _check_folders(watched[0])
     notifier = Notifier()
     inherited = take_sockets(config.backlog)
     groups = [inherited] * n_workers if inherited else bind(config, n_workers)
+    metrics_listeners = bind_metrics(config)
     set_up_logging(config.log_level)
     _log_limit(limit)
 
@@ -189,22 +189,18 @@ def _supervise(launch: Launch, n_workers: int, watched: tuple[list[str], Pattern
 
     watcher = None if watched is None else Watcher(*watched)
     try:
-        return Supervisor(launch, groups, on_ready=ready, notifier=notifier, watcher=watcher).run()
+        return Supervisor(
+            launch,
+            groups,
+            on_ready=ready,
+            notifier=notifier,
+            watcher=watcher,
+            metrics_listeners=metrics_listeners,
+        ).run()
     finally:
         if watcher is not None:
             watcher.close()
         _remove_socket_file(config)
-
-
-def _check_metrics_ports(config: Config, n_workers: int) -> None:
-    metrics = config.metrics or ""
-    if metrics.startswith(":") and (last := int(metrics[1:]) + n_workers - 1) > PORT_MAX:
-        raise UserError(
-            fact=f"--metrics cannot be '{metrics}' for {n_workers} workers",
-            cause=f"each has a port of its own, and the last would have {last}",
-            remedy=f"use :{PORT_MAX - n_workers + 1} or less",
-            status=STATUS_USAGE,
-        )
 
 
 def _check_folders(folders: list[str]) -> None:

@@ -37,7 +37,7 @@ class Config:
 
     # What is served: found out by inspection unless given.
     interface: Interface = "auto"
-    #: "on" refuses to serve an application whose lifespan start-up raises.
+    #: "on" refuses to serve an application whose lifespan raises; "auto" takes that for "has none".
     lifespan: Literal["auto", "on", "off"] = "auto"
     #: The path below which a proxy has put the application: `root_path` of its scope.
     root_path: str = ""

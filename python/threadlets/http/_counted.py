@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +24,7 @@ _COUNTERS = {
     "websockets": "Connections that became websockets.",
 }
 
-_REFUSALS = ("malformed", "head_too_large", "body_too_large", "busy")
+_REFUSALS = ("malformed", "head_too_large", "body_too_large", "busy", "resets", "floods")
 _TIMEOUTS = ("idle", "head", "body", "response", "ping")
 
 
@@ -37,7 +36,7 @@ def families(counts: Counts) -> dict[str, Family]:
     }
     found["threadlets_refusals_total"] = Family(
         "counter",
-        "Requests that the server refused.",
+        "Requests that the server refused, and connections for their resets and floods.",
         {(("reason", it),): counts[f"refused_{it}"] for it in _REFUSALS},
     )
     found["threadlets_timeouts_total"] = Family(
@@ -67,14 +66,13 @@ def families(counts: Counts) -> dict[str, Family]:
 
 
 class MetricsApp:
-    """Shows the metrics of this process; each worker has its own, labelled with its process id."""
+    """Shows the metrics; `count` returns what was counted so far."""
 
     def __init__(self, count: Callable[[], Counts]) -> None:
         self._count = count
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        labels = (("worker", str(os.getpid())),)
-        body = format_metrics(families(self._count()), labels).encode()
+        body = format_metrics(families(self._count())).encode()
         headers = [
             (b"content-type", CONTENT_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),

@@ -36,6 +36,18 @@ def bind(config: Config, n_slots: int = 1) -> list[list[socket.socket]]:
     return [shared] * n_slots
 
 
+def bind_metrics(config: Config) -> list[socket.socket]:
+    """Bind the port of the metrics, if they have one of their own."""
+    if not (config.metrics or "").startswith(":"):
+        return []
+    assert config.metrics is not None
+    try:
+        return bind_tcp(config.host, int(config.metrics[1:]))
+    except UserError as error:
+        error.remedy = "choose another port with --metrics, or end what listens there"
+        raise
+
+
 def adopt(fd: int, backlog: int = _BACKLOG) -> socket.socket:
     """Make a listening socket of a descriptor that was inherited."""
 

@@ -19,6 +19,9 @@ from typing import Any, NamedTuple, TypeAlias
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+#: Lower-case names of the headers that proxies set.
+FORWARDING_HEADERS = (b"x-forwarded-for", b"x-forwarded-proto", b"forwarded")
+
 _CACHED_MAX = 4096
 _SCHEMES = frozenset({"http", "https", "ws", "wss"})
 
@@ -266,10 +269,9 @@ class WsgiBehindProxies:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         address = environ.get("REMOTE_ADDR")
         peer = None if address is None else (address, int(environ["REMOTE_PORT"]))
-        names = {b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"}
         headers = [
             (name, environ[key].encode("latin-1"))
-            for name in names
+            for name in FORWARDING_HEADERS
             if (key := "HTTP_" + name.decode().upper().replace("-", "_")) in environ
         ]
         client = find_client(peer, environ["wsgi.url_scheme"], headers, self._trusted)

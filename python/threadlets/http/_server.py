@@ -25,12 +25,19 @@ from threadlets._hooks import HttpServerHooks, implements
 from threadlets._public import set_module
 from threadlets.frameworks import use_threadlets_in_anyio
 from threadlets.http._access_log import FORMATS
-from threadlets.http._config import Config
+from threadlets.http._config import FILES_FIELDS, Config
 from threadlets.http._counted import MetricsApp
 from threadlets.http._lifespan import Lifespan
-from threadlets.http._listen import bind, bind_tcp
-from threadlets.http._proxy import BehindProxies, WsgiBehindProxies
-from threadlets.http._target import check_app
+from threadlets.http._listen import bind, bind_metrics
+from threadlets.http._proxy import (
+    FORWARDING_HEADERS,
+    BehindProxies,
+    TrustedProxies,
+    WsgiBehindProxies,
+    find_client,
+)
+from threadlets.http._target import check_app, check_files_options
+from threadlets.http._team import REPLACED_SIGNAL, Team
 from threadlets.http._tls import tls_options
 
 logger = logging.getLogger("threadlets.http")
@@ -70,14 +77,27 @@ async def serve(
         UserError: the application cannot be served, or its start-up or shutdown failed.
         KeyboardInterrupt: a second SIGINT came, and connections were dropped.
     """
+    await serve_in_team(app, dataclasses.replace(config or Config(), **options), sockets, on_ready)
+
+
+async def serve_in_team(
+    app: Any,
+    config: Config,
+    sockets: list[socket.socket] | None,
+    on_ready: Callable[[list[socket.socket]], object] | None,
+    team: Team | None = None,
+) -> None:
+    """Serve as `serve` does, and as one of several workers if there is a team.
+
+    A worker is also stopped by SIGHUP: then another one takes its place.
+    """
     loop = asyncio.get_running_loop()
     if not isinstance(loop, Loop):
         raise RuntimeError(
             f"threadlets.http.serve() needs a loop of threadlets, and runs on {type(loop).__name__}; "
             "run the program with threadlets.run(main())"
         )
-    config = dataclasses.replace(config or Config(), **options)
-    server = Server(app, config, loop)
+    server = Server(app, config, loop, team)
     listeners = [it for group in bind(config) for it in group] if sockets is None else sockets
     try:
         await server.run(listeners, on_ready)
@@ -91,10 +111,14 @@ async def serve(
 class Server:
     """One server on the running loop."""
 
-    def __init__(self, app: Any, config: Config, loop: Loop) -> None:
+    def __init__(self, app: Any, config: Config, loop: Loop, team: Team | None = None) -> None:
         self._config = config
         self._loop = loop
+        self._team = team
         self._interface, self._app = check_app(app, repr(app), interface=config.interface)
+        check_files_options(config, self._interface)
+        self._trusted = TrustedProxies(config.forwarded_allow_ips)
+        self._is_replaced = False
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
         self._state: dict[str, Any] = {STOPPING_KEY: self._stopping}
@@ -139,12 +163,14 @@ class Server:
         folder = None
         app: Any = self._app
         if self._interface == "static":
-            names = ("index", "spa", "listing", "dot_files", "precompressed", "cache_control")
-            folder = (Path(str(self._app)), {name: getattr(config, name) for name in names})
+            folder = (Path(str(self._app)), {name: getattr(config, name) for name in FILES_FIELDS})
         if config.proxy_headers:
             wrap = WsgiBehindProxies if self._interface == "wsgi" else BehindProxies
             app = wrap(app, config.forwarded_allow_ips)
-        environ = _environ(config, listeners) if self._interface == "wsgi" else None
+        environ = None
+        if self._interface == "wsgi":
+            is_multiprocess = self._team is not None and self._team.n_workers > 1
+            environ = _environ(config, listeners, is_multiprocess=is_multiprocess)
         return self._add_native(app, folder, is_main=True, environ=environ)
 
     def _add_native(
@@ -187,6 +213,8 @@ class Server:
             environ=environ,
             tls=tls_options(config) if is_main else None,
             websockets=self._websockets() if is_main and self._interface == "asgi" else None,
+            counts=(self._team.counts, self._team.slot) if is_main and self._team else None,
+            logged_headers=list(FORWARDING_HEADERS) if config.proxy_headers else None,
         )
         self._natives.append(native)
         return native
@@ -201,16 +229,19 @@ class Server:
         }
 
     def _count(self) -> dict[str, Any]:
-        return self._natives[0].metrics()
+        return self._natives[0].metrics() if self._team is None else self._team.counts.total()
 
     def _serve_metrics(self, stack: contextlib.ExitStack) -> None:
         """Serve the metrics on a port of their own, if that is asked for."""
-        if self._config.metrics and self._config.metrics.startswith(":"):
-            native = self._add_native(MetricsApp(self._count), None, is_main=False)
-            # Shared with the worker that this one replaces, until that has drained.
-            port = int(self._config.metrics[1:])
-            for listener in bind_tcp(self._config.host, port, is_shared=True):
+        if self._team is not None:
+            listeners = list(self._team.metrics_listeners)
+        else:
+            listeners = bind_metrics(self._config)
+            for listener in listeners:
                 stack.callback(listener.close)
+        if listeners:
+            native = self._add_native(MetricsApp(self._count), None, is_main=False)
+            for listener in listeners:
                 _begin_listening(native, listener)
 
     # -- hooks ---------------------------------------------------------------------------------------
@@ -228,8 +259,11 @@ class Server:
         assert self._format is not None
         now_s = time.time()
         lines = []
-        for peer, method, target, version, status, n_bytes, took_s in requests:
-            client = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
+        for peer, method, target, version, status, n_bytes, took_s, headers in requests:
+            address = peer[:2] if isinstance(peer, tuple) else None
+            if headers:
+                address = find_client(address, "http", headers, self._trusted).address
+            client = f"{address[0]}:{address[1]}" if address else ""
             path, _, query = target.partition("?")
             entry = (now_s - took_s, client, method, path, query, version, status, n_bytes, took_s)
             lines.append(self._format(entry))
@@ -241,7 +275,7 @@ class Server:
     async def _drain(self) -> None:
         """Let requests in flight finish, within the time for that; then cancel them."""
         for native in self._natives:
-            native.drain()
+            native.drain(restarts=self._is_replaced)
         deadline_s = time.monotonic() + self._config.timeout_graceful_shutdown
         while any(native.counts()[0] for native in self._natives):
             if self._forced.is_set() or time.monotonic() >= deadline_s:
@@ -265,16 +299,20 @@ class Server:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if self._team is not None:
+            numbers.append(REPLACED_SIGNAL)
+        for number in numbers:
             self._loop.add_signal_handler(number, self._stop, number)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in numbers:
                 self._loop.remove_signal_handler(number)
 
     def _stop(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
+            self._is_replaced = number is REPLACED_SIGNAL
             logger.info("Stopping on %s: requests in flight may finish", number.name)
             self._stopping.set()
         elif number is signal.SIGINT and not self._forced.is_set():
@@ -282,7 +320,9 @@ class Server:
             self._forced.set()
 
 
-def _environ(config: Config, listeners: list[socket.socket]) -> dict[str, Any]:
+def _environ(
+    config: Config, listeners: list[socket.socket], *, is_multiprocess: bool
+) -> dict[str, Any]:
     """Return what the environs of all requests share."""
     internet = [it for it in listeners if it.family in (socket.AF_INET, socket.AF_INET6)]
     # The port that was asked for may be 0, and there may be none.
@@ -295,7 +335,7 @@ def _environ(config: Config, listeners: list[socket.socket]) -> dict[str, Any]:
         "wsgi.url_scheme": "https" if config.ssl_certfile else "http",
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
+        "wsgi.multiprocess": is_multiprocess,
         "wsgi.run_once": False,
         "wsgi.input_terminated": True,
         "wsgi.file_wrapper": _core.FileWrapper,

@@ -14,14 +14,16 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from threadlets import _core
 from threadlets._user_error import STATUS_ENVIRONMENT, STATUS_INTERRUPTED, STATUS_USAGE
 from threadlets.http._launch import Launch
 from threadlets.http._reload import Watcher
 from threadlets.http._systemd import Notifier
+from threadlets.http._team import Team
 from threadlets.http._worker_process import WorkerProcess, describe_end
 
 logger = logging.getLogger("threadlets.http")
@@ -79,6 +81,7 @@ class Supervisor:
         on_ready: Callable[[], object],
         notifier: Notifier,
         watcher: Watcher | None = None,
+        metrics_listeners: Sequence[socket.socket] = (),
     ) -> None:
         if watcher is not None:
             grace_s = min(launch.config.timeout_graceful_shutdown, _RELOAD_GRACE_S)
@@ -88,6 +91,8 @@ class Supervisor:
         self._on_ready = on_ready
         self._notifier = notifier
         self._watcher = watcher
+        self._counts = _core.HttpCounts()
+        self._metrics_listeners = metrics_listeners
         self._patience_s = launch.config.timeout_graceful_shutdown + _SHUTDOWN_S
         self._draining: list[WorkerProcess] = []
         #: Slots that get new workers: None if none do.
@@ -173,7 +178,7 @@ class Supervisor:
         logger.info("Reloading: %s has changed", ", ".join(map(os.path.relpath, paths[:3])))
         for slot in self._slots:
             for worker in list(slot.workers()):
-                self._drain(slot, worker)
+                self._drain(slot, worker, is_replaced=True)
             # When those that drain have ended: two versions never answer at the same time.
             slot.restart_at_s = None
         self._reload_wanted = True
@@ -181,7 +186,7 @@ class Supervisor:
     def _on_worker_ready(self, slot: Slot, worker: WorkerProcess) -> None:
         logger.debug("Worker %d (%d) is ready", slot.number + 1, worker.pid)
         if slot.serving is not None:
-            self._drain(slot, slot.serving)
+            self._drain(slot, slot.serving, is_replaced=True)
         slot.serving, slot.coming = worker, None
         if self._renewed is None or slot not in self._renewed:
             return
@@ -204,7 +209,7 @@ class Supervisor:
         for worker in list(self._draining):
             if (status := worker.poll()) is not None:
                 self._draining.remove(worker)
-                self._close(worker)
+                self._forget(worker)
                 if worker.is_ready and status != 0:
                     logger.warning("A worker (%d) %s", worker.pid, describe_end(status))
                     if self._is_stopping:
@@ -212,7 +217,7 @@ class Supervisor:
         for slot in self._slots:
             for worker in list(slot.workers()):
                 if (status := worker.poll()) is not None:
-                    self._close(worker)
+                    self._forget(worker)
                     self._on_worker_end(slot, worker, status)
 
     def _on_worker_end(self, slot: Slot, worker: WorkerProcess, status: int) -> None:
@@ -286,14 +291,14 @@ class Supervisor:
         if slot.coming is not None:
             return
         slot.restart_at_s = None
-        launch = self._launch
-        if (metrics := launch.config.metrics or "").startswith(":"):
-            # Each worker counts what is its own, on a port of its own.
-            launch = launch.with_config(metrics=f":{int(metrics[1:]) + slot.number}")
         try:
             # At a terminal, Ctrl-C is for the supervisor alone; but a debugger needs the terminal.
             slot.coming = WorkerProcess(
-                launch, slot.listeners, self._life_fd, own_group=self._watcher is None
+                self._launch,
+                slot.listeners,
+                self._make_team(),
+                self._life_fd,
+                own_group=self._watcher is None,
             )
         except OSError as error:
             if not self._was_ready:
@@ -303,8 +308,8 @@ class Supervisor:
             return
         self._selector.register(slot.coming.ready_fd, selectors.EVENT_READ)
 
-    def _drain(self, slot: Slot, worker: WorkerProcess) -> None:
-        worker.terminate(self._patience_s)
+    def _drain(self, slot: Slot, worker: WorkerProcess, *, is_replaced: bool = False) -> None:
+        worker.terminate(self._patience_s, is_replaced=is_replaced)
         self._close(worker)
         self._draining.append(worker)
         if worker is slot.serving:
@@ -338,11 +343,28 @@ class Supervisor:
 
     # -- what there is --
 
+    def _make_team(self) -> Team:
+        """Return what a new worker shares; it counts where a worker has counted that has ended."""
+        taken = {it.team.slot for it in self._all_workers()}
+        slot = next(it for it in range(len(taken) + 1) if it not in taken)
+        self._counts.reserve(slot + 1)
+        return Team(
+            n_workers=len(self._slots),
+            counts=self._counts,
+            slot=slot,
+            metrics_listeners=self._metrics_listeners,
+        )
+
     def _all_workers(self) -> list[WorkerProcess]:
         return [*self._draining, *(it for slot in self._slots for it in slot.workers())]
 
     def _is_empty(self) -> bool:
         return not self._all_workers()
+
+    def _forget(self, worker: WorkerProcess) -> None:
+        """Note that a worker has ended, and its connections with it."""
+        self._close(worker)
+        self._counts.settle(worker.team.slot)
 
     def _close(self, worker: WorkerProcess) -> None:
         """Forget the pipe of a worker that has ended, or is not waited for any more."""

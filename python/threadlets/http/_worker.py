@@ -18,12 +18,14 @@ import sys
 from collections.abc import Callable
 from typing import Literal
 
+from threadlets import _core
 from threadlets._aio.runners import run
 from threadlets._user_error import STATUS_INTERRUPTED, UserError, print_error
 from threadlets.http._launch import Launch
 from threadlets.http._logging import set_up_logging
-from threadlets.http._server import serve
+from threadlets.http._server import serve_in_team
 from threadlets.http._target import Target
+from threadlets.http._team import Team
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,11 @@ class Orders:
 
     launch: str
     listener_fds: list[int]
+    n_workers: int
+    #: What the workers share: see `Team`.
+    counts_fd: int
+    slot: int
+    metrics_fds: list[int]
     #: A byte is written to it when the worker is ready.
     ready_fd: int
     #: Ends when the supervisor has gone.
@@ -43,6 +50,7 @@ def serve_here(
     target: Target,
     listeners: list[socket.socket],
     on_ready: Callable[[list[socket.socket]], object],
+    team: Team | None = None,
 ) -> int:
     """Serve in this process until it is told to stop, and return the exit status.
 
@@ -55,7 +63,7 @@ def serve_here(
     )
     try:
         run(
-            serve(target.app, config, sockets=listeners, on_ready=on_ready),
+            serve_in_team(target.app, config, listeners, on_ready, team),
             debug=launch.debug or None,
             executor=executor,
         )
@@ -70,9 +78,16 @@ def main() -> None:
         orders = Orders(**json.load(file))
     launch = Launch.from_json(orders.launch)
     set_up_logging(launch.config.log_level)
-    for fd in (*orders.listener_fds, orders.ready_fd, orders.life_fd):
+    for fd in (*orders.listener_fds, *orders.metrics_fds, orders.ready_fd, orders.life_fd):
         os.set_inheritable(fd, False)
     listeners = [socket.socket(fileno=fd) for fd in orders.listener_fds]
+    team = Team(
+        n_workers=orders.n_workers,
+        counts=_core.HttpCounts(orders.counts_fd),
+        slot=orders.slot,
+        metrics_listeners=[socket.socket(fileno=fd) for fd in orders.metrics_fds],
+    )
+    os.close(orders.counts_fd)
 
     def ready(_listeners: list[socket.socket]) -> None:
         asyncio.get_running_loop().add_reader(orders.life_fd, stop_with_supervisor)
@@ -87,7 +102,7 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        status = serve_here(launch, launch.load(), listeners, ready)
+        status = serve_here(launch, launch.load(), listeners, ready, team)
     except UserError as error:
         print_error(error)
         status = error.status

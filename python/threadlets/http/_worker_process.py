@@ -12,6 +12,7 @@ import sys
 import time
 
 from threadlets.http._launch import Launch
+from threadlets.http._team import REPLACED_SIGNAL, Team
 from threadlets.http._worker import Orders
 
 
@@ -19,13 +20,27 @@ class WorkerProcess:
     """A worker that was started; `ready_fd` is readable when it is ready, or has ended."""
 
     def __init__(
-        self, launch: Launch, listeners: list[socket.socket], life_fd: int, *, own_group: bool
+        self,
+        launch: Launch,
+        listeners: list[socket.socket],
+        team: Team,
+        life_fd: int,
+        *,
+        own_group: bool,
     ) -> None:
+        self.team = team
         self.ready_fd, ready_fd = os.pipe()
-        fds = [it.fileno() for it in listeners]
         orders = Orders(
-            launch=launch.to_json(), listener_fds=fds, ready_fd=ready_fd, life_fd=life_fd
+            launch=launch.to_json(),
+            listener_fds=[it.fileno() for it in listeners],
+            n_workers=team.n_workers,
+            counts_fd=team.counts.fileno(),
+            slot=team.slot,
+            metrics_fds=[it.fileno() for it in team.metrics_listeners],
+            ready_fd=ready_fd,
+            life_fd=life_fd,
         )
+        fds = (*orders.listener_fds, *orders.metrics_fds, orders.counts_fd, ready_fd, life_fd)
         # Not among the arguments, which everybody may read: a password may be part of it.
         orders_fd = os.memfd_create("threadlets-worker")
         try:
@@ -34,7 +49,7 @@ class WorkerProcess:
             flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
             self._process = subprocess.Popen(
                 [sys.executable, *flags, "-m", "threadlets.http._worker", str(orders_fd)],
-                pass_fds=(*fds, orders_fd, ready_fd, life_fd),
+                pass_fds=(*fds, orders_fd),
                 process_group=0 if own_group else None,
             )
         except OSError:
@@ -58,11 +73,14 @@ class WorkerProcess:
         self.close()
         return self.is_ready
 
-    def terminate(self, patience_s: float) -> None:
-        """Tell it to drain and end; after this time it is killed. To be told again changes nothing."""
+    def terminate(self, patience_s: float, *, is_replaced: bool = False) -> None:
+        """Tell it to drain and end; after this time it is killed. To be told again changes nothing.
+
+        With `is_replaced` it is told that another worker takes its place.
+        """
         if self.killed_at_s is None:
             self.killed_at_s = time.monotonic() + patience_s
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(REPLACED_SIGNAL if is_replaced else signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once."""

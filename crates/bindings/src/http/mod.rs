@@ -2,8 +2,9 @@
 //!
 //! [`server`] has the connections and drives them as requests of the dispatcher. [`exchange`] is what an application
 //! holds of a request, [`websocket`] of a websocket: the native halves of ASGI's `receive` and `send`. [`scope`],
-//! [`messages`], [`websocket_messages`], [`options`] and [`tls`] translate.
+//! [`messages`], [`websocket_messages`], [`options`] and [`tls`] translate. [`counts`] is what was counted.
 
+pub(crate) mod counts;
 pub(crate) mod exchange;
 pub(crate) mod server;
 pub(crate) mod websocket;

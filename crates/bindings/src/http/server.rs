@@ -16,9 +16,10 @@ use pyo3::PyTraverseError;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use threadlets_core::socket::{self, SocketFd};
 use threadlets_core::{Backlog, Interest, Readiness, SourceKey, TimerKey, clock};
+use threadlets_http::metrics::ServerMetrics;
 use threadlets_http::static_files::StaticFiles;
 use threadlets_http::wakes::{Wakes, looking_afterwards};
 use threadlets_http::{Progress, Server, Target};
@@ -26,6 +27,7 @@ use threadlets_http::{Progress, Server, Target};
 use self::accepting::Listener;
 use super::answering::Answering;
 use super::connections::{CONNECTIONS_MAX, Connections, Entry};
+use super::counts::{self, HttpCounts};
 use super::options::{limits_of, static_options, websocket_options};
 use super::scope::{self, Common};
 use super::tls;
@@ -324,7 +326,11 @@ impl HttpServer {
                 _ => "1.1",
             };
             let (method, status) = (entry.method.as_str(), entry.status.as_u16());
-            list.append((client, method, target, version, status, entry.n_bytes, took))?;
+            let headers = entry.headers.iter().map(|(name, value)| {
+                (PyBytes::new(py, name.as_str().as_bytes()), PyBytes::new(py, value.as_bytes()))
+            });
+            let headers = PyList::new(py, headers.collect::<Vec<_>>())?;
+            list.append((client, method, target, version, status, entry.n_bytes, took, headers))?;
         }
         hooks::log_requests(self.owner.bind(py), list).map(drop)
     }
@@ -336,9 +342,10 @@ impl HttpServer {
     ///
     /// `headers` are pairs of byte strings that every response gets unless it has them. `tls` has the options of TLS;
     /// the scheme is `https` with it. Without `websockets`, their options, requests for websockets are requests like
-    /// others.
+    /// others. It counts in a slot of `counts`, if there is one. The log gets the header fields of requests that
+    /// `logged_headers` names.
     #[new]
-    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None, internal=None, environ=None, tls=None, websockets=None))]
+    #[pyo3(signature = (dispatcher, application, owner, *, limits, headers, logs, root_path, scheme, state, extensions, folder=None, internal=None, environ=None, tls=None, websockets=None, counts=None, logged_headers=None))]
     #[expect(clippy::too_many_arguments, reason = "they are named, and all of them are needed")]
     fn new(
         py: Python<'_>,
@@ -357,6 +364,8 @@ impl HttpServer {
         environ: Option<Py<PyDict>>,
         tls: Option<&Bound<'_, PyDict>>,
         websockets: Option<Bound<'_, PyDict>>,
+        counts: Option<(Bound<'_, HttpCounts>, u64)>,
+        logged_headers: Option<Vec<Vec<u8>>>,
     ) -> PyResult<Self> {
         let bell = rustix::event::eventfd(
             0,
@@ -375,6 +384,13 @@ impl HttpServer {
         };
         let mut server = Server::new(limits_of(limits)?, target, wakes);
         server.logs = logs;
+        let invalid = || PyValueError::new_err("a header field of the server is not valid");
+        for name in logged_headers.into_iter().flatten() {
+            server.logged_headers.push(HeaderName::from_bytes(&name).map_err(|_| invalid())?);
+        }
+        if let Some((counts, slot)) = counts {
+            server.metrics = ServerMetrics::Shared(counts.get().slot(slot)?);
+        }
         server.websockets = websockets.as_ref().map(websocket_options).transpose()?;
         server.internal_path = internal.as_ref().map(|(path, _)| path.clone());
         server.tls = tls.map(tls::tls).transpose()?;
@@ -382,7 +398,6 @@ impl HttpServer {
             server.tls.as_ref().map(|it| PyString::new(py, it.certificate()).unbind());
         let scheme = if tls.is_some() { PyString::new(py, "https").unbind() } else { scheme };
         for (name, value) in headers {
-            let invalid = || PyValueError::new_err("a header field of the server is not valid");
             let name = HeaderName::from_bytes(&name).map_err(|_| invalid())?;
             let value = HeaderValue::from_bytes(&value).map_err(|_| invalid())?;
             server.headers.push((name, value));
@@ -542,24 +557,9 @@ impl HttpServer {
         self.n_applications.get(py)
     }
 
-    /// What was counted so far: numbers by name, and lists for responses by the first digit of their status and
-    /// by the time that they took.
+    /// What was counted so far: see `HttpCounts.total`.
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let metrics = &self.server.metrics;
-        let counts = PyDict::new(py);
-        for (name, count) in metrics.counters() {
-            counts.set_item(name, count)?;
-        }
-        let list = |it: &[threadlets_http::metrics::Counter]| -> Vec<u64> {
-            it.iter().map(threadlets_http::metrics::Counter::get).collect()
-        };
-        counts.set_item("responses", list(&metrics.responses))?;
-        counts.set_item("response_times", list(&metrics.response_times))?;
-        counts.set_item("response_time_us", metrics.response_time_us.get())?;
-        counts.set_item("response_time_bounds_us", threadlets_http::metrics::TIME_BOUNDS_US)?;
-        counts.set_item("connections", self.connections.with(py, |it| it.len()))?;
-        counts.set_item("in_flight", self.server.n_in_flight())?;
-        Ok(counts)
+        counts::as_dict(py, &self.server.metrics)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
