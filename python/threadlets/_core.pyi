@@ -27,6 +27,7 @@ __all__ = [
     "Future",
     "GreenletTrace",
     "Handle",
+    "HttpCounts",
     "HttpServer",
     "Lease",
     "Members",
