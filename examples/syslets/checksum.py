@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from threadlets import sweep, syslet
-from threadlets.atoms import buffer, close, lease, openat, pread, read, statx, stop_if
+from threadlets.atoms import close, lease, openat, pread, read, statx, stop_if
 
 SMALL_BYTES = 128 * 1024
 PIECE_BYTES = 1024 * 1024
@@ -26,20 +26,18 @@ def read_small(path):
     fd = yield openat(path)
     info = yield statx(dir_fd=fd)
     stop_if(info.size > SMALL_BYTES, info.size)
-    content = buffer(SMALL_BYTES)
-    n = yield read(fd, content)
+    content = yield read(fd, SMALL_BYTES)
     yield close(fd)
-    return lease(content[:n])
+    return lease(content)
 
 
 @syslet
 def read_piece(path, offset):
     """Return the piece of a file's content that begins at `offset`."""
     fd = yield openat(path)
-    piece = buffer(PIECE_BYTES)
-    n = yield pread(fd, piece, offset)
+    piece = yield pread(fd, PIECE_BYTES, offset)
     yield close(fd)
-    return lease(piece[:n])
+    return lease(piece)
 
 
 def files_below(root: str) -> Iterator[str]:

@@ -23,11 +23,11 @@ from threadlets.atoms import (
     accept,
     add,
     break_if,
-    buffer,
     connect,
     counter,
     loop,
     recv,
+    send,
     shutdown,
     socket,
 )
@@ -54,9 +54,8 @@ def accept_client(listener):
 @syslet
 def receive(client):
     """Return what a client sends next; empty at its end."""
-    piece = buffer(HEAD_BYTES_MAX)
-    n = yield recv(client, piece)
-    return piece[:n]
+    piece = yield recv(client, HEAD_BYTES_MAX)
+    return piece
 
 
 @syslet
@@ -71,13 +70,12 @@ def ask(family, address, question, n_bytes):
 @syslet
 def relay(server, client):
     """Send a client everything that a server sends, and return the number of bytes."""
-    chunk = buffer(_CHUNK_BYTES)
     total = counter()
     with loop():
-        n = yield recv(server, chunk)
-        break_if(n == 0)
-        yield from send_all(client, chunk, n)
-        yield add(total, n)
+        data = yield recv(server, _CHUNK_BYTES)
+        break_if(data == b"")
+        yield send(client, data)
+        yield add(total, data.length)
     return total
 
 
@@ -89,10 +87,9 @@ def say(client, answer, n_bytes):
     """
     yield from send_all(client, answer, n_bytes)
     yield shutdown(client, sockets.SHUT_WR)
-    chunk = buffer(_CHUNK_BYTES)
     with loop():
-        n = yield recv(client, chunk)
-        break_if(n == 0)
+        unread = yield recv(client, _CHUNK_BYTES)
+        break_if(unread == b"")
 
 
 class Refused(Exception):

@@ -19,7 +19,6 @@ from typing import Any, Self
 from threadlets import CompletionRing, Result, Syslet, syslet
 from threadlets.atoms import (
     break_if,
-    buffer,
     loop,
     openat,
     pread,
@@ -40,17 +39,16 @@ def wait_for_more(fd, path, inode, offset, interval):
     A file is replaced when its path leads to another file, which may be a while after it is gone.
     The path is looked up before the bytes are read, so that none written in between are missed.
     """
-    piece = buffer(PIECE_BYTES)
     with loop():
         named = yield statx(path).unchecked()
-        n = yield pread(fd, piece, offset)
-        break_if(n > 0)
+        piece = yield pread(fd, PIECE_BYTES, offset)
+        break_if(piece != b"")
         with when(named.value == 0):
             stop_if(named.ino != inode)
         own = yield statx(dir_fd=fd)
         stop_if(own.size < offset)
         yield timeout(interval)
-    return piece[:n]
+    return piece
 
 
 @syslet

@@ -1,8 +1,8 @@
 """Atoms, the I/O operations that syslets are made of, and the control flow between them.
 
 An atom is an inert value; `yield` adds it to the program. Operands have the same order as in the
-functions of `os` and `socket` with the same names. A descriptor that a program opens is closed on
-exec.
+functions of `os` and `socket` with the same names: `data = yield read(fd, 4096)` gives bytes. A
+descriptor that a program opens is closed on exec.
 """
 
 from threadlets._public import set_module

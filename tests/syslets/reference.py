@@ -74,11 +74,22 @@ class _Machine:
             index = following
         raise EndlessRun(self._table.name)
 
+    def _bytes_of(self, row: Row) -> bytes | None:
+        """Return the bytes that an atom has read, if they are its value."""
+        if row.op not in ("read", "pread", "recv", "getdents"):
+            return None
+        memory = row.operands[1]
+        if self._table.objects[memory][0] != "read_bytes":
+            return None
+        return bytes(self._view(memory, ABSENT, ABSENT))
+
     def _ending(self, index: int, row: Row, value: int, is_stopped: bool) -> Ending:
         outcome = self._table.outcomes[row.outcome]
         ended_by_stop = is_stopped and not row.flags & Flow.SKIP_TO_NEXT_ON_STOP
         if value < 0 and OPERATIONS[row.op].is_io and (ended_by_stop or outcome == ("atom",)):
             return Ending(False, None, -value, index)
+        if outcome == ("atom",) and (content := self._bytes_of(row)) is not None:
+            return Ending(True, content, 0, index)
         return Ending(True, self._outcome(outcome, value), 0, index)
 
     def _outcome(self, outcome: tuple[Any, ...], value: int) -> object:
@@ -121,6 +132,8 @@ class _Machine:
             match self._table.objects[index]:
                 case ("buffer", int(size)):
                     self._memory[index] = bytearray(self._slots[size])
+                case ("read_bytes", *_):
+                    self._memory[index] = bytearray()
                 case ("growing", *_):
                     self._memory[index] = bytearray()
                 case (_, content):
@@ -133,12 +146,21 @@ class _Machine:
         Raises:
             OSError: EFAULT, if the part is not within the memory.
         """
+        if self._table.objects[index][0] == "read_bytes":
+            return self._view_of_bytes(index, start, length)
         view = memoryview(self._object(index))
         first = 0 if start == ABSENT else self._slots[start]
         stop = len(view) if length == ABSENT else first + self._slots[length]
         if not 0 <= first <= stop <= len(view):
             raise OSError(errno.EFAULT, "a span outside of its memory")
         return view[first:stop]
+
+    def _view_of_bytes(self, index: int, start: int, length: int) -> memoryview:
+        """Return a part of what was read, as a slice of bytes is taken."""
+        n_read = self._slots[self._table.objects[index][2]]  # type: ignore[index]
+        view = memoryview(self._object(index))[: max(0, n_read)]
+        first = 0 if start == ABSENT else self._slots[start]
+        return view[first:] if length == ABSENT else view[first : first + self._slots[length]]
 
     def _views(self, vector: int) -> list[memoryview]:
         _, spans = self._table.objects[vector]
@@ -229,6 +251,13 @@ class _Machine:
                 room = bytearray(max(1, self._slots[row[1]] - len(self._object(span[0]))))
                 views.append(memoryview(room))
                 grown.append((span[0], room))
+            elif row[0] == "read_bytes":
+                size = self._slots[row[1]]
+                if size < 0:
+                    raise OSError(errno.EINVAL, "a negative size")
+                self._memory[span[0]] = bytearray(size)
+                views.append(memoryview(self._memory[span[0]]))
+                grown.append((span[0], None))
             else:
                 views.append(self._view(*span))
                 grown.append((span[0], None))

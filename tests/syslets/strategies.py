@@ -186,6 +186,9 @@ class _Memory:
         self.buffer = draft.object("buffer", draft.slot(_BUFFER_SIZE))
         self.growing = draft.object("growing", draft.slot(_GROWING_LIMIT))
         self.data = draft.object("data", b"0123456789" * draft.between(0, 4))
+        self.n_read = draft.slot()
+        self.size = draft.constant(-1, 150)
+        self.read_bytes = draft.object("read_bytes", self.size, self.n_read)
 
     def target(self) -> tuple[int, int, int]:
         if self._draft.between(0, 4) == 0:
@@ -193,13 +196,20 @@ class _Memory:
         return self._part_of_buffer()
 
     def source(self) -> tuple[int, int, int]:
-        if self._draft.between(0, 1):
+        choice = self._draft.between(0, 3)
+        if choice <= 1:
             return self.data, ABSENT, ABSENT
-        return self._part_of_buffer()
+        return self._part_of_buffer() if choice == 2 else self._part_of_bytes()
 
     def vector(self, part: Callable[[], tuple[int, int, int]]) -> int:
         parts = tuple(part() for _ in range(self._draft.between(1, 3)))
         return self._draft.object("vector", parts)
+
+    def _part_of_bytes(self) -> tuple[int, int, int]:
+        draft = self._draft
+        ends = draft.between(0, 3)
+        start = draft.constant(0, 100) if ends else ABSENT
+        return self.read_bytes, start, draft.constant(0, 100) if ends > 1 else ABSENT
 
     def _part_of_buffer(self) -> tuple[int, int, int]:
         draft = self._draft
@@ -229,6 +239,7 @@ def _transfer(draft: _Draft, memory: _Memory, fd: int) -> None:
     count = draft.slot()
     offset = draft.constant(-1, _OFFSET_MAX)
     maybe_offset = offset if draft.between(0, 1) else ABSENT
+    whole = (memory.read_bytes, ABSENT, ABSENT)
     atom = [
         lambda: _Atom("read", (fd, *memory.target())),
         lambda: _Atom("write", (fd, *memory.source())),
@@ -242,9 +253,13 @@ def _transfer(draft: _Draft, memory: _Memory, fd: int) -> None:
             (fd, draft.slot(0), draft.constant(0, 100), draft.constant(0, 500)),
         ),
         lambda: _Atom("fdatasync" if draft.between(0, 1) else "fsync", (fd,)),
-    ][draft.between(0, 8)]()
-    atom.result, atom.flags = count, draft.flags()
-    draft.numbers.append(count)
+        lambda: _Atom("read", (fd, *whole), memory.n_read),
+        lambda: _Atom("pread", (fd, *whole, offset), memory.n_read),
+    ][draft.between(0, 10)]()
+    atom.flags = draft.flags()
+    if atom.result == ABSENT:
+        atom.result = count
+        draft.numbers.append(count)
     draft.clusters.append([atom])
 
 
@@ -351,6 +366,8 @@ def _outcomes(draft: _Draft, memory: _Memory) -> list[tuple[object, ...]]:
         ("bytes", *part),
         ("lease", *part),
         ("bytes", memory.growing, ABSENT, ABSENT),
+        ("tuple", (("int", memory.n_read), ("bytes", *memory._part_of_bytes()))),
+        ("lease", memory.read_bytes, ABSENT, ABSENT),
     ]
 
 

@@ -309,6 +309,166 @@ _REFUSED = {
         """,
         "cannot be returned",
     ),
+    "a negative size": (
+        """
+        def f(fd):
+            yield read(fd, -1)  # here
+        """,
+        "buffer of read is -1, and no read has a negative size",
+    ),
+    "a truth value for a size": (
+        """
+        def f(fd):
+            yield recv(fd, True)  # here
+        """,
+        "buffer of recv is True, which is neither a size nor memory",
+    ),
+    "a float for a size": (
+        """
+        def f(fd):
+            yield pread(fd, 4096.0, 0)  # here
+        """,
+        "buffer of pread is 4096.0, which is neither a size nor memory",
+    ),
+    "a text for a size": (
+        """
+        def f(fd):
+            yield read(fd, "4096")  # here
+        """,
+        "buffer of read is '4096', which is neither a size nor memory",
+    ),
+    "a size of more than a read gives": (
+        """
+        def f(fd):
+            yield read(fd, 1 << 31)  # here
+        """,
+        "is 2147483648, but one read gives 2147479552 bytes at most",
+    ),
+    "a size of more than 64 bits": (
+        """
+        def f(fd):
+            yield read(fd, 1 << 64)  # here
+        """,
+        "does not fit into 64 bits",
+    ),
+    "a size to write": (
+        """
+        def f(fd):
+            yield write(fd, 4096)  # here
+        """,
+        "data of write is 4096, a number, which has no bytes",
+    ),
+    "a size for several buffers": (
+        """
+        def f(fd):
+            yield readv(fd, 4096)  # here
+        """,
+        "buffers of readv is 4096, and sizes are for read, pread, recv and getdents",
+    ),
+    "a size among buffers": (
+        """
+        def f(fd):
+            yield recvmsg(fd, [buffer(9), 4096])  # here
+        """,
+        "buffers of recvmsg is 4096, and sizes are for",
+    ),
+    "bytes that are compared with a number": (
+        """
+        def f(fd):
+            data = yield read(fd, 9)
+            break_if(data == 0)  # here
+        """,
+        "compare `data.length`",
+    ),
+    "bytes that are compared with others": (
+        """
+        def f(fd):
+            data = yield read(fd, 9)
+            stop_if(data == b"GET")  # here
+        """,
+        "knows only whether bytes are empty: return it",
+    ),
+    "bytes as more than a number": (
+        """
+        def f(fd):
+            data = yield read(fd, 9)
+            stop_if(data > 3)  # here
+        """,
+        "compare their number, `data.length`",
+    ),
+    "bytes for a truth value": (
+        """
+        def f(fd):
+            data = yield read(fd, 9)
+            stop_if(not data)  # here
+        """,
+        'Compare it with `b""` in when',
+    ),
+    "bytes for an end of a slice": (
+        """
+        def f(fd):
+            data = yield read(fd, 9)
+            yield write(fd, buffer(9)[:data])  # here
+        """,
+        "data (bytes that are read), which is no integer: `length` is their number",
+    ),
+    "bytes that are joined": (
+        """
+        def f(fd):
+            data = yield read(fd, 9)
+            yield write(fd, data + b"x")  # here
+        """,
+        "a program does not join bytes",
+    ),
+    "bytes that are read into": (
+        """
+        def f(fd):
+            data = yield read(fd, 9)
+            yield read(fd, data)  # here
+        """,
+        "what was read never changes",
+    ),
+    "bytes for a path": (
+        """
+        def f(fd):
+            data = yield read(fd, 9)
+            yield openat(data)  # here
+        """,
+        "data (bytes that are read), which is no path",
+    ),
+    "the Python length of bytes": (
+        """
+        def f(fd):
+            data = yield read(fd, 9)
+            stop_if(len(data) == 0)  # here
+        """,
+        "`data.length` stands for the number",
+    ),
+    "bytes of a way not taken": (
+        """
+        def f(fd, n):
+            with when(n == 0):
+                data = yield read(fd, 9)
+                yield write(fd, data)
+            yield write(fd, data)  # here
+        """,
+        "write uses data.length, which has no value on one of the paths",
+    ),
+    "a variable for bytes": (
+        """
+        def f(fd):
+            n = counter()
+            yield read(fd, 9).into(n)  # here
+        """,
+        "the value of this read is bytes, and a variable is an integer",
+    ),
+    "a number to write": (
+        """
+        def f(fd, n: int):
+            yield write(fd, n)  # here
+        """,
+        "data of write is n (a parameter), a number",
+    ),
 }
 
 

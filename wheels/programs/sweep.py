@@ -5,17 +5,16 @@ import tempfile
 from pathlib import Path
 
 import threadlets
-from threadlets.atoms import buffer, close, openat, read
+from threadlets.atoms import close, openat, read
 from threadlets.testing import use_engine
 
 
 @threadlets.syslet
 def _head(path):
     fd = yield openat(path)
-    data = buffer(4096)
-    n = yield read(fd, data)
+    data = yield read(fd, 4096)
     yield close(fd)
-    return data[:n]
+    return data
 
 
 with tempfile.TemporaryDirectory() as folder:

@@ -157,6 +157,22 @@ pub struct Lease {
     pool: Arc<BufferPool>,
 }
 
+impl Lease {
+    /// Lend `size` bytes of the same memory instead, if it has as many.
+    pub fn resize(&mut self, size: usize) -> bool {
+        let fits = size <= self.memory.len();
+        if fits {
+            self.size = size;
+        }
+        fits
+    }
+
+    /// How many bytes the memory has, of which the size is a part.
+    pub fn capacity(&self) -> usize {
+        self.memory.len()
+    }
+}
+
 impl Deref for Lease {
     type Target = [u8];
 
@@ -191,6 +207,17 @@ mod tests {
         drop(lease);
         assert_eq!((0, 1024), (pool.in_use_bytes(), pool.kept_bytes()));
         assert_eq!(7, pool.lease(600).unwrap()[0]);
+    }
+
+    #[test]
+    fn a_lease_is_resized_within_its_memory() {
+        let pool = Arc::new(BufferPool::new(1 << 20));
+        let mut lease = pool.lease(1000).unwrap();
+        assert!(lease.resize(10));
+        assert_eq!((10, 1024), (lease.len(), lease.capacity()));
+        assert!(lease.resize(1024));
+        assert!(!lease.resize(1025));
+        assert_eq!(1024, lease.len());
     }
 
     #[test]

@@ -10,11 +10,18 @@ from threadlets._syslets.locations import Location, user_location
 from threadlets._syslets.operations import Flow, Operation
 
 if TYPE_CHECKING:
-    from threadlets._syslets.symbols import Variable
+    from threadlets._syslets.symbols import Integer, Variable
 
 
 class Assignable:
     """Base class of what an atom's value can be stored in; `symbols` has its one subclass."""
+
+
+@dataclass(frozen=True, eq=False)
+class Size:
+    """An operand in place of memory: as many bytes at most, in memory that the program provides."""
+
+    size: Integer | int
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +41,16 @@ class Atom:
     next: int | EllipsisType | None = ...
     """Index of the next atom in a list of atoms; Ellipsis: the adjacent atom; None: the end."""
 
+    @property
+    def size(self) -> Integer | int | None:
+        """The most bytes to read, for an atom whose value is the bytes that it reads."""
+        return next((it.size for it in self.operands if isinstance(it, Size)), None)
+
     def unchecked(self) -> Atom:
-        """Continue the program after a failure: the atom's value is then the negative errno."""
+        """Continue the program after a failure: the atom's value is then the negative errno.
+
+        If the value is bytes, it is then empty, and its `length` is the negative errno.
+        """
         return replace(self, flags=self.flags & ~Flow.STOP_ON_NEGATIVE)
 
     def asynchronous(self) -> Atom:
@@ -54,8 +69,13 @@ class Atom:
         """Store the atom's value in `variable`, too, which the whole program can read.
 
         Raises:
-            SysletTypeError: `variable` is not a variable.
+            SysletTypeError: `variable` is not a variable, or the atom's value is bytes.
         """
+        if self.size is not None:
+            raise user_location().type_error(
+                f"the value of this {self.operation.name} is bytes, and a variable is an integer: "
+                "store their `length`, as in `yield assign(variable, data.length)`"
+            )
         if not isinstance(variable, Assignable):
             raise user_location().type_error(
                 f"{variable!r} is no variable: into() stores in a variable that counter() returned"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import graphlib
+from typing import cast
 
 from threadlets._syslets.operations import OPERATIONS, STOPS, Flow, Kind
 from threadlets._syslets.table import ABSENT, DebugInfo, Row, Table
@@ -126,7 +127,13 @@ def _reads(table: Table, row: Row) -> set[int]:
     for (_, kind), operand in zip(columns, row.operands, strict=True):
         if operand == ABSENT or kind is Kind.FIELDS:
             continue
-        slots |= {operand} if kind in _SLOT_KINDS else _slots_of_object(table, operand)
+        if kind in _SLOT_KINDS:
+            slots.add(operand)
+        elif kind is Kind.TARGET and table.objects[operand][0] == "read_bytes":
+            # The length is what the read gives.
+            slots.add(cast(int, table.objects[operand][1]))
+        else:
+            slots |= _slots_of_object(table, operand)
     return slots
 
 
@@ -143,6 +150,8 @@ def _slots_of_object(table: Table, index: int) -> set[int]:
     match table.objects[index]:
         case ("growing", int(limit), int(expected)):
             return {limit, expected}
+        case ("read_bytes", int(), int(length)):
+            return {length}
         case ("buffer" | "growing", int(size)):
             return {size}
         case ("vector", tuple(spans)):

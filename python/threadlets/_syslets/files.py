@@ -10,7 +10,7 @@ from threadlets._syslets.operands import (
     Fd,
     Number,
     Path,
-    Target,
+    SizeOrTarget,
     check_constant,
     make_atom,
 )
@@ -181,10 +181,11 @@ def symlinkat(src: Path, dst: Path, *, dir_fd: Fd = AT_FDCWD) -> Atom:
     return make_atom("symlinkat", src, dir_fd, dst)
 
 
-def getdents(fd: Fd, buffer: Target) -> Atom:
+def getdents(fd: Fd, buffer: SizeOrTarget) -> Atom:
     """Read entries of a folder as the kernel writes them (struct linux_dirent64); see getdents64(2).
 
-    The value is the number of bytes, 0 after the last entry.
+    If `buffer` is a size in bytes, the value is the bytes that were read, b"" after the last entry.
+    If it is memory, the value is the number of bytes that were read into it, 0 after the last.
 
     Errors: EBADF, EINVAL for a buffer that is too small for an entry, ENOENT, ENOTDIR.
     """

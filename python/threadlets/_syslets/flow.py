@@ -14,6 +14,7 @@ from threadlets._syslets.symbols import (
     Lease,
     Memory,
     Parameter,
+    ReadBytes,
     Span,
     Variable,
     check_number,
@@ -25,7 +26,8 @@ from threadlets._syslets.waiting import add
 def buffer(size: Number) -> Buffer:
     """Return scratch memory of `size` bytes, allocated when a run first uses it.
 
-    A slice is a part of it: `chunk[:n]` is its first n bytes.
+    A slice is a part of it: `chunk[:n]` is its first n bytes. A read that is to give its bytes needs
+    no buffer: `data = yield read(fd, size)`.
     """
     return Buffer(check_number(size, "a buffer's size"))
 
@@ -157,9 +159,11 @@ class otherwise:  # noqa: N801 - a statement
 
 
 def _condition(condition: object) -> Condition:
+    if isinstance(condition, ReadBytes):
+        condition = condition != b""
     if isinstance(condition, Condition):
         name_symbols(user_frame())
         return condition
     raise user_location().type_error(
-        f"{condition!r} is no condition: compare integer symbols, as in n == 0"
+        f"{condition!r} is no condition: compare integer symbols, as in n == 0, or bytes, as in data == b''"
     )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from threadlets._syslets.atom import Atom
+from threadlets._syslets.atom import Atom, Size
 from threadlets._syslets.locations import user_location
 from threadlets._syslets.operations import OPERATIONS, Flow, Kind
 from threadlets._syslets.symbols import (
@@ -17,10 +17,14 @@ from threadlets._syslets.symbols import (
     Integer,
     Memory,
     Parameter,
+    ReadBytes,
     Span,
     Variable,
     check_number,
 )
+
+READ_MAX_BYTES = 0x7FFF_F000
+"""The most bytes that the kernel moves in one call."""
 
 AT_FDCWD = -100
 """As `dir_fd`: relative paths begin at the working directory."""
@@ -30,6 +34,8 @@ Fd: TypeAlias = int | Integer
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | Parameter
 Source: TypeAlias = bytes | bytearray | memoryview | Memory | Span
 Target: TypeAlias = bytearray | memoryview | Memory | Span
+SizeOrTarget: TypeAlias = int | Integer | Target
+"""How many bytes to read at most, or memory to read into."""
 SocketAddress: TypeAlias = tuple[Any, ...] | str | bytes | Address | Parameter
 
 
@@ -98,27 +104,70 @@ def _path(value: object, what: str) -> bytes | Parameter:
     return path
 
 
+def _is_number(value: object) -> bool:
+    """Return whether a value stands for a number where memory could stand, too."""
+    if isinstance(value, Parameter):
+        return value.is_int
+    return isinstance(value, int | Integer)
+
+
 def _source(value: object, what: str) -> Span | bytes:
     if isinstance(value, Span):
         return value
-    if isinstance(value, Memory):
-        return Span(value, None, None)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
+    if _is_number(value):
+        raise user_location().type_error(
+            f"{what} is {value!r}, a number, which has no bytes: take what was read, as in "
+            "`data = yield read(fd, 4096)`, a buffer, bytes or a parameter"
+        )
+    if isinstance(value, Memory):
+        return Span(value, None, None)
     raise user_location().type_error(
-        f"{what} is {value!r}, which is no memory: take a buffer, a part of one, bytes or a "
-        "parameter"
+        f"{what} is {value!r}, which is no memory: take what was read, a buffer, a part of one, "
+        "bytes or a parameter"
     )
 
 
-def _target(value: object, what: str) -> Span:
+def _target(value: object, what: str) -> Span | Size:
+    if isinstance(value, bool | Descriptor) or not _is_number(value):
+        return _memory_to_fill(value, what)
+    size = check_number(value, what)
+    if isinstance(size, int) and size < 0:
+        raise user_location().error(
+            f"{what} is {size}, and no read has a negative size: take the number of bytes to read "
+            "at most; to read up to the end of a file, read into growing(limit) in a loop"
+        )
+    if isinstance(size, int) and size > READ_MAX_BYTES:
+        raise user_location().error(
+            f"{what} is {size}, but one read gives {READ_MAX_BYTES} bytes at most: take a smaller "
+            "size, and read in a loop"
+        )
+    return Size(size)
+
+
+def _memory_to_fill(value: object, what: str) -> Span:
     if isinstance(value, bytes | bytearray | memoryview):
         raise user_location().type_error(
-            f"{what} is a constant, which nothing can be read into: take buffer(size), "
-            "growing(limit) or a parameter"
+            f"{what} is a constant, which nothing can be read into: take the number of bytes to "
+            "read at most, buffer(size), growing(limit) or a parameter"
         )
-    span = _source(value, what)
-    assert isinstance(span, Span)
+    if _is_number(value) and not isinstance(value, bool | Descriptor):
+        raise user_location().type_error(
+            f"{what} is {value!r}, and sizes are for read, pread, recv and getdents, which read "
+            "into one piece of memory: take buffer(size)"
+        )
+    if not isinstance(value, Memory | Span):
+        raise user_location().type_error(
+            f"{what} is {value!r}, which is neither a size nor memory: take the number of bytes "
+            "to read at most (an int), buffer(size), growing(limit) or a parameter"
+        )
+    span = Span(value, None, None) if isinstance(value, Memory) else value
+    if isinstance(span.memory, ReadBytes):
+        raise user_location().type_error(
+            f"{what} is {span.memory!r}, and what was read never changes: take the number of bytes "
+            "to read at most, or buffer(size)"
+        )
     is_part = span.start is not None or span.length is not None
     if isinstance(span.memory, Growing) and is_part:
         raise user_location().error(
@@ -183,7 +232,7 @@ _CHECKS: dict[Kind, Callable[[object, str], object]] = {
     Kind.SOURCE: _source,
     Kind.TARGET: _target,
     Kind.SOURCES: _several(_source),
-    Kind.TARGETS: _several(_target),
+    Kind.TARGETS: _several(_memory_to_fill),
     Kind.CONTROL_SOURCE: _control_source,
     Kind.CONTROL_TARGET: _control_target,
     Kind.ADDRESS: _address,

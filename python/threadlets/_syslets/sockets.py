@@ -9,6 +9,7 @@ from threadlets._syslets.atom import Atom
 from threadlets._syslets.operands import (
     Fd,
     Number,
+    SizeOrTarget,
     SocketAddress,
     Source,
     Target,
@@ -47,8 +48,11 @@ def accept(fd: Fd, flags: int = 0, address: Address | None = None) -> Atom:
     return make_atom("accept", fd, check_constant(flags, "flags") | SOCK_CLOEXEC, address)
 
 
-def recv(fd: Fd, buffer: Target, flags: Number = 0) -> Atom:
-    """Receive into `buffer`; the value is the number of bytes, 0 at the stream's end; see recv(2).
+def recv(fd: Fd, buffer: SizeOrTarget, flags: Number = 0) -> Atom:
+    """Receive as much as has arrived and fits; see recv(2).
+
+    If `buffer` is a size in bytes, the value is the bytes that were received, b"" at the stream's
+    end. If it is memory, the value is the number of bytes that were received into it, 0 at the end.
 
     Errors: EAGAIN, EBADF, ECONNRESET, ENOTCONN, ENOTSOCK.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from threadlets._syslets.atom import Atom
+from threadlets._syslets.atom import Atom, Size
 from threadlets._syslets.locations import Location
 from threadlets._syslets.operations import Kind
 from threadlets._syslets.statements import Trace
@@ -17,8 +17,10 @@ from threadlets._syslets.symbols import (
     Growing,
     Integer,
     Lease,
+    Length,
     Memory,
     Parameter,
+    ReadBytes,
     Record,
     Span,
     Symbol,
@@ -91,8 +93,12 @@ class Storage:
             if kind is Kind.FIELDS:
                 record = value if isinstance(value, Record) else Record(atom.operation.name)
                 columns.append(self.slot(record, location) + 1)
-            else:
-                columns += self._columns(next(given), kind, location)
+                continue
+            operand = next(given)
+            if isinstance(operand, Size):
+                assert isinstance(value, Length)
+                operand = Span(value.data, None, None)
+            columns += self._columns(operand, kind, location)
         return tuple(columns)
 
     def result(self, value: Integer) -> int:
@@ -196,6 +202,9 @@ class Storage:
         name = operand.name or f"memory of {operand.location}"
         if isinstance(operand, Buffer):
             return ("buffer", self.slot(operand.size, operand.location, "int")), name
+        if isinstance(operand, ReadBytes):
+            size = self.slot(operand.size, operand.location, "int")
+            return ("read_bytes", size, self.slot(operand.length, operand.location)), name
         if isinstance(operand, Growing):
             limit = self.slot(operand.limit, operand.location, "int")
             if operand.expected is None:
@@ -220,6 +229,8 @@ class Storage:
         else:
             self._check(value, location)
             initial = value.initial if isinstance(value, Variable) else 0
+            if isinstance(value, Length) and value.data.name:
+                value.name = value.name or f"{value.data.name}.length"
             name = value.name or f"v{len(self.slots)}"
             fields = value.fields if isinstance(value, Record) else ()
         if isinstance(value, int | Variable | Parameter):

@@ -179,6 +179,87 @@ class Buffer(Memory):
         self.size = size
 
 
+class ReadBytes(Memory):
+    """The bytes that an atom has read: `size` at most. A run returns them as `bytes`.
+
+    `length` is their number, or the negative errno of an unchecked atom that has failed, whose bytes
+    are empty. Of their content a program can ask only whether it is empty: `data == b""`.
+    """
+
+    description = "bytes that are read"
+
+    def __init__(self, size: Integer | int, *, may_fail: bool) -> None:
+        super().__init__()
+        self.size = size
+        self.length = Length(self)
+        self._may_fail = may_fail
+
+    def __eq__(self, other: object) -> Condition:  # type: ignore[override]
+        self._check_empty(other)
+        return Condition(self.length, "<=" if self._may_fail else "==", 0)
+
+    def __ne__(self, other: object) -> Condition:  # type: ignore[override]
+        self._check_empty(other)
+        return Condition(self.length, ">" if self._may_fail else "!=", 0)
+
+    __hash__ = Symbol.__hash__
+
+    def __bool__(self) -> NoReturn:
+        raise user_location().type_error(
+            f"{self} has no truth value yet: the program is only being traced. Compare it with "
+            '`b""` in when, stop_if or break_if: `break_if(data == b"")`'
+        )
+
+    def __len__(self) -> NoReturn:
+        raise user_location().type_error(
+            f"{self} has no length yet: the program is only being traced. `data.length` stands for "
+            "the number of bytes"
+        )
+
+    def _check_empty(self, other: object) -> None:
+        if not isinstance(other, bytes) or other:
+            number = isinstance(other, int | Integer)
+            remedy = "compare `data.length`" if number else "return it, and compare `result.value`"
+            raise user_location().type_error(
+                f"{self} is compared with {other!r}, but a program knows only whether bytes are "
+                f"empty: {remedy}"
+            )
+
+    def _refuse_order(self, other: object) -> NoReturn:
+        raise user_location().type_error(
+            f"{self} is compared with {other!r}, but bytes have no order in a program: compare "
+            "their number, `data.length`"
+        )
+
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse_order
+
+    def _refuse_sum(self, other: object) -> NoReturn:
+        raise user_location().type_error(
+            f"{self} is added to {other!r}, but a program does not join bytes: write both with "
+            "`writev(fd, [a, b])`, return both, or add `data.length` for their number"
+        )
+
+    __add__ = __radd__ = _refuse_sum
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if not hasattr(bytes, name):
+            raise AttributeError(f"{self!r} has no attribute {name!r}")
+        raise AttributeError(
+            f"{self!r} has no method {name!r}: their content is not known while the program is "
+            f"traced; return them, and call `result.value.{name}`"
+        )
+
+
+class Length(Integer):
+    """The number of bytes that an atom has read, or a negative errno."""
+
+    description = "a length"
+
+    def __init__(self, data: ReadBytes) -> None:
+        super().__init__()
+        self.data = data
+
+
 class Growing(Memory):
     """Memory that reads append to, up to `limit` bytes; `expected` is its probable size, if known."""
 
@@ -195,10 +276,12 @@ class Parameter(Integer, Memory):
 
     description = "a parameter"
 
-    def __init__(self, name: str, default: object = ...) -> None:
+    def __init__(self, name: str, default: object = ..., *, is_int: bool = False) -> None:
         super().__init__()
         self.name = name
         self.default = default
+        self.is_int = is_int or (isinstance(default, int) and not isinstance(default, bool))
+        """It was declared an int: where a size or memory can stand, it is a size."""
 
 
 class Address(Symbol):
@@ -258,6 +341,11 @@ def check_number(value: object, what: str) -> Integer | int:
     """
     if isinstance(value, Integer) and not isinstance(value, Descriptor):
         return value
+    if isinstance(value, ReadBytes):
+        raise user_location().type_error(
+            f"{what} is {value!r}, which is no integer: `length` is their number, as in "
+            "`data.length`"
+        )
     if isinstance(value, bool) or not isinstance(value, int):
         raise user_location().type_error(f"{what} is {value!r}, which is no integer")
     if not INT64_MIN <= value <= INT64_MAX:
@@ -289,9 +377,15 @@ def name_symbols(frame: FrameType) -> None:
 
 
 def symbol_for(atom: Atom) -> Integer:
-    """Return a new symbol for the value of an atom, or the variable that it changes."""
+    """Return a new symbol for the value of an atom, or the variable that it changes.
+
+    The symbol of bytes is that of their length, whose `data` they are.
+    """
     if atom.result is not None:
         return atom.result
+    if atom.size is not None:
+        may_fail = not atom.flags & Flow.STOP_ON_NEGATIVE
+        return ReadBytes(atom.size, may_fail=may_fail).length
     if atom.operation.opens:
         return Descriptor()
     if atom.operation.fields:

@@ -12,7 +12,7 @@ from threadlets._syslets import statements
 from threadlets._syslets.atom import Atom
 from threadlets._syslets.locations import Location, location_of
 from threadlets._syslets.operations import BRANCHES, Flow
-from threadlets._syslets.symbols import Parameter, name_symbols, symbol_for
+from threadlets._syslets.symbols import Length, Parameter, name_symbols, symbol_for
 from threadlets._syslets.traced_source import check_source
 
 
@@ -58,7 +58,9 @@ def _parameters(function: Callable[..., Any], location: Location) -> list[Parame
                 "plain ones only"
             )
         default = ... if parameter.default is parameter.empty else parameter.default
-        symbol = Parameter(parameter.name, default)
+        # An annotation is a string if its evaluation is postponed.
+        is_int = parameter.annotation in (int, "int")
+        symbol = Parameter(parameter.name, default, is_int=is_int)
         symbol.location = location
         parameters.append(symbol)
     return parameters
@@ -99,6 +101,9 @@ def _record(atom: object, location: Location, recorder: statements.Trace) -> obj
     if value is not atom.result:
         value.location = location
     recorder.record(statements.AtomStatement(atom, value, location))
+    if isinstance(value, Length):
+        value.data.location = location
+        return value.data
     return value
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from threadlets._syslets.atom import Atom
-from threadlets._syslets.operands import Fd, Number, Source, Target, make_atom
+from threadlets._syslets.operands import Fd, Number, SizeOrTarget, Source, Target, make_atom
 
 
-def read(fd: Fd, buffer: Target) -> Atom:
-    """Read at the file's position into `buffer`, as much as is available and fits; see read(2).
+def read(fd: Fd, buffer: SizeOrTarget) -> Atom:
+    """Read at the file's position, as much as is available and fits; see read(2).
 
-    The value is the number of bytes, 0 at the end of the file.
+    If `buffer` is a size in bytes, the value is the bytes that were read, as of os.read: `size` at
+    most, b"" at the end of the file. If it is memory, the value is the number of bytes that were
+    read into it, 0 at the end.
 
     Errors: EBADF, EAGAIN, EIO, EISDIR, EINVAL, ECONNRESET.
     """
@@ -29,10 +31,11 @@ def write(fd: Fd, data: Source) -> Atom:
     return make_atom("write", fd, data)
 
 
-def pread(fd: Fd, buffer: Target, offset: Number) -> Atom:
+def pread(fd: Fd, buffer: SizeOrTarget, offset: Number) -> Atom:
     """Read from byte `offset` on, without moving the file's position; see pread(2).
 
-    The value is the number of bytes, 0 at the end of the file.
+    If `buffer` is a size in bytes, the value is the bytes that were read, b"" at the end of the
+    file. If it is memory, the value is the number of bytes that were read into it, 0 at the end.
 
     Errors: EBADF, EINVAL, EIO, EISDIR, ESPIPE for a descriptor without a position.
     """

@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyBufferError, PyOverflowError, PyTypeError, PyValueError
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyInt, PyString, PyTuple};
 use threadlets_core::clock;
 use threadlets_core::mpsc_queue::MpscQueue;
 use threadlets_core::syslet::{Lent, Memory, Run, SocketAddress};
@@ -173,7 +173,14 @@ fn lend(value: &Bound<'_, PyAny>, writable: bool) -> PyResult<Memory> {
         if has_buffer(value) {
             return error;
         }
-        wrong_type(if writable { "writable memory" } else { "a bytes-like object" }, value)
+        match (writable, value.is_instance_of::<PyInt>()) {
+            (true, true) => PyTypeError::new_err(
+                "expected writable memory to read into, not 'int'; for a size, annotate the \
+                 parameter of the syslet with `: int`",
+            ),
+            (true, false) => wrong_type("writable memory", value),
+            (false, _) => wrong_type("a bytes-like object", value),
+        }
     })?;
     let (start, len) = buffer.memory();
     // SAFETY: the buffer keeps the memory exported, and `writable` is what the program asks for. Other

@@ -28,12 +28,14 @@ pub(crate) struct LeasedMemory {
 
 impl LeasedMemory {
     pub(crate) fn pooled(lease: Lease, start: usize, len: usize) -> Self {
-        let room = lease.len().saturating_sub(start);
+        let start = start.min(lease.len());
+        let room = lease.len() - start;
         Self::new(LentMemory::Pooled(lease), start, len.min(room))
     }
 
     pub(crate) fn grown(bytes: Vec<u8>, start: usize, len: usize) -> Self {
-        let room = bytes.len().saturating_sub(start);
+        let start = start.min(bytes.len());
+        let room = bytes.len() - start;
         Self::new(LentMemory::Grown(bytes), start, len.min(room))
     }
 

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use threadlets_core::buffers::Refusal;
-use threadlets_core::syslet::{Memory, ResultSpec, Run, Span};
+use threadlets_core::syslet::{End, Memory, ResultSpec, Run, Span};
 
 use super::lease::LeasedMemory;
 use super::result::SysletResult;
@@ -28,7 +28,7 @@ pub(crate) fn result(
         return Ok(SysletResult::new(py.None(), errno, &end, input));
     }
     let program = run.program().clone();
-    let value = match convert(py, run, program.outcome_at(end.atom), end.value, constants) {
+    let value = match convert(py, run, program.outcome_at(end.atom), end, constants) {
         // A failure is a result like any other; descriptors that the run has opened are closed with the run.
         Err(error) if error.is_instance_of::<PyMemoryError>(py) => {
             return Ok(SysletResult::new(py.None(), Refusal::NoMemory.errno(), &end, input));
@@ -43,11 +43,14 @@ fn convert(
     py: Python<'_>,
     run: &mut Run,
     outcome: &ResultSpec,
-    value: i64,
+    end: End,
     constants: &[Py<PyAny>],
 ) -> PyResult<Py<PyAny>> {
     Ok(match outcome {
-        ResultSpec::Atom => value.into_pyobject(py)?.into_any().unbind(),
+        ResultSpec::Atom => match run.program().bytes_read_by(end.atom) {
+            Some(span) => memory::bytes(py, run.bytes(span))?.into_any().unbind(),
+            None => end.value.into_pyobject(py)?.into_any().unbind(),
+        },
         ResultSpec::Int(slot) | ResultSpec::Fd(slot) => {
             run.slot(*slot).into_pyobject(py)?.into_any().unbind()
         }
@@ -62,7 +65,7 @@ fn convert(
         },
         ResultSpec::Tuple(parts) => {
             let parts: PyResult<Vec<_>> =
-                parts.iter().map(|part| convert(py, run, part, value, constants)).collect();
+                parts.iter().map(|part| convert(py, run, part, end, constants)).collect();
             PyTuple::new(py, parts?)?.into_any().unbind()
         }
     })
@@ -82,6 +85,9 @@ fn lease(py: Python<'_>, run: &mut Run, span: Span) -> PyResult<Py<PyAny>> {
     }
     let leased = match run.take_object(span.object) {
         Memory::Buffer { lease, .. } => LeasedMemory::pooled(lease, start, len),
+        Memory::ReadBytes { lease: Some(lease), .. } => LeasedMemory::pooled(lease, start, len),
+        // Nothing was read.
+        Memory::ReadBytes { lease: None, .. } => LeasedMemory::grown(Vec::new(), 0, 0),
         Memory::Growing(bytes) => LeasedMemory::grown(bytes, start, len),
         other => {
             run.set_object(span.object, other);

@@ -229,6 +229,9 @@ fn parse_object(object: &Bound<'_, PyTuple>) -> PyResult<Object> {
         "address" if first()?.is_none() => Object::AddressGiven,
         "address" => Object::Address(argument::address(&first()?)?.bytes().into()),
         "buffer" => Object::Buffer(index(&first()?)?),
+        "read_bytes" => {
+            Object::ReadBytes { size: index(&first()?)?, length: index(&object.get_item(2)?)? }
+        }
         "growing" => {
             let hint = object.get_item(2).map_or(Ok(NONE), |it| index(&it))?;
             Object::Growing { limit: index(&first()?)?, hint }

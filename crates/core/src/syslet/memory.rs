@@ -174,6 +174,13 @@ pub enum Memory {
         /// How many bytes are the run's own; the rest may hold an earlier user's data.
         filled: usize,
     },
+    /// What a read into it gave.
+    ReadBytes {
+        /// The memory; `None`: nothing was read.
+        lease: Option<Lease>,
+        /// How many bytes are the run's own; the rest may hold an earlier user's data.
+        filled: usize,
+    },
     /// Memory that reads append to.
     Growing(Vec<u8>),
     /// Memory that was given.
@@ -198,6 +205,7 @@ impl Memory {
             Object::PathGiven | Object::Lent => Self::Unset,
             Object::AddressGiven => Self::Address(Box::new(SocketAddress::room())),
             Object::Buffer(_) => Self::Unallocated,
+            Object::ReadBytes { .. } => Self::ReadBytes { lease: None, filled: 0 },
             Object::Growing { .. } => Self::Growing(Vec::new()),
             Object::Vector(_) => Self::Vector(Vec::new()),
         }
@@ -311,6 +319,14 @@ impl Frame {
                 RawMemory { start: bytes.as_mut_ptr(), len: bytes.len() }
             }
             Memory::Growing(_) => return self.grow(program, idx, length),
+            Memory::ReadBytes { .. } if access == Access::WritesTo => {
+                return self.make_room_for_read(program, idx, pool);
+            }
+            Memory::ReadBytes { .. } => {
+                let bytes = self.bytes(program, span);
+                let len = bytes.len().min(TRANSFER_MAX_BYTES);
+                return Ok(RawMemory { start: bytes.as_ptr().cast_mut(), len });
+            }
             Memory::Constant => match &program.objects[idx] {
                 Object::Data(bytes) => {
                     RawMemory { start: bytes.as_ptr().cast_mut(), len: bytes.len() }
@@ -338,6 +354,29 @@ impl Frame {
         let lease = pool.lease(size).map_err(|refusal| -refusal.errno())?;
         self.objects[idx] = Memory::Buffer { lease, filled: 0 };
         Ok(())
+    }
+
+    /// Make room for what a read is to give; what an earlier read gave is gone.
+    fn make_room_for_read(
+        &mut self,
+        program: &Program,
+        idx: usize,
+        pool: &Arc<BufferPool>,
+    ) -> Result<RawMemory, NegativeErrno> {
+        let Object::ReadBytes { size, .. } = program.objects[idx] else {
+            return Err(-libc::EFAULT);
+        };
+        let size = usize::try_from(self.slot(size)).map_err(|_| -libc::EINVAL)?;
+        let Memory::ReadBytes { lease, filled } = &mut self.objects[idx] else {
+            return Err(-libc::EFAULT);
+        };
+        if !lease.as_mut().is_some_and(|it| it.resize(size)) {
+            // The memory that is too small goes back before there is more.
+            (*lease, *filled) = (None, 0);
+            *lease = Some(pool.lease(size).map_err(|refusal| -refusal.errno())?);
+        }
+        let Some(lease) = lease else { return Err(-libc::EFAULT) };
+        Ok(RawMemory { start: lease.as_mut_ptr(), len: size.min(TRANSFER_MAX_BYTES) })
     }
 
     /// Make room at the end of a growing buffer, for one read.
@@ -420,6 +459,9 @@ impl Frame {
             Memory::Buffer { lease, filled } => {
                 *filled = (*filled).max(start + n_bytes).min(lease.len());
             }
+            Memory::ReadBytes { lease: Some(lease), filled } => {
+                *filled = (*filled).max(n_bytes).min(lease.capacity());
+            }
             Memory::Growing(bytes) => {
                 let len = bytes.len() + n_bytes;
                 assert!(len <= bytes.capacity(), "a read has overrun its room");
@@ -455,6 +497,14 @@ impl Frame {
                 wipe(lease, filled, end);
                 lease
             }
+            Memory::ReadBytes { lease: Some(lease), filled } => match program.objects[idx] {
+                Object::ReadBytes { length, .. } => {
+                    // A read that failed gave nothing.
+                    let n_read = usize::try_from(self.slots[usize::from(length)]).unwrap_or(0);
+                    &lease[..n_read.min(*filled).min(lease.len())]
+                }
+                _ => &[],
+            },
             Memory::Growing(bytes) => bytes,
             // SAFETY: valid for reads of that length while the owner lives, which `self` holds.
             Memory::Lent(lent) => unsafe { std::slice::from_raw_parts(lent.start, lent.len) },
@@ -474,5 +524,59 @@ fn wipe(lease: &mut Lease, filled: &mut usize, end: usize) {
     if *filled < end {
         lease[*filled..end].fill(0);
         *filled = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::syslet::op::Op;
+    use crate::syslet::program::{Atom, AtomFlags, ResultSpec};
+
+    const BYTES: Span = Span { object: 0, start: NONE, length: NONE };
+
+    /// A program with an object for what is read: slot 0 is the size, slot 1 the length.
+    fn program() -> Program {
+        let words = [NONE; 6];
+        let flags = AtomFlags::default();
+        let atom = Atom { op: Op::Nop, words, result: NONE, next: NONE, flags, outcome: 0 };
+        let object = Object::ReadBytes { size: 0, length: 1 };
+        Program::new(vec![atom], vec![0, 0], vec![object], vec![ResultSpec::Bytes(BYTES)]).unwrap()
+    }
+
+    #[test]
+    fn what_a_read_gave_is_shown_and_nothing_else() {
+        let (program, pool) = (program(), Arc::new(BufferPool::new(4096)));
+        pool.lease(1000).unwrap().fill(7);
+        let mut frame = Frame::new(&program);
+        assert_eq!(b"", frame.bytes(&program, BYTES));
+        // A length without a read, as of a table that is not ours, shows no earlier user's data.
+        frame.slots[..2].copy_from_slice(&[1000, 600]);
+        let room = frame.resolve(&program, BYTES, Access::WritesTo, &pool).unwrap();
+        assert_eq!((1000, b"".as_slice()), (room.len, frame.bytes(&program, BYTES)));
+        frame.note_filled(BYTES, 3);
+        frame.slots[1] = 3;
+        assert_eq!([7; 3], frame.bytes(&program, BYTES));
+        let source = frame.resolve(&program, BYTES, Access::ReadsFrom, &pool).unwrap();
+        assert_eq!((room.start, 3), (source.start, source.len));
+        frame.slots[1] = -i64::from(libc::EIO);
+        assert_eq!(b"", frame.bytes(&program, BYTES));
+    }
+
+    #[test]
+    fn room_for_a_read_has_the_size_of_the_moment() {
+        let (program, pool) = (program(), Arc::new(BufferPool::new(4096)));
+        let mut frame = Frame::new(&program);
+        for (size, in_use) in [(1000, 1024), (10, 1024), (4096, 4096)] {
+            frame.slots[0] = size;
+            let room = frame.resolve(&program, BYTES, Access::WritesTo, &pool).unwrap();
+            assert_eq!((size as usize, in_use), (room.len, pool.in_use_bytes()));
+        }
+        for (size, errno) in [(-1, libc::EINVAL), (4097, libc::ENOBUFS)] {
+            frame.slots[0] = size;
+            let refused = frame.resolve(&program, BYTES, Access::WritesTo, &pool);
+            assert_eq!(-errno, refused.unwrap_err());
+        }
+        assert_eq!(0, pool.in_use_bytes());
     }
 }

@@ -96,6 +96,13 @@ pub enum Object {
     AddressGiven,
     /// Scratch memory; the slot has its size in bytes.
     Buffer(u16),
+    /// The bytes that the last read into it gave; the read makes room for them.
+    ReadBytes {
+        /// The slot with the most bytes that a read is to give.
+        size: u16,
+        /// The slot with the read's value: how many bytes it gave, or a negative errno.
+        length: u16,
+    },
     /// Memory that reads append to.
     Growing {
         /// The slot with the most that it may hold, in bytes.
@@ -181,6 +188,20 @@ impl Program {
     /// The result of the program if it ends at this atom.
     pub fn outcome_at(&self, atom: u16) -> &ResultSpec {
         &self.outcomes[usize::from(self.atoms[usize::from(atom)].outcome)]
+    }
+
+    /// The bytes that an atom reads, if they are its value, rather than their number.
+    pub fn bytes_read_by(&self, atom: u16) -> Option<Span> {
+        let atom = &self.atoms[usize::from(atom)];
+        if !matches!(atom.op, Op::Read | Op::Pread | Op::Recv | Op::Getdents) {
+            return None;
+        }
+        let object = atom.words[1];
+        matches!(self.objects[usize::from(object)], Object::ReadBytes { .. }).then_some(Span {
+            object,
+            start: NONE,
+            length: NONE,
+        })
     }
 
     /// Whether an atom may block the thread that executes it, because the program says so.
@@ -340,7 +361,10 @@ impl Program {
     fn check_span(&self, span: Span, writes_to: bool) -> Result<(), String> {
         let wanted = if writes_to { "memory that can be written to" } else { "memory" };
         self.check_kind(span.object, wanted, |it| match it {
-            Object::Buffer(_) | Object::Growing { .. } | Object::Lent => true,
+            Object::Buffer(_)
+            | Object::ReadBytes { .. }
+            | Object::Growing { .. }
+            | Object::Lent => true,
             Object::Data(_) => !writes_to,
             _ => false,
         })?;
@@ -355,6 +379,10 @@ impl Program {
     fn check_object(&self, object: &Object) -> Result<(), String> {
         match object {
             Object::Buffer(size) => self.check_slot(*size),
+            Object::ReadBytes { size, length } => {
+                self.check_slot(*size)?;
+                self.check_slot(*length)
+            }
             Object::Growing { limit, hint } => {
                 self.check_slot(*limit)?;
                 if *hint == NONE { Ok(()) } else { self.check_slot(*hint) }
