@@ -87,14 +87,14 @@ def lease(memory: Memory | Span) -> Lease:
     )
 
 
-def stop_if(condition: Condition, value: object = None) -> None:
+def stop_if(condition: Condition | ReadBytes, value: object = None) -> None:
     """End the program with `value` if the condition holds; the result is `ok`."""
     statements.require_trace("stop_if").record(
         statements.StopIf(_condition(condition), value, user_location())
     )
 
 
-def break_if(condition: Condition) -> None:
+def break_if(condition: Condition | ReadBytes) -> None:
     """Leave the innermost loop if the condition holds.
 
     Raises:
@@ -124,9 +124,12 @@ class loop:  # noqa: N801 - a statement
 
 
 class when:  # noqa: N801 - a statement
-    """`with when(condition): …` executes the body if the condition holds."""
+    """`with when(condition): …` executes the body if the condition holds.
 
-    def __init__(self, condition: Condition) -> None:
+    Bytes in place of a condition hold if they are not empty, here and in stop_if and break_if.
+    """
+
+    def __init__(self, condition: Condition | ReadBytes) -> None:
         self._condition = _condition(condition)
 
     def __enter__(self) -> None:
