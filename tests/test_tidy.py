@@ -260,6 +260,7 @@ def test_unsafe_stays_where_it_is_expected() -> None:
         "crates/core/tests/engine/peers.rs",
         "crates/http/src/connection.rs",
         "crates/http/src/metrics/shared.rs",
+        "crates/http/src/sealed.rs",
         "crates/http/src/session.rs",
         "crates/http/src/socket.rs",
         "crates/http/src/static_files/body.rs",

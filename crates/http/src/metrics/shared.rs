@@ -2,11 +2,10 @@
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::ptr::{self, NonNull};
 
+use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{self, MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::Metrics;
 
@@ -68,19 +67,12 @@ impl SharedMetrics {
         if number >= self.n_slots()? {
             return Err(Errno::INVAL);
         }
-        // SAFETY: the kernel chooses a free address. The pages are there: the slot is within the file, which was sealed
-        // and so becomes no shorter.
-        let mapped = unsafe {
-            mmap(
-                ptr::null_mut(),
-                MAPPED_BYTES,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                &self.0,
-                number * SLOT_BYTES,
-            )
-        }?;
-        NonNull::new(mapped.cast()).map(Slot).ok_or(Errno::NOMEM)
+        let mapped = MmapOptions::new()
+            .offset(number * SLOT_BYTES)
+            .len(MAPPED_BYTES)
+            .map_raw(&self.0)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM))?;
+        Ok(Slot(mapped))
     }
 
     /// The sums over all slots.
@@ -101,29 +93,16 @@ impl AsFd for SharedMetrics {
 
 /// The counters of one process.
 #[derive(Debug)]
-pub struct Slot(NonNull<Metrics>);
-
-// SAFETY: the memory is there until the slot is dropped, and all that is in it is atomic.
-unsafe impl Send for Slot {}
-
-// SAFETY: as above.
-unsafe impl Sync for Slot {}
+pub struct Slot(MmapRaw);
 
 impl Deref for Slot {
     type Target = Metrics;
 
     fn deref(&self) -> &Metrics {
-        // SAFETY: the memory is mapped as long as the slot is there, aligned as a page is, and long enough. It holds
-        // nothing but atomic numbers, for which all bits are valid, and which other processes change atomically.
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        // SAFETY: nobody refers to the memory any more, since references borrow the slot.
-        let unmapped = unsafe { munmap(self.0.as_ptr().cast(), MAPPED_BYTES) };
-        debug_assert!(unmapped.is_ok(), "the memory was mapped");
+        // SAFETY: the memory is mapped as long as the slot is there, aligned as a page is, and long enough; the file was
+        // sealed and becomes no shorter. It holds nothing but atomic numbers, for which all bits are valid, and which
+        // other processes change atomically.
+        unsafe { &*self.0.as_ptr().cast::<Metrics>() }
     }
 }
 
