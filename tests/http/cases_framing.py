@@ -135,7 +135,7 @@ CHUNKS = (
     Case("two other bytes after the data", _CHUNKED + b"5\r\nhelloXX0\r\n\r\n", _BAD_CHUNK, CLOSED, "9112 7.1", REFUSED),
     Case("more data than the size", _CHUNKED + b"4\r\nhello\r\n0\r\n\r\n", _BAD_CHUNK, CLOSED, "9112 7.1", REFUSED),
     Case("bare LF after the last size", _CHUNKED + b"5\r\nhello\r\n0\n\r\n", _BAD_CHUNK, CLOSED, "9112 7.1", REFUSED),
-    Case("bare LF ends the body", _CHUNKED + b"5\r\nhello\r\n0\r\n\n", _BAD_CHUNK | {200}, EITHER_WAY, "9112 2.2", body=b"hello"),
+    Case("bare LF ends the body", _CHUNKED + b"5\r\nhello\r\n0\r\n\n", _BAD_CHUNK | {200}, EITHER_WAY, "9112 2.2", REFUSED, body=b"hello"),
 )
 
 EXTENSIONS = (
@@ -160,11 +160,12 @@ TRAILERS = (
     Case("a length", _CHUNKED + b"5\r\nhello\r\n0\r\nContent-Length: 500\r\n\r\n", EITHER, EITHER_WAY, "9110 6.5.1", body=b"hello"),
     Case("a transfer coding", _CHUNKED + b"5\r\nhello\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n", EITHER, EITHER_WAY, "9110 6.5.1", body=b"hello"),
     Case("a host", _CHUNKED + b"5\r\nhello\r\n0\r\nHost: b\r\n\r\n", EITHER, EITHER_WAY, "9110 6.5.1", body=b"hello"),
+    Case("two, the first with a bare LF", _CHUNKED + b"5\r\nhello\r\n0\r\nX: y\nY: z\r\n\r\n", _BAD_CHUNK | {200}, EITHER_WAY, "9112 2.2", REFUSED, body=b"hello"),
     Case("no colon", _CHUNKED + b"5\r\nhello\r\n0\r\nX\r\n\r\n", EITHER, EITHER_WAY, "9112 7.1.2", body=b"hello"),
     Case("space before the colon", _CHUNKED + b"5\r\nhello\r\n0\r\nX : y\r\n\r\n", EITHER, EITHER_WAY, "9112 7.1.2", body=b"hello"),
     Case("folded", _CHUNKED + b"5\r\nhello\r\n0\r\nX: y\r\n z\r\n\r\n", EITHER, EITHER_WAY, "9112 7.1.2", body=b"hello"),
     Case("NUL", _CHUNKED + b"5\r\nhello\r\n0\r\nX: y\0\r\n\r\n", EITHER, EITHER_WAY, "9110 5.5", body=b"hello"),
-    Case("bare LF", _CHUNKED + b"5\r\nhello\r\n0\r\nX: y\n\r\n", _BAD_CHUNK | {200}, EITHER_WAY, "9112 2.2", body=b"hello"),
+    Case("bare LF", _CHUNKED + b"5\r\nhello\r\n0\r\nX: y\n\r\n", _BAD_CHUNK | {200}, EITHER_WAY, "9112 2.2", REFUSED, body=b"hello"),
     Case("a thousand", _CHUNKED + b"5\r\nhello\r\n0\r\n" + b"X: y\r\n" * 1000 + b"\r\n", _LIMITED, EITHER_WAY, "9112 7.1.2", REFUSED | {413, 431}, body=b"hello"),
     Case("of 100,000 bytes", _CHUNKED + b"5\r\nhello\r\n0\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", _LIMITED, EITHER_WAY, "9112 7.1.2", REFUSED | {413, 431}, body=b"hello"),
 )

@@ -29,15 +29,11 @@ _TARGET = "nginx decodes a target to find a file; here it is the application's, 
 _TUNNEL = "there are no tunnels here, so 501; nginx looks at the target first"
 _TAB = "RFC 9110, 5.6.3 has tabs among the optional whitespace; nginx has spaces only"
 _METHOD = "a method is any token, and its meaning the application's; nginx takes capitals alone"
-_VERSION = "the status is 400 for every version that we do not speak; nginx says 505 from 2.0 on"
+_VERSION = "RFC 9112, 2.3: a version has two digits; 505 is for versions that can be read and are not spoken"
 _HTTP_0_9 = "HTTP/0.9 is not spoken here"
 _CODING = "both refuse: 501 is for codings that end in chunked, and else the length is unknown, which is 400"
 _BOTH = "RFC 9112, 6.1 permits both: we read the chunks, and close, so that nothing behind them is a request"
 _LF = "RFC 9112, 2.2 lets a bare LF end the lines of a head, not those of chunks, where it serves to smuggle"
-_LF_AT_THE_END = (
-    "what follows the bare LF, up to an empty line, is taken for trailers and dropped, which hyper decides; nothing of "
-    "it is answered"
-)
 _BOUNDED = "extensions and trailers are bounded here: 16 KiB for all chunks of a body"
 _TRAILER = "trailers are parsed as strictly as headers; nginx drops them unread"
 _SAME_LENGTH = "RFC 9112, 6.3 permits to take lengths that are the same for one"
@@ -57,8 +53,6 @@ REASONS: dict[str, str] = {
     "version": _VERSION,
     "version: 1.1 that closes, then keeps": "RFC 9112, 9.3: close wins",
     "version: 1.1 with a token that only contains close": "options are compared whole; nginx looks for the letters",
-    "version: 1.2": "hyper speaks 1.0 and 1.1; RFC 9110, 2.5 says SHOULD be taken for 1.1",
-    "version: 1.9": "hyper speaks 1.0 and 1.1; RFC 9110, 2.5 says SHOULD be taken for 1.1",
     "version: 1.10": "RFC 9112, 2.3: a version has two digits",
     "version: 0.9, without a version": _HTTP_0_9,
     "version: no version, but headers": _HTTP_0_9,
@@ -84,11 +78,11 @@ REASONS: dict[str, str] = {
     "length and coding: length, then unknown": _CODING,
     "chunk": _LF,
     "chunk: two sizes": _STRICT,
-    "chunk: bare LF ends the body": _LF_AT_THE_END,
     "extension": _BOUNDED,
     "extension: bare LF ends it": _LF,
     "trailer": _TRAILER,
-    "trailer: bare LF": _LF_AT_THE_END,
+    "trailer: bare LF": _LF,
+    "trailer: two, the first with a bare LF": _LF,
     "trailer: a thousand": _BOUNDED,
     "trailer: of 100,000 bytes": _BOUNDED,
     "smuggling: length covers it, chunked ends before": _BOTH,

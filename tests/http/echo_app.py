@@ -120,6 +120,11 @@ async def _large(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.body", "body": part, "more_body": n_bytes > 0})
 
 
+async def _whole(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with `?bytes` bytes in one piece, without a look at the body."""
+    await _answer(send, b"x" * int(_number(scope, "bytes", 1 << 20)))
+
+
 async def _parts(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer in three parts of unknown length, after the whole of the request."""
     await _body(receive)
@@ -236,6 +241,7 @@ _PATHS = {
     "/until-left": _until_left,
     "/deaf": _deaf,
     "/large": _large,
+    "/whole": _whole,
     "/parts": _parts,
     "/without-content": _without_content,
     "/too-short": _too_short,
@@ -255,6 +261,13 @@ _WEBSOCKETS = {
     "/code": _ws_code,
     "/raises": _ws_raises,
 }
+
+
+def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """Answer with `?bytes` bytes in one piece, without a look at the body, as WSGI does it."""
+    body = b"x" * int(parse_qs(environ["QUERY_STRING"])["bytes"][0])
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
 
 
 async def plain_app(scope: Scope, receive: Receive, send: Send) -> None:

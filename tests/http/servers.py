@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -90,6 +91,12 @@ class Server:
     def log_text(self) -> str:
         """Return what it has printed so far."""
         return self.log.read_text(errors="replace") if self.log is not None else ""
+
+    def client_context(self) -> ssl.SSLContext | None:
+        """Return what a client needs to trust it; None if it has no TLS."""
+        if self.tls is None:
+            return None
+        return ssl.create_default_context(cafile=str(self.tls / "cert.pem"))
 
     def stop(self) -> None:
         """Stop it, by force after some time."""

@@ -375,3 +375,48 @@ def test_the_application_sees_a_client_that_left(server: Server, how: str) -> No
 def _n_inside(server: Server) -> int:
     outcome = exchange(server.address, _request(b"/counts", headers=CLOSE))
     return int(outcome.responses[0].body.split()[0])
+
+
+# --- Requests behind chunked bodies (RFC 9112, 2.2 and 7.1) ---
+
+_CHUNKED = b"Transfer-Encoding: chunked\r\n"
+# A lenient server takes what follows the bare LF for a trailer, or for the next request.
+_BARE_LF = b"0\r\n\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@OURS_ONLY
+@pytest.mark.parametrize("n_requests_before", [0, 1, 30])
+@pytest.mark.parametrize("target", [b"/x", b"/early", b"/slow?seconds=0.1"])
+def test_no_request_behind_a_body_that_can_be_misread_is_answered(
+    server: Server, target: bytes, n_requests_before: int
+) -> None:
+    """Whether the application reads the body or not: the connection is closed behind the answer."""
+    before = _request(b"/before") * n_requests_before
+    bad = _request(target, method=b"POST", headers=_CHUNKED) + b"5\r\nhello\r\n" + _BARE_LF
+    outcome = exchange(server.address, before + bad + _request(b"/next") * 3)
+    assert [200] * n_requests_before == statuses(outcome)[:-1]
+    assert statuses(outcome)[-1] == (200 if target == b"/early" else 400)
+    assert b"close" == outcome.responses[-1].header(b"connection")
+    assert "closed" == outcome.ended
+
+
+@NEEDS_APP
+@pytest.mark.parametrize("n_bytes", [1, 20_000, 300_000])
+def test_requests_behind_long_bodies_are_answered(server: Server, n_bytes: int) -> None:
+    """Bodies of each kind, with trailers, and with data that look like their ends."""
+    part = b"\r\n0\r\n\n\nX" * 100
+    chunks = b"".join(b"%x;a\r\n%s\r\n" % (len(part), part) for _ in range(n_bytes // len(part)))
+    chunked = chunks + b"0\r\nX: y\r\nY: \r\n\r\n"
+    data = part * (n_bytes // len(part) + 1)
+    length = b"Content-Length: %d\r\n" % len(data)
+    sent = (
+        _request(b"/a", method=b"POST", headers=_CHUNKED) + chunked,
+        _request(b"/b"),
+        _request(b"/c", method=b"POST", headers=length) + data,
+        _request(b"/d", method=b"POST", headers=_CHUNKED) + chunked,
+        _request(b"/e", headers=CLOSE),
+    )
+    outcome = exchange(server.address, b"".join(sent))
+    assert [200] * len(sent) == statuses(outcome)
+    n_sent = [n_bytes // len(part) * len(part), 0, len(data), n_bytes // len(part) * len(part), 0]
+    assert n_sent == [int(echoed(it.body)[2]) for it in outcome.responses]

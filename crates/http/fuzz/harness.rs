@@ -1,6 +1,9 @@
 //! One connection that is fed with bytes in cuts: it never panics, what it writes is HTTP, and it answers or closes.
 //!
-//! Shared by the fuzz target and by a test of stable Rust.
+//! Shared by the fuzz targets and by a test of stable Rust.
+
+// Each target uses a part.
+#![allow(dead_code)]
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
@@ -18,6 +21,10 @@ use threadlets_http::{Exchange, HttpConnection, Limits, Server, Target};
 
 /// How often a connection is driven without anything new before it is taken for quiet.
 const QUIET_TURNS: usize = 3;
+/// What a client of HTTP/2 says first: the preface, and settings that change nothing.
+const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// The longest frame that a server may write unless its client allows more.
+const FRAME_MAX: usize = 16 * 1024;
 /// Longer than every deadline, in nanoseconds.
 const LONG_NS: u64 = 1_000_000_000_000;
 
@@ -43,6 +50,27 @@ struct Running {
 /// Feed a connection of the server: the first two bytes say how the rest is cut.
 pub(crate) fn feed(server: &Arc<Server>, input: &[u8]) {
     let (cuts, bytes) = input.split_at(input.len().min(2));
+    let written = fed(server, cuts, bytes);
+    let is_http = written.is_empty() || written.starts_with(b"HTTP/1.") || is_http2(bytes);
+    assert!(is_http, "what was written is no HTTP: {}", text(&written));
+}
+
+/// The same with HTTP/2: the bytes are frames after the first settings.
+pub(crate) fn feed_http2(server: &Arc<Server>, input: &[u8]) {
+    let (cuts, frames) = input.split_at(input.len().min(2));
+    let written = fed(server, cuts, &[OPENING, frames].concat());
+    let mut rest = &written[..];
+    // The last one may have been cut by a reset.
+    while let [high, middle, low, kind, _, stream @ .., _, _, _] = &rest[..rest.len().min(9)] {
+        let n_payload = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
+        assert!(n_payload <= FRAME_MAX && *kind <= 9, "no frame: {}", rest.escape_ascii());
+        assert!(stream[0] < 0x80, "a reserved bit is set: {}", rest.escape_ascii());
+        rest = &rest[rest.len().min(9 + n_payload)..];
+    }
+}
+
+/// Feed the bytes, let all deadlines pass, and return what was written.
+fn fed(server: &Arc<Server>, cuts: &[u8], bytes: &[u8]) -> Vec<u8> {
     let mut step = Steps::new(cuts);
     let (ours, mut client) = UnixStream::pair().expect("a pair of sockets");
     ours.set_nonblocking(true).expect("a socket that does not block");
@@ -82,8 +110,7 @@ pub(crate) fn feed(server: &Arc<Server>, input: &[u8]) {
     assert_eq!(0, connection.n_in_flight(), "a request has not ended");
     drop((connection, running));
     assert_eq!(0, server.n_in_flight(), "the server counts a request that has ended");
-    let is_http = written.is_empty() || written.starts_with(b"HTTP/1.") || is_http2(bytes);
-    assert!(is_http, "what was written is no HTTP: {}", text(&written));
+    written
 }
 
 fn is_http2(bytes: &[u8]) -> bool {

@@ -253,6 +253,10 @@ impl Delivery {
         self
     }
 
+    pub(crate) fn link(&self) -> &Arc<HttpLink> {
+        &self.link
+    }
+
     /// The response has begun.
     pub(crate) fn responds(&mut self, status: StatusCode) {
         self.status = Some(status);

@@ -17,6 +17,7 @@ use threadlets_core::Readiness;
 use threadlets_core::socket::Address;
 
 use crate::exchange::Exchange;
+use crate::first_line::FirstLine;
 use crate::http2::{Http2, PREFACE, is_flood, resets_too_much};
 use crate::link::HttpLink;
 use crate::server::Server;
@@ -35,7 +36,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a connection with HTTP/2 has been idle when its buffers are given up.
 const REST: Duration = Duration::from_secs(1);
 
-/// How long a connection may be idle while the server drains.
+/// How long a connection may be idle while the server drains, if its first request or its goodbye may be on the way.
 const IDLE_WHILE_DRAINING: Duration = Duration::from_secs(1);
 
 /// How often a connection is driven in a row, at most, before others have their turn.
@@ -195,15 +196,18 @@ impl HttpConnection {
                 self.link.server.wakes.push(self.link.number);
             }
         });
-        self.rest();
+        self.rest(now_ns);
         self.note_progress(now_ns);
+        if self.is_idle() && self.link.server.is_draining() {
+            self.protocol = Protocol::Closed;
+        }
         self.progress()
     }
 
-    /// Have hyper read the end that it was not told of while a request was in flight.
+    /// Have hyper read the end that it was not told of while a response was under way.
     fn show_end(&self) {
         let link = &self.link;
-        if link.has_hidden_end.load(Relaxed) && link.n_in_flight.load(Relaxed) == 0 {
+        if link.has_hidden_end.load(Relaxed) && !link.is_responding() {
             link.has_hidden_end.store(false, Relaxed);
             link.is_woken.store(true, SeqCst);
         }
@@ -242,15 +246,44 @@ impl HttpConnection {
                 Ok(Some(first)) => joined(socket.take_prefix(), first),
             };
             let (is_http2, may_be_http2) = self.recognize(&socket, &first);
-            socket.put_back(first);
             if is_http2 {
+                socket.put_back(first);
                 return Protocol::Http2(Box::new(Http2::new(socket, &self.link)));
             }
-            if !may_be_http2 {
-                return self.http1(socket);
+            let line = FirstLine::of(&first);
+            let n_line_max = self.link.server.limits.request_head.min(FIRST_READ_MAX);
+            let may_go_on = line == FirstLine::Incomplete && first.len() < n_line_max;
+            if !may_be_http2 && !may_go_on {
+                return self.begin_http1(socket, first, line, now_ns);
             }
             // No edge announces again what has come already, such as the client's end.
+            socket.put_back(first);
         }
+    }
+
+    /// Have hyper parse a request, once its first line is known to have a version for that.
+    fn begin_http1(
+        &mut self,
+        mut socket: Socket,
+        first: Bytes,
+        line: FirstLine,
+        now_ns: u64,
+    ) -> Protocol {
+        const NOT_SUPPORTED: &[u8] =
+            b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        match line {
+            FirstLine::Incomplete | FirstLine::Usual => socket.put_back(first),
+            FirstLine::Newer(minor) => socket.put_back(FirstLine::as_1_1(&first, minor)),
+            FirstLine::Unsupported => {
+                let _ = socket.send(NOT_SUPPORTED);
+                let metrics = &self.link.server.metrics;
+                metrics.responses[5].count();
+                metrics.refused_malformed.count();
+                self.link.leaves_body.store(true, Relaxed);
+                return self.close(socket, now_ns);
+            }
+        }
+        self.http1(socket)
     }
 
     /// Whether the client speaks HTTP/2, and whether it may, as far as the first bytes say. With TLS the handshake
@@ -355,12 +388,24 @@ impl HttpConnection {
         }
     }
 
-    /// Close the connection's websocket, if it is one, because the server is going away.
+    /// Whether it has had requests and nothing of another one has come, in HTTP/1.1.
+    fn is_idle(&self) -> bool {
+        let times = &self.times;
+        matches!(self.protocol, Protocol::Resting(_))
+            && times.idle_ns.is_some()
+            && times.n_requests > 0
+    }
+
+    /// The server drains: close a websocket, and have other connections driven, which closes those that are idle. A
+    /// request that has come is answered first.
     pub fn go_away(&self) {
-        let websocket = self.link.websocket().clone();
-        if let Some(websocket) = websocket {
-            looking_afterwards(|| websocket.go_away());
-        }
+        let link = &self.link;
+        link.may_read.store(true, Relaxed);
+        let websocket = link.websocket().clone();
+        looking_afterwards(|| match websocket {
+            Some(websocket) => websocket.go_away(),
+            None => link.server.wakes.push(link.number),
+        });
     }
 
     /// Close after the last response. Where the client may still be sending, what it sends is read first:
@@ -440,21 +485,26 @@ impl HttpConnection {
 
     /// Give hyper's state and its buffers up when a request has ended and nothing of the next has come: a connection
     /// between two requests costs its socket. Making them anew costs less than keeping them in the cache would.
-    fn rest(&mut self) {
+    fn rest(&mut self, now_ns: u64) {
         let link = &self.link;
         let has_ended = link.n_requests.load(Relaxed) != self.times.n_requests_at_rest
             && link.n_in_flight.load(Relaxed) == 0
-            && link.may_write.load(Relaxed);
+            && link.may_write.load(Relaxed)
+            && !link.has_left_body.load(Relaxed)
+            && !link.is_woken.load(Relaxed);
         if !has_ended || !matches!(self.protocol, Protocol::Http1(_)) {
             return;
         }
         self.times.n_requests_at_rest = link.n_requests.load(Relaxed);
+        let is_misread = link.is_misread.load(Relaxed);
         let Protocol::Http1(http) = mem::replace(&mut self.protocol, Protocol::Closed) else {
             unreachable!("matched above")
         };
         let parts = http.into_parts();
         let mut socket = parts.io;
-        self.protocol = if parts.read_buf.is_empty() {
+        self.protocol = if is_misread {
+            self.close(socket, now_ns)
+        } else if parts.read_buf.is_empty() {
             socket.rest();
             Protocol::Resting(socket)
         } else {

@@ -187,6 +187,10 @@ impl Exchange {
         state.has_given_body |= state.incoming.is_some();
         let waker = Waker::from(Arc::clone(&self.link));
         let mut context = Context::from_waker(&waker);
+        if state.incoming.is_some() && self.link.is_misread.load(Relaxed) {
+            self.leave_body(&mut state);
+            return ReceivedBody::Broken;
+        }
         loop {
             let is_left = state.is_body_left;
             let Some(incoming) = &mut state.incoming else {
@@ -207,7 +211,7 @@ impl Exchange {
                         state.n_body_bytes += data.len() as u64;
                         let limit = self.link.server.limits.request_body;
                         if limit.is_some_and(|limit| state.n_body_bytes > limit) {
-                            self.end_body(&mut state);
+                            self.leave_body(&mut state);
                             return ReceivedBody::TooLarge;
                         }
                         let more = !state.incoming.as_ref().is_some_and(Incoming::is_end_stream);
@@ -232,9 +236,10 @@ impl Exchange {
 
     /// Give up the rest of the body: an application that asks for it later is told that it breaks off.
     fn leave_body(&self, state: &mut State) {
-        if state.incoming.take().is_some() {
+        if let Some(body) = state.incoming.take() {
             state.is_body_left = true;
             self.link.n_bodies.fetch_sub(1, Relaxed);
+            self.link.leave(body);
         }
     }
 

@@ -6,7 +6,8 @@
 //!
 //! In reading order: [`connection`], `service` (what each request is answered with), [`exchange`] (a request that an
 //! application answers), [`static_files`] (those that a folder answers), [`websocket`], `body` (what responses are made of),
-//! `http2` (many requests at a time), `socket` (hyper's reads and writes), `session` and [`tls`], [`wakes`].
+//! `http2` (many requests at a time), `first_line` and `framing` (what hyper is too strict or too lenient about), `socket`
+//! (hyper's reads and writes), `session` and [`tls`], [`wakes`].
 
 pub mod connection;
 pub mod exchange;
@@ -19,6 +20,8 @@ pub mod wakes;
 pub mod websocket;
 
 mod body;
+mod first_line;
+mod framing;
 mod http2;
 mod link;
 mod refusal;

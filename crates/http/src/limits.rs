@@ -52,7 +52,7 @@ impl Default for Limits {
 
 impl Limits {
     /// How often connections have to be looked at, so that none overstays by much.
-    pub fn check_interval(&self, websockets: Option<&websocket::Options>) -> Duration {
+    pub(crate) fn check_interval(&self, websockets: Option<&websocket::Options>) -> Duration {
         let pings = websockets.into_iter().flat_map(|it| [it.ping_interval, it.ping_timeout]);
         let shortest = [self.keep_alive, self.head, self.body, self.response]
             .into_iter()

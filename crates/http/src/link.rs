@@ -1,5 +1,6 @@
 //! What the parts of one connection share: the socket under hyper, the service above it, and the driver around it.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
@@ -7,9 +8,11 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Wake;
 
+use hyper::body::Incoming;
 use threadlets_core::socket::Address;
 
 use crate::exchange::Exchange;
+use crate::framing::Announced;
 use crate::server::Server;
 use crate::tls::TlsInfo;
 use crate::websocket::WebSocket;
@@ -36,7 +39,7 @@ pub(crate) struct HttpLink {
     pub(crate) distrusts_short_reads: AtomicBool,
     /// The peer has ended its half.
     pub(crate) is_read_closed: AtomicBool,
-    /// The end was not told to hyper while a request was in flight.
+    /// The end was not told to hyper while a response was under way.
     pub(crate) has_hidden_end: AtomicBool,
     /// A write has found no room, once at least: writability has to be reported.
     pub(crate) awaits_room: AtomicBool,
@@ -44,6 +47,8 @@ pub(crate) struct HttpLink {
     pub(crate) n_written: AtomicU64,
     /// Bytes of bodies that hyper has taken and that are not known to be sent.
     pub(crate) n_in_hyper: AtomicU64,
+    /// A write has found no room, and hyper has not written all that it has.
+    pub(crate) is_unflushed: AtomicBool,
     /// The close resets the connection.
     pub(crate) resets: AtomicBool,
 
@@ -66,6 +71,16 @@ pub(crate) struct HttpLink {
     pub(crate) leaves_body: AtomicBool,
     /// Requests that have begun.
     pub(crate) n_requests: AtomicU64,
+    /// What requests have announced of their bodies, by how many requests came before, in HTTP/1.1.
+    announced: Mutex<VecDeque<(u64, Announced)>>,
+    has_announced: AtomicBool,
+    /// A chunked body has been announced: its bytes are to be followed.
+    pub(crate) has_chunks: AtomicBool,
+    /// A chunked body was misread: what follows on the connection may be no request.
+    pub(crate) is_misread: AtomicBool,
+    /// A body that nobody will read. hyper is told when the response is sent: it would give up what is unsent of that.
+    left_body: Mutex<Option<Incoming>>,
+    pub(crate) has_left_body: AtomicBool,
     /// Exchanges that have begun, and of which the application does not know yet.
     begun: Mutex<Vec<Arc<Exchange>>>,
     /// The websocket that the client has asked for, until the connection is over.
@@ -90,6 +105,7 @@ impl HttpLink {
             n_read: AtomicU64::new(0),
             n_written: AtomicU64::new(0),
             n_in_hyper: AtomicU64::new(0),
+            is_unflushed: AtomicBool::new(false),
             resets: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             n_pieces_taken: AtomicU64::new(0),
@@ -100,6 +116,12 @@ impl HttpLink {
             n_bodies: AtomicU32::new(0),
             leaves_body: AtomicBool::new(false),
             n_requests: AtomicU64::new(0),
+            announced: Mutex::default(),
+            has_announced: AtomicBool::new(false),
+            has_chunks: AtomicBool::new(false),
+            is_misread: AtomicBool::new(false),
+            left_body: Mutex::default(),
+            has_left_body: AtomicBool::new(false),
             begun: Mutex::default(),
             websocket: Mutex::default(),
         }
@@ -122,17 +144,83 @@ impl HttpLink {
         self.websocket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hide the end of what the client sends from hyper, if a request is in flight: it would take that for the client's leaving,
-    /// and drop a response that is under way. A client may end its half and wait for the response. The end of a
+    /// Note the body of the request that has just begun.
+    pub(crate) fn announce(&self, body: Announced) {
+        let number = self.n_requests.load(Relaxed) - 1;
+        self.announced().push_back((number, body));
+        self.has_announced.store(true, Relaxed);
+        if body == Announced::Chunks {
+            self.has_chunks.store(true, Relaxed);
+        }
+    }
+
+    /// Take what the request with a number has announced.
+    pub(crate) fn take_announced(&self, number: u64) -> Option<Announced> {
+        let mut announced = self.announced();
+        while announced.front().is_some_and(|(it, _)| *it < number) {
+            announced.pop_front();
+        }
+        match announced.front() {
+            Some((it, body)) if *it == number => Some(*body),
+            _ => None,
+        }
+    }
+
+    /// Forget what was announced: the requests of it are over.
+    pub(crate) fn forget_announced(&self) {
+        if self.has_announced.swap(false, Relaxed) {
+            self.announced().clear();
+            self.has_chunks.store(false, Relaxed);
+        }
+    }
+
+    fn announced(&self) -> MutexGuard<'_, VecDeque<(u64, Announced)>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leave a body: nobody will read it.
+    pub(crate) fn leave(self: &Arc<Self>, body: Incoming) {
+        if self.is_http2.load(Relaxed) {
+            // Each stream ends by itself.
+            return;
+        }
+        let before = self.left_body.lock().unwrap_or_else(PoisonError::into_inner).replace(body);
+        self.has_left_body.store(true, Relaxed);
+        drop(before);
+        if self.n_in_flight.load(Relaxed) == 0 {
+            // What was sent was flushed before.
+            self.wake_by_ref();
+        }
+    }
+
+    /// All that hyper had was sent: it may know that a body is left.
+    pub(crate) fn is_flushed(self: &Arc<Self>) {
+        self.n_in_hyper.store(0, Relaxed);
+        self.is_unflushed.store(false, Relaxed);
+        if self.has_left_body.load(Relaxed) && self.n_in_flight.load(Relaxed) == 0 {
+            self.has_left_body.store(false, Relaxed);
+            let body = self.left_body.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(body);
+            self.wake_by_ref();
+        }
+    }
+
+    /// Hide the end of what the client sends from hyper, while a response is under way: it would take that for the client's
+    /// leaving, and drop the response. A client may end its half and wait for the response. The end of a
     /// body that is not complete is told; and in HTTP/2, whose clients send as long as they receive.
     pub(crate) fn hide_end(&self) -> bool {
-        let hides = self.n_in_flight.load(Relaxed) > 0
+        let hides = self.is_responding()
             && self.n_bodies.load(Relaxed) == 0
             && !self.is_http2.load(Relaxed);
         if hides {
             self.has_hidden_end.store(true, Relaxed);
         }
         hides
+    }
+
+    /// Whether a response is under way, which may be long after its request has ended for us.
+    pub(crate) fn is_responding(&self) -> bool {
+        self.n_in_flight.load(Relaxed) > 0 || self.is_unflushed.load(Relaxed)
     }
 
     /// Whether HTTP/2 has bytes of bodies that wait for the client.

@@ -16,6 +16,9 @@ use crate::websocket;
 /// The code of websockets that are closed because the server stops.
 const GOING_AWAY: u16 = 1001;
 
+/// Between two looks at the connections of a server that drains.
+const CHECKS_WHILE_DRAINING: Duration = Duration::from_millis(100);
+
 /// The code of websockets that are closed because the server is replaced by another one.
 const RESTARTING: u16 = 1012;
 
@@ -123,6 +126,12 @@ impl Server {
     /// Whether [`Server::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Relaxed)
+    }
+
+    /// How often connections have to be looked at, so that none overstays by much.
+    pub fn check_interval(&self) -> Duration {
+        let interval = self.limits.check_interval(self.websockets.as_ref());
+        if self.is_draining() { interval.min(CHECKS_WHILE_DRAINING) } else { interval }
     }
 
     /// How many requests have begun and have not ended.

@@ -15,6 +15,7 @@ use hyper::service::Service;
 
 use crate::body::{Body, BrokenOff, Delivery};
 use crate::exchange::Exchange;
+use crate::framing::Announced;
 use crate::http2;
 use crate::link::HttpLink;
 use crate::refusal;
@@ -39,7 +40,16 @@ impl Service<Request<Incoming>> for RequestService {
         link.leaves_body.store(!incoming.is_end_stream(), Relaxed);
         let delivery = Delivery::begin(link, &parts);
         let version = parts.version;
-        if let Err(status) = check(server, &parts, &incoming) {
+        if version < Version::HTTP_2 && !incoming.is_end_stream() {
+            link.announce(announced(&parts, &incoming));
+        }
+        let checked = match link.is_misread.load(Relaxed) {
+            // It may stand where others see no request.
+            true => Err(StatusCode::BAD_REQUEST),
+            false => check(server, &parts, &incoming),
+        };
+        if let Err(status) = checked {
+            link.leave(incoming);
             return match refusal::response(status) {
                 Some((head, body)) => Reply::ready(server, head, version, delivery, |delivery| {
                     Body::bytes(body, delivery)
@@ -52,6 +62,7 @@ impl Service<Request<Incoming>> for RequestService {
         }
         match &server.target {
             Target::Files(files) if !server.is_internal(&parts.uri) => {
+                link.leave(incoming);
                 match files.try_answer(&parts) {
                     Some(response) => {
                         let (head, file) = response.into_parts();
@@ -72,6 +83,7 @@ impl Service<Request<Incoming>> for RequestService {
                     Some(Err(refusal)) => {
                         let (head, body) = *refusal;
                         let body = |delivery| Body::bytes(body, delivery);
+                        link.leave(incoming);
                         return Reply::ready(server, head, version, delivery, body);
                     }
                     Some(Ok(websocket)) => Some(websocket),
@@ -139,7 +151,8 @@ fn respond(
         }
     }
     let upgrades = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if server.is_draining() && version < Version::HTTP_2 && !upgrades {
+    let is_last = server.is_draining() || delivery.link().is_misread.load(Relaxed);
+    if is_last && version < Version::HTTP_2 && !upgrades {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Response::from_parts(head, body(delivery))
@@ -179,6 +192,16 @@ impl Future for Reply {
                 })
             }
         }
+    }
+}
+
+/// The body that hyper expects of a request that has one.
+fn announced(request: &request::Parts, body: &Incoming) -> Announced {
+    match body.size_hint().exact() {
+        Some(n_bytes) if !request.headers.contains_key(header::TRANSFER_ENCODING) => {
+            Announced::Length(n_bytes)
+        }
+        _ => Announced::Chunks,
     }
 }
 

@@ -13,6 +13,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
+use crate::framing::Follower;
 use crate::link::HttpLink;
 use crate::sealed::{self, Sealed};
 use crate::session::{Session, TlsFailure};
@@ -104,6 +105,7 @@ impl Wire {
     ) -> io::Result<Option<usize>> {
         let link = &self.link;
         if !link.may_write.load(Relaxed) {
+            link.is_unflushed.store(true, Relaxed);
             return Ok(None);
         }
         loop {
@@ -117,6 +119,7 @@ impl Wire {
                 }
                 Err(Errno::AGAIN) => {
                     link.may_write.store(false, Relaxed);
+                    link.is_unflushed.store(true, Relaxed);
                     link.awaits_room.store(true, Relaxed);
                     Ok(None)
                 }
@@ -143,8 +146,14 @@ fn send_flags() -> SendFlags {
 #[derive(Debug)]
 pub(crate) struct Socket {
     wire: Wire,
-    /// What was read before hyper was asked.
+    /// What was read before hyper was asked: the beginning of a request.
     prefix: Bytes,
+    /// How much of that was read again.
+    n_prefix_read: usize,
+    /// How many requests there were before those of the prefix.
+    n_requests_before: u64,
+    /// Follows what hyper reads, where bodies are to be found in it.
+    follower: Option<Box<Follower>>,
     /// The TLS session; plain sockets have none.
     session: Option<Box<Session>>,
 }
@@ -155,22 +164,50 @@ impl Socket {
             Some(tls) => Some(Box::new(Session::new(tls)?)),
             None => None,
         };
-        Ok(Self { wire: Wire { fd, link }, prefix: Bytes::new(), session })
+        Ok(Self {
+            wire: Wire { fd, link },
+            prefix: Bytes::new(),
+            n_prefix_read: 0,
+            n_requests_before: 0,
+            follower: None,
+            session,
+        })
     }
 
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.wire.fd.as_raw_fd()
     }
 
-    /// Put bytes back that were read: they are read again first.
+    /// Put bytes back that were read: they are read again first. In HTTP/1.1, a request begins with them.
     pub(crate) fn put_back(&mut self, prefix: Bytes) {
-        debug_assert!(self.prefix.is_empty());
+        debug_assert!(self.prefix.len() == self.n_prefix_read);
         self.prefix = prefix;
+        self.n_prefix_read = 0;
+        let link = &self.wire.link;
+        self.n_requests_before = link.n_requests.load(Relaxed);
+        self.follower = None;
+        link.forget_announced();
     }
 
-    /// Take what was put back.
+    /// Take what was put back and not read.
     pub(crate) fn take_prefix(&mut self) -> Bytes {
-        std::mem::take(&mut self.prefix)
+        let mut prefix = std::mem::take(&mut self.prefix);
+        prefix.advance(std::mem::take(&mut self.n_prefix_read));
+        prefix
+    }
+
+    /// Follow what hyper has read, up to these bytes, to see whether it misreads a body.
+    fn follow(&mut self, read: &[u8]) {
+        let link = &self.wire.link;
+        link.has_chunks.store(false, Relaxed);
+        let follower = self
+            .follower
+            .get_or_insert_with(|| Box::new(Follower::new(self.n_requests_before, &self.prefix)));
+        let n_reported = link.n_requests.load(Relaxed);
+        if follower.follow(read, n_reported, |number| link.take_announced(number)).is_err() {
+            link.server.metrics.refused_malformed.count();
+            link.is_misread.store(true, Relaxed);
+        }
     }
 
     /// Whether HTTP can be spoken: there is no handshake that is not complete.
@@ -257,6 +294,10 @@ impl Socket {
 
     /// Give up the memory that is needed while bytes move only.
     pub(crate) fn rest(&mut self) {
+        if self.n_prefix_read == self.prefix.len() {
+            self.take_prefix();
+        }
+        self.follower = None;
         if let Some(session) = &mut self.session {
             session.rest();
         }
@@ -283,14 +324,23 @@ impl Read for Socket {
         _cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.prefix.is_empty() {
-            let n = self.prefix.len().min(buffer.remaining());
-            buffer.put_slice(&self.prefix[..n]);
-            self.prefix.advance(n);
+        if self.n_prefix_read < self.prefix.len() {
+            let rest = &self.prefix[self.n_prefix_read..];
+            let n = rest.len().min(buffer.remaining());
+            buffer.put_slice(&rest[..n]);
+            self.n_prefix_read += n;
             return Poll::Ready(Ok(()));
         }
         // SAFETY: `receive` writes to the memory, and nothing is uninitialised by it.
-        let received = self.receive(unsafe { buffer.as_mut() });
+        let memory = unsafe { buffer.as_mut() };
+        let received = self.receive(memory);
+        if let Ok(Some(n @ 1..)) = received
+            && !self.wire.link.is_http2.load(Relaxed)
+        {
+            // SAFETY: the first `n` bytes were written.
+            let read = unsafe { std::slice::from_raw_parts(memory.as_ptr().cast::<u8>(), n) };
+            self.follow(read);
+        }
         poll_of(received).map_ok(|n| {
             // SAFETY: the first `n` bytes were written.
             unsafe { buffer.advance(n) }
@@ -319,11 +369,14 @@ impl Write for Socket {
         true
     }
 
-    /// hyper flushes when it has written all that it had.
+    /// hyper flushes when it has written all that it had, and after each request whose head it has read.
     fn poll_flush(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.wire.link.has_chunks.load(Relaxed) {
+            self.follow(&[]);
+        }
         match self.flush() {
             Ok(true) => {
-                self.wire.link.n_in_hyper.store(0, Relaxed);
+                self.wire.link.is_flushed();
                 Poll::Ready(Ok(()))
             }
             Ok(false) => Poll::Pending,

@@ -304,8 +304,7 @@ impl HttpServer {
     fn start_checking(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let interval = this.server.limits.check_interval(this.server.websockets.as_ref());
-        let deadline_ns = clock::now_ns() + interval.as_nanos() as u64;
+        let deadline_ns = clock::now_ns() + this.server.check_interval().as_nanos() as u64;
         let request = Self::request(slf, CHECK);
         let dispatcher = this.dispatcher.get();
         let key = dispatcher.queues.with(py, |queues| queues.submit_at(deadline_ns, request));
@@ -499,6 +498,11 @@ impl HttpServer {
             let open = connections.entries.iter().filter_map(|(_, it)| it.connection.as_ref());
             open.for_each(|it| it.go_away());
         });
+        let timer = this.check_timer.replace(py, TimerKey::NONE);
+        if timer != TimerKey::NONE {
+            dispatcher.forget_timer(py, timer);
+            Self::start_checking(slf)?;
+        }
         Self::schedule(slf)
     }
 

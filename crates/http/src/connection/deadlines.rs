@@ -102,11 +102,8 @@ impl HttpConnection {
 
 /// How long a connection may be idle that has had this many requests.
 fn patience(server: &Server, n_requests: u64) -> Duration {
-    match n_requests {
-        0 => server.limits.head,
-        _ if server.is_draining() => IDLE_WHILE_DRAINING.min(server.limits.keep_alive),
-        _ => server.limits.keep_alive,
-    }
+    let usual = if n_requests == 0 { server.limits.head } else { server.limits.keep_alive };
+    if server.is_draining() { IDLE_WHILE_DRAINING.min(usual) } else { usual }
 }
 
 /// Look at the deadlines of a connection with HTTP/2; whether it is over.
@@ -140,6 +137,10 @@ fn check_http2(
         return false;
     };
     match http.goes_away_ns {
+        // Clients answer to it at once.
+        Some(since_ns) if link.server.is_draining() => {
+            is_past(since_ns.max(idle_ns), IDLE_WHILE_DRAINING)
+        }
         Some(since_ns) => is_past(since_ns.max(idle_ns), LINGER),
         None => {
             if is_past(idle_ns, patience(&link.server, times.n_requests)) {
