@@ -28,6 +28,10 @@ impl FirstLine {
         };
         let line = &bytes[n_empty..n_empty + n_line];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line == b"PRI * HTTP/2.0" {
+            // The preface of HTTP/2 is no request (RFC 9113, 3.4).
+            return Self::Usual;
+        }
         match line {
             [.., b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1'] => Self::Usual,
             [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => {
@@ -64,6 +68,7 @@ mod tests {
             (b"GET / HTTP/1.2\r\nHost: a", FirstLine::Newer(13)),
             (b"\r\nGET / HTTP/1.9\n", FirstLine::Newer(15)),
             (b"GET / HTTP/2.0\r\n", FirstLine::Unsupported),
+            (b"PRI * HTTP/2.0\r\n", FirstLine::Usual),
             (b"GET / HTTP/2\r\n", FirstLine::Usual),
             (b"GET /HTTP/1.2\r\n", FirstLine::Usual),
             (b"GET / HTTP/1.10\r\n", FirstLine::Usual),

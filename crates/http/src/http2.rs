@@ -65,7 +65,8 @@ impl fmt::Debug for Http2 {
 }
 
 impl Http2 {
-    pub(crate) fn new(socket: Socket, link: &Arc<HttpLink>) -> Self {
+    pub(crate) fn new(mut socket: Socket, link: &Arc<HttpLink>) -> Self {
+        socket.stop_following();
         link.is_http2.store(true, Relaxed);
         let begun = Executing::default();
         let socket = Arc::new(Mutex::new(socket));

@@ -152,6 +152,8 @@ pub(crate) struct Socket {
     n_prefix_read: usize,
     /// How many requests there were before those of the prefix.
     n_requests_before: u64,
+    /// hyper reads HTTP/1.1 of it.
+    is_followed: bool,
     /// Follows what hyper reads, where bodies are to be found in it.
     follower: Option<Box<Follower>>,
     /// The TLS session; plain sockets have none.
@@ -169,6 +171,7 @@ impl Socket {
             prefix: Bytes::new(),
             n_prefix_read: 0,
             n_requests_before: 0,
+            is_followed: true,
             follower: None,
             session,
         })
@@ -194,6 +197,12 @@ impl Socket {
         let mut prefix = std::mem::take(&mut self.prefix);
         prefix.advance(std::mem::take(&mut self.n_prefix_read));
         prefix
+    }
+
+    /// From now on, another protocol than HTTP/1.1 is read.
+    pub(crate) fn stop_following(&mut self) {
+        self.is_followed = false;
+        self.follower = None;
     }
 
     /// Follow what hyper has read, up to these bytes, to see whether it misreads a body.
@@ -335,7 +344,7 @@ impl Read for Socket {
         let memory = unsafe { buffer.as_mut() };
         let received = self.receive(memory);
         if let Ok(Some(n @ 1..)) = received
-            && !self.wire.link.is_http2.load(Relaxed)
+            && self.is_followed
         {
             // SAFETY: the first `n` bytes were written.
             let read = unsafe { std::slice::from_raw_parts(memory.as_ptr().cast::<u8>(), n) };

@@ -60,6 +60,7 @@ impl Driver {
     ) -> Self {
         let server = &websocket.link.server;
         server.metrics.websockets.count();
+        socket.stop_following();
         if !first.is_empty() {
             put_back(&mut socket, &first);
         }
