@@ -36,7 +36,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a connection with HTTP/2 has been idle when its buffers are given up.
 const REST: Duration = Duration::from_secs(1);
 
-/// How long a connection may be idle while the server drains, if its first request or its goodbye may be on the way.
+/// How long a connection may be idle while the server drains, if a request or its goodbye may be on the way.
 const IDLE_WHILE_DRAINING: Duration = Duration::from_secs(1);
 
 /// How often a connection is driven in a row, at most, before others have their turn.
@@ -198,7 +198,7 @@ impl HttpConnection {
         });
         self.rest(now_ns);
         self.note_progress(now_ns);
-        if self.is_idle() && self.link.server.is_draining() {
+        if self.is_idle() && self.link.server.is_stopping() {
             self.protocol = Protocol::Closed;
         }
         self.progress()
@@ -396,8 +396,8 @@ impl HttpConnection {
             && times.n_requests > 0
     }
 
-    /// The server drains: close a websocket, and have other connections driven, which closes those that are idle. A
-    /// request that has come is answered first.
+    /// The server drains: close a websocket, and have other connections driven, which closes those that are idle if it
+    /// stops. A request that has come is answered first.
     pub fn go_away(&self) {
         let link = &self.link;
         link.may_read.store(true, Relaxed);

@@ -111,11 +111,18 @@ impl Server {
         self.internal_path.as_deref() == Some(uri.path())
     }
 
-    /// From now on, have each response be the last of its connection. Websockets are told whether another server
-    /// takes its place at once, by [`HttpConnection::go_away`](crate::Connection::go_away).
+    /// From now on, have each response be the last of its connection. If another server takes its place at once
+    /// (`restarts`), websockets are told so, by [`HttpConnection::go_away`](crate::Connection::go_away), and idle
+    /// connections are kept for a moment: a request may be on its way, and is to be answered.
     pub fn drain(&self, restarts: bool) {
         self.away_code.store(if restarts { RESTARTING } else { GOING_AWAY }, Relaxed);
         self.is_draining.store(true, Relaxed);
+    }
+
+    /// Whether it drains for good: no other server takes its place at once, and the next request of an idle connection would
+    /// be refused there, too.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_draining() && self.away_code() != RESTARTING
     }
 
     /// The code with which websockets are closed when the server drains.
