@@ -47,6 +47,8 @@ mod _core {
     #[pymodule_export]
     use super::net::datagrams::Datagrams;
     #[pymodule_export]
+    use super::net::read_buffer::ReadBuffer;
+    #[pymodule_export]
     use super::net::stream::Stream;
     #[pymodule_export]
     use super::py::address::{peername, sockname};

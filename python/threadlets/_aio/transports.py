@@ -11,6 +11,7 @@ from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
 from threadlets import _core
+from threadlets._aio.streams import read_buffer_of
 from threadlets._hooks import TransportHooks, implements
 
 if TYPE_CHECKING:
@@ -250,7 +251,8 @@ class SocketTransport(transports._FlowControlMixin):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Deliver received data to `protocol` from now on."""
         self._protocol: asyncio.BaseProtocol | None = protocol
-        self._stream.set_protocol(protocol, isinstance(protocol, asyncio.BufferedProtocol))
+        lends = isinstance(protocol, asyncio.BufferedProtocol)
+        self._stream.set_protocol(protocol, lends, read_buffer_of(protocol, self._loop))
 
     def get_protocol(self) -> Any:
         """Return the protocol; None once the connection is lost."""

@@ -17,6 +17,7 @@ use threadlets_core::{Error, Interest, Readiness};
 
 use super::connection_context::ConnectionContext;
 use super::descriptors;
+use super::read_buffer::ReadBuffer;
 use super::stream_state::StreamState;
 use crate::contract::in_context;
 use crate::dispatcher::request::Request;
@@ -24,7 +25,7 @@ use crate::dispatcher::{Dispatcher, Source, hooks};
 use crate::py::byte_buffer::{ByteBuffer, Chunk, check_bytes_like, with_bytes};
 use crate::py::error::{ends_the_loop, to_python};
 use crate::py::gil_cell::GilCell;
-use crate::py::{address, memory};
+use crate::py::memory;
 
 /// The native half of a socket transport.
 #[pyclass(frozen, module = "threadlets._core")]
@@ -32,9 +33,9 @@ use crate::py::{address, memory};
 pub struct Stream {
     dispatcher: Py<Dispatcher>,
     /// Its protocol is called in this context.
-    context: ConnectionContext,
+    pub(super) context: ConnectionContext,
     /// The peer of an accepted connection, converted when `peername` is called.
-    peer: Option<Address>,
+    pub(super) peer: Option<Address>,
     pub(crate) state: GilCell<StreamState>,
 }
 
@@ -158,13 +159,20 @@ impl Stream {
             if readiness.urgent && !is_readable(state.io.fd()) {
                 return None;
             }
-            Some((state.protocol.as_ref()?.clone_ref(py), state.protocol_lends))
+            let protocol = state.protocol.as_ref()?.clone_ref(py);
+            Some((protocol, state.protocol_lends, state.live_read_buffer(py)))
         });
         // A paused connection is tried again when it resumes.
-        let Some((protocol, lends)) = receiver else { return Ok(()) };
+        let Some((protocol, lends, read_buffer)) = receiver else { return Ok(()) };
         let protocol = protocol.bind(py);
-        let received =
-            if lends { this.receive_lent(py, protocol) } else { this.receive_data(py, protocol) };
+        let received = if lends {
+            this.receive_lent(py, protocol)
+        } else {
+            this.receive_data(py, |data| match read_buffer {
+                Some(buffer) => buffer.get().feed(data),
+                None => protocol.call_method1(intern!(py, "data_received"), (data,)).map(drop),
+            })
+        };
         match received {
             Ok(Received::Nothing) => Ok(()),
             Ok(Received::End) => this.tell_transport(py, hooks::received_end),
@@ -174,7 +182,11 @@ impl Stream {
         }
     }
 
-    fn receive_data(&self, py: Python<'_>, protocol: &Bound<'_, PyAny>) -> PyResult<Received> {
+    fn receive_data<'py>(
+        &self,
+        py: Python<'py>,
+        pass_on: impl FnOnce(Bound<'py, PyBytes>) -> PyResult<()>,
+    ) -> PyResult<Received> {
         let received = self.dispatcher.get().with_receive_buffer(py, |buffer| {
             let received = self.state.with(py, |state| state.io.receive(buffer));
             let data = match received {
@@ -190,7 +202,7 @@ impl Stream {
         match data {
             Ok(None) => {}
             Ok(Some(data)) => {
-                if let Err(error) = protocol.call_method1(intern!(py, "data_received"), (data,)) {
+                if let Err(error) = pass_on(data) {
                     let message = "Fatal error: protocol.data_received() call failed.";
                     self.fail(py, error, message)?;
                 }
@@ -342,6 +354,12 @@ impl Stream {
         }
     }
 
+    fn leave_read_buffer(&self, py: Python<'_>) {
+        if let Some(left) = self.state.with(py, |it| it.read_buffer.take()) {
+            left.get().set_stream(py, None);
+        }
+    }
+
     fn transport<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.state.with(py, |it| it.transport.as_ref().map(|it| it.bind(py).clone()))
     }
@@ -389,30 +407,28 @@ impl Stream {
         Ok(Self::from_parts(dispatcher, context, None, state))
     }
 
-    /// The context that was given to the connection; None: its callbacks run in a copy of another.
-    fn context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.context.as_given(py)
-    }
-
-    /// The number of the descriptor.
-    fn fileno(&self, py: Python<'_>) -> i32 {
-        self.state.with(py, |state| state.io.fd().raw())
-    }
-
-    /// The peer's address, of an accepted connection.
-    fn peername<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.peer.as_ref().map(|peer| address::to_python(py, peer)).transpose()
-    }
-
     /// Attach the stream to a transport, until the connection is released.
     fn set_transport(&self, py: Python<'_>, transport: Py<PyAny>) {
         drop(self.state.with(py, |state| state.transport.replace(transport)));
     }
 
     /// Deliver received data to `protocol` from now on; `lends`: into the protocol's own buffers.
-    fn set_protocol(&self, py: Python<'_>, protocol: Py<PyAny>, lends: bool) {
-        let previous = self.state.with(py, |state| {
+    /// `read_buffer` is that of the protocol's stream reader, and gets the data without the protocol.
+    fn set_protocol(
+        slf: &Bound<'_, Self>,
+        protocol: Py<PyAny>,
+        lends: bool,
+        read_buffer: Option<Py<ReadBuffer>>,
+    ) {
+        let py = slf.py();
+        let this = slf.get();
+        this.leave_read_buffer(py);
+        if let Some(read_buffer) = &read_buffer {
+            read_buffer.get().set_stream(py, Some(slf.clone().unbind()));
+        }
+        let previous = this.state.with(py, |state| {
             state.protocol_lends = lends;
+            state.read_buffer = read_buffer;
             state.protocol.replace(protocol)
         });
         drop(previous);
@@ -519,6 +535,7 @@ impl Stream {
 
     /// Deregister from the poller, and forget transport and protocol; the socket may be closed after this.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.leave_read_buffer(py);
         let (key, fd, dropped) = self.state.with(py, |state| {
             let dropped = (state.io.abort(), state.transport.take(), state.protocol.take());
             (state.key.take(), state.io.fd().raw(), dropped)
@@ -560,12 +577,15 @@ impl Stream {
         self.context.traverse(&visit)?;
         self.state.traverse(&visit, |state| {
             visit.call(&state.transport)?;
-            visit.call(&state.protocol)
+            visit.call(&state.protocol)?;
+            visit.call(&state.read_buffer)
         })
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        let cleared = self.state.with(py, |it| (it.transport.take(), it.protocol.take()));
+        let cleared = self
+            .state
+            .with(py, |it| (it.transport.take(), it.protocol.take(), it.read_buffer.take()));
         drop(cleared);
     }
 }

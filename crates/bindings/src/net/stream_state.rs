@@ -5,7 +5,9 @@ use pyo3::prelude::*;
 use threadlets_core::socket::SocketFd;
 use threadlets_core::{Readiness, SourceKey};
 
+use super::read_buffer::ReadBuffer;
 use crate::py::byte_buffer::Chunk;
+use crate::py::interpreter;
 
 #[derive(Debug)]
 pub(crate) struct StreamState {
@@ -17,6 +19,8 @@ pub(crate) struct StreamState {
     pub(crate) protocol: Option<Py<PyAny>>,
     /// The protocol lends its own buffers (`asyncio.BufferedProtocol`).
     pub(crate) protocol_lends: bool,
+    /// Where received data goes instead of to the protocol: the buffer of the protocol's stream reader.
+    pub(crate) read_buffer: Option<Py<ReadBuffer>>,
     /// The readiness for which the stream is queued; None when it is not queued. It is served once per
     /// tick, however often readiness is noted, so that callbacks keep pace with what is received.
     pub(crate) noted: Option<Readiness>,
@@ -41,6 +45,7 @@ impl StreamState {
             transport: None,
             protocol: None,
             protocol_lends: false,
+            read_buffer: None,
             noted: None,
             is_served: false,
             is_deferred: false,
@@ -48,6 +53,18 @@ impl StreamState {
             lent: false,
             n_writes_lost: 0,
         }
+    }
+
+    /// Whether the connection is open, and its owner may write more.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.io.is_closing() && !self.io.is_writing_paused()
+    }
+
+    /// Where received data goes, if that is to a reader's buffer; none once the reader is gone.
+    pub(crate) fn live_read_buffer(&self, py: Python<'_>) -> Option<Py<ReadBuffer>> {
+        let buffer = self.read_buffer.as_ref()?;
+        // The reader has the other reference.
+        (!interpreter::is_last_reference(buffer.as_any())).then(|| buffer.clone_ref(py))
     }
 
     /// Fail if writing was ended, or the socket is lent.

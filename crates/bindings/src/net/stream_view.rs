@@ -1,12 +1,28 @@
-//! Queries of a connection: its state, its unsent bytes, its water marks.
+//! Queries of a connection: its names, its state, its unsent bytes, its water marks.
 
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
 
 use super::stream::Stream;
+use crate::py::address;
 
 #[pymethods]
 impl Stream {
+    /// The context that was given to the connection; None: its callbacks run in a copy of another.
+    fn context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.context.as_given(py)
+    }
+
+    /// The number of the descriptor.
+    fn fileno(&self, py: Python<'_>) -> i32 {
+        self.state.with(py, |state| state.io.fd().raw())
+    }
+
+    /// The peer's address, of an accepted connection.
+    fn peername<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.peer.as_ref().map(|peer| address::to_python(py, peer)).transpose()
+    }
+
     /// Whether data is received.
     fn is_reading(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.io.is_reading())

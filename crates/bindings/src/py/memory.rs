@@ -6,7 +6,7 @@
 use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyByteArray, PyBytes, PyList};
 
 /// A bytes object with this content.
 pub(crate) fn bytes<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
@@ -17,6 +17,14 @@ pub(crate) fn bytes<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py,
         let made = ffi::PyBytes_FromStringAndSize(start, content.len() as ffi::Py_ssize_t);
         Ok(Bound::from_owned_ptr_or_err(py, made)?.cast_into_unchecked())
     }
+}
+
+/// Remove the first `n_bytes` of a bytearray, which has as many; what is left is not moved.
+pub(crate) fn remove_front(bytes: &Bound<'_, PyByteArray>, n_bytes: usize) -> PyResult<()> {
+    // SAFETY: the GIL is held, and the object is alive. Fails with an exception set.
+    let failed =
+        unsafe { ffi::PySequence_DelSlice(bytes.as_ptr(), 0, n_bytes as ffi::Py_ssize_t) } < 0;
+    if failed { Err(PyErr::fetch(bytes.py())) } else { Ok(()) }
 }
 
 /// A list of these items.
