@@ -18,9 +18,23 @@ from threadlets import _core
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: The attributes of asyncio's classes when this module was imported: a program that replaces one later
-#: has its replacement called.
-_UNCHANGED = [(it, dict(vars(it))) for it in (StreamReader, StreamReaderProtocol, StreamWriter)]
+#: The methods of asyncio's that are not called any more. A program that replaces one of them has its
+#: replacement called.
+_replaced_of_readers = attrgetter(
+    "__setattr__",
+    "_maybe_resume_transport",
+    "_wait_for_data",
+    "_wakeup_waiter",
+    "exception",
+    "feed_data",
+    "read",
+    "readexactly",
+    "readline",
+    "readuntil",
+)
+_REPLACED = _replaced_of_readers(StreamReader)
+_DATA_RECEIVED = StreamReaderProtocol.data_received
+_DRAIN, _DRAIN_HELPER = StreamWriter.drain, StreamReaderProtocol._drain_helper
 #: A limit above this one is left to asyncio.
 _LIMIT_MAX = 2**60
 
@@ -151,7 +165,12 @@ def read_buffer_of(protocol: asyncio.BaseProtocol, loop: Any) -> _core.ReadBuffe
 
 
 def _is_unchanged() -> bool:
-    return all(vars(cls) == attributes for cls, attributes in _UNCHANGED)
+    return (
+        _replaced_of_readers(StreamReader) == _REPLACED
+        and StreamReaderProtocol.data_received is _DATA_RECEIVED
+        and StreamReaderProtocol._drain_helper is _DRAIN_HELPER
+        and StreamWriter.drain is _DRAIN
+    )
 
 
 def _make_native(protocol: Any, reader: Any, loop: Any) -> _core.ReadBuffer | None:

@@ -16,6 +16,7 @@ use crate::dispatcher::Dispatcher;
 use crate::py::byte_buffer::ByteBuffer;
 use crate::py::gil_cell::GilCell;
 use crate::py::memory;
+use crate::task::future::Future;
 use crate::task::{any_future, making};
 
 /// The native half of a stream reader.
@@ -39,6 +40,8 @@ struct Contents {
     exception: Option<Py<PyAny>>,
     /// The future that the reading coroutine awaits.
     waiter: Option<Py<PyAny>>,
+    /// A waiter of before, to be awaited again once nobody else refers to it.
+    spare: Option<Py<PyAny>>,
     transport: Option<Py<PyAny>>,
     /// The native half of the transport, while it fills this buffer.
     stream: Option<Py<Stream>>,
@@ -99,10 +102,10 @@ impl ReadBuffer {
     }
 
     fn wake(&self, py: Python<'_>) -> PyResult<()> {
-        match self.contents.with(py, |it| it.waiter.take()) {
-            Some(waiter) => any_future::settle(waiter.bind(py), Ok(py.None())),
-            None => Ok(()),
-        }
+        let Some(waiter) = self.contents.with(py, |it| it.waiter.take()) else { return Ok(()) };
+        any_future::settle(waiter.bind(py), Ok(py.None()))?;
+        drop(self.contents.with(py, |it| it.spare.replace(waiter)));
+        Ok(())
     }
 
     fn pause_if_full(&self, py: Python<'_>) -> PyResult<()> {
@@ -162,7 +165,11 @@ impl ReadBuffer {
             )));
         }
         self.resume_if(py, |_| true)?;
-        let waiter = making::create_future(self.dispatcher.bind(py))?;
+        let spare = self.contents.with(py, |it| it.spare.take());
+        let waiter = match spare.filter(|it| Future::renew(it, py)) {
+            Some(renewed) => renewed.into_bound(py),
+            None => making::create_future(self.dispatcher.bind(py))?,
+        };
         drop(self.contents.with(py, |it| it.waiter.replace(waiter.clone().unbind())));
         Ok(waiter)
     }
@@ -229,6 +236,7 @@ impl ReadBuffer {
             eof: false,
             exception: None,
             waiter: None,
+            spare: None,
             transport,
             stream: None,
             paused: false,
@@ -399,6 +407,7 @@ impl ReadBuffer {
         self.contents.traverse(&visit, |it| {
             visit.call(&it.exception)?;
             visit.call(&it.waiter)?;
+            visit.call(&it.spare)?;
             visit.call(&it.transport)?;
             visit.call(&it.stream)
         })
@@ -406,7 +415,8 @@ impl ReadBuffer {
 
     fn __clear__(&self, py: Python<'_>) {
         let cleared = self.contents.with(py, |it| {
-            (it.exception.take(), it.waiter.take(), it.transport.take(), it.stream.take())
+            let waiters = (it.waiter.take(), it.spare.take());
+            (it.exception.take(), waiters, it.transport.take(), it.stream.take())
         });
         drop(cleared);
     }

@@ -18,6 +18,7 @@ use crate::dispatcher::Dispatcher;
 use crate::dispatcher::outstanding::{Left, Membership};
 use crate::py::context::current_context;
 use crate::py::gil_cell::GilSlot;
+use crate::py::interpreter::is_last_reference;
 use crate::py::names;
 
 /// Fields that few futures need.
@@ -95,6 +96,21 @@ impl Future {
         let future = Self::new(slf.clone().unbind());
         future.remember_source(slf.py())?;
         Bound::new(slf.py(), future)
+    }
+
+    /// Make a future with a result pending again, as if it were new; false if that could be noticed: it is
+    /// of another class, has a failure or attributes, or other code refers to it.
+    pub(crate) fn renew(object: &Py<PyAny>, py: Python<'_>) -> bool {
+        let Ok(future) = object.bind(py).cast_exact::<Self>() else { return false };
+        let this = future.get();
+        let is_plain = this.state.with(py, |it| matches!(it, FutureState::Result(_)))
+            && this.extras.with(py, |it| it.is_none())
+            && !this.is_blocking.get(py);
+        if !is_plain || !is_last_reference(object) || this.dispatcher.get().is_debug() {
+            return false;
+        }
+        drop(this.state.take(py));
+        true
     }
 
     /// In debug mode, remember where the future is made.
