@@ -316,6 +316,42 @@ def test_what_a_program_changes_is_used(run: Run, monkeypatch: pytest.MonkeyPatc
     run(main())
 
 
+def test_a_writer_of_another_class_stays_what_it_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class that has replaced `StreamWriter` in asyncio's module is the class of new writers."""
+
+    class Writer(asyncio.StreamWriter):
+        pass
+
+    async def main() -> None:
+        monkeypatch.setattr(asyncio.streams, "StreamWriter", Writer)
+        met: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        server = await asyncio.start_server(lambda _, writer: met.set_result(writer), "127.0.0.1")
+        async with server:
+            with socket.create_connection(server.sockets[0].getsockname()):
+                writer = await met
+                assert Writer is type(writer)
+                writer.close()
+
+    run(main())
+
+
+def test_a_closed_transport_takes_a_protocol(run: Run) -> None:
+    """Setting the protocol of a transport that is closed changes nothing else."""
+
+    async def main() -> None:
+        async with stream() as (_, writer, _peer):
+            transport: Any = writer.transport
+            writer.close()
+            await writer.wait_closed()
+            protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
+            transport.set_protocol(protocol)
+            assert protocol is transport.get_protocol()
+
+    run(main())
+
+
 def test_a_reader_that_is_gone_gets_nothing(run: Run) -> None:
     """A connection whose reader was freed drops what it receives, and still sees the end."""
 

@@ -154,8 +154,8 @@ def read_buffer_of(protocol: asyncio.BaseProtocol, loop: Any) -> _core.ReadBuffe
     """
     if type(protocol) is not StreamReaderProtocol or "data_received" in vars(protocol):
         return None
-    if type(loop).create_future is not _core.Dispatcher.create_future:
-        return None  # The program makes the futures that readers await.
+    if loop is None or type(loop).create_future is not _core.Dispatcher.create_future:
+        return None  # The connection is lost; or the program makes the futures that readers await.
     reader = protocol._stream_reader
     if type(reader) is _Reader:
         return reader._read_buffer
@@ -193,5 +193,6 @@ def _make_native(protocol: Any, reader: Any, loop: Any) -> _core.ReadBuffer | No
 def _client_connected(callback: Callable[..., Any], reader: Any, writer: Any) -> Any:
     """Call the program's `client_connected_cb`, with a writer of ours."""
     writer._protocol._client_connected_cb = callback
-    writer.__class__ = _Writer
+    if type(writer) is StreamWriter:
+        writer.__class__ = _Writer
     return callback(reader, writer)
