@@ -152,7 +152,10 @@ def read_buffer_of(protocol: asyncio.BaseProtocol, loop: Any) -> _core.ReadBuffe
 
     None: the protocol is not that of a stream, or it, its reader or asyncio's classes were changed.
     """
-    if type(protocol) is not StreamReaderProtocol or "data_received" in vars(protocol):
+    if type(protocol) is not StreamReaderProtocol:
+        return None
+    # Not by `vars`, which would make a dictionary that the object has not needed so far.
+    if getattr(protocol.data_received, "__func__", None) is not _DATA_RECEIVED:
         return None
     if loop is None or type(loop).create_future is not _core.Dispatcher.create_future:
         return None  # The connection is lost; or the program makes the futures that readers await.
@@ -167,7 +170,6 @@ def read_buffer_of(protocol: asyncio.BaseProtocol, loop: Any) -> _core.ReadBuffe
 def _is_unchanged() -> bool:
     return (
         _replaced_of_readers(StreamReader) == _REPLACED
-        and StreamReaderProtocol.data_received is _DATA_RECEIVED
         and StreamReaderProtocol._drain_helper is _DRAIN_HELPER
         and StreamWriter.drain is _DRAIN
     )
@@ -175,14 +177,12 @@ def _is_unchanged() -> bool:
 
 def _make_native(protocol: Any, reader: Any, loop: Any) -> _core.ReadBuffer | None:
     """Give a reader that has received nothing yet, and the writer to come, their native classes."""
-    own = vars(reader)
-    limit = own.get("_limit")
-    is_fresh = not (own["_buffer"] or own["_eof"] or own["_waiter"] or own["_exception"])
+    limit = reader._limit
+    is_fresh = not (reader._buffer or reader._eof or reader._waiter or reader._exception)
     if reader._loop is not loop or not is_fresh or type(limit) is not int or limit > _LIMIT_MAX:
         return None
-    buffer = _core.ReadBuffer(loop, own["_buffer"], limit, own["_transport"])
-    for name in ("_buffer", "_eof", "_exception", "_limit", "_paused", "_transport", "_waiter"):
-        del own[name]
+    buffer = _core.ReadBuffer(loop, reader._buffer, limit, reader._transport)
+    # The attributes that are kept natively stay behind in the object, where nobody finds them: properties go before.
     reader._read_buffer = buffer
     reader.__class__ = _Reader
     if protocol._client_connected_cb is not None:
