@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 import servers
 from http2_client import POST, Fields, Http2, headers
-from messages import DEADLINE_S, Connection
-from servers import Server, StartServer
+from messages import Connection
+from servers import StartServer
+from slow_reader import SlowReader
 
 pytestmark = pytest.mark.skipif(
     servers.chosen_kind() != servers.OURS, reason="the applications are for our server"
@@ -36,20 +36,6 @@ def tls_or_not(request: pytest.FixtureRequest, tls_folder: Path) -> Path | None:
     return tls_folder if request.param == "TLS" else None
 
 
-class _SlowReader(Connection):
-    """A client whose kernel takes little, so that the server's fills."""
-
-    def __init__(self, server: Server) -> None:
-        plain = socket.socket()
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        plain.settimeout(DEADLINE_S)
-        plain.connect(server.address)
-        self.socket = plain
-        if (context := server.client_context()) is not None:
-            self.socket = context.wrap_socket(plain, server_hostname="127.0.0.1")
-        self._unread = b""
-
-
 @pytest.mark.parametrize("closes", [b"", b"Connection: close\r\n"], ids=["kept", "closed"])
 @pytest.mark.parametrize("what", REQUESTS)
 @pytest.mark.parametrize("app", APPS)
@@ -59,7 +45,7 @@ def test_a_slow_reader_gets_a_whole_response(
     """Nothing of it is lost when the connection has to be closed behind it, and the close is an orderly one."""
     name, arguments = APPS[app]
     server = shared_server(*arguments, app=name, tls=tls_or_not)
-    with _SlowReader(server) as client:
+    with SlowReader(server) as client:
         client.send(REQUESTS[what] % (b"/whole?bytes=%d" % N_BYTES, closes))
         assert N_BYTES == len(client.read_response().body)
         if closes or what != "no body":
@@ -73,7 +59,7 @@ def test_a_slow_reader_that_has_ended_its_half_gets_a_whole_response(
     """RFC 9112, 9.6: a client may end its half behind its last request."""
     name, arguments = APPS[app]
     server = shared_server(*arguments, app=name)
-    with _SlowReader(server) as client:
+    with SlowReader(server) as client:
         client.send(b"GET /whole?bytes=%d HTTP/1.1\r\nHost: a\r\n\r\n" % N_BYTES)
         client.half_close()
         assert N_BYTES == len(client.read_response().body)
