@@ -68,16 +68,22 @@ def test_each_endpoint_is_remembered_by_itself(run: Any) -> None:
     def slow() -> None:
         time.sleep(0.01)
 
-    async def main() -> dict[str, str]:
+    def starts() -> tuple[str, str]:
+        functions = threadlets.stats()["functions"]
+        by_name = {it["function"].rpartition(".")[2]: it["start"] for it in functions}
+        return by_name["quick"], by_name["slow"]
+
+    async def main() -> None:
         async with client(app) as http:
-            for _ in range(20):
+            # A busy machine makes a quick one slow now and then; that is forgiven after some more calls.
+            for _ in range(500):
                 await http.get("/quick")
                 await http.get("/slow")
-        functions = threadlets.stats()["functions"]
-        return {it["function"].rpartition(".")[2]: it["start"] for it in functions}
+                if starts() == ("inline", "beside"):
+                    return
+        raise AssertionError(starts())
 
-    starts = run(main())
-    assert ("inline", "beside") == (starts["quick"], starts["slow"])
+    run(main())
 
 
 def test_uploads_are_taken(run: Any) -> None:

@@ -146,7 +146,8 @@ def start(kind: str, *arguments: str, app: str = "echo_app:app", tls: Path | Non
         return Server(kind, (host, int(port)))
     folder = Path(tempfile.mkdtemp(prefix="http-server-"))
     log = folder / "log"
-    port = _free_port()
+    # Another process may take a port that was free: ours says which one it has got.
+    port = 0 if kind == OURS else _free_port()
     command = _COMMANDS[kind](app, port, folder, arguments, tls)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -156,6 +157,11 @@ def start(kind: str, *arguments: str, app: str = "echo_app:app", tls: Path | Non
 
     def listens() -> bool:
         assert process.poll() is None, server.log_text()
+        if kind == OURS:
+            said = re.search(r"https?://127\.0\.0\.1:(\d+)", server.log_text())
+            if said is None:
+                return False
+            server.address = ("127.0.0.1", int(said[1]))
         try:
             Connection(server.address).socket.close()
         except ConnectionRefusedError:
