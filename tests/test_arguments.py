@@ -91,7 +91,7 @@ _OUTSIDE: dict[str, list[Case]] = {
         (lambda: threadlets.Loop(threads_max="4"), TypeError, "threads_max is '4', of type str"),
         (lambda: threadlets.Loop("threads"), TypeError, "positional argument"),
     ],
-    "Path": [(lambda: threadlets.Path(5), TypeError, "os.PathLike object, not int")],
+    "Path": [(lambda: threadlets.Path(5), TypeError, "os.PathLike object")],
     "Pool": [
         (lambda: threadlets.Pool(limit="x"), TypeError, "limit is 'x', of type str"),
         (lambda: threadlets.Pool(limit=1.5), TypeError, "limit is 1.5, of type float"),
@@ -176,7 +176,7 @@ _OUTSIDE: dict[str, list[Case]] = {
     "read_file": [(lambda: threadlets.read_file(), TypeError, "'path'")],
     "run": [
         (lambda: threadlets.run(), TypeError, "'main'"),
-        (lambda: threadlets.run(5), (ValueError, TypeError), "5"),
+        (lambda: threadlets.run(5), (ValueError, TypeError), "a coroutine"),
     ],
     "sleep": [
         (lambda: threadlets.sleep("x"), TypeError, "delay is 'x', of type str; it is a time in"),

@@ -8,7 +8,6 @@ import pty
 import re
 import select
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +32,6 @@ class Terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
         environment = {"HOME": str(folder), "TERM": "xterm", "NO_COLOR": "1", **variables}
-        environment |= {"PYTHON_BASIC_REPL": "1"} if "BASIC" not in variables else {}
         self.process = subprocess.Popen(
             [*COMMAND, *arguments],
             cwd=folder,
@@ -57,15 +55,6 @@ class Terminal:
         self.expect(answer)
         if answer != ">>> ":
             self.expect(">>> ")
-
-    def insist(self, statement: str, answer: str) -> None:
-        """Enter a statement until it is answered: an interrupt drops what was entered before it."""
-        deadline_s = time.monotonic() + DEADLINE_S
-        while answer not in self.shown:
-            assert time.monotonic() < deadline_s, f"no {answer!r} in:\n{self.shown}"
-            self.send(f"{statement}\n")
-            while answer not in self.shown and self._read(1.0):
-                pass
 
     def expect(self, text: str) -> None:
         """Wait until something is shown, and forget all up to its end."""
@@ -154,14 +143,6 @@ def test_interrupt_cancels_what_is_awaited(open_prompt: Open) -> None:
     prompt.ask("other.done()", "False\n")
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="readline may stay deaf after Ctrl-C")
-def test_interrupt_at_the_prompt_does_not_end_it(open_prompt: Open) -> None:
-    """Nothing is awaited then."""
-    prompt = open_prompt(BASIC="no")
-    prompt.send("\x03")
-    prompt.insist("6 * 7", "42\n")
-
-
 def test_traceback_begins_with_the_statement(open_prompt: Open) -> None:
     """None of our frames is in it, of a statement that awaits and of one that does not."""
     prompt = open_prompt()
@@ -222,17 +203,6 @@ def test_startup_file_is_run(open_prompt: Open, tmp_path: Path) -> None:
     (tmp_path / "startup.py").write_text("mine = 70 + 7\n1 / 0\n")
     prompt = open_prompt(PYTHONSTARTUP=str(tmp_path / "startup.py"))
     prompt.ask("mine", "77\n")
-
-
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="CPython has no editor of its own")
-def test_editor_of_cpython_is_used(open_prompt: Open) -> None:
-    """Ctrl-C there empties the line, and in an await it is said once."""
-    prompt = open_prompt(BASIC="no")
-    prompt.send("await asyncio.sleep(1000)\n")
-    prompt.expect("\n")
-    prompt.send("\x03")
-    prompt.expect("KeyboardInterrupt")
-    prompt.insist("6 * 7", "42")
 
 
 def test_history_is_kept(open_prompt: Open, tmp_path: Path) -> None:

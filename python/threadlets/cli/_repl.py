@@ -23,20 +23,11 @@ import tokenize
 import types
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import threadlets
 from threadlets._user_error import STATUS_INTERRUPTED
 from threadlets._user_traceback import without_our_frames
-
-if TYPE_CHECKING:
-    _Base = code.InteractiveConsole
-else:
-    # CPython 3.13 has a console with colours, which works without its own terminal handling, too.
-    try:
-        _Base = importlib.import_module("_pyrepl.console").InteractiveColoredConsole
-    except ImportError:
-        _Base = code.InteractiveConsole
 
 
 def run_repl(*, debug: bool = False) -> int:
@@ -61,13 +52,14 @@ class _Repl:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._has_editor = _has_editor()
         self._console = _Console(loop)
         self._status: Any = 0
         self._thread = threading.Thread(target=self._read, name="threadlets REPL", daemon=True)
 
     def run(self) -> int:
         """Run the loop in this thread until the input ends."""
+        # Otherwise CPython 3.13 and newer would write the history of their own editor at exit, which is empty.
+        os.environ["PYTHON_BASIC_REPL"] = "1"
         _set_up_line_editing(self._console.locals)
         sys.audit("cpython.run_stdin")
         self._thread.start()
@@ -75,8 +67,7 @@ class _Repl:
             try:
                 self._loop.run_forever()
             except KeyboardInterrupt:
-                if not self._console.interrupt():
-                    self._return_to_prompt()
+                self._console.interrupt()
             except SystemExit as error:
                 # Of a task: that of the statement itself ends the reading thread.
                 self._status = error.code
@@ -94,11 +85,7 @@ class _Repl:
             _run_startup_file(console)
             if not sys.flags.quiet:
                 console.write(f"{getattr(sys, 'ps1', '>>> ')}import asyncio, threadlets\n")
-            if self._has_editor:
-                interact = importlib.import_module("_pyrepl.simple_interact")
-                interact.run_multiline_interactive_console(console)
-            else:
-                console.interact(banner="", exitmsg="")
+            console.interact(banner="", exitmsg="")
         except SystemExit as error:
             self._status = error.code
         except BaseException:
@@ -109,14 +96,8 @@ class _Repl:
                 # It may have been stopped and closed meanwhile, by a task that has ended the program.
                 self._loop.call_soon_threadsafe(self._loop.stop)
 
-    def _return_to_prompt(self) -> None:
-        if self._has_editor:
-            reader = importlib.import_module("_pyrepl.simple_interact")._get_reader()  # noqa: SLF001
-            if reader.threading_hook is not None:
-                reader.threading_hook.add("")
 
-
-class _Console(_Base):
+class _Console(code.InteractiveConsole):
     """Compiles statements in which `await` may stand, and has the loop run them, one at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -144,8 +125,7 @@ class _Console(_Base):
             self.write("\nKeyboardInterrupt\n")
         else:
             self._show(error)
-        # Since CPython 3.15 the caller asks.
-        return getattr(self, "STATEMENT_FAILED", None)
+        return None
 
     def _show(self, error: BaseException) -> None:
         """Show an exception as the interpreter does, from the frame of the statement on."""
@@ -155,13 +135,11 @@ class _Console(_Base):
         except BaseException:
             self.showtraceback()
 
-    def interrupt(self) -> bool:
-        """Cancel the statement that awaits something; return whether there is one."""
+    def interrupt(self) -> None:
+        """Cancel the statement that awaits something, if there is one."""
         self._is_interrupted = True
-        if self._task is None:
-            return False
-        self._task.cancel()
-        return True
+        if self._task is not None:
+            self._task.cancel()
 
     def _begin(self, code: types.CodeType, done: concurrent.futures.Future[Any]) -> None:
         self._task, self._is_interrupted = None, False
@@ -186,16 +164,6 @@ class _Console(_Base):
             done.set_exception(error)
         else:
             done.set_result(task.result())
-
-
-def _has_editor() -> bool:
-    """Return whether CPython's own line editor, of 3.13, works with this terminal."""
-    if os.environ.get("PYTHON_BASIC_REPL") and not sys.flags.ignore_environment:
-        return False
-    try:
-        return bool(importlib.import_module("_pyrepl.main").CAN_USE_PYREPL)
-    except ImportError:
-        return False
 
 
 def _banner() -> str:
