@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from threadlets._core import BufferPool, Environment
+
 T = TypeVar("T")
 
 
@@ -47,3 +49,16 @@ def check_choice(name: str, value: Any, choices: Iterable[str], remedy: str) -> 
         raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; {remedy}")
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; {remedy}")
+
+
+def check_environment(fp: object) -> None:
+    """Refuse what is no floating-point environment, as the argument `fp`."""
+    if not isinstance(fp, Environment):
+        meaning = "the floating-point environment to compute in"
+        raise wrong_type("fp", fp, meaning, "make one with threadlets.fp.environment(…)")
+
+
+def check_buffer_pool(pool: object) -> None:
+    """Refuse what is neither a pool of buffers nor None, as the argument `pool`."""
+    if pool is not None and not isinstance(pool, BufferPool):
+        raise wrong_type("pool", pool, "the pool that buffers come from", "pass a BufferPool")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from threadlets import _core
-from threadlets._arguments import check_choice, check_integer, wrong_type
+from threadlets._arguments import check_choice, check_environment, check_integer, wrong_type
 from threadlets._public import set_module
 from threadlets._running import running_dispatcher_or_none
 
@@ -72,7 +72,7 @@ class Pool(_core.Pool):
         remedy = "it must be 'auto', 'inline' or 'beside'"
         check_choice("start", start, ("auto", "inline", "beside"), remedy)
         if fp is not None:
-            _check_environment(fp)
+            check_environment(fp)
         return super().__new__(cls, _check_limit(limit), _check_priority(priority), fp, start)
 
     def __init__(
@@ -150,12 +150,6 @@ def _check_priority(priority: Any) -> Priority:
         ) from None
 
 
-def _check_environment(fp: object) -> None:
-    if not isinstance(fp, _core.Environment):
-        meaning = "the floating-point environment to compute in"
-        raise wrong_type("fp", fp, meaning, "make one with threadlets.fp.environment(…)")
-
-
 @overload
 def threadlet(function: Callable[P, T], /) -> Callable[P, _core.Call[T]]: ...
 
@@ -203,7 +197,7 @@ def threadlet(
             "pool", pool, "the pool that the calls belong to", "pass a threadlets.Pool"
         )
     if fp is not None:
-        _check_environment(fp)
+        check_environment(fp)
     call: Callable[..., Any] = _core.call if pool is None else pool.call
     options: dict[str, Any] = {}
     if abandon_on_cancel:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from threadlets._arguments import check_number, wrong_type
+from threadlets._arguments import check_environment, check_number
 from threadlets._core import (
     Dispatcher,
     Environment,
@@ -181,9 +181,7 @@ class Scope:
             )
         context = None
         if (fp := kwargs.pop("fp", None)) is not None:
-            if not isinstance(fp, Environment):
-                remedy = "make one with threadlets.fp.environment(…)"
-                raise wrong_type("fp", fp, "the floating-point environment to compute in", remedy)
+            check_environment(fp)
             context = contextvars.copy_context()
             fp.apply_to(context)
         return starting.start(self._members, what, args, kwargs, context)

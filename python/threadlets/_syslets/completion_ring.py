@@ -4,7 +4,7 @@ import time
 from collections import deque
 from typing import Any, NamedTuple, ParamSpec, Self
 
-from threadlets._arguments import check_integer, check_number, wrong_type
+from threadlets._arguments import check_buffer_pool, check_integer, check_number
 from threadlets._core import BufferPool, Completions, Result, checkpoint
 from threadlets._public import set_module
 from threadlets._syslets.operations import Flow
@@ -68,8 +68,7 @@ class CompletionRing:
             _check_flags(flags)
         if timeout is not None:
             check_number("timeout", timeout, "a time in seconds, or None for none")
-        if pool is not None and not isinstance(pool, BufferPool):
-            raise wrong_type("pool", pool, "the pool that buffers come from", "pass a BufferPool")
+        check_buffer_pool(pool)
         return self._native._submit(native_of(program), args, None, tag, int(flags), timeout, pool)
 
     def wait(self, min_events: int = 1, timeout: float | None = None) -> list[Completion]:

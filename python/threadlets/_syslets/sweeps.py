@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from types import TracebackType
 from typing import Any, Self
 
-from threadlets._arguments import check_integer, check_number, wrong_type
+from threadlets._arguments import check_buffer_pool, check_integer, check_number, wrong_type
 from threadlets._core import BufferPool, Result, checkpoint
 from threadlets._core import Sweep as _NativeSweep
 from threadlets._public import set_module
@@ -177,8 +177,7 @@ def sweep(
     n_runs = min(n_runs, sys.maxsize)
     if timeout is not None:
         timeout = check_number("timeout", timeout, "a time in seconds, or None for none")
-    if pool is not None and not isinstance(pool, BufferPool):
-        raise wrong_type("pool", pool, "the pool that buffers come from", "pass a BufferPool")
+    check_buffer_pool(pool)
     if not any(hasattr(type(inputs), it) for it in ("__iter__", "__getitem__")):
         remedy = "pass a list, or anything else that can be iterated over"
         raise wrong_type("inputs", inputs, "the arguments of the runs", remedy)

@@ -153,11 +153,6 @@ class _Anyio:
         if limiter is None:
             limiter = worker.default_limiter
             if limiter.total_tokens == _DEFAULT_TOKENS:
-                if scope is None and not abandon_on_cancel:
-                    # Without a cancel scope around it, the call needs no shield from anyio's cancellation.
-                    return await call_thread_function(
-                        self._function(func, args, worker.thread_values)
-                    )
                 return await self._call(loop, worker, func, args, scope, abandon_on_cancel)
         async with limiter:
             return await self._call(loop, worker, func, args, scope, abandon_on_cancel)

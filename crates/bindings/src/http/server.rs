@@ -101,12 +101,7 @@ impl HttpServer {
         let this = slf.get();
         let is_new = match number {
             RUNG => true,
-            LISTENERS.. => {
-                this.listeners.with(py, |listeners| {
-                    let listener = listeners.get_mut((number - LISTENERS) as usize)?.as_mut()?;
-                    Some(!std::mem::replace(&mut listener.is_queued, true))
-                }) == Some(true)
-            }
+            LISTENERS.. => this.queues_listener(py, number - LISTENERS),
             _ => this.connections.with(py, |it| it.note(number, readiness)),
         };
         is_new.then(|| Self::request(slf, number))

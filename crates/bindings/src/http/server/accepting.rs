@@ -90,11 +90,16 @@ impl HttpServer {
             return Ok(());
         }
         let Some(which) = this.paused.with(py, |paused| paused.pop_front()) else { return Ok(()) };
-        let is_new = this.listeners.with(py, |listeners| {
-            let listener = listeners.get_mut(which as usize)?.as_mut()?;
-            Some(!std::mem::replace(&mut listener.is_queued, true))
-        });
-        if is_new == Some(true) { Self::submit(slf, LISTENERS + which) } else { Ok(()) }
+        if this.queues_listener(py, which) { Self::submit(slf, LISTENERS + which) } else { Ok(()) }
+    }
+
+    /// Note that the request of a listener is in the ready queue; whether it has to be put there, which it has not if it
+    /// is there, or if the listener is gone.
+    pub(super) fn queues_listener(&self, py: Python<'_>, which: u32) -> bool {
+        self.listeners.with(py, |listeners| {
+            let listener = listeners.get_mut(which as usize).and_then(Option::as_mut);
+            listener.is_some_and(|it| !std::mem::replace(&mut it.is_queued, true))
+        })
     }
 
     /// For how many more connections there is room.
